@@ -61,6 +61,8 @@ macro_rules! session {
         VainWaitsFree,
         /// A publisher waits as long as its main reader is crowded, also when that reads nothing.
         WaitsNeverEnd,
+        /// A queue that stands is waited for past its high-water mark only.
+        StandingIgnored,
         /// Only one of the connections that wait for room in a mailbox is woken.
         MailWaitersForgotten,
         }

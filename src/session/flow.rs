@@ -1,7 +1,7 @@
 //! The part of a session that exists only while something is in flight. It is freed when the
 //! session is idle.
 
-use super::{Inbound, Pending, Replays, Window};
+use super::{Backlog, Inbound, Pending, Replays, Window};
 use crate::mutant::Mutant;
 use crate::time::Instant;
 use crate::topic::FilterId;
@@ -32,8 +32,8 @@ pub struct Flow {
     /// The oldest replay at the time when the list was last full and searched for entries that
     /// nobody needs.
     overtaken_kept: u64,
-    /// Since when the pending queue has been above its high-water mark while connected.
-    pub crowded: Option<Instant>,
+    /// How long the pending queue has been too long, while connected.
+    pub backlog: Backlog,
     /// Whether it is in the shard's list of flow states that are freed when they are idle.
     pub listed: bool,
     /// The pending queue has to be searched for messages of share groups that the session has left.

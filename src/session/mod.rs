@@ -6,6 +6,7 @@
 //! the session gives them their meaning.
 
 pub mod away;
+pub mod backlog;
 pub mod flow;
 pub mod inbound;
 pub mod pending;
@@ -15,6 +16,7 @@ mod subscription_slots;
 pub mod window;
 
 pub use away::AwayMessage;
+pub use backlog::Backlog;
 pub use flow::Flow;
 pub use inbound::Inbound;
 pub use pending::{Pending, Pushed};

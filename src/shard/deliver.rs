@@ -10,6 +10,7 @@ use crate::limits::{MAX_REMAINING_LENGTH, MAX_TOPIC_LENGTH, cost};
 use crate::message::{Expired, MessageRef};
 use crate::mutant::Mutant;
 use crate::packet::{self, OutPublish, PacketId, Qos};
+use crate::session::backlog::SLOW;
 use crate::session::pending::{Bounds, QueueEnd};
 use crate::session::{Flow, Pushed, Queued, Session, ShareName, SubscriptionIds};
 use crate::storage::record::Phase;
@@ -24,8 +25,9 @@ const STALLED: u64 = 300;
 const SHED_SHARE: usize = 8;
 /// Milliseconds until what can be shed is looked for again when there was not enough.
 const SHED_AGAIN: u64 = 50;
-/// Milliseconds above the high-water mark after which a client counts as slow.
-pub(super) const CROWDED: u64 = 1000;
+/// Messages in a connected client's queue for which publishers wait when it stands; a quarter of
+/// them is a short queue.
+pub(super) const LONG_QUEUE: usize = 64;
 /// Bytes of a PUBLISH besides topic, properties, payload and Subscription Identifiers, at most.
 const PUBLISH_HEAD: usize = 32;
 /// Bytes of a Subscription Identifier with the byte that names it, at most.
@@ -365,18 +367,18 @@ impl Shard {
     }
 
     /// The client is connected and its queue has grown: past half of its bounds its publishers are
-    /// to wait for it.
+    /// to wait for it, and before when it stands.
     fn note_crowded(&mut self, index: u32, socket: SocketId, bounds: &Bounds) {
         let now = self.now;
         let Some(session) = self.sessions.get_mut(index) else { return };
         let flow = session.flow();
         let pending = &flow.pending;
-        if pending.len() <= bounds.messages / 2 && pending.bytes() <= bounds.bytes / 2 {
+        let high = pending.len() > bounds.messages / 2 || pending.bytes() > bounds.bytes / 2;
+        if !high && pending.len() <= LONG_QUEUE {
             return;
         }
-        let fresh = flow.crowded.is_none();
-        let since = *flow.crowded.get_or_insert(now);
-        if now.millis_since(since) < CROWDED {
+        let fresh = !flow.backlog.is_some();
+        if flow.backlog.grew(now, high) {
             self.delivery.current.crowded.push(index);
         }
         if fresh {
@@ -464,7 +466,7 @@ impl Shard {
 
 pub(super) fn is_slow(output: &Output, now: Instant) -> bool {
     let stalled = output.is_sending() && now.millis_since(output.progressed) > STALLED;
-    stalled || output.crowded.is_some_and(|since| now.millis_since(since) > CROWDED)
+    stalled || output.backlog.high().is_some_and(|since| now.millis_since(since) >= SLOW)
 }
 
 pub(super) fn out_publish<'a>(

@@ -150,9 +150,9 @@ impl Shard {
             return;
         }
         let unsent = output.unsent();
-        if unsent > self.settings.high_water() {
-            output.crowded.get_or_insert(self.now);
-            if !is_slow(output, self.now) {
+        if unsent > self.settings.long_output() {
+            let waits = output.backlog.grew(self.now, unsent > self.settings.high_water());
+            if waits && !is_slow(output, self.now) {
                 self.delivery.current.crowded.push(index);
             }
         }

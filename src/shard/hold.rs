@@ -116,7 +116,7 @@ impl Shard {
         let Stage::Open(index) = connection.stage else { return false };
         let holds = connection.holds;
         let flow = self.sessions.get(index).and_then(|session| session.flow.as_ref());
-        let crowded = flow.is_some_and(|flow| flow.crowded.is_some());
+        let crowded = flow.is_some_and(|flow| flow.backlog.is_some());
         (holds.has(Holds::CROWDED) && crowded || holds.has(Holds::ANSWERS))
             && !holds.has(Holds::UNREAD)
             // Each answer may be answered in turn.

@@ -6,7 +6,7 @@ use super::drops::DropReason;
 use crate::limits::cost;
 use crate::mesh::mail::Over;
 use crate::mutant::Mutant;
-use crate::session::{NEVER, Session};
+use crate::session::{Backlog, NEVER, Session};
 use crate::time::Instant;
 
 /// Expired messages taken out of one offline session's queue per turn, and when the step has no
@@ -25,7 +25,7 @@ impl Shard {
         session.socket = None;
         let Session { flow, subscriptions, .. } = session;
         if let Some(flow) = flow {
-            flow.crowded = None;
+            flow.backlog = Backlog::default();
             // Retained messages that a SUBSCRIBE is owed are owed to the session
             // [MQTT-3.8.4-4]; the next connection goes on with them. At QoS 0, too: only what is on
             // its way now is dropped, as all QoS 0 for a client that is away.

@@ -5,6 +5,7 @@ use super::connection::{INPUT_MAX, Input};
 use super::spare::halve_spare;
 use crate::message::Message;
 use crate::outgoing::{Outgoing, Segment};
+use crate::session::Backlog;
 use crate::time::Instant;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
@@ -28,8 +29,8 @@ pub struct Output {
     in_flight: usize,
     /// When the last send completed or the first one began.
     pub progressed: Instant,
-    /// Since when more than the high-water mark has been unsent.
-    pub crowded: Option<Instant>,
+    /// How long too much has been unsent.
+    pub(super) backlog: Backlog,
     /// Nothing was left to shed then: it is looked for again a little later.
     pub(super) nothing_to_shed: Option<Instant>,
     /// In the shard's list of connections to flush.
@@ -176,8 +177,8 @@ impl Output {
         }
         pool.put(std::mem::take(&mut self.tail));
         pool.put(std::mem::take(&mut self.wire));
-        (self.queued, self.in_flight, self.crowded, self.dirty) = (0, 0, None, false);
-        self.nothing_to_shed = None;
+        (self.queued, self.in_flight, self.dirty) = (0, 0, false);
+        (self.backlog, self.nothing_to_shed) = (Backlog::default(), None);
     }
 }
 

@@ -7,8 +7,9 @@
 //!   therefore never makes their publisher wait, however slowly it reads and however many such
 //!   readers there are.
 //! - A publisher waits while its main reader has more unsent or unacknowledged data than the
-//!   high-water mark. It continues when that is below the low-water mark, or after it has been
-//!   above it for a second.
+//!   high-water mark, or a part of that for longer than a few milliseconds ([`Backlog`]): a flood's
+//!   messages wait in the publishers' kernels, and not here. It continues when the reader has
+//!   caught up, or has not done so for a second.
 //! - A wait in which the reader reads nothing and acknowledges nothing is in vain. The time for
 //!   such waits is a budget of [`BUDGET`], which is refilled at 3 % of time. A subscriber has one
 //!   budget, which it keeps when it reconnects, and so has a publisher, for all of its readers
@@ -23,11 +24,11 @@
 
 use super::Shard;
 use super::connection::Holds;
-use super::deliver::CROWDED;
 use crate::ids::{ClientKey, Publisher, ShardId, ShardSet};
 use crate::limits::cost;
 use crate::mesh::mail::{Control, Over};
 use crate::mutant::Mutant;
+use crate::session::Backlog;
 use crate::time::Instant;
 use hashbrown::{HashMap, hash_map};
 use std::collections::VecDeque;
@@ -506,8 +507,7 @@ impl Shard {
             let budget = session.and_then(|session| self.parked.pace.budgets.get(&session.key));
             let patience = budget.map_or(BUDGET, |budget| budget.left(now).max(LEAST));
             let vain = now.millis_since(waited.progressed) >= patience;
-            let slow = self.crowded_since(index).is_none_or(|at| now.millis_since(at) >= CROWDED);
-            if (vain || slow) && !Mutant::WaitsNeverEnd.is_on() {
+            if (vain || !self.is_crowded(index)) && !Mutant::WaitsNeverEnd.is_on() {
                 self.unpark_waiters(index, if vain { Over::InVain } else { Over::CaughtUp });
             } else {
                 self.parked.pace.looks.push_back((now.plus_millis(LOOK), index, number));
@@ -516,16 +516,15 @@ impl Shard {
         self.parked.pace.forget(now);
     }
 
-    /// Since when the session's queue or output has been above its high-water mark.
-    fn crowded_since(&self, index: u32) -> Option<Instant> {
-        let session = self.sessions.get(index)?;
+    /// Whether the session's queue or output is still a reason to wait for it.
+    fn is_crowded(&self, index: u32) -> bool {
+        let Some(session) = self.sessions.get(index) else { return false };
         let connection = session.socket.and_then(|socket| self.connections.get(socket.0));
-        let output = connection.and_then(|connection| connection.output.as_ref()?.crowded);
-        let queue = session.flow.as_ref().and_then(|flow| flow.crowded);
-        match (output, queue) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        let output = connection.and_then(|connection| connection.output.as_ref());
+        let queue = session.flow.as_ref().map(|flow| flow.backlog);
+        let waited_for =
+            |backlog: Option<Backlog>| backlog.is_some_and(|b| b.is_waited_for(self.now));
+        waited_for(output.map(|output| output.backlog)) || waited_for(queue)
     }
 }
 

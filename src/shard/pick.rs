@@ -22,7 +22,7 @@ use crate::mesh::mail::{Control, GivenBack, NotTaken, PickTerms, Picked, Trip};
 use crate::message::MessageRef;
 use crate::mutant::Mutant;
 use crate::packet::{PacketId, Qos};
-use crate::session::{Pending, Session, ShareName};
+use crate::session::{Backlog, Pending, Session, ShareName};
 
 /// Members of this shard that are asked for one message in a row; then a later step goes on.
 const TRIES: u32 = 32;
@@ -255,7 +255,7 @@ impl Shard {
         if session.socket.is_none() && !pick.waits && !pick.last_resort {
             return Err(NotTaken::Away);
         }
-        let crowded = session.flow.as_ref().is_some_and(|flow| flow.crowded.is_some());
+        let backlog = session.flow.as_ref().map_or_else(Backlog::default, |flow| flow.backlog);
         let ids = [member.subscription_id];
         let terms = Terms {
             qos: packed_qos(member.options),
@@ -282,10 +282,8 @@ impl Shard {
         if !pick.only {
             // Others have room: nobody waits for this one, and its patience has not begun.
             self.delivery.current.crowded.truncate(noted);
-            if let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_mut())
-                && !crowded
-            {
-                flow.crowded = None;
+            if let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_mut()) {
+                flow.backlog = backlog;
             }
         }
         Ok(())

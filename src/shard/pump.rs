@@ -1,7 +1,7 @@
 //! Sends what waits in a session's pending queue, as far as the window and the output allow.
 
 use super::Shard;
-use super::deliver::Outbound;
+use super::deliver::{LONG_QUEUE, Outbound};
 use super::drops::DropReason;
 use crate::mesh::mail::Over;
 use crate::mutant::Mutant;
@@ -40,7 +40,8 @@ impl Shard {
         let Some(flow) = &mut session.flow else { return };
         let low =
             flow.pending.len() <= bounds.messages / 4 && flow.pending.bytes() <= bounds.bytes / 4;
-        if low && flow.crowded.take().is_some() {
+        let short = low && flow.pending.len() <= LONG_QUEUE / 4;
+        if flow.backlog.shrank(self.now, low, short) {
             self.unpark_waiters(index, Over::CaughtUp);
         }
         self.wake_replay(index);

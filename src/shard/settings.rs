@@ -11,6 +11,10 @@ use crate::transport::network::Networks;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Unsent bytes to one client for which its publishers wait when they stand; less with a low
+/// high-water mark.
+const LONG_OUTPUT: usize = 64 * 1024;
+
 /// What `mqtt:`, `retained:` and `sys:` say. One copy per shard, replaced whole on reload.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -134,6 +138,17 @@ impl Settings {
     /// Bytes unsent at which they go on.
     pub fn low_water(&self) -> usize {
         self.high_water() / 4
+    }
+
+    /// Bytes unsent at which they are parked when that lasts.
+    #[inline]
+    pub fn long_output(&self) -> usize {
+        self.high_water().min(LONG_OUTPUT)
+    }
+
+    /// Bytes unsent at which the output is short again.
+    pub fn short_output(&self) -> usize {
+        self.long_output() / 4
     }
 
     /// From a validated configuration; the files of `access` come by [`Self::with_access`].

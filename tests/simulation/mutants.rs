@@ -128,6 +128,9 @@ fn in_this_process() {
                 crate::answers::simulate(seed);
                 crate::answers::bounded();
             }
+            if concerns("Standing") {
+                crate::publisher_waits::a_flood_makes_no_long_queue();
+            }
             if concerns("Upgrade") {
                 crate::upgrade::simulate(seed);
                 crate::upgrade_kinds::simulate(seed);

@@ -69,6 +69,49 @@ fn a_flood_of_qos_0_from_one_to_one_loses_nothing() {
     }
 }
 
+/// However far the bounds are, what waits for a reader is a part of a second's worth.
+#[test]
+pub fn a_flood_makes_no_long_queue() {
+    for (shards, qos) in [(1, 0), (2, 0), (1, 1), (2, 1)] {
+        let pending = Bounds { messages: 100_000, bytes: 1 << 30, on_full: OnFull::DropOldest };
+        let settings = Settings { pending, outgoing_max_bytes: 1 << 30, ..short() };
+        let mut world = world(shards, settings);
+        let mut reader = member(&mut world, shards as u8 - 1, "reader", "t", qos);
+        let mut publisher = member(&mut world, 0, "publisher", "", 0);
+        let (mut sent, mut bytes, mut longest) = (0u16, 0, 0);
+        for _ in 0..4000 {
+            // As many as are read, and acknowledged, but not more at once than it takes to hold it.
+            if sent < 6000 && world.conns[publisher.conn].up.is_empty() {
+                for _ in 0..40 {
+                    sent += 1;
+                    publisher.publish(&mut world, "t", &[7; 5000], qos, sent);
+                }
+            }
+            publisher.take(&mut world);
+            // Of QoS 0 it takes 20 messages each millisecond, of QoS 1 four.
+            if qos == 0 {
+                let down = &mut world.conns[reader.conn].down;
+                bytes += down.drain(..down.len().min(100_000)).len();
+            } else {
+                for packet in reader.take(&mut world) {
+                    if let Got::Publish { id, .. } = packet {
+                        bytes += 5000;
+                        reader.ack(&mut world, AckKind::PubAck, id);
+                    }
+                }
+            }
+            world.settle();
+            longest = longest.max(usize::from(sent).saturating_sub(bytes / 5000));
+            world.advance(1);
+        }
+        // 10 milliseconds' worth of publications, and what waits for their publisher.
+        assert!(longest < 1000, "{longest} of QoS {qos} on {shards} shards");
+        assert!(bytes >= 6000 * 5000, "{bytes} bytes of QoS {qos} on {shards} shards");
+        assert_eq!(world.counters().dropped_queue_full + world.counters().dropped_outgoing_full, 0);
+        fine(&world);
+    }
+}
+
 #[test]
 fn a_flood_of_many_to_one_loses_nothing() {
     for shards in [1, 2] {
