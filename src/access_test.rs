@@ -43,14 +43,14 @@ pub struct Tested {
     pub retain: bool,
     /// What it wants.
     #[arg(value_enum)]
-    pub deed: Wish,
+    pub deed: AskedAction,
     /// Topic name, or topic filter, as the client calls it.
     pub topic: String,
 }
 
 /// What a client wants.
 #[derive(Clone, Copy, ValueEnum, Debug, PartialEq, Eq)]
-pub enum Wish {
+pub enum AskedAction {
     /// To publish.
     Publish,
     /// To subscribe.
@@ -69,8 +69,8 @@ fn attribute(text: &str) -> Result<(String, String), String> {
 pub fn run(tested: &Tested, config: &Config) -> Result<(bool, String), Vec<String>> {
     let access = load(config, &read_file)?;
     let valid = match tested.deed {
-        Wish::Publish => topic::valid_name(&tested.topic),
-        Wish::Subscribe => topic::parse_share(&tested.topic)
+        AskedAction::Publish => topic::valid_name(&tested.topic),
+        AskedAction::Subscribe => topic::parse_share(&tested.topic)
             .map_or(topic::valid_filter(&tested.topic), |s| s.is_ok()),
     };
     if !valid {
@@ -92,19 +92,19 @@ pub fn run(tested: &Tested, config: &Config) -> Result<(bool, String), Vec<Strin
 
 fn judge(tested: &Tested, access: &Access, who: &Who<'_>) -> (bool, String) {
     let (deed, inner) = match tested.deed {
-        Wish::Publish => {
+        AskedAction::Publish => {
             if let Decision::Deny(denied) = own::publish(&tested.topic, &tested.topic) {
                 return (false, format!("denied: {}\n", denied.what));
             }
             (Deed::Publish { qos: tested.qos, retain: tested.retain }, &*tested.topic)
         }
-        Wish::Subscribe => {
+        AskedAction::Subscribe => {
             let share = topic::parse_share(&tested.topic).and_then(Result::ok);
             let inner = share.map_or(&*tested.topic, |share| share.filter);
             (Deed::Subscribe { qos: tested.qos }, inner)
         }
     };
-    if access.at_delivery && tested.deed == Wish::Subscribe && inner.contains(['+', '#']) {
+    if access.at_delivery && tested.deed == AskedAction::Subscribe && inner.contains(['+', '#']) {
         let why = "access.read_check is delivery: name a topic to see what would be delivered";
         return (true, format!("allowed: {why}\n"));
     }

@@ -334,8 +334,8 @@ async fn serve(
 ) {
     match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => {
-            let house = Rc::new(House::open(guard, sources, state.clone()));
-            tokio::task::spawn_local(accept(listener, house));
+            let site = Rc::new(AdminSite::open(guard, sources, state.clone()));
+            tokio::task::spawn_local(accept(listener, site));
         }
         Err(error) => tracing::error!(%error, "the admin server cannot serve"),
     }
@@ -343,21 +343,21 @@ async fn serve(
 }
 
 /// What every connection needs.
-struct House {
+struct AdminSite {
     page_source: PageSource,
     guard: Arc<Guard>,
     router: Option<Router>,
 }
 
-impl House {
-    fn open(guard: Arc<Guard>, mut sources: Sources, state: watch::Receiver<State>) -> House {
+impl AdminSite {
+    fn open(guard: Arc<Guard>, mut sources: Sources, state: watch::Receiver<State>) -> AdminSite {
         let api = sources.api.take();
         let mut page_source = PageSource::open(sources, state);
         if api.is_some() {
             page_source = page_source.with_api(Arc::clone(&guard));
         }
         let router = api.map(|api| api::router(api, &page_source, Arc::clone(&guard)));
-        House { router, page_source, guard }
+        AdminSite { router, page_source, guard }
     }
 }
 
@@ -367,7 +367,7 @@ struct Open {
     answering: Rc<Cell<bool>>,
 }
 
-async fn accept(listener: tokio::net::TcpListener, house: Rc<House>) {
+async fn accept(listener: tokio::net::TcpListener, site: Rc<AdminSite>) {
     let mut open: VecDeque<Open> = VecDeque::new();
     loop {
         let Ok((stream, peer)) = listener.accept().await else {
@@ -383,36 +383,41 @@ async fn accept(listener: tokio::net::TcpListener, house: Rc<House>) {
             }
         }
         let answering = Rc::new(Cell::new(false));
-        let connection = begin(stream, peer, Rc::clone(&house), Rc::clone(&answering));
+        let connection = begin(stream, peer, Rc::clone(&site), Rc::clone(&answering));
         let task = tokio::task::spawn_local(connection).abort_handle();
         open.push_back(Open { task, answering });
     }
 }
 
 /// One connection, to its end.
-async fn begin(stream: TcpStream, peer: SocketAddr, house: Rc<House>, answering: Rc<Cell<bool>>) {
-    let Some(tls) = house.guard.tls() else {
-        return converse(stream, peer, house, answering).await;
+async fn begin(
+    stream: TcpStream,
+    peer: SocketAddr,
+    site: Rc<AdminSite>,
+    answering: Rc<Cell<bool>>,
+) {
+    let Some(tls) = site.guard.tls() else {
+        return converse(stream, peer, site, answering).await;
     };
     // How a peer fails is of no interest: its connection ends, and nothing else.
     if let Ok(Ok(stream)) =
         tokio::time::timeout(REQUEST_TIME, TlsAcceptor::from(tls).accept(stream)).await
     {
-        converse(stream, peer, house, answering).await;
+        converse(stream, peer, site, answering).await;
     }
 }
 
 async fn converse(
     stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
     peer: SocketAddr,
-    house: Rc<House>,
+    site: Rc<AdminSite>,
     answering: Rc<Cell<bool>>,
 ) {
     let service = service_fn(|request| {
-        let (house, answering) = (Rc::clone(&house), Rc::clone(&answering));
+        let (site, answering) = (Rc::clone(&site), Rc::clone(&answering));
         async move {
             answering.set(true);
-            let answer = pages::answer(&house, request, guard::From { peer }).await;
+            let answer = pages::answer(&site, request, guard::From { peer }).await;
             answering.set(false);
             Ok::<_, std::convert::Infallible>(answer)
         }

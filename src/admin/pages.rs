@@ -14,7 +14,7 @@ use tower_service::Service;
 use super::figures::Answer;
 use super::guard::From;
 use super::page_source::PageSource;
-use super::{BrokerStage, House, dashboard};
+use super::{AdminSite, BrokerStage, dashboard};
 use crate::config::OpenPage;
 use crate::telemetry::Counters;
 use crate::telemetry::prometheus::Format;
@@ -28,7 +28,7 @@ type Page = Response<Full<Bytes>>;
 
 /// The answer to one request: of the API, the dashboard or a page.
 pub(super) async fn answer(
-    house: &House,
+    site: &AdminSite,
     mut request: Request<Incoming>,
     from: From,
 ) -> Response<Body> {
@@ -37,26 +37,26 @@ pub(super) async fn answer(
         return line(StatusCode::BAD_REQUEST, "a Host header is required").map(Body::new);
     }
     let path = request.uri().path();
-    if let Some(router) = house.router.as_ref().filter(|_| path.starts_with("/api/")) {
+    if let Some(router) = site.router.as_ref().filter(|_| path.starts_with("/api/")) {
         request.extensions_mut().insert(from);
         return match router.clone().call(request.map(Body::new)).await {
             Ok(answer) => answer,
             Err(never) => match never {},
         };
     }
-    if house.router.is_some()
+    if site.router.is_some()
         && let Some(answer) = dashboard::answer(&request)
     {
         return answer;
     }
     if let Some(page) = OpenPage::of_path(path)
-        && !house.guard.opens(page)
-        && let Err(refusal) = house.guard.admit(request.headers(), from).await
+        && !site.guard.opens(page)
+        && let Err(refusal) = site.guard.admit(request.headers(), from).await
     {
         return refusal.into_response();
     }
     let local = from.peer.ip().to_canonical().is_loopback();
-    self::page(&house.page_source, &request, local).await.map(Body::new)
+    self::page(&site.page_source, &request, local).await.map(Body::new)
 }
 
 /// A page. It comes from this host or not (`local`). A body of the request is not looked at.

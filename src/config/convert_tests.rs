@@ -40,7 +40,7 @@ topic # out 1
 #[test]
 fn a_mosquitto_conf_becomes_our_configuration() {
     let (converted, config) = read(MOSQUITTO);
-    assert_eq!(converted.from, Foreign::Mosquitto);
+    assert_eq!(converted.from, SourceFormat::Mosquitto);
     let binds: Vec<String> = config.listeners.iter().map(|l| l.bind.to_string()).collect();
     assert_eq!(binds, ["127.0.0.1:1883", "[::]:8883", "[::]:9001"]);
     let yaml = &converted.yaml;
@@ -103,7 +103,7 @@ listen {
 }
 ";
     let (converted, config) = read(text);
-    assert_eq!((converted.from, converted.left), (Foreign::FlashMq, 1), "{}", converted.yaml);
+    assert_eq!((converted.from, converted.left), (SourceFormat::FlashMq, 1), "{}", converted.yaml);
     let binds: Vec<String> = config.listeners.iter().map(|l| l.bind.to_string()).collect();
     assert_eq!(binds, ["[::]:1883", "0.0.0.0:4443"]);
     assert_eq!(config.access.authentication.len(), 1);
@@ -114,7 +114,7 @@ fn ours_is_recognized_as_ours() {
     for text in ["", "listeners:\n", "# x\nmqtt: {max_qos: 1}\n", "{}", "log: {level: debug}\n"] {
         assert_eq!(recognize(text), None, "{text}");
     }
-    assert_eq!(recognize("# x\n\nlistener 1883\n"), Some(Foreign::Mosquitto));
+    assert_eq!(recognize("# x\n\nlistener 1883\n"), Some(SourceFormat::Mosquitto));
     assert!(convert("x", "mqtt: {}").is_err());
 }
 

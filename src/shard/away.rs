@@ -23,7 +23,7 @@ use crate::mutant::Mutant;
 use crate::packet::Qos;
 use crate::session::away::{AWAY, Away};
 use crate::session::{AwayMessage, Queued};
-use crate::storage::places::{Lies, Span};
+use crate::storage::places::{RecordPlace, Span};
 use crate::storage::record::{self, Record, StoredMessage, message_key, slot_keys};
 use crate::time::Instant;
 use std::collections::VecDeque;
@@ -77,7 +77,7 @@ pub(super) enum Source {
 
 /// How a session fared with what it was brought.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fared {
+pub(super) enum BroughtOutcome {
     Well,
     /// What was read is not what was stored: it is read again at once.
     Damaged,
@@ -145,14 +145,14 @@ impl Storing {
         if let Some(message) = self.bodies.get(wanted.number) {
             return Some((Source::Here(message.clone()), None));
         }
-        match self.log.lies(message_key(wanted.number)) {
-            Lies::Nowhere => Some((Source::Damaged, None)),
-            Lies::OnItsWay => None,
-            Lies::Here(bytes) => {
+        match self.log.locate(message_key(wanted.number)) {
+            RecordPlace::Nowhere => Some((Source::Damaged, None)),
+            RecordPlace::OnItsWay => None,
+            RecordPlace::Here(bytes) => {
                 let message = self.decode(wanted, bytes);
                 Some((message.map_or(Source::Damaged, Source::Here), None))
             }
-            Lies::There(span, offset) => Some((Source::Disk(offset), Some(span))),
+            RecordPlace::There(span, offset) => Some((Source::Disk(offset), Some(span))),
         }
     }
 

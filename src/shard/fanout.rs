@@ -41,7 +41,7 @@ const MOST_BYTES: usize = 32 << 20;
 const FEW: usize = 8;
 
 /// Subscribers of one filter that a fan-out has still to serve: the first `left` of its list.
-struct Zone {
+struct FanoutFilter {
     fanout: u64,
     pub(super) left: u32,
 }
@@ -66,7 +66,7 @@ pub(super) struct Fanout {
 pub(super) struct Fanouts {
     waiting: VecDeque<Fanout>,
     /// Of each filter, oldest first.
-    zones: HashMap<FilterId, VecDeque<Zone>, foldhash::fast::FixedState>,
+    zones: HashMap<FilterId, VecDeque<FanoutFilter>, foldhash::fast::FixedState>,
     /// The newest fan-out that a session of many subscriptions has been caught up with. Sessions
     /// that subscribe later are in no zone of it, so whose number it was before does not matter.
     caught: HashMap<u32, u64, foldhash::fast::FixedState>,
@@ -125,7 +125,7 @@ impl Fanouts {
         self.newest += 1;
         let number = self.newest;
         let filters = zones.map(|(filter, left)| {
-            self.zones.entry(filter).or_default().push_back(Zone { fanout: number, left });
+            self.zones.entry(filter).or_default().push_back(FanoutFilter { fanout: number, left });
             filter
         });
         let filters = filters.collect();
@@ -191,7 +191,7 @@ impl Fanouts {
         Some(zone.left)
     }
 
-    fn zone(&mut self, fanout: u64, filter: FilterId) -> Option<&mut Zone> {
+    fn zone(&mut self, fanout: u64, filter: FilterId) -> Option<&mut FanoutFilter> {
         let zones = self.zones.get_mut(&filter)?;
         let at = zones.binary_search_by_key(&fanout, |zone| zone.fanout).ok()?;
         zones.get_mut(at)

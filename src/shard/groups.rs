@@ -63,7 +63,7 @@ pub struct Choice {
 
 /// What decides the choice, besides the members.
 #[derive(Clone, Copy, Debug)]
-pub struct Wish {
+pub struct PickInput {
     /// `mqtt.shared_strategy`.
     pub strategy: SharedStrategy,
     /// Hash of the topic or the publisher, for the strategies that use one.
@@ -464,12 +464,12 @@ impl Groups {
     /// Chooses who gets a message: a member that is ready, by the strategy; else one that is away
     /// and has room, if the message may wait; else the policy of the one that refused last decides.
     /// `None` when nobody can get it at all.
-    pub fn choose(&mut self, group: u32, wish: Wish) -> Option<Choice> {
-        let random = if wish.strategy == SharedStrategy::Random { self.random() } else { 0 };
+    pub fn choose(&mut self, group: u32, input: PickInput) -> Option<Choice> {
+        let random = if input.strategy == SharedStrategy::Random { self.random() } else { 0 };
         let of = self.groups.get_mut(group)?;
         let all = 4 + 2 * of.members.len() as u32;
         let [_, ready, busy, away, full] = of.ends;
-        let (from, to, last_resort) = match (wish.may_wait, wish.tries > all) {
+        let (from, to, last_resort) = match (input.may_wait, input.tries > all) {
             (true, true) if full > 0 => (0, full, true),
             (false, true) if busy > 0 => (0, busy, true),
             _ if ready > 0 => (0, ready, false),
@@ -479,18 +479,18 @@ impl Groups {
             _ => return None,
         };
         let span = to - from;
-        let number = match wish.strategy {
+        let number = match input.strategy {
             // The one that refused last: a member that still reads fills up again and again, one
             // that is stuck only once.
             _ if last_resort => of.order[from as usize],
             SharedStrategy::RoundRobin if to == ready => of.next_in_turn(),
             SharedStrategy::Random => of.order[(from + random % span) as usize],
             SharedStrategy::HashTopic | SharedStrategy::HashClient => {
-                of.hashed(wish.key, wish.tries, from, to)
+                of.hashed(input.key, input.tries, from, to)
             }
             SharedStrategy::RoundRobin => in_turn(of, from, span),
             SharedStrategy::Sticky => {
-                let known = of.sticky.filter(|_| wish.tries == 0);
+                let known = of.sticky.filter(|_| input.tries == 0);
                 let same = known.and_then(|session| self.members.get(&session)?.groups.get(&group));
                 let same = same.map(|belongs| belongs.number);
                 match same.filter(|&n| (from..to).contains(&of.members[n as usize].1)) {
@@ -500,7 +500,7 @@ impl Groups {
             }
         };
         let member = of.members[number as usize].0;
-        if wish.strategy == SharedStrategy::Sticky && !last_resort {
+        if input.strategy == SharedStrategy::Sticky && !last_resort {
             of.sticky = Some(member.session);
         }
         let waits = from == busy && !last_resort && ready == 0;

@@ -21,8 +21,8 @@ fn member(index: u32) -> Member {
     Member { session: session(index), options: 1, subscription_id: index }
 }
 
-fn wish(strategy: SharedStrategy, key: u64) -> Wish {
-    Wish { strategy, key, may_wait: true, tries: 0 }
+fn input(strategy: SharedStrategy, key: u64) -> PickInput {
+    PickInput { strategy, key, may_wait: true, tries: 0 }
 }
 
 fn group(groups: &mut Groups, name: &str) -> u32 {
@@ -86,7 +86,7 @@ proptest! {
                     }
                     let best = of.iter().map(|who| kind(states[who].0, states[who].1)).min();
                     let chosen = groups.find(&ShareName::new(&name)).and_then(|group| {
-                        groups.choose(group, wish(STRATEGIES[strategy], u64::from(who)))
+                        groups.choose(group, input(STRATEGIES[strategy], u64::from(who)))
                     });
                     prop_assert_eq!(chosen.is_some(), best.is_some());
                     if let (Some(chosen), Some(best)) = (chosen, best) {
@@ -129,7 +129,7 @@ proptest! {
                 }
                 continue;
             }
-            let Some(choice) = groups.choose(group, wish(SharedStrategy::RoundRobin, 0)) else {
+            let Some(choice) = groups.choose(group, input(SharedStrategy::RoundRobin, 0)) else {
                 continue;
             };
             if ready.is_empty() {
@@ -152,7 +152,7 @@ fn a_steady_round_keeps_its_order() {
     let group = group(&mut groups, "$share/g/t");
     (0..5).for_each(|who| groups.join(group, member(who)));
     let round = |groups: &mut Groups| -> Vec<u32> {
-        let one = |_| groups.choose(group, wish(SharedStrategy::RoundRobin, 0)).unwrap();
+        let one = |_| groups.choose(group, input(SharedStrategy::RoundRobin, 0)).unwrap();
         (0..5).map(one).map(|choice| choice.member.session.index).collect()
     };
     let first = round(&mut groups);
@@ -166,7 +166,7 @@ fn a_topic_stays_with_its_member_while_others_come_and_go() {
     let group = group(&mut groups, "$share/g/t");
     (0..10).for_each(|who| groups.join(group, member(who)));
     let owners = |groups: &mut Groups| -> Vec<u32> {
-        let one = |key| groups.choose(group, wish(SharedStrategy::HashTopic, key)).unwrap();
+        let one = |key| groups.choose(group, input(SharedStrategy::HashTopic, key)).unwrap();
         (0..1000).map(one).map(|choice| choice.member.session.index).collect()
     };
     let before = owners(&mut groups);
@@ -199,7 +199,7 @@ fn a_sticky_group_stays_with_its_member_until_that_cannot() {
     let group = group(&mut groups, "$share/g/t");
     (0..4).for_each(|who| groups.join(group, member(who)));
     let pick = |groups: &mut Groups| {
-        groups.choose(group, wish(SharedStrategy::Sticky, 0)).unwrap().member.session
+        groups.choose(group, input(SharedStrategy::Sticky, 0)).unwrap().member.session
     };
     let first = pick(&mut groups);
     assert!((0..9).all(|_| pick(&mut groups) == first));
@@ -216,8 +216,8 @@ fn who_cannot_take_a_message_is_not_asked_before_the_others() {
     let group = group(&mut groups, "$share/g/t");
     (0..3).for_each(|who| groups.join(group, member(who)));
     let chosen = |groups: &mut Groups, may_wait| {
-        let wish = Wish { may_wait, ..wish(SharedStrategy::RoundRobin, 0) };
-        groups.choose(group, wish).map(|c| (c.member.session.index, c.only, c.last_resort))
+        let input = PickInput { may_wait, ..input(SharedStrategy::RoundRobin, 0) };
+        groups.choose(group, input).map(|c| (c.member.session.index, c.only, c.last_resort))
     };
     groups.set_online(session(1), false);
     groups.set_full(group, session(0));
@@ -244,7 +244,7 @@ fn no_cost_grows_with_members_or_groups() {
     (1..100_000).for_each(|who| groups.set_online(session(who), false));
     for strategy in STRATEGIES {
         for key in 0..10_000 {
-            let choice = groups.choose(large, wish(strategy, key)).unwrap();
+            let choice = groups.choose(large, input(strategy, key)).unwrap();
             assert_eq!(choice.member, member(0), "{strategy:?}");
         }
     }

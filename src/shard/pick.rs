@@ -11,7 +11,7 @@
 
 use super::Shard;
 use super::deliver::{FromGroup, Outbound, Terms};
-use super::groups::{Choice, Member, Wish};
+use super::groups::{Choice, Member, PickInput};
 use super::pace::{Reader, Receivers};
 use super::returns::Again;
 use super::route::{SOLE, live_retain, packed_qos};
@@ -58,10 +58,10 @@ impl Shard {
             _ => 0,
         };
         let may_wait = message.qos > Qos::AtMostOnce || self.settings.queue_qos0;
-        let mut wish = Wish { strategy, key, may_wait, tries };
+        let mut input = PickInput { strategy, key, may_wait, tries };
         for _ in 0..TRIES {
             self.meter.charge(cost::VISIT);
-            let choice = self.subscriptions.groups.choose(group, wish);
+            let choice = self.subscriptions.groups.choose(group, input);
             if !choice.is_some_and(|choice| choice.ready)
                 && self.passes_on(group, &name, message, (trip, choice.is_some()))
             {
@@ -74,7 +74,7 @@ impl Shard {
                 return;
             };
             let Choice { member, only, waits, last_resort, .. } = choice;
-            let terms = PickTerms { only, waits, last_resort, tries: wish.tries, trip };
+            let terms = PickTerms { only, waits, last_resort, tries: input.tries, trip };
             if member.session.shard != self.topology.id {
                 self.send_picked(name, member, terms, message, receipt);
                 return;
@@ -87,7 +87,7 @@ impl Shard {
                 return;
             };
             self.counters.share_refused += 1;
-            wish.tries += self.refused(group, member.session, why);
+            input.tries += self.refused(group, member.session, why);
             if why == NotTaken::Gone {
                 // Its session is ending. The index may be in use: the group may not go now.
                 self.subscriptions.returns.leave_later(name.clone(), member.session);
@@ -96,7 +96,7 @@ impl Shard {
         }
         let receipt = self.receipt_for(message, receipt);
         let message = self.delivery.store(message);
-        let again = Again { name, message, tries: wish.tries, trip, receipt };
+        let again = Again { name, message, tries: input.tries, trip, receipt };
         self.subscriptions.returns.ask_later(again);
     }
 

@@ -4,7 +4,7 @@
 
 use super::Shard;
 use super::away::{
-    Asked, BYTES, Bytes, Fared, RECORDS, RETRY, Source, TRIES, WINDOW, WINDOW_BYTES,
+    Asked, BYTES, BroughtOutcome, Bytes, RECORDS, RETRY, Source, TRIES, WINDOW, WINDOW_BYTES,
 };
 use super::drops::DropReason;
 use crate::ids::SessionRef;
@@ -83,23 +83,23 @@ impl Shard {
     fn bring_bodies(&mut self, spans: Vec<Bytes>) {
         let Some(storing) = &mut self.storing else { return };
         let asked = std::mem::take(&mut storing.reading.asked);
-        let (mut spans, mut last) = (spans.into_iter(), None::<(SessionRef, Fared)>);
+        let (mut spans, mut last) = (spans.into_iter(), None::<(SessionRef, BroughtOutcome)>);
         for Asked { session, message, from } in asked {
-            if let Some((other, fared)) = last.filter(|&(other, _)| other != session) {
-                self.go_on_with(other, fared);
+            if let Some((other, outcome)) = last.filter(|&(other, _)| other != session) {
+                self.go_on_with(other, outcome);
                 last = None;
             }
             let bytes = match from {
                 Source::Disk(_) => spans.next(),
                 Source::Here(_) | Source::Damaged => None,
             };
-            let (_, fared) = last.get_or_insert((session, Fared::Well));
-            if *fared == Fared::Well {
-                *fared = self.bring_body(session, &message, from, bytes);
+            let (_, outcome) = last.get_or_insert((session, BroughtOutcome::Well));
+            if *outcome == BroughtOutcome::Well {
+                *outcome = self.bring_body(session, &message, from, bytes);
             }
         }
-        if let Some((session, fared)) = last {
-            self.go_on_with(session, fared);
+        if let Some((session, outcome)) = last {
+            self.go_on_with(session, outcome);
         }
     }
 
@@ -109,8 +109,8 @@ impl Shard {
         message: &AwayMessage,
         from: Source,
         bytes: Option<Bytes>,
-    ) -> Fared {
-        let Some(storing) = &mut self.storing else { return Fared::Badly };
+    ) -> BroughtOutcome {
+        let Some(storing) = &mut self.storing else { return BroughtOutcome::Badly };
         let body = match (from, bytes) {
             (Source::Here(body), _) => Some(body),
             (Source::Disk(offset), Some(Ok(mut bytes))) => {
@@ -119,7 +119,7 @@ impl Shard {
             }
             (Source::Disk(_), Some(Err(why))) => {
                 storing.log.cannot_read(&why);
-                return Fared::Badly;
+                return BroughtOutcome::Badly;
             }
             (Source::Damaged | Source::Disk(_), _) => None,
         };
@@ -127,7 +127,7 @@ impl Shard {
         match body {
             Some(body) => {
                 self.come_back(session, message, body);
-                Fared::Well
+                BroughtOutcome::Well
             }
             None => self.is_damaged(session, message),
         }
@@ -159,19 +159,19 @@ impl Shard {
     }
 
     /// What was read is not what was stored: it is read again, and given up at last.
-    fn is_damaged(&mut self, session: SessionRef, message: &AwayMessage) -> Fared {
+    fn is_damaged(&mut self, session: SessionRef, message: &AwayMessage) -> BroughtOutcome {
         let index = session.index;
         let known = self.sessions.get_of(index, session.generation);
-        let Some(known) = known else { return Fared::Badly };
-        let Some(flow) = &mut known.flow else { return Fared::Badly };
+        let Some(known) = known else { return BroughtOutcome::Badly };
+        let Some(flow) = &mut known.flow else { return BroughtOutcome::Badly };
         let before = (flow.pending.away(), flow.pending.bytes());
-        let Some(tail) = flow.pending.tail() else { return Fared::Badly };
+        let Some(tail) = flow.pending.tail() else { return BroughtOutcome::Badly };
         if tail.front().is_none_or(|front| front != *message) {
-            return Fared::Well;
+            return BroughtOutcome::Well;
         }
         tail.failures += 1;
         if tail.failures < TRIES {
-            return Fared::Damaged;
+            return BroughtOutcome::Damaged;
         }
         let (client_id, shard) = (&*known.client_id, self.topology.id.0);
         tracing::error!(client_id, shard, "a stored message is damaged on the disk and is lost");
@@ -181,21 +181,22 @@ impl Shard {
         self.note_away(index, before.0);
         self.lose(index, DropReason::Unreadable, 1);
         self.store_all_gone(index);
-        Fared::Well
+        BroughtOutcome::Well
     }
 
     /// A session has what it could be brought.
-    fn go_on_with(&mut self, session: SessionRef, fared: Fared) {
+    fn go_on_with(&mut self, session: SessionRef, outcome: BroughtOutcome) {
         let Some(storing) = &mut self.storing else { return };
         let known = self.sessions.get_of(session.index, session.generation);
         let Some(flow) = known.and_then(|session| session.flow.as_mut()) else { return };
         if let Some(tail) = flow.pending.tail() {
-            tail.listed = fared != Fared::Well;
-            match fared {
-                Fared::Well => {}
-                Fared::Damaged | Fared::Badly if Mutant::StorageReadGivenUp.is_on() => {}
-                Fared::Damaged => storing.reading.line.push_back(session),
-                Fared::Badly => {
+            tail.listed = outcome != BroughtOutcome::Well;
+            match outcome {
+                BroughtOutcome::Well => {}
+                BroughtOutcome::Damaged | BroughtOutcome::Badly
+                    if Mutant::StorageReadGivenUp.is_on() => {}
+                BroughtOutcome::Damaged => storing.reading.line.push_back(session),
+                BroughtOutcome::Badly => {
                     storing.reading.failed.push_back((storing.micros + RETRY, session));
                 }
             }

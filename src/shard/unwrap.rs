@@ -9,7 +9,7 @@ use super::{Action, Shard};
 use crate::ids::{Peer, SocketId};
 use crate::limits::cost;
 use crate::mutant::Mutant;
-use crate::transport::secure::Shaken;
+use crate::transport::secure::HandshakeStep;
 use crate::transport::tls::{Failure, KeyCache, Kind};
 use crate::transport::{Context, End, Exchange, Layer, Layers, Stack, TurnedAway};
 
@@ -201,7 +201,7 @@ impl Shard {
         } else {
             self.layered.handshakes.over(socket);
         }
-        if let Some(Shaken::Done { tls13, resumed }) = exchange.shaken.take() {
+        if let Some(HandshakeStep::Done { tls13, resumed }) = exchange.shaken.take() {
             let counters = &mut self.counters;
             *match (tls13, resumed) {
                 (false, false) => &mut counters.tls12_full,

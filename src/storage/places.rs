@@ -67,7 +67,7 @@ pub struct Span {
 
 /// Where a record is.
 #[derive(PartialEq, Eq, Debug)]
-pub enum Lies<'a> {
+pub enum RecordPlace<'a> {
     /// Nowhere: there is no such value.
     Nowhere,
     /// In memory: its bytes.
@@ -81,26 +81,26 @@ pub enum Lies<'a> {
 impl Log {
     /// Where the newest value of a key is by now. What is asked for in the order of commands is
     /// still there: a segment is dropped by a later one.
-    pub fn lies(&self, key: Key) -> Lies<'_> {
+    pub fn locate(&self, key: Key) -> RecordPlace<'_> {
         match self.index.get(key) {
-            Some(value) => self.lies_at(value).unwrap_or(Lies::Nowhere),
-            None => Lies::Nowhere,
+            Some(value) => self.locate_at(value).unwrap_or(RecordPlace::Nowhere),
+            None => RecordPlace::Nowhere,
         }
     }
 
-    fn lies_at(&self, value: Value) -> Option<Lies<'_>> {
+    fn locate_at(&self, value: Value) -> Option<RecordPlace<'_>> {
         let (batch, offset) = (value.position.batch(), value.position.offset());
         let length = value.length as usize;
         if batch == self.next_batch {
-            return self.filling.get(offset..offset + length).map(Lies::Here);
+            return self.filling.get(offset..offset + length).map(RecordPlace::Here);
         }
         if let Some(waiting) = self.waiting.iter().find(|waiting| waiting.batch == batch) {
-            return waiting.payload.get(offset..offset + length).map(Lies::Here);
+            return waiting.payload.get(offset..offset + length).map(RecordPlace::Here);
         }
         if let Some(flight) = self.in_flight.as_ref().filter(|flight| flight.stamp.batch == batch) {
             return match &flight.payload {
-                Some(payload) => payload.get(offset..offset + length).map(Lies::Here),
-                None => Some(Lies::OnItsWay),
+                Some(payload) => payload.get(offset..offset + length).map(RecordPlace::Here),
+                None => Some(RecordPlace::OnItsWay),
             };
         }
         let block = self.places.get(batch)?;
@@ -108,7 +108,7 @@ impl Log {
         let segment = self.segments.get(after.checked_sub(1)?)?.number;
         let (first, count) = frame::span(offset, length);
         let span = Span { segment, offset: block + first as u64, length: count };
-        Some(Lies::There(span, offset))
+        Some(RecordPlace::There(span, offset))
     }
 
     /// CRC32C of the record that was appended last.

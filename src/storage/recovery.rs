@@ -11,7 +11,7 @@ use super::frame::{self, Header, NoFrame};
 use super::image::Image;
 use super::index::{RecordPosition, Value};
 use super::log::{Found, Log, LogSegment};
-use super::places::Lies;
+use super::places::RecordPlace;
 use super::record::{self, NoRecord, Record, message_key};
 use crate::mutant::Mutant;
 use std::fmt;
@@ -188,7 +188,7 @@ pub fn recover(
 /// When one cannot be read.
 pub fn fill(log: &Log, image: &mut Image, read: &mut Read<'_>) -> Result<(), Trouble> {
     for number in image.wanted() {
-        let Lies::There(span, offset) = log.lies(message_key(number)) else { continue };
+        let RecordPlace::There(span, offset) = log.locate(message_key(number)) else { continue };
         let mut bytes = read(span.segment, span.offset, span.length)
             .map_err(|why| Trouble::Unreadable { segment: span.segment, why })?;
         frame::unframe(offset, &mut bytes);

@@ -27,7 +27,7 @@ use crate::ids::Peer;
 use crate::limits::UPGRADE_HEAD;
 use crate::mutant::Mutant;
 use network::Networks;
-use secure::{SecureWeb, Securing, Shaken};
+use secure::{HandshakeStep, SecureWeb, Securing};
 use std::borrow::Cow;
 pub use upgrade::Web;
 use websocket::Frames;
@@ -100,7 +100,7 @@ pub struct Exchange {
     /// Content of TLS records for the layer above.
     pub content: Vec<u8>,
     /// A handshake has ended.
-    pub shaken: Option<Shaken>,
+    pub shaken: Option<HandshakeStep>,
     /// How much of such bytes waits already, because the peer does not read.
     pub waiting: usize,
     /// Who the client is, when a proxy has told.

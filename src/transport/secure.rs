@@ -24,7 +24,7 @@ pub(super) struct SecureWeb {
 
 /// What a step of a handshake came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Shaken {
+pub enum HandshakeStep {
     /// More has to come.
     Waits,
     /// Another step can be made.
@@ -133,21 +133,22 @@ impl Layers {
         context: &Context<'_>,
         keys: &mut KeyCache,
         exchange: &mut Exchange,
-    ) -> Result<Shaken, End> {
-        let State::Opening(opening) = &mut self.0 else { return Ok(Shaken::Waits) };
+    ) -> Result<HandshakeStep, End> {
+        let State::Opening(opening) = &mut self.0 else { return Ok(HandshakeStep::Waits) };
         let Some(Securing::Handshake(handshake)) = &mut opening.tls else {
-            return Ok(Shaken::Waits);
+            return Ok(HandshakeStep::Waits);
         };
         let dear = handshake.is_dear();
         exchange.work += if dear { cost::HANDSHAKE } else { cost::PACKET };
         match handshake.advance(server, keys, &mut exchange.wire) {
-            Ok(Advanced::Wait) => Ok(Shaken::Waits),
-            Ok(Advanced::Again) => Ok(Shaken::Again),
+            Ok(Advanced::Wait) => Ok(HandshakeStep::Waits),
+            Ok(Advanced::Again) => Ok(HandshakeStep::Again),
             Ok(Advanced::Done(established)) => {
                 opening.tls = Some(Securing::Done(established.tls));
                 opening.identity = established.identity;
                 opening.secured(context.stack);
-                let done = Shaken::Done { tls13: established.tls13, resumed: established.resumed };
+                let done =
+                    HandshakeStep::Done { tls13: established.tls13, resumed: established.resumed };
                 exchange.shaken = Some(done);
                 if !Mutant::TlsRestLost.is_on() {
                     self.open(context, keys, &established.rest, exchange)?;

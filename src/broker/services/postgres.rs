@@ -87,11 +87,11 @@ impl ToSql for Word<'_> {
 }
 
 /// A column whose value is sent as the bytes of its text: texts of every kind, and enumerations.
-struct Letters(String);
+struct TextBytes(String);
 
-impl<'a> FromSql<'a> for Letters {
-    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Letters, Box<dyn StdError + Sync + Send>> {
-        Ok(Letters(std::str::from_utf8(raw)?.to_owned()))
+impl<'a> FromSql<'a> for TextBytes {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<TextBytes, Box<dyn StdError + Sync + Send>> {
+        Ok(TextBytes(std::str::from_utf8(raw)?.to_owned()))
     }
 
     fn accepts(kind: &Type) -> bool {
@@ -138,7 +138,7 @@ fn value(row: &tokio_postgres::Row, at: usize, kind: &Type) -> Result<Option<Str
         Type::BPCHAR => {
             row.try_get::<_, Option<String>>(at)?.map(|value| value.trim_end().to_owned())
         }
-        _ => row.try_get::<_, Option<Letters>>(at)?.map(|letters| letters.0),
+        _ => row.try_get::<_, Option<TextBytes>>(at)?.map(|letters| letters.0),
     })
 }
 

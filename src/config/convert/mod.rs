@@ -14,18 +14,18 @@ const LONGEST: usize = 4 << 20;
 
 /// Whose configuration a text is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Foreign {
+pub enum SourceFormat {
     /// mosquitto.conf(5).
     Mosquitto,
     /// flashmq.conf(5).
     FlashMq,
 }
 
-impl fmt::Display for Foreign {
+impl fmt::Display for SourceFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Foreign::Mosquitto => "mosquitto",
-            Foreign::FlashMq => "FlashMQ",
+            SourceFormat::Mosquitto => "mosquitto",
+            SourceFormat::FlashMq => "FlashMQ",
         })
     }
 }
@@ -34,7 +34,7 @@ impl fmt::Display for Foreign {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Converted {
     /// Whose it was.
-    pub from: Foreign,
+    pub from: SourceFormat,
     /// The file.
     pub yaml: String,
     /// Lines that it only has as comments.
@@ -43,19 +43,19 @@ pub struct Converted {
 
 /// Whose configuration a text is; `None` when it is neither's. What is YAML has a `:` behind its
 /// first word, these have a space.
-pub fn recognize(text: &str) -> Option<Foreign> {
+pub fn recognize(text: &str) -> Option<SourceFormat> {
     let lines = text.lines().map(str::trim);
     let mut lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
     let first = lines.next()?;
     if flashmq::is_block(first) {
-        return Some(Foreign::FlashMq);
+        return Some(SourceFormat::FlashMq);
     }
     let word = first.split_whitespace().next()?;
     let flash = text.lines().any(|line| flashmq::is_block(line.trim()));
     match (mosquitto::is_option(word), flashmq::is_option(word)) {
-        (_, true) if flash => Some(Foreign::FlashMq),
-        (true, _) => Some(Foreign::Mosquitto),
-        (false, true) => Some(Foreign::FlashMq),
+        (_, true) if flash => Some(SourceFormat::FlashMq),
+        (true, _) => Some(SourceFormat::Mosquitto),
+        (false, true) => Some(SourceFormat::FlashMq),
         (false, false) => None,
     }
 }
@@ -71,8 +71,8 @@ pub fn convert(name: &str, text: &str) -> Result<Converted, &'static str> {
     let none = "this is neither a mosquitto.conf nor a configuration of FlashMQ";
     let from = recognize(text).ok_or(none)?;
     let plan = match from {
-        Foreign::Mosquitto => mosquitto::read(text),
-        Foreign::FlashMq => flashmq::read(text),
+        SourceFormat::Mosquitto => mosquitto::read(text),
+        SourceFormat::FlashMq => flashmq::read(text),
     };
     let left = plan.left();
     Ok(Converted { from, yaml: plan.render(name, from), left })

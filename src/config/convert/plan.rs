@@ -1,6 +1,6 @@
 //! What a configuration becomes: keys with values, and lines that are left, in the end as YAML.
 
-use super::Foreign;
+use super::SourceFormat;
 use serde_json::{Map, Value, json};
 
 /// A line that has no key.
@@ -39,7 +39,7 @@ impl Plan {
     }
 
     /// The file.
-    pub(super) fn render(mut self, name: &str, from: Foreign) -> String {
+    pub(super) fn render(mut self, name: &str, from: SourceFormat) -> String {
         let name = name.replace(char::is_control, " ");
         let mut out = format!("# Converted from {name}, a configuration of {from}.\n");
         for remark in &self.remarks {
