@@ -1,12 +1,15 @@
 //! JSON Web Tokens (RFC 7519) as proof of who a client is. Owns what claims mean; signatures are
-//! checked by `jsonwebtoken` on aws-lc-rs, with the keys of `keys`.
+//! checked by `jsonwebtoken` on aws-lc-rs, with the keys of `keys`; ES512 by aws-lc-rs alone.
 
 use super::chain::{Accepted, Proof, Verdict};
 use super::claims;
-use super::keys::{Key, KeySet, MOST_TRIED};
+use super::keys::{Key, KeySet, MOST_TRIED, Signing, TokenHead};
 use super::template::Template;
 use crate::config::{self, Get, TokenFrom};
-use jsonwebtoken::{Validation, decode, decode_header};
+use aws_lc_rs::signature::{ECDSA_P521_SHA512_FIXED, UnparsedPublicKey};
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use jsonwebtoken::{Validation, decode};
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
@@ -91,7 +94,7 @@ impl Jwt {
 
     /// The key that a client's token names.
     pub fn key_id(&self, proof: &Proof) -> Option<String> {
-        decode_header(self.token(proof)?).ok()?.kid
+        TokenHead::of(self.token(proof)?)?.key_id
     }
 
     /// The token that a client shows, if it looks like one.
@@ -100,7 +103,7 @@ impl Jwt {
             TokenFrom::Password => std::str::from_utf8(proof.password.as_deref()?).ok()?,
             TokenFrom::Username => proof.username.as_deref()?,
         };
-        (text.split('.').count() == 3 && decode_header(text).is_ok()).then_some(text)
+        (text.split('.').count() == 3 && TokenHead::of(text).is_some()).then_some(text)
     }
 
     /// What the token says; `now` in seconds since 1970. A signature that another key may have made
@@ -179,15 +182,29 @@ impl Jwt {
 
 /// The claims, if the signature is of one of the keys.
 fn signed(token: &str, keys: &[Key]) -> Option<Value> {
-    let header = decode_header(token).ok()?;
-    let mut validation = Validation::new(header.alg);
+    let head = TokenHead::of(token)?;
+    let taken = keys.iter().filter(|key| key.takes(head.signing, head.key_id.as_deref()));
+    let mut taken = taken.take(MOST_TRIED);
+    let Signing::Known(algorithm) = head.signing else {
+        return taken.find_map(|key| signed_es512(token, key.decoding.as_bytes()));
+    };
+    let mut validation = Validation::new(algorithm);
     // Claims are looked at by `accept`, with the time that is given.
     (validation.validate_exp, validation.validate_nbf) = (false, false);
     validation.validate_aud = false;
     validation.required_spec_claims.clear();
-    let taken = keys.iter().filter(|key| key.takes(header.alg, header.kid.as_deref()));
     let claims = |key: &Key| decode::<Value>(token, &key.decoding, &validation).ok();
-    taken.take(MOST_TRIED).find_map(claims).map(|decoded| decoded.claims)
+    taken.find_map(claims).map(|decoded| decoded.claims)
+}
+
+/// The claims, if the signature is of the key with this point (RFC 7518, section 3.4).
+fn signed_es512(token: &str, point: &[u8]) -> Option<Value> {
+    let (said, signature) = token.rsplit_once('.')?;
+    let (_, claims) = said.split_once('.')?;
+    let bytes = |text: &str| BASE64_URL_SAFE_NO_PAD.decode(text).ok();
+    let key = UnparsedPublicKey::new(&ECDSA_P521_SHA512_FIXED, point);
+    key.verify(said.as_bytes(), &bytes(signature)?).ok()?;
+    serde_json::from_slice(&bytes(claims)?).ok()
 }
 
 /// Whether a claim is this text, or a list with it.

@@ -123,3 +123,65 @@ fn rsa_and_ed25519_keys_are_taken() {
         }
     }
 }
+
+/// Signed by OpenSSL 3.0 with the private key of this public one.
+const ES512: [&str; 3] = [
+    "eyJhbGciOiJFUzUxMiIsInR5cCI6IkpXVCJ9",
+    "eyJzdWIiOiJjMSJ9",
+    "AY133XP_oqo41VhFYc4w-eB-4ryI8uXr24yfFPTuKvUEd_7O7AatIWdFISM9UzUd1ktF50qXMC86rY7ScbrcfFy4\
+     Abmz0Mzo1CI-EntR5R8cv0eSoETXLawKQ2qVdNe8P2Ebrv3JgnZYTsFlvr32OFBgZg8KSSLIz7GHWjxVXOw6AfCt",
+];
+
+#[test]
+fn a_token_of_p521_is_taken() {
+    let pem = include_str!("../../tests/keys/p521-public.pem");
+    let jwt = Jwt::new(&section(), Some(pem), None).expect("a key");
+    let says = |token: &str| word(&jwt.verify(&proof(token), None, NOW));
+    let [head, claims, signature] = ES512;
+    assert_eq!(says(&ES512.join(".")), "accepted");
+    let part = |json: Value| BASE64_URL_SAFE_NO_PAD.encode(json.to_string());
+    let other = part(json!({"sub": "c1", "is_superuser": true}));
+    assert_eq!(says(&format!("{head}.{other}.{signature}")), "unknown", "other claims");
+    for (at, _) in signature.char_indices() {
+        let mut forged = signature.to_owned();
+        let letter = if signature.as_bytes()[at] == b'B' { "C" } else { "B" };
+        forged.replace_range(at..=at, letter);
+        assert_eq!(says(&format!("{head}.{claims}.{forged}")), "unknown", "letter {at}");
+        assert_eq!(says(&format!("{head}.{claims}.{}", &signature[..at])), "unknown", "{at}");
+    }
+    // The key is of this algorithm alone, and no header asks for what is not understood.
+    for header in
+        [json!({"alg": "ES256"}), json!({"alg": "none"}), json!({"alg": "ES512", "crit": []})]
+    {
+        assert_eq!(says(&format!("{}.{claims}.{signature}", part(header))), "unknown");
+    }
+    let secret = Jwt::new(&section(), None, None).expect("a secret");
+    assert_eq!(word(&secret.verify(&proof(&ES512.join(".")), None, NOW)), "unknown");
+    let p256 = include_str!("../../tests/keys/ec-public.pem");
+    let p256 = Jwt::new(&section(), Some(p256), None).expect("a key");
+    assert_eq!(word(&p256.verify(&proof(&ES512.join(".")), None, NOW)), "unknown");
+}
+
+/// Its point.
+const X: &str =
+    "AHIW9UX28ghQGsfpwkGellZl3voFfuYyb9A0Xjvgkv3BFIKUz6BRzCKe5LUm6asAJ7TaJM3_APC5POfHBCg22tor";
+const Y: &str =
+    "ATp-sYfeAsm6ubhoI5zF96c1sh4xWPLlmvEaoYNCjLuLGISKTgsN-BBVJcYYR01aVuaV5TRGs-5NvMNS2O9IElE1";
+
+#[test]
+fn a_key_set_has_keys_of_p521() {
+    let set = json!({"keys": [{"kty": "EC", "crv": "P-521", "kid": "1", "alg": "ES512",
+        "use": "sig", "x": X, "y": Y}]});
+    let set = KeySet::parse(set.to_string().as_bytes()).expect("a set");
+    let section = config::Jwt { jwks: config::Text::of("http://keys/"), ..section() };
+    let jwt = Jwt::new(&section, None, None).expect("a set");
+    assert_eq!(word(&jwt.verify(&proof(&ES512.join(".")), Some(&set), NOW)), "accepted");
+    for wrong in [json!({"alg": "ES384"}), json!({"crv": "P-384"}), json!({"x": "AA"})] {
+        let mut key = json!({"kty": "EC", "crv": "P-521", "x": X, "y": Y});
+        assert!(KeySet::parse(json!({"keys": [key.clone()]}).to_string().as_bytes()).is_ok());
+        for (name, value) in wrong.as_object().expect("an object") {
+            key[name] = value.clone();
+        }
+        assert!(KeySet::parse(json!({"keys": [key]}).to_string().as_bytes()).is_err(), "{wrong}");
+    }
+}

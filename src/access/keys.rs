@@ -2,8 +2,10 @@
 //! (RFC 7517). Owns which algorithms a key takes; who fetches a set is the broker's
 //! (`broker/services/key_sets.rs`).
 
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse};
-use jsonwebtoken::{Algorithm, DecodingKey};
+use jsonwebtoken::{Algorithm, DecodingKey, decode_header};
 use serde_json::Value;
 
 /// Most keys that are taken of a set.
@@ -11,25 +13,74 @@ const MOST_KEYS: usize = 256;
 /// Most keys that one token is tried with when it names none.
 pub const MOST_TRIED: usize = 16;
 
+/// How tokens are signed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Signing {
+    /// As the library knows it.
+    Known(Algorithm),
+    /// ECDSA on P-521 with SHA-512, which the library does not have.
+    Es512,
+}
+
+use Signing::Known;
+
 /// With a shared secret.
 pub const HMAC: [Algorithm; 3] = [Algorithm::HS256, Algorithm::HS384, Algorithm::HS512];
-const RSA: [Algorithm; 6] = [
-    Algorithm::RS256,
-    Algorithm::RS384,
-    Algorithm::RS512,
-    Algorithm::PS256,
-    Algorithm::PS384,
-    Algorithm::PS512,
+const RSA: [Signing; 6] = [
+    Known(Algorithm::RS256),
+    Known(Algorithm::RS384),
+    Known(Algorithm::RS512),
+    Known(Algorithm::PS256),
+    Known(Algorithm::PS384),
+    Known(Algorithm::PS512),
 ];
-const EC: [Algorithm; 2] = [Algorithm::ES256, Algorithm::ES384];
-const ED: [Algorithm; 1] = [Algorithm::EdDSA];
+const ED: [Signing; 1] = [Known(Algorithm::EdDSA)];
+/// Bytes of a point on P-521, uncompressed.
+const P521_POINT: usize = 133;
+
+/// What a token says of its signature.
+pub struct TokenHead {
+    /// How it is signed.
+    pub signing: Signing,
+    /// The key's name.
+    pub key_id: Option<String>,
+}
+
+impl TokenHead {
+    /// Of a token; `None` when it is none, or is signed in another way.
+    pub fn of(token: &str) -> Option<TokenHead> {
+        if let Ok(header) = decode_header(token) {
+            return Some(TokenHead { signing: Known(header.alg), key_id: header.kid });
+        }
+        let first = token.split('.').next()?;
+        let header = BASE64_URL_SAFE_NO_PAD.decode(first).ok()?;
+        let header: Value = serde_json::from_slice(&header).ok()?;
+        // What `crit` names would have to be understood (RFC 7515, section 4.1.11).
+        if header.get("alg")?.as_str()? != "ES512" || header.get("crit").is_some() {
+            return None;
+        }
+        let key_id = header.get("kid").and_then(Value::as_str).map(Into::into);
+        Some(TokenHead { signing: Signing::Es512, key_id })
+    }
+}
+
+/// On which curve the key of an EC key's bytes is: the length of a point says that.
+fn ec_signing(key: &DecodingKey) -> Option<Signing> {
+    let point = key.as_bytes();
+    match (point.first(), point.len()) {
+        (Some(4), 65) => Some(Known(Algorithm::ES256)),
+        (Some(4), 97) => Some(Known(Algorithm::ES384)),
+        (Some(4), P521_POINT) => Some(Signing::Es512),
+        _ => None,
+    }
+}
 
 /// A key, and what it may be used with: no token chooses how a key is looked at.
 pub struct Key {
     id: Option<Box<str>>,
     /// What checks a signature.
     pub decoding: DecodingKey,
-    algorithms: Box<[Algorithm]>,
+    algorithms: Box<[Signing]>,
 }
 
 impl std::fmt::Debug for Key {
@@ -42,7 +93,8 @@ impl std::fmt::Debug for Key {
 impl Key {
     /// A shared secret.
     pub fn secret(secret: &[u8]) -> Key {
-        Key { id: None, decoding: DecodingKey::from_secret(secret), algorithms: HMAC.into() }
+        let decoding = DecodingKey::from_secret(secret);
+        Key { id: None, decoding, algorithms: HMAC.map(Known).into() }
     }
 
     /// A public key in PEM.
@@ -50,26 +102,41 @@ impl Key {
     /// # Errors
     /// When it is none that can be used.
     pub fn of_pem(pem: &[u8]) -> Result<Key, &'static str> {
-        let (decoding, algorithms): (DecodingKey, &[Algorithm]) = DecodingKey::from_rsa_pem(pem)
-            .map(|key| (key, &RSA[..]))
-            .or_else(|_| DecodingKey::from_ec_pem(pem).map(|key| (key, &EC[..])))
-            .or_else(|_| DecodingKey::from_ed_pem(pem).map(|key| (key, &ED[..])))
-            .map_err(|_| "this is no public key of RSA, EC or Ed25519 in PEM")?;
-        Ok(Key { id: None, decoding, algorithms: algorithms.into() })
+        let key = |decoding, algorithms: &[Signing]| Key {
+            id: None,
+            decoding,
+            algorithms: algorithms.into(),
+        };
+        if let Ok(rsa) = DecodingKey::from_rsa_pem(pem) {
+            return Ok(key(rsa, &RSA));
+        }
+        if let Ok(ec) = DecodingKey::from_ec_pem(pem) {
+            let signing = ec_signing(&ec).ok_or("this EC key is on none of P-256, P-384, P-521")?;
+            return Ok(key(ec, &[signing]));
+        }
+        match DecodingKey::from_ed_pem(pem) {
+            Ok(ed) => Ok(key(ed, &ED)),
+            Err(_) => Err("this is no public key of RSA, EC or Ed25519 in PEM"),
+        }
     }
 
     /// Of a set; `None` for one that is for something else, or of a kind that is not taken: whoever
     /// can read a set could sign with a secret in it.
-    fn of_jwk(jwk: &Jwk) -> Option<Key> {
+    fn of_jwk(value: &Value) -> Option<Key> {
+        let jwk: Jwk = serde_json::from_value(value.clone()).ok()?;
         let common = &jwk.common;
         if !matches!(common.public_key_use, None | Some(PublicKeyUse::Signature)) {
             return None;
         }
-        let of_kind: &[Algorithm] = match &jwk.algorithm {
+        let decoding = DecodingKey::from_jwk(&jwk).ok()?;
+        let of_kind: &[Signing] = match &jwk.algorithm {
             AlgorithmParameters::RSA(_) => &RSA,
             AlgorithmParameters::EllipticCurve(key) => match key.curve {
-                EllipticCurve::P256 => &[Algorithm::ES256],
-                EllipticCurve::P384 => &[Algorithm::ES384],
+                EllipticCurve::P256 => &[Known(Algorithm::ES256)],
+                EllipticCurve::P384 => &[Known(Algorithm::ES384)],
+                EllipticCurve::P521 if ec_signing(&decoding) == Some(Signing::Es512) => {
+                    &[Signing::Es512]
+                }
                 _ => return None,
             },
             AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => &ED,
@@ -77,21 +144,24 @@ impl Key {
         };
         let algorithms = match common.key_algorithm {
             None => of_kind.into(),
-            Some(named) => [*of_kind.iter().find(|one| is_named(**one, named))?].into(),
+            Some(named) => {
+                let text = value.get("alg").and_then(Value::as_str);
+                [*of_kind.iter().find(|one| is_named(**one, named, text))?].into()
+            }
         };
-        let decoding = DecodingKey::from_jwk(jwk).ok()?;
         Some(Key { id: common.key_id.as_deref().map(Into::into), decoding, algorithms })
     }
 
     /// Whether a token of this algorithm, which may name its key, can be of this key.
-    pub fn takes(&self, algorithm: Algorithm, id: Option<&str>) -> bool {
+    pub fn takes(&self, algorithm: Signing, id: Option<&str>) -> bool {
         let named = id.is_none_or(|id| self.id.as_deref().is_none_or(|own| own == id));
         named && self.algorithms.contains(&algorithm)
     }
 }
 
 /// The same algorithm under the name that keys use.
-fn is_named(algorithm: Algorithm, named: KeyAlgorithm) -> bool {
+fn is_named(signing: Signing, named: KeyAlgorithm, text: Option<&str>) -> bool {
+    let Known(algorithm) = signing else { return text == Some("ES512") };
     let known = match algorithm {
         Algorithm::RS256 => KeyAlgorithm::RS256,
         Algorithm::RS384 => KeyAlgorithm::RS384,
@@ -123,8 +193,7 @@ impl KeySet {
         if keys.len() > MOST_KEYS {
             return Err("the key set has more than 256 keys");
         }
-        let read = |key: &Value| Key::of_jwk(&serde_json::from_value(key.clone()).ok()?);
-        let keys: Vec<Key> = keys.iter().filter_map(read).collect();
+        let keys: Vec<Key> = keys.iter().filter_map(Key::of_jwk).collect();
         if keys.is_empty() {
             Err("the key set has no key that can be used")
         } else {

@@ -21,13 +21,13 @@ fn parsed(set: &Value) -> Result<KeySet, &'static str> {
 fn a_key_is_used_for_what_it_is_for() {
     let set_of = |more| parsed(&set(&more)).expect("a set");
     let any = set_of(json!({}));
-    assert!(any.knows("whatever") && any.keys()[0].takes(Algorithm::ES256, Some("x")));
-    assert!(!any.keys()[0].takes(Algorithm::ES384, None), "the curve decides");
-    assert!(!any.keys()[0].takes(Algorithm::HS256, None), "a public key is no secret");
+    assert!(any.knows("whatever") && any.keys()[0].takes(Known(Algorithm::ES256), Some("x")));
+    assert!(!any.keys()[0].takes(Known(Algorithm::ES384), None), "the curve decides");
+    assert!(!any.keys()[0].takes(Known(Algorithm::HS256), None), "a public key is no secret");
     let named = set_of(json!({"kid": "1", "alg": "ES256", "use": "sig"}));
     assert!(named.knows("1") && !named.knows("2"));
-    assert!(named.keys()[0].takes(Algorithm::ES256, Some("1")));
-    assert!(!named.keys()[0].takes(Algorithm::ES256, Some("2")));
+    assert!(named.keys()[0].takes(Known(Algorithm::ES256), Some("1")));
+    assert!(!named.keys()[0].takes(Known(Algorithm::ES256), Some("2")));
     for wrong in [json!({"use": "enc"}), json!({"alg": "ES384"}), json!({"crv": "P-521"})] {
         assert!(parsed(&set(&wrong)).is_err(), "{wrong}");
     }

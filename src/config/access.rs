@@ -291,7 +291,7 @@ section! {
         /// Shared secret for HS256, HS384 and HS512.
         #[schemars(extend("x-secret" = true))]
         secret: Text<0, PATH> = Text::of(""),
-        /// File of a public key in PEM: RS, PS, ES and EdDSA.
+        /// File of a public key in PEM: RS, PS, ES (ES512 too) and EdDSA.
         public_key: Text<0, PATH> = Text::of(""),
         /// URL of a key set (RFC 7517) with public keys: RS, PS, ES and EdDSA.
         jwks: Text<0, PATH> = Text::of(""),
