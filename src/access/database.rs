@@ -23,7 +23,7 @@ pub enum Ask {
 /// A database, and what it is asked.
 #[derive(Debug)]
 pub struct Database {
-    /// Where it is: an URL.
+    /// Where it is: an URL, or those of several nodes of a Redis cluster with commas between.
     pub url: Box<str>,
     /// Authorities of its certificate in PEM; `None`: those of the host.
     pub ca: Option<Arc<str>>,
@@ -41,6 +41,11 @@ pub struct Database {
 pub type Columns = Vec<(String, Option<String>)>;
 
 impl Database {
+    /// The URLs of a Redis server, or of nodes of a cluster.
+    pub fn servers(&self) -> impl Iterator<Item = &str> {
+        self.url.split(',')
+    }
+
     /// A Redis server of users.
     ///
     /// # Errors
@@ -129,8 +134,13 @@ impl Database {
     }
 }
 
-fn redis_url(server: &str) -> Box<str> {
-    if server.contains("://") { server.into() } else { format!("redis://{server}").into() }
+/// The URLs of one or several servers, with commas between them.
+fn redis_url(servers: &str) -> Box<str> {
+    let url = |server: &str| match server.trim() {
+        server if server.contains("://") => server.to_owned(),
+        server => format!("redis://{server}"),
+    };
+    servers.split(',').map(url).collect::<Vec<_>>().join(",").into()
 }
 
 /// The words of a Redis command, which is one of `known`: those only read one hash.

@@ -352,7 +352,8 @@ section! {
     /// Users in a Redis server.
     Redis {
         /// Its address, HOST:PORT, or an URL: redis://USER:PASSWORD@HOST:PORT/DATABASE; rediss://
-        /// is TLS.
+        /// is TLS. Of a cluster: any nodes, with commas between (a comma in a password is %2C). The
+        /// first that can be reached is asked, and then the one that it names for the key.
         #[schemars(extend("x-secret" = true))]
         server: Text<0, PATH> = Text::of("127.0.0.1:6379"),
         /// HMGET, HGET or HGETALL with the fields password_hash (or password), salt and
@@ -458,7 +459,8 @@ section! {
     /// Rules in a Redis server.
     RedisRules {
         /// Its address, HOST:PORT, or an URL: redis://USER:PASSWORD@HOST:PORT/DATABASE; rediss://
-        /// is TLS.
+        /// is TLS. Of a cluster: any nodes, with commas between (a comma in a password is %2C). The
+        /// first that can be reached is asked, and then the one that it names for the key.
         #[schemars(extend("x-secret" = true))]
         server: Text<0, PATH> = Text::of("127.0.0.1:6379"),
         /// HGETALL (or HMGET) of a hash whose fields are topic filters, and their values publish,

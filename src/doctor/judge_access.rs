@@ -31,8 +31,8 @@ fn web(key: &str, kind: &str, url: Option<&str>) -> Option<Finding> {
 }
 
 fn redis(key: &str, server: Option<&str>) -> Option<Finding> {
-    let server = server?;
-    open(format!("{key}.redis"), server, server.starts_with("rediss://"))
+    let open = |server: &str| open(format!("{key}.redis"), server, server.starts_with("rediss://"));
+    server?.split(',').map(str::trim).find_map(open)
 }
 
 fn postgres(key: &str, url: Option<&str>) -> Option<Finding> {
@@ -85,6 +85,10 @@ mod tests {
             ("authentication: [{redis: {server: '10.0.0.7:6379'}}]", "authentication.0.redis"),
             ("authentication: [{redis: {server: 'rediss://u:p@10.0.0.7'}}]", ""),
             ("authentication: [{redis: {}}]", ""),
+            (
+                "authentication: [{redis: {server: '127.0.0.1:1, db:6379'}}]",
+                "authentication.0.redis",
+            ),
             (
                 "authentication: [{postgres: {url: 'postgres://u:p@db:5432/x'}}]",
                 "authentication.0.postgres",

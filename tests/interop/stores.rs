@@ -104,6 +104,121 @@ fn users_in_redis() {
     assert_eq!(outcome(&broker, "ann", "secret"), "let in");
 }
 
+/// A node of a Redis cluster.
+struct Node {
+    server: Option<Server>,
+    port: u16,
+    /// Where nodes talk to each other.
+    bus: u16,
+}
+
+impl Node {
+    fn start(&mut self, directory: &Directory) {
+        let Node { port, bus, .. } = *self;
+        let mut command = Command::new("redis-server");
+        command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
+        command.args(["--appendonly", "no", "--dir", &directory.file("")]);
+        command.args(["--cluster-enabled", "yes", "--cluster-port", &bus.to_string()]);
+        command.args(["--cluster-config-file", &format!("nodes-{port}.conf")]);
+        // What the others have is served when one is gone.
+        command.args(["--cluster-require-full-coverage", "no"]);
+        let server = command.stdout(Stdio::null()).spawn().expect(INSTALL);
+        self.server = Some(Server(server));
+        eventually("redis answers", || cli(port, &["PING"]).trim() == "PONG");
+    }
+
+    fn id(&self) -> String {
+        cli(self.port, &["CLUSTER", "MYID"]).trim().to_owned()
+    }
+}
+
+/// Three nodes with a third of the slots each.
+fn redis_cluster(directory: &Directory) -> [Node; 3] {
+    let nodes = [(0, 5460), (5461, 10922), (10923, 16383)].map(|(first, last)| {
+        let mut node = Node { server: None, port: free_port(), bus: free_port() };
+        node.start(directory);
+        let (first, last) = (format!("{first}"), format!("{last}"));
+        cli(node.port, &["CLUSTER", "ADDSLOTSRANGE", &first, &last]);
+        node
+    });
+    for other in &nodes[1..] {
+        let (port, bus) = (other.port.to_string(), other.bus.to_string());
+        cli(nodes[0].port, &["CLUSTER", "MEET", "127.0.0.1", &port, &bus]);
+    }
+    let whole = |node: &Node| {
+        let info = cli(node.port, &["CLUSTER", "INFO"]);
+        info.contains("cluster_state:ok") && info.contains("cluster_slots_ok:16384")
+    };
+    eventually("the nodes are a cluster", || nodes.iter().all(whole));
+    nodes
+}
+
+/// Commands go to the node that has the key, also while a slot moves from one to another, and when
+/// the node that was asked first, or another one, is not there.
+#[test]
+fn users_in_a_redis_cluster() {
+    let directory = Directory::new();
+    let mut nodes = redis_cluster(&directory);
+    let ports = [0, 1, 2].map(|at| nodes[at].port);
+    let home = |user: &str| {
+        let key = format!("mqtt_user:{user}");
+        let slot = cli(ports[0], &["CLUSTER", "KEYSLOT", &key]);
+        let slot: usize = slot.trim().parse().expect("a slot");
+        (slot, usize::from(slot > 5460) + usize::from(slot > 10922))
+    };
+    let set = |port: u16, user: &str| {
+        let key = format!("mqtt_user:{user}");
+        let told = cli(port, &["HSET", &key, "password_hash", HASH, "salt", "salt"]);
+        assert!(told.trim().parse::<u32>().is_ok(), "{told}");
+    };
+    // One of each node, and who is to be moved from the first to the second.
+    let of = |wanted: usize, tag: &str| {
+        let names = (0..).map(|n| format!("{tag}{n}"));
+        names.into_iter().find(|name| home(name).1 == wanted).expect("there are many")
+    };
+    let users = [of(0, "a"), of(1, "b"), of(2, "c")];
+    let mover = of(0, "m");
+    (0..3).for_each(|at| set(ports[at], &users[at]));
+    set(ports[0], &mover);
+    let servers =
+        format!("127.0.0.1:{}, 127.0.0.1:{}, 127.0.0.1:{}", free_port(), ports[0], ports[1]);
+    let chain = format!("[{{redis: {{server: '{servers}', timeout: 1s, pool: 1}}}}]");
+    let set_chain = format!("access.authentication={chain}");
+    let broker = Broker::start(&[&set_chain, "access.authorization=[{rules: {list: []}}]"]);
+    for user in users.iter().chain([&mover]) {
+        assert_eq!(outcome(&broker, user, "secret"), "let in", "{user}");
+        assert_eq!(outcome(&broker, user, "wrong"), "refused", "{user}");
+    }
+    assert_eq!(outcome(&broker, "nobody", "secret"), "refused");
+    // ASK: the key is at the new node, and the slot still at the old one.
+    let slot = home(&mover).0.to_string();
+    let ids = [nodes[0].id(), nodes[1].id()];
+    cli(ports[1], &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &ids[0]]);
+    cli(ports[0], &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &ids[1]]);
+    let (to, moving) = (ports[1].to_string(), format!("mqtt_user:{mover}"));
+    let moved = cli(ports[0], &["MIGRATE", "127.0.0.1", &to, &moving, "0", "2000"]);
+    assert_eq!(moved.trim(), "OK");
+    assert_eq!(outcome(&broker, &mover, "secret"), "let in", "it is being moved");
+    // MOVED, after it was learned where the slot is.
+    for port in [ports[1], ports[0], ports[2]] {
+        cli(port, &["CLUSTER", "SETSLOT", &slot, "NODE", &ids[1]]);
+    }
+    assert_eq!(outcome(&broker, &mover, "secret"), "let in", "it was moved");
+    // A node goes, and comes back without what it had.
+    drop(nodes[2].server.take());
+    assert_eq!(outcome(&broker, &users[2], "secret"), "unavailable");
+    assert_eq!(outcome(&broker, &users[0], "secret"), "let in");
+    nodes[2].start(&directory);
+    let key = format!("mqtt_user:{}", users[2]);
+    eventually("it serves its slots", || cli(ports[2], &["TYPE", &key]).trim() == "none");
+    set(ports[2], &users[2]);
+    eventually("it is asked again", || outcome(&broker, &users[2], "secret") == "let in");
+    // The node that was asked first goes: the next one is.
+    drop(nodes[0].server.take());
+    assert_eq!(outcome(&broker, &users[1], "secret"), "let in");
+    assert_eq!(outcome(&broker, &mover, "secret"), "let in");
+}
+
 /// A cluster of its own, with a user `mqtt` who has a password.
 fn postgres(directory: &Directory, port: u16) -> Server {
     let data = directory.file("data");

@@ -8,6 +8,8 @@ mod key_sets;
 mod postgres;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(feature = "redis")]
+mod redis_nodes;
 mod stores;
 
 use super::core::CoreCommand;

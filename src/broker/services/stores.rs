@@ -233,7 +233,7 @@ impl Link {
     ) -> Result<Vec<Columns>, Fault> {
         match self {
             #[cfg(feature = "redis")]
-            Link::Redis(link) => link.ask(words).await,
+            Link::Redis(link) => link.ask(database, words).await,
             #[cfg(feature = "postgres")]
             Link::Postgres(link) => link.ask(database, words, most).await,
             #[cfg(not(any(feature = "redis", feature = "postgres")))]
