@@ -36,7 +36,7 @@
 //! | Windows, queues, repetition? | `session/window.rs`, `session/inbound.rs`, `session/pending.rs`; `shard/pump.rs`, `shard/redeliver.rs`, `shard/acknowledged.rs` |
 //! | How does a connection or a session end? | `shard/close.rs` (causes, last packets), `shard/endings.rs` (ends that are queued), `shard/offline.rs` (a session without a connection, its expiry) |
 //! | Where is a will sent? | `shard/wills.rs` (made, delayed, queued, routed) |
-//! | Who may use how much? | `overload/limits.rs` (whose limits), `shard/client_limits.rs` (rates and bounds of one client), `overload/sources.rs` and `shard/bans.rs` (addresses, bans); `broker/policy.rs` (ban file, reload) |
+//! | Who may use how much? | `overload/limits.rs` (whose limits), `overload/accounts.rs` and `shard/accounts.rs` (for whose bounds what is retained counts), `shard/client_limits.rs` (rates and bounds of one client), `overload/sources.rs` and `shard/bans.rs` (addresses, bans); `broker/policy.rs` (ban file, reload) |
 //! | What is not done under overload? | `overload/level.rs` (signals to level), `overload/pace.rs` (accepts), `shard/overload.rs`; for memory `shard/memory.rs` and `shard/relief.rs` |
 //! | Where is backpressure? | `shard/hold.rs` (connections that are held) and `shard/park.rs` (how they go on), `shard/pace.rs` (which publisher waits for which subscriber), `shard/held.rs` (what is read meanwhile), `mesh/mailbox.rs` (a full mailbox) |
 //! | Keep Alive, expiry, every other timer? | `shard/timers.rs` on the wheel of `time.rs`, `shard/due.rs` (whose turn it is); `shard/input_progress.rs` (whom a timer may find silent), `shard/upkeep.rs` (once a second) |

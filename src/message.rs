@@ -191,16 +191,63 @@ pub struct MailPurpose {
     pub reserve: Reserve,
 }
 
+/// Whose bounds of retained messages a message counts for ([`crate::overload::accounts`]): an
+/// account of its publisher's listener and one of its entry in `limits.users`, by number; 0 for
+/// none.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Accounts([u32; 2]);
+
+impl Accounts {
+    /// None.
+    pub const NONE: Accounts = Accounts([0; 2]);
+
+    /// These: that of the listener, that of the entry.
+    pub fn new(numbers: [u32; 2]) -> Self {
+        Accounts(numbers)
+    }
+
+    /// In one number; 0 for none.
+    pub fn packed(self) -> u64 {
+        let [listener, entry] = self.0;
+        u64::from(listener) | u64::from(entry) << 32
+    }
+
+    /// The reverse.
+    pub fn unpacked(packed: u64) -> Self {
+        Accounts([packed as u32, (packed >> 32) as u32])
+    }
+
+    /// True when there is none.
+    #[inline]
+    pub fn is_none(self) -> bool {
+        self.0 == [0; 2]
+    }
+
+    /// The numbers of those that there are.
+    pub fn numbers(self) -> impl Iterator<Item = u32> {
+        self.0.into_iter().filter(|&number| number != 0)
+    }
+
+    /// Only those whose number is `wanted`.
+    pub fn only(self, wanted: impl Fn(u32) -> bool) -> Self {
+        Accounts(self.0.map(|number| if wanted(number) { number } else { 0 }))
+    }
+}
+
 /// Whether a message is kept as the retained message of its topic, and on a node of a cluster its
 /// stamp: of two of a topic the one with the newer stamp is kept.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Retain(u64);
+pub struct Retain {
+    stamp: u64,
+    /// Whose bounds it counts for.
+    pub accounts: Accounts,
+}
 
 impl Retain {
     /// It is not.
-    pub const NONE: Retain = Retain(0);
+    pub const NONE: Retain = Retain { stamp: 0, accounts: Accounts::NONE };
     /// It is, whatever was kept before.
-    pub const PLAIN: Retain = Retain(1);
+    pub const PLAIN: Retain = Retain { stamp: 1, accounts: Accounts::NONE };
     /// The oldest stamp.
     pub const OLDEST: u64 = 2;
     /// The newest stamp: in microseconds since 1970 the year 4253.
@@ -208,18 +255,24 @@ impl Retain {
 
     /// It is, unless there was one with a newer stamp.
     pub fn stamped(stamp: u64) -> Self {
-        Retain(stamp.clamp(Retain::OLDEST, Retain::NEWEST))
+        Retain { stamp: stamp.clamp(Retain::OLDEST, Retain::NEWEST), ..Retain::NONE }
+    }
+
+    /// The same, on these accounts.
+    #[inline]
+    pub fn on(self, accounts: Accounts) -> Self {
+        Retain { accounts, ..self }
     }
 
     /// The stamp.
     pub fn stamp(self) -> Option<u64> {
-        (self.0 >= Retain::OLDEST).then_some(self.0)
+        (self.stamp >= Retain::OLDEST).then_some(self.stamp)
     }
 
     /// Whether it is kept.
     #[inline]
     pub fn is_kept(self) -> bool {
-        self.0 != 0
+        self.stamp != 0
     }
 }
 
@@ -297,7 +350,8 @@ impl Batch {
         record[30] = u8::from(head.retain)
             | u8::from(purpose.deliver) << 1
             | u8::from(purpose.retain.is_kept()) << 2
-            | u8::from(stamp.is_some()) << 3;
+            | u8::from(stamp.is_some()) << 3
+            | u8::from(!purpose.retain.accounts.is_none()) << 4;
         record[31] = purpose.reserve.0;
         self.bytes.reserve(RECORD + head.len());
         self.bytes.extend_from_slice(&record);
@@ -306,6 +360,9 @@ impl Batch {
         self.bytes.extend_from_slice(message.payload);
         if let Some(stamp) = stamp {
             self.bytes.extend_from_slice(&stamp.to_le_bytes());
+        }
+        if !purpose.retain.accounts.is_none() {
+            self.bytes.extend_from_slice(&purpose.retain.accounts.packed().to_le_bytes());
         }
         self.count += 1;
     }
@@ -317,10 +374,16 @@ impl Batch {
         let (head, mut purpose) = parse_record(record);
         let body = tail.get(..head.len())?;
         let mut next = at + RECORD + body.len();
-        if record[30] & 8 != 0 {
-            let stamp = self.bytes.get(next..)?.first_chunk::<8>()?;
-            purpose.retain = Retain::stamped(u64::from_le_bytes(*stamp));
+        let mut long = || {
+            let bytes = self.bytes.get(next..)?.first_chunk::<8>()?;
             next += 8;
+            Some(u64::from_le_bytes(*bytes))
+        };
+        if record[30] & 8 != 0 {
+            purpose.retain = Retain::stamped(long()?);
+        }
+        if record[30] & 16 != 0 {
+            purpose.retain = purpose.retain.on(Accounts::unpacked(long()?));
         }
         Some((head.view(body), purpose, next))
     }
@@ -345,7 +408,7 @@ fn parse_record(record: &[u8; RECORD]) -> (Head, MailPurpose) {
         },
         retain: record[30] & 1 != 0,
     };
-    let retain = Retain(u64::from(record[30] >> 2 & 1));
+    let retain = if record[30] & 4 != 0 { Retain::PLAIN } else { Retain::NONE };
     let purpose =
         MailPurpose { deliver: record[30] & 2 != 0, retain, reserve: Reserve(record[31]) };
     (head, purpose)
@@ -390,14 +453,23 @@ mod tests {
         let kept = |retain| MailPurpose { deliver: false, retain, reserve: Reserve::NONE };
         batch.push(&plain, kept(Retain::stamped(1 << 50)));
         batch.push(&plain, kept(Retain::PLAIN));
+        let accounts = Accounts::new([7, u32::MAX]);
+        batch.push(&plain, kept(Retain::stamped(1 << 50).on(accounts)));
+        batch.push(&plain, kept(Retain::PLAIN.on(accounts)));
         let (first, to_first, next) = batch.read(0).unwrap();
         assert_eq!(format!("{:?}", (first, to_first)), format!("{:?}", (sample(), purpose)));
         let (second, to_second, next) = batch.read(next).unwrap();
         assert_eq!(format!("{second:?}"), format!("{plain:?}"));
         assert_eq!(to_second, kept(Retain::stamped(1 << 50)));
-        let (third, to_third, end) = batch.read(next).unwrap();
+        let (third, to_third, mut end) = batch.read(next).unwrap();
         assert_eq!(format!("{third:?}"), format!("{plain:?}"));
         assert_eq!(to_third, kept(Retain::PLAIN));
+        for retain in [Retain::stamped(1 << 50).on(accounts), Retain::PLAIN.on(accounts)] {
+            let (message, to, next) = batch.read(end).unwrap();
+            assert_eq!(format!("{message:?}"), format!("{plain:?}"));
+            assert_eq!(to, kept(retain));
+            end = next;
+        }
         assert_eq!(end, batch.len());
         assert!(batch.read(end).is_none());
     }

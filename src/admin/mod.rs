@@ -53,7 +53,7 @@ use crate::config::OpenPage;
 use crate::ids::ShardId;
 use crate::telemetry::alarms::AlarmList;
 use crate::telemetry::prometheus::Snapshot;
-use crate::telemetry::{BridgeRow, ClusterRow, ListenerRow, SpanRow};
+use crate::telemetry::{AccountRow, BridgeRow, ClusterRow, ListenerRow, SpanRow};
 use page_source::PageSource;
 
 /// Connections at a time; for one more, the oldest that is not being answered goes.
@@ -108,6 +108,8 @@ struct State {
     lost_lines: u64,
     /// Until when the certificates of listeners are valid, seconds since 1970.
     certificates: Vec<(String, u64)>,
+    /// What is kept on each account.
+    accounts: Vec<AccountRow>,
     alarms: Arc<AlarmList>,
 }
 
@@ -118,6 +120,7 @@ impl State {
             late: Vec::new(),
             lost_lines: 0,
             certificates: Vec::new(),
+            accounts: Vec::new(),
             alarms: Arc::default(),
         }
     }
@@ -299,6 +302,13 @@ impl Admin {
     pub fn certificates(&self, until: Vec<(String, u64)>) {
         if self.state.as_ref().is_some_and(|state| state.borrow().certificates != until) {
             self.change(|state| state.certificates = until);
+        }
+    }
+
+    /// Says how much is kept on each account.
+    pub fn accounts(&self, rows: Vec<AccountRow>) {
+        if self.state.as_ref().is_some_and(|state| state.borrow().accounts != rows) {
+            self.change(|state| state.accounts = rows);
         }
     }
 

@@ -127,6 +127,7 @@ impl PageSource {
             lost_lines: state.lost_lines,
             api: self.guard.as_ref().map_or_else(Vec::new, |guard| guard.counts.shown()),
             certificates: state.certificates.clone(),
+            accounts: state.accounts.clone(),
             alarms: state.alarms.active.iter().map(|alarm| alarm.name).collect(),
             started: self.started,
             ..process::measure()

@@ -21,7 +21,7 @@ use crate::mesh::{ListenerState, Shared};
 use crate::shard::home_of;
 use crate::shard::inquiry::Submission;
 use crate::telemetry::alarms::AlarmList;
-use crate::telemetry::{BridgeRow, ClusterRow, SpanRow};
+use crate::telemetry::{AccountRow, BridgeRow, ClusterRow, SpanRow};
 use crate::transport::tls::{certified, provider};
 use crossbeam_channel::Sender;
 use rustls::ServerConfig;
@@ -343,6 +343,11 @@ impl AdminServers {
     /// Says until when the certificates of listeners are valid, seconds since 1970.
     pub(super) fn certificates(&self, until: &[(String, u64)]) {
         self.each().for_each(|admin| admin.certificates(until.to_vec()));
+    }
+
+    /// Says how much is kept on each account.
+    pub(super) fn accounts(&self, rows: &[AccountRow]) {
+        self.each().for_each(|admin| admin.accounts(rows.to_vec()));
     }
 
     /// A listener was opened.

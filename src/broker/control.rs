@@ -262,6 +262,7 @@ impl<'a> Control<'a> {
         }
         self.broker.watch_certificates(now);
         self.show_certificates();
+        self.broker.admin.accounts(&self.broker.policy.limits.accounts.rows());
         self.broker.admin.lost_lines(self.log.lost());
         self.look_for_alarms();
         Ok(())

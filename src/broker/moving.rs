@@ -114,7 +114,8 @@ pub(super) enum SocketSource {
 pub(super) struct Arrived {
     pub clients: Vec<Coming>,
     pub files: Vec<OwnedFd>,
-    pub retained: Vec<Message>,
+    /// With the accounts that each is on.
+    pub retained: Vec<(u64, Message)>,
     /// Who may not connect for a while; common to all shards.
     pub bans: Vec<Ban>,
     /// Told how many clients were taken in, or why they could not be.
@@ -425,7 +426,7 @@ fn not_exported(errno: i32) -> String {
 fn take_in(
     clients: Vec<Coming>,
     files: Vec<OwnedFd>,
-    retained: Vec<Message>,
+    retained: Vec<(u64, Message)>,
     shard: &mut Shard,
     driver: &mut Driver,
 ) -> Result<Totals, String> {
@@ -455,7 +456,7 @@ fn take_in(
         }
     }
     totals.retained = retained.len() as u64;
-    retained.into_iter().for_each(|message| shard.adopt_retained(message));
+    retained.into_iter().for_each(|(accounts, message)| shard.adopt_retained(message, accounts));
     Ok(totals)
 }
 

@@ -8,6 +8,7 @@ use super::{Auto, Connections, ConnectsPerSecond, LARGEST_PACKET, Levels, Listen
 use super::{MANY, Messages, Off, Subscriptions, Unlimited};
 use crate::access::pattern::Glob;
 use crate::limits::{self, MAX_USER_LIMITS};
+use crate::overload::accounts::{Account, AccountBook};
 use crate::overload::bans::Trigger;
 use crate::overload::limits::{AddressLimits, Excess, LimitSet, LimitWanted, UserEntry};
 use crate::overload::{BanRules, LimitRules, Policy, Thresholds};
@@ -114,6 +115,11 @@ section! {
         connections: Or<Unlimited, Count<u32, Connections, 1, MANY>> = Or::NONE,
         /// Most new connections per second of all of them; further ones get 0x9F (MQTT 3: 3).
         connects_per_second: Or<Unlimited, Count<u32, ConnectsPerSecond, 1, MANY>> = Or::NONE,
+        /// Most retained messages of all of them together: what they published while there was such
+        /// a bound and is still kept, whoever is connected. Further ones are delivered, not kept.
+        retained_messages: Or<Unlimited, Count<u32, Messages, 0, MANY>> = Or::NONE,
+        /// Most bytes of them, topics included.
+        retained_bytes: Or<Unlimited, Size<u64, 0, TIB>> = Or::NONE,
         /// Most PUBLISH packets per second of each.
         messages_per_second: Limit<Count<u32, MessagesPerSecond, 1, MANY>> = Or::NONE,
         /// Most bytes of PUBLISH packets per second of each.
@@ -253,11 +259,22 @@ impl Limits {
     /// What the shards get of it.
     fn rules(&self, listeners: &[Listener]) -> LimitRules {
         let of = |listener: &Listener| ((*listener.name).into(), listener.limits.set());
+        let mut accounts = AccountBook::default();
+        let mut listener_accounts = Vec::new();
+        for listener in listeners {
+            if let Some(account) = listener.account() {
+                listener_accounts.push(((*listener.name).into(), account.number));
+                accounts.add(account);
+            }
+        }
+        self.users.iter().filter_map(UserLimits::account).for_each(|one| accounts.add(one));
         let listeners = listeners.iter().map(of).filter(|(_, set)| *set != LimitSet::default());
         LimitRules {
             client: self.client.set(),
             listeners: listeners.collect(),
+            listener_accounts,
             users: self.users.iter().map(UserLimits::entry).collect(),
+            accounts,
             address: AddressLimits {
                 connections: self.address.connections.get(),
                 connects_per_second: self.address.connects_per_second.get(),
@@ -312,9 +329,32 @@ impl UserLimits {
             place: limit_set!(self),
             connections: self.connections.get().map(u64::from),
             connects_per_second: self.connects_per_second.get(),
+            account: self.account().map_or(0, |account| account.number),
             group: Arc::default(),
         }
     }
+
+    /// Its bound of what is retained, if it has one. Entries for the same clients have one account.
+    fn account(&self) -> Option<Account> {
+        let who = [("username", &*self.who.username), ("client_id", &*self.who.client_id)];
+        let said = who.iter().filter(|(_, text)| !text.is_empty());
+        let said: Vec<String> = said.map(|(key, text)| format!("{key} {text}")).collect();
+        let name = if said.is_empty() { "everybody".to_owned() } else { said.join(" ") };
+        bounded(&name, self.retained_messages.get(), self.retained_bytes.get())
+    }
+}
+
+impl Listener {
+    /// Its bound of what is retained, if it has one.
+    fn account(&self) -> Option<Account> {
+        let name = format!("listener {}", &*self.name);
+        bounded(&name, self.max_retained_messages.get(), self.max_retained_bytes.get())
+    }
+}
+
+fn bounded(name: &str, messages: Option<u32>, bytes: Option<u64>) -> Option<Account> {
+    let any = messages.is_some() || bytes.is_some();
+    any.then(|| Account::new(name, messages.map(u64::from), bytes))
 }
 
 impl super::Config {

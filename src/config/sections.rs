@@ -342,6 +342,11 @@ section! {
         /// Most new connections per second; further ones are refused with 0x9F (MQTT 3: 3), and
         /// with TLS closed before their handshake.
         max_connect_rate: Or<Unlimited, Count<u32, ConnectsPerSecond, 1, MANY>> = Or::NONE,
+        /// Most retained messages of its clients: what they published while there was such a bound
+        /// and is still kept, whoever is connected. Further ones are delivered and not kept.
+        max_retained_messages: Or<Unlimited, Count<u32, Messages, 0, MANY>> = Or::NONE,
+        /// Most bytes of them, topics included.
+        max_retained_bytes: Or<Unlimited, Size<u64, 0, TIB>> = Or::NONE,
         /// Limits of each of its clients, in place of those of limits.client.
         limits: ClientLimits = ClientLimits::default(),
         /// Connections the kernel holds until they are accepted, per core (net.core.somaxconn also

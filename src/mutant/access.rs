@@ -10,6 +10,12 @@ macro_rules! access {
         StaleVerdictTaken,
         /// A client whose proof is never looked at waits for ever.
         AdmissionForever,
+        /// More is retained for some clients than their bound.
+        AccountUnbounded,
+        /// What is retained no more counts for its publishers' bound still.
+        AccountKept,
+        /// A will that is retained counts for nobody's bound.
+        AccountOfWillLost,
         /// The will is not asked about.
         WillUnchecked,
         /// An admission that has expired goes on.

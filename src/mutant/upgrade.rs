@@ -25,6 +25,8 @@ macro_rules! upgrade {
         UpgradeRulesLost,
         /// Retained messages are not handed over.
         UpgradeRetainedLost,
+        /// For whose bounds a retained message counts is not handed over.
+        UpgradeAccountsLost,
         /// Sessions without a connection are not handed over.
         UpgradeOfflineLost,
         /// A session without a connection that is handed over does not expire.

@@ -1,9 +1,11 @@
 //! Which limits a client has: the first that says something, of the entries of `limits.users` that
 //! match it, its listener's `limits`, and `limits.client`.
 
+use super::accounts::AccountBook;
 use super::bucket::Bucket;
 use crate::access::pattern::Glob;
 use crate::mesh::quota::{Quota, Rate};
+use crate::message::Accounts;
 use std::sync::Arc;
 
 /// What happens to a message beyond a rate.
@@ -142,6 +144,8 @@ pub struct UserEntry {
     pub connections: Option<u64>,
     /// New connections of all of them per second.
     pub connects_per_second: Option<u32>,
+    /// The account of what is retained for all of them; 0 without a bound.
+    pub account: u32,
     /// What they use.
     pub group: Arc<UserGroup>,
 }
@@ -192,8 +196,12 @@ pub struct LimitRules {
     pub client: LimitSet,
     /// Of a listener's clients, by its name.
     pub listeners: Vec<(Box<str>, LimitSet)>,
+    /// The accounts of what is retained for all of a listener's clients, by its name.
+    pub listener_accounts: Vec<(Box<str>, u32)>,
     /// Of some clients; the first that matches counts.
     pub users: Vec<UserEntry>,
+    /// Bounds of what is retained.
+    pub accounts: AccountBook,
     /// Of addresses.
     pub address: AddressLimits,
     /// New connections of the whole broker per second.
@@ -203,7 +211,10 @@ pub struct LimitRules {
 impl LimitRules {
     /// False when no client can have a limit.
     pub fn any(&self) -> bool {
-        self.client != LimitSet::default() || !self.listeners.is_empty() || !self.users.is_empty()
+        self.client != LimitSet::default()
+            || !self.listeners.is_empty()
+            || !self.users.is_empty()
+            || !self.listener_accounts.is_empty()
     }
 
     /// The limits of a client, and the entry that it belongs to.
@@ -221,6 +232,12 @@ impl LimitRules {
         (GrantedLimits::of(&place.or(&self.client)), entry)
     }
 
+    /// What a client of that listener and entry publishes counts for these when it is retained.
+    pub fn accounts_of(&self, listener: &str, entry: Option<&UserEntry>) -> Accounts {
+        let known = self.listener_accounts.iter().find(|(name, _)| **name == *listener);
+        Accounts::new([known.map_or(0, |known| known.1), entry.map_or(0, |entry| entry.account)])
+    }
+
     /// Goes on with what the clients of the old entries use: a reload forgets nobody's connections.
     pub fn adopt(&mut self, old: &LimitRules) {
         for entry in &mut self.users {
@@ -228,6 +245,7 @@ impl LimitRules {
                 entry.group = Arc::clone(&known.group);
             }
         }
+        self.accounts.adopt(&old.accounts);
     }
 }
 
@@ -274,6 +292,7 @@ mod tests {
             place,
             connections: None,
             connects_per_second: None,
+            account: 0,
             group: Arc::default(),
         }
     }

@@ -4,12 +4,15 @@
 //! - [`pace`]: how many new connections per second the shard bears, found out by its lag.
 //! - [`bucket`]: a token bucket.
 //! - [`limits`]: which limits one client has, by its listener, its user name and its ClientId.
+//! - [`accounts`]: how much is retained for the clients of a listener, or of an entry of
+//!   `limits.users`.
 //! - [`bans`]: who may not connect for a while, and what leads to that.
 //! - [`sources`]: what all shards know of addresses: connections, rates, bans.
 //!
 //! Pure: the time is an argument. What a level or a limit means for a packet is in `shard`
 //! (`shard/overload.rs`, `shard/limits.rs`, `shard/bans.rs`).
 
+pub mod accounts;
 pub mod bans;
 pub mod bucket;
 pub mod level;

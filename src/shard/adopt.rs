@@ -11,7 +11,7 @@ use crate::access::Grant;
 use crate::access::scram::Mechanism;
 use crate::config::OnFull;
 use crate::ids::{ListenerId, SocketId};
-use crate::message::Message;
+use crate::message::{Accounts, Message};
 use crate::mutant::Mutant;
 use crate::packet::PacketId;
 use crate::session::pending::Bounds;
@@ -235,13 +235,13 @@ impl Shard {
         Ok(())
     }
 
-    /// Takes a retained message in, whose topic is at home here.
-    pub fn adopt_retained(&mut self, message: Message) {
+    /// Takes a retained message in, whose topic is at home here, with the accounts it was on.
+    pub fn adopt_retained(&mut self, message: Message, accounts: u64) {
         let topic: Box<str> = message.view().topic.into();
         if self.retained.messages.get(&topic).is_some() {
             return;
         }
-        self.put_retained(&topic, message);
+        self.put_retained(&topic, message, Accounts::unpacked(accounts));
     }
 }
 

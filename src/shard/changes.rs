@@ -3,13 +3,13 @@
 
 use super::Shard;
 use crate::ids::SocketId;
-use crate::message::MessageRef;
+use crate::message::{Accounts, MessageRef};
 use crate::mutant::Mutant;
 use crate::packet::{PacketId, Qos, Version};
 use crate::session::pending::Gone;
 use crate::session::{Acknowledged, Queued, Session};
 use crate::storage::record::{
-    Phase, Record, StoredSession, inbound_key, subscription_key, will_key,
+    Phase, Record, StoredMessage, StoredSession, inbound_key, subscription_key, will_key,
 };
 use crate::topic;
 
@@ -133,10 +133,11 @@ impl Shard {
     }
 
     /// Stores a topic's retained message.
-    pub(super) fn store_retained(&mut self, message: &MessageRef<'_>) {
+    pub(super) fn store_retained(&mut self, message: &MessageRef<'_>, accounts: Accounts) {
         let Some(storing) = &mut self.storing else { return };
         if !topic::is_servers_own(message.topic) {
-            let record = Record::Retain(storing.stored(message));
+            let stored = storing.stored(message);
+            let record = Record::Retain(StoredMessage { accounts: accounts.packed(), ..stored });
             storing.append_for_speaker(&record);
         }
     }

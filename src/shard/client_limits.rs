@@ -6,6 +6,7 @@ use super::Shard;
 use super::refuse::Denial;
 use crate::ids::{ListenerId, SocketId};
 use crate::mesh::ListenerState;
+use crate::message::Accounts;
 use crate::mutant::Mutant;
 use crate::overload::limits::{Excess, GrantedLimits, Usage, UserGroup};
 use crate::packet::{Connect, Publish, Qos, ReasonCode, Version};
@@ -21,6 +22,8 @@ struct Limited {
     usage: Usage,
     /// The entry of `limits.users` whose connections this one is among.
     group: Option<Arc<UserGroup>>,
+    /// What it publishes counts for these when it is retained.
+    accounts: Accounts,
 }
 
 /// Clients with limits, and who waits because of one.
@@ -119,7 +122,8 @@ impl Shard {
             }
             group = Some(Arc::clone(&entry.group));
         }
-        Ok(NewLimits { granted, group })
+        let accounts = rules.accounts_of(&listener.name, entry);
+        Ok(NewLimits { granted, group, accounts })
     }
 
     /// The client at `index` came in before, in another process: it has the limits of who comes in
@@ -136,20 +140,21 @@ impl Shard {
             entry.group.connections.take(1, u64::MAX);
             Arc::clone(&entry.group)
         });
-        self.put_limits(index, NewLimits { granted, group });
+        let accounts = rules.accounts_of(&listener_state.name, entry);
+        self.put_limits(index, NewLimits { granted, group, accounts });
     }
 
     /// The session at `index` has these limits from now on.
     pub(super) fn put_limits(&mut self, index: u32, new: NewLimits) {
-        let NewLimits { granted, group } = new;
-        if granted.is_unlimited() && group.is_none() {
+        let NewLimits { granted, group, accounts } = new;
+        if granted.is_unlimited() && group.is_none() && accounts.is_none() {
             self.forget_limits(index);
             return;
         }
         let of = &mut self.sessions.limiting.of;
         // A client that comes back to its session goes on with what it had used.
         let usage = of.get(&index).map(|limited| limited.usage).unwrap_or_default();
-        of.insert(index, Box::new(Limited { granted, usage, group }));
+        of.insert(index, Box::new(Limited { granted, usage, group, accounts }));
         self.counters.clients_limited = of.len() as u64;
     }
 
@@ -157,6 +162,16 @@ impl Shard {
     pub(super) fn forget_limits(&mut self, index: u32) {
         self.sessions.limiting.forget(index);
         self.counters.clients_limited = self.sessions.limiting.len() as u64;
+    }
+
+    /// What the client publishes counts for these when it is retained.
+    #[inline]
+    pub(super) fn accounts_of(&self, index: u32) -> Accounts {
+        let of = &self.sessions.limiting.of;
+        if of.is_empty() {
+            return Accounts::NONE;
+        }
+        of.get(&index).map(|limited| limited.accounts).unwrap_or_default()
     }
 
     /// The session has lost its connection.
@@ -282,6 +297,7 @@ impl Shard {
 pub(super) struct NewLimits {
     pub(super) granted: GrantedLimits,
     group: Option<Arc<UserGroup>>,
+    accounts: Accounts,
 }
 
 /// What happens to a message beyond its client's rate.

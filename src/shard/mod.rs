@@ -11,6 +11,7 @@
 //! ([`connection::Holds`]) and resumed by a later step.
 
 mod access_state;
+mod accounts;
 mod acknowledged;
 mod admission;
 mod adopt;

@@ -79,10 +79,11 @@ impl Shard {
         self.counters.sessions -= 1;
         self.subscriptions.joining.remove(&index);
         self.subscriptions.links.unanswered.session_ended(index);
+        let accounts = self.accounts_of(index);
         self.forget_limits(index);
         self.end_subscriptions(index);
         if let Some(will) = will {
-            self.send_will(*will);
+            self.send_will(*will, accounts);
         }
     }
 

@@ -38,8 +38,8 @@ pub enum Packed {
     Rest(Box<Remainder>),
     /// A session without a connection.
     Offline(Box<Client>),
-    /// Some retained messages.
-    Retained(Vec<Message>),
+    /// Some retained messages, each with the accounts that it is on.
+    Retained(Vec<(u64, Message)>),
     /// Who is banned for a while: the first shard tells for all.
     Bans(Vec<Ban>),
 }
@@ -79,7 +79,13 @@ impl Shard {
             return None;
         }
         let mut messages = Vec::new();
-        let found = &mut |_: &str, message: &Message| messages.push(message.clone());
+        let found = &mut |topic: &str, message: &Message| {
+            let accounts = match Mutant::UpgradeAccountsLost.is_on() {
+                true => 0,
+                false => self.accounts_of_kept(topic).packed(),
+            };
+            messages.push((accounts, message.clone()));
+        };
         let visits = &mut { usize::MAX };
         let from = cursor.retained.as_deref();
         match self.retained.messages.replay("#", from, RETAINED, visits, found) {
@@ -87,7 +93,7 @@ impl Shard {
             topic::Pass::Done => cursor.done = true,
         }
         // What the broker itself retains below $SYS is not a client's and is made anew.
-        messages.retain(|message| !topic::is_servers_own(message.view().topic));
+        messages.retain(|(_, message)| !topic::is_servers_own(message.view().topic));
         if Mutant::UpgradeRetainedLost.is_on() {
             messages.clear();
         }

@@ -289,6 +289,7 @@ impl Shard {
             }
             Err(hold) => return Ok(Handled::Hold(hold)),
         };
+        let route = if publish.retain { route.on(self.accounts_of(index)) } else { route };
         self.count_received(publish);
         let before = short.then(|| self.done_with_messages());
         let matched = self.follow(&route, &hash, &message, None);

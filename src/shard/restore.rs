@@ -7,7 +7,7 @@ use super::changes::version;
 use super::memory::{named, retained};
 use super::restored::Messages;
 use super::route::GROUP;
-use crate::message::Message;
+use crate::message::{Accounts, Message};
 use crate::packet::{PacketId, Qos};
 use crate::session::{AwayMessage, NEVER, Queued, ShareName, SubscriptionIds, Will};
 use crate::storage::image::{Body, Brief, Image, LastWill, Stored, Waiting};
@@ -35,11 +35,11 @@ impl Shard {
 
     fn restore_retained(&mut self, body: &Body) {
         let message = self.restore_message(body);
-        self.put_retained(&body.topic, message);
+        self.put_retained(&body.topic, message, Accounts::unpacked(body.accounts));
     }
 
     /// Keeps a retained message that was kept before this process began.
-    pub(super) fn put_retained(&mut self, topic: &str, message: Message) {
+    pub(super) fn put_retained(&mut self, topic: &str, message: Message, accounts: Accounts) {
         let size = message.size() as u64;
         // Past a limit that is lower now, too: what was accepted is not dropped.
         self.topology.shared.retained_messages.take(1, u64::MAX);
@@ -48,6 +48,7 @@ impl Shard {
         self.counters.retained_messages += 1;
         self.counters.retained_bytes += size;
         self.memory.tally.retained += retained(topic, message.size());
+        self.adopt_accounts(topic, accounts, size);
         self.note_oldest(&message);
         self.retained.messages.set(topic, message);
     }

@@ -2,11 +2,12 @@
 //! them through [`super::replays`].
 
 use super::Shard;
+use super::accounts::Accounted;
 use super::memory::{Pressure, retained};
 use super::spare::halve_queue;
 use super::stamps::Stamps;
 use crate::ids::SessionRef;
-use crate::message::{Message, MessageRef};
+use crate::message::{Accounts, Message, MessageRef};
 use crate::mutant::Mutant;
 use crate::topic::{self, Retained};
 use std::collections::VecDeque;
@@ -24,6 +25,8 @@ pub(super) struct RetainedMessages {
     sweep_from: Option<Box<str>>,
     /// On a node of a cluster: which messages are newer than those of other nodes.
     pub(super) stamps: Stamps,
+    /// Messages that count for a bound of their publishers.
+    pub(super) accounted: Accounted,
 }
 
 impl RetainedMessages {
@@ -34,6 +37,7 @@ impl RetainedMessages {
             replays: VecDeque::new(),
             sweep_from: None,
             stamps: Stamps::default(),
+            accounted: Accounted::default(),
         }
     }
 
@@ -45,7 +49,7 @@ impl RetainedMessages {
 
 impl Shard {
     /// Sets or, with an empty payload, clears a topic's retained message [MQTT-3.3.1-5 to 7].
-    pub(super) fn keep_retained(&mut self, message: &MessageRef<'_>) {
+    pub(super) fn keep_retained(&mut self, message: &MessageRef<'_>, accounts: Accounts) {
         let kept = Mutant::RetainedNotReplaced.is_on()
             && self.retained.messages.get(message.topic).is_some();
         if kept && !message.payload.is_empty() {
@@ -90,23 +94,37 @@ impl Shard {
             *counter += 1;
             return;
         }
-        let fits = message.payload.len() <= settings.retained_max_payload
-            && self.topology.shared.retained_messages.take(1, settings.retained_max_messages);
-        if !fits {
+        if !self.may_be_kept(&kept) {
             self.counters.dropped_retained_limit += 1;
             return;
         }
-        if !self.topology.shared.retained_bytes.take(size, settings.retained_max_bytes) {
+        if !self.charge_accounts(message.topic, accounts, size) {
             self.topology.shared.retained_messages.give(1);
-            self.counters.dropped_retained_limit += 1;
+            self.topology.shared.retained_bytes.give(size);
+            self.counters.dropped_retained_account += 1;
             return;
         }
-        self.store_retained(&kept);
+        self.store_retained(&kept, self.accounts_of_kept(message.topic));
         let stored = Message::new(&kept, self.delivery.scratch.bytes());
         self.counters.retained_messages += 1;
         self.counters.retained_bytes += size;
         self.memory.tally.retained += retained(message.topic, kept.size());
         self.retained.messages.set(message.topic, stored);
+    }
+
+    /// Whether a message may be kept as far as `retained` goes; if so it is counted.
+    fn may_be_kept(&self, kept: &MessageRef<'_>) -> bool {
+        let (settings, shared) = (&self.settings, &self.topology.shared);
+        if kept.payload.len() > settings.retained_max_payload
+            || !shared.retained_messages.take(1, settings.retained_max_messages)
+        {
+            return false;
+        }
+        let fits = shared.retained_bytes.take(kept.size() as u64, settings.retained_max_bytes);
+        if !fits {
+            shared.retained_messages.give(1);
+        }
+        fits
     }
 
     /// Returns its stamp, if it had one.
@@ -117,6 +135,7 @@ impl Shard {
         self.memory.tally.retained -= retained(old.view().topic, old.size());
         self.topology.shared.retained_messages.give(1);
         self.topology.shared.retained_bytes.give(size);
+        self.discharge_accounts(old.view().topic, size);
         self.retained.stamps.forget_kept(&self.topology, old)
     }
 

@@ -8,7 +8,7 @@ use super::pace::{Reader, Receivers};
 use super::storing::Speaker;
 use crate::ids::{ShardId, ShardSet};
 use crate::limits::cost;
-use crate::message::{MailPurpose, Message, MessageRef, Reserve, Retain};
+use crate::message::{Accounts, MailPurpose, Message, MessageRef, Reserve, Retain};
 use crate::mutant::Mutant;
 use crate::packet::{Qos, SubscribeOptions};
 use crate::topic::{Subscriber, TopicHash};
@@ -51,6 +51,8 @@ fn counts(message: &MessageRef<'_>, purpose: MailPurpose) -> bool {
 pub(super) struct Route {
     interested: ShardSet,
     retain_at: Option<ShardId>,
+    /// Whose bounds it counts for there.
+    accounts: Accounts,
 }
 
 impl Route {
@@ -62,6 +64,17 @@ impl Route {
     /// Only to where its retained message is kept.
     pub(super) fn without_subscribers(self) -> Self {
         Route { interested: ShardSet::default(), ..self }
+    }
+
+    /// The same, on these accounts where it is kept.
+    #[inline]
+    pub(super) fn on(self, accounts: Accounts) -> Self {
+        Route { accounts, ..self }
+    }
+
+    /// Whose bounds it counts for where it is kept.
+    pub(super) fn accounts(&self) -> Accounts {
+        self.accounts
     }
 
     /// Where its retained message is kept at this node.
@@ -91,10 +104,13 @@ impl Shard {
         let interest = &self.topology.shared.interest;
         let topic = (!self.work.stopping.draining).then_some(Topic { hash, interest });
         let retain_at = message.retain.then(|| self.topology.retained_home(hash));
+        let accounts = Accounts::NONE;
         if self.topology.is_alone() {
-            return Ok(Route { interested: ShardSet::only(self.topology.id), retain_at });
+            let interested = ShardSet::only(self.topology.id);
+            return Ok(Route { interested, retain_at, accounts });
         }
-        let mut route = Route { interested: self.topology.shared.interest.shards(hash), retain_at };
+        let interested = self.topology.shared.interest.shards(hash);
+        let mut route = Route { interested, retain_at, accounts };
         if retain_at.is_some() {
             self.add_nodes(&mut route.interested, message.topic);
         }
@@ -132,11 +148,11 @@ impl Shard {
             if shard == self.topology.id {
                 matched |= deliver && self.deliver_here(hash, message);
                 if kept {
-                    self.keep_retained(message);
+                    self.keep_retained(message, route.accounts);
                 }
                 continue;
             }
-            let retain = if kept { Retain::PLAIN } else { Retain::NONE };
+            let retain = if kept { Retain::PLAIN.on(route.accounts) } else { Retain::NONE };
             let purpose = MailPurpose { deliver, retain, reserve: Reserve::NONE };
             matched |= self.accept_for(shard, purpose, hash, message);
         }
@@ -189,12 +205,13 @@ impl Shard {
     pub(super) fn try_publish(
         &mut self,
         message: &MessageRef<'_>,
+        accounts: Accounts,
         stored: Option<&Message>,
     ) -> bool {
         let hash = TopicHash::new(&self.topology.shared.seeds, message.topic);
         let Ok(route) = self.find_route(&hash, message, Turn::OfNobody) else { return false };
         self.subscriptions.links.asked = false;
-        self.follow(&route, &hash, message, stored);
+        self.follow(&route.on(accounts), &hash, message, stored);
         self.subscriptions.links.asked = true;
         self.delivery.current.crowded.clear();
         true

@@ -19,7 +19,7 @@ use super::topology::Topology;
 use crate::ids::ShardSet;
 use crate::limits::cost;
 use crate::mesh::moves::{Retell, Retold, ToCluster, Whence};
-use crate::message::{MailPurpose, Message, MessageRef, Reserve, Retain};
+use crate::message::{Accounts, MailPurpose, Message, MessageRef, Reserve, Retain};
 use crate::mutant::Mutant;
 use crate::packet::Qos;
 use crate::time::Instant;
@@ -145,6 +145,7 @@ impl Shard {
             return None;
         }
         let stamp = self.next_stamp();
+        let accounts = route.accounts();
         let (all, home) = (route.all(), route.retain_at());
         let mut nodes = self.topology.nodes();
         if Mutant::ClusterRetainedUntold.is_on() {
@@ -156,7 +157,12 @@ impl Shard {
             let kept = home == Some(shard) || nodes.contains(shard);
             let purpose = MailPurpose {
                 deliver: route.interested().contains(shard),
-                retain: if kept { stamp } else { Retain::NONE },
+                retain: match kept {
+                    // Another node has no bound for the clients of this one.
+                    true if home == Some(shard) => stamp.on(accounts),
+                    true => stamp,
+                    false => Retain::NONE,
+                },
                 reserve: Reserve::NONE,
             };
             let accepted = self.hand_to(shard, purpose, hash, message);
@@ -167,13 +173,15 @@ impl Shard {
 
     /// Keeps a message, or clears its topic, unless there was a newer one.
     pub(super) fn keep_stamped(&mut self, message: &MessageRef<'_>, retain: Retain) {
-        let Some(stamp) = retain.stamp() else { return self.keep_retained(message) };
+        let Some(stamp) = retain.stamp() else {
+            return self.keep_retained(message, retain.accounts);
+        };
         let hash = self.topology.shared.seeds.place(message.topic.as_bytes());
         if !self.is_newest(hash, message, stamp) && !Mutant::ClusterStampIgnored.is_on() {
             self.counters.retained_superseded += 1;
             return;
         }
-        self.keep_retained(message);
+        self.keep_retained(message, retain.accounts);
         self.retained.stamps.cleared.remove(message.topic);
         match self.retained.messages.get(message.topic) {
             Some(kept) => {
@@ -215,7 +223,7 @@ impl Shard {
     /// An operator clears a topic whose message is kept here: at all nodes.
     pub(super) fn clear_at_nodes(&mut self, message: &MessageRef<'_>) {
         if !crosses(&self.topology, message.topic) {
-            return self.keep_retained(message);
+            return self.keep_retained(message, Accounts::NONE);
         }
         let retain = self.next_stamp();
         self.keep_stamped(message, retain);

@@ -4,7 +4,7 @@ use super::Shard;
 use super::timers::Timer;
 use crate::ids::ShardId;
 use crate::mesh::mail::Control;
-use crate::message::{Message, MessageRef};
+use crate::message::{Accounts, Message, MessageRef};
 use crate::packet::Qos;
 use crate::telemetry::Counters;
 use crate::telemetry::sys::{History, topics};
@@ -97,13 +97,13 @@ impl Shard {
                 expires: None,
                 publisher: None,
             };
-            if !self.try_publish(&message, None) {
+            if !self.try_publish(&message, Accounts::NONE, None) {
                 if self.work.wills.len() >= BLOCKED {
                     return; // the next update says it all again
                 }
                 // A mailbox is full: routed with the wills when it has room.
                 let stored = Message::new(&message, self.delivery.scratch.bytes());
-                self.queue_will(stored);
+                self.queue_will(stored, Accounts::NONE);
             }
         }
     }
@@ -127,9 +127,9 @@ impl Shard {
             expires: None,
             publisher: None,
         };
-        if !self.try_publish(&message, None) {
+        if !self.try_publish(&message, Accounts::NONE, None) {
             let stored = Message::new(&message, self.delivery.scratch.bytes());
-            self.queue_will(stored);
+            self.queue_will(stored, Accounts::NONE);
         }
     }
 }

@@ -10,7 +10,7 @@ use super::close::Cause;
 use super::connection::Stage;
 use super::spare::halve_queue;
 use crate::limits::cost;
-use crate::message::{Message, MessageRef};
+use crate::message::{Accounts, Message, MessageRef};
 use crate::mutant::Mutant;
 use crate::packet;
 use crate::session::{Session, Will};
@@ -19,8 +19,9 @@ use std::collections::VecDeque;
 /// Messages that are to be routed and have no publisher who could be made to wait.
 #[derive(Default)]
 pub(super) struct Wills {
-    /// In the order in which they became due. Messages of `$SYS` that found no room wait here, too.
-    queue: VecDeque<Message>,
+    /// In the order in which they became due, and whose bounds they count for when retained.
+    /// Messages of `$SYS` that found no room wait here, too.
+    queue: VecDeque<(Message, Accounts)>,
     /// While the broker stops: the next connection whose client's will is to be sent.
     last: Option<u32>,
 }
@@ -36,7 +37,7 @@ impl Wills {
 
     /// Bytes of the messages that wait.
     pub(super) fn bytes(&self) -> usize {
-        self.queue.iter().map(Message::size).sum()
+        self.queue.iter().map(|(message, _)| message.size()).sum()
     }
 
     /// The wills of all clients that are connected are to be sent: see [`Shard::run_last_wills`].
@@ -106,7 +107,7 @@ impl Shard {
             session.will = Some(will.clone());
         }
         self.store_no_will(index);
-        self.send_will(*will);
+        self.send_will(*will, self.accounts_of(index));
     }
 
     /// Sends the will of an offline session if its delay is over.
@@ -114,7 +115,7 @@ impl Shard {
         let now = self.now;
         if let Some(will) = self.take_will(index, |_, will| will.due.is_some_and(|due| due <= now))
         {
-            self.send_will(*will);
+            self.send_will(*will, self.accounts_of(index));
         }
     }
 
@@ -146,7 +147,7 @@ impl Shard {
     }
 
     /// A will is due: it is to be routed when there is room.
-    pub(super) fn send_will(&mut self, will: Will) {
+    pub(super) fn send_will(&mut self, will: Will, accounts: Accounts) {
         let message = match self.expires(will.message_expiry) {
             None => will.message,
             expires => {
@@ -154,13 +155,16 @@ impl Shard {
                 Message::new(&view, self.delivery.scratch.bytes())
             }
         };
-        self.queue_will(message);
+        self.queue_will(message, accounts);
     }
 
     /// A will, or a message of the broker itself, is to be routed when there is room.
-    pub(super) fn queue_will(&mut self, message: Message) {
+    pub(super) fn queue_will(&mut self, message: Message, mut accounts: Accounts) {
+        if Mutant::AccountOfWillLost.is_on() {
+            accounts = Accounts::NONE;
+        }
         self.memory.tally.names += message.size();
-        self.work.wills.queue.push_back(message);
+        self.work.wills.queue.push_back((message, accounts));
     }
 
     /// Routes wills that are due, as far as mailboxes have room, until the step's work comes to
@@ -175,14 +179,16 @@ impl Shard {
             if self.delivery.fanouts.is_full() {
                 return false; // they are going on, and so are the wills then
             }
-            let Some(message) = self.work.wills.queue.front().cloned() else { return false };
+            let Some((message, accounts)) = self.work.wills.queue.front().cloned() else {
+                return false;
+            };
             let view = message.view();
             self.meter.charge(cost::PACKET + cost::bytes(message.size()));
-            if !self.try_publish(&view, Some(&message)) {
+            if !self.try_publish(&view, accounts, Some(&message)) {
                 return false;
             }
             self.counters.wills_sent += 1;
-            if let Some(message) = self.work.wills.queue.pop_front() {
+            if let Some((message, _)) = self.work.wills.queue.pop_front() {
                 self.memory.tally.names -= message.size();
             }
         }
@@ -206,7 +212,7 @@ impl Shard {
                 && let Some(will) = self.take_will(index, undelayed)
             {
                 self.meter.charge(cost::DELIVERY);
-                self.send_will(*will);
+                self.send_will(*will, self.accounts_of(index));
             }
             at += 1;
         }

@@ -26,6 +26,8 @@ pub struct Body {
     pub expires: u64,
     /// QoS and RETAIN flag.
     pub flags: u8,
+    /// If it is retained: the bounds that it counts for, as one number; 0 for none.
+    pub accounts: u64,
 }
 
 impl Body {
@@ -36,6 +38,7 @@ impl Body {
             payload: stored.payload.into(),
             expires: stored.expires,
             flags: stored.flags,
+            accounts: stored.accounts,
         }
     }
 
@@ -47,6 +50,7 @@ impl Body {
             payload: &self.payload,
             expires: self.expires,
             flags: self.flags,
+            accounts: self.accounts,
         }
     }
 }

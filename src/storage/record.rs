@@ -52,6 +52,8 @@ pub struct StoredMessage<'a> {
     pub expires: u64,
     /// QoS and RETAIN flag of the publication: 0 to 2, and 4.
     pub flags: u8,
+    /// If it is retained: the bounds that it counts for, as one number; 0 for none.
+    pub accounts: u64,
 }
 
 /// Where a message stands that was sent to a client.
@@ -373,7 +375,18 @@ fn put_message(out: &mut Vec<u8>, body: &StoredMessage<'_>) {
     put_bytes(out, body.properties);
     put_bytes(out, body.payload);
     out.extend_from_slice(&body.expires.to_le_bytes());
-    out.push(body.flags);
+    match body.accounts {
+        0 => out.push(body.flags),
+        accounts => {
+            out.push(body.flags | 8);
+            out.extend_from_slice(&accounts.to_le_bytes());
+        }
+    }
+}
+
+/// QoS and RETAIN flag.
+fn is_sound(flags: u8) -> bool {
+    flags < 8 && flags & 3 != 3
 }
 
 /// A number of four bytes; 0 for any other length.
@@ -428,17 +441,18 @@ impl<'a> Body<'a> {
     }
 
     fn flags(&mut self) -> Option<u8> {
-        self.byte().filter(|&flags| flags < 8 && flags & 3 != 3)
+        self.byte().filter(|&flags| is_sound(flags))
     }
 
     fn message(&mut self) -> Option<StoredMessage<'a>> {
-        Some(StoredMessage {
-            topic: self.text()?,
-            properties: self.bytes()?,
-            payload: self.bytes()?,
-            expires: self.u64()?,
-            flags: self.flags()?,
-        })
+        let (topic, properties, payload) = (self.text()?, self.bytes()?, self.bytes()?);
+        let (expires, flags) = (self.u64()?, self.byte()?);
+        let accounts = match flags & 8 {
+            0 => 0,
+            _ => self.u64().filter(|&accounts| accounts != 0)?,
+        };
+        let flags = Some(flags & !8).filter(|&flags| is_sound(flags))?;
+        Some(StoredMessage { topic, properties, payload, expires, flags, accounts })
     }
 
     fn session(&mut self) -> Option<StoredSession<'a>> {

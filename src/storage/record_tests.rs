@@ -13,6 +13,7 @@ pub(crate) fn samples() -> Vec<Record<'static>> {
         payload: b"payload",
         expires: u64::MAX,
         flags: 5,
+        accounts: 0,
     };
     let session = StoredSession {
         session: 9,
@@ -35,6 +36,7 @@ pub(crate) fn samples() -> Vec<Record<'static>> {
         Record::Inbound { session: 9, packet: 5 },
         Record::Outbound { session: 9, packet: 5 },
         Record::Retain(body),
+        Record::Retain(StoredMessage { accounts: 7 << 32, ..body }),
         Record::Unretain { topic: "a/b" },
         Record::Will { session: 9, delay: 5, lifetime: 6, due: 8, body },
         Record::NoWill { session: 9 },

@@ -24,7 +24,8 @@ impl Drop for Scratch {
 const BOUNDS: Bounds = Bounds { segment: 1 << 20, gather: 0, ..Bounds::BROKER };
 
 fn put(part: &mut Part, topic: &str, payload: &[u8]) {
-    let body = StoredMessage { topic, properties: b"", payload, expires: u64::MAX, flags: 1 };
+    let body =
+        StoredMessage { topic, properties: b"", payload, expires: u64::MAX, flags: 1, accounts: 0 };
     part.log.append(&Record::Retain(body), 0);
 }
 
@@ -134,7 +135,14 @@ fn damage_is_told_with_its_file_and_nothing_is_changed() {
 /// A session with a subscription and a message that waits for it, and a retained message.
 fn furnish(part: &mut Part, client_id: &str, topic: &str, number: u64) {
     let log = &mut part.log;
-    let body = StoredMessage { topic, properties: b"", payload: b"p", expires: u64::MAX, flags: 1 };
+    let body = StoredMessage {
+        topic,
+        properties: b"",
+        payload: b"p",
+        expires: u64::MAX,
+        flags: 1,
+        accounts: 0,
+    };
     log.append(
         &Record::Session(StoredSession {
             session: number,

@@ -70,6 +70,17 @@ pub struct SpanRow {
     pub dropped: Vec<(&'static str, u64)>,
 }
 
+/// How much is retained for clients with a bound ([`crate::overload::accounts`]).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AccountRow {
+    /// The account.
+    pub name: String,
+    /// Messages.
+    pub messages: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+}
+
 /// A listener, open or stopped.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ListenerRow {

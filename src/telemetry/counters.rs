@@ -315,6 +315,7 @@ counters! {
         dropped_session_gone reason = "session_gone";
         dropped_not_authorized reason = "not_authorized";
         dropped_retained_limit reason = "retained_limit";
+        dropped_retained_account reason = "retained_account";
         dropped_share_full reason = "share_full";
         dropped_share_empty reason = "share_empty";
         dropped_share_unreachable reason = "share_unreachable";

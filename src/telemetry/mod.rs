@@ -12,7 +12,7 @@ pub mod prometheus;
 pub mod sys;
 pub mod trace_context;
 
-pub use bridges::{BridgeRow, ListenerRow, SpanRow};
+pub use bridges::{AccountRow, BridgeRow, ListenerRow, SpanRow};
 pub use cluster::{ClusterRow, NodeRow};
 pub use counters::{Counters, Descriptor, Kind};
 pub use histogram::{Exemplar, Exemplars, Histogram};

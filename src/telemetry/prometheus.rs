@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::alarms::AlarmKind;
 use super::{
-    BridgeRow, ClusterRow, Counters, Exemplar, Exemplars, Histogram, Kind, ListenerRow, SpanRow,
+    AccountRow, BridgeRow, ClusterRow, Counters, Exemplar, Exemplars, Histogram, Kind, ListenerRow,
+    SpanRow,
 };
 use crate::ids::ShardId;
 
@@ -95,6 +96,8 @@ pub struct Process {
     pub listeners: Vec<ListenerRow>,
     /// Until when the certificates of listeners are valid, seconds since 1970.
     pub certificates: Vec<(String, u64)>,
+    /// Bounds of what is retained, and what is kept on each.
+    pub accounts: Vec<AccountRow>,
     /// The alarms that are raised.
     pub alarms: Vec<&'static str>,
     /// Resident memory in bytes, if the system tells.
@@ -235,6 +238,7 @@ impl Text {
                 self.sample(name, &[("listener", listener)], until);
             }
         }
+        self.accounts(&process.accounts);
         // The names that every Prometheus client library uses.
         let seconds = process.started.as_secs_f64();
         let help = "Start of the process in seconds since the Unix epoch.";
@@ -251,6 +255,24 @@ impl Text {
         ] {
             if let Some(value) = value {
                 self.single(name, "gauge", help, value);
+            }
+        }
+    }
+
+    fn accounts(&mut self, accounts: &[AccountRow]) {
+        if accounts.is_empty() {
+            return;
+        }
+        type Figure = fn(&AccountRow) -> u64;
+        let figures: [(&str, &str, Figure); 2] = [
+            ("messages", "Messages retained for clients with a bound.", |row| row.messages),
+            ("bytes", "Bytes of them, topics included.", |row| row.bytes),
+        ];
+        for (name, help, figure) in figures {
+            let name = format!("ringmq_retained_account_{name}");
+            self.family(&name, "gauge", help);
+            for row in accounts {
+                self.sample(&name, &[("account", &row.name)], figure(row));
             }
         }
     }

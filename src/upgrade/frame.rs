@@ -107,8 +107,8 @@ pub enum Frame {
     Known(ShardId, u32),
     /// Old: what was not copied of a client before.
     Rest(Box<Remainder>),
-    /// Old: retained messages.
-    Retained(Vec<Message>),
+    /// Old: retained messages, each with the accounts that it is on.
+    Retained(Vec<(u64, Message)>),
     /// Old: who is banned.
     Bans(Vec<Ban>),
     /// New: it has so many more clients.

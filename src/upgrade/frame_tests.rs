@@ -148,7 +148,7 @@ proptest! {
             Frame::Known(from, number),
             Frame::Rest(Box::new(Remainder { from, number, flow, connection })),
             Frame::Tickets(listener, Secret(bytes.clone())),
-            Frame::Retained(vec![message("r", &bytes), message(&text, b"")]),
+            Frame::Retained(vec![(7, message("r", &bytes)), (0, message(&text, b""))]),
             Frame::Refused(text.as_str().into()),
             Frame::Files(3),
             Frame::Bans(vec![

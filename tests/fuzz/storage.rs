@@ -21,8 +21,14 @@ fn record(choices: &mut Input<'_>, out: &mut Vec<u8>) {
     let text = ["", "a", "a/b", "$share/g/a"][usize::from(choices.byte() % 4)];
     let length = usize::from(choices.byte()) * 40;
     let payload = vec![choices.byte(); length];
-    let body =
-        StoredMessage { topic: text, properties: b"", payload: &payload, expires: 9, flags: 1 };
+    let body = StoredMessage {
+        topic: text,
+        properties: b"",
+        payload: &payload,
+        expires: 9,
+        flags: 1,
+        accounts: u64::from(slot),
+    };
     let record = match kind % 15 {
         0 => Record::Session(StoredSession {
             session,

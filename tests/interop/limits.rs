@@ -227,6 +227,64 @@ fn retained_messages_are_limited_for_all() {
     }
 }
 
+/// Messages and bytes that are retained for a listener's clients, or for some of all: bounded for
+/// as long as they are kept, also by the process that comes after a restart.
+#[test]
+fn retained_messages_are_limited_by_listener_and_by_client() {
+    let some = "limits.users=[{match: {client_id: 'few-*'}, retained_messages: 2}]";
+    let listener = "listeners.0.max_retained_bytes=1000";
+    let store = std::env::temp_dir().join(unique("ringmq-accounts"));
+    let path = format!("storage.path={}", store.display());
+    let settings = [some, listener, &path, "sys.interval=off", "mqtt.topic_alias_outbound=0"];
+    let retained = |topic: &str, size: usize| {
+        let message = Publish::new(topic, 1, "x".repeat(size));
+        Publish { retain: true, ..message }
+    };
+    let dropped = |broker: &Broker, number: u64| {
+        eventually("it is counted", || {
+            let label = "reason=\"retained_account\"";
+            labelled(broker, "ringmq_messages_dropped_total{", label) == number
+        });
+    };
+    let kept = |broker: &Broker, expected: &[&str]| {
+        let mut late = v5("late").open(broker);
+        late.granted("#", 0);
+        let mut topics: Vec<String> = expected.iter().map(|_| late.message().topic).collect();
+        topics.sort_unstable();
+        assert_eq!(topics, expected);
+        late.ping();
+        assert!(late.stashed().is_none());
+    };
+    let broker = start(&settings);
+    let mut few = v5("few-").open(&broker);
+    ["a", "b", "c"].iter().for_each(|topic| few.publish(&retained(topic, 50)));
+    dropped(&broker, 1);
+    kept(&broker, &["a", "b"]);
+    let figure = |account: &str| labelled(&broker, "ringmq_retained_account_messages{", account);
+    eventually("it is shown", || figure("account=\"client_id few-*\"") == 2);
+    let mut other = v5("other").open(&broker);
+    other.publish(&retained("d", 2000));
+    dropped(&broker, 2);
+    // It was there already, and is somebody else's now.
+    other.publish(&retained("a", 400));
+    few.publish(&retained("c", 50));
+    kept(&broker, &["a", "b", "c"]);
+    drop(broker);
+    let broker = start(&settings);
+    kept(&broker, &["a", "b", "c"]);
+    let mut few = v5("few-").open(&broker);
+    few.publish(&retained("e", 50));
+    dropped(&broker, 1);
+    few.publish(&retained("b", 0));
+    few.publish(&retained("e", 50));
+    kept(&broker, &["a", "c", "e"]);
+    let mut other = v5("other").open(&broker);
+    other.publish(&retained("f", 600));
+    dropped(&broker, 2);
+    drop(broker);
+    let _ = fs::remove_dir_all(&store);
+}
+
 /// A client that is connected and does not acknowledge: its queue is as long as it may be, and the
 /// oldest messages go.
 #[test]

@@ -34,6 +34,7 @@ mod publisher_waits;
 mod random;
 mod reload;
 mod replays;
+mod retained_accounts;
 mod rng;
 mod runner;
 mod scripted;

@@ -139,6 +139,9 @@ fn in_this_process() {
             if concerns("Upgrade") || concerns("StorageHeld") {
                 crate::storage::simulate_upgrades(seed);
             }
+            if concerns("Account") || concerns("UpgradeAccounts") {
+                crate::retained_accounts::simulate(seed);
+            }
             random::simulate(seed, false);
             crate::secure_dialogues::simulate(seed);
             if !concerns("Storage") {

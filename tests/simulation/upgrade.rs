@@ -231,10 +231,10 @@ impl Successor {
             }
             Frame::Retained(messages) => {
                 let seeds = self.world.shared.seeds.clone();
-                for message in messages {
+                for (accounts, message) in messages {
                     let hash = TopicHash::new(&seeds, message.view().topic);
                     let home = retained_home(&hash, self.world.nodes.len() as u8);
-                    self.world.nodes[usize::from(home.0)].shard.adopt_retained(message);
+                    self.world.nodes[usize::from(home.0)].shard.adopt_retained(message, accounts);
                 }
             }
             Frame::Bans(bans) => self.world.nodes[0].shard.adopt_bans(bans),

@@ -62,7 +62,7 @@ struct Batch {
     clients: Vec<Coming>,
     /// Sockets of those that need one, in their order.
     files: Vec<OwnedFd>,
-    retained: Vec<Message>,
+    retained: Vec<(u64, Message)>,
     bans: Vec<Ban>,
 }
 
@@ -317,11 +317,11 @@ impl Taking {
                 }
             }
             Frame::Retained(messages) => {
-                for message in messages {
+                for (accounts, message) in messages {
                     let hash = TopicHash::new(seeds, message.view().topic);
                     let home = usize::from(retained_home(&hash, shards).0);
                     if let Some(batch) = self.batches.get_mut(home) {
-                        batch.retained.push(message);
+                        batch.retained.push((accounts, message));
                     }
                 }
             }

@@ -5,7 +5,7 @@ use super::{Patience, Slice};
 use crate::access::{Decision, own};
 use crate::ids::{ClientKey, Publisher, SessionRef};
 use crate::limits::cost;
-use crate::message::{Message, MessageRef};
+use crate::message::{Accounts, Message, MessageRef};
 use crate::packet::Qos;
 use crate::session::ShareName;
 use crate::shard::memory::Pressure;
@@ -243,7 +243,7 @@ impl Shard {
         if let Some(storing) = &mut self.storing {
             storing.speaker = Speaker::Nobody;
         }
-        self.try_publish(&message, None)
+        self.try_publish(&message, Accounts::NONE, None)
     }
 
     fn publish_for_owner(

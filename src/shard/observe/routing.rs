@@ -1,6 +1,7 @@
 //! Events on their way to subscribers: a share of each step, as wills have.
 
 use crate::limits::cost;
+use crate::message::Accounts;
 use crate::shard::Shard;
 
 impl Shard {
@@ -13,7 +14,7 @@ impl Shard {
             }
             let Some(message) = self.work.observers.events.front().cloned() else { return false };
             self.meter.charge(cost::PACKET + cost::bytes(message.size()));
-            if !self.try_publish(&message.view(), Some(&message)) {
+            if !self.try_publish(&message.view(), Accounts::NONE, Some(&message)) {
                 return false;
             }
             if self.work.observers.events.pop_front().is_some() {

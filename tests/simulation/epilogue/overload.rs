@@ -312,6 +312,7 @@ fn users(world: &mut World, settings: &Settings) {
         place: LimitSet::default(),
         connections: Some(2),
         connects_per_second: None,
+        account: 0,
         group: Arc::default(),
     });
     let group = Arc::clone(&policy.limits.users[0].group);
