@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 const JOIN_LIMIT: u64 = 180 * SECOND;
 /// The broker's memory is read this long after the last client came in.
-const SETTLE: u64 = SECOND;
+const SETTLE: u64 = 5 * SECOND;
 
 struct Idle {
     join: Join,
