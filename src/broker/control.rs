@@ -273,8 +273,10 @@ impl<'a> Control<'a> {
         let total = self.figures.total();
         let limit = Some(self.broker.shared.memory_limit.used()).filter(|&limit| limit > 0);
         let most = self.config.runtime.max_connections.get();
+        // The cluster's thread is none of the shards.
+        let wills = self.broker.shared.cluster_memory.used();
         let readings = Readings {
-            memory: limit.map(|limit| (total.memory_held(), limit)),
+            memory: limit.map(|limit| (total.memory_held() + wills, limit)),
             late: self.broker.watch.late().map(|(id, _)| id).collect(),
             certificates: self.broker.certificates(),
             connections: most.map(|most| (total.connections_open, u64::from(most))),

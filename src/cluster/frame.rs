@@ -8,7 +8,7 @@
 use super::lane::{Acknowledgement, Lane, SEGMENT};
 
 /// The format of frames that this node speaks.
-pub const VERSION: u8 = 4;
+pub const VERSION: u8 = 5;
 /// The first bytes of each frame.
 const MAGIC: [u8; 2] = *b"RQ";
 /// Longest name of a node in bytes.

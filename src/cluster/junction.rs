@@ -145,9 +145,19 @@ impl Junction {
         };
         more |= self.node.run(now, broker, engine);
         let waits = broker.refused;
+        self.tell_memory();
         self.outbox.close_batches();
         self.carry(around);
         more && !waits
+    }
+
+    /// What is held for wills counts as what the shards hold does.
+    fn tell_memory(&self) {
+        let (before, held) = (self.shared.cluster_memory.used(), self.node.held() as u64);
+        if before != held {
+            self.shared.cluster_memory.set(held);
+            self.shared.memory.shift(before, held);
+        }
     }
 
     /// True while something waits for room in a shard's mailbox; nobody rings when there is room.

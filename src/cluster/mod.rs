@@ -12,6 +12,9 @@
 //! A ClientId is at one node: CONNECT claims it from all others, and its session comes along
 //! ([`claims`]).
 //!
+//! The wills of a node's clients are told to the others, one of which publishes them when the node
+//! dies ([`wills`]).
+//!
 //! What the engine loses, doubles or reorders is put right by [`lane`]. [`node`] knows who is
 //! there. All of this is pure: frames, mail and the time come in as arguments.
 
@@ -31,3 +34,4 @@ pub mod record;
 pub mod serve;
 #[cfg(feature = "runtime")]
 pub mod start;
+pub mod wills;

@@ -7,8 +7,10 @@
 //! room then is dropped or waits with its publisher, by the policy, until the node gives all others
 //! up and is a broker by itself.
 
+mod passing;
 mod retelling;
 mod status;
+mod wills;
 
 use super::announced::Announced;
 use super::claims::{ClaimCounts, Claims, Nodes};
@@ -16,20 +18,21 @@ use super::filters::LocalFilters;
 use super::frame::{Frame, Refused, Said, Sender};
 use super::lane::Lane;
 use super::peer::{Broker, Peer, PeerCounts, Presence};
-use super::record::{PassedRef, Record};
+use super::record::Record;
 use crate::ids::ShardId;
 use crate::limits::CLUSTER_PEERS;
-use crate::mesh::mail::{Passed, PassedFor};
 use crate::mesh::moves::ToCluster;
 use crate::message::{MailPurpose, MessageRef};
 use crate::mutant::Mutant;
 use crate::packet::Qos;
 use crate::time::Instant;
 use crate::topic;
+pub use passing::PassedTo;
 use retelling::{Retelling, Since};
 use status::add;
 pub use status::{NodeCounts, PeerStatus, Unsent};
 use std::collections::VecDeque;
+use wills::NodeWills;
 
 /// Milliseconds between hellos.
 const HELLO: u64 = 500;
@@ -41,20 +44,6 @@ const SILENT: u64 = 2500;
 const GRACE: u64 = 10_000;
 /// Bytes of what is told of filters that are on their way to one node.
 const TELLING: usize = 1 << 20;
-
-/// Messages of share groups that are handed back at once.
-const UNPASSED: usize = 256;
-
-/// What has become of a message of a share group.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum PassedTo {
-    /// It goes to the node, or its time is over.
-    Node,
-    /// It has to wait.
-    Waits,
-    /// The node is not there: somebody else is to have it.
-    Nobody,
-}
 
 /// Whom a frame is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -97,6 +86,8 @@ pub struct NodePlan {
     pub give_up: u64,
     /// What happens to messages that have no room meanwhile.
     pub when_cut_off: WhenCutOff,
+    /// Bytes of wills of other nodes' clients that are kept.
+    pub wills: usize,
 }
 
 /// This node.
@@ -111,6 +102,7 @@ pub struct Node {
     retained: Since,
     announced: Announced,
     claims: Claims,
+    wills: NodeWills,
     /// Messages of share groups that the node with that number has not acknowledged, and is not
     /// sent any more.
     unpassed: VecDeque<(u8, Vec<u8>)>,
@@ -121,6 +113,8 @@ pub struct Node {
     echoed: Instant,
     /// Since when it does not.
     cut_off: Option<Instant>,
+    /// From when on others that were not heard meanwhile count as gone.
+    heard_by: Instant,
     counts: NodeCounts,
     warned: bool,
 }
@@ -130,6 +124,7 @@ impl Node {
     pub fn new(plan: NodePlan, now: Instant) -> Node {
         let claims = Claims::new(&plan.name, plan.shards, plan.incarnation, now);
         Node {
+            wills: NodeWills::new(plan.wills),
             plan,
             claims,
             peers: (0..CLUSTER_PEERS).map(|_| None).collect(),
@@ -142,6 +137,7 @@ impl Node {
             next_hello: now,
             echoed: now,
             cut_off: None,
+            heard_by: now,
             counts: NodeCounts::default(),
             warned: false,
         }
@@ -167,7 +163,13 @@ impl Node {
                 }
             }
             ToCluster::Ask(session, ticket) => self.announced.ask(shard, session, ticket),
-            told => self.claims.told(shard, told, self.cut_off.is_none(), now),
+            ToCluster::Will(client, will) => self.set_will(&client, will, now),
+            told => {
+                if let ToCluster::Claim(_, client, _) = &told {
+                    self.wills.far.claimed(None, client, u64::MAX);
+                }
+                self.claims.told(shard, told, self.cut_off.is_none(), now);
+            }
         }
     }
 
@@ -213,10 +215,12 @@ impl Node {
         self.cut_off.is_some()
     }
 
-    /// Whether all that was sent to nodes that are there has been acknowledged.
+    /// Whether all that was sent to nodes that are there has been acknowledged, and so has what is
+    /// said of wills: those that are sent here are not theirs to send.
     pub fn is_empty(&self) -> bool {
         let up = |peer: &&Peer| peer.presence == Presence::Up;
-        self.peers.iter().flatten().filter(up).all(|peer| peer.window() == 0)
+        let mut there = self.peers.iter().flatten().filter(up);
+        there.all(|peer| peer.window() == 0 && peer.knows_wills())
     }
 
     /// Filters of this node.
@@ -270,42 +274,6 @@ impl Node {
         }
     }
 
-    /// A message of a share group for the node with that number.
-    pub fn pass(&mut self, passed: &Passed, now: Instant) -> PassedTo {
-        let peer = self.peers.get_mut(usize::from(passed.node)).and_then(Option::as_mut);
-        let Some(peer) = peer.filter(|peer| peer.presence == Presence::Up) else {
-            return PassedTo::Nobody;
-        };
-        let message = passed.message.view();
-        if message.expires.is_some_and(|at| at <= now) {
-            self.unsent(Unsent::Expired);
-            return PassedTo::Node;
-        }
-        if peer.window() < self.plan.window {
-            peer.pass(passed);
-            return PassedTo::Node;
-        }
-        let slow = self.cut_off.is_none() && now.millis_since(peer.heard) < CUT_OFF;
-        let drops = message.qos == Qos::AtMostOnce || self.plan.when_cut_off == WhenCutOff::Drop;
-        if slow || !drops { PassedTo::Waits } else { PassedTo::Nobody }
-    }
-
-    /// Hands back messages of share groups that a node was sent and has lost, some at a time. True
-    /// when there are more.
-    fn return_unpassed(&mut self, broker: &mut impl Broker) -> bool {
-        for _ in 0..UNPASSED {
-            let Some((node, bytes)) = self.unpassed.front() else { return false };
-            if let Ok(Record::Passed(passed)) = Record::read(bytes)
-                && !broker.pass(*node, &PassedRef { asks: PassedFor::Back, ..passed })
-            {
-                return false;
-            }
-            self.unpassed.pop_front();
-            self.counts.unpassed += 1;
-        }
-        !self.unpassed.is_empty()
-    }
-
     fn unsent(&mut self, why: Unsent) -> bool {
         if let Some(count) = self.counts.unsent.get_mut(why as usize) {
             *count += 1;
@@ -351,11 +319,14 @@ impl Node {
             }
             tracing::info!(node = &*peer.name, incarnation, "cluster: a node has started anew");
             peer.restarted(incarnation, next_stream());
+            self.wills.far.restarted(at as u8, incarnation, now);
         }
         if frame.said == Said::Goodbye {
             if peer.presence == Presence::Up {
                 tracing::info!(node = &*peer.name, "cluster: a node has ended");
                 peer.silent(now);
+                peer.has_ended = true;
+                self.wills.far.silent(at as u8, now);
             }
             return;
         }
@@ -368,6 +339,7 @@ impl Node {
             tracing::info!(node = &*peer.name, "cluster: a node is back");
             peer.begin_again(now);
             peer.lacks_retained = true;
+            self.wills.far.back(at as u8);
         }
     }
 
@@ -391,6 +363,7 @@ impl Node {
         if let Some(since) = self.cut_off.take() {
             let millis = now.millis_since(since);
             tracing::info!(millis, "cluster: the engine carries frames again");
+            self.heard_by = now.plus_millis(GRACE);
             for peer in self.peers.iter_mut().flatten() {
                 // Nobody could be heard meanwhile, and others may take longer to come back.
                 peer.heard = now.plus_millis(GRACE);
@@ -425,6 +398,7 @@ impl Node {
         tracing::info!(node = sender.name, "cluster: a node has joined");
         *place = Some(Peer::new(sender, self.streams, now));
         self.claims.joined(at as u8, sender.name);
+        self.wills.far.joined(at as u8, sender.name, sender.incarnation);
         Some(at)
     }
 
@@ -441,6 +415,8 @@ impl Node {
         self.collect_unpassed();
         more |= self.return_unpassed(broker);
         self.run_claims(now, broker);
+        more |= self.run_wills(now, broker);
+        let forgets_wills = !self.judges_others(now);
         let greets = now >= self.next_hello;
         let own =
             Sender { name: &self.plan.name, incarnation: self.plan.incarnation, clock: now.0 };
@@ -463,6 +439,7 @@ impl Node {
                     let unpassed = peer.take_unpassed().into_iter();
                     self.unpassed.extend(unpassed.map(|record| (number as u8, record)));
                     self.claims.forget(number as u8, now);
+                    self.wills.far.given_up(number as u8, forgets_wills, now);
                     *place = None;
                     retelling.forget();
                 }
@@ -474,6 +451,7 @@ impl Node {
             }
             peer.retained_here = self.retained.value();
             more |= peer.tell(&self.filters, TELLING);
+            more |= peer.tell_wills(&self.wills.local, retelling::WINDOW);
             if peer.knows_filters() {
                 self.claims.take_behind_filters(number as u8, |r| peer.push(Lane::Control, r));
             }
@@ -492,24 +470,19 @@ impl Node {
         more || !self.claims.mail.is_empty()
     }
 
-    fn collect_unpassed(&mut self) {
-        for (number, peer) in self.peers.iter_mut().enumerate() {
-            let unpassed = peer.as_mut().map(Peer::take_unpassed).unwrap_or_default();
-            self.unpassed.extend(unpassed.into_iter().map(|record| (number as u8, record)));
-        }
-    }
-
     fn look_for_silence(&mut self, now: Instant) {
         if self.cut_off.is_none() && now.millis_since(self.echoed) >= CUT_OFF {
             tracing::warn!("cluster: the engine does not carry frames");
             self.cut_off = Some(now);
         }
         let gives_up = self.cut_off.is_none_or(|s| now.millis_since(s) >= self.plan.give_up);
-        for peer in self.peers.iter_mut().flatten() {
+        for (number, place) in self.peers.iter_mut().enumerate() {
+            let Some(peer) = place else { continue };
             let silent = now.millis_since(peer.heard) >= SILENT;
             if peer.presence == Presence::Up && silent && gives_up {
                 tracing::warn!(node = &*peer.name, "cluster: a node is down");
                 peer.silent(now);
+                self.wills.far.silent(number as u8, now);
             }
         }
     }
@@ -519,7 +492,8 @@ impl Node {
         let mut more = false;
         for (number, place) in self.peers.iter_mut().enumerate() {
             let Some(peer) = place else { continue };
-            if let Ok(goes_on) = peer.take_in(number as u8, broker, &mut self.claims, now) {
+            let known = (&mut self.claims, &mut self.wills.far);
+            if let Ok(goes_on) = peer.take_in(number as u8, broker, known, now) {
                 more |= goes_on;
             } else {
                 self.streams += 1;

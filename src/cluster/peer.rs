@@ -13,6 +13,7 @@ use super::filters::{LocalFilters, RemoteFilters, Telling, is_group};
 use super::frame::{Frame, Said, Sender, State};
 use super::lane::{Arrivals, Lane, Malformed, Window};
 use super::record::{PassedRef, Record};
+use super::wills::{FarWills, LocalWills, WillTelling};
 use crate::mesh::mail::Passed;
 use crate::mesh::moves::ToShard;
 use crate::message::{MailPurpose, MessageRef, Reserve, Retain};
@@ -104,6 +105,10 @@ pub struct Peer {
     groups_told: bool,
     /// Messages of share groups that it has not acknowledged and is not sent any more.
     unpassed: Vec<Vec<u8>>,
+    /// How far it has been told of wills.
+    wills: WillTelling,
+    /// It is down because it has ended, as it said.
+    pub has_ended: bool,
 }
 
 impl Peer {
@@ -130,6 +135,8 @@ impl Peer {
             retained_here: 0,
             groups_told: false,
             unpassed: Vec::new(),
+            wills: WillTelling::default(),
+            has_ended: false,
         }
     }
 
@@ -187,9 +194,15 @@ impl Peer {
         self.lose_messages();
         self.windows = Default::default();
         self.stream = stream;
-        self.telling.begin(self.telling.snapshot());
-        self.lacks_retained = true;
+        self.tell_anew(self.telling.snapshot());
         self.state_due = true;
+    }
+
+    /// It is told everything again, as the snapshot of that number.
+    fn tell_anew(&mut self, snapshot: u32) {
+        self.telling.begin(snapshot);
+        self.wills.begin();
+        self.lacks_retained = true;
     }
 
     fn want_snapshot(&mut self) {
@@ -202,7 +215,7 @@ impl Peer {
     /// What a frame of this incarnation of it says. `next_stream` gives this node's next one.
     pub fn take(&mut self, frame: &Frame<'_>, now: Instant, next_stream: &mut dyn FnMut() -> u32) {
         self.heard = self.heard.max(now);
-        self.presence = Presence::Up;
+        (self.presence, self.has_ended) = (Presence::Up, false);
         self.offset.see(frame.sender.clock, now);
         let state = match frame.said {
             Said::Hello | Said::Goodbye => return,
@@ -228,8 +241,7 @@ impl Peer {
                 window.acknowledged(by, now);
             }
             if state.snapshot != self.telling.snapshot() {
-                self.telling.begin(state.snapshot);
-                self.lacks_retained = true;
+                self.tell_anew(state.snapshot);
             }
             self.retained = Some(state.retained);
         }
@@ -350,6 +362,28 @@ impl Peer {
         any
     }
 
+    /// A client's will has changed.
+    pub fn will_changed(&mut self, client: &str) {
+        self.wills.changed(client);
+    }
+
+    /// Whether it has been told of all wills, and has acknowledged that.
+    pub fn knows_wills(&self) -> bool {
+        self.wills.is_done() && self.windows[Lane::Bulk as usize].is_empty()
+    }
+
+    /// Puts what is to be told of wills into the window, up to `most` bytes; true when some was.
+    pub fn tell_wills(&mut self, wills: &LocalWills, most: usize) -> bool {
+        let window = &mut self.windows[Lane::Bulk as usize];
+        let mut any = false;
+        while window.bytes() < most
+            && self.wills.next(wills, &mut |record| window.push(|out| record.write(out)))
+        {
+            any = true;
+        }
+        any
+    }
+
     /// Takes records in, some at a time. True when there are more that could be taken.
     ///
     /// # Errors
@@ -358,12 +392,13 @@ impl Peer {
         &mut self,
         node: u8,
         broker: &mut impl Broker,
-        claims: &mut Claims,
+        known: (&mut Claims, &mut FarWills),
         now: Instant,
     ) -> Result<bool, Malformed> {
+        let (claims, wills) = known;
         let mut more = false;
         for lane in Lane::ALL {
-            more |= self.take_lane(lane, node, broker, claims, now)?;
+            more |= self.take_lane(lane, node, broker, (&mut *claims, &mut *wills), now)?;
         }
         Ok(more)
     }
@@ -373,7 +408,7 @@ impl Peer {
         lane: Lane,
         node: u8,
         broker: &mut impl Broker,
-        claims: &mut Claims,
+        (claims, wills): (&mut Claims, &mut FarWills),
         now: Instant,
     ) -> Result<bool, Malformed> {
         for _ in 0..RECORDS {
@@ -425,7 +460,10 @@ impl Peer {
                 (Record::Ask(number), Lane::Control) => {
                     claims.asked(node, number, std::mem::take(&mut self.groups_told));
                 }
-                (record, lane) if record.lane() == lane => claims.heard(node, &record, now),
+                (record, lane) if record.lane() == lane => {
+                    take_will(node, &record, &self.offset, claims, wills, now);
+                    claims.heard(node, &record, now);
+                }
                 _ => return Err(Malformed),
             }
             arrivals.taken();
@@ -501,6 +539,28 @@ impl Peer {
     /// When something is to be sent again.
     pub fn deadline(&self) -> Option<Instant> {
         self.windows.iter().filter_map(Window::deadline).min()
+    }
+}
+
+/// Takes in what a node says of wills, and what a claim says of them.
+fn take_will(
+    node: u8,
+    record: &Record<'_>,
+    offset: &Offset,
+    claims: &mut Claims,
+    wills: &mut FarWills,
+    now: Instant,
+) {
+    match *record {
+        Record::Will(will) => {
+            claims.see_stamp(will.stamp);
+            wills.set(node, &will, offset);
+        }
+        Record::NoWill(client) => wills.remove(node, client),
+        Record::NoWills => wills.told_anew(node),
+        Record::WillSent(incarnation, name, client) => wills.sent(name, incarnation, client, now),
+        Record::Claim(_, stamp, _, client) => wills.claimed(Some(node), client, stamp),
+        _ => {}
     }
 }
 

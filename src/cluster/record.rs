@@ -8,7 +8,7 @@ use super::frame::is_name;
 use super::lane::{Lane, Malformed};
 use crate::limits::{CLUSTER_FILTERS, CLUSTER_HOPS, MAX_TOPIC_LEVELS};
 use crate::mesh::mail::PassedFor;
-use crate::mesh::moves::Wanted;
+use crate::mesh::moves::{Wanted, WillDue};
 use crate::message::{MessageRef, Retain};
 use crate::packet::{PublishProperties, Qos};
 use crate::time::Instant;
@@ -30,6 +30,10 @@ const RETAINED: u8 = 13;
 const ASK: u8 = 14;
 const KNOWN: u8 = 15;
 const PASSED: u8 = 16;
+const WILL: u8 = 17;
+const NO_WILL: u8 = 18;
+const NO_WILLS: u8 = 19;
+const WILL_SENT: u8 = 20;
 
 const RETAIN: u8 = 4;
 const EXPIRES: u8 = 8;
@@ -76,6 +80,30 @@ pub enum Record<'a> {
     Ask(u64),
     /// What was told before the question of that number is known.
     Known(u64),
+    /// The will of a client of the sender.
+    Will(WillRef<'a>),
+    /// The client of that ClientId has none any more.
+    NoWill(&'a str),
+    /// No will that was told before counts any more; those that do are told after this.
+    NoWills,
+    /// The sender has published a will: the incarnation and the name of the client's node, and the
+    /// ClientId.
+    WillSent(u64, &'a str, &'a str),
+}
+
+/// The will of a client. Its message has no expiry yet.
+#[derive(Clone, Copy, Debug)]
+pub struct WillRef<'a> {
+    /// When it was told, by the clock of claims: a later one takes it back.
+    pub stamp: u64,
+    /// When it is due; a moment is one of the sender's clock.
+    pub due: WillDue,
+    /// Its Message Expiry Interval in seconds.
+    pub message_expiry: Option<u32>,
+    /// The ClientId.
+    pub client: &'a str,
+    /// The message.
+    pub message: MessageRef<'a>,
 }
 
 /// A message of a share group, as [`crate::mesh::mail::Passed`] tells of it.
@@ -139,6 +167,19 @@ impl<'a> Record<'a> {
                 out.extend_from_slice(&end.to_le_bytes());
                 out.extend_from_slice(&snapshot.to_le_bytes());
             }
+            Record::Will(will) => write_will(&will, out),
+            Record::NoWill(client) => {
+                out.push(NO_WILL);
+                out.extend_from_slice(client.as_bytes());
+            }
+            Record::NoWills => out.push(NO_WILLS),
+            Record::WillSent(incarnation, node, client) => {
+                out.push(WILL_SENT);
+                out.extend_from_slice(&incarnation.to_le_bytes());
+                out.push(node.len() as u8);
+                out.extend_from_slice(node.as_bytes());
+                out.extend_from_slice(client.as_bytes());
+            }
             _ => self.write_claiming(out),
         }
     }
@@ -186,7 +227,11 @@ impl<'a> Record<'a> {
             | Record::Passed(_)
             | Record::Filter(..)
             | Record::NoFilter(_)
-            | Record::AllFilters(..) => {}
+            | Record::AllFilters(..)
+            | Record::Will(_)
+            | Record::NoWill(_)
+            | Record::NoWills
+            | Record::WillSent(..) => {}
         }
     }
 
@@ -197,6 +242,9 @@ impl<'a> Record<'a> {
                 Lane::Messages
             }
             Record::Session(..) | Record::Part(..) | Record::Retained(..) => Lane::Bulk,
+            Record::Will(_) | Record::NoWill(_) | Record::NoWills | Record::WillSent(..) => {
+                Lane::Bulk
+            }
             _ => Lane::Control,
         }
     }
@@ -236,6 +284,7 @@ impl<'a> Record<'a> {
             STAMPED => read_stamped(body).map(|(stamp, message)| Record::Stamped(stamp, message)),
             RETAINED => read_stamped(body).map(|(stamp, message)| Record::Retained(stamp, message)),
             PASSED => read_passed(body).map(Record::Passed),
+            WILL..=WILL_SENT => read_wills(kind, body),
             _ => Err(Malformed),
         }
     }
@@ -251,10 +300,7 @@ fn read_claiming(kind: u8, body: &[u8]) -> Result<Record<'_>, Malformed> {
             let (stamp, body) = body.split_first_chunk::<8>().ok_or(Malformed)?;
             let (&wanted, name) = body.split_first().ok_or(Malformed)?;
             let wanted = *WANTED.get(usize::from(wanted)).ok_or(Malformed)?;
-            if name.is_empty() || name.len() > usize::from(u16::MAX) {
-                return Err(Malformed);
-            }
-            Ok(Record::Claim(claim, u64::from_le_bytes(*stamp), wanted, text(name)?))
+            Ok(Record::Claim(claim, u64::from_le_bytes(*stamp), wanted, client(name)?))
         }
         (ANSWER, &[verdict]) => {
             let verdict = VERDICTS.get(usize::from(verdict)).ok_or(Malformed)?;
@@ -269,6 +315,76 @@ fn read_claiming(kind: u8, body: &[u8]) -> Result<Record<'_>, Malformed> {
         (KNOWN, []) => Ok(Record::Known(claim)),
         _ => Err(Malformed),
     }
+}
+
+/// A ClientId.
+fn client(bytes: &[u8]) -> Result<&str, Malformed> {
+    if bytes.is_empty() || bytes.len() > usize::from(u16::MAX) {
+        return Err(Malformed);
+    }
+    str::from_utf8(bytes).map_err(|_| Malformed)
+}
+
+fn write_will(will: &WillRef<'_>, out: &mut Vec<u8>) {
+    let (is_moment, due) = match will.due {
+        WillDue::After(seconds) => (0, u64::from(seconds)),
+        WillDue::At(at) => (1, at.0),
+    };
+    out.push(WILL);
+    out.extend_from_slice(&will.stamp.to_le_bytes());
+    out.push(is_moment);
+    out.extend_from_slice(&due.to_le_bytes());
+    // The longest interval there is is as good as none.
+    out.extend_from_slice(&will.message_expiry.unwrap_or(u32::MAX).to_le_bytes());
+    out.extend_from_slice(&(will.client.len() as u16).to_le_bytes());
+    out.extend_from_slice(will.client.as_bytes());
+    write_message(&will.message, out);
+}
+
+fn read_wills(kind: u8, body: &[u8]) -> Result<Record<'_>, Malformed> {
+    match (kind, body) {
+        (WILL, body) => read_will(body).map(Record::Will),
+        (NO_WILL, name) => Ok(Record::NoWill(client(name)?)),
+        (NO_WILLS, []) => Ok(Record::NoWills),
+        (WILL_SENT, body) => {
+            let (incarnation, body) = body.split_first_chunk::<8>().ok_or(Malformed)?;
+            let (&length, body) = body.split_first().ok_or(Malformed)?;
+            let (node, name) = body.split_at_checked(length.into()).ok_or(Malformed)?;
+            let node = str::from_utf8(node).map_err(|_| Malformed)?;
+            if !is_name(node) {
+                return Err(Malformed);
+            }
+            Ok(Record::WillSent(u64::from_le_bytes(*incarnation), node, client(name)?))
+        }
+        _ => Err(Malformed),
+    }
+}
+
+fn read_will(body: &[u8]) -> Result<WillRef<'_>, Malformed> {
+    let (stamp, body) = body.split_first_chunk::<8>().ok_or(Malformed)?;
+    let (&is_moment, body) = body.split_first().ok_or(Malformed)?;
+    let (due, body) = body.split_first_chunk::<8>().ok_or(Malformed)?;
+    let due = u64::from_le_bytes(*due);
+    let due = match is_moment {
+        0 => WillDue::After(u32::try_from(due).map_err(|_| Malformed)?),
+        1 => WillDue::At(Instant(due)),
+        _ => return Err(Malformed),
+    };
+    let (expiry, body) = number(body)?;
+    let (length, body) = body.split_first_chunk::<2>().ok_or(Malformed)?;
+    let length = usize::from(u16::from_le_bytes(*length));
+    let (name, body) = body.split_at_checked(length).ok_or(Malformed)?;
+    let message = read_message(body)?;
+    if message.expires.is_some() {
+        return Err(Malformed);
+    }
+    Ok(WillRef {
+        stamp: u64::from_le_bytes(*stamp),
+        due,
+        message_expiry: Some(expiry).filter(|&seconds| seconds != u32::MAX),
+        client: client(name)?,
+        message,
+    })
 }
 
 fn check_filter(filter: &str) -> Result<(), Malformed> {
@@ -385,6 +501,12 @@ mod tests {
         PassedRef { asks, hops, name: "$share/g/a/#", message: message() }
     }
 
+    fn will() -> WillRef<'static> {
+        let message = MessageRef { expires: None, ..message() };
+        let due = WillDue::After(u32::MAX);
+        WillRef { stamp: 3, due, message_expiry: None, client: "client", message }
+    }
+
     fn written(record: Record<'_>) -> Vec<u8> {
         let mut bytes = Vec::new();
         record.write(&mut bytes);
@@ -413,6 +535,15 @@ mod tests {
             Record::Settled(5),
             Record::Ask(6),
             Record::Known(7),
+            Record::Will(will()),
+            Record::Will(WillRef {
+                due: WillDue::At(Instant(5)),
+                message_expiry: Some(9),
+                ..will()
+            }),
+            Record::NoWill("client"),
+            Record::NoWills,
+            Record::WillSent(8, "node-2", "client"),
         ] {
             let bytes = written(record);
             let read = Record::read(&bytes).unwrap();
@@ -453,6 +584,15 @@ mod tests {
             Record::Claim(1, 1, Wanted::Moved, ""),
             Record::Fence(1, "no.name"),
             Record::Fenced(1, ""),
+            Record::Will(WillRef { client: "", ..will() }),
+            Record::Will(WillRef { message: message(), ..will() }),
+            Record::Will(WillRef {
+                message: MessageRef { topic: "$SYS/a", ..will().message },
+                ..will()
+            }),
+            Record::NoWill(""),
+            Record::WillSent(1, "no.name", "client"),
+            Record::WillSent(1, "node-1", ""),
         ] {
             assert!(Record::read(&written(record)).is_err(), "{record:?}");
         }
@@ -464,7 +604,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_read_without_harm(
-            kind in 0..18u8,
+            kind in 0..22u8,
             bytes in prop::collection::vec(any::<u8>(), 0..80),
         ) {
             let bytes = [&[kind], &bytes[..]].concat();

@@ -12,7 +12,7 @@ use super::node::Unsent;
 use crate::bridge::orders::Orders;
 use crate::config::{self, Get};
 use crate::ids::ShardId;
-use crate::telemetry::{ClusterRow, NodeRow};
+use crate::telemetry::{ClusterRow, NodeRow, WillsRow};
 use crate::time::Instant;
 use async_nats::Subscriber;
 use futures_lite::Stream;
@@ -155,6 +155,7 @@ impl Service {
         let unsent = |why: Unsent| counts.unsent.get(why as usize).copied().unwrap_or(0);
         let mut dropped: Vec<_> = Unsent::ALL.map(|why| (why.word(), unsent(why))).to_vec();
         dropped.push(("given_up", counts.peers.lost));
+        let wills = counts.wills;
         let nodes = peers.into_iter().map(|peer| NodeRow {
             name: peer.name,
             incarnation: peer.incarnation,
@@ -193,6 +194,13 @@ impl Service {
             claims_failed: vec![("unanswered", claims.unanswered), ("lost", claims.lost)],
             sessions: vec![("came", claims.came), ("went", claims.went), ("failed", claims.failed)],
             moving: moving as u64,
+            wills: WillsRow {
+                told: counts.wills_told,
+                kept: counts.wills_kept,
+                bytes: counts.wills_bytes,
+                published: wills.published,
+                dropped: vec![("no_room", wills.no_room), ("no_majority", wills.no_majority)],
+            },
             nodes: nodes.collect(),
         });
     }

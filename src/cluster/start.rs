@@ -97,6 +97,7 @@ impl Cluster {
                 OnPartition::Park => WhenCutOff::Park,
                 OnPartition::Drop => WhenCutOff::Drop,
             },
+            wills: config.wills_max_bytes.get() as usize,
         };
         let node = Node::new(plan, time::Instant(clock() / 1_000_000));
         let service = Service {

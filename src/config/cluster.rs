@@ -36,6 +36,9 @@ section! {
         on_partition: OnPartition = OnPartition::Park,
         /// Most bytes of messages for one other node that it has not acknowledged.
         window: Size<u64, { 256 * KIB }, { 64 * MIB }> = Size::of(8 * MIB),
+        /// Most bytes of wills of other nodes' clients that this node keeps, to publish them when
+        /// their node dies. Further ones are not kept, and counted.
+        wills_max_bytes: Size<u64, 0, { 4096 * MIB }> = Size::of(64 * MIB),
         /// A node that cannot be reached for so long is given up: what waits for it is dropped and
         /// counted. A node that reaches no NATS server for so long gives up all others, and is a
         /// broker by itself until it does.

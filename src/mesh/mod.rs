@@ -31,6 +31,8 @@ pub struct Shared {
     pub retained_bytes: Quota,
     /// Bytes of memory that the shards use on behalf of clients; see `shard::memory`.
     pub memory: Quota,
+    /// Of these, what the cluster's thread holds: wills. It alone changes this.
+    pub cluster_memory: Quota,
     /// `limits.memory` in bytes, or 0 for no limit. Only for display.
     pub memory_limit: Quota,
     /// How much of the memory of the host or the control group is in use, as a reading of
@@ -78,6 +80,7 @@ impl Shared {
             retained_messages: Quota::default(),
             retained_bytes: Quota::default(),
             memory: Quota::default(),
+            cluster_memory: Quota::default(),
             memory_limit: Quota::default(),
             host_memory: Quota::default(),
             connect_rate: Rate::default(),

@@ -1,10 +1,12 @@
 //! What the shards of a node and its cluster tell each other: control mail. About ClientIds and
 //! sessions the protocol is in `cluster::claims`, a shard's part in `shard::claims`; about retained
-//! messages in `cluster::node::retelling` and `shard::stamps`; on filters in `cluster::announced`.
+//! messages in `cluster::node::retelling` and `shard::stamps`; on filters in `cluster::announced`;
+//! on wills in `cluster::wills`.
 
 use super::mail::Passed;
 use crate::ids::{SessionRef, ShardId};
 use crate::message::Message;
+use crate::time::Instant;
 
 /// A session on its way to another node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -75,6 +77,26 @@ pub struct Retold {
     pub next: Option<Whence>,
 }
 
+/// When a will is due.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WillDue {
+    /// So many seconds after the client's connection has ended.
+    After(u32),
+    /// Then: the connection has ended.
+    At(Instant),
+}
+
+/// The will of a client, for whoever publishes it when the client's node is gone.
+#[derive(Clone, Debug)]
+pub struct FarWill {
+    /// The message.
+    pub message: Message,
+    /// When it is due.
+    pub due: WillDue,
+    /// Its Message Expiry Interval in seconds, which starts when it is published.
+    pub message_expiry: Option<u32>,
+}
+
 /// What a shard tells the cluster.
 #[derive(Debug)]
 pub enum ToCluster {
@@ -94,6 +116,8 @@ pub enum ToCluster {
     Retold(Box<Retold>),
     /// The SUBSCRIBE with that ticket is done here: say when the other nodes know its filters.
     Ask(SessionRef, u64),
+    /// The will of the client of that ClientId from now on; `None`: it has none.
+    Will(Box<str>, Option<FarWill>),
 }
 
 /// What the cluster tells a shard.
@@ -125,4 +149,6 @@ pub enum ToShard {
     Group(u8, Box<str>, bool),
     /// A message of a share group has not reached its node, and is to go elsewhere.
     Unpassed(Box<Passed>),
+    /// The will of a client whose node is gone is to be published.
+    Will(FarWill),
 }

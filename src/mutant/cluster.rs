@@ -49,6 +49,18 @@ macro_rules! cluster {
         ClusterGroupKept,
         /// A message of a share group that has not reached a node before that is gone is lost.
         ClusterGroupUnsentLost,
+        /// Other nodes are not told of wills.
+        ClusterWillUntold,
+        /// That a client has no will any more is not told to other nodes.
+        ClusterWillKept,
+        /// Each node publishes the wills of a node that is gone.
+        ClusterWillTwice,
+        /// A node that sees less than half of the others publishes their wills.
+        ClusterWillMinority,
+        /// The will of a client that has connected to another node since is published.
+        ClusterWillClaimIgnored,
+        /// The delay of a will counts nothing when its node is gone.
+        ClusterWillDelayIgnored,
         }
     };
 }

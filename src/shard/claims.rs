@@ -120,6 +120,7 @@ impl Shard {
             ToShard::Known(session, ticket) => self.suback_awaits_less(session, ticket),
             ToShard::Group(node, name, wanted) => self.set_group_node(node, &name, wanted),
             ToShard::Unpassed(passed) => self.take_passed(*passed),
+            ToShard::Will(will) => self.send_far_will(will),
         }
     }
 

@@ -346,6 +346,7 @@ impl Shard {
         let theirs = if Mutant::ReceiveMaximumIgnored.is_on() { u16::MAX } else { theirs };
         session.window_limit = settings.max_inflight.min(theirs);
         session.maximum_packet_size = connect.properties.maximum_packet_size.unwrap_or(u32::MAX);
+        let had_will = session.will.is_some();
         if will.is_some() || !Mutant::WillNotCancelled.is_on() {
             session.will = will;
         }
@@ -355,8 +356,7 @@ impl Shard {
         }
         self.memory.tally.names += named(session);
         self.store_session(index);
-        self.store_no_will(index);
-        self.store_will(index);
+        self.note_new_will(index, had_will);
         if inherited.is_some() {
             // The old session is not to come back after the client was told that it is gone.
             self.wait_for_stored(socket);

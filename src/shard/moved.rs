@@ -148,8 +148,7 @@ impl Shard {
 
     /// Ends a session without a connection that is at another node by now: its will is not sent.
     pub(super) fn end_moved(&mut self, index: u32) {
-        let Some(session) = self.sessions.get_mut(index) else { return };
-        session.will = None;
+        self.take_will(index, |_, _| true);
         self.counters.sessions_persistent -= 1;
         self.end_session(index);
     }

@@ -3,13 +3,15 @@
 //! A will is taken out of its session and put into the queue of [`Wills`] when the connection ends
 //! ([`Shard::leave_will`]), when its delay is over ([`Shard::delayed_will_due`]), when the session
 //! ends, or when the broker stops ([`Shard::run_last_wills`]). [`Shard::publish_wills`] routes the
-//! messages of the queue, as far as mailboxes have room.
+//! messages of the queue, as far as mailboxes have room. On a node of a cluster the other nodes are
+//! told of each will, and send it if this one dies (`cluster::wills`).
 
 use super::Shard;
 use super::close::Cause;
 use super::connection::Stage;
 use super::spare::halve_queue;
 use crate::limits::cost;
+use crate::mesh::moves::{FarWill, ToCluster, WillDue};
 use crate::message::{Accounts, Message, MessageRef};
 use crate::mutant::Mutant;
 use crate::packet;
@@ -92,6 +94,7 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(index) else { return };
         if cause.deletes_will() {
             self.store_no_will(index);
+            self.tell_will(index);
             return;
         }
         if will.delay > 0 && session.expiry > 0 && !Mutant::WillDelayIgnored.is_on() {
@@ -100,6 +103,7 @@ impl Shard {
             self.memory.tally.names += will.message.size();
             session.will = Some(will);
             self.store_will(index);
+            self.tell_will(index);
             return;
         }
         if Mutant::WillTwice.is_on() {
@@ -107,7 +111,50 @@ impl Shard {
             session.will = Some(will.clone());
         }
         self.store_no_will(index);
+        self.tell_will(index);
         self.send_will(*will, self.accounts_of(index));
+    }
+
+    /// A client has connected, with or without a will; `had`: its session had one.
+    pub(super) fn note_new_will(&mut self, index: u32, had: bool) {
+        self.store_no_will(index);
+        self.store_will(index);
+        if had || self.sessions.get(index).is_some_and(|session| session.will.is_some()) {
+            self.tell_will(index);
+        }
+    }
+
+    /// The other nodes of a cluster are told the will of a session, or that it has none any more.
+    fn tell_will(&mut self, index: u32) {
+        if self.topology.cluster().is_some() {
+            self.tell_will_now(index);
+        }
+    }
+
+    #[cold]
+    fn tell_will_now(&mut self, index: u32) {
+        let Some(session) = self.sessions.get(index) else { return };
+        // What is stored is sent by this node when it comes back.
+        let is_stored = self.storing.is_some() && session.expiry > 0;
+        let will = session.will.as_ref().filter(|_| !is_stored).map(|will| FarWill {
+            message: will.message.clone(),
+            due: match will.due {
+                Some(at) => WillDue::At(at),
+                // The end of the session is the end of the delay, too.
+                None => WillDue::After(will.delay.min(session.expiry)),
+            },
+            message_expiry: will.message_expiry,
+        });
+        let client = session.client_id.clone();
+        self.answer_cluster(ToCluster::Will(client, will));
+    }
+
+    /// Publishes the will of a client whose node is gone.
+    pub(super) fn send_far_will(&mut self, will: FarWill) {
+        let FarWill { message, message_expiry, .. } = will;
+        let will = Will { message, delay: 0, message_expiry, due: None };
+        // The bounds for what clients retain are those of their own node.
+        self.send_will(will, Accounts::NONE);
     }
 
     /// Sends the will of an offline session if its delay is over.
@@ -127,6 +174,7 @@ impl Shard {
     ) -> Option<Box<Will>> {
         let will = self.lift_will(index, wanted)?;
         self.store_no_will(index);
+        self.tell_will(index);
         Some(will)
     }
 

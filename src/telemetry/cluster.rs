@@ -46,8 +46,25 @@ pub struct ClusterRow {
     pub sessions: Vec<(&'static str, u64)>,
     /// Sessions on their way now.
     pub moving: u64,
+    /// Wills.
+    pub wills: WillsRow,
     /// The other nodes.
     pub nodes: Vec<NodeRow>,
+}
+
+/// The wills that a node knows.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct WillsRow {
+    /// Those of its clients, which the other nodes are told of.
+    pub told: u64,
+    /// Those of other nodes' clients.
+    pub kept: u64,
+    /// Bytes that they take.
+    pub bytes: u64,
+    /// Wills of clients of nodes that are gone, which this node has published.
+    pub published: u64,
+    /// Those that no node may have published, by reason.
+    pub dropped: Vec<(&'static str, u64)>,
 }
 
 /// Another node of the cluster.

@@ -13,6 +13,6 @@ pub mod sys;
 pub mod trace_context;
 
 pub use bridges::{AccountRow, BridgeRow, ListenerRow, SpanRow};
-pub use cluster::{ClusterRow, NodeRow};
+pub use cluster::{ClusterRow, NodeRow, WillsRow};
 pub use counters::{Counters, Descriptor, Kind};
 pub use histogram::{Exemplar, Exemplars, Histogram};

@@ -417,8 +417,27 @@ impl Text {
         for (name, kind, help, value) in figures {
             self.single(&format!("ringmq_cluster_{name}"), kind, help, value);
         }
+        self.wills(&row.wills);
         self.cluster_reasons(row);
         self.nodes(&row.nodes);
+    }
+
+    /// The wills that a node of a cluster knows.
+    fn wills(&mut self, wills: &super::WillsRow) {
+        let figures: [(&str, &str, &str, u64); 4] = [
+            ("wills_told", "gauge", "Wills that the other nodes are told of.", wills.told),
+            ("wills_kept", "gauge", "Wills of other nodes' clients, kept here.", wills.kept),
+            ("wills_bytes", "gauge", "Bytes of both, in limits.memory.", wills.bytes),
+            (
+                "wills_published_total",
+                "counter",
+                "Wills of clients of nodes that are gone, published by this one.",
+                wills.published,
+            ),
+        ];
+        for (name, kind, help, value) in figures {
+            self.single(&format!("ringmq_cluster_{name}"), kind, help, value);
+        }
     }
 
     /// What has several reasons.
@@ -431,6 +450,7 @@ impl Text {
             ("refused", "Frames that were not taken.", &row.refused),
             ("claims_failed", "Claims not answered in time, or lost.", &row.claims_failed),
             ("sessions_moved", "Sessions that came, went, or did not arrive.", &row.sessions),
+            ("wills_dropped", "Wills of other nodes' clients forgotten.", &row.wills.dropped),
         ] {
             let name = format!("ringmq_cluster_{name}_total");
             self.family(&name, "counter", help);

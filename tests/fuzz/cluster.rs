@@ -12,13 +12,18 @@ use ringmq::cluster::record::PassedRef;
 use ringmq::ids::ShardId;
 use ringmq::limits::CLUSTER_HOPS;
 use ringmq::mesh::mail::{Passed, PassedFor};
-use ringmq::mesh::moves::{Move, Retold, ToCluster, ToShard, Wanted as Claimed, Whence};
+use ringmq::mesh::moves::{
+    FarWill, Move, Retold, ToCluster, ToShard, Wanted as Claimed, Whence, WillDue,
+};
 use ringmq::message::{MailPurpose, Message, MessageRef, Reserve, Retain};
 use ringmq::packet::Qos;
 use ringmq::session::ShareName;
 use ringmq::time::Instant;
 use ringmq::topic;
 use std::collections::BTreeMap;
+
+/// Bytes of wills that are kept.
+const WILLS: usize = 1 << 20;
 
 /// What the broker is told.
 #[derive(Default)]
@@ -71,6 +76,7 @@ pub fn run(data: &[u8]) {
         window: 4096,
         give_up: 5000,
         when_cut_off: if input.flag() { WhenCutOff::Park } else { WhenCutOff::Drop },
+        wills: WILLS,
     };
     let mut node = Node::new(plan, Instant(0));
     let (mut broker, mut now) = (Wanted { room: true, ..Wanted::default() }, Instant(0));
@@ -131,6 +137,7 @@ pub fn run(data: &[u8]) {
             assert!(peer.window <= 4096 + 1024, "a window of {}", peer.window);
             assert!(peer.waiting <= 2 * RECEIVED, "{} bytes wait", peer.waiting);
         }
+        assert!(node.held() <= WILLS + 1024, "{} bytes of wills", node.held());
     }
 }
 
@@ -147,6 +154,19 @@ fn said_by_a_shard(node: &mut Node, input: &mut Input<'_>, now: Instant) {
     node.told(ShardId(0), told, now);
     let claim = u64::from(input.byte());
     node.told(ShardId(0), ToCluster::Claim(claim, "client".into(), Claimed::Moved), now);
+    let message = MessageRef {
+        topic: "t/1",
+        properties: &[],
+        payload: &[7; 90],
+        qos: Qos::AtLeastOnce,
+        retain: true,
+        expires: None,
+        publisher: None,
+    };
+    let message = Message::new(&message, &mut Vec::new());
+    let will = FarWill { message, due: WillDue::After(claim as u32), message_expiry: None };
+    let will = Some(will).filter(|_| claim & 1 == 1);
+    node.told(ShardId(0), ToCluster::Will("client".into(), will), now);
 }
 
 fn answer(node: &mut Node, input: &mut Input<'_>, what: ToShard, now: Instant) {

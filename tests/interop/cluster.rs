@@ -521,3 +521,58 @@ fn retained_messages_are_at_every_node() {
         eventually("it is cleared", || kept("site/3").is_none());
     }
 }
+
+/// A node is killed: the wills of its clients come once at clients of the nodes that are left, but
+/// for those of clients that have left before, or are back.
+#[test]
+fn wills_of_a_node_that_is_killed_come_once() {
+    let nodes = Nodes::start(3, "");
+    let mut readers = [nodes.subscriber(0, "will/#", 1), nodes.subscriber(2, "will/#", 1)];
+    let with_will = |name: &str, delay: u32| {
+        let will = Publish::new(format!("will/{name}"), 1, name).with(Property::WillDelay(delay));
+        Connect::new(V5, name).with(Property::SessionExpiry(delay)).will(will)
+    };
+    let mosquitto = Command::new("mosquitto_sub")
+        .args(nodes.address(1))
+        .args(["--will-topic", "will/real", "--will-payload", "real", "--will-qos", "1"])
+        .args(["--will-retain", "-t", "other", "-i", &unique("real")])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("mosquitto_sub is installed: run scripts/test");
+    let mosquitto = Running(mosquitto);
+    let (back, left) = (unique("back"), unique("left"));
+    let _later = with_will(&unique("later"), 3600).open_with(&nodes.nodes[1]);
+    let _back = with_will(&back, 0).open_with(&nodes.nodes[1]);
+    with_will(&left, 0).open_with(&nodes.nodes[1]).0.disconnect();
+    for at in [0, 2] {
+        eventually("they are known", || nodes.figure(at, "wills_kept") == 3.0);
+    }
+    nodes.nodes[1].signal("-KILL");
+    let _again = Connect::new(V5, &back).open_with(&nodes.nodes[2]);
+    for reader in &mut readers {
+        assert_eq!(reader.expect("real").topic, "will/real");
+    }
+    let published =
+        || [0, 2].iter().map(|at| nodes.figure(*at, "wills_published_total")).sum::<f64>();
+    // The figures are shown twice a second.
+    eventually("it is counted", || published() == 1.0);
+    for at in [0, 2] {
+        eventually("others have been told", || nodes.figure(at, "wills_kept") == 1.0);
+    }
+    // Another one would have come with it.
+    readers.iter_mut().for_each(Client::expect_nothing);
+    assert_eq!(published(), 1.0);
+    assert_eq!(retained(&nodes, 0, "will/real").as_deref(), Some("real"));
+    drop(mosquitto);
+}
+
+/// A process that is killed when it is not needed any more.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

@@ -584,7 +584,7 @@ impl World {
     fn memory_problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         let told: u64 = self.nodes.iter().map(|node| node.shard.told_memory()).sum();
-        let used = self.shared.memory.used();
+        let used = self.shared.memory.used() - self.shared.cluster_memory.used();
         if told != used {
             problems.push(format!("memory: {told} were told, {used} are known"));
         }

@@ -50,6 +50,16 @@ pub(super) struct Cluster {
     sessions_moved: BTreeMap<&'static str, u64>,
     /// Sessions on their way now.
     sessions_moving: u64,
+    /// Wills of this node's clients, which the other nodes are told of.
+    wills_told: u64,
+    /// Wills of other nodes' clients that are kept here.
+    wills_kept: u64,
+    /// Bytes of both.
+    wills_bytes: u64,
+    /// Wills of clients of nodes that are gone, which this node has published.
+    wills_published: u64,
+    /// Wills of other nodes' clients that were forgotten, by reason.
+    wills_dropped: BTreeMap<&'static str, u64>,
     /// The other nodes.
     nodes: Vec<OtherNode>,
 }
@@ -105,6 +115,11 @@ fn shown(row: ClusterRow) -> Cluster {
         claims_failed: row.claims_failed.into_iter().collect(),
         sessions_moved: row.sessions.into_iter().collect(),
         sessions_moving: row.moving,
+        wills_told: row.wills.told,
+        wills_kept: row.wills.kept,
+        wills_bytes: row.wills.bytes,
+        wills_published: row.wills.published,
+        wills_dropped: row.wills.dropped.into_iter().collect(),
         nodes: row.nodes.into_iter().map(node).collect(),
     }
 }

@@ -273,7 +273,13 @@ impl Claims {
         self.origin
     }
 
-    fn next_stamp(&mut self, now: Instant) -> u64 {
+    /// A stamp of another node's clock: what is told here after that is newer.
+    pub fn see_stamp(&mut self, stamp: u64) {
+        self.stamp = self.stamp.max(stamp);
+    }
+
+    /// The stamp of what is told now: newer than that of any claim that this node has heard of.
+    pub fn next_stamp(&mut self, now: Instant) -> u64 {
         let clock = self.origin.wrapping_add(now.0.wrapping_mul(1000));
         self.stamp = clock.max(self.stamp.saturating_add(1));
         self.stamp
@@ -290,7 +296,7 @@ impl Claims {
             ToCluster::Fenced => self.shard_fenced(),
             ToCluster::Packed(to, parts) => self.packed(to, parts),
             ToCluster::Settled(claim) => self.settled_here(claim),
-            ToCluster::Retold(_) | ToCluster::Ask(..) => {}
+            ToCluster::Retold(_) | ToCluster::Ask(..) | ToCluster::Will(..) => {}
         }
     }
 

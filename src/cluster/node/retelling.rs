@@ -24,7 +24,7 @@ use crate::time::Instant;
 use std::collections::VecDeque;
 
 /// Bytes in the window to a node, past which no more are told.
-const WINDOW: usize = 256 * 1024;
+pub(super) const WINDOW: usize = 256 * 1024;
 /// Milliseconds without a change after which two nodes should have the same.
 const QUIET: u64 = 10_000;
 /// The longest time before they tell each other again.

@@ -2,6 +2,7 @@
 
 use super::Node;
 use crate::cluster::peer::{PeerCounts, Presence};
+use crate::cluster::wills::WillCounts;
 use crate::time::Instant;
 
 /// Why a message was not sent to another node.
@@ -55,6 +56,14 @@ pub struct NodeCounts {
     /// Messages of share groups that another node was sent and has lost, and that went to another
     /// member.
     pub unpassed: u64,
+    /// Wills of this node's clients that the others are told of.
+    pub wills_told: u64,
+    /// Wills of other nodes' clients that are kept here, and bytes of all wills.
+    pub wills_kept: u64,
+    /// The latter.
+    pub wills_bytes: u64,
+    /// What has become of them.
+    pub wills: WillCounts,
     /// Frames that came, and that were sent.
     pub frames_received: u64,
     /// Those that were sent.
@@ -93,6 +102,10 @@ impl Node {
         let mut counts = NodeCounts {
             unanswered: self.announced.unanswered,
             groups_untold: self.filters.groups_beyond(),
+            wills_told: self.wills.local.len() as u64,
+            wills_kept: self.wills.far.len() as u64,
+            wills_bytes: self.held() as u64,
+            wills: self.wills.far.counts,
             ..self.counts
         };
         let mut rows = Vec::new();

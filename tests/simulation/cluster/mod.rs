@@ -1,7 +1,7 @@
 //! Nodes of a cluster over an engine that loses, doubles, delays and reorders frames, changes some
 //! and is divided at times: nodes alone ([`nodes`]), whole brokers ([`whole`]), sessions that go
-//! from one to another ([`takeovers`]), retained messages ([`retained`]), and share groups
-//! ([`groups`]).
+//! from one to another ([`takeovers`]), retained messages ([`retained`]), share groups
+//! ([`groups`]), and wills of nodes that die ([`wills`]).
 
 mod engine;
 mod groups;
@@ -9,6 +9,7 @@ mod nodes;
 mod retained;
 mod takeovers;
 mod whole;
+mod wills;
 
 #[test]
 fn retained_messages_are_the_same_at_all_nodes() {
@@ -31,6 +32,9 @@ pub fn simulate(seed: u64) {
     if seed % 20 == 11 {
         retained::simulate(seed / 20);
     }
+    if seed % 20 == 3 {
+        wills::simulate(seed / 20);
+    }
     if seed % 20 == 13 {
         groups::simulate(seed / 20);
     }
@@ -49,6 +53,11 @@ fn brokers_that_are_nodes_deliver_each_message_once() {
 #[test]
 fn share_groups_get_each_message_once_in_the_whole_cluster() {
     (0..10).for_each(groups::simulate);
+}
+
+#[test]
+fn wills_of_a_node_that_dies_are_published_once() {
+    (0..4).for_each(wills::simulate);
 }
 
 #[test]

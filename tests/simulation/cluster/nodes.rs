@@ -140,6 +140,7 @@ fn site(name: &str, incarnation: u64, now: u64) -> Site {
         window: WINDOW,
         give_up: GIVE_UP,
         when_cut_off: WhenCutOff::Park,
+        wills: 1 << 20,
     };
     Site {
         node: Node::new(plan, Instant(now)),

@@ -70,6 +70,7 @@ impl Cluster {
                 window,
                 give_up: GIVE_UP,
                 when_cut_off: WhenCutOff::Park,
+                wills: 1 << 20,
             };
             let node = Node::new(plan, Instant(world.now));
             let shared = std::sync::Arc::clone(&world.shared);

@@ -1,0 +1,69 @@
+//! Messages of share groups, on their way to the node that is to pick a member.
+
+use super::status::Unsent;
+use super::{CUT_OFF, Node, WhenCutOff};
+use crate::cluster::peer::{Broker, Peer, Presence};
+use crate::cluster::record::{PassedRef, Record};
+use crate::mesh::mail::{Passed, PassedFor};
+use crate::packet::Qos;
+use crate::time::Instant;
+
+/// Messages of share groups that are handed back at once.
+const UNPASSED: usize = 256;
+
+/// What has become of a message of a share group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PassedTo {
+    /// It goes to the node, or its time is over.
+    Node,
+    /// It has to wait.
+    Waits,
+    /// The node is not there: somebody else is to have it.
+    Nobody,
+}
+
+impl Node {
+    /// A message of a share group for the node with that number.
+    pub fn pass(&mut self, passed: &Passed, now: Instant) -> PassedTo {
+        let peer = self.peers.get_mut(usize::from(passed.node)).and_then(Option::as_mut);
+        let Some(peer) = peer.filter(|peer| peer.presence == Presence::Up) else {
+            return PassedTo::Nobody;
+        };
+        let message = passed.message.view();
+        if message.expires.is_some_and(|at| at <= now) {
+            self.unsent(Unsent::Expired);
+            return PassedTo::Node;
+        }
+        if peer.window() < self.plan.window {
+            peer.pass(passed);
+            return PassedTo::Node;
+        }
+        let slow = self.cut_off.is_none() && now.millis_since(peer.heard) < CUT_OFF;
+        let drops = message.qos == Qos::AtMostOnce || self.plan.when_cut_off == WhenCutOff::Drop;
+        if slow || !drops { PassedTo::Waits } else { PassedTo::Nobody }
+    }
+
+    /// Hands back messages of share groups that a node was sent and has lost, some at a time. True
+    /// when there are more.
+    pub(super) fn return_unpassed(&mut self, broker: &mut impl Broker) -> bool {
+        for _ in 0..UNPASSED {
+            let Some((node, bytes)) = self.unpassed.front() else { return false };
+            if let Ok(Record::Passed(passed)) = Record::read(bytes)
+                && !broker.pass(*node, &PassedRef { asks: PassedFor::Back, ..passed })
+            {
+                return false;
+            }
+            self.unpassed.pop_front();
+            self.counts.unpassed += 1;
+        }
+        !self.unpassed.is_empty()
+    }
+
+    /// Takes out what nodes were sent and have lost.
+    pub(super) fn collect_unpassed(&mut self) {
+        for (number, peer) in self.peers.iter_mut().enumerate() {
+            let unpassed = peer.as_mut().map(Peer::take_unpassed).unwrap_or_default();
+            self.unpassed.extend(unpassed.into_iter().map(|record| (number as u8, record)));
+        }
+    }
+}

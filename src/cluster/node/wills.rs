@@ -1,0 +1,87 @@
+//! Wills: those of this node's clients are told to the others, and those of a node that is gone are
+//! published, when this node is the one that does.
+
+use super::{Node, retelling};
+use crate::cluster::claims::Whom;
+use crate::cluster::peer::{Broker, Peer, Presence};
+use crate::cluster::record::Record;
+use crate::cluster::wills::{DueWill, FarWills, LocalWills, Survivors};
+use crate::mesh::moves::{FarWill, ToShard};
+use crate::mutant::Mutant;
+use crate::time::Instant;
+
+/// Wills that are published at once.
+const PUBLISHED: usize = 64;
+
+/// The wills that a node knows.
+pub(super) struct NodeWills {
+    /// Of its own clients.
+    pub(super) local: LocalWills,
+    /// Of other nodes' clients.
+    pub(super) far: FarWills,
+}
+
+impl NodeWills {
+    /// At most so many bytes of other nodes' are kept.
+    pub(super) fn new(most: usize) -> NodeWills {
+        NodeWills { local: LocalWills::default(), far: FarWills::new(most) }
+    }
+}
+
+impl Node {
+    /// The will of a client of this node from now on.
+    pub(super) fn set_will(&mut self, client: &str, will: Option<FarWill>, now: Instant) {
+        let stamp = self.claims.next_stamp(now);
+        if self.wills.local.set(client, stamp, will) {
+            self.peers.iter_mut().flatten().for_each(|peer| peer.will_changed(client));
+        }
+    }
+
+    /// Bytes that are held for wills.
+    pub fn held(&self) -> usize {
+        self.wills.local.bytes() + self.wills.far.bytes()
+    }
+
+    /// Whether others that are not heard count as gone: this node has been heard for a while, and
+    /// at least half of the nodes are here, of those that are known and have not ended.
+    pub(super) fn judges_others(&self, now: Instant) -> bool {
+        if self.cut_off.is_some() || now < self.heard_by {
+            return false;
+        }
+        let (mut there, mut known) = (1, 1);
+        for peer in self.peers.iter().flatten() {
+            there += usize::from(peer.presence == Presence::Up);
+            known += usize::from(!peer.has_ended);
+        }
+        there * 2 >= known || Mutant::ClusterWillMinority.is_on()
+    }
+
+    /// Publishes wills of clients whose node is gone, some at a time. True when there are more.
+    pub(super) fn run_wills(&mut self, now: Instant, broker: &mut impl Broker) -> bool {
+        if !self.wills.far.has_work() {
+            return false;
+        }
+        let up = |peer: &&Peer| peer.presence == Presence::Up;
+        // The others are to hear of it before their turn comes.
+        let slow = |peer: &Peer| peer.bulk() >= retelling::WINDOW;
+        let waits = broker.is_congested() || self.peers.iter().flatten().filter(up).any(slow);
+        let survivors = Survivors {
+            name: &self.plan.name,
+            others: self.peers.iter().flatten().filter(up).map(|peer| &*peer.name).collect(),
+            may_publish: self.judges_others(now),
+            room: if waits { 0 } else { PUBLISHED },
+        };
+        let mut due = Vec::new();
+        let more = self.wills.far.run(now, &survivors, &mut |one| due.push(one));
+        for DueWill { node, incarnation, client, will } in due {
+            let sent = Record::WillSent(incarnation, &node, &client);
+            for peer in self.peers.iter_mut().flatten() {
+                if peer.presence == Presence::Up && !Mutant::ClusterWillTwice.is_on() {
+                    peer.push_record(&sent);
+                }
+            }
+            broker.tell(Whom::Home(client), ToShard::Will(will));
+        }
+        more
+    }
+}
