@@ -178,7 +178,8 @@ section! {
         /// A level ends when every signal is below this part of what begins it.
         recover: Ratio<0, 1> = Ratio::of(0.8),
         /// Where MQTT 5 clients are sent that are refused at level 2, as host:port: with 0x9C in
-        /// place of 0x89; and those of a node that leaves its cluster. Empty: nowhere.
+        /// place of 0x89; and those of a node that leaves its cluster, or that stops while other
+        /// nodes are there. Empty: nowhere.
         server_reference: Text<0, 256> = Text::of(""),
     }
 }

@@ -47,6 +47,8 @@ macro_rules! cluster {
         ClusterGroupBackLost,
         /// That a share group has no members at a node any more is not told.
         ClusterGroupKept,
+        /// A node that stops says to its clients that the server is stopping, as if it were alone.
+        ClusterStopUnreferred,
         /// A message of a share group that has not reached a node before that is gone is lost.
         ClusterGroupUnsentLost,
         /// Other nodes are not told of wills.

@@ -56,7 +56,7 @@ pub enum Cause {
     Undelivered,
     /// The broker stops.
     Draining,
-    /// This node leaves its cluster, and the client is to go to another one.
+    /// This node leaves its cluster, or stops, and the client is to go to another one.
     Referred,
 }
 
@@ -83,7 +83,7 @@ impl Cause {
             Cause::Rate => Some((ReasonCode::MessageRateTooHigh, "more messages than its rate")),
             Cause::Draining => Some((ReasonCode::ServerShuttingDown, "the server is stopping")),
             Cause::Referred => {
-                Some((ReasonCode::UseAnotherServer, "the server leaves its cluster"))
+                Some((ReasonCode::UseAnotherServer, "other nodes of the cluster go on"))
             }
             _ => None,
         }

@@ -89,8 +89,17 @@ impl Shard {
         self.work.stopping.draining && !self.work.wills.has_last() && self.work.wills.is_empty()
     }
 
-    /// The second half of [`Shard::drain`]: says goodbye (0x8B) to every client, after the wills,
-    /// the mail that is there by now, and what is still being delivered. Over when
+    /// What clients are told when this node stops: with other nodes there, to go to one of them.
+    fn last_farewell(&self) -> Cause {
+        let is_alone = self.topology.nodes().is_empty();
+        if is_alone || Mutant::ClusterStopUnreferred.is_on() {
+            return Cause::Draining;
+        }
+        Cause::Referred
+    }
+
+    /// The second half of [`Shard::drain`]: says goodbye to every client (0x8B, or 0x9C while other
+    /// nodes of the cluster are there), after the wills, the mail that is there by now, and what is still being delivered. Over when
     /// [`Shard::is_drained`] says so.
     pub fn dismiss(&mut self) {
         self.work.stopping.draining = true;
@@ -128,11 +137,12 @@ impl Shard {
         if !self.work.wills.is_empty() || !self.delivery.fanouts.is_empty() {
             return !self.delivery.fanouts.is_empty();
         }
+        let farewell = self.last_farewell();
         let mut at = *self.work.stopping.goodbyes.get_or_insert(0);
         while at < self.connections.bound() && !self.is_spent(limit) {
             self.meter.charge(cost::VISIT);
             if self.connections.get(at).is_some() {
-                self.disconnect(SocketId(at), Cause::Draining);
+                self.disconnect(SocketId(at), farewell);
             }
             at += 1;
         }

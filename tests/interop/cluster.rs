@@ -447,6 +447,29 @@ fn a_node_leaves_and_its_clients_go_on_elsewhere() {
     second.expect("last");
 }
 
+/// A node that is stopped says to its clients that they should go elsewhere, while there is an
+/// elsewhere.
+#[test]
+fn a_node_that_stops_refers_its_clients_while_others_are_there() {
+    let nodes = Nodes::start(2, "overload: {server_reference: 'other.example:1883'}\n");
+    let told = |at: usize| {
+        let (mut client, _) = Connect::new(V5, unique("client")).open_with(&nodes.nodes[at]);
+        nodes.nodes[at].signal("-TERM");
+        client.wait_for("DISCONNECT", |packet| match packet {
+            Packet::Disconnect { reason, properties } => Some((*reason, properties.clone())),
+            _ => None,
+        })
+    };
+    let (reason, properties) = told(0);
+    assert_eq!(reason, 0x9c, "{properties:?}");
+    let elsewhere = Property::ServerReference("other.example:1883".into());
+    assert!(properties.contains(&elsewhere), "{properties:?}");
+    eventually("it is alone", || nodes.of_node(1, "up", 0) == 0.0);
+    let (reason, properties) = told(1);
+    assert_eq!(reason, 0x8b, "{properties:?}");
+    assert!(!properties.contains(&elsewhere), "{properties:?}");
+}
+
 /// While no server carries frames, clients come in at once; a client that came in twice is at one
 /// node again when there is one.
 #[test]

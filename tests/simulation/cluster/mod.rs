@@ -28,6 +28,7 @@ pub fn simulate(seed: u64) {
     }
     if seed % 20 == 17 {
         takeovers::a_node_that_leaves_loses_nothing(seed);
+        takeovers::a_node_that_stops_refers_its_clients(seed);
     }
     if seed % 20 == 11 {
         retained::simulate(seed / 20);
@@ -63,6 +64,7 @@ fn wills_of_a_node_that_dies_are_published_once() {
 #[test]
 fn a_node_leaves_and_its_sessions_go_to_others() {
     (1..=4).for_each(takeovers::a_node_that_leaves_loses_nothing);
+    takeovers::a_node_that_stops_refers_its_clients(1);
 }
 
 #[test]

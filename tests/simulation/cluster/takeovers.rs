@@ -1,7 +1,7 @@
 //! Clients that come back at another node: their sessions follow them, whatever frames suffer.
 
 use super::engine::Faults;
-use super::whole::{Cluster, NODES};
+use super::whole::{Cluster, Guest, NODES};
 use crate::net;
 use crate::peer::{Got, Peer, hello};
 use crate::rng::Rng;
@@ -200,6 +200,33 @@ fn of_two_at_once_one_stays(seed: u64) {
         assert_eq!(open, 1, "connections of one ClientId in round {round}");
     }
     check_rest(&mut cluster, 1);
+}
+
+/// A node stops: its clients are to go to others while there are any.
+pub fn a_node_that_stops_refers_its_clients(seed: u64) {
+    let mut rng = Rng::new(seed ^ 0x5709);
+    let mut cluster = Cluster::new(seed, Faults::default(), 1 << 20);
+    let mut left: Vec<usize> = (0..NODES).collect();
+    let mut guests: Vec<Guest> =
+        (0..NODES).map(|at| cluster.client(at, &format!("client-{at}"))).collect();
+    cluster.go(1000);
+    while !left.is_empty() {
+        let stops = left.remove(rng.below(left.len()));
+        for node in &mut cluster.brokers[stops].world.nodes {
+            node.shard.drain();
+            node.shard.dismiss();
+        }
+        (0..2).for_each(|shard| cluster.brokers[stops].world.wake(shard));
+        cluster.go(200);
+        let got = guests[stops].peer.hear(&mut cluster.brokers[stops].world);
+        let expected = match left.is_empty() {
+            true => ReasonCode::ServerShuttingDown,
+            false => ReasonCode::UseAnotherServer,
+        };
+        assert_eq!(got, [Got::Disconnect(expected)], "node {stops}, and {left:?} are left");
+        cluster.dead.insert(stops);
+        cluster.go(4000);
+    }
 }
 
 /// A node leaves: its clients are referred to others some at a time, nobody new is let in, and what
