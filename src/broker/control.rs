@@ -274,7 +274,7 @@ impl<'a> Control<'a> {
         let limit = Some(self.broker.shared.memory_limit.used()).filter(|&limit| limit > 0);
         let most = self.config.runtime.max_connections.get();
         // The cluster's thread is none of the shards.
-        let wills = self.broker.shared.cluster_memory.used();
+        let (cluster, wills) = (&self.broker.cluster, self.broker.shared.cluster_memory.used());
         let readings = Readings {
             memory: limit.map(|limit| (total.memory_held() + wills, limit)),
             late: self.broker.watch.late().map(|(id, _)| id).collect(),
@@ -282,6 +282,7 @@ impl<'a> Control<'a> {
             connections: most.map(|most| (total.connections_open, u64::from(most))),
             lost_lines: self.log.lost(),
             bridges: self.broker.bridges.shown().rows(),
+            nodes: cluster.as_ref().map(|one| one.view().row().nodes).unwrap_or_default(),
             ..self.figures.readings()
         };
         let changed = self.alarms.look(&readings, time_of_day().as_millis() as u64);

@@ -4,6 +4,8 @@
 //! clocks, and the shortest delay of a frame, usually some hundred microseconds. So a message
 //! expires at the other node later by that delay at most, however long it has waited on the way.
 //! Clocks drift apart: the smallest difference is looked for anew in each [`PERIOD`].
+//!
+//! And how far the times are apart that two nodes have ([`Apart`]): stamps are told by them.
 
 use crate::time::Instant;
 
@@ -37,6 +39,35 @@ impl Offset {
     }
 }
 
+/// Milliseconds for which the smallest difference of two nodes' times is looked for.
+const LOOK: u64 = 2000;
+
+/// How far the time of another node is from this one's.
+#[derive(Clone, Copy, Default)]
+pub struct Apart {
+    smallest: Option<i64>,
+    began: Instant,
+    known: i64,
+}
+
+impl Apart {
+    /// A frame that was sent when it was `theirs` there is here at `now`, when it is `ours`.
+    pub fn see(&mut self, theirs: u64, ours: u64, now: Instant) {
+        if now.millis_since(self.began) >= LOOK {
+            self.began = now;
+            self.known = self.smallest.take().unwrap_or(self.known);
+        }
+        // The way of a frame only adds to it.
+        let difference = ours.wrapping_sub(theirs) as i64;
+        self.smallest = Some(self.smallest.map_or(difference, |known| known.min(difference)));
+    }
+
+    /// By how many milliseconds this node's time is ahead.
+    pub fn millis(&self) -> i64 {
+        self.known
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,9 +95,27 @@ mod tests {
     }
 
     #[test]
+    fn how_far_times_are_apart_is_known_within_seconds_whatever_is_late() {
+        let mut apart = Apart::default();
+        let mut look = |behind: u64, delays: [u64; 4]| {
+            let start = apart.began.0;
+            for (at, delay) in delays.into_iter().enumerate() {
+                let now = start + LOOK + at as u64 * 500;
+                apart.see(1_000_000 + now - delay - behind, 1_000_000 + now, Instant(now));
+            }
+            apart.see(1_000_000 - behind, 1_000_000, Instant(start + 2 * LOOK));
+            apart.millis()
+        };
+        assert_eq!(look(7000, [300, 2, 9000, 60]), 7002);
+        assert_eq!(look(0, [300, 90, 9000, 60]), 60);
+        assert_eq!(look(0, [30, 20, 40, 60]), 20);
+    }
+
+    #[test]
     fn hostile_times_do_no_harm() {
         let mut offset = Offset::default();
         for theirs in [u64::MAX, 0, 1 << 63] {
+            Apart::default().see(theirs, 7, Instant(7));
             offset.see(theirs, Instant(7));
             offset.ours(Instant(u64::MAX - 1));
             offset.ours(Instant(0));

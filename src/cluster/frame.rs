@@ -58,6 +58,8 @@ pub struct Sender<'a> {
     pub incarnation: u64,
     /// Its clock in milliseconds, from an origin of its own.
     pub clock: u64,
+    /// The time that it has, in milliseconds since 1970.
+    pub time: u64,
 }
 
 /// What a node tells one other node in each frame to it.
@@ -121,7 +123,7 @@ pub fn is_name(name: &str) -> bool {
 impl<'a> Frame<'a> {
     /// Its bytes.
     pub fn write(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(192 + self.segment().len());
+        let mut out = Vec::with_capacity(200 + self.segment().len());
         let kind = match self.said {
             Said::Hello => HELLO,
             Said::Goodbye => GOODBYE,
@@ -132,6 +134,7 @@ impl<'a> Frame<'a> {
         out.extend_from_slice(&[VERSION, kind]);
         out.extend_from_slice(&self.sender.incarnation.to_le_bytes());
         out.extend_from_slice(&self.sender.clock.to_le_bytes());
+        out.extend_from_slice(&self.sender.time.to_le_bytes());
         out.push(self.sender.name.len() as u8);
         out.extend_from_slice(self.sender.name.as_bytes());
         match self.said {
@@ -167,7 +170,7 @@ impl<'a> Frame<'a> {
         if bytes.len() > LARGEST {
             return Err(Refused::Length);
         }
-        let (incarnation, clock) = (rest.long()?, rest.long()?);
+        let (incarnation, clock, time) = (rest.long()?, rest.long()?, rest.long()?);
         let [length] = rest.take::<1>()?;
         let name = rest.slice(usize::from(length))?;
         let name = str::from_utf8(name).map_err(|_| Refused::Name)?;
@@ -194,7 +197,7 @@ impl<'a> Frame<'a> {
         if !rest.0.is_empty() {
             return Err(Refused::Length);
         }
-        Ok(Frame { sender: Sender { name, incarnation, clock }, said })
+        Ok(Frame { sender: Sender { name, incarnation, clock, time }, said })
     }
 }
 
@@ -274,7 +277,7 @@ mod tests {
         let told = Some(Told { at: 4, filters: 5, digest: 6 });
         let state =
             State { to: 3, stream: 1, back: 2, acknowledged, snapshot: 8, told, retained: 11 };
-        let sender = Sender { name: "node-1", incarnation: 1 << 60, clock: 99 };
+        let sender = Sender { name: "node-1", incarnation: 1 << 60, clock: 99, time: 1 << 41 };
         Frame { sender, said: Said::Data(state, Lane::Messages, 17, segment) }
     }
 
@@ -306,8 +309,8 @@ mod tests {
         assert_eq!(changed(0, b'X'), Refused::Foreign);
         assert_eq!(changed(2, 1), Refused::Version);
         assert_eq!(changed(3, 9), Refused::Kind);
-        assert_eq!(changed(21, b'.'), Refused::Name);
-        assert_eq!(changed(21, 0xff), Refused::Name);
+        assert_eq!(changed(29, b'.'), Refused::Name);
+        assert_eq!(changed(29, 0xff), Refused::Name);
         let hello = Frame { said: Said::Hello, ..sample(b"") }.write();
         assert_eq!(Frame::read(&[&hello[..], b"x"].concat()), Err(Refused::Length));
         let long = vec![0; SEGMENT + 1];

@@ -112,6 +112,12 @@ impl Junction {
         self.node.received(frame, now);
     }
 
+    /// It is `micros` since 1970 by the clock of the host: what stamps are told by.
+    pub fn see_time(&mut self, micros: u64, now: Instant) {
+        self.node.see_time(micros, now);
+        self.shared.stamp_origin.set(self.node.stamp_origin());
+    }
+
     /// When something is due though nothing comes.
     pub fn deadline(&self, now: Instant) -> Instant {
         self.node.deadline(now)

@@ -183,6 +183,11 @@ impl Node {
         self.claims.origin()
     }
 
+    /// It is `micros` since 1970 by the clock of the host.
+    pub fn see_time(&mut self, micros: u64, now: Instant) {
+        self.claims.see_time(micros, now);
+    }
+
     /// Which other nodes are there, as bits by their numbers.
     pub fn present(&self) -> Nodes {
         let up = |(at, peer): (usize, &Option<Peer>)| match peer {
@@ -332,6 +337,7 @@ impl Node {
         }
         let back = matches!(peer.presence, Presence::Down(_));
         peer.take(&frame, now, &mut next_stream);
+        peer.apart.see(frame.sender.time, self.claims.time(now), now);
         if peer.streams() != streams_before && streams_before.1 != 0 {
             self.claims.forget(at as u8, now);
         }
@@ -375,7 +381,8 @@ impl Node {
     /// Tells the others that this node ends.
     pub fn say_goodbye(&self, now: Instant, engine: &mut impl Engine) {
         let NodePlan { name, incarnation, .. } = &self.plan;
-        let sender = Sender { name, incarnation: *incarnation, clock: now.0 };
+        let time = self.claims.time(now);
+        let sender = Sender { name, incarnation: *incarnation, clock: now.0, time };
         engine.send(To::All, Frame { sender, said: Said::Goodbye }.write());
     }
 
@@ -418,8 +425,9 @@ impl Node {
         more |= self.run_wills(now, broker);
         let forgets_wills = !self.judges_others(now);
         let greets = now >= self.next_hello;
-        let own =
-            Sender { name: &self.plan.name, incarnation: self.plan.incarnation, clock: now.0 };
+        let NodePlan { name, incarnation, .. } = &self.plan;
+        let time = self.claims.time(now);
+        let own = Sender { name, incarnation: *incarnation, clock: now.0, time };
         if greets {
             self.next_hello = now.plus_millis(HELLO);
             engine.send(To::All, Frame { sender: own, said: Said::Hello }.write());

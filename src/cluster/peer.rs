@@ -8,7 +8,7 @@
 //! again. What is lost by that is counted.
 
 use super::claims::{Claims, Whom};
-use super::clock::Offset;
+use super::clock::{Apart, Offset};
 use super::filters::{LocalFilters, RemoteFilters, Telling, is_group};
 use super::frame::{Frame, Said, Sender, State};
 use super::lane::{Arrivals, Lane, Malformed, Window};
@@ -93,6 +93,8 @@ pub struct Peer {
     snapshot: u32,
     is_whole: bool,
     offset: Offset,
+    /// How far its time is from this node's.
+    pub apart: Apart,
     /// The state is to be sent, whether or not something else is.
     state_due: bool,
     /// It may lack some of this node's retained messages.
@@ -129,6 +131,7 @@ impl Peer {
             snapshot: 0,
             is_whole: false,
             offset: Offset::default(),
+            apart: Apart::default(),
             state_due: true,
             lacks_retained: false,
             retained: None,
@@ -184,6 +187,7 @@ impl Peer {
         self.back = 0;
         self.arrivals = Default::default();
         self.offset = Offset::default();
+        self.apart = Apart::default();
         self.want_snapshot();
         self.begin_stream(stream);
     }

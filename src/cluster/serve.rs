@@ -100,6 +100,7 @@ impl Service {
             nats.flush().await;
             if now >= show_at {
                 show_at = now.plus_millis(SHOW);
+                self.junction.see_time(incarnation(), now);
                 self.show(&nats, received, now);
             }
             if self.orders.is_ending() && (self.junction.node().is_empty() || self.orders.is_late())
@@ -165,6 +166,7 @@ impl Service {
             window: peer.window as u64,
             waiting: peer.waiting as u64,
             silent: peer.silent,
+            ahead: peer.ahead,
             messages: (peer.counts.sent, peer.counts.received),
         });
         self.view.show(ClusterRow {
@@ -226,7 +228,7 @@ fn take_frames(
     bytes
 }
 
-/// The time since 1970 in microseconds, by which incarnations are told apart.
+/// The time since 1970 in microseconds: what incarnations and stamps are told by.
 pub fn incarnation() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.unwrap_or_default().as_micros() as u64

@@ -99,8 +99,8 @@ impl Shard {
     }
 
     /// The second half of [`Shard::drain`]: says goodbye to every client (0x8B, or 0x9C while other
-    /// nodes of the cluster are there), after the wills, the mail that is there by now, and what is still being delivered. Over when
-    /// [`Shard::is_drained`] says so.
+    /// nodes of the cluster are there), after the wills, the mail that is there by now, and what is
+    /// still being delivered. Over when [`Shard::is_drained`] says so.
     pub fn dismiss(&mut self) {
         self.work.stopping.draining = true;
         self.work.stopping.dismissed = true;

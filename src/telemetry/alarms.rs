@@ -5,7 +5,7 @@
 //! reading that wavers between the two does not ring. Those that follow load are raised only after
 //! two readings in a row.
 
-use super::BridgeRow;
+use super::{BridgeRow, NodeRow};
 use crate::ids::ShardId;
 use serde::Serialize;
 use std::collections::VecDeque;
@@ -15,6 +15,9 @@ use std::time::Duration;
 const PAST: usize = 100;
 /// Seconds that a certificate is valid at least without an alarm: 14 days.
 const CERTIFICATE: u64 = 14 * 24 * 3600;
+
+/// Milliseconds that the times of two nodes may be apart.
+const APART: u64 = 5000;
 
 /// What an alarm is about.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -47,11 +50,13 @@ pub enum AlarmKind {
     BridgeQueue,
     /// The thread of a bridge has failed, and is to begin again.
     BridgeFailed,
+    /// The times of two nodes are apart: by more than 5 s, until less than 2.5 s.
+    Clocks,
 }
 
 impl AlarmKind {
     /// All of them.
-    pub const ALL: [AlarmKind; 14] = [
+    pub const ALL: [AlarmKind; 15] = [
         AlarmKind::Memory,
         AlarmKind::LoopLag,
         AlarmKind::ShardLate,
@@ -66,6 +71,7 @@ impl AlarmKind {
         AlarmKind::BridgeDown,
         AlarmKind::BridgeQueue,
         AlarmKind::BridgeFailed,
+        AlarmKind::Clocks,
     ];
 
     /// Its name in the API, in metrics and below `$SYS/broker/alarms/`.
@@ -85,6 +91,7 @@ impl AlarmKind {
             AlarmKind::BridgeDown => "bridge_down",
             AlarmKind::BridgeQueue => "bridge_queue",
             AlarmKind::BridgeFailed => "bridge_failed",
+            AlarmKind::Clocks => "clocks_apart",
         }
     }
 
@@ -124,6 +131,8 @@ pub struct Readings {
     pub lost_lines: u64,
     /// The bridges.
     pub bridges: Vec<BridgeRow>,
+    /// The other nodes of the cluster.
+    pub nodes: Vec<NodeRow>,
 }
 
 /// What a reading says about one alarm.
@@ -163,6 +172,22 @@ impl Readings {
         let is = |row: &&BridgeRow| states.contains(&row.state);
         let names: Vec<&str> = self.bridges.iter().filter(is).map(|row| &*row.name).collect();
         whether(!names.is_empty(), || format!("{what}: {}", names.join(", ")))
+    }
+
+    /// Whether the time of another node that is there is far from this one's.
+    fn clocks(&self) -> Says {
+        let apart = |node: &&NodeRow| node.ahead.unsigned_abs();
+        let farthest = self.nodes.iter().filter(|node| node.up).max_by_key(apart);
+        let Some(node) = farthest else { return Says::Clear };
+        match node.ahead.unsigned_abs() {
+            millis if millis > APART => {
+                let way = if node.ahead > 0 { "behind" } else { "ahead" };
+                let name = &node.name;
+                Says::Raise(format!("the clock of node {name} is {millis} ms {way}; set NTP up"))
+            }
+            millis if millis < APART / 2 => Says::Clear,
+            _ => Says::Nothing,
+        }
     }
 
     fn of(&self, kind: AlarmKind, now: u64, lost_before: u64) -> Says {
@@ -212,6 +237,7 @@ impl Readings {
             }
             AlarmKind::BridgeDown => self.bridges_in(&["connecting", "waiting"], "not connected"),
             AlarmKind::BridgeFailed => self.bridges_in(&["failed"], "failed, see the log"),
+            AlarmKind::Clocks => self.clocks(),
             AlarmKind::BridgeQueue => {
                 if let Some(row) = self.bridges.iter().find(|row| row.full) {
                     let why = "is full, and publishers of what it takes wait";
@@ -366,6 +392,10 @@ mod tests {
                     ..BridgeRow::default()
                 },
             ],
+            nodes: vec![
+                NodeRow { name: "gone".into(), ahead: -90_000, ..NodeRow::default() },
+                NodeRow { name: "n".into(), up: true, ahead: -5001, ..NodeRow::default() },
+            ],
         };
         let mut alarms = Alarms::default();
         let mut raised = names(&alarms.look(&bad, now));
@@ -378,6 +408,8 @@ mod tests {
         assert_eq!(told("bridge_down").as_deref(), Some("not connected: b"));
         assert_eq!(told("bridge_failed").as_deref(), Some("failed, see the log: c"));
         assert_eq!(told("bridge_queue").as_deref(), Some("80 % of the buffer of bridge b (80)"));
+        let what = "the clock of node n is 5001 ms ahead; set NTP up";
+        assert_eq!(told("clocks_apart").as_deref(), Some(what));
         assert_eq!(raised.len(), AlarmKind::ALL.len() + 1, "{raised:?}");
         assert!(raised.contains(&("log_lost", false)), "no further lines were lost");
         let good = Readings { lost_lines: 7, ..Readings::default() };

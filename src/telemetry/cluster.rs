@@ -86,6 +86,8 @@ pub struct NodeRow {
     pub waiting: u64,
     /// Milliseconds since it was heard.
     pub silent: u64,
+    /// By how many milliseconds this node's time is ahead of its.
+    pub ahead: i64,
     /// Messages sent to it, and received of it.
     pub messages: (u64, u64),
 }

@@ -477,6 +477,11 @@ impl Text {
                 self.sample(&name, &[("node", &node.name)], figure(node));
             }
         }
+        let name = "ringmq_cluster_node_clock_ahead_seconds";
+        self.family(name, "gauge", "How far this node's time is ahead of the other's.");
+        for node in nodes {
+            self.sample(name, &[("node", &node.name)], node.ahead as f64 / 1000.0);
+        }
     }
 
     fn late(&mut self, process: &Process, shards: usize) {

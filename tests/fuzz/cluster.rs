@@ -204,8 +204,9 @@ fn answer(node: &mut Node, input: &mut Input<'_>, what: ToShard, now: Instant) {
 /// A frame of one of two nodes, in which anything may stand.
 fn frame(input: &mut Input<'_>) -> Vec<u8> {
     let name = input.pick(&["a", "b", "me"]);
-    let sender =
-        Sender { name, incarnation: 1 + input.below(3) as u64, clock: u64::from(input.byte()) };
+    let incarnation = 1 + input.below(3) as u64;
+    let clock = u64::from(input.byte());
+    let sender = Sender { name, incarnation, clock, time: clock.wrapping_mul(u64::MAX / 200) };
     let kind = input.below(4);
     let mut acknowledged = || {
         let (next, until) = (u64::from(input.byte()), u64::from(input.byte()));

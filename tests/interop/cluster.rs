@@ -2,12 +2,14 @@
 //! server is killed, hangs or is away, and when a node dies.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
+
+use ringmq::cluster::frame::{Frame, Said, Sender};
 
 use crate::support::broker::program;
 use crate::support::{
@@ -71,6 +73,8 @@ struct Nodes {
     server: Server,
     nodes: Vec<Broker>,
     directory: PathBuf,
+    /// The cluster's name.
+    name: String,
 }
 
 impl Nodes {
@@ -93,7 +97,7 @@ impl Nodes {
             Broker::of_file(file.to_str().expect("a plain path"))
         };
         let nodes: Vec<Broker> = (0..count).map(node).collect();
-        let nodes = Nodes { server, nodes, directory };
+        let nodes = Nodes { server, nodes, directory, name: cluster };
         for at in 0..count {
             eventually("the nodes know each other", || nodes.settled(at) == count - 1);
         }
@@ -598,4 +602,48 @@ impl Drop for Running {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// A node that says nothing but that it is there, as the broker's own frames do, and what time it
+/// has: of `late` milliseconds ago.
+struct Clock {
+    stream: TcpStream,
+    cluster: String,
+}
+
+impl Clock {
+    fn connect(nodes: &Nodes) -> Clock {
+        let mut stream = TcpStream::connect(nodes.server.address).expect("the NATS server listens");
+        stream.write_all(b"CONNECT {\"verbose\":false}\r\n").expect("it takes it");
+        Clock { stream, cluster: nodes.name.clone() }
+    }
+
+    fn say(&mut self, late: u64) {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let time = since.expect("after 1970").as_millis() as u64 - late;
+        let sender = Sender { name: "clock", incarnation: 1, clock: 1, time };
+        let frame = Frame { sender, said: Said::Hello }.write();
+        let head = format!("PUB ringmq.{}.all {}\r\n", self.cluster, frame.len());
+        let bytes = [head.as_bytes(), &frame, b"\r\n"].concat();
+        self.stream.write_all(&bytes).expect("it takes it");
+    }
+}
+
+/// A node whose clock is more than five seconds away is an alarm, until it is right.
+#[test]
+fn clocks_that_are_apart_are_an_alarm() {
+    let nodes = Nodes::start(1, "");
+    let mut clock = Clock::connect(&nodes);
+    let active = || nodes.nodes[0].metric("ringmq_alarm_active", "alarm=\"clocks_apart\"");
+    assert_eq!(active(), 0.0);
+    eventually("the alarm is raised", || {
+        clock.say(8000);
+        active() == 1.0
+    });
+    let ahead = nodes.nodes[0].metric("ringmq_cluster_node_clock_ahead_seconds", "node=\"clock\"");
+    assert!((8.0..9.0).contains(&ahead), "{ahead}");
+    eventually("the alarm is cleared", || {
+        clock.say(0);
+        active() == 0.0
+    });
 }

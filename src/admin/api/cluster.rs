@@ -75,6 +75,8 @@ pub(super) struct OtherNode {
     settled: bool,
     /// Milliseconds since it was heard.
     silent_millis: u64,
+    /// By how many milliseconds the time of the node that answers is ahead of its.
+    clock_ahead_millis: i64,
     /// Filters that it has told of.
     filters: u64,
     /// Bytes of messages that it has not acknowledged.
@@ -93,6 +95,7 @@ fn shown(row: ClusterRow) -> Cluster {
         up: node.up,
         settled: node.settled,
         silent_millis: node.silent,
+        clock_ahead_millis: node.ahead,
         filters: node.filters,
         window_bytes: node.window,
         waiting_bytes: node.waiting,

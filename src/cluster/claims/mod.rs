@@ -208,6 +208,16 @@ impl Claims {
         claims.chain(self.fences_due.front().map(|entry| entry.0)).min()
     }
 
+    /// It is `micros` since 1970 at `now`.
+    pub fn see_time(&mut self, micros: u64, now: Instant) {
+        self.origin = micros.wrapping_sub(now.0.wrapping_mul(1000));
+    }
+
+    /// The time at `now` in milliseconds since 1970.
+    pub fn time(&self, now: Instant) -> u64 {
+        self.origin.wrapping_add(now.0.wrapping_mul(1000)) / 1000
+    }
+
     fn say(&mut self, node: u8, record: &Record<'_>) {
         self.records.push((node, record.lane(), written(record)));
     }

@@ -92,6 +92,8 @@ pub struct PeerStatus {
     pub resends: u64,
     /// Milliseconds since it was heard.
     pub silent: u64,
+    /// By how many milliseconds this node's time is ahead of its.
+    pub ahead: i64,
     /// What has become of records.
     pub counts: PeerCounts,
 }
@@ -122,6 +124,7 @@ impl Node {
                 waiting: peer.waiting(),
                 resends: peer.resends(),
                 silent: now.millis_since(peer.heard),
+                ahead: peer.apart.millis(),
                 counts: peer.counts,
             });
         }

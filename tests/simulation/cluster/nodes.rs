@@ -3,7 +3,7 @@
 use super::engine::{Faults, Network, Wire};
 use crate::rng::Rng;
 use ringmq::cluster::claims::Whom;
-use ringmq::cluster::node::{Node, NodePlan, Unsent, WhenCutOff};
+use ringmq::cluster::node::{Node, NodePlan, PeerStatus, Unsent, WhenCutOff};
 use ringmq::cluster::peer::Broker;
 use ringmq::cluster::record::PassedRef;
 use ringmq::ids::ShardId;
@@ -17,6 +17,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 const TOPICS: usize = 40;
 const WINDOW: usize = 64 * 1024;
 const GIVE_UP: u64 = 10_000;
+/// Milliseconds that the clock of the first node is ahead.
+const AHEAD: u64 = 7000;
 /// Payload bytes at most.
 const PAYLOAD: usize = 40_000;
 
@@ -104,8 +106,11 @@ pub fn simulate(seed: u64) {
         changed: 0,
     };
     let network = Network::new(seed, names.clone(), faults);
-    let sites = names.iter().map(|name| site(name, 1, 0)).collect();
-    let mut run = Run { rng, now: 1000, network, sites, messages: 0, quiet: false, incarnation: 1 };
+    // The first one's clock is ahead.
+    let started = |at: usize| if at == 0 { AHEAD * 1000 } else { 1 };
+    let sites = names.iter().enumerate().map(|(at, name)| site(name, started(at), 0)).collect();
+    let incarnation = AHEAD * 1000;
+    let mut run = Run { rng, now: 1000, network, sites, messages: 0, quiet: false, incarnation };
     run.go(1500);
     match seed % 3 {
         0 => run.restart(),
@@ -300,10 +305,23 @@ impl Run {
             if !restarted && !changed {
                 assert_eq!(counts.peers.disagreements, 0, "node {at}: filters were not right");
             }
+            if !restarted {
+                self.check_clocks(at, &peers);
+            }
             self.check_filters(at);
         }
         if !restarted {
             self.check_messages();
+        }
+    }
+
+    /// Each node knows how far the clocks of the others are from its own.
+    fn check_clocks(&self, at: usize, peers: &[PeerStatus]) {
+        let ahead = |name: &str| if name == self.network.names[0] { AHEAD as i64 } else { 0 };
+        let own = ahead(&self.network.names[at]);
+        for PeerStatus { name, ahead: known, .. } in peers {
+            let way = known - (own - ahead(name));
+            assert!((0..=100).contains(&way), "{known} ms ahead of {name} at node {at}");
         }
     }
 
