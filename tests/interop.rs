@@ -28,6 +28,8 @@ mod limits;
 mod management;
 #[path = "interop/migration.rs"]
 mod migration;
+#[path = "interop/nats_security.rs"]
+mod nats_security;
 #[path = "interop/otlp.rs"]
 mod otlp;
 #[path = "interop/prometheus.rs"]

@@ -4,15 +4,20 @@
 //! The client library connects again by itself, to the next server of its list. What is sent while
 //! no connection stands is dropped here, not queued: the lanes send it again ([`super::lane`]), and
 //! a queue would bring it twice. The same happens to what finds the library's queue full.
-#![allow(clippy::disallowed_types, reason = "TLS settings, by the library's own handle")]
+#![allow(
+    clippy::disallowed_types,
+    reason = "TLS settings by the library's own handle, and what its tasks have said"
+)]
 
 use super::node::{Engine, To};
 use crate::client_tls::{Authorities, OwnCertificate, client_config};
 use crate::config::Cluster;
 use async_nats::connection::State;
-use async_nats::{Client, ConnectOptions, Event, ServerAddr, Subject, Subscriber};
+use async_nats::{Client, ConnectOptions, Event, Server, ServerAddr, Subject, Subscriber};
 use futures_lite::future::poll_once;
+use std::future::ready;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// Between pings of a server: one that hangs is left after two without an answer, before the others
@@ -122,6 +127,9 @@ async fn options(config: &Cluster, name: &str) -> Result<ConnectOptions, String>
         let seed = std::fs::read_to_string(path);
         let seed = seed.map_err(|error| format!("nats.nkey: {path}: {error}"))?;
         options = options.nkey(seed.trim().to_owned());
+    } else if !nats.username.is_empty() {
+        let (username, password) = (nats.username.to_string(), nats.password.to_string());
+        options = options.user_and_password(username, password);
     }
     if let Some(given) = &*nats.tls {
         let own = OwnCertificate::at(&given.certificate, &given.private_key);
@@ -130,6 +138,7 @@ async fn options(config: &Cluster, name: &str) -> Result<ConnectOptions, String>
         options = options.require_tls(true).tls_client_config(client);
     }
     let node = name.to_owned();
+    let told = Mutex::new(String::new());
     Ok(options
         .name(format!("ringmq {node}"))
         .ping_interval(PING)
@@ -141,7 +150,29 @@ async fn options(config: &Cluster, name: &str) -> Result<ConnectOptions, String>
             let doubled = Duration::from_millis(10 << attempts.min(10));
             if attempts <= 1 { Duration::ZERO } else { doubled.min(RETRY) }
         })
+        .reconnect_to_server_callback(move |servers, _| {
+            complain(&servers, &told);
+            ready(None)
+        })
         .event_callback(|event| async move { tell(&event) }))
+}
+
+/// Says why no server takes this node, before it tries again: once, until that changes.
+fn complain(servers: &[Server], told: &Mutex<String>) {
+    let mut reasons = String::new();
+    for Server { addr, last_error, .. } in servers {
+        if let Some(error) = last_error {
+            let between = if reasons.is_empty() { "" } else { "; " };
+            reasons += &format!("{between}{}:{}: {error}", addr.host(), addr.port());
+        }
+    }
+    let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+    if *told != reasons {
+        if !reasons.is_empty() {
+            tracing::warn!(reasons, "cluster: no NATS server takes this node");
+        }
+        *told = reasons;
+    }
 }
 
 /// What happens to the connection, for the log.

@@ -52,6 +52,11 @@ section! {
         /// URLs of servers of one NATS cluster: nats://HOST:PORT, or tls://HOST:PORT. One is
         /// connected to; the others are for when it is away.
         servers: Texts = Texts(vec!["nats://127.0.0.1:4222".into()]),
+        /// User name; empty: none.
+        username: Text<0, 256> = Text::of(""),
+        /// Its password.
+        #[schemars(extend("x-secret" = true))]
+        password: Text<0, 1024> = Text::of(""),
         /// A file of credentials, as `nsc` writes it; empty: none.
         credentials: FilePath = Text::of(""),
         /// A file with the seed of an NKEY; empty: none.

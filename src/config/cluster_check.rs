@@ -25,14 +25,23 @@ pub(super) fn check(config: &Config, report: &mut Findings<'_>) {
         report.add("cluster.nats.servers", "there is no server", fix);
     }
     for (at, server) in cluster.nats.servers.iter().enumerate() {
-        if !is_server(server) {
+        let key = || format!("cluster.nats.servers.{at}");
+        if server.contains('@') {
+            let fix = "write them as cluster.nats.username and cluster.nats.password";
+            report.add(&key(), "user names and passwords do not stand in URLs here", fix);
+        } else if !is_server(server) {
             let fix = "write one such as nats://127.0.0.1:4222 or tls://nats.example:4222";
-            report.add(&format!("cluster.nats.servers.{at}"), "this is no URL of NATS", fix);
+            report.add(&key(), "this is no URL of NATS", fix);
         }
     }
-    if !cluster.nats.credentials.is_empty() && !cluster.nats.nkey.is_empty() {
-        let what = "credentials and nkey are two ways to say who this node is";
-        report.add("cluster.nats.nkey", what, "remove one of them");
+    let nats = &cluster.nats;
+    let ways = [&*nats.credentials, &*nats.nkey, &*nats.username];
+    if ways.iter().filter(|way| !way.is_empty()).count() > 1 {
+        let what = "credentials, nkey and username are three ways to say who this node is";
+        report.add("cluster.nats", what, "keep one of them");
+    }
+    if nats.username.is_empty() && !nats.password.is_empty() {
+        report.add("cluster.nats.password", "there is no user name", "set username, too");
     }
     if let Some(tls) = cluster.nats.tls.as_ref()
         && tls.certificate.is_empty() != tls.private_key.is_empty()
@@ -53,7 +62,7 @@ mod tests {
 
     #[test]
     fn servers_are_urls_of_nats() {
-        for url in ["nats://a", "nats://user:pass@a:4222", "tls://[::1]:4222"] {
+        for url in ["nats://a", "nats://a.example:4222", "tls://[::1]:4222"] {
             assert!(is_server(url), "{url}");
         }
         for url in ["", "a:4222", "nats://", "http://a", "nats://a/b", "nats://a b"] {

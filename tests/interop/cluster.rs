@@ -18,17 +18,23 @@ use crate::support::{
 };
 
 /// A NATS server that can be killed and started again on its port.
-struct Server {
+pub struct Server {
     child: Option<Child>,
-    address: SocketAddr,
+    pub address: SocketAddr,
+    file: Option<String>,
 }
 
 impl Server {
     fn start() -> Server {
+        Server::start_with(None)
+    }
+
+    /// With a configuration file.
+    pub fn start_with(file: Option<String>) -> Server {
         let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = free.local_addr().expect("it has an address");
         drop(free);
-        let mut server = Server { child: None, address };
+        let mut server = Server { child: None, address, file };
         server.run();
         server
     }
@@ -39,6 +45,7 @@ impl Server {
         let (host, port) = (self.address.ip().to_string(), self.address.port().to_string());
         let child = Command::new(program)
             .args(["-a", &host, "-p", &port])
+            .args(self.file.iter().flat_map(|file| ["-c", file]))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
