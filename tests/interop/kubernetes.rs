@@ -2,7 +2,7 @@
 //! the schemas of Kubernetes and each other, and the broker accepts the configuration in them.
 //! Nothing here runs in a cluster.
 
-use super::python_reading;
+use super::{output, python, python_reading};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -110,4 +110,28 @@ fn the_manifests_without_helm_fit_too() {
         .replace("host: 127.0.0.1, ", "");
     let all = format!("{changed}---\n{monitor}");
     assert_eq!(kinds(&all), "ConfigMap DaemonSet PodMonitor Service");
+}
+
+/// Three nodes and three NATS servers, for Kubernetes and for Docker Compose: names and files
+/// agree, and broker and nats-server accept what is in them.
+#[test]
+fn what_there_is_for_a_cluster_fits() {
+    let folder = std::env::temp_dir().join(super::unique("ringmq-cluster"));
+    fs::create_dir(&folder).expect("a folder");
+    let (tuning, to) = (project("tuning"), folder.to_str().expect("a plain path"));
+    let arguments = [tuning.to_str().expect("a plain path"), to];
+    let said = python("cluster_manifests.py", &arguments);
+    assert_eq!(said.trim(), "well");
+    let broker = |file: &Path| {
+        let mut checked = Command::new(env!("CARGO_BIN_EXE_ringmq"));
+        output(checked.args(["--test-config", "--config"]).arg(file));
+    };
+    broker(&folder.join("ringmq.yaml"));
+    broker(&tuning.join("cluster.yaml"));
+    let own = project(".venv/bin/nats-server");
+    let program = if own.exists() { own } else { PathBuf::from("nats-server") };
+    for file in [folder.join("nats-server.conf"), tuning.join("nats-server.conf")] {
+        output(Command::new(&program).args(["-t", "-c"]).arg(file));
+    }
+    let _ = fs::remove_dir_all(folder);
 }
