@@ -15,13 +15,14 @@ use super::claims::Whom;
 use super::filters::is_group;
 use super::node::{Engine, Node, PassedTo};
 use super::peer::Broker;
+use super::pending_asks::PendingAsks;
 use super::record::PassedRef;
 use crate::ids::{ShardId, ShardSet};
 use crate::limits::{Budget, CLUSTER_PEERS};
 use crate::mesh::Shared;
 use crate::mesh::mail::{Control, CostReport, Data, Passed, Stamped};
 use crate::mesh::mailbox::{MailEnds, NodeEnds, Progress};
-use crate::mesh::moves::ToShard;
+use crate::mesh::moves::{ToCluster, ToShard};
 use crate::mesh::reading::{MailPosition, Reading};
 use crate::message::{MailPurpose, Message, MessageRef, Reserve, Retain};
 use crate::mutant::Mutant;
@@ -61,6 +62,7 @@ pub struct Junction {
     shared: Arc<Shared>,
     shards: u8,
     ends: MailEnds<Stamped, Control>,
+    asks: PendingAsks,
     doors: Vec<Door>,
     outbox: Outbox,
     scratch: Vec<u8>,
@@ -96,6 +98,7 @@ impl Junction {
             shared,
             shards,
             ends: cluster,
+            asks: PendingAsks::new(shards),
             doors: nodes.into_iter().map(door).collect(),
             outbox,
             scratch: Vec::new(),
@@ -173,22 +176,43 @@ impl Junction {
 
     /// What shards say of their filters, and of what messages have cost them.
     fn take_control(&mut self, now: Instant) -> bool {
+        let mut more = self.take_some_control(now);
+        if self.asks.is_waiting() {
+            more |= self.take_some_control(now);
+        }
+        for (shard, session, ticket) in self.asks.due() {
+            self.node.told(shard, ToCluster::Ask(session, ticket), now);
+        }
+        more || self.asks.is_waiting()
+    }
+
+    fn take_some_control(&mut self, now: Instant) -> bool {
         let mut more = false;
         for shard in (0..self.shards).map(ShardId) {
             for _ in 0..CONTROL {
-                match self.ends.pop_control(shard) {
+                let control = self.ends.pop_control(shard);
+                if control.is_some() {
+                    self.asks.took(shard);
+                }
+                match control {
                     Some(Control::Want(filter, wanted)) => self.node.want(&filter, wanted),
                     Some(Control::Cost(report)) => {
                         let CostReport { cost, reserve, .. } = report;
                         self.outbox.to(shard).ahead.reported(&report, cost, reserve, now);
                     }
-                    Some(Control::ToCluster(told)) => self.node.told(shard, *told, now),
+                    Some(Control::ToCluster(told)) => match *told {
+                        ToCluster::Ask(session, ticket) => {
+                            self.asks.ask((shard, session, ticket));
+                        }
+                        told => self.node.told(shard, told, now),
+                    },
                     Some(_) => debug_assert!(false, "no mail for the cluster"),
                     None => break,
                 }
             }
             more |= self.ends.control_waiting(shard) > 0;
         }
+        self.asks.see(|shard| self.ends.control_waiting(shard));
         more
     }
 

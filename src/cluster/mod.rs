@@ -29,6 +29,7 @@ pub mod lane;
 pub mod nats;
 pub mod node;
 pub mod peer;
+pub mod pending_asks;
 pub mod record;
 #[cfg(feature = "runtime")]
 pub mod serve;
