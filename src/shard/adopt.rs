@@ -241,7 +241,7 @@ impl Shard {
         if self.retained.messages.get(&topic).is_some() {
             return;
         }
-        self.put_retained(&topic, message, Accounts::unpacked(accounts));
+        self.put_retained(&topic, message, (Accounts::unpacked(accounts), 0));
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::Shard;
 use crate::ids::SocketId;
-use crate::message::{Accounts, MessageRef};
+use crate::message::{MessageRef, Retain};
 use crate::mutant::Mutant;
 use crate::packet::{PacketId, Qos, Version};
 use crate::session::pending::Gone;
@@ -132,12 +132,14 @@ impl Shard {
         storing.append_for(socket, &Record::Unsubscribed { session, filter });
     }
 
-    /// Stores a topic's retained message.
-    pub(super) fn store_retained(&mut self, message: &MessageRef<'_>, accounts: Accounts) {
+    /// Stores a topic's retained message; `retain` has its accounts, and its stamp on a node of a
+    /// cluster.
+    pub(super) fn store_retained(&mut self, message: &MessageRef<'_>, retain: Retain) {
         let Some(storing) = &mut self.storing else { return };
         if !topic::is_servers_own(message.topic) {
             let stored = storing.stored(message);
-            let record = Record::Retain(StoredMessage { accounts: accounts.packed(), ..stored });
+            let (accounts, stamp) = (retain.accounts.packed(), retain.stamp().unwrap_or(0));
+            let record = Record::Retain(StoredMessage { accounts, stamp, ..stored });
             storing.append_for_speaker(&record);
         }
     }

@@ -258,7 +258,7 @@ impl Shard {
                 + counters.pending_away_messages * AWAY as u64
                 + tally.returning as u64,
             inflight as u64 + counters.inflight * SENT as u64,
-            tally.retained as u64,
+            (tally.retained + self.retained.stamps.held()) as u64,
             (clients + tally.flows * FLOW + tally.names) as u64,
             filters as u64 + counters.subscriptions * SUBSCRIPTION as u64,
             self.entrance.departures.count().1 as u64,

@@ -35,11 +35,17 @@ impl Shard {
 
     fn restore_retained(&mut self, body: &Body) {
         let message = self.restore_message(body);
-        self.put_retained(&body.topic, message, Accounts::unpacked(body.accounts));
+        self.put_retained(&body.topic, message, (Accounts::unpacked(body.accounts), body.stamp));
     }
 
-    /// Keeps a retained message that was kept before this process began.
-    pub(super) fn put_retained(&mut self, topic: &str, message: Message, accounts: Accounts) {
+    /// Keeps a retained message that was kept before this process began, on its accounts, with its
+    /// stamp.
+    pub(super) fn put_retained(
+        &mut self,
+        topic: &str,
+        message: Message,
+        (accounts, stamp): (Accounts, u64),
+    ) {
         let size = message.size() as u64;
         // Past a limit that is lower now, too: what was accepted is not dropped.
         self.topology.shared.retained_messages.take(1, u64::MAX);
@@ -49,7 +55,7 @@ impl Shard {
         self.counters.retained_bytes += size;
         self.memory.tally.retained += retained(topic, message.size());
         self.adopt_accounts(topic, accounts, size);
-        self.note_oldest(&message);
+        self.note_restored(&message, stamp);
         self.retained.messages.set(topic, message);
     }
 

@@ -7,7 +7,7 @@ use super::memory::{Pressure, retained};
 use super::spare::halve_queue;
 use super::stamps::Stamps;
 use crate::ids::SessionRef;
-use crate::message::{Accounts, Message, MessageRef};
+use crate::message::{Message, MessageRef, Retain};
 use crate::mutant::Mutant;
 use crate::topic::{self, Retained};
 use std::collections::VecDeque;
@@ -49,7 +49,8 @@ impl RetainedMessages {
 
 impl Shard {
     /// Sets or, with an empty payload, clears a topic's retained message [MQTT-3.3.1-5 to 7].
-    pub(super) fn keep_retained(&mut self, message: &MessageRef<'_>, accounts: Accounts) {
+    /// `retain`: whose bounds it counts for, and its stamp on a node of a cluster.
+    pub(super) fn keep_retained(&mut self, message: &MessageRef<'_>, retain: Retain) {
         let kept = Mutant::RetainedNotReplaced.is_on()
             && self.retained.messages.get(message.topic).is_some();
         if kept && !message.payload.is_empty() {
@@ -98,13 +99,13 @@ impl Shard {
             self.counters.dropped_retained_limit += 1;
             return;
         }
-        if !self.charge_accounts(message.topic, accounts, size) {
+        if !self.charge_accounts(message.topic, retain.accounts, size) {
             self.topology.shared.retained_messages.give(1);
             self.topology.shared.retained_bytes.give(size);
             self.counters.dropped_retained_account += 1;
             return;
         }
-        self.store_retained(&kept, self.accounts_of_kept(message.topic));
+        self.store_retained(&kept, retain.on(self.accounts_of_kept(message.topic)));
         let stored = Message::new(&kept, self.delivery.scratch.bytes());
         self.counters.retained_messages += 1;
         self.counters.retained_bytes += size;

@@ -148,7 +148,7 @@ impl Shard {
             if shard == self.topology.id {
                 matched |= deliver && self.deliver_here(hash, message);
                 if kept {
-                    self.keep_retained(message, route.accounts);
+                    self.keep_retained(message, Retain::PLAIN.on(route.accounts));
                 }
                 continue;
             }

@@ -19,7 +19,7 @@ use super::topology::Topology;
 use crate::ids::ShardSet;
 use crate::limits::cost;
 use crate::mesh::moves::{Retell, Retold, ToCluster, Whence};
-use crate::message::{Accounts, MailPurpose, Message, MessageRef, Reserve, Retain};
+use crate::message::{MailPurpose, Message, MessageRef, Reserve, Retain};
 use crate::mutant::Mutant;
 use crate::packet::Qos;
 use crate::time::Instant;
@@ -30,6 +30,8 @@ use std::ops::Bound;
 
 /// Bytes of what is kept of cleared topics.
 const CLEARED: usize = 8 << 20;
+/// Bytes of the stamp of what is kept, with its place.
+const KEPT: usize = 2 * size_of::<u64>() + 1;
 /// Bytes of a cleared topic, besides its name, which is there twice.
 const PLACE: usize = 128;
 /// Milliseconds for which it is known that a topic was cleared.
@@ -40,7 +42,8 @@ const SLICE: usize = 64;
 /// The stamps of what is kept here, and of what was cleared.
 #[derive(Default)]
 pub(super) struct Stamps {
-    /// By the hash of the topic. What was read from a store has none: it is the oldest.
+    /// By the hash of the topic. What a broker that was alone has stored has none: it is the
+    /// oldest.
     kept: HashMap<u64, u64>,
     cleared: BTreeMap<Box<str>, u64>,
     /// The same in the order of time, and what is not in `cleared` any more.
@@ -49,6 +52,11 @@ pub(super) struct Stamps {
 }
 
 impl Stamps {
+    /// Bytes of all of that.
+    pub(super) fn held(&self) -> usize {
+        self.kept.capacity() * KEPT + self.bytes
+    }
+
     /// A message is kept no more; its stamp, on a node of a cluster.
     pub(super) fn forget_kept(&mut self, topology: &Topology, old: &Message) -> Option<u64> {
         let view = old.view();
@@ -174,14 +182,14 @@ impl Shard {
     /// Keeps a message, or clears its topic, unless there was a newer one.
     pub(super) fn keep_stamped(&mut self, message: &MessageRef<'_>, retain: Retain) {
         let Some(stamp) = retain.stamp() else {
-            return self.keep_retained(message, retain.accounts);
+            return self.keep_retained(message, retain);
         };
         let hash = self.topology.shared.seeds.place(message.topic.as_bytes());
         if !self.is_newest(hash, message, stamp) && !Mutant::ClusterStampIgnored.is_on() {
             self.counters.retained_superseded += 1;
             return;
         }
-        self.keep_retained(message, retain.accounts);
+        self.keep_retained(message, retain);
         self.retained.stamps.cleared.remove(message.topic);
         match self.retained.messages.get(message.topic) {
             Some(kept) => {
@@ -212,18 +220,29 @@ impl Shard {
         self.topology.shared.retained_digest.shift(before, after);
     }
 
-    /// A message that was read from the store is kept.
-    pub(super) fn note_oldest(&mut self, message: &Message) {
+    /// A message that was kept before this process began is kept. One without a stamp, as of a
+    /// broker that was alone then, is the oldest.
+    pub(super) fn note_restored(&mut self, message: &Message, stamp: u64) {
         let view = message.view();
-        if crosses(&self.topology, view.topic) && view.expires.is_none() {
-            self.tell_digest(0, share(view.topic, Retain::OLDEST));
+        if !crosses(&self.topology, view.topic) {
+            return;
+        }
+        let is_one = (Retain::OLDEST..=Retain::NEWEST).contains(&stamp);
+        let stamp = if is_one { stamp } else { Retain::OLDEST };
+        if stamp > Retain::OLDEST {
+            let hash = self.topology.shared.seeds.place(view.topic.as_bytes());
+            self.retained.stamps.kept.insert(hash, stamp);
+            self.topology.shared.stamps.raise(stamp);
+        }
+        if view.expires.is_none() {
+            self.tell_digest(0, share(view.topic, stamp));
         }
     }
 
     /// An operator clears a topic whose message is kept here: at all nodes.
     pub(super) fn clear_at_nodes(&mut self, message: &MessageRef<'_>) {
         if !crosses(&self.topology, message.topic) {
-            return self.keep_retained(message, Accounts::NONE);
+            return self.keep_retained(message, Retain::PLAIN);
         }
         let retain = self.next_stamp();
         self.keep_stamped(message, retain);

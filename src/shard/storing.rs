@@ -224,6 +224,7 @@ impl Storing {
             expires: message.expires.map_or(u64::MAX, |at| self.date(at)),
             flags: message.qos as u8 | u8::from(message.retain) << 2,
             accounts: 0,
+            stamp: 0,
         }
     }
 

@@ -28,6 +28,8 @@ pub struct Body {
     pub flags: u8,
     /// If it is retained: the bounds that it counts for, as one number; 0 for none.
     pub accounts: u64,
+    /// The same on a node of a cluster: its stamp; 0 for none.
+    pub stamp: u64,
 }
 
 impl Body {
@@ -39,6 +41,7 @@ impl Body {
             expires: stored.expires,
             flags: stored.flags,
             accounts: stored.accounts,
+            stamp: stored.stamp,
         }
     }
 
@@ -51,6 +54,7 @@ impl Body {
             expires: self.expires,
             flags: self.flags,
             accounts: self.accounts,
+            stamp: self.stamp,
         }
     }
 }

@@ -16,6 +16,10 @@ pub use super::key::{
     Key, Secret, inbound_key, message_key, session_key, slot_keys, subscription_key, will_key,
 };
 
+/// Beside the flags of a message: it is on accounts, which follow; and it has a stamp, which does.
+const HAS_ACCOUNTS: u8 = 8;
+const HAS_STAMP: u8 = 16;
+
 /// Bytes of a record before its body.
 pub const PREFIX: usize = 5;
 
@@ -54,6 +58,9 @@ pub struct StoredMessage<'a> {
     pub flags: u8,
     /// If it is retained: the bounds that it counts for, as one number; 0 for none.
     pub accounts: u64,
+    /// If it is retained on a node of a cluster: which of two nodes' messages is the newer one; 0
+    /// for none.
+    pub stamp: u64,
 }
 
 /// Where a message stands that was sent to a client.
@@ -375,13 +382,10 @@ fn put_message(out: &mut Vec<u8>, body: &StoredMessage<'_>) {
     put_bytes(out, body.properties);
     put_bytes(out, body.payload);
     out.extend_from_slice(&body.expires.to_le_bytes());
-    match body.accounts {
-        0 => out.push(body.flags),
-        accounts => {
-            out.push(body.flags | 8);
-            out.extend_from_slice(&accounts.to_le_bytes());
-        }
-    }
+    let further = [(body.accounts, HAS_ACCOUNTS), (body.stamp, HAS_STAMP)];
+    let further = further.into_iter().filter(|&(number, _)| number != 0);
+    out.push(further.clone().fold(body.flags, |flags, (_, flag)| flags | flag));
+    further.for_each(|(number, _)| out.extend_from_slice(&number.to_le_bytes()));
 }
 
 /// QoS and RETAIN flag.
@@ -447,12 +451,13 @@ impl<'a> Body<'a> {
     fn message(&mut self) -> Option<StoredMessage<'a>> {
         let (topic, properties, payload) = (self.text()?, self.bytes()?, self.bytes()?);
         let (expires, flags) = (self.u64()?, self.byte()?);
-        let accounts = match flags & 8 {
-            0 => 0,
-            _ => self.u64().filter(|&accounts| accounts != 0)?,
+        let mut further = |flag: u8| match flags & flag {
+            0 => Some(0),
+            _ => self.u64().filter(|&number| number != 0),
         };
-        let flags = Some(flags & !8).filter(|&flags| is_sound(flags))?;
-        Some(StoredMessage { topic, properties, payload, expires, flags, accounts })
+        let (accounts, stamp) = (further(HAS_ACCOUNTS)?, further(HAS_STAMP)?);
+        let flags = Some(flags & !(HAS_ACCOUNTS | HAS_STAMP)).filter(|&flags| is_sound(flags))?;
+        Some(StoredMessage { topic, properties, payload, expires, flags, accounts, stamp })
     }
 
     fn session(&mut self) -> Option<StoredSession<'a>> {

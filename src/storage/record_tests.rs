@@ -14,6 +14,7 @@ pub(crate) fn samples() -> Vec<Record<'static>> {
         expires: u64::MAX,
         flags: 5,
         accounts: 0,
+        stamp: 0,
     };
     let session = StoredSession {
         session: 9,
@@ -36,7 +37,6 @@ pub(crate) fn samples() -> Vec<Record<'static>> {
         Record::Inbound { session: 9, packet: 5 },
         Record::Outbound { session: 9, packet: 5 },
         Record::Retain(body),
-        Record::Retain(StoredMessage { accounts: 7 << 32, ..body }),
         Record::Unretain { topic: "a/b" },
         Record::Will { session: 9, delay: 5, lifetime: 6, due: 8, body },
         Record::NoWill { session: 9 },
@@ -44,9 +44,26 @@ pub(crate) fn samples() -> Vec<Record<'static>> {
     ]
 }
 
+/// Retained messages of the same topic, with what only some have.
+fn retained() -> Vec<Record<'static>> {
+    let of = |accounts, stamp| {
+        let body = StoredMessage {
+            topic: "a/b",
+            properties: &[1, 0],
+            payload: b"payload",
+            expires: 1,
+            flags: 5,
+            accounts,
+            stamp,
+        };
+        Record::Retain(body)
+    };
+    vec![of(7 << 32, 0), of(0, 1 << 50), of(1, 1 << 50)]
+}
+
 #[test]
 fn every_kind_is_read_as_it_was_written_and_in_no_other_length() {
-    for record in samples() {
+    for record in samples().into_iter().chain(retained()) {
         let mut bytes = Vec::new();
         let length = record.encode(&mut bytes);
         assert_eq!(decode(&bytes), Ok((record, length)));

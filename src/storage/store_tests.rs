@@ -24,8 +24,15 @@ impl Drop for Scratch {
 const BOUNDS: Bounds = Bounds { segment: 1 << 20, gather: 0, ..Bounds::BROKER };
 
 fn put(part: &mut Part, topic: &str, payload: &[u8]) {
-    let body =
-        StoredMessage { topic, properties: b"", payload, expires: u64::MAX, flags: 1, accounts: 0 };
+    let body = StoredMessage {
+        topic,
+        properties: b"",
+        payload,
+        expires: u64::MAX,
+        flags: 1,
+        accounts: 0,
+        stamp: 0,
+    };
     part.log.append(&Record::Retain(body), 0);
 }
 
@@ -142,6 +149,7 @@ fn furnish(part: &mut Part, client_id: &str, topic: &str, number: u64) {
         expires: u64::MAX,
         flags: 1,
         accounts: 0,
+        stamp: 0,
     };
     log.append(
         &Record::Session(StoredSession {

@@ -28,6 +28,7 @@ fn record(choices: &mut Input<'_>, out: &mut Vec<u8>) {
         expires: 9,
         flags: 1,
         accounts: u64::from(slot),
+        stamp: session,
     };
     let record = match kind % 15 {
         0 => Record::Session(StoredSession {

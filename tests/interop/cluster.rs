@@ -654,3 +654,38 @@ fn clocks_that_are_apart_are_an_alarm() {
         active() == 0.0
     });
 }
+
+/// A message that only a node with a store has, which was killed before it could tell the others,
+/// is the newest one when that node is back.
+#[test]
+fn what_is_stored_is_not_the_oldest_after_a_restart() {
+    let mut nodes = Nodes::start(2, "");
+    let file = nodes.directory.join("0.yaml");
+    let store = nodes.directory.join("store");
+    let text = fs::read_to_string(&file).expect("its file");
+    let text = format!("{text}storage: {{path: '{}'}}\n", store.display());
+    fs::write(&file, text).expect("its file");
+    let again = |nodes: &mut Nodes| {
+        nodes.nodes[0].signal("-KILL");
+        nodes.nodes[0] = Broker::of_file(file.to_str().expect("a plain path"));
+    };
+    again(&mut nodes);
+    eventually("the nodes know each other", || nodes.settled(0) == 1 && nodes.settled(1) == 1);
+    let set = |nodes: &Nodes, text: &str| {
+        let (mut writer, _) = Connect::new(V5, unique("writer")).open_with(&nodes.nodes[0]);
+        writer.publish(&Publish::new("state", 1, text).retain());
+    };
+    set(&nodes, "old");
+    eventually("it is there", || retained(&nodes, 1, "state").as_deref() == Some("old"));
+    nodes.server.kill();
+    eventually("it is noticed", || (0..2).all(|at| nodes.figure(at, "degraded") == 1.0));
+    set(&nodes, "new");
+    again(&mut nodes);
+    nodes.server.run();
+    for at in 0..2 {
+        eventually("all have the newest", || {
+            retained(&nodes, at, "state").as_deref() == Some("new")
+        });
+    }
+    assert_eq!(retained(&nodes, 0, "state").as_deref(), Some("new"));
+}

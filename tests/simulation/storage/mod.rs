@@ -41,7 +41,15 @@ fn bounds(seed: u64) -> Bounds {
 type State = BTreeMap<String, Vec<u8>>;
 
 fn stored<'a>(topic: &'a str, payload: &'a [u8]) -> StoredMessage<'a> {
-    StoredMessage { topic, properties: b"", payload, expires: u64::MAX, flags: 1, accounts: 0 }
+    StoredMessage {
+        topic,
+        properties: b"",
+        payload,
+        expires: u64::MAX,
+        flags: 1,
+        accounts: 0,
+        stamp: 0,
+    }
 }
 
 /// A log, its disk, and what should be in it.
