@@ -506,9 +506,9 @@ fn retained(nodes: &Nodes, at: usize, topic: &str) -> Option<String> {
     reader.subscribe(Subscribe::to(topic, 1));
     // It may come from another core.
     (0..3).for_each(|_| reader.ping());
-    let message = reader.stashed()?;
-    assert!(message.retain, "{message:?}");
-    Some(message.text())
+    // What is published meanwhile comes, too.
+    let kept = std::iter::from_fn(|| reader.stashed()).find(|message| message.retain)?;
+    Some(kept.text())
 }
 
 /// What is retained at one node is sent to new subscribers at every node, also at one that was
@@ -597,7 +597,7 @@ fn wills_of_a_node_that_is_killed_come_once() {
     // Another one would have come with it.
     readers.iter_mut().for_each(Client::expect_nothing);
     assert_eq!(published(), 1.0);
-    assert_eq!(retained(&nodes, 0, "will/real").as_deref(), Some("real"));
+    eventually("it is retained", || retained(&nodes, 0, "will/real").as_deref() == Some("real"));
     drop(mosquitto);
 }
 
@@ -648,7 +648,7 @@ fn clocks_that_are_apart_are_an_alarm() {
         active() == 1.0
     });
     let ahead = nodes.nodes[0].metric("ringmq_cluster_node_clock_ahead_seconds", "node=\"clock\"");
-    assert!((8.0..9.0).contains(&ahead), "{ahead}");
+    assert!((7.5..9.0).contains(&ahead), "{ahead}");
     eventually("the alarm is cleared", || {
         clock.say(0);
         active() == 0.0
@@ -667,6 +667,8 @@ fn what_is_stored_is_not_the_oldest_after_a_restart() {
     fs::write(&file, text).expect("its file");
     let again = |nodes: &mut Nodes| {
         nodes.nodes[0].signal("-KILL");
+        // Until it is gone the files are its own.
+        nodes.nodes[0].wait(Duration::from_secs(60));
         nodes.nodes[0] = Broker::of_file(file.to_str().expect("a plain path"));
     };
     again(&mut nodes);
@@ -687,5 +689,4 @@ fn what_is_stored_is_not_the_oldest_after_a_restart() {
             retained(&nodes, at, "state").as_deref() == Some("new")
         });
     }
-    assert_eq!(retained(&nodes, 0, "state").as_deref(), Some("new"));
 }
