@@ -289,8 +289,8 @@ section! {
         spin: ShortTime<0, SECOND> = ShortTime::of(20),
         /// Whether a core that sleeps lets events gather before it wakes: less CPU under steady
         /// light traffic for as much more latency (Linux 6.12). auto: 300us, while that saves
-        /// wake-ups and slows no client down that waits for answers, which is tried now and then; off
-        /// on an older kernel. A time: always. off, 0: never.
+        /// wake-ups and slows no client down that waits for answers, which is tried now and then;
+        /// off on an older kernel. A time: always. off, 0: never.
         #[schemars(extend("x-restart" = true))]
         coalesce: Or<Auto, Or<Off, ShortTime<0, { SECOND / 1000 }>>> = Or::NONE,
         /// Sockets one io_uring holds; further rings are opened as needed. auto: the nofile limit,
