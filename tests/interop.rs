@@ -36,6 +36,8 @@ mod otlp;
 mod prometheus;
 #[path = "interop/proxy.rs"]
 mod proxy;
+#[path = "interop/refusing.rs"]
+mod refusing;
 #[path = "interop/reloading.rs"]
 mod reloading;
 #[path = "interop/slow.rs"]

@@ -2,6 +2,8 @@
 //! it. Each figure has one writer.
 #![allow(clippy::disallowed_types, reason = "figures that are read while they are written")]
 
+use super::mqtt::refusals::REASONS;
+use crate::packet::ReasonCode;
 use crate::telemetry::BridgeRow;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -167,6 +169,8 @@ pub struct Figures {
     /// Messages that were tried again.
     pub retries: Figure,
     lost: [Figure; Lost::ALL.len()],
+    /// Refusals of another MQTT broker, by reason.
+    refused: [Figure; REASONS.len()],
     /// Messages that found no room in the bridge's queue.
     pub queue_dropped: Figure,
     /// Batches on disk that were broken.
@@ -195,6 +199,7 @@ impl Figures {
             failures: Figure::default(),
             retries: Figure::default(),
             lost: Default::default(),
+            refused: Default::default(),
             queue_dropped: Figure::default(),
             damaged: Figure::default(),
             full: Figure::default(),
@@ -230,6 +235,7 @@ impl Figures {
             damaged: self.damaged.get(),
             full: self.full.get() > 0,
             dropped: Lost::ALL.map(|why| (why.word(), self.lost(why))).to_vec(),
+            refused: self.refused(),
         }
     }
 
@@ -243,6 +249,21 @@ impl Figures {
         if let Some(figure) = self.lost.get(why as usize) {
             figure.add(1);
         }
+    }
+
+    /// Another MQTT broker has not taken a message.
+    pub fn refuse(&self, reason: ReasonCode) {
+        let at = REASONS.iter().position(|&(known, _)| known == reason);
+        if let Some(figure) = at.and_then(|at| self.refused.get(at)) {
+            figure.add(1);
+        }
+    }
+
+    /// How often one has not, by reason; nothing for another kind of bridge.
+    fn refused(&self) -> Vec<(&'static str, u64)> {
+        let all = REASONS.iter().zip(&self.refused);
+        let shown = all.filter(|_| self.kind == "mqtt");
+        shown.map(|(&(_, word), figure)| (word, figure.get())).collect()
     }
 
     /// Messages that were dropped for that reason.

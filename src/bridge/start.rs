@@ -14,6 +14,7 @@ use super::http::serve::HttpService;
 use super::intake::{Intake, Waiting};
 use super::inward::{Inward, Shards};
 use super::lanes::{self, Lane, State};
+use super::mqtt::refusals::Refusals;
 use super::mqtt::serve::{Connecting, MqttBridge};
 use super::mqtt::session::{RemotePlan, RemoteSession};
 use super::mqtt::topics::Topics;
@@ -275,9 +276,12 @@ impl Common {
         inward: impl Fn() -> Inward + Send + Sync + 'static,
     ) -> Result<Work, String> {
         let (connecting, plan) = (connecting(mqtt)?, self.remote(name, lane, mqtt, most));
+        let (policy, longest) = (mqtt.on_refused, mqtt.retry.max.get());
         Ok(Arc::new(move |intake, runtime| {
             let (connecting, session) = (connecting.clone(), RemoteSession::new(plan.clone()));
-            let bridge = MqttBridge { connecting, session, intake, inward: inward() };
+            let (refusals, inward) = (Refusals::new(policy, longest), inward());
+            let complained = None;
+            let bridge = MqttBridge { connecting, session, refusals, complained, intake, inward };
             runtime.block_on(bridge.run());
             Ok(())
         }))

@@ -80,6 +80,21 @@ choice! {
 }
 
 choice! {
+    /// What happens to a message that the other broker refuses with a reason code (MQTT 5).
+    BridgeRefused {
+        /// With Quota exceeded (0x97) it is sent again, until it is taken. With Unspecified error
+        /// (0x80), Implementation specific error (0x83) and Packet identifier in use (0x91), which
+        /// may be for now or for good, it is sent six times. With the others, such as Not
+        /// authorized (0x87), it is dropped and counted.
+        Auto,
+        /// It is dropped and counted.
+        Drop,
+        /// It is sent again, until it is taken, whatever the reason is.
+        Wait,
+    }
+}
+
+choice! {
     /// When a bridge connects.
     BridgeStart {
         /// At the start, and again whenever the connection has ended.
@@ -198,6 +213,13 @@ section! {
         retry: BridgeRetry = BridgeRetry::default(),
         /// QoS 1 and 2 messages that are sent and not yet acknowledged.
         max_inflight: Count<u16, Messages, 1, 65_535> = Count::of(100),
+        /// What happens to a message that the other broker refuses. One that is sent again holds
+        /// up all behind it: when everything that is under way has been answered, there is a pause
+        /// of 100 ms, twice as long after each further refusal and at most retry.max, and then one
+        /// message at a time is sent; each one that is taken lets one more be under way. What was
+        /// under way beside the first one that is refused may be taken before it: with
+        /// max_inflight: 1 nothing is.
+        on_refused: BridgeRefused = BridgeRefused::Auto,
         /// Messages brought from the other broker that are acknowledged only when they have been
         /// accepted here; it sends no more meanwhile (v5).
         receive_maximum: Count<u16, Messages, 1, 65_535> = Count::of(256),

@@ -175,6 +175,11 @@ fn check_mqtt(key: &str, mqtt: &MqttBridge, report: &mut Findings<'_>) {
         let what = "MQTT 3.1.1 has no password without a user name [MQTT-3.1.2-22]";
         report.add(&format!("{key}.password"), what, "set username, or protocol_version: v5");
     }
+    let written = format!("{key}.on_refused");
+    if mqtt.protocol_version == BridgeVersion::V311 && report.is_written(&written) {
+        let fix = "remove it, or set protocol_version: v5";
+        report.add(&written, "MQTT 3.1.1 has no reason codes: nothing is refused", fix);
+    }
     check_tls(key, mqtt.tls.as_ref(), report);
     check_connections(key, mqtt, report);
     let state = &mqtt.notification_topic;

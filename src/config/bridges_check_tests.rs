@@ -76,6 +76,10 @@ fn what_is_wrong_with_a_bridge_is_said_with_its_line_and_key() {
             "f.yaml:2: bridges.0.mqtt.retry.max: it is shorter than min; raise it, or lower min",
         ),
         (
+            "- {name: a, mqtt: {MQTT, on_refused: drop, protocol_version: v311}}",
+            "f.yaml:2: bridges.0.mqtt.on_refused: MQTT 3.1.1 has no reason codes: nothing is",
+        ),
+        (
             "- {name: a, mqtt: {MQTT, tls: {certificate: c}}}",
             "f.yaml:2: bridges.0.mqtt.tls: certificate and private_key come together; set both",
         ),

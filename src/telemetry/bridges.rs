@@ -35,6 +35,8 @@ pub struct BridgeRow {
     pub full: bool,
     /// Messages that were dropped, by reason.
     pub dropped: Vec<(&'static str, u64)>,
+    /// How often another MQTT broker has not taken a message, by its reason.
+    pub refused: Vec<(&'static str, u64)>,
 }
 
 impl BridgeRow {
@@ -53,7 +55,8 @@ impl BridgeRow {
         self.retries += other.retries;
         self.damaged += other.damaged;
         self.full |= other.full;
-        for ((_, count), (_, more)) in self.dropped.iter_mut().zip(&other.dropped) {
+        let refused = self.refused.iter_mut().zip(&other.refused);
+        for ((_, count), (_, more)) in self.dropped.iter_mut().zip(&other.dropped).chain(refused) {
             *count += more;
         }
     }

@@ -346,6 +346,14 @@ impl Text {
                 self.sample(name, &[("bridge", &row.name), ("reason", reason)], count);
             }
         }
+        let name = "ringmq_bridge_refusals_total";
+        let help = "How often another MQTT broker has not taken a message, by its reason code.";
+        self.family(name, "counter", help);
+        for row in bridges {
+            for (reason, count) in &row.refused {
+                self.sample(name, &[("bridge", &row.name), ("reason", reason)], count);
+            }
+        }
     }
 
     fn spans(&mut self, row: &SpanRow) {

@@ -42,6 +42,8 @@ pub(super) struct Bridge {
     full: bool,
     /// Messages that were dropped, by reason.
     dropped: BTreeMap<&'static str, u64>,
+    /// How often another MQTT broker has not taken a message, by its reason code.
+    refused: BTreeMap<&'static str, u64>,
 }
 
 fn shown(row: BridgeRow) -> Bridge {
@@ -62,6 +64,7 @@ fn shown(row: BridgeRow) -> Bridge {
         damaged: row.damaged,
         full: row.full,
         dropped: row.dropped.into_iter().collect(),
+        refused: row.refused.into_iter().collect(),
     }
 }
 

@@ -4,6 +4,7 @@
 //! clock at once.
 #![allow(clippy::disallowed_methods, reason = "on the bridge's own thread, never on a core's")]
 
+use super::refusals::{Judgement, Refusals};
 use super::session::{Event, Fate, RemoteSession, Trouble};
 use crate::bridge::figures::{BridgeState, Lost};
 use crate::bridge::intake::{Intake, wall_millis};
@@ -32,6 +33,8 @@ const READ: usize = 64 * 1024;
 const UNSETTLED: usize = 1024;
 /// A bridge with nothing else to wait for looks around so often.
 const LOOK: Duration = Duration::from_secs(3600);
+/// How often another broker that refuses messages is complained of.
+const COMPLAINT: Duration = Duration::from_secs(10);
 
 /// How a bridge connects.
 #[derive(Clone)]
@@ -61,6 +64,10 @@ pub struct MqttBridge<'a> {
     pub connecting: Connecting,
     /// What it says.
     pub session: RemoteSession,
+    /// What the other broker refuses.
+    pub refusals: Refusals,
+    /// When it was last complained of.
+    pub complained: Option<Instant>,
     /// What waits.
     pub intake: &'a mut Intake,
     /// What it brings.
@@ -120,6 +127,7 @@ impl MqttBridge<'_> {
             let broken = self.connection(&host, port, &mut failures).await;
             self.intake.figures.set_state(BridgeState::Waiting);
             self.intake.buffer.rewind();
+            self.refusals.ebb(Instant::now());
             self.inward.publish_state(false);
             let name = &*self.intake.figures.name;
             match &broken {
@@ -288,7 +296,7 @@ impl MqttBridge<'_> {
             }
             let moment = Instant::now();
             self.inward.hand_out(moment);
-            idle &= !self.pump(connection);
+            idle &= !self.pump(connection, moment);
             if !self.session.out.is_empty() {
                 connection.spoke = moment;
                 let written = connection.write(context, &mut self.session, self.intake);
@@ -373,27 +381,49 @@ impl MqttBridge<'_> {
             }
             Event::Delivered(number) => {
                 connection.worked = Instant::now();
+                self.refusals.taken(number);
                 self.intake.delivered(number);
             }
-            Event::Rejected(number, reason) => {
-                tracing::debug!(bridge = name, reason = reason.name(), "message refused there");
-                self.intake.lose(number, Lost::Rejected);
-            }
+            Event::Rejected(number, reason) => self.refused(number, reason),
             Event::Loop => self.intake.figures.lose(Lost::Loop),
             Event::Stray => self.intake.figures.lose(Lost::Unwanted),
         }
     }
 
+    /// The other broker does not take a message.
+    fn refused(&mut self, number: u64, reason: ReasonCode) {
+        let judgement = self.refusals.judge(number, reason);
+        self.intake.figures.refuse(reason);
+        match judgement {
+            Judgement::Again => self.intake.figures.retries.add(1),
+            Judgement::Drop => self.intake.lose(number, Lost::Rejected),
+        }
+        if self.complained.is_none_or(|then| then.elapsed() > COMPLAINT) {
+            self.complained = Some(Instant::now());
+            let (bridge, reason) = (&*self.intake.figures.name, reason.name());
+            tracing::warn!(bridge, reason, ?judgement, "the other broker refuses messages");
+        }
+    }
+
     /// Sends what waits, as far as the other end and the socket take it; true when it did anything.
-    fn pump(&mut self, connection: &mut Connection) -> bool {
+    fn pump(&mut self, connection: &mut Connection, moment: Instant) -> bool {
         if !self.session.is_ready() {
             return false;
         }
-        let (mut any, mut moment) = (false, None);
-        while self.session.out.len() < AHEAD && self.session.has_room() {
+        let answered = self.session.under_way() == 0 && connection.unconfirmed.is_empty();
+        if answered && self.refusals.ebb(moment) {
+            // Of what was read only that is not done which was refused.
+            self.intake.buffer.rewind();
+        }
+        let window = self.refusals.window(moment);
+        let (mut any, mut now) = (false, None);
+        while self.session.out.len() < AHEAD
+            && self.session.has_room()
+            && self.session.under_way() < window
+        {
             let Some((number, record)) = self.intake.read() else { break };
             any = true;
-            let time = *moment.get_or_insert_with(wall_millis);
+            let time = *now.get_or_insert_with(wall_millis);
             let lost = match self.session.publish(number, &record, time) {
                 Fate::Sent(Qos::AtMostOnce) => {
                     connection.unconfirmed.push(number);
@@ -440,7 +470,8 @@ impl MqttBridge<'_> {
             next = next.min(unneeded.max(moment + Duration::from_millis(100)));
         }
         let end = self.intake.orders.deadline();
-        let others = [self.inward.deadline(), end].into_iter().flatten();
+        let others = [self.inward.deadline(), self.refusals.deadline(), end];
+        let others = others.into_iter().flatten();
         Ok(others.fold(next, Instant::min).max(moment + Duration::from_micros(500)))
     }
 }

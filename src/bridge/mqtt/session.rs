@@ -175,6 +175,11 @@ impl RemoteSession {
         self.sent.len() < usize::from(self.window)
     }
 
+    /// What was sent with QoS 1 or 2 on this connection and is not acknowledged.
+    pub fn under_way(&self) -> usize {
+        self.sent.len()
+    }
+
     /// Nothing that was sent or received waits for an acknowledgement.
     pub fn is_idle(&self) -> bool {
         self.sent.is_empty() && self.owed.is_empty() && self.resumed.is_empty()

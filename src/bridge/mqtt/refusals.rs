@@ -1,0 +1,210 @@
+//! What a bridge does with a message that the other broker refuses by a reason code: it is dropped,
+//! or sent again after a pause. Pure.
+//!
+//! A message that is to be sent again holds up those behind it, so that their order is kept: from
+//! its refusal on nothing more is sent. When everything that was under way has been answered, what
+//! was refused is sent again in order after a pause, and one message at a time; each one that is
+//! taken lets one more be under way.
+
+use crate::config::BridgeRefused;
+use crate::packet::ReasonCode;
+use std::time::{Duration, Instant};
+
+/// The pause after the first refusal. It is twice as long after each further one.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How often a message is sent when a refusal may be for now or for good.
+const TRIES: u32 = 6;
+
+/// The reason codes that refuse a message [MQTT-3.4.2.1, MQTT-3.5.2.1], as they are shown.
+pub const REASONS: [(ReasonCode, &str); 7] = [
+    (ReasonCode::UnspecifiedError, "unspecified"),
+    (ReasonCode::ImplementationSpecificError, "implementation_specific"),
+    (ReasonCode::NotAuthorized, "not_authorized"),
+    (ReasonCode::TopicNameInvalid, "topic_name_invalid"),
+    (ReasonCode::PacketIdentifierInUse, "packet_identifier_in_use"),
+    (ReasonCode::QuotaExceeded, "quota_exceeded"),
+    (ReasonCode::PayloadFormatInvalid, "payload_format_invalid"),
+];
+
+/// What becomes of a message that was refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Judgement {
+    /// It is sent again.
+    Again,
+    /// It is dropped.
+    Drop,
+}
+
+/// The refusals of a bridge's other end.
+#[derive(Debug)]
+pub struct Refusals {
+    policy: BridgeRefused,
+    /// The longest pause.
+    longest: Duration,
+    /// The first message that is to be sent again, and how often it was refused for a reason that
+    /// may be for now or for good.
+    first: Option<(u64, u32)>,
+    /// Something was refused, and nothing is sent until what is under way has been answered.
+    ebbing: bool,
+    /// When the next message may be sent.
+    again: Option<Instant>,
+    /// Pauses since a message was last taken.
+    pauses: u32,
+    /// Messages that may be under way.
+    window: usize,
+}
+
+impl Refusals {
+    /// None so far.
+    pub fn new(policy: BridgeRefused, longest: Duration) -> Refusals {
+        let (first, ebbing, again, pauses) = (None, false, None, 0);
+        Refusals { policy, longest, first, ebbing, again, pauses, window: usize::MAX }
+    }
+
+    /// The message of that number was refused.
+    pub fn judge(&mut self, number: u64, reason: ReasonCode) -> Judgement {
+        let again = match (self.policy, reason) {
+            (BridgeRefused::Drop, _) => false,
+            (BridgeRefused::Wait, _) | (BridgeRefused::Auto, ReasonCode::QuotaExceeded) => true,
+            (
+                BridgeRefused::Auto,
+                ReasonCode::UnspecifiedError
+                | ReasonCode::ImplementationSpecificError
+                | ReasonCode::PacketIdentifierInUse,
+            ) => self.tries(number) < TRIES,
+            (BridgeRefused::Auto, _) => false,
+        };
+        if again {
+            self.ebbing = true;
+            return Judgement::Again;
+        }
+        self.forget(number);
+        Judgement::Drop
+    }
+
+    /// How often a message has been tried. Those behind the first one are under way with it only
+    /// the first time; when one of them is refused without it, it has expired or was dropped.
+    fn tries(&mut self, number: u64) -> u32 {
+        let ebbing = self.ebbing;
+        match &mut self.first {
+            Some((first, tries)) if *first == number => {
+                *tries += 1;
+                *tries
+            }
+            Some((first, _)) if *first < number && ebbing => 1,
+            first => {
+                *first = Some((number, 1));
+                1
+            }
+        }
+    }
+
+    fn forget(&mut self, number: u64) {
+        self.first = self.first.filter(|&(first, _)| first != number);
+    }
+
+    /// The message of that number was taken.
+    pub fn taken(&mut self, number: u64) {
+        self.forget(number);
+        self.pauses = 0;
+        self.window = self.window.saturating_add(1);
+    }
+
+    /// Nothing is under way, or the connection has ended. True when something was refused, which
+    /// is to be sent again after a pause from now on.
+    pub fn ebb(&mut self, now: Instant) -> bool {
+        if !std::mem::take(&mut self.ebbing) {
+            return false;
+        }
+        let pause = PAUSE.saturating_mul(1 << self.pauses.min(16)).min(self.longest);
+        self.pauses += 1;
+        self.again = Some(now + pause);
+        self.window = 1;
+        true
+    }
+
+    /// How many messages of QoS 1 and 2 may be under way now; none while there is a pause.
+    pub fn window(&mut self, now: Instant) -> usize {
+        self.again = self.again.filter(|&at| at > now);
+        if self.ebbing || self.again.is_some() { 0 } else { self.window }
+    }
+
+    /// When a pause ends.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.again
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(policy: BridgeRefused, times: u32) -> Vec<ReasonCode> {
+        let again = |reason: ReasonCode| {
+            let mut refusals = Refusals::new(policy, PAUSE);
+            (0..times).all(|_| refusals.judge(3, reason) == Judgement::Again)
+        };
+        REASONS.map(|(reason, _)| reason).into_iter().filter(|&reason| again(reason)).collect()
+    }
+
+    #[test]
+    fn each_reason_is_for_now_for_good_or_either_by_the_policy() {
+        use ReasonCode as R;
+        let either =
+            [R::UnspecifiedError, R::ImplementationSpecificError, R::PacketIdentifierInUse];
+        let few = all(BridgeRefused::Auto, TRIES - 1);
+        assert_eq!(few, [&either[..], &[R::QuotaExceeded]].concat());
+        assert_eq!(all(BridgeRefused::Auto, 1000), [R::QuotaExceeded]);
+        assert_eq!(all(BridgeRefused::Wait, 1000).len(), REASONS.len());
+        assert_eq!(all(BridgeRefused::Drop, 1), []);
+    }
+
+    #[test]
+    fn pauses_grow_until_something_is_taken_and_the_window_with_what_is_taken() {
+        let mut refusals = Refusals::new(BridgeRefused::Auto, PAUSE * 3);
+        let mut now = Instant::now();
+        assert_eq!((refusals.window(now), refusals.ebb(now)), (usize::MAX, false));
+        for pause in [PAUSE, PAUSE * 2, PAUSE * 3, PAUSE * 3] {
+            assert_eq!(refusals.judge(7, ReasonCode::QuotaExceeded), Judgement::Again);
+            assert_eq!(refusals.window(now), 0, "nothing is sent beside what is under way");
+            assert!(refusals.ebb(now) && !refusals.ebb(now));
+            assert_eq!(refusals.deadline(), Some(now + pause));
+            assert_eq!(refusals.window(now + pause - Duration::from_millis(1)), 0);
+            now += pause;
+            assert_eq!((refusals.window(now), refusals.deadline()), (1, None));
+        }
+        for (number, window) in [(7, 2), (8, 3)] {
+            refusals.taken(number);
+            assert_eq!(refusals.window(now), window);
+        }
+        refusals.judge(9, ReasonCode::QuotaExceeded);
+        assert!(refusals.ebb(now));
+        assert_eq!(refusals.deadline(), Some(now + PAUSE));
+    }
+
+    /// Only the first of those that were refused together is counted: the others are not sent
+    /// before it has been taken or dropped.
+    #[test]
+    fn a_message_that_may_be_refused_for_good_is_tried_a_few_times() {
+        let mut refusals = Refusals::new(BridgeRefused::Auto, PAUSE);
+        let reason = ReasonCode::ImplementationSpecificError;
+        for number in [6, 4, 5] {
+            assert_eq!(refusals.judge(number, reason), Judgement::Again);
+        }
+        for number in [4, 5, 6] {
+            let tries = (1..).take_while(|_| refusals.judge(number, reason) == Judgement::Again);
+            assert_eq!(tries.count() as u32, TRIES - if number == 4 { 2 } else { 1 }, "{number}");
+        }
+        refusals.judge(7, reason);
+        refusals.taken(7);
+        assert_eq!(refusals.first, None);
+        // One that is not there any more is not waited for.
+        refusals.judge(8, reason);
+        let mut sent = 0;
+        while refusals.ebb(Instant::now()) {
+            refusals.judge(9, reason);
+            sent += 1;
+        }
+        assert_eq!(sent, TRIES);
+    }
+}
