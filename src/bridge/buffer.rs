@@ -23,6 +23,10 @@ const MEMORY: u64 = 32 << 20;
 const SAVED: Duration = Duration::from_millis(200);
 /// How often a disk that fails is complained of.
 const COMPLAINT: Duration = Duration::from_secs(10);
+/// A batch that cannot be read is tried again after this.
+const READ_AGAIN: Duration = Duration::from_millis(500);
+/// A batch that cannot be read for so long, while the disk can be written, is broken.
+const UNREADABLE: Duration = Duration::from_secs(60);
 
 /// Where messages wait.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,6 +74,86 @@ struct Disk {
     always: bool,
     saved: Instant,
     complained: Option<Instant>,
+    /// The next batch, while it cannot be read.
+    unreadable: Option<Unreadable>,
+    /// Pause before it is tried again, and how long it is tried.
+    trying: (Duration, Duration),
+    /// Reads and writes that failed.
+    failures: Failures,
+}
+
+/// A batch that cannot be read.
+#[derive(Clone, Copy)]
+struct Unreadable {
+    batch: Option<u64>,
+    since: Instant,
+    again: Instant,
+}
+
+/// Operations on a disk that failed.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Failures {
+    /// Batches were not read.
+    pub reads: u64,
+    /// Batches, or how far the other end has got, were not written.
+    pub writes: u64,
+}
+
+impl Disk {
+    fn open(directory: &Path, segment: u64, always: bool) -> io::Result<Disk> {
+        Ok(Disk {
+            spool: Spool::open(directory, segment)?,
+            always,
+            saved: Instant::now(),
+            complained: None,
+            unreadable: None,
+            trying: (READ_AGAIN, UNREADABLE),
+            failures: Failures::default(),
+        })
+    }
+
+    /// The next batch, if there is one and it can be read now.
+    fn read(&mut self) -> Option<(LinkBatch, u32)> {
+        loop {
+            if self.unreadable.is_some_and(|unreadable| unreadable.again > Instant::now()) {
+                return None;
+            }
+            match self.spool.read() {
+                Ok(read) => {
+                    self.unreadable = None;
+                    return read;
+                }
+                Err(error) if self.failed_to_read(&error) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// The next batch cannot be read; true when it is left out because of that.
+    fn failed_to_read(&mut self, error: &io::Error) -> bool {
+        let (now, batch) = (Instant::now(), self.spool.next());
+        let (pause, patience) = self.trying;
+        self.failures.reads += 1;
+        if self.may_complain() {
+            tracing::error!(%error, "a bridge's buffer cannot be read: what is there waits");
+        }
+        let known = self.unreadable.filter(|unreadable| unreadable.batch == batch);
+        let since = known.map_or(now, |unreadable| unreadable.since);
+        self.unreadable = Some(Unreadable { batch, since, again: now + pause });
+        let given_up = now - since >= patience && self.spool.give_up_next(error);
+        if given_up {
+            self.unreadable = None;
+        }
+        given_up
+    }
+
+    fn may_complain(&mut self) -> bool {
+        let due = self.complained.is_none_or(|then| then.elapsed() > COMPLAINT);
+        if due {
+            self.complained = Some(Instant::now());
+        }
+        due
+    }
 }
 
 /// A bridge's buffer.
@@ -94,8 +178,7 @@ impl Buffer {
         let disk = match place {
             Place::Memory => None,
             Place::Disk(path, segment) | Place::Both(path, segment) => {
-                let (spool, saved) = (Spool::open(path, segment)?, Instant::now());
-                Some(Disk { spool, always: place.is_disk(), saved, complained: None })
+                Some(Disk::open(path, segment, place.is_disk())?)
             }
         };
         let queue = Queue::new(place.in_memory(most), place.when_queue_full(when_full));
@@ -183,6 +266,16 @@ impl Buffer {
         self.failing && self.when_full == WhenFull::Pause
     }
 
+    /// Whether the next batch on disk cannot be read now.
+    pub fn is_unreadable(&self) -> bool {
+        self.disk.as_ref().is_some_and(|disk| disk.unreadable.is_some())
+    }
+
+    /// What could not be read or written.
+    pub fn failures(&self) -> Failures {
+        self.disk.as_ref().map(|disk| disk.failures).unwrap_or_default()
+    }
+
     /// Takes a batch in, or drops by the policy. Where that is to drop nothing, a batch that finds
     /// no room, or cannot be written, comes back.
     pub fn push(&mut self, batch: LinkBatch) -> Option<LinkBatch> {
@@ -238,8 +331,8 @@ impl Buffer {
 
     fn complain(&mut self, error: &io::Error) {
         let Some(disk) = &mut self.disk else { return };
-        if disk.complained.is_none_or(|then| then.elapsed() > COMPLAINT) {
-            disk.complained = Some(Instant::now());
+        disk.failures.writes += 1;
+        if disk.may_complain() {
             let what = match self.when_full {
                 WhenFull::Pause => "publishers wait",
                 WhenFull::DropOldest | WhenFull::DropNew => "messages are dropped",
@@ -251,7 +344,7 @@ impl Buffer {
     fn read_ahead(&mut self) {
         let Some(disk) = &mut self.disk else { return };
         while self.queue.bytes() < AHEAD / 2 && !disk.spool.is_all_read() {
-            let Some((batch, done)) = disk.spool.read() else { break };
+            let Some((batch, done)) = disk.read() else { break };
             self.queue.push_stored(batch, done);
         }
     }
@@ -264,7 +357,7 @@ impl Buffer {
         self.queue.read()
     }
 
-    /// Whether [`Buffer::read`] would find a message.
+    /// Whether [`Buffer::read`] would find a message, or there is one that cannot be read now.
     pub fn has_unread(&self) -> bool {
         let waits = |disk: &Disk| !disk.spool.is_all_read();
         self.queue.has_unread() || self.disk.as_ref().is_some_and(waits)

@@ -301,6 +301,102 @@ fn a_disk_that_fails_at_any_operation_loses_nothing_that_was_taken_in() {
     assert!(faulty > 0, "nothing was ever dropped");
 }
 
+/// A buffer most of which is read from disk, at once when that has failed.
+fn read_from_disk(place: Place<'_>) -> Buffer {
+    let mut buffer = Buffer::open(1 << 20, WhenFull::Pause, place).unwrap();
+    buffer.queue = Queue::new(600, WhenFull::DropNew);
+    buffer.disk.as_mut().unwrap().trying.0 = Duration::ZERO;
+    buffer
+}
+
+/// A disk of which any read fails, once or for a while: nothing is left out, all is in order.
+#[test]
+fn a_disk_that_cannot_be_read_for_a_while_loses_nothing() {
+    let run = |kind: usize, fault: Option<Fault>| {
+        let scratch = Scratch::new();
+        let place = [Place::Disk(&scratch.0, SEGMENT), Place::Both(&scratch.0, SEGMENT)][kind];
+        let mut buffer = read_from_disk(place);
+        faults::plan_reads(fault);
+        let (mut next, mut got) = (0, Vec::new());
+        for _ in 0..6 {
+            for _ in 0..4 {
+                assert!(buffer.push(batch(next..next + 10)).is_none());
+                next += 10;
+            }
+            for _ in 0..25 {
+                let Some((at, record)) = buffer.read() else { break };
+                got.push(number(&record));
+                buffer.done(at);
+            }
+        }
+        for _ in 0..100 {
+            got.extend(read_all(&mut buffer));
+        }
+        let reads = faults::plan_reads(None);
+        assert!(got.iter().copied().eq(0..next), "{kind} {fault:?}: {got:?}");
+        assert!(buffer.is_empty() && !buffer.has_unread() && !buffer.is_unreadable());
+        assert_eq!(buffer.dropped() + buffer.damaged(), 0);
+        (reads, buffer.failures().reads)
+    };
+    for kind in [0, 1] {
+        let (reads, failed) = run(kind, None);
+        assert!(reads > 10 && failed == 0, "{reads} reads");
+        for first in 0..reads {
+            let count = [1, 7, 40][first as usize % 3];
+            let fault = Fault { first, count, error: Errno::EIO as i32, ..Fault::default() };
+            let (_, failed) = run(kind, Some(fault));
+            assert!(failed > 0 && failed <= u64::from(count), "{failed} of {count} at {first}");
+        }
+    }
+}
+
+/// What cannot be read for long is left out and counted, and who waits for it is known; but not
+/// while the disk cannot be written either: it may come back.
+#[test]
+fn what_cannot_be_read_is_given_up_when_the_disk_is_known_to_work() {
+    let scratch = Scratch::new();
+    let mut buffer = read_from_disk(Place::Disk(&scratch.0, SEGMENT));
+    buffer.disk.as_mut().unwrap().trying.1 = Duration::ZERO;
+    for at in 0..3 {
+        assert!(buffer.push(waited(at * 10..at * 10 + 10)).is_none());
+    }
+    let error = Errno::EIO as i32;
+    faults::plan_reads(Some(Fault { count: 2, error, ..Fault::default() }));
+    faults::plan(Some(Fault { count: u32::MAX, error, ..Fault::default() }));
+    assert!(read_all(&mut buffer).iter().copied().eq(0..10), "what is in memory");
+    assert!(buffer.is_unreadable() && buffer.has_unread());
+    assert_eq!((buffer.damaged(), buffer.take_lost()), (0, Vec::new()));
+    faults::plan(None);
+    assert!(read_all(&mut buffer).iter().copied().eq(20..30), "what comes behind it");
+    assert_eq!((buffer.damaged(), buffer.failures().reads), (1, 2));
+    let lost = buffer.take_lost();
+    assert!(lost.iter().map(|waiter| waiter.number).eq(10..20), "{lost:?}");
+    faults::plan_reads(None);
+    assert!(buffer.is_empty() && !buffer.is_unreadable());
+}
+
+/// A start that cannot read says so and leaves everything where it is.
+#[test]
+fn a_buffer_that_cannot_be_read_at_the_start_is_not_opened() {
+    let scratch = Scratch::new();
+    let place = Place::Disk(&scratch.0, SEGMENT);
+    let open = || Buffer::open(1 << 20, WhenFull::Pause, place);
+    let mut buffer = open().unwrap();
+    for at in 0..30 {
+        assert!(buffer.push(batch(at * 10..at * 10 + 10)).is_none());
+    }
+    drop(buffer);
+    let fault = |first| Fault { first, count: 1, error: Errno::EIO as i32, ..Fault::default() };
+    let mut failed = 0;
+    for first in 0..5 {
+        faults::plan_reads(Some(fault(first)));
+        failed += u32::from(open().is_err());
+    }
+    faults::plan_reads(None);
+    assert!(failed > 1, "{failed}");
+    assert!(read_all(&mut open().unwrap()).iter().copied().eq(0..300));
+}
+
 /// Files that are cut at any byte, or with any bit of what is written turned over: what is read is
 /// what was written, whole batches in order, and what is missing between them is counted.
 #[test]

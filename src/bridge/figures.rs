@@ -175,6 +175,10 @@ pub struct Figures {
     pub queue_dropped: Figure,
     /// Batches on disk that were broken.
     pub damaged: Figure,
+    /// Reads of the buffer's disk that failed.
+    pub unread: Figure,
+    /// Writes of it that failed.
+    pub unwritten: Figure,
     /// 1 while there is no room and publishers wait.
     pub full: Figure,
     /// Of each core.
@@ -202,6 +206,8 @@ impl Figures {
             refused: Default::default(),
             queue_dropped: Figure::default(),
             damaged: Figure::default(),
+            unread: Figure::default(),
+            unwritten: Figure::default(),
             full: Figure::default(),
             feeds: (0..cores).map(|_| Arc::default()).collect(),
         })
@@ -233,6 +239,7 @@ impl Figures {
             failures: self.failures.get(),
             retries: self.retries.get(),
             damaged: self.damaged.get(),
+            disk_failures: [("read", self.unread.get()), ("write", self.unwritten.get())],
             full: self.full.get() > 0,
             dropped: Lost::ALL.map(|why| (why.word(), self.lost(why))).to_vec(),
             refused: self.refused(),

@@ -36,11 +36,11 @@ pub struct Waiting {
     full: Option<usize>,
     /// The core whose messages are taken first.
     first: usize,
-    /// When a disk that could not be written is tried again.
+    /// When a disk that could not be written or read is tried again.
     again: Option<Instant>,
 }
 
-/// A disk that cannot be written is tried again after this.
+/// A disk that cannot be written or read is tried again after this.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// The time since 1970 in milliseconds, in which messages that wait say when they expire.
@@ -81,10 +81,11 @@ impl Intake {
         !self.orders.hands_over() && self.buffer.has_unread()
     }
 
-    /// A buffer whose disk cannot be written is looked at again after a while.
+    /// A buffer whose disk cannot be written or read is looked at again after a while.
     fn try_disk_again(&mut self) {
         let now = Instant::now();
-        if self.buffer.is_failing() && self.waiting.again.is_none_or(|at| at <= now) {
+        let fails = self.buffer.is_failing() || self.buffer.is_unreadable();
+        if fails && self.waiting.again.is_none_or(|at| at <= now) {
             self.waiting.again = Some(now + RETRY);
             let bell = Arc::clone(&self.bell);
             tokio::spawn(async move {
@@ -101,6 +102,12 @@ impl Intake {
             self.waiting.full = None;
             self.bell.notify_one();
         }
+        if self.buffer.is_unreadable() {
+            self.try_disk_again();
+        }
+        let failures = self.buffer.failures();
+        self.figures.unread.set(failures.reads);
+        self.figures.unwritten.set(failures.writes);
         self.figures.waiting_bytes.set(self.buffer.bytes() as u64);
         self.figures.waiting.set(self.buffer.len() as u64);
         self.figures.queue_dropped.set(self.buffer.dropped());

@@ -157,6 +157,9 @@ fn spread(old: &mut Buffer, lanes: &mut [Buffer]) -> io::Result<usize> {
         }
         old.pass(number);
     }
+    if old.has_unread() {
+        return Err(io::Error::other("what waits cannot be moved: the disk cannot be read"));
+    }
     for (batch, lane) in batches.into_iter().zip(lanes) {
         if batch.count() > 0 {
             lane.push(batch).map_or(Ok(()), |_| Err(full()))?;
@@ -192,6 +195,7 @@ mod tests {
     use super::*;
     use crate::bridge::testing::Scratch;
     use crate::link_record::LinkRecord;
+    use crate::storage::faults::{self, Fault};
     use std::collections::BTreeMap;
 
     fn topic(number: u64) -> String {
@@ -246,6 +250,32 @@ mod tests {
             assert_eq!(waiting(directory, of), expected, "{of}");
             assert_eq!(gather(directory, of, 256 << 10).unwrap(), 0, "{of}");
         }
+    }
+
+    /// A disk of which any read fails: what waits is moved another time, and nothing is lost.
+    #[test]
+    fn what_cannot_be_read_stays_where_it_is() {
+        let mut failed = 0;
+        for first in 0..12 {
+            let scratch = Scratch::new();
+            let mut buffer = open(&scratch.0);
+            for at in 0..20 {
+                push(&mut buffer, at * 5..at * 5 + 5);
+            }
+            drop(buffer);
+            let error = nix::errno::Errno::EIO as i32;
+            faults::plan_reads(Some(Fault { first, count: 1, error, ..Fault::default() }));
+            failed += u32::from(gather(&scratch.0, 3, 256 << 10).is_err());
+            faults::plan_reads(None);
+            gather(&scratch.0, 3, 256 << 10).unwrap();
+            for (topic, mut numbers) in waiting(&scratch.0, 3) {
+                let mut seen = std::collections::HashSet::new();
+                numbers.retain(|&number| seen.insert(number));
+                let expected = (0..100).filter(|&number| self::topic(number) == topic);
+                assert!(numbers.iter().copied().eq(expected), "{first}, {topic}: {numbers:?}");
+            }
+        }
+        assert!(failed > 1, "{failed}");
     }
 
     #[test]

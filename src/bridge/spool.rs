@@ -4,8 +4,9 @@
 //!
 //! What is written survives the process; a power cut may take what the system had not written yet.
 //! How far the other end has got is written to a file besides, a few times a second: after a crash
-//! what it had got since then is sent again. A batch that is broken is counted and left out, and
-//! those after it are read.
+//! what it had got since then is sent again. A batch that is broken is counted, named in the log
+//! and left out, and those after it are read. One that cannot be read now stays, and so do those
+//! behind it.
 
 use super::segment::{Found, Search, scan};
 use crate::link_record::{LinkBatch, Waiter};
@@ -125,6 +126,10 @@ impl Spool {
         });
         self.next_batch = next;
         self.damaged += damaged;
+        if damaged > 0 {
+            let file = self.files.path(number);
+            tracing::error!(file = %file.display(), places = damaged, "what waits is damaged");
+        }
         found.into_iter().for_each(|entry| self.add(entry));
     }
 
@@ -219,15 +224,17 @@ impl Spool {
     }
 
     /// Reads the next batch, and how many of its first messages were done before. `None` at the
-    /// end. What is broken is counted and left out.
-    pub fn read(&mut self) -> Option<(LinkBatch, u32)> {
+    /// end. What is broken is left out.
+    ///
+    /// # Errors
+    /// When the next one cannot be read now: it stays the next one.
+    pub fn read(&mut self) -> io::Result<Option<(LinkBatch, u32)>> {
         while let Some(entry) = self.entries.get_mut(self.loaded) {
-            let bytes = self.files.read(entry.segment, entry.offset, entry.size);
+            let bytes = self.files.read(entry.segment, entry.offset, entry.size)?;
             let mut payload = Vec::new();
-            let batch = bytes
+            let batch = frame::read_batch(&bytes, &mut payload)
                 .ok()
-                .and_then(|bytes| frame::read_batch(&bytes, &mut payload).ok().map(|(h, _)| h))
-                .filter(|header| header.batch == entry.batch && header.log == self.log)
+                .filter(|(header, _)| header.batch == entry.batch && header.log == self.log)
                 .and_then(|_| LinkBatch::from_bytes(payload));
             if let Some(batch) = batch {
                 let first = self.loaded == 0;
@@ -235,12 +242,44 @@ impl Spool {
                 self.unread -= u64::from(entry.count);
                 entry.waiters = Vec::new();
                 let skip = if first { std::mem::take(&mut self.skip) } else { 0 };
-                return Some((batch, skip.min(entry.count)));
+                return Ok(Some((batch, skip.min(entry.count))));
             }
-            self.damaged += 1;
-            self.remove(self.loaded);
+            self.leave_out("it is broken");
         }
-        None
+        Ok(None)
+    }
+
+    /// The number of the batch that is read next.
+    pub fn next(&self) -> Option<u64> {
+        self.entries.get(self.loaded).map(|entry| entry.batch)
+    }
+
+    /// The next batch could not be read for a long time. If the disk can be written, it is taken
+    /// for broken and left out; otherwise that is false.
+    pub fn give_up_next(&mut self, why: &io::Error) -> bool {
+        let works = self.test_disk().is_ok();
+        if works {
+            self.leave_out(&why.to_string());
+        }
+        works
+    }
+
+    /// Whether the disk takes what it has already.
+    fn test_disk(&mut self) -> io::Result<()> {
+        faults::operation()?;
+        self.position.write_all_at(&written_position(self.saved), 0)?;
+        self.position.sync_data()
+    }
+
+    /// Leaves the next batch out.
+    fn leave_out(&mut self, why: &str) {
+        if let Some(entry) = self.entries.get(self.loaded) {
+            let (file, offset) = (self.files.path(entry.segment), entry.offset);
+            let (file, messages) = (file.display(), entry.count);
+            tracing::error!(%file, offset, messages, why, "a batch that waited is lost");
+        }
+        self.damaged += 1;
+        self.remove(self.loaded);
     }
 
     /// Drops the oldest batch that has not been read; how many messages it had.

@@ -12,7 +12,7 @@ fn filled(directory: &Path, batches: u64) {
 }
 
 fn all(spool: &mut Spool) -> Vec<u64> {
-    std::iter::from_fn(|| spool.read()).flat_map(|(batch, _)| numbers(&batch)).collect()
+    std::iter::from_fn(|| spool.read().unwrap()).flat_map(|(batch, _)| numbers(&batch)).collect()
 }
 
 fn segments(directory: &Path) -> Vec<std::path::PathBuf> {
@@ -54,7 +54,7 @@ fn a_position_within_a_batch_is_kept() {
     spool.save_position(4).unwrap();
     drop(spool);
     let mut spool = Spool::open(&scratch.0, SEGMENT).unwrap();
-    let (batch, done) = spool.read().unwrap();
+    let (batch, done) = spool.read().unwrap().unwrap();
     assert_eq!((numbers(&batch)[0], done), (10, 4));
 }
 

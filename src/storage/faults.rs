@@ -1,7 +1,7 @@
 //! Faults of a disk, in tests: operations on files that fail. Otherwise nothing fails here.
 
 #[cfg(test)]
-pub(crate) use in_tests::{Fault, plan};
+pub(crate) use in_tests::{Fault, plan, plan_reads};
 
 /// Before each operation on a file.
 ///
@@ -10,6 +10,16 @@ pub(crate) use in_tests::{Fault, plan};
 #[cfg(not(test))]
 #[inline]
 pub fn operation() -> std::io::Result<()> {
+    Ok(())
+}
+
+/// Before each read of a file; these are counted apart.
+///
+/// # Errors
+/// The same.
+#[cfg(not(test))]
+#[inline]
+pub fn read() -> std::io::Result<()> {
     Ok(())
 }
 
@@ -24,7 +34,7 @@ pub fn write(_: usize) -> Result<(), (usize, std::io::Error)> {
 }
 
 #[cfg(test)]
-pub(crate) use in_tests::{operation, write};
+pub(crate) use in_tests::{operation, read, write};
 
 #[cfg(test)]
 mod in_tests {
@@ -33,7 +43,7 @@ mod in_tests {
 
     /// Which operations of this thread fail, counted from the first; and how much of a write is
     /// done all the same.
-    #[derive(Clone, Copy, Default)]
+    #[derive(Clone, Copy, Default, Debug)]
     pub(crate) struct Fault {
         pub first: u32,
         pub count: u32,
@@ -44,6 +54,8 @@ mod in_tests {
     thread_local! {
         static FAULT: Cell<Option<Fault>> = const { Cell::new(None) };
         static DONE: Cell<u32> = const { Cell::new(0) };
+        static READ_FAULT: Cell<Option<Fault>> = const { Cell::new(None) };
+        static READ: Cell<u32> = const { Cell::new(0) };
     }
 
     /// From now on these fail; gives how many operations there were since this was last said.
@@ -52,19 +64,32 @@ mod in_tests {
         DONE.replace(0)
     }
 
-    fn next() -> Option<(usize, io::Error)> {
-        let number = DONE.get();
-        DONE.set(number + 1);
-        let fault = FAULT.get()?;
+    /// The same for reads.
+    pub(crate) fn plan_reads(fault: Option<Fault>) -> u32 {
+        READ_FAULT.set(fault);
+        READ.replace(0)
+    }
+
+    fn next(number: u32, fault: Option<Fault>) -> Option<(usize, io::Error)> {
+        let fault = fault?;
         let fails = number >= fault.first && number - fault.first < fault.count;
         fails.then(|| (fault.written, io::Error::from_raw_os_error(fault.error)))
     }
 
+    fn next_operation() -> Option<(usize, io::Error)> {
+        next(DONE.replace(DONE.get() + 1), FAULT.get())
+    }
+
     pub(crate) fn operation() -> io::Result<()> {
-        next().map_or(Ok(()), |(_, error)| Err(error))
+        next_operation().map_or(Ok(()), |(_, error)| Err(error))
+    }
+
+    pub(crate) fn read() -> io::Result<()> {
+        let failed = next(READ.replace(READ.get() + 1), READ_FAULT.get());
+        failed.map_or(Ok(()), |(_, error)| Err(error))
     }
 
     pub(crate) fn write(length: usize) -> Result<(), (usize, io::Error)> {
-        next().map_or(Ok(()), |(written, error)| Err((written.min(length), error)))
+        next_operation().map_or(Ok(()), |(written, error)| Err((written.min(length), error)))
     }
 }

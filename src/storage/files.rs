@@ -59,7 +59,8 @@ impl Files {
         Ok(Files { directory, open, failed, dirty, spare, frames: Vec::new() })
     }
 
-    fn path(&self, segment: u32) -> PathBuf {
+    /// The file of a segment.
+    pub fn path(&self, segment: u32) -> PathBuf {
         self.directory.join(format!("{segment:010}.seg"))
     }
 
@@ -99,6 +100,7 @@ impl Files {
     /// # Errors
     /// When the file cannot be read.
     pub fn read(&mut self, segment: u32, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        faults::read()?;
         let file = File::open(self.path(segment))?;
         let left = file.metadata()?.len().saturating_sub(offset);
         let mut bytes = vec![0; length.min(usize::try_from(left).unwrap_or(usize::MAX))];

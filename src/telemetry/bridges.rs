@@ -31,6 +31,8 @@ pub struct BridgeRow {
     pub retries: u64,
     /// Batches on disk that were broken, and left out.
     pub damaged: u64,
+    /// Reads and writes of the disk of its buffer that failed.
+    pub disk_failures: [(&'static str, u64); 2],
     /// There is no room for more, and publishers of what it takes wait.
     pub full: bool,
     /// Messages that were dropped, by reason.
@@ -56,7 +58,9 @@ impl BridgeRow {
         self.damaged += other.damaged;
         self.full |= other.full;
         let refused = self.refused.iter_mut().zip(&other.refused);
-        for ((_, count), (_, more)) in self.dropped.iter_mut().zip(&other.dropped).chain(refused) {
+        let failures = self.disk_failures.iter_mut().zip(&other.disk_failures);
+        let dropped = self.dropped.iter_mut().zip(&other.dropped);
+        for ((_, count), (_, more)) in dropped.chain(refused).chain(failures) {
             *count += more;
         }
     }

@@ -339,19 +339,28 @@ impl Text {
         for row in bridges {
             self.sample(name, &[("bridge", &row.name)], row.failures);
         }
-        let name = "ringmq_bridge_dropped_total";
-        self.family(name, "counter", "Messages that the bridge has dropped.");
-        for row in bridges {
-            for (reason, count) in &row.dropped {
-                self.sample(name, &[("bridge", &row.name), ("reason", reason)], count);
-            }
-        }
-        let name = "ringmq_bridge_refusals_total";
-        let help = "How often another MQTT broker has not taken a message, by its reason code.";
-        self.family(name, "counter", help);
-        for row in bridges {
-            for (reason, count) in &row.refused {
-                self.sample(name, &[("bridge", &row.name), ("reason", reason)], count);
+        self.bridge_counts(bridges);
+    }
+
+    /// What is counted of bridges by a label of its own.
+    fn bridge_counts(&mut self, bridges: &[BridgeRow]) {
+        type Counts = fn(&BridgeRow) -> &[(&'static str, u64)];
+        let refused = "How often another MQTT broker has not taken a message, by its reason code.";
+        let disk = "Reads and writes of the disk of a bridge's buffer that failed.";
+        let counts: [(&str, &str, &str, Counts); 3] = [
+            ("dropped_total", "reason", "Messages that the bridge has dropped.", |row| {
+                row.dropped.as_slice()
+            }),
+            ("refusals_total", "reason", refused, |row| row.refused.as_slice()),
+            ("disk_failures_total", "operation", disk, |row| row.disk_failures.as_slice()),
+        ];
+        for (name, label, help, counts) in counts {
+            let name = format!("ringmq_bridge_{name}");
+            self.family(&name, "counter", help);
+            for row in bridges {
+                for (value, count) in counts(row) {
+                    self.sample(&name, &[("bridge", &row.name), (label, value)], count);
+                }
             }
         }
     }

@@ -38,6 +38,8 @@ pub(super) struct Bridge {
     retries: u64,
     /// Batches on disk that were broken, and left out.
     damaged: u64,
+    /// Reads and writes of the disk of its buffer that failed.
+    disk_failures: BTreeMap<&'static str, u64>,
     /// There is no room for more, and publishers of what it takes wait (on_full: pause).
     full: bool,
     /// Messages that were dropped, by reason.
@@ -62,6 +64,7 @@ fn shown(row: BridgeRow) -> Bridge {
         failures: row.failures,
         retries: row.retries,
         damaged: row.damaged,
+        disk_failures: row.disk_failures.into_iter().collect(),
         full: row.full,
         dropped: row.dropped.into_iter().collect(),
         refused: row.refused.into_iter().collect(),
