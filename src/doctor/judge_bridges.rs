@@ -4,7 +4,7 @@ use super::finding::{Finding, Fix, Severity};
 use super::judge_storage::Disk;
 use super::report::bytes;
 use crate::bridge::buffer::directory;
-use crate::config::{Bridge, BridgePuback, BufferMode, Config, Get};
+use crate::config::{Bridge, BridgePuback, BufferMode, Config, Get, OnBufferFull};
 use std::path::Path;
 
 const CHECK: &str = "bridges";
@@ -49,6 +49,13 @@ fn of_waiting(bridge: &Bridge) -> Finding {
     let needed = "clients that go on without: each PUBACK takes a round trip to the other end, \
                   and what waits for it takes some 100 bytes; who has receive_maximum (MQTT 5), or \
                   1024, without an answer sends no more";
+    let needed = match bridge.buffer.on_full {
+        OnBufferFull::Pause => needed.to_owned(),
+        OnBufferFull::DropOldest | OnBufferFull::DropNew => format!(
+            "{needed}; with MQTT 3 buffer.on_full: pause besides, or each message that finds no \
+             room ends the connection of its publisher"
+        ),
+    };
     Finding::new(CHECK, Severity::Note, found, needed)
 }
 
@@ -115,6 +122,7 @@ mod tests {
                 Sources::default().load_from("f.yaml", text.as_bytes()).expect("it is fine");
             let findings = judge(&config, Some(1024 * MIB), &|_| unreachable!("nothing on disk"));
             assert_eq!((findings.len(), findings[0].severity), (2, Severity::Note));
+            assert_eq!(findings[0].needed.contains("on_full: pause"), !text.contains("pause"));
             findings[0].found.clone()
         };
         let never = "publishers of what bridge a takes wait for PUBACK for as long as its other \
@@ -122,6 +130,7 @@ mod tests {
         assert_eq!(found(text), never);
         let text = text.replace("delivered", "delivered, puback_timeout: 30s");
         assert!(found(&text).ends_with("at most 30 s with MQTT 5, longer with MQTT 3"));
+        found(&text.replace("puback:", "buffer: {on_full: pause}, puback:"));
     }
 
     #[test]

@@ -58,6 +58,8 @@ macro_rules! observers {
         LinkChangeLosesQueue,
         /// Who waits for what a link took before it was changed is told that it is lost.
         LinkChangeAnswersLost,
+        /// Who waits for what a link took before a reload by which nobody waits is told nothing.
+        LinkSilencedUntold,
         /// Publishers wait on for a full link that does not take their messages any more.
         LinkChangeWaitersForgotten,
         /// A message that several filters match is taken for each, where once is enough.

@@ -145,6 +145,8 @@ struct Link {
     full: bool,
     /// The bytes that there were then.
     weighed: usize,
+    /// Publishers wait for some of what it took, or have done so before it was changed.
+    owes: bool,
     /// What publishers do not wait for after a while.
     patience: Patience,
     /// Publishers that waited for it before it took something else: they look again.
@@ -156,7 +158,8 @@ impl Link {
         let (queue, counts) = (VecDeque::new(), LinkCounts::default());
         let patience = Patience::default();
         let (full, weighed, look_again) = (false, 0, 0);
-        Link { plan, queue, bytes: 0, counts, full, weighed, patience, look_again }
+        let owes = plan.answering != Answering::Accepted;
+        Link { plan, queue, bytes: 0, counts, full, weighed, owes, patience, look_again }
     }
 
     /// Whether publishers wait for it.
@@ -176,7 +179,7 @@ impl Link {
             let Some(oldest) = self.pop() else { break };
             let count = u64::from(oldest.count());
             self.counts.dropped += if Mutant::LinkLossUncounted.is_on() { 0 } else { count };
-            if self.plan.answering != Answering::Accepted {
+            if self.owes {
                 oldest.waiters().into_iter().for_each(&mut *lost);
             }
         }
@@ -426,6 +429,8 @@ impl Shard {
             return false;
         };
         let (was, is) = (found.plan.answering, plan.answering);
+        let owed = found.owes && !Mutant::LinkSilencedUntold.is_on();
+        found.owes = owed || is != Answering::Accepted;
         found.plan = plan;
         if Mutant::LinkChangeLosesQueue.is_on() {
             (found.queue, found.bytes) = (VecDeque::new(), 0);
@@ -437,8 +442,7 @@ impl Shard {
             _ => {}
         }
         if Mutant::LinkChangeAnswersLost.is_on() && was != Answering::Accepted {
-            links.unanswered.link_closed(link);
-            links.unanswered.link_opened(zero);
+            links.unanswered.lose_link(link);
         }
         if !Mutant::LinkChangeKeepsFilters.is_on() {
             links.remove_filters(link);
@@ -474,7 +478,10 @@ impl Shard {
             links.held -= gone.weighed;
             links.full -= usize::from(gone.full);
             if gone.plan.answering != Answering::Accepted {
-                links.unanswered.link_closed(link);
+                links.unanswered.link_silenced();
+            }
+            if gone.owes {
+                links.unanswered.lose_link(link);
             }
         }
     }

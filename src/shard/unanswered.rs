@@ -119,9 +119,8 @@ impl Unanswered {
         self.links -= 1;
     }
 
-    /// It is closed: who waits for it is told that its messages are lost.
-    pub(super) fn link_closed(&mut self, link: LinkId) {
-        self.links -= 1;
+    /// A link is closed: who waits for what it took is told that this is lost.
+    pub(super) fn lose_link(&mut self, link: LinkId) {
         let ends = self.copies.iter().filter(|(_, copy)| copy.link == link);
         self.lost.extend(ends.map(|(&number, _)| number));
         self.lost.sort_unstable();

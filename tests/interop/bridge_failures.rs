@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::bridging::{Far, Near, numbers};
-use crate::support::{Client, Connect, Publish, V5, V311, eventually, unique};
+use crate::support::{
+    Ack, AckKind, Client, Connect, Next, Packet, Publish, V5, V311, eventually, patience, unique,
+};
 
 /// A directory for what waits, which goes with the test.
 struct Spool(PathBuf);
@@ -83,6 +85,60 @@ fn nothing_is_lost_when_the_broker_is_killed_with_messages_under_way() {
         assert!(got.iter().copied().eq(0..130), "{qos} {version}: {got:?}");
         let refused = near.broker.metric("ringmq_bridge_dropped_total", "reason=\"rejected\"");
         assert_eq!(refused, 0.0, "{qos} {version}");
+    }
+}
+
+/// Without room at a bridge whose publishers wait, MQTT 3, which has no reason codes, has no
+/// PUBACK for what was dropped: the connection ends, and what the client then sends again arrives.
+#[test]
+fn what_was_dropped_has_no_puback_with_mqtt_3() {
+    for on_full in ["drop_oldest", "drop_new"] {
+        let far = Far::start();
+        let near = Near::start(&format!(
+            "  - name: uplink\n    puback: delivered\n    mqtt: {{addresses: ['{}'], topics: \
+             [{{filter: 'd/#', qos: 1}}], client_id: {}}}\n    buffer: {{max_bytes: 64KiB, \
+             on_full: {on_full}}}\n",
+            far.address,
+            unique("bridge")
+        ));
+        let mut reader = far.client("reader");
+        reader.granted("d/#", 1);
+        eventually("the bridge is up", || near.is_up());
+        let durable = Connect::durable(V311, unique("durable"));
+        let mut publisher = durable.open(&near.broker);
+        far.signal("-STOP");
+        let publish = |id: u16| Publish::new("d/x", 1, format!("{id:>8000}")).id(id);
+        for id in 1..=40 {
+            publisher.send_publish(&publish(id));
+        }
+        eventually("some find no room", || {
+            near.broker.metric("ringmq_bridge_dropped_total", "reason=\"full\"") > 0.0
+        });
+        far.signal("-CONT");
+        // Those before the first that was dropped, which have arrived.
+        let mut answered = 0;
+        loop {
+            match publisher.read(patience()) {
+                Next::Packet(Packet::Ack(Ack { kind: AckKind::PubAck, id, .. })) => {
+                    answered += 1;
+                    assert_eq!(id, answered, "{on_full}");
+                }
+                Next::Closed => break,
+                other => panic!("{on_full}, {answered}: {other:?}"),
+            }
+        }
+        assert!(answered < 40, "{on_full}");
+        eventually("it is counted", || {
+            near.broker.metric("ringmq_bridge_acks_failed_total", "reason=\"dropped\"") > 0.0
+        });
+        let mut publisher = durable.open(&near.broker);
+        for id in answered + 1..=40 {
+            publisher.publish(&publish(id).dup());
+        }
+        let mut arrived = HashSet::new();
+        while arrived.len() < 40 {
+            arrived.insert(reader.message().text().trim().to_owned());
+        }
     }
 }
 

@@ -449,6 +449,65 @@ pub fn bounded() {
     fine(&world);
 }
 
+#[test]
+fn answers_outlive_a_reload_after_which_nobody_waits() {
+    silenced();
+}
+
+/// After a reload by which publishers of a link do not wait any more, those who do are told what
+/// becomes of their messages all the same: when the link drops them, and when it is closed.
+pub fn silenced() {
+    let mut world = world(1, roomy());
+    let waits = LinkPlan {
+        filters: vec!["l/#".into()],
+        numbers: Vec::new(),
+        once: false,
+        part: None,
+        bytes: 1200,
+        when_full: WhenFull::DropOldest,
+        names: false,
+        own: None,
+        zero: 0,
+        answering: Answering::Delivered(None),
+    };
+    let silent = LinkPlan { answering: Answering::Accepted, ..waits.clone() };
+    let v3 = Connect { version: Version::V311, ..hello("three", true, 0) };
+    let mut five = Peer::connect(&mut world, 0, &hello("five", true, 0));
+    let mut three = Peer::connect(&mut world, 0, &v3);
+    let mut other = Peer::connect(&mut world, 0, &hello("other", true, 0));
+    for peer in [&mut five, &mut three, &mut other] {
+        peer.take(&mut world);
+    }
+    for closed in [false, true] {
+        let link = world.inquire(0, |s| s.open_link(waits.clone())).unwrap();
+        (1..=3).for_each(|id| five.publish(&mut world, "l/five", b"waits", 1, id));
+        if !closed {
+            three.publish(&mut world, "l/three", b"waits", 1, 1);
+        }
+        assert_eq!(five.take(&mut world), []);
+        assert!(world.inquire(0, |s| s.change_link(link, silent.clone())));
+        if closed {
+            world.inquire(0, |s| s.close_link(link));
+        } else {
+            for id in 1..=40 {
+                other.publish(&mut world, "l/other", &[b'x'; 40], 1, id);
+            }
+            let acks = other.take(&mut world);
+            assert_eq!(acks.len(), 40, "PUBACKs of who does not wait");
+            assert!(three.is_closed(&world), "a lost message of MQTT 3");
+        }
+        let lost = ReasonCode::QuotaExceeded;
+        let told = (1..=3).map(|id| Got::Ack(AckKind::PubAck, id, lost));
+        let heard = five.take(&mut world);
+        assert!(told.eq(heard.iter().cloned()), "told after a reload: {heard:?}");
+        assert_eq!(world.inquire(0, |s| s.unanswered()), 0, "answers that are left");
+        if !closed {
+            world.inquire(0, |s| s.close_link(link));
+        }
+    }
+    fine(&world);
+}
+
 /// A client of MQTT 5 that has more under way than it was allowed is told so [MQTT-3.3.4-7].
 #[test]
 fn who_exceeds_the_receive_maximum_while_it_waits_is_told() {

@@ -127,6 +127,7 @@ fn in_this_process() {
                 crate::links::simulate(seed);
                 crate::answers::simulate(seed);
                 crate::answers::bounded();
+                crate::answers::silenced();
             }
             if concerns("Standing") {
                 crate::publisher_waits::a_flood_makes_no_long_queue();
