@@ -16,9 +16,15 @@ pub fn judge(
     look: &dyn Fn(&Path) -> (Disk, u64),
 ) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let (mut in_memory, mut number) = (0_u64, 0);
+    let (mut in_memory, mut number, mut threads) = (0_u64, 0, 0);
     for bridge in config.bridges.iter() {
         let most = bridge.buffer.max_bytes.get();
+        threads += bridge.connections();
+        if let Some(kafka) = bridge.kafka.as_ref() {
+            // The client has a copy of what is under way, and a thread that takes its reports.
+            in_memory = in_memory.saturating_add(kafka.max_inflight_bytes.get());
+            threads += 1;
+        }
         if bridge.puback == BridgePuback::Delivered {
             findings.push(of_waiting(bridge));
         }
@@ -32,10 +38,21 @@ pub fn judge(
         let wanted = most.saturating_add(bridge.buffer.segment.get());
         findings.push(on_disk(bridge, &directory, &disk, wanted.saturating_sub(used)));
     }
-    if number > 0 {
+    if in_memory > 0 {
         findings.push(of_memory(in_memory, number, left));
     }
+    if threads > 0 {
+        findings.push(of_threads(threads));
+    }
     findings
+}
+
+/// What runs beside the cores' threads.
+fn of_threads(threads: u64) -> Finding {
+    let found = format!("{threads} threads of bridges, and those of Kafka's client");
+    let needed = "processors that `cores` leaves free, where bridges carry much: they share those \
+                  of the cores otherwise";
+    Finding::new(CHECK, Severity::Note, found, needed)
 }
 
 /// What publishers pay who wait for the other end.
@@ -77,7 +94,10 @@ fn on_disk(bridge: &Bridge, directory: &Path, disk: &Disk, wanted: u64) -> Findi
 
 fn of_memory(wanted: u64, number: u32, left: Option<u64>) -> Finding {
     let all = bytes(wanted);
-    let needed = format!("{all} when {number} buffers in memory are full, beside limits.memory");
+    let needed = format!(
+        "{all} when {number} buffers in memory are full and as much as may be is under way to \
+         Kafka, beside limits.memory"
+    );
     let Some(left) = left else {
         return Finding::new(CHECK, Severity::Note, "free memory is unreadable", needed);
     };
@@ -121,7 +141,7 @@ mod tests {
             let config =
                 Sources::default().load_from("f.yaml", text.as_bytes()).expect("it is fine");
             let findings = judge(&config, Some(1024 * MIB), &|_| unreachable!("nothing on disk"));
-            assert_eq!((findings.len(), findings[0].severity), (2, Severity::Note));
+            assert_eq!((findings.len(), findings[0].severity), (3, Severity::Note));
             assert_eq!(findings[0].needed.contains("on_full: pause"), !text.contains("pause"));
             findings[0].found.clone()
         };
@@ -135,9 +155,30 @@ mod tests {
 
     #[test]
     fn buffers_need_room_where_they_are() {
-        use Severity::{Fine, Warning};
-        assert_eq!(severities(1024 * MIB, 110 * MIB, 0), [Fine, Fine]);
-        assert_eq!(severities(1023 * MIB, 109 * MIB, 0), [Warning, Warning]);
-        assert_eq!(severities(1024 * MIB, 10 * MIB, 100 * MIB), [Fine, Fine]);
+        use Severity::{Fine, Note, Warning};
+        assert_eq!(severities(1024 * MIB, 110 * MIB, 0), [Fine, Fine, Note]);
+        assert_eq!(severities(1023 * MIB, 109 * MIB, 0), [Warning, Warning, Note]);
+        assert_eq!(severities(1024 * MIB, 10 * MIB, 100 * MIB), [Fine, Fine, Note]);
+    }
+
+    /// The example has a line for each thing that it needs: for publishers that wait, three disks,
+    /// the memory of Kafka's client, and threads.
+    #[cfg(feature = "kafka")]
+    #[test]
+    fn each_kind_of_bridge_is_judged() {
+        let text = include_str!("../../tuning/bridges.yaml");
+        let loaded = Sources::default().load_from("bridges.yaml", text.as_bytes());
+        let config = loaded.unwrap_or_else(|problems| panic!("{problems:?}"));
+        let sync = Ok((Duration::ZERO, Duration::ZERO));
+        let look = |_: &Path| {
+            let free = 11 << 30;
+            (Disk { kind: "ext4".into(), careless: None, free, used: 0, sync: sync.clone() }, 0)
+        };
+        let findings = judge(&config, Some(1024 * MIB), &look);
+        let found: Vec<&str> = findings.iter().map(|finding| finding.found.as_str()).collect();
+        assert_eq!(findings.len(), 6, "{found:?}");
+        assert!(found[1].contains("wait for PUBACK at most 30 s"), "{found:?}");
+        assert!(found[5].starts_with("4 threads of bridges"), "{found:?}");
+        assert!(findings.iter().all(|finding| finding.severity < Severity::Warning), "{found:?}");
     }
 }
