@@ -17,6 +17,13 @@ pub(super) struct Accounted {
     of: HashMap<u64, Accounts, foldhash::fast::FixedState>,
 }
 
+impl Accounted {
+    /// Bytes of memory, as they are counted.
+    pub(super) fn held(&self) -> usize {
+        self.of.len() * ENTRY
+    }
+}
+
 impl Shard {
     fn place_of(&self, topic: &str) -> u64 {
         self.topology.shared.seeds.place(topic.as_bytes())

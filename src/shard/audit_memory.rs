@@ -39,6 +39,7 @@ impl Shard {
             };
             self.retained.messages.replay(filter, None, usize::MAX, &mut visits, found);
         }
+        tally.retained += self.retained.accounted.held();
         tally
     }
 

@@ -71,6 +71,7 @@ pub fn simulate(seed: u64) {
     let mut world = World::new(first);
     let names = ["x1", "x2", "y"];
     let mut peers = names.map(|name| Peer::connect(&mut world, 0, &hello(name, true, 0)));
+    peers.iter_mut().for_each(|peer| drop(peer.take(&mut world)));
     let mut model = Model::default();
     for turn in 0..60u16 {
         let topic = format!("t/{}", rng.below(TOPICS));
