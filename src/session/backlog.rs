@@ -25,9 +25,10 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    /// Whether either mark has been passed, and the queue has not been short since.
+    /// Whether the lower mark has been passed, and the queue has not been short since.
+    #[inline]
     pub fn is_some(&self) -> bool {
-        self.long.is_some() || self.high.is_some()
+        self.long.is_some()
     }
 
     /// Since when the queue has been above its high-water mark.
@@ -47,8 +48,8 @@ impl Backlog {
         (STANDS..SLOW).contains(&now.millis_since(long)) && !Mutant::StandingIgnored.is_on()
     }
 
-    /// The queue has shrunk: it is `low` after its high-water mark, or `short`. True when
-    /// publishers need not wait any more, and had to before.
+    /// The queue has shrunk: it is `low` after its high-water mark, or `short`, which is lower.
+    /// True when that is why publishers need not wait any more; whether any did is not known here.
     pub fn shrank(&mut self, now: Instant, low: bool, short: bool) -> bool {
         let was_low = low && self.high.take().is_some();
         let was_short = short && self.long.take().is_some();
@@ -98,7 +99,9 @@ mod tests {
         // Above the high-water mark it is once more, until it is low.
         assert!(backlog.grew(Instant(SLOW), true));
         assert!(backlog.shrank(Instant(SLOW + 10), true, false));
-        assert!(!backlog.shrank(Instant(SLOW + 20), true, true), "nobody waited");
+        assert!(!backlog.shrank(Instant(SLOW + 20), true, false), "nothing has changed");
+        assert!(backlog.is_some());
+        assert!(backlog.shrank(Instant(SLOW + 30), true, true));
         assert!(!backlog.is_some());
     }
 }

@@ -41,7 +41,7 @@ impl Shard {
         let low =
             flow.pending.len() <= bounds.messages / 4 && flow.pending.bytes() <= bounds.bytes / 4;
         let short = low && flow.pending.len() <= LONG_QUEUE / 4;
-        if flow.backlog.shrank(self.now, low, short) {
+        if flow.backlog.is_some() && flow.backlog.shrank(self.now, low, short) {
             self.unpark_waiters(index, Over::CaughtUp);
         }
         self.wake_replay(index);

@@ -11,7 +11,7 @@ impl Shard {
     /// A send is complete: what waited behind it goes on.
     pub(super) fn after_sent(&mut self, socket: SocketId) {
         let now = self.now;
-        let (low, short) = (self.settings.low_water(), self.settings.short_output());
+        let low = self.settings.low_water();
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         let stage = connection.stage;
         let Some(output) = &mut connection.output else { return };
@@ -22,7 +22,10 @@ impl Shard {
             output.dirty = true;
             self.outputs.dirty.push(socket);
         }
-        let caught_up = output.backlog.shrank(now, unsent <= low, unsent <= short);
+        let caught_up = output.backlog.is_some() && {
+            let short = self.settings.short_output();
+            output.backlog.shrank(now, unsent <= low, unsent <= short)
+        };
         let layered = connection.layered;
         if unsent == 0 {
             if let Some(output) = connection.output.take() {
