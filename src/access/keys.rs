@@ -131,18 +131,13 @@ impl Key {
         let decoding = DecodingKey::from_jwk(&jwk).ok()?;
         let of_kind: &[Signing] = match &jwk.algorithm {
             AlgorithmParameters::RSA(_) => &RSA,
-            AlgorithmParameters::EllipticCurve(key) => {
-                let of_curve: &[Signing; 1] = match key.curve {
-                    EllipticCurve::P256 => &[Known(Algorithm::ES256)],
-                    EllipticCurve::P384 => &[Known(Algorithm::ES384)],
-                    EllipticCurve::P521 => &[Signing::Es512],
-                    _ => return None,
-                };
-                if ec_signing(&decoding) != Some(of_curve[0]) {
-                    return None;
-                }
-                of_curve
-            }
+            // A key whose point is not of its curve would take no signature.
+            AlgorithmParameters::EllipticCurve(key) => match (&key.curve, ec_signing(&decoding)) {
+                (EllipticCurve::P256, Some(Known(Algorithm::ES256))) => &[Known(Algorithm::ES256)],
+                (EllipticCurve::P384, Some(Known(Algorithm::ES384))) => &[Known(Algorithm::ES384)],
+                (EllipticCurve::P521, Some(Signing::Es512)) => &[Signing::Es512],
+                _ => return None,
+            },
             AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => &ED,
             _ => return None,
         };
