@@ -308,7 +308,7 @@ impl Shard {
         self.watch_proving(socket);
     }
 
-    /// A helper thread's answer to a [`AccessQuestion`].
+    /// A helper thread's answer to an [`AccessQuestion`].
     pub fn answered(&mut self, socket: SocketId, ticket: u64, verdict: Verdict) {
         let known = self.access.admissions.waiting.get(&socket);
         let any = Mutant::StaleVerdictTaken.is_on();

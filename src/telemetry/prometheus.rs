@@ -199,6 +199,21 @@ impl Text {
         self.0.push('\n');
     }
 
+    /// A family with a sample of each row: its label with the row's name, and its value.
+    fn of_each<'a, R>(
+        &mut self,
+        name: &str,
+        kind: &str,
+        help: &str,
+        rows: &'a [R],
+        sample: impl Fn(&'a R) -> (&'a str, &'a String, u64),
+    ) {
+        self.family(name, kind, help);
+        for (label, row, value) in rows.iter().map(sample) {
+            self.sample(name, &[(label, row)], value);
+        }
+    }
+
     fn single(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
         self.family(name, kind, help);
         self.sample(name, &[], value);
@@ -272,10 +287,7 @@ impl Text {
         ];
         for (name, help, figure) in figures {
             let name = format!("ringmq_retained_account_{name}");
-            self.family(&name, "gauge", help);
-            for row in accounts {
-                self.sample(&name, &[("account", &row.name)], figure(row));
-            }
+            self.of_each(&name, "gauge", help, accounts, |r| ("account", &r.name, figure(r)));
         }
     }
 
@@ -429,10 +441,7 @@ impl Text {
         ];
         for (name, help, figure) in figures {
             let name = format!("ringmq_cluster_node_{name}");
-            self.family(&name, "gauge", help);
-            for node in nodes {
-                self.sample(&name, &[("node", &node.name)], figure(node));
-            }
+            self.of_each(&name, "gauge", help, nodes, |r| ("node", &r.name, figure(r)));
         }
         let name = "ringmq_cluster_node_clock_ahead_seconds";
         self.family(name, "gauge", "How far this node's time is ahead of the other's.");

@@ -29,17 +29,11 @@ impl Text {
         ];
         for (name, kind, help, figure) in figures {
             let name = format!("ringmq_bridge_{name}");
-            self.family(&name, kind, help);
-            for row in bridges {
-                self.sample(&name, &[("bridge", &row.name)], figure(row));
-            }
+            self.of_each(&name, kind, help, bridges, |r| ("bridge", &r.name, figure(r)));
         }
         let name = "ringmq_bridge_failures_total";
         let help = "Attempts to connect that failed, and connections that broke.";
-        self.family(name, "counter", help);
-        for row in bridges {
-            self.sample(name, &[("bridge", &row.name)], row.failures);
-        }
+        self.of_each(name, "counter", help, bridges, |r| ("bridge", &r.name, r.failures));
         self.bridge_counts(bridges);
     }
 
