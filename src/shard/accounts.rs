@@ -1,6 +1,7 @@
-//! Retained messages that count for bounds of their publishers ([`crate::overload::accounts`]).
-//! Owns which accounts each of them is on: where it is kept, and not where its publisher is. It
-//! stays on them when its publisher has gone.
+//! Retained messages that count against bounds of their publishers ([`crate::overload::accounts`]).
+//! This module owns, for each retained message that this shard keeps, the accounts that the message
+//! is charged to. The charge belongs to the shard that keeps the message, wherever the publisher is
+//! connected, and it stays when the publisher has gone.
 
 use super::Shard;
 use crate::message::{Accounts, Message};
@@ -10,15 +11,15 @@ use hashbrown::HashMap;
 /// Bytes of memory for a message that is on an account.
 const ENTRY: usize = 32;
 
-/// What is kept here on accounts.
+/// The accounts of the retained messages that this shard keeps.
 #[derive(Default)]
 pub(super) struct Accounted {
-    /// By the hash of the topic.
+    /// By the hash of the topic name.
     of: HashMap<u64, Accounts, foldhash::fast::FixedState>,
 }
 
 impl Accounted {
-    /// Bytes of memory, as they are counted.
+    /// Bytes of memory that the shard's tally has for the entries.
     pub(super) fn held(&self) -> usize {
         self.of.len() * ENTRY
     }
@@ -29,7 +30,8 @@ impl Shard {
         self.topology.shared.seeds.place(topic.as_bytes())
     }
 
-    /// A message of so many bytes is to be kept; false when that is beyond a bound of the accounts.
+    /// Charges a message that is to be retained, of `bytes` bytes, to `accounts`. False, and
+    /// nothing is charged, when that exceeds a bound of one of them.
     #[inline]
     pub(super) fn charge_accounts(&mut self, topic: &str, accounts: Accounts, bytes: u64) -> bool {
         accounts.is_none() || self.charge_known(topic, accounts, bytes)
@@ -38,7 +40,7 @@ impl Shard {
     #[inline(never)]
     fn charge_known(&mut self, topic: &str, accounts: Accounts, bytes: u64) -> bool {
         let book = &self.settings.policy.limits.accounts;
-        // During a reload another shard may know more of them.
+        // During a reload, the publisher's shard may already have accounts that this shard has not.
         let accounts = book.known(accounts);
         if !book.take(accounts, bytes) {
             if !Mutant::AccountUnbounded.is_on() {
@@ -60,8 +62,8 @@ impl Shard {
         }
     }
 
-    /// A message that was kept before this process began, or on another one, is on these accounts,
-    /// as far as there are such.
+    /// Charges a message that was retained before this process began to those of `accounts` that
+    /// exist here. No bound refuses a message that is retained already.
     pub(super) fn adopt_accounts(&mut self, topic: &str, accounts: Accounts, bytes: u64) {
         if accounts.is_none() {
             return;
@@ -72,7 +74,8 @@ impl Shard {
         self.put_on_accounts(topic, accounts);
     }
 
-    /// The message of that topic, of so many bytes, is not kept any more.
+    /// The message of that topic, of `bytes` bytes, is not retained any more: its accounts get back
+    /// what it was charged.
     #[inline]
     pub(super) fn discharge_accounts(&mut self, topic: &str, bytes: u64) {
         if !self.retained.accounted.of.is_empty() {
@@ -90,7 +93,7 @@ impl Shard {
         }
     }
 
-    /// The accounts that the message kept for a topic is on.
+    /// The accounts that the retained message of a topic is charged to.
     pub(super) fn accounts_of_kept(&self, topic: &str) -> Accounts {
         let of = &self.retained.accounted.of;
         if of.is_empty() {
@@ -99,7 +102,8 @@ impl Shard {
         of.get(&self.place_of(topic)).copied().unwrap_or_default()
     }
 
-    /// For checks: messages and bytes that are kept here on an account.
+    /// For checks: how many messages that are retained here are charged to the account of that
+    /// number, and their bytes.
     pub fn kept_on_account(&self, number: u32) -> (u64, u64) {
         let (mut messages, mut bytes) = (0, 0);
         let visits = &mut { usize::MAX };

@@ -1,4 +1,5 @@
-//! Acknowledgements of what was sent to a client: its window gets on, and what waits behind it.
+//! Acknowledgements of what was sent to a client. They move the in-flight window of the client's
+//! session on, so that the messages that wait behind the window can be sent.
 
 use super::Shard;
 use super::receive::Handled;
@@ -21,7 +22,8 @@ impl Shard {
         self.acknowledges(index, |window| window.pubcomp(ack.id))
     }
 
-    /// An acknowledgement that ends a message, as the window says.
+    /// Takes an acknowledgement that may complete a message; the session's window says whether it
+    /// does.
     #[inline]
     fn acknowledges(
         &mut self,
@@ -33,8 +35,8 @@ impl Shard {
         self.completed(index, acknowledged)
     }
 
-    /// Tells a session's window of an acknowledgement, and the memory of what it has let go; `None`
-    /// without a window.
+    /// Passes an acknowledgement to a session's window, and takes what the window lets go off the
+    /// memory tally; `None` without a window.
     #[inline]
     fn tell_window(
         &mut self,

@@ -2,9 +2,10 @@
 //!
 //! The chain of methods is evaluated on the home shard. What a method cannot decide at once is sent
 //! to a helper thread as an [`AccessQuestion`]. Meanwhile the client is in [`Stage::Proving`]: this
-//! module keeps its CONNECT and a [`Waiting`], nothing is read from it, and it is given up after
-//! `mqtt.connect_timeout`. The number of waiting clients is bounded; further ones are told that the
-//! server is busy.
+//! module keeps its CONNECT and a [`Waiting`], and the client is refused after
+//! `mqtt.connect_timeout`. Its connection is read only for the next message of an enhanced
+//! authentication, or to notice that the client gives up. The number of waiting clients is bounded;
+//! further clients are told that the server is busy.
 
 use super::close::Cause;
 use super::connection::{Input, Parting, Stage};
@@ -26,39 +27,42 @@ use std::sync::Arc;
 /// What a helper thread is to find out.
 #[derive(Debug)]
 pub struct AccessQuestion {
-    /// Whose connection; with the number of the question, for [`Shard::answered`].
+    /// The connection of the client. [`Shard::answered`] takes it together with `ticket`.
     pub socket: SocketId,
-    /// Tells it from other questions of the shard.
+    /// Tells this question from other questions of the shard: by the time of the answer, the socket
+    /// may be another client's.
     pub ticket: u64,
-    /// The rules in force when it was asked.
+    /// The access rules that were in force when the question was asked.
     pub access: Arc<Access>,
-    /// Position in the chain; of the source, where it is about deeds.
+    /// Position of the method in the chain; for a question about `deeds`, position of the source of
+    /// rules.
     pub method: usize,
-    /// What the client wants to do; none: who it is.
+    /// What the client wants to do, each with its topic; empty when the question is who the client
+    /// is.
     pub deeds: Vec<(Deed, Box<str>)>,
-    /// What kind of thread it is for.
+    /// What kind of helper thread the question is for.
     pub work: Work,
-    /// What the client shows.
+    /// What the client shows to prove who it is.
     pub proof: Proof,
 }
 
-/// A client whose proof is being looked at. Its CONNECT is the connection's input.
+/// A client whose proof is being checked. Its CONNECT is the connection's input.
 struct Waiting {
     ticket: u64,
-    /// The chain that it is in, and where.
+    /// The chain that decides about the client, and the position of the method that is asked now.
     access: Arc<Access>,
     method: usize,
-    /// The ClientId that it was assigned.
+    /// The ClientId that the broker has assigned to the client, if it has.
     assigned: Option<Box<str>>,
-    /// Its enhanced authentication, whose next message it owes.
+    /// The client's enhanced authentication, when the client is to send its next message.
     exchange: Option<Box<Exchange>>,
     until: Instant,
 }
 
-// What each of those who wait has, besides its CONNECT.
+// Bounds the memory that each waiting client takes besides its CONNECT.
 const _: () = assert!(size_of::<Waiting>() + size_of::<SocketId>() <= 64);
 
-/// The same once it goes on.
+/// What is left of a [`Waiting`] when its client goes on.
 pub(super) struct Waited {
     pub access: Arc<Access>,
     pub method: usize,
@@ -66,19 +70,20 @@ pub(super) struct Waited {
     pub exchange: Option<Box<Exchange>>,
 }
 
-/// Who is on the way in, and whose admission ends.
+/// The clients whose admission is under way, and the connections whose admission will expire.
 #[derive(Default)]
 pub(super) struct Admissions {
     waiting: HashMap<SocketId, Waiting, foldhash::fast::FixedState>,
     /// Enhanced authentication of clients that are connected and prove themselves again.
     again: HashMap<SocketId, Box<Exchange>, foldhash::fast::FixedState>,
-    /// Connections whose client has to prove itself again, by when.
+    /// Connections whose client has to prove itself again, and when at the latest; the earliest
+    /// first.
     pub(super) ends: BTreeSet<(Instant, SocketId)>,
     serial: u64,
 }
 
 impl Admissions {
-    /// How many wait.
+    /// How many clients wait.
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }
@@ -88,7 +93,7 @@ impl Admissions {
         self.ends.first().map(|(at, _)| *at)
     }
 
-    /// Whether that connection waits, with that ticket.
+    /// Whether that connection waits under that ticket.
     pub(super) fn is_waiting(&self, socket: SocketId, ticket: u64) -> bool {
         self.waiting.get(&socket).is_some_and(|waiting| waiting.ticket == ticket)
     }
@@ -98,7 +103,7 @@ impl Admissions {
         self.again.insert(socket, exchange);
     }
 
-    /// It goes on with that.
+    /// Takes out the re-authentication of a connected client, to go on with it.
     pub(super) fn go_on_again(&mut self, socket: SocketId) -> Option<Box<Exchange>> {
         self.again.remove(&socket)
     }
@@ -119,7 +124,7 @@ impl Admissions {
     }
 }
 
-/// What became of a client in the chain.
+/// What the chain has decided about a client.
 enum Outcome {
     Accepted(Box<Accepted>),
     Refused(Refused, &'static str),
@@ -180,7 +185,7 @@ fn tallies(counters: &mut Counters, kind: MethodKind) -> [&mut u64; 4] {
 }
 
 impl Shard {
-    /// Goes through the chain for a client whose CONNECT is the beginning of `bytes` and could be
+    /// Has the chain decide about a client whose CONNECT is the beginning of `bytes` and could be
     /// accepted.
     pub(super) fn prove(
         &mut self,
@@ -218,7 +223,7 @@ impl Shard {
         }
     }
 
-    /// Asks the methods from `method` on, until one decides or has to think.
+    /// Asks the methods from `method` on, until one decides or needs a helper thread to decide.
     fn go_through(
         &mut self,
         socket: SocketId,
@@ -252,7 +257,8 @@ impl Shard {
         self.decide(socket, assigned, bytes, outcome);
     }
 
-    /// What follows from a verdict; `None`: the next method is asked.
+    /// Counts a method's verdict and returns what follows from it; `None` when the next method is
+    /// to be asked.
     fn heard(&mut self, access: &Access, method: usize, verdict: Verdict) -> Option<Outcome> {
         let kind = access.methods.get(method)?.kind();
         let [accepted, refused, unknown, failed] = tallies(&mut self.counters, kind);
@@ -276,7 +282,7 @@ impl Shard {
         }
     }
 
-    /// The chain has come to its end.
+    /// No method of the chain knows the client.
     fn nobody_knows(&self, socket: SocketId, proof: &Proof) -> Outcome {
         let connection = self.connections.get(socket.0);
         let listener_state = connection.and_then(|c| self.entrance.listener(c.listener));
@@ -313,7 +319,7 @@ impl Shard {
         let known = self.access.admissions.waiting.get(&socket);
         let any = Mutant::StaleVerdictTaken.is_on();
         if !known.is_some_and(|waiting| waiting.ticket == ticket || any) {
-            return; // it gave up, and the socket may be another client's by now
+            return; // the client gave up, and the socket may be another's by now
         }
         let Some((waited, bytes)) = self.end_wait(socket) else { return };
         let Waited { access, method, assigned, .. } = waited;
@@ -333,7 +339,7 @@ impl Shard {
         }
     }
 
-    /// What a client is let in with who has shown the same lately.
+    /// What a client is admitted with that has shown the same proof to the same rules lately.
     fn remembered(
         &mut self,
         access: &Arc<Access>,
@@ -356,7 +362,8 @@ impl Shard {
         Some(accepted)
     }
 
-    /// Remembers that a client was let in, unless other rules are in force by now.
+    /// Remembers that a client was admitted, unless the rules have changed since it was asked
+    /// about.
     fn remember(
         &mut self,
         socket: SocketId,
@@ -377,7 +384,8 @@ impl Shard {
         self.access.logins.put(key, accepted, self.now, millis);
     }
 
-    /// Keeps a client and what it has sent, which begins with its CONNECT. Returns its ticket.
+    /// Keeps a client in [`Stage::Proving`], with what it has sent, which begins with its CONNECT.
+    /// Returns its ticket.
     pub(super) fn wait(
         &mut self,
         socket: SocketId,
@@ -400,7 +408,7 @@ impl Shard {
         ticket
     }
 
-    /// A client that waits goes on: what was kept of it, and what it has sent.
+    /// Ends the wait of a client. Returns what was kept of the client, and what it has sent.
     pub(super) fn end_wait(&mut self, socket: SocketId) -> Option<(Waited, Vec<u8>)> {
         let waiting = self.access.admissions.waiting.remove(&socket)?;
         self.counters.proving = self.access.admissions.len() as u64;
@@ -411,8 +419,8 @@ impl Shard {
         Some((Waited { access, method, assigned, exchange }, input.into_bytes()))
     }
 
-    /// Reads a client that waits, to notice when it gives up; once more than its CONNECT has come,
-    /// the rest stays in the kernel.
+    /// Reads a waiting client, to notice when it gives up. Once more than its CONNECT has come,
+    /// nothing more is read: the rest stays in the kernel.
     pub(super) fn watch_proving(&mut self, socket: SocketId) {
         let Some(connection) = self.connections.get(socket.0) else { return };
         if connection.parting == Parting::No && !self.has_sent_more(socket) {
@@ -420,15 +428,16 @@ impl Shard {
         }
     }
 
-    /// Whether something stands behind the CONNECT of a client that waits.
+    /// Whether a waiting client has sent anything behind its CONNECT.
     fn has_sent_more(&self, socket: SocketId) -> bool {
         let input = self.connections.get(socket.0).and_then(|c| c.input.as_ref());
         let behind = input.and_then(|input| super::connect::first_packet(input.rest()));
         behind.is_some_and(|(_, rest)| !rest.is_empty())
     }
 
-    /// A client has closed its side, or broke off, while it waited; true when that ends it. What it
-    /// had sent behind its CONNECT, a message before it closed perhaps, still counts.
+    /// A waiting client has closed its side, or its connection broke; true when that ends the
+    /// connection. Unless the connection broke, what the client has sent behind its CONNECT still
+    /// counts: it may have published a message before it closed.
     pub(super) fn proving_parted(&mut self, socket: SocketId) -> bool {
         let broken = |c: &super::connection::Connection| c.parting == Parting::Broken;
         let broken = self.connections.get(socket.0).is_some_and(broken);
@@ -439,7 +448,7 @@ impl Shard {
         true
     }
 
-    /// More came from a client that waits: it goes with the rest.
+    /// A waiting client has sent more: the bytes are kept with the rest of its input.
     pub(super) fn receive_proving(&mut self, socket: SocketId, bytes: &[u8]) {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         let Some(mut input) = connection.take_input(&mut self.memory.tally.input) else { return };
@@ -478,7 +487,7 @@ impl Shard {
         }
     }
 
-    /// The client has waited for an answer for as long as it may.
+    /// A waiting client's time for an answer may be over.
     pub(super) fn admission_due(&mut self, socket: SocketId) {
         let Some(waiting) = self.access.admissions.waiting.get(&socket) else { return };
         if waiting.until > self.now {
@@ -496,7 +505,8 @@ impl Shard {
         }
     }
 
-    /// The grant of a client that is let in; `None` when nothing is to be remembered.
+    /// The grant of a client that is admitted; `None` when there is neither a method nor a rule
+    /// that would need one.
     pub(super) fn grant_of(
         &mut self,
         socket: SocketId,
@@ -525,7 +535,7 @@ impl Shard {
         }))
     }
 
-    /// Whether the client may have the will that it asks for.
+    /// Whether the rules allow the client the will message that its CONNECT asks for.
     pub(super) fn check_will(
         &mut self,
         socket: SocketId,
@@ -543,14 +553,14 @@ impl Shard {
         }
     }
 
-    /// The client of a connection has to prove itself again by then.
+    /// Notes that the client of a connection has to prove itself again by `ends`.
     pub(super) fn note_end(&mut self, socket: SocketId, ends: Instant) {
         if ends != Instant::END {
             self.access.admissions.ends.insert((ends, socket));
         }
     }
 
-    /// Ends connections whose admission is over.
+    /// Disconnects clients whose admission has expired.
     pub(super) fn end_admissions(&mut self) {
         while let Some(&(at, socket)) = self.access.admissions.ends.first() {
             if at > self.now {
@@ -562,7 +572,8 @@ impl Shard {
                 continue;
             };
             let ends = self.sessions.get(index).and_then(|s| s.grant()).map(|grant| grant.ends);
-            // The socket may be another client's by now, or the client have proved itself again.
+            // The socket may be another client's by now, or the client may have proved itself
+            // again.
             if ends == Some(at) && !Mutant::ExpiryIgnored.is_on() {
                 self.counters.admissions_expired += 1;
                 self.disconnect(socket, Cause::Expired);

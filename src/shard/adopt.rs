@@ -1,5 +1,6 @@
-//! Clients that another process of this broker has handed over, put in their places. Nothing is
-//! said to them and nothing read before [`Shard::serve_adopted`].
+//! Clients and retained messages that another process of this broker has handed over: this module
+//! puts them in their places. Nothing is sent to these clients, and nothing read from them, before
+//! [`Shard::serve_adopted`].
 
 use super::Shard;
 use super::changes::version;
@@ -21,16 +22,16 @@ use crate::topic::{self, Subscriber};
 use crate::transport::Layers;
 use crate::upgrade::client::{self, Client};
 
-/// A queue was within its bounds before.
+/// Bounds that any queue is within: an adopted queue was within its bounds in the other process.
 pub(super) const ANY: Bounds =
     Bounds { messages: usize::MAX, bytes: usize::MAX, on_full: OnFull::DropNew };
 
 impl Shard {
-    /// Takes a client in, whose home is here. `listener` is where its connection came in, as it is
-    /// numbered here.
+    /// Takes in a client whose home is this shard. `connection` is the client's socket and the
+    /// listener that it came in by, as the listener is numbered here.
     ///
     /// # Errors
-    /// Why it cannot be.
+    /// Why the client cannot be taken in.
     pub fn adopt(
         &mut self,
         client: Client,
@@ -176,7 +177,8 @@ impl Shard {
             return Err("the TLS or WebSocket state of a client is not understood".to_owned());
         }
         let peer = carried.peer;
-        // It was let in: whatever the limits are now, it is counted and stays.
+        // The other process has admitted the connection: it is counted and stays, whatever the
+        // limits are now.
         let _ = self.take_source(peer);
         if let Some(listener_state) = self.entrance.listener(listener) {
             listener_state.connections.take(1, u64::MAX);
@@ -235,7 +237,8 @@ impl Shard {
         Ok(())
     }
 
-    /// Takes a retained message in, whose topic is at home here, with the accounts it was on.
+    /// Takes in a retained message whose topic has its home here, with the accounts that the
+    /// message is charged to. A message that is retained here already stays.
     pub fn adopt_retained(&mut self, message: Message, accounts: u64) {
         let topic: Box<str> = message.view().topic.into();
         if self.retained.messages.get(&topic).is_some() {

@@ -1,23 +1,25 @@
-//! How much work another shard may have ahead of it in mail from here.
+//! How much work this shard may send to another shard ahead of what that shard has done.
 //!
 //! Whatever a client sends is handled after the mail that was there before it ([`super::mail`]), so
-//! everybody waits for all the work that stands in a mailbox. What has no room there waits with its
-//! publisher instead, where those who send little go first ([`super::park`]). Two things bound it:
+//! every client waits for all the work that is in a mailbox. A message for which a mailbox has no
+//! room waits with its publisher instead, where publishers that send little go first
+//! ([`super::park`]). Two bounds say how much room there is:
 //!
 //! - *Messages on their way*: as many as cost the receiver about as much as a step may, by what the
 //!   messages before them have cost on average ([`Progress`]).
 //! - *Costly messages*, which visit many filters or reach many subscribers: an average says nothing
-//!   about them. The receiver reports what each cost (`Control::Cost`), by topic, and by the
-//!   filters that matched it ([`Subject`]): a fleet's topics are too many to be known one by one.
-//!   From then on the sender reserves a part of a step's work for each message whose subject is
-//!   known to be costly or is not known, until its cost is reported. Publishers that wait for such
-//!   a part do so in lines that have turns ([`super::park`]), and who comes meanwhile stands behind
-//!   them. Messages whose subject is known to be cheap go as before, a few of each at a time. When
-//!   some cheap subjects become costly at about the same time, subscriptions have changed: what was
-//!   known of all is forgotten. With no costly message for [`MEMORY`], subjects are not looked at
-//!   any more, unless the receiver has wildcards in so many places that its filters stand in the
-//!   interest table as coarse ones: before the first message to them has been reported, hundreds
-//!   could be on their way.
+//!   about them. The receiver reports what each has cost (`Control::Cost`), by topic, and by the
+//!   filters that matched it ([`Subject`]), because a fleet has too many topics to know each of
+//!   them. From then on the sender reserves a part of a step's work for each message whose subject
+//!   is known to be costly or is not known, until its cost is reported. Publishers that wait for
+//!   such a part stand in queues that have turns ([`super::park`]), and a publisher that comes
+//!   meanwhile stands behind them. Messages whose subject is known to be cheap go as before, in
+//!   bursts of bounded length. When some cheap subjects become costly at about the same time,
+//!   subscriptions have changed, and what was known of all subjects is forgotten. When no message
+//!   was costly for [`MEMORY`], subjects are not looked at any more. Topics that *coarse* filters
+//!   match are looked at even then. The interest table has coarse filters for a receiver with
+//!   wildcards in very many places, where hundreds of messages could be on their way before the
+//!   cost of the first one is reported.
 
 use crate::ids::ShardId;
 use crate::limits::Budget;
@@ -30,50 +32,53 @@ use crate::time::Instant;
 use crate::topic::TopicHash;
 use hashbrown::HashMap;
 
-/// Milliseconds that costly messages are reckoned with after the last one.
+/// Milliseconds after the last costly message for which subjects are looked at.
 const MEMORY: u64 = 600_000;
-/// Subjects whose cost is remembered; with more, all are forgotten.
+/// Subjects whose cost is remembered; when there would be more, all are forgotten.
 const SUBJECTS: usize = 16_384;
-/// Messages of one subject that may be on their way when it has just turned out to be cheap: if it
-/// is not any more, so many are sent before that is known. Twice as many each time that was needed.
+/// Messages of one subject that may be on their way when the subject has just turned out to be
+/// cheap. If it becomes costly, so many are sent before the sender knows. Twice as many each time
+/// that all of a burst were needed, up to [`LONGEST_BURST`].
 const BURST: u32 = 16;
 const LONGEST_BURST: u32 = 1 << 16;
-/// So many that become costly within [`SURPRISED`] milliseconds make all subjects unknown.
+/// When so many cheap subjects become costly within [`SURPRISED`] milliseconds, all subjects are
+/// unknown again.
 const SURPRISES: u32 = 4;
 const SURPRISED: u64 = 1000;
-/// So many messages may be on their way in any case.
+/// So many messages may be on their way, whatever they cost.
 const LEAST: u64 = 4;
-/// An average is kept in this fraction of a unit.
+/// The average cost is counted in this fraction of a unit.
 const FINE: u64 = 16;
 
-/// What is known of what a message costs a shard.
+/// What decides how much a message costs a shard: its topic, and the filters there that match.
 pub trait Subject {
-    /// The hash of its topic's name.
+    /// The hash of the topic name.
     fn topic(&self) -> u64;
-    /// The filters there that match it, as one number ([`Interest::matched`]).
+    /// The filters of that shard that match the topic, as one number ([`Interest::matched`]).
     fn matched(&self) -> Option<u64>;
-    /// Whether it may be costly although nothing was costly so far ([`Interest::is_coarse`]).
+    /// Whether the topic may be costly although nothing was costly so far
+    /// ([`Interest::is_coarse`]).
     fn is_coarse(&self) -> bool;
 }
 
-/// A topic, and who is interested in it.
+/// A topic name, and the filters of all shards that may match it.
 #[derive(Clone, Copy)]
 pub struct Topic<'a> {
-    /// Its name.
+    /// The hashes of the topic name.
     pub hash: &'a TopicHash<'a>,
     /// Which filters the shards have.
     pub interest: &'a Interest,
 }
 
 impl<'a> Topic<'a> {
-    /// As that shard has subscribers for it.
+    /// The topic as a subject of messages to that shard.
     #[inline]
     pub fn at(self, shard: ShardId) -> TopicAt<'a> {
         TopicAt { topic: self, shard }
     }
 }
 
-/// A topic, as one shard has subscribers for it.
+/// A topic as a subject of messages to one shard.
 #[derive(Clone, Copy)]
 pub struct TopicAt<'a> {
     topic: Topic<'a>,
@@ -105,7 +110,7 @@ impl Subject for CostReport {
         self.matched
     }
 
-    /// Its cost is known.
+    /// False: the report says what the message has cost.
     fn is_coarse(&self) -> bool {
         false
     }
@@ -116,54 +121,55 @@ impl Subject for CostReport {
 pub enum Shortage {
     /// The mailbox is full, or holds as much work as it may.
     Room,
-    /// As much is reserved as may be, and what the message costs is not known.
+    /// The reserve is used up, or publishers queue for it, and what the message costs is not known.
     Unknown,
-    /// As much is reserved as may be, and such messages cost much.
+    /// The reserve is used up, or publishers queue for it, and messages of this subject cost much.
     Costly,
 }
 
-/// What one other shard has ahead of it, as far as it came from here.
+/// The work that this shard has sent to one other shard and that is not done there yet.
 #[derive(Debug)]
 pub struct Ahead {
     /// Work that may be on its way, in the units of [`crate::limits::cost`].
     most: u64,
-    /// A message that costs so much is reported.
+    /// The receiver reports a message that costs so much or more.
     costly: u32,
-    /// Messages sent for which nothing was reserved, ever.
+    /// Messages sent so far for which nothing was reserved.
     sent: u64,
-    /// `sent` may come to this.
+    /// The value up to which `sent` may grow.
     until: u64,
     seen: Progress,
     /// What a message costs on average, in parts ([`FINE`]) of a unit.
     average: u64,
-    /// When subjects are not looked at any more; `None`: they are not.
+    /// Until when all subjects are looked at; `None` while only coarse ones are.
     watches: Option<Instant>,
-    /// By the hash of a topic's name, and by the number of the filters that matched.
+    /// What is known of subjects, by the hash of the topic name and by the number of the filters
+    /// that matched.
     known: HashMap<u64, Known, foldhash::fast::FixedState>,
-    /// Subjects that were cheap and became costly, since then.
+    /// How many cheap subjects have become costly, and since when they are counted.
     surprises: (u32, Instant),
-    /// What a message is taken to cost whose subject is not known.
+    /// What a message is assumed to cost whose subject is not known.
     unknown: u32,
     /// What is reserved for messages on their way.
     reserved: u64,
-    /// Publishers wait for a part of the reserve, in lines: who comes now waits behind them.
+    /// Publishers queue for a part of the reserve: a publisher that comes now waits behind them.
     pub(super) queued: bool,
 }
 
 /// What is known of a subject.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Known {
-    /// What a message has cost.
+    /// What a message of the subject is taken to cost.
     cost: u32,
-    /// Messages since the receiver was known to have come to the one before them, and how many
-    /// these may be.
+    /// Messages sent since the receiver was seen to have reached the last one before them, and the
+    /// most that these may be.
     burst: u32,
     most: u32,
-    /// `Ahead::sent` after the last of them.
+    /// `Ahead::sent` after the last of these messages.
     last: u64,
 }
 
-/// A message is reported when it costs so much.
+/// The cost from which on the receiver reports a message, in the units of [`crate::limits::cost`].
 pub fn costly(budget: &Budget) -> u32 {
     (budget.step / 20).max(1)
 }
@@ -187,7 +193,7 @@ impl Ahead {
         }
     }
 
-    /// The receiver has come so far, as of `now`.
+    /// Notes how far the receiver has come, as of `now`.
     #[inline]
     pub fn see(&mut self, progress: Progress, now: Instant) {
         let messages = progress.messages.wrapping_sub(self.seen.messages); // 0: none
@@ -204,21 +210,22 @@ impl Ahead {
         }
     }
 
-    /// True when the receiver has come to all that it was sent, and nothing is remembered that ends
-    /// with time: until something is sent there is nothing new to see.
+    /// True when the receiver has done all that it was sent, and nothing is remembered that ends
+    /// with time. Until something is sent, there is nothing new to see.
     pub fn is_done(&self) -> bool {
         self.watches.is_none() && self.reserved == 0 && self.seen.messages == self.sent
     }
 
-    /// True when nothing more may be sent, whatever it is about.
+    /// True when no message may be sent, whatever its subject is.
     #[inline]
     pub fn is_full(&self) -> bool {
         self.sent >= self.until && !Mutant::MailAheadIgnored.is_on()
     }
 
-    /// Whether a message may be sent now. For a message that no subscription there is looked for,
-    /// what it is about does not matter: `None`. `comes`: its publisher has not waited in line for
-    /// its turn, and gets no part of the reserve before those who do.
+    /// Why a message may not be sent now; `None` when it may. `subject` is `None` for a message for
+    /// which the receiver looks up no subscriptions: the topic says nothing about its cost.
+    /// `comes`: the publisher has not waited in a queue for its turn, and gets no part of the
+    /// reserve before the publishers that have.
     #[inline]
     pub fn refuses(&self, subject: Option<impl Subject>, comes: bool) -> Option<Shortage> {
         if self.is_full() {
@@ -231,7 +238,7 @@ impl Ahead {
         self.refuses_watched(&subject, comes)
     }
 
-    /// Whether it matters what a message is about.
+    /// Whether the subject of a message matters now.
     #[inline]
     fn looks_at(&self, subject: &impl Subject) -> bool {
         self.watches.is_some() || subject.is_coarse()
@@ -250,19 +257,20 @@ impl Ahead {
         lacking.filter(|_| !Mutant::CostlyMailUnbounded.is_on())
     }
 
-    /// What is known of a subject, and under which number.
+    /// What is known of a subject, and the number under which it is known.
     fn find(&self, subject: &impl Subject) -> Option<(u64, Known)> {
         let known = |number: u64| self.known.get(&number).map(|&known| (number, known));
         known(subject.topic()).or_else(|| known(subject.matched()?))
     }
 
-    /// Whether some message whose cost is reported may be sent now, as far as is known without
+    /// Whether a message whose cost is reported could be sent now, as far as that is known without
     /// its subject.
     pub fn takes_costly(&self) -> bool {
         !self.is_full() && !self.lacks(self.costly / 2)
     }
 
-    /// True when nothing can be reserved for a message that costs so much.
+    /// True when nothing can be reserved for a message of that cost. When nothing is reserved, one
+    /// message may be sent whatever it costs: otherwise the costliest could never be sent.
     fn lacks(&self, cost: u32) -> bool {
         self.reserved > 0 && self.reserved + Reserve::of(cost).units() > self.most
     }
@@ -285,7 +293,7 @@ impl Ahead {
         reserve
     }
 
-    /// What is to be reserved for a message; takes down that one more of its subject is sent.
+    /// What is to be reserved for a message; counts it among the messages of its subject.
     fn reserve(&mut self, subject: &impl Subject) -> Reserve {
         let found = self.find(subject).map(|(number, _)| number);
         let Some(known) = found.and_then(|number| self.known.get_mut(&number)) else {
@@ -310,12 +318,14 @@ impl Ahead {
         Reserve::NONE
     }
 
-    /// A message, for which so much was reserved, has cost the receiver `cost`.
+    /// The receiver has reported what a message has cost, for which `reserve` was reserved.
     pub fn reported(&mut self, subject: &impl Subject, cost: u32, reserve: Reserve, now: Instant) {
         if !Mutant::CostlyMailKept.is_on() {
             self.reserved = self.reserved.saturating_sub(reserve.units());
         }
-        // What may be costly is watched from the first such message on, and known if it is cheap.
+        // All subjects are looked at from the first costly message on, and from the first report of
+        // a message for which something was reserved: a coarse subject that is cheap is known as
+        // such then.
         if cost >= self.costly || self.watches.is_none() && reserve != Reserve::NONE {
             self.watches = Some(now.plus_millis(MEMORY));
         }
@@ -333,7 +343,8 @@ impl Ahead {
             self.known.clear();
             self.surprises.0 = 0;
         }
-        // What has been costly may be so again: it is trusted by and by.
+        // A subject that was costly may be so again: its remembered cost falls by an eighth per
+        // report.
         let topic = subject.topic();
         let matched = subject.matched().filter(|&matched| matched != topic);
         for number in matched.into_iter().chain([topic]) {

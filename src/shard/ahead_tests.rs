@@ -10,7 +10,7 @@ const NOW: Instant = Instant(1000);
 const STEP: u64 = Budget::BROKER.step as u64;
 const COSTLY: u32 = Budget::BROKER.step / 20;
 
-/// A topic by its hash, which nothing is known of besides.
+/// A topic by its hash, of which nothing else is known.
 impl Subject for u64 {
     fn topic(&self) -> u64 {
         *self
@@ -25,7 +25,7 @@ impl Subject for u64 {
     }
 }
 
-/// A topic, and the filters that match it.
+/// A topic, and the number of the filters that match it.
 impl Subject for (u64, u64) {
     fn topic(&self) -> u64 {
         self.0
@@ -62,7 +62,7 @@ fn ahead() -> Ahead {
     Ahead::new(&Budget::BROKER, 1)
 }
 
-/// Sends until that is refused; how many were sent, and why no more.
+/// Sends until a message is refused; returns how many were sent, and why no more.
 fn fill(ahead: &mut Ahead, topic: impl Subject + Copy) -> (u64, Shortage) {
     for sent in 0..1_000_000 {
         if let Some(lacks) = ahead.refuses(Some(topic), true) {
@@ -84,7 +84,7 @@ fn as_many_messages_are_on_their_way_as_cost_what_a_step_may() {
     let (sent, lacks) = fill(&mut ahead, 1);
     assert_eq!(lacks, Shortage::Room);
     assert!((35..=45).contains(&(on_their_way + sent)), "{sent}"); // 20,000 / 500
-    // However much they cost, a few may.
+    // A few messages may be on their way, whatever they cost.
     for round in 40..60 {
         ahead.see(Progress { messages: round, work: round * 1_000_000 }, NOW);
     }
@@ -100,26 +100,26 @@ fn what_costly_messages_cost_together_stays_within_a_step_s_work() {
     assert_eq!(ahead.reserved(), 16_384);
     ahead.reported(&1, 6000, Reserve::of(6000), NOW);
     assert_eq!(fill(&mut ahead, 1), (1, Shortage::Costly));
-    // One at a time, whatever it costs.
+    // One message at a time is sent, whatever it costs.
     (0..2).for_each(|_| ahead.reported(&1, 1 << 20, Reserve::of(6000), NOW));
     assert_eq!(ahead.reserved(), 0);
     assert_eq!(fill(&mut ahead, 1), (1, Shortage::Costly));
-    // No subscriptions are looked for: that is not what costs.
+    // For this message the receiver looks up no subscriptions, which is what costs.
     assert_eq!(ahead.refuses(None::<u64>, true), None);
 }
 
-/// Otherwise hundreds of them are on their way before the first one's cost is known.
+/// Otherwise hundreds of messages are on their way before the cost of the first is known.
 #[test]
 fn of_what_coarse_filters_match_few_are_sent_before_one_is_known() {
     let mut ahead = ahead();
     let (sent, lacks) = fill(&mut ahead, Coarse(7));
     assert_eq!((sent, lacks), (39, Shortage::Unknown)); // 20,000 / 512
     assert_eq!(ahead.refuses(Some(8), true), None, "others go as before");
-    // They are cheap: from then on that is known.
+    // The report says that the subject is cheap, and it is known as such from then on.
     ahead.reported(&7, 5, Reserve::of(500), NOW);
     let (sent, lacks) = fill(&mut ahead, Coarse(7));
     assert_eq!((sent, lacks), (u64::from(BURST), Shortage::Room));
-    // Watched no longer, they are few again.
+    // After a time without costly messages, the subject is unknown again.
     ahead.see(Progress { messages: 16, work: 80 }, Instant(1001 + MEMORY));
     assert_eq!(fill(&mut ahead, Coarse(7)).1, Shortage::Unknown);
 }
@@ -131,7 +131,7 @@ fn topics_that_are_not_known_are_sent_a_few_at_a_time_until_they_are() {
     ahead.reported(&1, 10 * COSTLY, Reserve::NONE, NOW);
     let (sent, lacks) = fill(&mut ahead, 7);
     assert_eq!((sent, lacks), (1, Shortage::Unknown));
-    // It was cheap: the next ones are trusted a bit more.
+    // The message was cheap: unknown subjects are trusted a little more.
     ahead.reported(&7, 5, Reserve::of(10 * COSTLY), NOW);
     for topic in 100..200 {
         let reserve = ahead.send(Some(topic));
@@ -192,7 +192,7 @@ fn who_was_costly_is_trusted_by_and_by() {
     assert!((10..30).contains(&reported), "{reported}");
 }
 
-/// A fleet's topics are too many to be known one by one.
+/// A fleet has too many topics for each to be known by itself.
 #[test]
 fn a_topic_that_is_not_known_costs_what_the_filters_that_match_it_have_cost() {
     let (few, all) = (7, 8);

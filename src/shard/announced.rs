@@ -25,7 +25,7 @@ impl Announced {
         }
     }
 
-    /// All that either allows.
+    /// The widest limits of both.
     fn widest(self, other: Announced) -> Self {
         Announced {
             max_packet_size: self.max_packet_size.max(other.max_packet_size),
@@ -37,7 +37,7 @@ impl Announced {
     }
 }
 
-/// What clients that came before a reload were told.
+/// The limits that clients were told before reloads of the settings.
 #[derive(Default)]
 pub(super) struct AnnouncedLimits {
     /// How often the settings changed; wraps.
@@ -60,8 +60,9 @@ impl AnnouncedLimits {
         self.reloads = self.reloads.wrapping_add(1);
     }
 
-    /// What a client was told whose connection came when the settings had changed `reloads` times,
-    /// or of which nothing is known; `settings` are those in force.
+    /// The limits that a client was told when it connected, after `reloads` changes of the
+    /// settings. When that number is `None`, the client is held to `settings`, which are those in
+    /// force.
     #[inline]
     pub(super) fn to(
         &self,

@@ -1,5 +1,7 @@
-//! What a service has said of what a client wants to do ([`super::asking`]): its packet goes on, or
-//! it comes in with the will that was asked about.
+//! What follows from a service's answers about what a client wants to do ([`super::asking`]): the
+//! packet that was asked about goes on, or the client is admitted with the will message that was
+//! asked about. A client that is admitted on a node of a cluster also begins to claim its ClientId
+//! here ([`super::claims`]).
 
 use super::Shard;
 use super::asking::Answer;
@@ -13,12 +15,12 @@ use crate::packet::Connect;
 use std::sync::Arc;
 
 impl Shard {
-    /// A service's answers to a question about deeds.
+    /// Takes a service's answers to a client's question about deeds.
     pub fn permitted(&mut self, socket: SocketId, ticket: u64, said: &[Said]) {
         self.access.asking.under_way = self.access.asking.under_way.saturating_sub(1);
         self.counters.permissions_waiting = self.access.asking.under_way as u64;
         while let Some(next) = self.access.asking.line.pop(0) {
-            // Some were set free by a reload.
+            // A reload may have freed some of the connections in the line.
             if self.connections.get(next.0).is_some_and(|c| c.holds.has(Holds::ACCESS)) {
                 self.go_on_asked(next);
                 break;
@@ -35,12 +37,12 @@ impl Shard {
         }
         let Some(asker) = self.access.asking.askers.get_mut(&socket) else { return };
         if asker.ticket != ticket {
-            return; // it is another client's by now, or other rules are in force
+            return; // the socket is another client's by now, or the rules have changed
         }
         asker.ticket = 0;
         let source = asker.source;
         for (at, (deed, topic)) in std::mem::take(&mut asker.asked).into_iter().enumerate() {
-            // A service that is not there any more has said nothing.
+            // A service that does not exist any more has given no answer.
             let said = said.get(at).copied().unwrap_or(Said::Failed("the service was not asked"));
             asker.answers.push(Answer { source, topic, deed, said });
         }
@@ -50,7 +52,8 @@ impl Shard {
         }
     }
 
-    /// Other rules are in force: who waits for an answer to the old ones asks again.
+    /// The rules have changed: every client that waits for an answer under the old rules asks
+    /// again.
     pub(super) fn ask_again(&mut self) {
         let mut waiting = std::mem::take(&mut self.access.asking.line);
         let askers = std::mem::take(&mut self.access.asking.askers);
@@ -67,8 +70,9 @@ impl Shard {
         }
     }
 
-    /// Whether a client that could come in has to wait until a service has said whether it may have
-    /// its will: then it does.
+    /// Asks a service about the client's will message if a service decides about it. False when
+    /// nothing is asked: the client may be admitted now. True when the client waits for the answer,
+    /// or was refused because too many wait.
     pub(super) fn asks_about_will(
         &mut self,
         socket: SocketId,
@@ -101,8 +105,8 @@ impl Shard {
         true
     }
 
-    /// Claims the ClientId of a client that may come in from the other nodes. Its CONNECT is the
-    /// beginning of `bytes`. It waits, or is refused.
+    /// Claims the ClientId of an admitted client from the other nodes. The client's CONNECT is the
+    /// beginning of `bytes`. The client waits for the outcome, or is refused when too many wait.
     pub(super) fn claim(
         &mut self,
         socket: SocketId,
@@ -133,20 +137,21 @@ impl Shard {
         }
     }
 
-    /// What the client wants of a session at another node.
+    /// What the client wants to become of a session that another node has under its ClientId.
     fn wants_session(&self, name: &str, connect: &Connect<'_>) -> Wanted {
         if connect.clean_start {
             return Wanted::Ended;
         }
         if self.storing.is_some() {
-            return Wanted::Left; // what comes from another node is not written down
+            return Wanted::Left; // a session from another node would not be stored
         }
         let here = self.find_session(name).map(|index| self.session_ref(index));
         let stays = here.is_some_and(|session| self.work.claims.move_of(session).is_none());
         if stays { Wanted::Ended } else { Wanted::Moved }
     }
 
-    /// A client's will was asked about: it comes in, or is refused for it.
+    /// The service has been asked about the client's will message: the client is admitted, or is
+    /// refused because of the will message.
     fn come_in(&mut self, socket: SocketId, accepted: Accepted) {
         let Some((waited, bytes)) = self.end_wait(socket) else { return };
         self.let_in(socket, waited.assigned, &bytes, accepted);

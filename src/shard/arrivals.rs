@@ -1,10 +1,10 @@
 //! Clients on their way to this shard, which is their home. The socket arrives through the kernel's
-//! rings, and what the client has said arrives by mail. Whichever of the two is first waits for the
-//! other.
+//! rings, and what the client has sent arrives by mail. Whichever of the two comes first waits for
+//! the other.
 //!
 //! The mail is written after the kernel has moved the socket, so both arrive within a step or two.
-//! One of them can only stay alone when the kernel lacks memory and loses completions. It is then
-//! kept for as long as a client may take to connect, and not longer.
+//! One of them stays alone only when the kernel lacks memory and loses completions. It is then kept
+//! for as long as a client may take to connect, and no longer.
 
 use super::upkeep::ROUND;
 use super::{Action, Shard};
@@ -14,21 +14,22 @@ use crate::mesh::mail::Arriving;
 use crate::mutant::Mutant;
 use hashbrown::HashMap;
 
-/// Of how many that waited in vain a step takes leave.
+/// Sockets that have waited in vain and are given up in a round of upkeep, at most; as many mails.
 const LOST: usize = 64;
 
-/// Mail without its socket, and sockets without their mail, each with the round in which it came.
+/// Mail without its socket, and sockets without their mail, each with the round of upkeep in which
+/// it came.
 #[derive(Default)]
 pub(super) struct Arrivals {
     mail: HashMap<u64, (u64, Box<Arriving>)>,
     sockets: HashMap<u64, (u64, SocketId)>,
-    /// Rounds of upkeep so far. Not the time: when the process was stopped, that has passed
-    /// while nobody could come.
+    /// Rounds of upkeep so far. Time would not do: it also passes while the process is stopped and
+    /// nothing can arrive.
     round: u64,
 }
 
 impl Arrivals {
-    /// How many wait.
+    /// How many sockets and mails wait.
     pub(super) fn len(&self) -> usize {
         self.mail.len() + self.sockets.len()
     }
@@ -54,7 +55,7 @@ impl Shard {
         }
     }
 
-    /// What the client of such a socket has said.
+    /// What the client of a socket on its way has sent has come by mail.
     pub(super) fn told_of(&mut self, arriving: Box<Arriving>) {
         match self.entrance.arrivals.sockets.remove(&arriving.cookie) {
             Some((_, socket)) => self.welcome(socket, *arriving),
@@ -67,8 +68,9 @@ impl Shard {
         }
     }
 
-    /// Takes leave of those whose other half has not come in `mqtt.connect_timeout`: the socket is
-    /// closed, the client is not counted any more. To be called in each round of upkeep.
+    /// Gives up the sockets and mails whose other half has not come in `mqtt.connect_timeout`: the
+    /// socket is closed, and the client of a mail is not counted any more. To be called in each
+    /// round of upkeep.
     pub(super) fn give_up_lost(&mut self) {
         self.entrance.arrivals.round += 1;
         if Mutant::LostHandOverKept.is_on() {
@@ -127,7 +129,7 @@ mod tests {
             refused: Default::default(),
         });
         shard.open_listener(ListenerId(0), Arc::clone(&listener_state));
-        // Counted where it was accepted.
+        // The connection was counted by the shard that accepted it.
         assert!(listener_state.connections.take(1, 10) && shared.connections.take(1, 10));
         let peer = Peer::Unix;
         shard.arrived(SocketId(3), 7);
@@ -151,7 +153,8 @@ mod tests {
         for now in (1000..1000 + patience).step_by(100) {
             assert_eq!(step(now), (0, 2, 0), "at {now}");
         }
-        // The process is stopped for an hour: whoever comes next is let in.
+        // The process is stopped for an hour: a socket or mail that comes next still finds its
+        // other half.
         let woken = 3_600_000;
         assert_eq!(step(woken), (0, 2, 0));
         assert_eq!((listener_state.connections.used(), shared.connections.used()), (1, 1));

@@ -1,7 +1,7 @@
-//! What clients want to do that a service has to be asked about. The packet that says it is held
-//! ([`Holds::ACCESS`]) and handled again when there is an answer; meanwhile its connection is not
-//! read, and nobody else waits. One question at a time for each client, and a bound for the shard:
-//! who finds no room waits in a line.
+//! What clients want to do that a service has to be asked about. The packet that needs the answer
+//! is held ([`Holds::ACCESS`]) and handled again when the answer has come. Meanwhile its connection
+//! is not read; no other connection waits. Each client has one question at a time. The questions of
+//! a shard are bounded: a client that finds no room waits in a line.
 
 use super::connection::Holds;
 use super::permission::inner;
@@ -17,45 +17,45 @@ use crate::packet::{Qos, Subscribe, SubscribeFilter, SubscribeFiltersIter};
 use hashbrown::HashMap;
 use std::sync::Arc;
 
-/// What a service is asked about, each with its topic.
+/// What a service is asked about: deeds, each with its topic name or filter.
 type Deeds = Vec<(Deed, Box<str>)>;
 
-/// What a service said.
+/// What a service has said about one deed.
 #[derive(Clone, Copy)]
 pub(super) struct Answer {
-    /// Its position among the sources.
+    /// Position of the service among the sources of rules.
     pub(super) source: usize,
-    /// The topic's keyed hash.
+    /// The keyed hash of the topic name or filter.
     pub(super) topic: u64,
     pub(super) deed: Deed,
     pub(super) said: Said,
 }
 
-/// A client that asked, for as long as its packet is not handled.
+/// A client that has asked, until its packet is handled.
 #[derive(Default)]
 pub(super) struct Asker {
-    /// Tells its question from others; 0: it has its answers.
+    /// The number of its open question; 0 when it has its answers.
     pub(super) ticket: u64,
-    /// What it asks about: topics' hashes.
+    /// What its open question is about; the topics as hashes.
     pub(super) asked: Vec<(Deed, u64)>,
     pub(super) source: usize,
     pub(super) answers: Vec<Answer>,
-    /// With what it is let in; it asks about its will.
+    /// For a client that asks about its will message: what it is admitted with.
     pub(super) coming: Option<Box<Accepted>>,
 }
 
-/// Who asks.
+/// The questions of one shard.
 #[derive(Default)]
 pub(super) struct Asking {
     pub(super) askers: HashMap<SocketId, Asker, foldhash::fast::FixedState>,
-    /// Who found no room.
+    /// Connections that found no room for a question.
     pub(super) line: TurnQueues,
-    /// Questions whose answer has not come, of connections that are gone too.
+    /// Questions whose answer has not come, including those of connections that have closed.
     pub(super) under_way: usize,
 }
 
 impl Asking {
-    /// What a service has said to a client that asked.
+    /// What a source has said about a deed of a client; `None` when it was not asked.
     pub(super) fn said(
         &self,
         socket: SocketId,
@@ -68,7 +68,7 @@ impl Asking {
         answers.iter().find(same).map(|answer| answer.said)
     }
 
-    /// The packet is handled: its answers are not those of the next.
+    /// The packet is handled: its answers do not hold for the next one.
     #[inline]
     pub(super) fn handled(&mut self, socket: SocketId) {
         if !self.askers.is_empty() {
@@ -91,7 +91,8 @@ impl Asking {
 }
 
 impl Shard {
-    /// Asks a service about what a client's next packet says. The packet is to be held.
+    /// Asks a service about what a client's next packet says. The caller has to hold the packet, as
+    /// the returned value says.
     pub(super) fn ask_about(
         &mut self,
         socket: SocketId,
@@ -112,7 +113,8 @@ impl Shard {
         hold
     }
 
-    /// Who a client is that was let in with this grant, as a service is told: without its password.
+    /// How a service is told who a client is that was admitted with this grant: without its
+    /// password.
     pub(super) fn proof_of(&self, socket: SocketId, client_id: Box<str>, grant: &Grant) -> Proof {
         Proof {
             client_id,
@@ -149,8 +151,8 @@ impl Shard {
         ticket
     }
 
-    /// Asks about those filters of a short SUBSCRIBE that a service decides about; `None`: all is
-    /// known.
+    /// Asks about those filters of a short SUBSCRIBE that a service decides about; `None` when
+    /// nothing has to be asked.
     pub(super) fn asks_about_filters(
         &mut self,
         socket: SocketId,
@@ -163,8 +165,8 @@ impl Shard {
         self.ask_about_some(socket, index, subscribe.filters.iter(), u32::MAX)
     }
 
-    /// Whether a service has to be asked about the first of the filters that are left of a long
-    /// SUBSCRIBE: then it is, also about some behind it, and the connection waits.
+    /// Asks about the next filter of a long SUBSCRIBE, and about some filters behind it, if a
+    /// service has to be asked about the next one. True when it was asked and the connection waits.
     pub(super) fn asks_for_task(
         &mut self,
         socket: SocketId,
@@ -184,9 +186,10 @@ impl Shard {
         true
     }
 
-    /// Asks about the first of these filters that a service decides about and of which it has said
-    /// nothing yet: as many as it is asked about at once, as far as they are found until the step's
-    /// work comes to `limit`. `None` when there is none, or it has been asked about the most.
+    /// Asks about the first of these filters that a service decides about and has not been asked
+    /// about, and about others of the same service: as many as are asked about at once, as far as
+    /// they are found until the step's work comes to `limit`. `None` when there is no such filter,
+    /// or when the packet has as many answers as it may have.
     fn ask_about_some(
         &mut self,
         socket: SocketId,
@@ -217,14 +220,14 @@ impl Shard {
         Some(self.ask_about(socket, index, source, deeds))
     }
 
-    /// What subscribing to a filter is, as rules have it.
+    /// Subscribing to that filter, as the deed that rules are about.
     fn subscribing(&self, wanted: &SubscribeFilter<'_>) -> Deed {
         let most = Qos::from_u8(self.settings.max_qos).unwrap_or_default();
         Deed::Subscribe { qos: wanted.options.qos.min(most) as u8 }
     }
 
-    /// A connection that waited for a service goes on: its packet, or the task that its packet has
-    /// become.
+    /// A connection that waited for a service goes on with its packet, or with the task that the
+    /// packet has become.
     pub(super) fn go_on_asked(&mut self, socket: SocketId) {
         self.free(socket, Holds::ACCESS);
         self.work.tasks.answered(socket);

@@ -1,6 +1,6 @@
-//! An audit of everything that a shard holds, for the simulation: it counts, and finds
-//! contradictions. It only reads, and it visits every session, so it is not for a broker that
-//! serves clients.
+//! An audit of everything that a shard holds, for the simulation: it counts what there is, and
+//! finds contradictions. An audit changes nothing, but it visits every session, so it is not for a
+//! broker that serves clients.
 
 use super::Shard;
 use super::connection::{Holds, Stage};
@@ -35,17 +35,18 @@ pub struct Audit {
     pub members: usize,
     /// SUBACKs that wait for groups elsewhere.
     pub joining: usize,
-    /// What share groups and ended sessions are still to be done for: messages, queues, sessions.
+    /// What is still to be done for share groups and ended sessions, in messages, queues and
+    /// sessions; one more while groups have to be told of a member's change.
     pub returning: usize,
     /// Retained messages.
     pub retained: usize,
     /// Wills that are due and not yet routed.
     pub wills: usize,
-    /// Fan-outs under way; local publishers that wait for one.
+    /// Fan-outs under way, and local publishers that wait for one.
     pub fanouts: [usize; 2],
     /// Requests that go on over several steps.
     pub tasks: usize,
-    /// Hand-overs of which one half has come.
+    /// Hand-overs of which only the socket or only the mail has come.
     pub arrivals: usize,
     /// Clients on their way to their home, and the bytes that they hold.
     pub departing: (usize, usize),
@@ -53,9 +54,10 @@ pub struct Audit {
     pub staged: usize,
     /// Connections that wait for room in a mailbox.
     pub waiting_for_mail: usize,
-    /// Mails that are being taken in, connections and mails that wait for it.
+    /// Mails that are being taken in, and the connections and mails that wait for that.
     pub behind: usize,
-    /// Sessions that publishers are parked for; publishers parked; connections to end.
+    /// Sessions that publishers are parked for; publishers that are parked; connections whose end
+    /// is queued.
     pub parked: [usize; 3],
     /// Publishers that met a crowded reader lately, and readers that were waited for in vain.
     pub remembered: usize,
@@ -67,18 +69,18 @@ pub struct Audit {
     pub most_unsent: usize,
     /// Most messages, and most bytes, in one pending queue.
     pub most_pending: (usize, usize),
-    /// What contradicts itself.
+    /// Contradictions, as text.
     pub problems: Vec<String>,
 }
 
 /// One subscription of one session, for comparison with what its client knows.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Subscribed {
-    /// Whose it is.
+    /// The ClientId of the session.
     pub client_id: String,
-    /// With the mountpoint.
+    /// The filter, with the mountpoint.
     pub filter: String,
-    /// Granted.
+    /// The granted QoS.
     pub qos: u8,
 }
 
@@ -119,8 +121,8 @@ impl Shard {
         audit
     }
 
-    /// The part that is cheap enough for every step: sessions and connections belong to each
-    /// other, one to one, and how full the fullest queues are.
+    /// The part of the audit that is cheap enough for every step: whether sessions and connections
+    /// refer to each other, one to one, and how full the fullest queues are.
     pub fn glance(&self) -> Audit {
         let mut audit = Audit { staged: self.mail.outbox.staged(), ..Audit::default() };
         self.audit_connections(&mut audit);
@@ -128,7 +130,7 @@ impl Shard {
         audit
     }
 
-    /// Whether what that socket sends is still listened to.
+    /// Whether the shard still acts on what that socket sends.
     pub fn listens_to(&self, socket: SocketId) -> bool {
         let connection = self.connections.get(socket.0);
         connection.is_some_and(|c| !matches!(c.stage, Stage::Closing | Stage::Closed))
@@ -158,7 +160,8 @@ impl Shard {
         all
     }
 
-    /// Filters that this shard wants messages for: of its sessions and of the groups it is home to.
+    /// Filters that this shard wants messages for: those of its sessions, and those of the groups
+    /// that it is home to.
     pub fn wanted(&self) -> Vec<String> {
         let sessions = (0..self.sessions.bound()).filter_map(|index| self.sessions.get(index));
         let places = sessions.flat_map(|session| session.subscriptions.all());
@@ -180,12 +183,13 @@ impl Shard {
         topics
     }
 
-    /// Sessions that are members of groups of this shard, and whether they count as connected.
+    /// The sessions that are members of this shard's groups, and whether the groups take them for
+    /// connected.
     pub fn presences(&self) -> impl Iterator<Item = (SessionRef, bool)> + '_ {
         self.subscriptions.groups.presences()
     }
 
-    /// Whether a session of this shard is there, and connected.
+    /// Whether a session of this shard is connected; `None` when there is no such session.
     pub fn presence(&self, session: SessionRef) -> Option<bool> {
         let same = self.sessions.generation(session.index) == session.generation;
         let known = self.sessions.get(session.index).filter(|_| same);
@@ -220,7 +224,7 @@ impl Shard {
         }
     }
 
-    /// One session per ClientId, on its home shard, with one connection at most.
+    /// Each ClientId has one session, on its home shard, with one connection at most.
     fn audit_sessions(&self, audit: &mut Audit) {
         for index in 0..self.sessions.bound() {
             let Some(session) = self.sessions.get(index).filter(|s| !s.is_ending()) else {
@@ -245,7 +249,7 @@ impl Shard {
         }
     }
 
-    /// The figures are those of what there is.
+    /// The counters agree with what there is.
     fn audit_sums(&self, audit: &mut Audit) {
         let (mut inflight, mut pending, mut bytes, mut away) = (0, 0, 0, (0, 0));
         let (mut offline, mut places, mut shares) = (0, 0, 0);
@@ -298,7 +302,8 @@ impl Shard {
         }
     }
 
-    /// Every place leads to its owner, and the other shards know of every filter.
+    /// Every place of a session or group leads to an entry of its own in the index, and the other
+    /// shards know of every filter.
     fn audit_places(&self, audit: &mut Audit) {
         for index in 0..self.sessions.bound() {
             let Some(session) = self.sessions.get(index) else { continue };

@@ -1,5 +1,5 @@
-//! The memory that a shard holds, added up from what exists and compared with what was counted as
-//! it came and went. For the simulation; see [`super::audit`].
+//! The memory that a shard holds, added up from what exists and compared with the tally that is
+//! kept as memory comes and goes. For the simulation; see [`super::audit`].
 
 use super::Shard;
 use super::connection::Stage;
@@ -12,7 +12,7 @@ impl Shard {
         let mut tally = Tally { returning: self.subscriptions.returns.bytes(), ..Tally::default() };
         for at in 0..self.connections.bound() {
             let Some(connection) = self.connections.get(at) else { continue };
-            // What a client on its way has sent is counted with those.
+            // The input of a client on its way to its home is counted with the departures.
             if connection.stage != Stage::HandingOver {
                 tally.input += connection.input.as_ref().map_or(0, |input| input.capacity());
             }
@@ -43,7 +43,7 @@ impl Shard {
         tally
     }
 
-    /// What was counted wrongly.
+    /// Reports what was counted wrongly.
     pub(super) fn audit_memory(&self, problems: &mut Vec<String>) {
         let (counted, found) = (self.memory.tally, self.count_memory());
         if counted != found {
@@ -65,8 +65,9 @@ impl Shard {
         }
     }
 
-    /// Bytes of buffers with output as they were counted; and, by `each`, the capacity of every
-    /// buffer and every shared message of outputs. What the driver has of them is counted too.
+    /// Bytes of buffers with output, as the pool has counted them. `each` gets the capacity of
+    /// every buffer, and every shared message, of all outputs, including those that the driver is
+    /// sending.
     pub fn visit_output(&self, each: &mut impl FnMut(usize, Option<&Message>)) -> usize {
         for at in 0..self.connections.bound() {
             let output = self.connections.get(at).and_then(|c| c.output.as_ref());

@@ -1,17 +1,18 @@
-//! Messages that wait in the store only: which go there, how they come back, and what becomes of
-//! those of a session that has ended.
+//! Messages that wait only in the store: which messages go there, how they come back, and what
+//! becomes of them when their session ends.
 //!
-//! A session that is stored has a small head of its queue in memory ([`Bounds::head`]); what comes
-//! beyond it is *away* ([`crate::session::away`]). When a client takes its messages and the head
-//! runs low, its session stands in a line; at the end of a step, what the first of them are to have
-//! next is asked for in one command ([`super::reading`]), of which one is under way at a time. A
-//! message that is still in memory needs none of that: its body is another session's, too, or its
-//! batch is not written yet.
+//! A session that is stored has only the head of its queue in memory, which is small
+//! ([`Bounds::head`]); messages beyond that are *away* ([`crate::session::away`]). When a client
+//! takes its messages and the head runs low, its session stands in a line. At the end of a step,
+//! one command asks for what the first sessions in line are to have next ([`super::reading`]); one
+//! such command is under way at a time. A message whose body is still in memory does not have to be
+//! read: another session has the body, too, or the batch with its record is not written yet.
 //!
-//! A read asks for where a record is at the end of the step. Cleaning may move the record while the
-//! read is under way, and the segment is dropped then; but commands are carried out in order, and
-//! the drop is a later one. Whatever a read brings is compared with the checksum that the record
-//! had when it was appended: if it differs, it is read again from wherever the record is by then.
+//! A command reads a record from where it is at the end of the step. Cleaning may move the record
+//! while the read is under way, and then drops the segment; but commands are carried out in order,
+//! and the drop is a later one. Whatever a read brings is compared with the checksum that the
+//! record had when it was appended. If the checksum differs, the record is read again from wherever
+//! it is by then.
 //!
 //! [`Bounds::head`]: crate::storage::log::Bounds::head
 
@@ -28,38 +29,39 @@ use crate::storage::record::{self, Record, StoredMessage, message_key, slot_keys
 use crate::time::Instant;
 use std::collections::VecDeque;
 
-/// Messages that a session is brought at a time, and their bytes; one in any case.
+/// Messages, and bytes, that a session gets back at a time, at most; one message in any case.
 pub(super) const WINDOW: usize = 64;
 pub(super) const WINDOW_BYTES: usize = 64 << 10;
-/// Records of one command, and their bytes, before no further session has its turn.
+/// Records, and bytes, of a command from which on no further session is added to it.
 pub(super) const RECORDS: usize = 1024;
 pub(super) const BYTES: usize = 1 << 20;
-/// Microseconds until what could not be read is tried again.
+/// Microseconds until a failed read is tried again.
 pub(super) const RETRY: u64 = 1_000_000;
-/// How often a message may be read that is not what was stored, before it is given up.
+/// How often a message is read whose record is not what was stored, before the message is given up.
 pub(super) const TRIES: u8 = 3;
-/// Messages of ended sessions that are worked off per step.
+/// Messages of ended sessions that are removed from the store per step.
 const DEPARTING: usize = 512;
 
-/// What is on its way back, and what is to go.
+/// The messages that are on their way back into memory, and those of ended sessions that are to be
+/// removed from the store.
 #[derive(Default)]
 pub(super) struct Reading {
     /// Sessions that want messages back, each once.
     pub(super) line: VecDeque<SessionRef>,
-    /// Those whose last read failed, and when they stand in line again, microseconds.
+    /// Sessions whose last read failed, and when each stands in line again, in microseconds.
     pub(super) failed: VecDeque<(u64, SessionRef)>,
     /// What the command that is under way asks for, in order.
     pub(super) asked: Vec<Asked>,
     pub(super) under_way: bool,
-    /// What it has brought, to be looked at in the next step.
+    /// What that command has brought, to be handled in the next step.
     pub(super) arrived: Option<Vec<Bytes>>,
-    /// What sessions had away that have ended, by their number in the store.
+    /// The away messages of sessions that have ended, by the session's number in the store.
     pub(super) departing: VecDeque<(u64, Box<Away>)>,
 }
 
 pub(super) type Bytes = Result<Vec<u8>, String>;
 
-/// A message that a session is to have back.
+/// A message that a session is to get back.
 pub(super) struct Asked {
     pub(super) session: SessionRef,
     pub(super) message: AwayMessage,
@@ -67,21 +69,21 @@ pub(super) struct Asked {
 }
 
 pub(super) enum Source {
-    /// It is in memory.
+    /// The body is in memory.
     Here(Message),
-    /// It is read: a record from that byte of its batch on.
+    /// The record is to be read: it begins at that byte of its batch.
     Disk(usize),
-    /// What is there is not what was stored.
+    /// The record that is there is not what was stored.
     Damaged,
 }
 
-/// How a session fared with what it was brought.
+/// What came of bringing messages back to a session.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum BroughtOutcome {
     Well,
-    /// What was read is not what was stored: it is read again at once.
+    /// What was read is not what was stored: the message is read again at once.
     Damaged,
-    /// It cannot be read: it is tried again later.
+    /// The record could not be read: it is tried again later.
     Badly,
 }
 
@@ -93,19 +95,19 @@ impl Reading {
         places * size_of::<Asked>() + departing
     }
 
-    /// When a read is tried again, microseconds.
+    /// When the next failed read is tried again, in microseconds.
     pub(super) fn due(&self) -> Option<u64> {
         self.failed.front().map(|&(due, _)| due)
     }
 
-    /// A command has brought that.
+    /// A command has brought these spans.
     pub(super) fn arrive(&mut self, spans: Vec<Bytes>) {
         self.arrived = Some(spans);
     }
 }
 
 impl Storing {
-    /// A message that is away does not wait for the session any more.
+    /// The session does not wait any more for a message that is away.
     pub(super) fn release_away(&mut self, index: u32, slot: u32, message: u64) {
         if let Some(session) = self.number(index) {
             self.append(&Record::Ack { session, slot });
@@ -119,12 +121,13 @@ impl Storing {
         }
     }
 
-    /// What a session that ended had away goes in later steps: its end is stored already.
+    /// The away messages of a session that ended are removed in later steps: the end of the session
+    /// is stored already.
     pub(super) fn depart(&mut self, session: u64, away: Box<Away>) {
         self.reading.departing.push_back((session, away));
     }
 
-    /// Works off some of that; returns how many.
+    /// Removes some of these messages; returns how many.
     pub(super) fn depart_some(&mut self) -> usize {
         for worked in 0..DEPARTING {
             let Some((session, away)) = self.reading.departing.front_mut() else { return worked };
@@ -139,8 +142,8 @@ impl Storing {
         DEPARTING
     }
 
-    /// Where a message that is away is, and the span that has to be read for it; `None` while it is
-    /// on its way to the disk.
+    /// Where the body of an away message is, and the span that has to be read for it; `None` while
+    /// its record is on its way to the disk.
     pub(super) fn look_for(&self, wanted: &AwayMessage) -> Option<(Source, Option<Span>)> {
         if let Some(message) = self.bodies.get(wanted.number) {
             return Some((Source::Here(message.clone()), None));
@@ -175,7 +178,7 @@ impl Storing {
     }
 }
 
-/// A stored message, as it is routed.
+/// A stored message in the form in which messages are routed.
 pub(super) fn routed<'a>(body: &StoredMessage<'a>, expires: Option<Instant>) -> MessageRef<'a> {
     MessageRef {
         topic: body.topic,
@@ -189,7 +192,8 @@ pub(super) fn routed<'a>(body: &StoredMessage<'a>, expires: Option<Instant>) -> 
 }
 
 impl Shard {
-    /// What of a message is kept in memory, if it is to wait in the store only.
+    /// If a message is to wait only in the store, sends it there and returns what is kept of it in
+    /// memory.
     pub(super) fn send_away(&mut self, index: u32, queued: &Queued) -> Option<AwayMessage> {
         let storing = self.storing.as_mut()?;
         let pending = &self.sessions.get(index)?.flow.as_ref()?.pending;
@@ -210,7 +214,7 @@ impl Shard {
         })
     }
 
-    /// The gauges of what is away, when that was `before` for the session.
+    /// Updates the gauges of away messages after a change to a session, which had `before` of them.
     pub(super) fn note_away(&mut self, index: u32, before: (usize, usize)) {
         let flow = self.sessions.get(index).and_then(|session| session.flow.as_ref());
         let now = flow.map_or((0, 0), |flow| flow.pending.away());
@@ -225,7 +229,8 @@ impl Shard {
         counters.pending_away_bytes -= before.1 as u64;
     }
 
-    /// What is away of a session that ends, and is stored under that number, is worked off later.
+    /// The away messages of a session that ends, and is stored under that number, are to be removed
+    /// later.
     pub(super) fn leave_tail(&mut self, index: u32, session: u64) {
         let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_mut()) else { return };
         let Some(away) = flow.pending.take_tail() else { return };
@@ -239,7 +244,8 @@ impl Shard {
         }
     }
 
-    /// A session whose head runs low gets more of its queue into memory.
+    /// A session whose head may run low: if it does, the session is to get more of its queue into
+    /// memory.
     pub(super) fn want_back(&mut self, index: u32) {
         let Some(storing) = &mut self.storing else { return };
         let reference = SessionRef {

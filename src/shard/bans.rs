@@ -1,6 +1,6 @@
-//! Who may not connect, and how many connections one address has. Owns which ClientIds of this
-//! shard connect too often; what is about addresses is common to all shards
-//! ([`crate::overload::sources`]).
+//! Who may not connect, and how many connections one address has. This module owns the counts of
+//! ClientIds of this shard that connect too often. All bans, and what is counted of addresses, are
+//! common to all shards ([`crate::overload::sources`]).
 
 use super::Shard;
 use super::refuse::Denial;
@@ -10,28 +10,28 @@ use crate::overload::sources::{Banned, SourceNetwork, TooMany};
 use crate::time::Instant;
 use crate::upgrade::frame::Ban;
 
-/// Milliseconds between two lines of the log about new bans.
+/// Milliseconds between two log lines about new bans.
 const TOLD: u64 = 1000;
 
-/// ClientIds that are watched.
+/// The ClientIds of this shard whose connects are counted.
 #[derive(Default)]
 pub(super) struct Offenders {
     connects: Watched<ClientKey>,
-    /// When a ban was last logged, and how many were not since.
+    /// When a ban was last logged, and how many bans were left out since.
     logged: Instant,
     left_out: u64,
 }
 
 impl Shard {
-    /// The network that limits and bans of addresses count a peer to; `None` for those that have
-    /// none: trusted proxies and unix sockets.
+    /// The network that limits and bans of addresses count a peer to; `None` for peers to which
+    /// neither applies: trusted proxies and unix sockets.
     fn source_of(&self, peer: Peer) -> Option<SourceNetwork> {
         let Peer::Tcp(address, _) = peer else { return None };
         let trusted = self.settings.trusted_proxies.contains(address);
         (!trusted).then(|| SourceNetwork::of(address, &self.settings.policy.limits.address))
     }
 
-    /// Counts one more connection from an address, as far as it may have one.
+    /// Counts one more connection of a peer's network, or says why there may not be one more.
     pub(super) fn take_source(&mut self, peer: Peer) -> Result<(), Denial> {
         let policy = &self.settings.policy;
         let limited = policy.limits.address.any();
@@ -67,7 +67,7 @@ impl Shard {
         }
     }
 
-    /// Whether the client may not connect by its name or its user's.
+    /// Whether a client is banned by its ClientId or its user name.
     pub(super) fn is_banned(&self, client_id: &str, username: Option<&str>) -> bool {
         let banned = &self.settings.policy.banned;
         if !banned.is_empty()
@@ -82,7 +82,7 @@ impl Shard {
                 || username.is_some_and(|name| is_banned(&Banned::User(name.into()))))
     }
 
-    /// A client has come in: once more than it may within its window, and it is banned.
+    /// A client has connected. If it does so more often than `bans.flapping` allows, it is banned.
     pub(super) fn note_connect(&mut self, client_id: &str) {
         let trigger = self.settings.policy.bans.flapping;
         if trigger.count == 0 {
@@ -93,7 +93,8 @@ impl Shard {
         self.follow_count(counted, Banned::Client(client_id.into()), client_id, "flapping");
     }
 
-    /// A client has shown wrong credentials.
+    /// A client has shown wrong credentials. If that comes from its network more often than
+    /// `bans.bad_credentials` allows, the network is banned.
     pub(super) fn note_bad_credentials(&mut self, socket: SocketId) {
         let trigger = self.settings.policy.bans.bad_credentials;
         let Some(connection) = self.connections.get(socket.0) else { return };
@@ -107,15 +108,15 @@ impl Shard {
         self.follow_count(counted, Banned::Address(source), &name, "bad credentials");
     }
 
-    /// The bans in one part of the table of all shards; `None` past the last part.
+    /// The bans in one part of the table that all shards share; `None` past the last part.
     pub(super) fn packed_bans(&self, part: usize) -> Option<Vec<Ban>> {
         let listed = self.topology.shared.sources.listed(part, self.now.0)?;
         let ban = |(who, until)| Ban { who, until: Instant(until) };
         Some(listed.into_iter().map(ban).collect())
     }
 
-    /// Takes bans over from another process. Addresses are of the networks that are configured
-    /// now.
+    /// Takes over the bans of another process. Addresses are banned by the networks that are
+    /// configured now.
     pub fn adopt_bans(&mut self, bans: Vec<Ban>) {
         for Ban { who, until } in bans {
             let who = match who {
@@ -142,7 +143,8 @@ impl Shard {
         let kind = who.kind();
         match who {
             Banned::Address(_) => self.counters.bans_address += 1,
-            // The broker itself bans no user names: anybody can fail to know a password.
+            // The broker itself bans no user names: anyone can show a wrong password for another's
+            // name.
             Banned::Client(_) | Banned::User(_) => self.counters.bans_client += 1,
         }
         if !self.topology.shared.sources.ban(who, self.now.0, until) {

@@ -1,47 +1,50 @@
 //! The bodies of this shard's stored messages: which of them are in memory, and how many sessions
 //! wait for each.
 //!
-//! A session either has a handle of the message (it is at the head of the session's queue, or in
-//! flight), or it has its number only: then the message is *away* and is read back from the store
-//! before it is sent ([`super::away`]). A body is in memory while some session has a handle of it,
-//! and a little longer: a fan-out may reach further sessions, which must find its number. Those
-//! that no session has a handle of are bounded by [`RECENT`] and [`RECENT_BYTES`].
+//! A session either has a handle of the message (the message is at the head of the session's queue,
+//! or in flight), or it has only the message's number: then the message is *away* and is read back
+//! from the store before it is sent ([`super::away`]). A body is in memory while some session has a
+//! handle of it, and a little longer, because a fan-out may reach further sessions, which must find
+//! the message's number. The bodies that no session has a handle of are bounded by [`RECENT`] and
+//! [`RECENT_BYTES`].
 
 use crate::message::Message;
 use crate::mutant::Mutant;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 
-/// Messages in memory that no session has a handle of.
+/// Bodies in memory that no session has a handle of, at most.
 const RECENT: usize = 256;
-/// Bytes of them.
+/// Bytes of those bodies, at most.
 const RECENT_BYTES: usize = 1 << 20;
 
 type Numbers<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
 
 /// A stored message whose body is in memory.
 struct Kept {
-    /// Held, so that its address is no other message's.
+    /// This handle keeps the message's address from becoming another message's: `numbers` relies on
+    /// it.
     message: Message,
-    /// How many sessions wait for it, and how many of them have a handle.
+    /// How many sessions wait for the message, and how many of these have a handle.
     sessions: u32,
     here: u32,
     /// CRC32C of its record.
     checksum: u32,
 }
 
-/// The bodies.
+/// The bodies of a shard's stored messages.
 #[derive(Default)]
 pub(super) struct Bodies {
-    /// The message of each stored reference with a handle, by session and number.
+    /// The number of the message behind each handle, by session and by the session's own number for
+    /// it.
     slots: Numbers<(u32, u32), u64>,
     kept: Numbers<u64, Kept>,
-    /// Numbers of messages by their address.
+    /// Numbers of the messages in memory, by their address.
     numbers: Numbers<usize, u64>,
-    /// How many sessions wait for a message that is not in memory, if it is more than one.
+    /// How many sessions wait for a message that is not in memory, if more than one does.
     shared: Numbers<u64, u32>,
-    /// Messages that were left without a handle, the oldest first, and their bytes. Some have one
-    /// again, or are gone.
+    /// Bodies that were left without a handle, the oldest first, and their bytes. Some of them have
+    /// a handle again, or are gone.
     recent: VecDeque<(u64, usize)>,
     recent_bytes: usize,
 }
@@ -52,7 +55,7 @@ impl Bodies {
         self.numbers.get(&message.address()).copied()
     }
 
-    /// The number of the message that a session has under that number of its own.
+    /// The number of the message that a session has under `slot`, a number of the session's own.
     pub(super) fn of_slot(&self, index: u32, slot: u32) -> Option<u64> {
         self.slots.get(&(index, slot)).copied()
     }
@@ -62,20 +65,21 @@ impl Bodies {
         self.slots.insert((index, slot), number);
     }
 
-    /// It has it no more.
+    /// The session does not have a handle under that number any more.
     pub(super) fn take_slot(&mut self, index: u32, slot: u32) -> Option<u64> {
         self.slots.remove(&(index, slot))
     }
 
-    /// One more handle of a message; its body and checksum, should it not be in memory.
+    /// One more session waits for a message, with a handle. `message` and `checksum` are its body
+    /// and checksum, should the body not be in memory.
     pub(super) fn hold(&mut self, number: u64, message: Message, checksum: u32) {
         let kept = self.keep(number, message, checksum, 0);
         kept.sessions += 1;
         kept.here += 1;
     }
 
-    /// What is kept of a message; should it not be in memory, this body and checksum. `alone`: the
-    /// sessions that wait for it when a count of them is not kept.
+    /// What is kept of a message, with this body and checksum should its body not be in memory.
+    /// `alone` is how many sessions wait for the message when `shared` does not say.
     fn keep(&mut self, number: u64, message: Message, checksum: u32, alone: u32) -> &mut Kept {
         let Bodies { kept, numbers, shared, .. } = self;
         kept.entry(number).or_insert_with(|| {
@@ -85,7 +89,7 @@ impl Bodies {
         })
     }
 
-    /// One more handle of a message that is in memory.
+    /// One more session waits, with a handle, for a message that is in memory.
     pub(super) fn hold_again(&mut self, number: u64) {
         if let Some(kept) = self.kept.get_mut(&number) {
             kept.sessions += 1;
@@ -93,7 +97,8 @@ impl Bodies {
         }
     }
 
-    /// A session that had a handle waits for it no more. True when nobody does.
+    /// A session that had a handle does not wait for the message any more. True when no session
+    /// does.
     #[must_use]
     pub(super) fn let_go(&mut self, number: u64) -> bool {
         let Some(kept) = self.kept.get_mut(&number) else { return false };
@@ -102,7 +107,8 @@ impl Bodies {
         self.look_at(number)
     }
 
-    /// A session keeps the number only; returns the checksum of the message.
+    /// A session gives up its handle and keeps only the number; returns the checksum of the
+    /// message.
     pub(super) fn send_away(&mut self, number: u64) -> u32 {
         let Some(kept) = self.kept.get_mut(&number) else { return 0 };
         let checksum = kept.checksum;
@@ -111,7 +117,7 @@ impl Bodies {
         checksum
     }
 
-    /// A session waits for a message that is not in memory, as a restart has found it.
+    /// After a restart: one more session waits for a message, of which it has only the number.
     pub(super) fn adopt_away(&mut self, number: u64) {
         match self.kept.get_mut(&number) {
             Some(kept) => kept.sessions += 1,
@@ -119,7 +125,8 @@ impl Bodies {
         }
     }
 
-    /// After a restart: a number alone is that of one session.
+    /// The restart is over. Counts of a single session are not kept: a message without a count is
+    /// one that a single session waits for.
     pub(super) fn adopted(&mut self) {
         self.shared.retain(|_, sessions| *sessions > 1);
         self.shared.shrink_to_fit();
@@ -135,15 +142,16 @@ impl Bodies {
         self.kept.get(&number).map(|kept| kept.checksum)
     }
 
-    /// A session that had the number only has a handle from now on: of the message that is in
-    /// memory already, or of this one.
+    /// A session that had only the number gets a handle: of the message that is in memory already,
+    /// or of this one.
     pub(super) fn come_back(&mut self, number: u64, message: Message, checksum: u32) -> Message {
         let kept = self.keep(number, message, checksum, 1);
         kept.here += 1;
         kept.message.clone()
     }
 
-    /// A session that has the number only waits for it no more. True when nobody does.
+    /// A session that has only the number does not wait for the message any more. True when no
+    /// session does.
     #[must_use]
     pub(super) fn let_go_away(&mut self, number: u64) -> bool {
         if let Some(kept) = self.kept.get_mut(&number) {
@@ -158,7 +166,8 @@ impl Bodies {
         Mutant::StorageAwayForgotten.is_on()
     }
 
-    /// What becomes of a body that a session has let go. True when nobody waits for the message.
+    /// Decides what becomes of a body that a session has let go. True when no session waits for the
+    /// message any more.
     fn look_at(&mut self, number: u64) -> bool {
         let Some(kept) = self.kept.get(&number) else { return false };
         if kept.sessions == 0 {
@@ -180,8 +189,8 @@ impl Bodies {
         Some(kept)
     }
 
-    /// Lets go of the bodies that have been without a handle for longest. One that somebody else
-    /// still delivers stays, as the newest.
+    /// Lets go of the bodies that have been without a handle for longest. One that is still being
+    /// delivered stays, as the newest: the delivery may need its number.
     fn trim(&mut self) {
         let mut delivered = false;
         while self.recent.len() > RECENT || self.recent_bytes > RECENT_BYTES {
@@ -201,7 +210,7 @@ impl Bodies {
         }
     }
 
-    /// Bytes of memory, but for messages that sessions have handles of.
+    /// Bytes of memory, without the messages that sessions have handles of.
     pub(super) fn held(&self) -> usize {
         fn table<K, V>(map: &Numbers<K, V>) -> usize {
             map.capacity() * (size_of::<(K, V)>() + 1)

@@ -1,5 +1,5 @@
-//! Changes of this shard's sessions, queues and retained messages, as records of its log. Each kind
-//! of change has one method, which does nothing while there is no store.
+//! Changes of this shard's sessions, queues and retained messages, as records of the shard's log.
+//! Each kind of change has one method, which does nothing while there is no store.
 
 use super::Shard;
 use crate::ids::SocketId;
@@ -14,12 +14,13 @@ use crate::storage::record::{
 use crate::topic;
 
 impl Shard {
-    /// Stores a session that is there to stay, or what has changed of it; one that ends with its
-    /// connection is stored no more.
+    /// Stores a session that outlives its connection, or what has changed of it. What is stored of
+    /// a session that ends with its connection is removed.
     pub(super) fn store_session(&mut self, index: u32) {
         let Some(storing) = &mut self.storing else { return };
         let Some(session) = self.sessions.get(index) else { return };
-        // What it has away is needed until it ends, and nowhere but in the store.
+        // Messages that are away are needed until the session ends, and are nowhere but in the
+        // store.
         let away = session.flow.as_ref().is_some_and(|flow| flow.pending.away().0 > 0);
         if !session.is_persistent() && !away {
             self.store_end(index);
@@ -42,7 +43,7 @@ impl Shard {
         storing.append_for(session.socket, &record);
     }
 
-    /// A session ended, or will end with its connection: what is stored of it goes.
+    /// A session has ended, or will end with its connection: removes what is stored of it.
     pub(super) fn store_end(&mut self, index: u32) {
         let Some(storing) = &mut self.storing else { return };
         let Some(session) = self.sessions.get(index) else { return };
@@ -71,14 +72,15 @@ impl Shard {
         self.leave_tail(index, number);
     }
 
-    /// Nothing is said to that client before all that is stored so far is durable.
+    /// Nothing is sent to that client before all that has been stored so far is durable.
     pub(super) fn wait_for_stored(&mut self, socket: SocketId) {
         if let Some(storing) = &mut self.storing {
             storing.wait_for_all(socket);
         }
     }
 
-    /// Stores the will of a session that is stored: one that a connection has, or whose delay runs.
+    /// Stores the will message of a stored session, whether the session has a connection or the
+    /// Will Delay Interval runs.
     pub(super) fn store_will(&mut self, index: u32) {
         let Some(storing) = &mut self.storing else { return };
         let Some(known) = self.sessions.get(index) else { return };
@@ -97,7 +99,7 @@ impl Shard {
         storing.append_for(known.socket, &record);
     }
 
-    /// The session has no will any more: it is sent, or deleted.
+    /// The session has no will message any more: it was sent, or deleted.
     pub(super) fn store_no_will(&mut self, index: u32) {
         let Some(storing) = &mut self.storing else { return };
         let Some(session) = storing.number(index) else { return };
@@ -152,8 +154,8 @@ impl Shard {
         }
     }
 
-    /// Stores a message that waits for the session or is sent to it, if both are of the kind that
-    /// is stored; returns its number, or 0.
+    /// Stores a message that waits for the session or is sent to it, if both are of a kind that is
+    /// stored; returns the message's number in the session, or 0.
     pub(super) fn store_queued(&mut self, index: u32, queued: &Queued) -> u32 {
         let Some(storing) = &mut self.storing else { return 0 };
         if queued.qos == Qos::AtMostOnce || Mutant::StorageQueueForgotten.is_on() {
@@ -162,7 +164,7 @@ impl Shard {
         storing.fan(index, queued)
     }
 
-    /// A stored message was sent under that identifier, or its PUBREC came.
+    /// A stored message was sent under that packet identifier, or its PUBREC came.
     pub(super) fn store_phase(
         &mut self,
         index: u32,
@@ -174,13 +176,14 @@ impl Shard {
         let Some(storing) = &mut self.storing else { return };
         let Some(session) = storing.number(index).filter(|_| slot != 0) else { return };
         let record = Record::State { session, slot, packet: id.get(), phase };
-        // Sent again under another identifier, a message of QoS 2 would be another message.
+        // Before a QoS 2 message is sent, its identifier must be durable: sent again under another
+        // one, the message would be another message to the client.
         let waits = qos == Qos::ExactlyOnce;
         let socket = self.sessions.get(index).and_then(|session| session.socket);
         storing.append_for(socket.filter(|_| waits), &record);
     }
 
-    /// A PUBREC came.
+    /// A PUBREC came; `meant` is what it meant to the session's window.
     pub(super) fn store_pubrec(&mut self, index: u32, id: PacketId, meant: Acknowledged) {
         if meant == Acknowledged::Release {
             if Mutant::StorageReleaseForgotten.is_on() {
@@ -194,7 +197,7 @@ impl Shard {
         }
     }
 
-    /// A stored message is done with or dropped.
+    /// A stored message was completed or dropped: it does not wait for the session any more.
     pub(super) fn store_gone(&mut self, index: u32, slot: u32) {
         if let Some(storing) = &mut self.storing
             && slot != 0
@@ -203,7 +206,7 @@ impl Shard {
         }
     }
 
-    /// The same for all that the session's queue and window have let go.
+    /// The same as `store_gone` for all messages that the session's queue and window have let go.
     pub(super) fn store_all_gone(&mut self, index: u32) {
         let Some(storing) = &mut self.storing else { return };
         let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_mut()) else { return };
@@ -218,7 +221,8 @@ impl Shard {
         }
     }
 
-    /// A message of QoS 2 came under that identifier, or it is free again.
+    /// A message of QoS 2 came under that packet identifier (`open`), or the identifier is free
+    /// again.
     pub(super) fn store_inbound(&mut self, index: u32, id: PacketId, open: bool) {
         let Some(storing) = &mut self.storing else { return };
         let Some(session) = storing.number(index) else { return };
@@ -231,7 +235,7 @@ impl Shard {
     }
 }
 
-/// The numbers of all stored messages of a session but those that are away.
+/// The numbers of all stored messages of a session, except those that are away.
 fn stored_slots(session: &Session) -> Vec<u32> {
     let mut slots = Vec::new();
     if let Some(flow) = &session.flow {
@@ -241,7 +245,7 @@ fn stored_slots(session: &Session) -> Vec<u32> {
     slots
 }
 
-/// A protocol version as a protocol level.
+/// The protocol level of a protocol version.
 pub(super) fn level(version: Version) -> u8 {
     match version {
         Version::V31 => 3,
@@ -250,7 +254,7 @@ pub(super) fn level(version: Version) -> u8 {
     }
 }
 
-/// The other way round.
+/// The protocol version of a protocol level.
 pub(super) fn version(level: u8) -> Version {
     match level {
         3 => Version::V31,

@@ -1,9 +1,10 @@
 //! ClientIds across nodes: a shard's part. The protocol is in `cluster::claims`.
 //!
-//! A CONNECT that is let in claims its ClientId from the other nodes first. Meanwhile it is in
-//! [`super::connection::Stage::Proving`], as one that is asked for its proof: it is watched, it
-//! counts among those, and `mqtt.connect_timeout` is its bound. A broker that is no node of a
-//! cluster has nothing of this.
+//! A client that is admitted claims its ClientId from the other nodes before it enters. Meanwhile
+//! its connection is in [`super::connection::Stage::Proving`], like that of a client whose proof is
+//! being checked: it is read to notice when the client gives up, it counts among the clients that
+//! wait, and `mqtt.connect_timeout` bounds how long it waits. On a broker that is no node of a
+//! cluster, nothing here is used.
 
 use super::Shard;
 use super::close::Cause;
@@ -16,17 +17,18 @@ use crate::mutant::Mutant;
 use crate::upgrade::client;
 use hashbrown::HashMap;
 
-/// Claims of a shard, as a multiple of the clients that may wait.
+/// Claims of a shard, at most, as a multiple of the clients that may wait.
 const CLAIMS: usize = 16;
 
-/// A connection that waits, with the number of its wait and what it is let in with.
+/// A connection that waits for its ClientId, with the ticket of its wait and what its client is
+/// admitted with.
 pub(super) type Coming = (SocketId, u64, Box<Accepted>);
 
-/// A ClientId that is claimed.
+/// A ClientId that is being claimed.
 struct Claim {
     name: Box<str>,
     coming: Option<Coming>,
-    /// The session that comes from another node, and what has come of its windows and queue.
+    /// The session that comes from another node, and what has come so far of its windows and queue.
     session: Option<SessionRef>,
     flow: Option<client::Flow>,
 }
@@ -34,7 +36,8 @@ struct Claim {
 /// A session that goes to another node.
 struct Leaving {
     session: SessionRef,
-    /// What was in flight and waited when that was sent on: kept until it has arrived.
+    /// Its windows and queue, as they were sent to the other node: kept until they have arrived
+    /// there.
     sent: Option<client::Flow>,
 }
 
@@ -44,11 +47,11 @@ pub(super) struct Claims {
     all: HashMap<u64, Claim>,
     names: HashMap<Box<str>, u64>,
     leaving: HashMap<Move, Leaving>,
-    /// Where those sessions are on their way to.
+    /// The moves of those sessions.
     moves: HashMap<SessionRef, Move>,
-    /// Whose claim is over and is being let in.
+    /// The connection whose claim has succeeded and that is being admitted.
     granted: Option<SocketId>,
-    /// Fences that are owed to the cluster.
+    /// Fences that the cluster has asked for and that are not answered yet.
     pub(super) fences: u32,
 }
 
@@ -58,18 +61,20 @@ impl Claims {
         self.all.len() + self.leaving.len()
     }
 
-    /// Whether the claim of that connection is over, and it is being let in.
+    /// Whether the claim of that connection has succeeded, and the connection is being admitted.
     pub(super) fn is_granted(&self, socket: SocketId) -> bool {
         self.granted == Some(socket)
     }
 
-    /// Whether there is no room for another one: those of clients that have given up count as well.
+    /// Whether there is no room for another claim. Claims of clients that have given up count as
+    /// well; `waiting` is how many clients may wait.
     pub(super) fn is_full(&self, waiting: usize) -> bool {
         self.all.len() >= waiting * CLAIMS
     }
 
-    /// A connection that waits for its ClientId: the one that did so before, if that is claimed
-    /// already, or nothing, if it is to be claimed with that number.
+    /// A connection waits for a ClientId. `None` when the ClientId is now to be claimed under that
+    /// number. When it is being claimed already, returns the connection that has waited for it so
+    /// far, if there is one: the new connection takes its place.
     pub(super) fn begin(
         &mut self,
         number: u64,
@@ -87,7 +92,7 @@ impl Claims {
         None
     }
 
-    /// Where that session is on its way to.
+    /// The move that takes that session to another node, if there is one.
     pub(super) fn move_of(&self, session: SessionRef) -> Option<Move> {
         self.moves.get(&session).copied()
     }
@@ -105,7 +110,7 @@ impl Claims {
 }
 
 impl Shard {
-    /// What the cluster says.
+    /// Handles what the cluster tells this shard.
     pub(super) fn obey_cluster(&mut self, what: ToShard) {
         match what {
             ToShard::Claimed(claim, outcome) => self.end_claim(claim, outcome),
@@ -124,8 +129,8 @@ impl Shard {
         }
     }
 
-    /// Answers fences: all data mail of this step and of earlier ones is in the mailboxes. True
-    /// when one was answered.
+    /// Answers fences once all data mail of this step and of earlier ones is in the mailboxes. True
+    /// when some were answered.
     #[inline]
     pub(super) fn answer_fences(&mut self) -> bool {
         self.work.claims.fences > 0 && self.answer_fences_now()
@@ -160,10 +165,10 @@ impl Shard {
         }
         let Some((socket, wait, accepted)) = claim.coming else { return };
         if !self.access.admissions.is_waiting(socket, wait) {
-            return; // it gave up
+            return; // the client gave up
         }
         let Some((waited, bytes)) = self.end_wait(socket) else { return };
-        // What was on its way from here is the client's now.
+        // If the session was on its way to another node, it stays here: it is the client's now.
         if let Some(index) = self.find_session(&claim.name)
             && let Some(to) = self.work.claims.move_of(self.session_ref(index))
         {
@@ -174,7 +179,7 @@ impl Shard {
         self.work.claims.granted = None;
     }
 
-    /// Another node's client has the ClientId.
+    /// The client here is refused: a client of another node has the ClientId.
     fn refuse_claimed(&mut self, (socket, wait, _): Coming) {
         if !self.access.admissions.is_waiting(socket, wait) {
             return;
@@ -186,7 +191,8 @@ impl Shard {
         }
     }
 
-    /// Another node claims the ClientId: a connection ends [MQTT-3.1.4-3], and a session goes.
+    /// Another node claims the ClientId: the connection here ends [MQTT-3.1.4-3], and the session
+    /// goes, ends or stays, as `wanted` says.
     fn surrender(&mut self, to: Move, name: &str, wanted: Wanted) {
         let session = self.surrendered(to, name, wanted);
         self.answer_cluster(ToCluster::Surrendered(to, session));
@@ -197,7 +203,7 @@ impl Shard {
         let index = self.resumable(name)?;
         let session = self.session_ref(index);
         if self.work.claims.move_of(session).is_some() {
-            return None; // whoever gets it is asked too
+            return None; // the node that it moves to is asked, too
         }
         match wanted {
             Wanted::Left => None,
@@ -215,11 +221,12 @@ impl Shard {
         }
     }
 
-    /// A session that leaves has got all that could come to it alone: the rest of it goes.
+    /// A session that leaves has got all messages that come only to this node: its windows and
+    /// queue go to the other node.
     fn pack_leaving(&mut self, to: Move) {
         let mut parts = Vec::new();
         if let Some(index) = self.leaving(to) {
-            // What is being delivered to many, in slices, was there before.
+            // Fan-outs that are still being delivered in slices began before that.
             self.catch_up(index);
             parts = self.pack_parts(index);
             let sent = self.take_flow(index);
@@ -233,15 +240,15 @@ impl Shard {
         self.answer_cluster(ToCluster::Packed(to, parts));
     }
 
-    /// The session that leaves to there, unless it was resumed here.
+    /// The index of the session that leaves by that move, unless its client has resumed it here.
     fn leaving(&mut self, to: Move) -> Option<u32> {
         let session = self.work.claims.leaving.get(&to)?.session;
         let known = self.session_of(session)?;
         known.socket.is_none().then_some(session.index)
     }
 
-    /// The other node has it. What has come here since it was sent on has come there too, but for
-    /// what share groups sent: that goes back to them.
+    /// The other node has the session. The messages that have come here since the queue was sent
+    /// have come there too, except those from share groups, which go back to their groups.
     fn end_leaving(&mut self, to: Move) {
         let index = self.leaving(to);
         self.work.claims.take_leaving(to);
@@ -252,7 +259,7 @@ impl Shard {
         }
     }
 
-    /// It stays.
+    /// The session stays here, and gets its windows and queue back if they were sent already.
     fn keep_leaving(&mut self, to: Move) {
         let Some(Leaving { session, sent }) = self.work.claims.take_leaving(to) else { return };
         if let Some(sent) = sent
@@ -262,7 +269,8 @@ impl Shard {
         }
     }
 
-    /// The subscriptions of a session that comes: from now on it collects messages here.
+    /// The subscriptions of a session that comes from another node have come: from now on the
+    /// session collects messages here.
     fn adopt_claimed(&mut self, number: u64, bytes: &[u8]) {
         let Some(claim) = self.work.claims.all.get(&number) else {
             self.answer_cluster(ToCluster::Settled(number));
@@ -272,7 +280,8 @@ impl Shard {
         if let Some(index) = self.find_session(&name) {
             let session = self.session_ref(index);
             match self.work.claims.move_of(session) {
-                // It left from here, and comes back before this node was told that it arrived.
+                // The session left from here, and comes back before this node was told that it had
+                // arrived.
                 Some(to) => self.end_leaving(to),
                 None => {
                     self.answer_cluster(ToCluster::Settled(number));
@@ -292,7 +301,7 @@ impl Shard {
         }
     }
 
-    /// A part of its windows and queue.
+    /// A part of the windows and queue of a session that comes from another node.
     fn go_on_adopting(&mut self, number: u64, bytes: &[u8], last: bool) {
         self.meter.charge(cost::bytes(bytes.len()));
         let part = self.read_flow(bytes);

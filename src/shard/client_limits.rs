@@ -1,6 +1,6 @@
-//! Limits of single clients (`limits.client`, a listener's `limits`, `limits.users`). Owns what
-//! clients with a limit have used, in a table beside their sessions: a client without one has no
-//! entry, and costs nothing.
+//! Limits of single clients (`limits.client`, a listener's `limits`, `limits.users`). This module
+//! owns what clients with a limit have used, in a table beside their sessions. A client without a
+//! limit has no entry there and costs nothing.
 
 use super::Shard;
 use super::refuse::Denial;
@@ -20,41 +20,41 @@ use std::sync::Arc;
 struct Limited {
     granted: GrantedLimits,
     usage: Usage,
-    /// The entry of `limits.users` whose connections this one is among.
+    /// The entry of `limits.users` that the client's connection counts for.
     group: Option<Arc<UserGroup>>,
-    /// What it publishes counts for these when it is retained.
+    /// The accounts that the client's retained messages are charged to.
     accounts: Accounts,
 }
 
-/// Clients with limits, and who waits because of one.
+/// The clients with limits, and the connections that wait because of a limit.
 #[derive(Default)]
 pub(super) struct ClientLimiting {
     /// By the index of the session.
     of: HashMap<u32, Box<Limited>, foldhash::fast::FixedState>,
-    /// Connections that wait until they have come down to their rate.
+    /// Connections that wait until their client is within its rate again, the next one first.
     pub(super) waiting: BTreeSet<(Instant, SocketId)>,
-    /// Until when each waits.
+    /// Until when each of these connections waits.
     until: HashMap<SocketId, Instant, foldhash::fast::FixedState>,
 }
 
 impl ClientLimiting {
-    /// Clients with limits.
+    /// How many clients have limits.
     #[inline]
     pub(super) fn len(&self) -> usize {
         self.of.len()
     }
 
-    /// Connections that wait.
+    /// How many connections wait.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
-    /// When the next one goes on.
+    /// When the next waiting connection goes on.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.waiting.first().map(|(at, _)| *at)
     }
 
-    /// What the session may use, if there is a limit.
+    /// The limits of the session's client, if there are any.
     #[inline]
     fn granted(&self, index: u32) -> Option<&GrantedLimits> {
         if self.of.is_empty() {
@@ -90,8 +90,9 @@ impl ClientLimiting {
 }
 
 impl Shard {
-    /// Looks up the limits of a client that comes in. What its entry of `limits.users` allows all
-    /// of its clients is taken here, and given back when its connection ends.
+    /// Looks up the limits of a client that connects. A connection is taken from what its entry of
+    /// `limits.users` allows all of its clients together, and given back when the connection ends.
+    /// The error says which limit of that entry refuses the client.
     pub(super) fn limits_of(
         &mut self,
         name: &str,
@@ -109,7 +110,8 @@ impl Shard {
             if entry.connects_per_second.is_some_and(|rate| !entry.group.rate.allow(now, rate)) {
                 return Err(Denial::UserRate);
             }
-            // The connection that this one takes over is given back a little later.
+            // The connection that this one takes over still counts, and is given back a little
+            // later.
             let replaces =
                 self.sessions.find(self.topology.client_key(name), name).is_some_and(|index| {
                     let limited = self.sessions.limiting.of.get(&index);
@@ -126,8 +128,8 @@ impl Shard {
         Ok(NewLimits { granted, group, accounts })
     }
 
-    /// The client at `index` came in before, in another process: it has the limits of who comes in
-    /// now, and no bound on connections refuses it.
+    /// The client at `index` was admitted by another process before: it gets the limits of a client
+    /// that connects now, and no bound on connections refuses it.
     pub(super) fn adopt_limits(&mut self, index: u32, listener: ListenerId) {
         let rules = &self.settings.policy.limits;
         let Some(listener_state) = self.entrance.listener(listener).filter(|_| rules.any()) else {
@@ -164,7 +166,7 @@ impl Shard {
         self.counters.clients_limited = self.sessions.limiting.len() as u64;
     }
 
-    /// What the client publishes counts for these when it is retained.
+    /// The accounts that the client's retained messages are charged to.
     #[inline]
     pub(super) fn accounts_of(&self, index: u32) -> Accounts {
         let of = &self.sessions.limiting.of;
@@ -174,7 +176,7 @@ impl Shard {
         of.get(&index).map(|limited| limited.accounts).unwrap_or_default()
     }
 
-    /// The session has lost its connection.
+    /// The session has lost its connection, which is given back to its entry of `limits.users`.
     pub(super) fn leave_group_of_users(&mut self, index: u32) {
         if self.sessions.limiting.len() == 0 || Mutant::UserNotLeft.is_on() {
             return;
@@ -186,14 +188,14 @@ impl Shard {
         }
     }
 
-    /// Largest packet that the client may send, at most `most`.
+    /// Largest packet that the client may send, in bytes; at most `most`.
     #[inline]
     pub(super) fn packet_size_of(&self, index: u32, most: u32) -> u32 {
         let limit = self.sessions.limiting.granted(index).and_then(|granted| granted.packet_size);
         limit.map_or(most, |limit| limit.min(most))
     }
 
-    /// Largest packet that the client of that name may send.
+    /// Largest packet that the client of that name may send, in bytes.
     pub(super) fn packet_size_for(&self, name: &str) -> u32 {
         let most = self.settings.max_packet_size;
         if self.sessions.limiting.len() == 0 {
@@ -204,7 +206,7 @@ impl Shard {
             .map_or(most, |index| self.packet_size_of(index, most))
     }
 
-    /// Most levels of a topic of the client.
+    /// Most levels that a topic name or filter of the client may have.
     #[inline]
     pub(super) fn topic_levels_of(&self, index: u32) -> usize {
         let most = self.settings.max_topic_levels;
@@ -212,14 +214,14 @@ impl Shard {
         limit.map_or(most, |limit| most.min(limit as usize))
     }
 
-    /// Most subscriptions of the client.
+    /// How many subscriptions the client may have.
     pub(super) fn subscriptions_of(&self, index: u32) -> usize {
         let most = self.settings.max_subscriptions;
         let limit = self.sessions.limiting.granted(index).and_then(|granted| granted.subscriptions);
         limit.map_or(most, |limit| most.min(usize::try_from(limit).unwrap_or(most)))
     }
 
-    /// What the client's queue may hold when memory is not short.
+    /// The bounds of the client's queue while memory is not short.
     #[inline]
     pub(super) fn pending_bounds_of(&self, index: u32) -> Bounds {
         let bounds = self.settings.pending;
@@ -234,7 +236,8 @@ impl Shard {
         }
     }
 
-    /// Whether a message is beyond its client's rate; `None`: it may go on.
+    /// What happens to a message beyond its client's rate; `None` when the message is within the
+    /// rate.
     pub(super) fn meter_client(
         &mut self,
         socket: SocketId,
@@ -276,7 +279,7 @@ impl Shard {
         limited.usage.charge(now, bytes as u64, &limited.granted);
     }
 
-    /// For checks: what contradicts itself in the table.
+    /// For checks: contradictions in the table.
     pub(super) fn limiting_problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         for &index in self.sessions.limiting.of.keys() {
@@ -292,7 +295,7 @@ impl Shard {
     }
 }
 
-/// What a client that comes in may use.
+/// The limits of a client that connects.
 #[derive(Default)]
 pub(super) struct NewLimits {
     pub(super) granted: GrantedLimits,
@@ -303,15 +306,15 @@ pub(super) struct NewLimits {
 /// What happens to a message beyond its client's rate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Metered {
-    /// It waits.
+    /// The message waits, and with it the connection.
     Wait,
-    /// It is dropped; who can be told gets [`Metered::REASON`].
+    /// The message is dropped; a client that can be told gets [`Metered::REASON`].
     Drop,
-    /// Its client is disconnected.
+    /// The client is disconnected.
     End,
 }
 
 impl Metered {
-    /// For a message that is dropped.
+    /// The reason code for a message that is dropped.
     pub(super) const REASON: ReasonCode = ReasonCode::QuotaExceeded;
 }
