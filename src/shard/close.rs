@@ -1,4 +1,5 @@
-//! How connections end: causes and last packets.
+//! How connections end: the causes, the last packets, and what a connection gives back when it is
+//! gone.
 
 use super::connection::Stage;
 use super::{Action, Shard};
@@ -36,23 +37,24 @@ pub enum Cause {
     ConnectTimeout,
     /// The client's queues are full and the policy says disconnect.
     QueueFull,
-    /// The client broke a rule of what carries MQTT.
+    /// The client broke a rule of a layer that carries MQTT, such as TLS or WebSocket.
     Transport(&'static str),
-    /// The broker holds as much as it may, and this client would have it hold more.
+    /// The broker holds as much memory as it may, and this client would need more.
     Memory,
-    /// Nothing of what is being sent to it went out for `mqtt.send_timeout`.
+    /// No output to the client could be sent for `mqtt.send_timeout`.
     Unread,
-    /// The client may not do what it did, and cannot be told otherwise.
+    /// The rules do not allow what the client did, and it cannot be told in another way.
     NotAllowed,
-    /// It could not prove again who it is.
+    /// The client's re-authentication failed.
     Unproven,
-    /// What it was let in with is over.
+    /// What the client was admitted with has expired.
     Expired,
-    /// An operator has it disconnected.
+    /// An operator has disconnected the client.
     Administrative,
-    /// It sent more than its rate allows, and the policy says disconnect.
+    /// The client sent more than its rate allows, and the policy says disconnect.
     Rate,
-    /// A message of it was lost that it waits for, and it cannot be told otherwise.
+    /// A message of the client was lost whose acknowledgement the client waits for, and the client
+    /// cannot be told in another way.
     Undelivered,
     /// The broker stops.
     Draining,
@@ -61,7 +63,8 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// What a v5 client is told in DISCONNECT, if anything.
+    /// Reason code and reason string of the DISCONNECT that a v5 client gets; `None` when it gets
+    /// none.
     fn farewell(self) -> Option<(ReasonCode, &'static str)> {
         match self {
             Cause::Violation(violation) => Some((violation.reason, violation.what)),
@@ -89,7 +92,7 @@ impl Cause {
         }
     }
 
-    /// For the log: why, and the reason code of a DISCONNECT if there is one.
+    /// For the log: the cause in words, and the reason code of the DISCONNECT if there is one.
     pub(super) fn words(self) -> (&'static str, Option<u8>) {
         let word = match self {
             Cause::Client(code) => return ("the client said goodbye", Some(code as u8)),
@@ -119,7 +122,7 @@ impl Shard {
         let (stage, listener, peer) = (connection.stage, connection.listener, connection.peer);
         match stage {
             Stage::Closing | Stage::Closed => return,
-            // While the driver has it, its answer decides.
+            // While the driver moves the socket to another shard, the driver's answer decides.
             Stage::HandingOver if !self.leave_line(socket) => return,
             Stage::Entry if cause == Cause::ConnectTimeout => {
                 let what = self.layered.overdue(socket).unwrap_or("no CONNECT in time");
@@ -169,7 +172,7 @@ impl Shard {
         let owes = layered && self.end_layers(socket, cause);
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         let drained = !owes && connection.output.as_ref().is_none_or(|output| output.unsent() == 0);
-        // A client that has said goodbye, or sent its end of stream, is owed no orderly end: that
+        // A client that has sent DISCONNECT, or its end of stream, is owed no orderly end: that
         // takes a shutdown, which the kernel does on a thread of its own.
         let parted = matches!(cause, Cause::Client(_) | Cause::EndOfStream);
         if cause == Cause::Broken || drained && parted {
@@ -191,7 +194,8 @@ impl Shard {
         }
     }
 
-    /// The last thing that is asked of the driver for a connection.
+    /// Asks the driver to close the socket, the last thing that the driver is asked for a
+    /// connection.
     pub(super) fn close_socket(&mut self, socket: SocketId, action: Action) {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         connection.stage = Stage::Closed;
@@ -214,8 +218,8 @@ impl Shard {
         let (version, informed) = (session.version, session.problem_information);
         let max = session.maximum_packet_size as usize;
         if let (Version::V5, Some((reason, what))) = (version, cause.farewell()) {
-            // Section 3.14.2.2.5: with 0x9C. No property that makes the packet too large
-            // [MQTT-3.14.2-3].
+            // A Server Reference is sent with reason code 0x9C (section 3.14.2.2.5). A property
+            // that would make the packet too large for the client is left out [MQTT-3.14.2-3].
             let elsewhere = (reason == ReasonCode::UseAnotherServer)
                 .then(|| self.settings.policy.server_reference.clone())
                 .filter(|at| !at.is_empty() && at.len() + REFERENCE_HEAD + LONGEST_HEAD <= max);
@@ -255,7 +259,8 @@ impl Shard {
         }
     }
 
-    /// A connection that was admitted is gone from the broker.
+    /// A connection that was admitted is gone from the broker: it does not count any more for its
+    /// address, its listener and the broker.
     pub(super) fn leave_listener(&mut self, listener: ListenerId, peer: Peer) {
         self.leave_source(peer);
         if let Some(listener_state) = self.entrance.listener(listener) {
@@ -264,8 +269,8 @@ impl Shard {
         self.topology.shared.connections.give(1);
     }
 
-    /// Takes a waiting client back: it is a client of this shard without a session again. False
-    /// when the driver has it.
+    /// Takes a client out of the line for its home shard: it is a client of this shard without a
+    /// session again. False when the driver has its socket.
     pub(super) fn leave_line(&mut self, socket: SocketId) -> bool {
         if !self.entrance.departures.leave(socket) {
             return false;
@@ -281,7 +286,7 @@ impl Shard {
         true
     }
 
-    /// The connection ends: nobody has to prove himself again on it.
+    /// The connection ends: its client does not have to prove itself again.
     fn forget_end(&mut self, socket: SocketId, index: u32) {
         if self.access.admissions.ends.is_empty() {
             return;

@@ -21,7 +21,7 @@ use crate::session::{Session, Since, Subscriptions};
 use crate::time::Instant;
 use std::sync::Arc;
 
-/// A client that comes in: its CONNECT, what it has sent behind that, and its listener.
+/// A client that connects: its CONNECT, what it has sent behind its CONNECT, and its listener.
 struct Coming<'a> {
     connect: Connect<'a>,
     rest: &'a [u8],
@@ -30,7 +30,7 @@ struct Coming<'a> {
 
 impl Shard {
     /// Takes `bytes`, which begin with a whole CONNECT, from a connection that is already in the
-    /// table: what can be refused at once is, then the client proves who it is.
+    /// table. What can be refused at once is refused; otherwise the client has to prove who it is.
     pub(super) fn open_session(
         &mut self,
         socket: SocketId,
@@ -51,7 +51,7 @@ impl Shard {
             .check_connect(connect, known, &coming.listener, verified)
             .and_then(|()| self.check_connack(known.unwrap_or(connect.client_id), connect, known));
         match accepted {
-            // Whether anonymous clients may come in was looked at with the packet.
+            // Without methods, `check_connect` has decided about anonymous clients already.
             Ok(()) if self.settings.access.methods.is_empty() => {
                 self.come_nearer(socket, known, &coming, Accepted::default(), bytes);
             }
@@ -60,8 +60,8 @@ impl Shard {
         }
     }
 
-    /// The client whose CONNECT is at the start of `bytes`; `None` when nobody may come in now,
-    /// which it has been told.
+    /// The client whose CONNECT is at the start of `bytes`; `None` when no client may be admitted
+    /// now, in which case this one has been refused.
     fn welcomes<'a>(&mut self, socket: SocketId, bytes: &'a [u8]) -> Option<Coming<'a>> {
         let Some((connect, rest)) = first_packet(bytes) else {
             // The entry shard framed and decoded the same bytes.
@@ -97,7 +97,7 @@ impl Shard {
         coming.connect.username = username.as_deref().or(coming.connect.username);
         if username.is_some() {
             accepted.username = username.clone();
-            // A service or a token has named the user.
+            // A service, a token or a certificate has named the user, who may be banned.
             let client_id = assigned.as_deref().unwrap_or(coming.connect.client_id);
             if self.is_banned(client_id, username.as_deref()) {
                 self.deny_connect(socket, &coming.connect, Denial::Banned);
@@ -107,8 +107,8 @@ impl Shard {
         self.come_nearer(socket, assigned.as_deref(), &coming, accepted, bytes);
     }
 
-    /// Goes on with a client that is who it says: a service may have to be asked about its will,
-    /// and other nodes for its ClientId, before it enters.
+    /// Goes on with a client whose identity is known: before it enters, a service may have to be
+    /// asked about its will message, and the other nodes for its ClientId.
     fn come_nearer(
         &mut self,
         socket: SocketId,
@@ -130,7 +130,7 @@ impl Shard {
         self.enter(socket, assigned, coming, accepted);
     }
 
-    /// Goes on with a client that is who it says, whose user name stands in its CONNECT by now:
+    /// Admits a client whose identity is known, and whose user name is in its CONNECT by now:
     /// takeover, session, CONNACK, and what it sent behind its CONNECT.
     fn enter(
         &mut self,
@@ -196,12 +196,13 @@ impl Shard {
             self.receive_open(socket, index, rest);
         }
         if self.connections.get(socket.0).is_some_and(|c| c.parting != Parting::No) {
-            // It closed its side while it proved itself; the driver does not say so again.
+            // The client closed its side while it proved itself; the driver does not report that
+            // again.
             self.work.endings.part_later(socket);
         }
     }
 
-    /// The user name that the client's certificate gives it, where its listener has it so.
+    /// The user name from the client's certificate, where its listener takes user names from there.
     fn verified_username(&self, socket: SocketId) -> Option<Box<str>> {
         let connection = self.connections.get(socket.0).filter(|connection| connection.layered)?;
         debug_assert!(connection.stage != Stage::Closed);
@@ -209,7 +210,7 @@ impl Shard {
         self.layered.username(socket, &listener_state.stack)
     }
 
-    /// Whether the CONNACK of success can be sent to the client.
+    /// Whether the CONNACK of success can be encoded and is not too large for the client.
     fn check_connack(
         &self,
         name: &str,
@@ -261,7 +262,7 @@ impl Shard {
         if connect.client_id.len() > self.settings.max_client_id_length {
             return Err(Refused(ReasonCode::ClientIdentifierNotValid, "the ClientId is too long"));
         }
-        // With a chain of methods, its end decides about them.
+        // With a chain of methods, the chain decides about anonymous clients and about user names.
         let unchecked = self.settings.access.methods.is_empty() && !listener_state.allow_anonymous;
         if connect.username.is_none() && unchecked {
             return Err(Refused(ReasonCode::NotAuthorized, "anonymous clients are not allowed"));
@@ -293,8 +294,8 @@ impl Shard {
         }
     }
 
-    /// Finds, resumes, replaces or makes the session, and ties it to the socket. Returns its index
-    /// and Session Present.
+    /// Finds, resumes, replaces or creates the session, and ties it to the socket. Returns the
+    /// session's index and Session Present.
     fn attach(
         &mut self,
         socket: SocketId,
@@ -305,8 +306,8 @@ impl Shard {
     ) -> (u32, bool) {
         let mut known = self.resumable(name);
         let mut inherited = None;
-        // Subscriptions and queued messages carry the prefix they were made under: a session is
-        // not resumed under another one.
+        // Subscriptions and queued messages carry the mountpoint under which they were made, so a
+        // session is not resumed under another one.
         let foreign = |&index: &u32| {
             self.sessions.get(index).is_some_and(|session| session.mountpoint() != mountpoint)
         };
@@ -323,8 +324,9 @@ impl Shard {
         if let (Some((old, armed)), Some(session)) = (inherited, self.sessions.get_mut(index))
             && old == index
         {
-            // The wheel's entry names the place, which is taken again: or a client that always
-            // starts clean would leave one entry per connection, each for the whole expiry.
+            // The wheel's entry names the index, which the new session has again, so the entry
+            // serves the new session too. Otherwise a client that always starts clean would leave
+            // one entry per connection on the wheel, each for the whole session expiry.
             session.armed = armed;
         }
         let expiry = self.granted_expiry(connect);
@@ -358,28 +360,32 @@ impl Shard {
         self.store_session(index);
         self.note_new_will(index, had_will);
         if inherited.is_some() {
-            // The old session is not to come back after the client was told that it is gone.
+            // The client is told that its old session is gone, so that session must not come back
+            // after a crash.
             self.wait_for_stored(socket);
         }
         self.tell_presence(index, true);
         (index, present)
     }
 
-    /// The session of that name, without a connection and still within its time.
+    /// The session of that ClientId, without a connection and not expired. If it has a connection,
+    /// the connection is taken over.
     pub(super) fn resumable(&mut self, name: &str) -> Option<u32> {
         let mut known = self.find_session(name);
         if let Some(index) = known
             && self.sessions.get(index).is_some_and(|session| session.socket.is_some())
         {
             self.counters.takeovers += 1;
-            // [MQTT-3.1.4-3]: one live connection per ClientId. This fires or delays the will
-            // and ends a session without expiry, exactly as any other loss would.
+            // [MQTT-3.1.4-3]: one live connection per ClientId. The takeover sends or delays the
+            // will message, and ends a session without expiry, exactly as any other loss of the
+            // connection does.
             self.take_over(index);
             known = self.find_session(name);
         }
         if let Some(index) = known {
-            // Its time or its will's may be over while the timer has not had its turn yet: after a
-            // jump of the clock, input comes before timers [MQTT-3.1.2-23, MQTT-3.1.3-9].
+            // The session or the Will Delay Interval may have expired while the timer has not run
+            // yet: after a jump of the clock, input comes before timers [MQTT-3.1.2-23,
+            // MQTT-3.1.3-9].
             self.session_due(index);
             known = self.find_session(name);
         }
@@ -411,7 +417,7 @@ impl Shard {
         index
     }
 
-    /// The session of a ClientId.
+    /// The index of the session of a ClientId.
     pub(super) fn find_session(&self, name: &str) -> Option<u32> {
         self.sessions.find(self.topology.client_key(name), name)
     }
@@ -453,8 +459,9 @@ impl Shard {
         }
     }
 
-    /// Keep Alive in force, seconds: a v5 client that asks for more than the maximum, or for none
-    /// while there is one, is told ours [MQTT-3.2.2-22]; a v3 client cannot be told.
+    /// Keep Alive in force, seconds. A v5 client that asks for more than the maximum, or for none
+    /// while there is a maximum, is told the maximum [MQTT-3.2.2-22]; a v3 client cannot be told
+    /// and keeps what it asks for.
     fn keep_alive(&self, connect: &Connect<'_>) -> u16 {
         let max = self.settings.keep_alive_max;
         match connect.keep_alive {
@@ -464,7 +471,7 @@ impl Shard {
         }
     }
 
-    /// CONNACK of success.
+    /// Encodes the CONNACK of success.
     fn encode_connack(
         &self,
         out: &mut Vec<u8>,
@@ -484,7 +491,8 @@ impl Shard {
         let own_name = self.name_for_bridges(connect);
         let mut properties = ConnAckProperties {
             user: UserProperties::within(&own_name),
-            // What the client cannot do without: these change what it may send.
+            // The properties that the client cannot do without, because they change what it may
+            // send.
             session_expiry: (expiry != asked_expiry).then_some(expiry),
             receive_maximum: (settings.receive_maximum < u16::MAX)
                 .then_some(settings.receive_maximum),
@@ -519,13 +527,13 @@ impl Shard {
     fn name_for_bridges(&self, connect: &Connect<'_>) -> Vec<u8> {
         let (mut name, instance) = (Vec::new(), self.topology.shared.instance.used());
         if instance != 0 && connect.properties.user.iter().any(|(name, _)| name == PATH) {
-            // Its length is bounded.
+            // The name has a bounded length, so it can always be encoded.
             let _ = packet::append_user_property(&mut name, PATH, &path_name(instance));
         }
         name
     }
 
-    /// Another connection claims the ClientId [MQTT-3.1.4-3].
+    /// Another connection claims the ClientId [MQTT-3.1.4-3]: the session's connection ends.
     fn take_over(&mut self, index: u32) {
         if Mutant::TakeoverKeepsOld.is_on() {
             return;
@@ -548,7 +556,8 @@ pub(super) fn first_packet(bytes: &[u8]) -> Option<(Connect<'_>, &[u8])> {
     Some((packet::decode_connect(packet).ok()?, rest))
 }
 
-/// The mountpoint of one client, below which there is room for a topic and for that of its will.
+/// The mountpoint of one client, when it leaves room for a topic and for the topic of the client's
+/// will message.
 fn mount(template: &str, client_id: &str, connect: &Connect<'_>) -> Result<String, Refused> {
     let mountpoint = mountpoint_of(template, client_id, connect.username);
     if mountpoint.len() >= MAX_TOPIC_LENGTH {
@@ -563,9 +572,9 @@ fn mount(template: &str, client_id: &str, connect: &Connect<'_>) -> Result<Strin
     Ok(mountpoint)
 }
 
-/// A listener's mountpoint for one client: `${client_id}` and `${username}` filled in. Characters
-/// that would change the topic's structure are replaced, and so is a `$` at the beginning: topics
-/// that begin with it are the server's.
+/// A listener's mountpoint for one client, with `${client_id}` and `${username}` filled in.
+/// Characters of these that would change the structure of topics are replaced, and so is a `$` at
+/// the beginning of the mountpoint: topics that begin with `$` are the server's.
 fn mountpoint_of(template: &str, client_id: &str, username: Option<&str>) -> String {
     if template.is_empty() {
         return String::new();

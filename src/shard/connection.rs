@@ -13,18 +13,18 @@ use crate::time::Instant;
 pub enum Stage {
     /// Accepted here; its CONNECT is awaited.
     Entry,
-    /// It met a limit; its CONNECT is awaited to be answered accordingly.
+    /// It met a limit; its CONNECT is awaited, so that the client can be told in its own version.
     Refused(Denial),
     /// Its CONNECT is complete, and it is on its way to its home shard.
     HandingOver,
-    /// Here is its home, and what it proves itself with is being looked at.
+    /// Its home is here, and the broker finds out whether its client may be admitted.
     Proving,
-    /// It carries this session.
+    /// It carries the session at this index.
     Open(u32),
     /// Nothing more is read; it ends when its output is out.
     Closing,
-    /// The driver was told to close it and has not yet. Nothing more may be asked of it: by the
-    /// time that is carried out, the socket may be another connection's.
+    /// The driver was told to close it and has not yet. Nothing more may be asked of the driver for
+    /// this socket: by the time that is carried out, the socket may be another connection's.
     Closed,
 }
 
@@ -41,31 +41,34 @@ impl Holds {
     pub const MAIL: Holds = Holds(4);
     /// It has had its share of the step.
     pub const WORK: Holds = Holds(8);
-    /// It does not read what it has been sent; its packets would only add answers to that.
+    /// The client does not read what it has been sent; its packets would only add answers to that.
     pub const UNREAD: Holds = Holds(16);
-    /// Mail that was there before its next packet has to be taken in first; for the older and the
-    /// later ones of those who wait for that, in turn.
+    /// Mail that was there before the next packet has to be taken in first. The connections that
+    /// wait for that are of two generations, an older and a later one, which use these two reasons
+    /// in turn.
     pub const BEHIND: [Holds; 2] = [Holds(128), Holds(256)];
-    /// A message of it is still being delivered to many subscribers.
+    /// A message of the client is still being delivered to many subscribers.
     pub const FANOUT: Holds = Holds(32);
-    /// A request of it goes on in slices.
+    /// A request of the client goes on in slices.
     pub const TASK: Holds = Holds(64);
-    /// Memory is full; it waits for a while before its messages are lost.
+    /// Memory is full; the client's messages wait for a while before they are lost.
     pub const MEMORY: Holds = Holds(512);
-    /// A service is asked whether it may do what its next packet says.
+    /// A service is asked whether the client may do what its next packet says.
     pub const ACCESS: Holds = Holds(1024);
-    /// It has sent more than its rate allows.
+    /// The client has sent more than its rate allows.
     pub const RATE: Holds = Holds(2048);
-    /// Its next packet has to be stored and cannot be now.
+    /// The next packet has to be stored and cannot be now.
     pub const STORAGE: Holds = Holds(4096);
-    /// A bridge has no room for its next message.
+    /// A bridge has no room for the client's next message.
     pub const LINK: Holds = Holds(8192);
-    /// So many of its publications wait for the other end of a bridge that no more are taken.
+    /// So many of the client's publications wait for the other end of a bridge that no more are
+    /// taken.
     pub const ANSWERS: Holds = Holds(16384);
-    /// What holds for steps, not for as long as somebody else likes: it is read on meanwhile.
+    /// Reasons that hold only for some steps, whatever other clients do: the connection is still
+    /// read meanwhile, up to a bound.
     const BRIEF: u16 = Holds::WORK.0 | Holds::FANOUT.0 | Holds::TASK.0;
 
-    /// True when something holds, and nothing but what passes soon.
+    /// True when some reason holds, and only reasons that pass soon.
     pub fn is_brief(self) -> bool {
         self.0 != 0 && self.0 & !Holds::BRIEF == 0
     }
@@ -132,11 +135,11 @@ pub struct Connection {
     /// When the client was last heard: it sent a whole packet, or a further part of a large one
     /// ([`PROGRESS`]).
     pub last_seen: Instant,
-    /// Deadline of the earliest wheel entry for it; 0 for none.
+    /// When the earliest entry for it on the timing wheel is due; 0 for none.
     pub armed: Instant,
-    /// Milliseconds of silence allowed; 0 for any.
+    /// Milliseconds of silence that its Keep Alive allows; 0 for any.
     pub patience: u32,
-    /// Where it came in.
+    /// The listener that it came in by.
     pub listener: ListenerId,
     /// Why it is not being processed.
     pub holds: Holds,
@@ -144,15 +147,16 @@ pub struct Connection {
     pub paused: bool,
     /// Its end is queued, or waits for what was held back.
     pub parting: Parting,
-    /// There is more than MQTT in what it carries: see `layered`.
+    /// There are protocol layers between the socket and MQTT: see `layered`.
     pub layered: bool,
-    /// How many reloads there had been: what it was told is from then. Wraps.
+    /// How many reloads there had been when its client connected, and was told the limits of that
+    /// time. Wraps.
     pub reloads: u8,
-    /// Who it is.
+    /// The peer at the other end of the socket.
     pub peer: Peer,
 }
 
-// What a million clients multiply.
+// Bounds the memory of a connection: there may be a million of them.
 const _: () = assert!(size_of::<Option<Connection>>() <= 80);
 
 impl Connection {
@@ -176,7 +180,7 @@ impl Connection {
         }
     }
 
-    /// Something holds it, and what it has sent meanwhile waits here.
+    /// True when something holds it, and its client has sent something that waits here.
     pub fn waits(&self) -> bool {
         self.input.is_some() && !self.holds.is_free()
     }
@@ -185,46 +189,47 @@ impl Connection {
 /// Whether more will come from a peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Parting {
-    /// As far as is known.
+    /// More may come, as far as is known.
     No,
-    /// It has closed its side.
+    /// The peer has closed its side.
     Ended,
     /// The connection broke.
     Broken,
 }
 
-/// A larger input buffer is not kept when it is empty, bytes.
+/// An input buffer with a larger capacity is not kept when it is empty, bytes.
 pub const INPUT_MAX: usize = 8 * 1024;
 
-/// Keep Alive counts whole packets [MQTT-3.1.2-22]. So that a large one over a slow link is not cut
-/// off, so many bytes of an unfinished packet count like one. A client that sends less than that in
-/// one and a half times its Keep Alive is silent, however often it sends single bytes.
+/// Keep Alive counts whole packets [MQTT-3.1.2-22]. So that a client that sends a large packet over
+/// a slow link is not cut off, so many bytes of an unfinished packet count like a whole one. A
+/// client that sends less than that in one and a half times its Keep Alive is silent, however often
+/// it sends single bytes.
 pub const PROGRESS: usize = 1024;
 
 /// Bytes that were received and not yet processed, in order.
 #[derive(Default)]
 pub struct Input {
     bytes: Vec<u8>,
-    /// Processed, and not yet moved out.
+    /// How many of `bytes` are processed, and not moved out yet.
     used: usize,
-    /// Up to here no answers are left to be taken out; see `held`.
+    /// Up to this position, no acknowledgements are left to be taken out; see `held`.
     heard: usize,
     /// Bytes of the unfinished packet that have been counted as progress.
     counted: usize,
 }
 
 impl Input {
-    /// With these bytes and no room for more.
+    /// A buffer with these bytes and no room for more.
     pub fn of(bytes: &[u8]) -> Box<Self> {
         Box::new(Input { bytes: bytes.to_vec(), ..Input::default() })
     }
 
-    /// What is to be processed.
+    /// The bytes that are not processed yet.
     pub fn rest(&self) -> &[u8] {
         &self.bytes[self.used..]
     }
 
-    /// Adds what has come.
+    /// Adds bytes that were received.
     pub fn extend(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
@@ -233,7 +238,8 @@ impl Input {
     pub fn consume(&mut self, count: usize) {
         self.used += count;
         self.heard = self.heard.max(self.used);
-        // Now and then: each byte is moved once on average, however small the portions.
+        // Bytes are moved only now and then: each one is moved once on average, however small the
+        // portions.
         if self.used > self.bytes.len() / 2 {
             self.bytes.drain(..self.used);
             self.heard -= self.used;
@@ -242,15 +248,16 @@ impl Input {
         }
     }
 
-    /// One large packet must not leave a large buffer to every connection that sent one.
+    /// Gives back memory. One large packet must not leave a large buffer to every connection that
+    /// sent one.
     fn trim(&mut self) {
         if self.bytes.capacity() > INPUT_MAX && self.bytes.len() < self.bytes.capacity() / 4 {
             self.bytes.shrink_to(2 * self.bytes.len());
         }
     }
 
-    /// Whether what is left of the input, an unfinished packet, has grown by [`PROGRESS`] bytes
-    /// since this was last so. `fresh`: it is another packet than before.
+    /// Whether the unprocessed input, which is an unfinished packet, has grown by [`PROGRESS`]
+    /// bytes since the last call that returned true. `fresh`: it is another packet than before.
     pub fn progresses(&mut self, fresh: bool) -> bool {
         let have = self.rest().len();
         if fresh || have < self.counted {
@@ -264,8 +271,8 @@ impl Input {
         more
     }
 
-    /// Goes on where it last ended: `take` is shown the rest and says how many bytes from its start
-    /// stay, or that they were taken out, until it says that this is the end.
+    /// Looks through the input, from where the last scan ended. `take` is shown the rest and says
+    /// how many bytes from its start stay, or were taken out, until it says that the scan ends.
     pub fn scan(&mut self, mut take: impl FnMut(&[u8]) -> Scanned) {
         let (mut from, mut to) = (self.heard, self.heard);
         loop {
@@ -285,7 +292,7 @@ impl Input {
         self.trim();
     }
 
-    /// What is to be processed, for somebody else.
+    /// The bytes that are not processed yet, without the buffer.
     pub fn into_bytes(mut self) -> Vec<u8> {
         self.bytes.drain(..self.used);
         self.bytes
@@ -296,20 +303,20 @@ impl Input {
         self.bytes.capacity()
     }
 
-    /// Empties it; the memory stays.
+    /// Empties the buffer; its memory stays.
     pub fn clear(&mut self) {
         self.bytes.clear();
         (self.used, self.heard, self.counted) = (0, 0, 0);
     }
 }
 
-/// What becomes of the first packet of some input.
+/// What a scan does with the first packet of the input that it is shown.
 pub enum Scanned {
-    /// So many bytes stay.
+    /// So many bytes stay in the input.
     Left(usize),
-    /// So many bytes were acted on and go.
+    /// So many bytes were acted on and leave the input.
     Taken(usize),
-    /// It, and what follows, is looked at another time.
+    /// The packet, and what follows it, is looked at another time.
     End,
 }
 
@@ -318,21 +325,21 @@ pub enum Scanned {
 pub struct Aliases {
     /// Topic names by alias minus one, as the client set them.
     pub inbound: Vec<Option<Box<str>>>,
-    /// Aliases we set, by topic name.
+    /// Aliases that the broker set, by topic name.
     pub outbound: hashbrown::HashMap<Box<str>, u16, foldhash::fast::RandomState>,
-    /// How many we may set.
+    /// How many aliases the broker may set.
     pub outbound_limit: u16,
     /// Bytes of the names that the client set.
     named: usize,
-    /// Bytes of the names that we set.
+    /// Bytes of the names that the broker set.
     outbound_named: usize,
 }
 
-/// Bytes of an alias's place, towards the client.
+/// Bytes of memory that are counted for an alias of the broker, besides its name.
 const ALIAS: usize = 32;
 
 impl Aliases {
-    /// None yet; we may set so many.
+    /// No aliases yet; the broker may set so many.
     pub fn within(outbound_limit: u16) -> Self {
         Aliases { outbound_limit, ..Aliases::default() }
     }
@@ -352,9 +359,9 @@ impl Aliases {
             + self.outbound.len() * ALIAS
     }
 
-    /// The client sets an alias; `at` is its number minus one, within what it was announced. False,
-    /// and nothing is done, when its names would take more than [`ALIAS_BYTES`]. `held` is the
-    /// shard's tally.
+    /// The client sets an alias. `at` is its number minus one, and within the maximum that the
+    /// client was told. False, and nothing is done, when the client's names would take more than
+    /// [`ALIAS_BYTES`]. `held` is the shard's tally.
     pub fn set_inbound(&mut self, at: usize, topic: &str, held: &mut usize) -> bool {
         let old = self.inbound.get(at).and_then(|name| name.as_ref()).map_or(0, |name| name.len());
         let named = self.named - old + topic.len();
@@ -373,7 +380,8 @@ impl Aliases {
         true
     }
 
-    /// We are to set one more; false when the names would take more than [`ALIAS_BYTES`].
+    /// Counts an alias that the broker is about to set, for a name of `topic` bytes; false when the
+    /// broker's names would take more than [`ALIAS_BYTES`].
     pub fn grow_outbound(&mut self, topic: usize, held: &mut usize) -> bool {
         if self.outbound_named + topic > ALIAS_BYTES {
             return false;

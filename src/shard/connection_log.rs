@@ -1,6 +1,6 @@
-//! Log lines about clients that connect, disconnect or are refused. This module owns their rate
-//! limits, one per kind and shard. A line beyond its limit costs one comparison and is counted.
-//! None of them allocates in the shard.
+//! Log lines about clients that connect, disconnect or are refused. This module owns the rate
+//! limits of these lines, one per kind and shard. A line beyond its limit is counted, and written
+//! only where the log has level `debug`. No line allocates in the shard.
 //!
 //! Values that a client has chosen (ClientId, user name) are logged as text and cut to [`SHOWN`]
 //! bytes. The log's formats quote and escape them.
@@ -12,15 +12,15 @@ use crate::ids::{ListenerId, Peer, SocketId};
 use crate::packet::{Connect, Version};
 use crate::time::Instant;
 
-/// Lines a second of one kind, for longer than a moment.
+/// Lines of one kind that may be written per second, on average.
 const RATE: u64 = 10;
-/// Lines of one kind that may come at once.
+/// Lines of one kind that may be written at once.
 const BURST: u64 = 50;
-/// Milliseconds between two lines.
+/// Milliseconds between two lines of one kind at that rate.
 const PACE: u64 = 1000 / RATE;
-/// Milliseconds between lines about lines that were left out.
+/// Milliseconds between two lines that say how many lines were left out.
 const TOLD: u64 = 10_000;
-/// Bytes of a ClientId or user name that a line has.
+/// Bytes of a ClientId, user name or topic that a line shows, at most.
 const SHOWN: usize = 256;
 
 /// What a line is about.
@@ -45,7 +45,7 @@ impl Kind {
     }
 }
 
-/// How much has been written of each kind.
+/// How many lines of each kind have been written lately, and were left out.
 #[derive(Default)]
 pub(super) struct ConnectionLog {
     paces: [Pace; Kind::ALL.len()],
@@ -57,7 +57,7 @@ pub(super) struct ConnectionLog {
 struct Pace {
     /// Milliseconds on the shard's clock: when the lines so far would have been due at [`RATE`].
     until: u64,
-    /// Lines left out since that was last told.
+    /// Lines left out since that was last logged.
     left_out: u64,
 }
 
@@ -76,7 +76,8 @@ impl Pace {
 }
 
 impl ConnectionLog {
-    /// What was left out, by kind, once a while; the count begins anew.
+    /// The lines left out since that was last logged, by kind, when it is time to log it; the
+    /// counts begin anew.
     fn left_out(&mut self, now: Instant) -> Option<[u64; Kind::ALL.len()]> {
         let any = self.paces.iter().any(|pace| pace.left_out > 0);
         if !any || now.millis_since(self.told) < TOLD {
@@ -104,7 +105,8 @@ enum Level {
 }
 
 impl Shard {
-    /// How a line of this kind is to be written now; `None` when it is not.
+    /// The level at which a line of this kind is to be written now; `None` when it is not to be
+    /// written.
     fn connection_log(&mut self, kind: Kind) -> Option<Level> {
         if !self.settings.log_connections || !tracing::enabled!(tracing::Level::INFO) {
             return None;
@@ -143,7 +145,7 @@ impl Shard {
         );
     }
 
-    /// A client that was connected is parted with. To be called while its session is known.
+    /// A connected client is being disconnected. To be called while its session is known.
     pub(super) fn log_disconnected(&mut self, socket: SocketId, session: u32, cause: Cause) {
         let how = self.connection_log(Kind::Disconnected);
         let (true, Some(connection)) = (how.is_some(), self.connections.get(socket.0)) else {
@@ -164,7 +166,7 @@ impl Shard {
         );
     }
 
-    /// A connection is not let in, and nothing is known of its client.
+    /// A connection is refused, and nothing is known of its client.
     pub(super) fn log_refused(&mut self, peer: Peer, listener: ListenerId, reason: &str) {
         let how = self.connection_log(Kind::Refused);
         if how.is_some() {
@@ -203,7 +205,7 @@ impl Shard {
         );
     }
 
-    /// A client may not do that with the topic.
+    /// The client may not do `what` with that topic.
     pub(super) fn log_denied(&mut self, socket: SocketId, session: u32, what: &str, topic: &str) {
         let how = self.connection_log(Kind::Denied);
         let (true, Some(connection)) = (how.is_some(), self.connections.get(socket.0)) else {
@@ -223,7 +225,7 @@ impl Shard {
         );
     }
 
-    /// A subscription has ended because other rules are in force.
+    /// A subscription has ended because the rules have changed.
     pub(super) fn log_revoked(&mut self, session: u32, filter: &str) {
         let how = self.connection_log(Kind::Denied);
         let (true, Some(session)) = (how.is_some(), self.sessions.get(session)) else { return };
@@ -237,7 +239,7 @@ impl Shard {
         );
     }
 
-    /// Says how many lines were left out, once a while.
+    /// Logs how many lines were left out, once in a while.
     pub(super) fn tell_left_out(&mut self) {
         let Some(counts) = self.entrance.log.left_out(self.now) else { return };
         for (kind, lines) in Kind::ALL.into_iter().zip(counts).filter(|(_, lines)| *lines > 0) {
@@ -251,8 +253,8 @@ impl Shard {
         listener_state.map_or("closed", |listener_state| &listener_state.name)
     }
 
-    /// Who the client is by its certificate, as far as a layer has verified it; until its CONNECT
-    /// was accepted.
+    /// The common name of the client's certificate, as far as a layer has verified one; known only
+    /// until the client's CONNECT is accepted.
     pub(super) fn common_name(&self, socket: SocketId) -> Option<&str> {
         let layers = self.layered.all.get(socket.0)?;
         let told = layers.common_name();
@@ -260,7 +262,7 @@ impl Shard {
     }
 }
 
-/// As much of what a client chose as a line has.
+/// A text that a client chose, cut to what a line shows of it.
 fn shown(text: &str) -> &str {
     &text[..text.floor_char_boundary(SHOWN)]
 }

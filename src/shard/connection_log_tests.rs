@@ -1,4 +1,4 @@
-//! The limits of the lines about clients.
+//! Tests of the rate limits of log lines about clients.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! What control mail says, and what follows from it.
+//! Control mail from other shards and the cluster: what each kind makes this shard do.
 
 use super::Shard;
 use super::connection::Holds;
@@ -7,7 +7,7 @@ use crate::mesh::mail::{Control, CostReport};
 use crate::mutant::Mutant;
 
 impl Shard {
-    /// What control mail says, when nothing has to come before it.
+    /// Handles control mail, once all mail that has to come before it is taken in.
     pub(super) fn obey(&mut self, from: ShardId, control: Control) {
         match control {
             Control::Connect(arriving) => self.told_of(arriving),
@@ -35,7 +35,7 @@ impl Shard {
                     storing.safe_there(from, count);
                 }
             }
-            // For the cluster only.
+            // These are addressed to the cluster only.
             Control::Want(..) | Control::ToCluster(_) => {}
             Control::ToShard(what) => self.obey_cluster(*what),
             Control::Unstorable(refuses) => self.refuses_there(from, refuses),
@@ -52,8 +52,8 @@ impl Shard {
         }
     }
 
-    /// One of what a SUBACK waits for is done: a home shard routes for the session now, or the
-    /// other nodes do.
+    /// One of the confirmations that a SUBACK waits for has come: the home shard of a group routes
+    /// for the session now, or the other nodes do.
     pub(super) fn suback_awaits_less(&mut self, session: SessionRef, ticket: u64) {
         let index = session.index;
         let done = match self.subscriptions.joining.get_mut(&index) {

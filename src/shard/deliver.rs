@@ -16,17 +16,18 @@ use crate::session::{Flow, Pushed, Queued, Session, ShareName, SubscriptionIds};
 use crate::storage::record::Phase;
 use crate::time::Instant;
 
-/// A client that keeps reading may overshoot `outgoing_max_bytes` this many times, while its
-/// publishers stop, before QoS 0 is shed all the same.
+/// A client that keeps reading may exceed `outgoing_max_bytes` by this factor, while its publishers
+/// wait, before QoS 0 is shed all the same.
 const OVERSHOOT: usize = 8;
 /// Milliseconds without a completed send after which a crowded client counts as slow.
 const STALLED: u64 = 300;
-/// The oldest messages are shed until so large a part of `outgoing_max_bytes` is free.
+/// When the oldest messages are shed, one part in so many of `outgoing_max_bytes` is made free.
 const SHED_SHARE: usize = 8;
-/// Milliseconds until what can be shed is looked for again when there was not enough.
+/// Milliseconds until messages to shed are looked for again in an output that had not enough of
+/// them.
 const SHED_AGAIN: u64 = 50;
-/// Messages in a connected client's queue for which publishers wait when it stands; a quarter of
-/// them is a short queue.
+/// Messages in a connected client's queue from which on publishers wait if the queue is not short
+/// again soon ([`crate::session::backlog`]); a quarter of them is a short queue.
 pub(super) const LONG_QUEUE: usize = 64;
 /// Bytes of a PUBLISH besides topic, properties, payload and Subscription Identifiers, at most.
 const PUBLISH_HEAD: usize = 32;
@@ -38,12 +39,12 @@ const SUBSCRIPTION_ID: usize = 5;
 pub(super) enum Misfit {
     /// It is larger than the client's Maximum Packet Size [MQTT-3.1.2-24].
     TooLarge,
-    /// It has no encoding in the client's version: longer than any packet can be.
+    /// It has no encoding in the client's version: it would be longer than any packet can be.
     NotEncodable,
 }
 
 impl Misfit {
-    /// What is told of it.
+    /// The drop reason that logs and metrics give for this misfit.
     pub(super) fn reason(self) -> DropReason {
         match self {
             Misfit::TooLarge => DropReason::PacketTooLarge,
@@ -61,9 +62,10 @@ pub(super) struct Terms<'a> {
     pub retain: bool,
     /// Subscription Identifiers.
     pub subscription_ids: &'a [u32],
-    /// A retained message for a new subscription: paced by its slices, never shed.
+    /// This is a retained message for a new subscription: its slice of the replay paces it, and it
+    /// is never shed.
     pub replay: bool,
-    /// A message of a share group.
+    /// The share group that the message comes from, if any.
     pub share: Option<FromGroup<'a>>,
 }
 
@@ -71,7 +73,7 @@ pub(super) struct Terms<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct FromGroup<'a> {
     pub name: &'a ShareName,
-    /// Another member has had or refused it: it goes before what is newer.
+    /// Another member has had or refused the message: it goes before newer messages.
     pub returned: bool,
 }
 
@@ -86,7 +88,8 @@ pub(super) struct Outbound<'a> {
 }
 
 impl Shard {
-    /// The same for a session that nothing older is on its way to.
+    /// Delivers a message to a session that nothing older is on its way to: sends, queues or drops
+    /// it by policy.
     pub(super) fn deliver_now(&mut self, index: u32, message: &MessageRef<'_>, terms: &Terms<'_>) {
         self.meter.charge(cost::DELIVERY);
         let Some(session) = self.sessions.get(index) else { return };
@@ -100,7 +103,7 @@ impl Shard {
             && !terms.replay
             && session.flow.as_ref().is_some_and(|flow| !flow.replays.is_empty())
             && !Mutant::ReplayStale.is_on();
-        // Who has no extras has neither mountpoint nor grant.
+        // A session without extras has neither mountpoint nor grant.
         if session.extras.is_some() && !self.may_be_sent(index, message, terms.share.is_some()) {
             return;
         }
@@ -125,9 +128,9 @@ impl Shard {
         }
     }
 
-    /// Seconds that the message has left. Counted from the step's beginning, or from the last look
-    /// at mail where that was later: what another shard accepted in between would have more left
-    /// than it came with [MQTT-3.3.2-6].
+    /// Seconds that the message has left, as of the step's beginning, or as of the last look at
+    /// mail if that was later. The beginning alone would not do: a message that another shard
+    /// accepted in between would have more seconds left than it came with [MQTT-3.3.2-6].
     fn seconds_left(&self, message: &MessageRef<'_>) -> Result<Option<u32>, Expired> {
         message.seconds_left(self.now.max(self.mail.intake.looked_at()))
     }
@@ -166,7 +169,8 @@ impl Shard {
         self.send_publish(index, socket, message, &outbound);
     }
 
-    /// Whether QoS 0 to this connection is dropped: over the limit, and not keeping up.
+    /// Whether QoS 0 to this connection is dropped: its output is over the limit, and its client
+    /// does not keep up.
     #[inline]
     pub(super) fn must_shed(&self, socket: SocketId) -> bool {
         let Some(connection) = self.connections.get(socket.0) else { return true };
@@ -184,8 +188,8 @@ impl Shard {
     }
 
     /// Makes room for a message in the output of a client that does not keep up, by shedding the
-    /// oldest of QoS 0; false when there is no room and the message itself is shed. So much goes at
-    /// once that not every message costs a look at all that waits.
+    /// oldest messages of QoS 0; false when there is no room and the new message itself is shed. So
+    /// much is shed at once that not every message costs a look at all that waits.
     #[inline(never)]
     fn makes_room(
         &mut self,
@@ -194,25 +198,27 @@ impl Shard {
         message: &MessageRef<'_>,
         terms: &Terms<'_>,
     ) -> bool {
-        // Memory is short, or another member of a group may have room: nothing more is taken in.
+        // When memory is short, or another member of a group may have room, nothing more is taken
+        // in.
         if self.sheds_to_slow() || terms.share.is_some() || Mutant::ShedsNewest.is_on() {
             return false;
         }
         let (now, max) = (self.now, self.settings.outgoing_max_bytes);
         let Some(connection) = self.connections.get_mut(socket.0) else { return false };
-        // What comes later may be known by an alias only.
+        // A later packet may name its topic only by an alias that a shed packet has set.
         let aliased = connection.aliases.as_ref().is_some_and(|all| !all.outbound.is_empty());
         let Some(output) = connection.output.as_mut().filter(|_| !aliased) else { return false };
         if output.nothing_to_shed.is_some_and(|then| now.millis_since(then) < SHED_AGAIN) {
             return false;
         }
-        // What is being sent is gone; of what waits for that, the newest message at least is kept.
+        // What is being sent cannot be shed. Of what waits behind it, at least the newest message
+        // is kept.
         let excess = (output.queued + message.size()).saturating_sub(max);
         let wanted = excess + max / SHED_SHARE;
         let shed = output.shed_oldest(&mut self.outputs.pool, wanted);
         let fits = shed.bytes >= excess || output.queued == 0;
         output.nothing_to_shed = (!fits).then_some(now);
-        // Makes room for many messages: its topic is not a costly one for that.
+        // This makes room for many messages, and does not make this message's topic a costly one.
         self.meter.charge_shared(cost::VISIT * shed.messages as u32 + cost::bytes(shed.seen));
         self.lose(index, DropReason::OutgoingFull, shed.messages);
         fits
@@ -242,7 +248,7 @@ impl Shard {
         let retries = self.settings.retry_interval > 0;
         let Some(session) = self.sessions.get_mut(index) else { return };
         let limit = session.window_limit;
-        // A group gives it to another member when this session ends.
+        // A share group gives the message to another member when this session ends.
         let keep =
             session.is_persistent() || terms.share.is_some() || retries && !session.version.is_v5();
         let flow = session.flow();
@@ -259,7 +265,7 @@ impl Shard {
             dup: false,
             qos,
             retain: terms.retain,
-            // Stands in for the real one while the size is checked.
+            // A placeholder for the real identifier while the size is checked.
             id: PacketId::new(1),
             subscription_ids: terms.subscription_ids,
             message_expiry,
@@ -292,7 +298,8 @@ impl Shard {
         self.send_publish(index, socket, message, &outbound);
     }
 
-    /// Puts a message into the pending queue, by its policy.
+    /// Puts a message into the session's pending queue; a full queue's policy decides what is
+    /// dropped.
     fn enqueue(&mut self, index: u32, message: &MessageRef<'_>, terms: &Terms<'_>, qos: Qos) {
         self.use_flow(index);
         let mut queued = Queued {
@@ -308,7 +315,8 @@ impl Shard {
         let line = if returned { QueueEnd::Front } else { QueueEnd::End };
         let mut bounds = self.pending_bounds_of(index);
         if terms.replay {
-            // A slice is asked for only when there is room, and is small; it is never dropped.
+            // A slice of a replay is asked for only when there is room, and is small; it is never
+            // dropped.
             (bounds.messages, bounds.bytes) = (usize::MAX, usize::MAX);
         }
         let now = self.now;
@@ -319,7 +327,7 @@ impl Shard {
         let flow = session.flow();
         let before = flow.pending.away();
         let (messages, bytes) = (flow.pending.len(), flow.pending.bytes());
-        // The policy is for messages that are alive.
+        // Expired messages go first: the policy is for messages that are alive.
         let expired = flow.pending.expire_for(&queued, &bounds, now);
         let for_memory = short && flow.pending.has_room(queued.message.size(), &bounds);
         let away = self.send_away(index, &queued);
@@ -366,8 +374,8 @@ impl Shard {
         }
     }
 
-    /// The client is connected and its queue has grown: past half of its bounds its publishers are
-    /// to wait for it, and before when it stands.
+    /// The queue of a connected client has grown. Past half of its bounds, the client's publishers
+    /// are to wait for it; before that, only when the queue has been long for a while.
     fn note_crowded(&mut self, index: u32, socket: SocketId, bounds: &Bounds) {
         let now = self.now;
         let Some(session) = self.sessions.get_mut(index) else { return };
@@ -396,8 +404,8 @@ impl Shard {
         }
     }
 
-    /// Whether the packet has an encoding within the client's Maximum Packet Size
-    /// [MQTT-3.1.2-24]. Asked before a packet identifier is given to it.
+    /// Whether the packet has an encoding within the client's Maximum Packet Size [MQTT-3.1.2-24].
+    /// To be asked before the packet gets a packet identifier.
     #[inline]
     pub(super) fn fits(
         &self,
@@ -417,7 +425,7 @@ impl Shard {
         self.fits_exactly(session, message, outbound)
     }
 
-    /// The same, with every byte counted.
+    /// Answers like `fits`, with every byte counted.
     #[inline(never)]
     fn fits_exactly(
         &self,
@@ -427,8 +435,8 @@ impl Shard {
     ) -> Result<(), Misfit> {
         let topic = session.unmounted(message.topic).unwrap_or(message.topic);
         let publish = out_publish(message, topic, outbound);
-        // A topic alias adds three bytes at most while it is being set. What the connection was
-        // granted counts, whatever the settings say by now.
+        // A topic alias adds three bytes at most while it is being set. What counts is the maximum
+        // that the connection was granted, whatever the settings are by now.
         let aliases = session
             .socket
             .and_then(|socket| self.connections.get(socket.0))
@@ -445,7 +453,8 @@ impl Shard {
         Ok(())
     }
 
-    /// The gauges of a session that ends; what it had not delivered is counted as dropped.
+    /// The flow state of a session that ends leaves the gauges; what the session had not delivered
+    /// is counted as dropped.
     pub(super) fn forget_flow(&mut self, flow: &Flow) {
         let (open, waiting) = (u64::from(flow.window.open()), flow.pending.len() as u64);
         self.counters.inflight -= open;
@@ -455,11 +464,12 @@ impl Shard {
         self.memory.tally.forget(flow);
     }
 
-    /// A newer message went out live on `topic` while a replay runs: its retained one is stale.
+    /// A newer message on `topic` was sent live while a replay runs: the retained message that the
+    /// replay would bring is stale.
     fn overtake(&mut self, index: u32, topic: &str) {
         let hash = self.topology.shared.seeds.place(topic.as_bytes());
         let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_mut()) else { return };
-        // Of every replay that waits now: their tickets are not above the newest.
+        // This concerns every replay that waits now: their tickets are not above the newest ticket.
         flow.overtake(hash, self.topology.tickets);
     }
 }

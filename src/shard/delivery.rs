@@ -1,5 +1,5 @@
-//! What deliveries have in common: the message that is being delivered, those that go on over
-//! several steps, and the room in which messages are put together.
+//! What the deliveries of a shard have in common: the message that is being delivered, the fan-outs
+//! that go on over several steps, and the buffers in which packets and messages are put together.
 
 use super::encode::DeliveryScratch;
 use super::fanout::Fanouts;
@@ -9,17 +9,19 @@ use crate::message::{Message, MessageRef};
 /// The deliveries of a shard.
 #[derive(Default)]
 pub(super) struct Delivery {
-    /// The one that is going on.
+    /// The message that is being delivered now.
     pub(super) current: DeliveryScratch,
-    /// Those that go on over several steps.
+    /// Fan-outs that go on over several steps.
     pub(super) fanouts: Fanouts,
     pub(super) scratch: Scratch,
-    /// What is being delivered came from another node, for sessions: its share groups have had it.
+    /// The message that is being delivered came from another node and is for sessions only: its
+    /// share groups have had it.
     pub(super) only_sessions: bool,
 }
 
 impl Delivery {
-    /// The message that is being delivered, to be kept: made once, whoever keeps it.
+    /// The message that is being delivered, in the form in which it can be kept. It is made once,
+    /// for all sessions that keep it.
     #[inline]
     pub(super) fn store(&mut self, message: &MessageRef<'_>) -> Message {
         self.current.store(message, self.scratch.bytes())

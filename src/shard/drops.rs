@@ -1,4 +1,4 @@
-//! Messages that a client does not get. Each is counted by its reason, and told to those who watch
+//! Messages that a client does not get. Each is counted by its reason and shown to the observers
 //! ([`super::observe`]).
 
 use super::Shard;
@@ -56,12 +56,13 @@ impl DropReason {
     }
 }
 
-/// What was dropped for a client since it is followed.
+/// What was dropped for one client since the shard has followed it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ClientDrops {
     /// For how many milliseconds it has been followed.
     pub millis: u64,
-    /// How many messages, by reason: those of `ringmq_messages_dropped_total`, without zeros.
+    /// How many messages were dropped, by reason, without reasons that have none. The reasons are
+    /// those of `ringmq_messages_dropped_total`.
     pub counts: Vec<(&'static str, u64)>,
 }
 
@@ -73,13 +74,13 @@ struct Followed {
     counts: [u32; DropReason::ALL.len()],
 }
 
-/// What was dropped for whom. Clients for which nothing was dropped have no place here; for
-/// [`DROPS_FOLLOWED`] others there is one, and the next takes that of the one who has been here
-/// longest.
+/// What was dropped for which client. A client for which nothing was dropped has no place here.
+/// There are [`DROPS_FOLLOWED`] places; when all are taken, the next client gets the place that was
+/// given out longest ago.
 #[derive(Default)]
 pub(super) struct DropsByClient {
     all: Vec<Followed>,
-    /// Places, by the index of the session.
+    /// Places in `all`, by the index of the session.
     places: HashMap<u32, u32>,
     next: usize,
 }
@@ -92,7 +93,7 @@ impl DropsByClient {
         };
         let Some(followed) = self.all.get_mut(place) else { return };
         if followed.session != session {
-            // Another session had that index.
+            // The place is that of an earlier session with that index.
             *followed = Followed { session, since: now, counts: Default::default() };
         }
         if let Some(counted) = followed.counts.get_mut(reason as usize) {
@@ -118,7 +119,7 @@ impl DropsByClient {
         place
     }
 
-    /// What was dropped for a session so far.
+    /// What was dropped for a session so far. `session` is its index and generation.
     pub(super) fn told(&self, session: (u32, u32), now: Instant) -> ClientDrops {
         let Some(followed) = self.of(session) else {
             return ClientDrops { millis: 0, counts: Vec::new() };
@@ -149,7 +150,7 @@ impl Shard {
         self.observe_drop(index, message, reason);
     }
 
-    /// Messages for this client are dropped of which nothing else is known here.
+    /// Messages for this client are dropped, of which nothing else is known here.
     #[cold]
     #[inline(never)]
     pub(super) fn lose(&mut self, index: u32, reason: DropReason, count: u64) {
@@ -171,7 +172,7 @@ impl Shard {
         }
     }
 
-    /// Messages are dropped of which nothing else is known here, for no client in particular.
+    /// Counts dropped messages of which nothing else is known here, not even the client.
     #[cold]
     #[inline(never)]
     pub(super) fn count_drops(&mut self, reason: DropReason, count: u64) {
@@ -180,8 +181,8 @@ impl Shard {
         }
     }
 
-    /// A message came to a client's queue, which may have dropped it, or its oldest ones to make
-    /// room.
+    /// A message was put into a client's queue, which may have dropped the message, or its oldest
+    /// ones to make room.
     #[inline]
     pub(super) fn drop_pushed(
         &mut self,

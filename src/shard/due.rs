@@ -1,4 +1,5 @@
-//! Timers that are due: whose turn it is, and what follows. See [`super::timers`] for the wheel.
+//! Timers that are due: which of them run in a step, and what follows from each. See
+//! [`super::timers`] for the wheel.
 
 use super::close::{Cause, LAST_WORDS};
 use super::connection::{Holds, Stage};
@@ -27,7 +28,7 @@ impl Shard {
         more | self.sweep_timers()
     }
 
-    /// The same for a few; true when more are due.
+    /// Runs a few of the due timers; true when more are due.
     fn run_some_timers(&mut self) -> bool {
         let (mut due, more) = self.timers.take_due(self.now);
         for timer in due.drain(..) {
@@ -52,8 +53,9 @@ impl Shard {
         more
     }
 
-    /// Connections that came and went leave their entries on the wheel until those are due, which
-    /// may be hours. When more than half are such, they are swept out; true when not all are yet.
+    /// Connections and sessions that came and went leave their entries on the wheel until those are
+    /// due, which may be hours. When more than half of the entries are such, they are swept out;
+    /// true when some are left.
     fn sweep_timers(&mut self) -> bool {
         let wanted = self.connections.len() + self.sessions.len();
         let (connections, sessions, now) = (&self.connections, &self.sessions, self.now);
@@ -66,7 +68,8 @@ impl Shard {
                 }
                 Timer::Sys | Timer::Upkeep => return true,
             };
-            // A deadline that had passed when it was entered fires later than it says.
+            // An entry whose deadline had passed when it was made fires later than its deadline
+            // says.
             armed.filter(|&at| at != Instant(0)).is_some_and(|at| {
                 at <= now || at <= fires && fires.millis_since(at) < GRANULARITY_MILLIS
             })
@@ -88,7 +91,7 @@ impl Shard {
                     return self.arm_connection(socket, later);
                 }
                 let progress = &self.timers.input_progress;
-                // That its next record was not looked at is not its doing.
+                // It is not the client's doing when its next TLS record was not looked at.
                 if progress.may_be_unheard(now, due, self.settings.connect_timeout)
                     || self.layered.waits_for_turn(socket)
                 {
@@ -108,7 +111,7 @@ impl Shard {
             Stage::Proving => self.admission_due(socket),
             Stage::Closed => {}
             Stage::Closing => {
-                // The entry may be one from before.
+                // The timer's entry may be older than the closing.
                 let deadline = connection.last_seen.plus_millis(LAST_WORDS);
                 if deadline <= now {
                     self.close_socket(socket, Action::Close(socket));
@@ -120,10 +123,11 @@ impl Shard {
             Stage::Open(_) => {
                 let output = connection.output.as_ref();
                 let seen = match output.filter(|_| connection.holds.has(Holds::UNREAD)) {
-                    // That we do not read it is its own doing, but it may be reading slowly.
+                    // That we do not read the connection is its client's own doing, but the client
+                    // may be reading slowly.
                     Some(output) => output.progressed.max(connection.last_seen),
-                    // While we do not read it, or have not come to what it has sent, silence is
-                    // ours.
+                    // While we do not read the connection, or have not come to what its client has
+                    // sent, the silence is our doing.
                     None if (connection.paused || connection.waits())
                         && !Mutant::HeldJudged.is_on() =>
                     {

@@ -1,11 +1,12 @@
 //! Clients that are copied to another process while they are still served, before their shard rests
-//! for an upgrade ([`crate::upgrade`]): their sockets, and of their sessions what seldom changes.
-//! What is left for the time in which they are silent is little then.
+//! for an upgrade ([`crate::upgrade`]): their sockets, and the part of their sessions that seldom
+//! changes. So little is left to copy in the time in which the clients are not served.
 //!
-//! In the old process, each socket that was copied has a number, and a hash of what was said of its
-//! session: if that is still the same when the shard rests, only the rest is said. In the new
-//! process, such a session is placed without a connection, and waits until it is claimed. It has no
-//! client yet, nobody publishes there, and no timer fires: so it can be taken away without a trace.
+//! In the old process, each socket that was copied has a number, and a hash of what was copied of
+//! its session. If the hash is still the same when the shard rests, only the rest is sent. In the
+//! new process, such a session is placed without a connection, and waits until it is claimed. It
+//! has no client yet, no client publishes in the new process, and no timer fires, so the session
+//! can be taken away without a trace.
 
 use super::connection::Stage;
 use super::pack::Packed;
@@ -22,10 +23,11 @@ use std::hash::BuildHasher;
 /// Sockets that are looked at by one call of [`Shard::next_early`], at most.
 const VISITS: u32 = 4096;
 
-/// A client is copied by that shard of the old process, under that number.
+/// Which shard of the old process has copied a client, and under which number.
 type Key = (ShardId, u32);
 
-/// What a shard knows of such copies.
+/// The early copies of a shard: in the old process those that it made, in the new one those that
+/// came.
 #[derive(Default)]
 pub(super) struct EarlyCopies {
     hasher: foldhash::quality::RandomState,
@@ -33,15 +35,15 @@ pub(super) struct EarlyCopies {
     copied: Table<Copied>,
     /// The number of the next copy.
     next: u32,
-    /// Copies that have come from another process and are not claimed.
+    /// Copies that have come from the old process and are not claimed yet.
     unclaimed: HashMap<Key, Unclaimed, foldhash::fast::FixedState>,
-    /// Those of them that have a session here, by its index.
+    /// Those of these copies that have a session here, by the index of the session.
     placed: HashMap<u32, Key, foldhash::fast::FixedState>,
 }
 
 struct Copied {
     number: u32,
-    /// Of the session's bytes, if they were copied.
+    /// Hash of the session's bytes, if the session was copied.
     hash: Option<u64>,
 }
 
@@ -58,10 +60,10 @@ impl EarlyCopies {
     }
 }
 
-/// The old process.
+/// What the old process does.
 impl Shard {
-    /// Up to `most` sockets from `cursor` on whose clients can be copied, and were not; looks at
-    /// some thousand sockets. `None` when all were looked at.
+    /// Up to `most` sockets, from `cursor` on, whose clients can be copied and have not been; looks
+    /// at some thousand sockets. `None` when all sockets were looked at.
     pub fn next_early(&self, cursor: &mut u32, most: usize) -> Option<Vec<SocketId>> {
         if *cursor >= self.connections.bound() {
             return None;
@@ -79,7 +81,7 @@ impl Shard {
         Some(found)
     }
 
-    /// The session of a client that can be handed over with that socket.
+    /// The session of the client on that socket, if the client can be handed over with it.
     fn movable(&self, socket: SocketId) -> Option<u32> {
         let connection = self.connections.get(socket.0)?;
         let Stage::Open(index) = connection.stage else { return None };
@@ -88,8 +90,8 @@ impl Shard {
         (below && self.sessions.get(index).is_some()).then_some(index)
     }
 
-    /// What is said of the client of a socket that was copied; `None` when it is gone by now. With
-    /// a store, the session is not copied.
+    /// The early copy of the client on that socket; `None` when the client is gone by now. With a
+    /// store, the session is not copied.
     pub fn pack_early(&mut self, socket: SocketId) -> Option<Early> {
         let index = self.movable(socket)?;
         let listener = self.connections.get(socket.0)?.listener;
@@ -114,12 +116,13 @@ impl Shard {
         }
     }
 
-    /// The copies are of no use: no process takes over.
+    /// Forgets all copies: no process takes over.
     pub fn forget_all_early(&mut self) {
         self.work.early = None;
     }
 
-    /// A client that is handed over now: of what was copied before, only what has changed.
+    /// What is sent of a client that is handed over now: if it was copied before, only what has
+    /// changed.
     pub(super) fn packed_online(&self, socket: SocketId, client: Client) -> Packed {
         let early = self.work.early.as_deref();
         let Some((early, copied)) =
@@ -145,17 +148,17 @@ impl Shard {
     }
 }
 
-/// The new process.
+/// What the new process does.
 impl Shard {
-    /// Takes in what comes of a client before the old process rests, whose home is here.
+    /// Takes in the early copy of a client whose home is here.
     ///
     /// # Errors
-    /// Why it cannot be.
+    /// Why the copy cannot be taken in.
     pub fn adopt_early(&mut self, early: Early, socket: SocketId) -> Result<(), String> {
         let key = (early.from, early.number);
         let session = match early.session {
             Some(session) => {
-                // It has another connection since it was copied for the first time.
+                // The client was copied before, and has had another connection since.
                 self.replace_early(&session.client_id);
                 Some(self.adopt_session(client::Session { ends: Instant::END, ..session }, None)?)
             }
@@ -171,7 +174,7 @@ impl Shard {
         }
     }
 
-    /// If there is a session of that name that came early, it is taken away.
+    /// If there is an early copy of a session with that ClientId, takes the session away.
     pub(super) fn replace_early(&mut self, name: &str) {
         if self.work.early.is_none() || Mutant::UpgradeEarlyTwice.is_on() {
             return;
@@ -197,10 +200,10 @@ impl Shard {
         found.ok_or_else(|| "a client that is said to be copied is not here".to_owned())
     }
 
-    /// Takes in the rest of a client that came early.
+    /// Takes in the rest of a client that was copied early.
     ///
     /// # Errors
-    /// Why it cannot be.
+    /// Why the rest cannot be taken in.
     pub fn adopt_rest(&mut self, rest: Remainder, listener: ListenerId) -> Result<(), String> {
         let Unclaimed { socket, session } = self.claim_early((rest.from, rest.number))?;
         let index = session.ok_or("a session that is said to be copied is not here")?;
@@ -223,10 +226,11 @@ impl Shard {
         Ok(())
     }
 
-    /// The socket of a client that came early and has changed since: it comes as a whole.
+    /// Takes the socket of a client that was copied early and has changed since: the client comes
+    /// as a whole.
     ///
     /// # Errors
-    /// When there is none of that number.
+    /// When there is no copy of that number.
     pub fn take_early_socket(&mut self, from: ShardId, number: u32) -> Result<SocketId, String> {
         let Unclaimed { socket, session } = self.claim_early((from, number))?;
         if let Some(index) = session {
@@ -235,8 +239,8 @@ impl Shard {
         Ok(socket)
     }
 
-    /// All have come who will: what nobody has claimed goes. The clients of those copies have gone
-    /// since, or have come as wholes with other sockets.
+    /// All clients that are handed over have come: copies that were not claimed are taken away.
+    /// Their clients have gone since, or have come as a whole with other sockets.
     pub fn end_unclaimed(&mut self) {
         let Some(early) = self.work.early.take() else { return };
         if Mutant::UpgradeUnclaimedStay.is_on() {

@@ -1,5 +1,5 @@
-//! One PUBLISH to one connection: encoded once for all subscribers of its kind, topic aliases,
-//! shared payloads, and the counters of what was sent.
+//! One PUBLISH to one connection: a packet that is encoded once for all subscribers of its kind,
+//! topic aliases, shared payloads, and the counters of what was sent.
 
 use super::Shard;
 use super::connection::Connection;
@@ -14,30 +14,31 @@ use crate::packet::{self, AckKind, Encoded, OutPublish, PacketId, Qos, ReasonCod
 use crate::session::Acknowledged;
 use crate::topic::FilterId;
 
-/// A payload larger than this is written from the shared message, not copied per subscriber.
+/// A payload larger than this, in bytes, is written from the shared message, not copied per
+/// subscriber.
 const COPY: usize = 16 * 1024;
 
-/// Bytes of an encoded packet whose buffer is kept.
+/// Bytes of an encoded packet up to which its buffer is kept.
 const KEPT: usize = 2 * COPY;
 
-/// What the delivery of one message to many clients shares.
+/// What the deliveries of one message to many clients share.
 #[derive(Default)]
 pub struct DeliveryScratch {
-    /// The message as stored, once somebody needs it so.
+    /// The message in the form in which it can be kept, once it is needed in that form.
     pub stored: Option<Message>,
     /// Whether encoded packets are kept for the next subscriber.
     pub many: bool,
     /// To whom the message goes on this shard.
     pub receivers: Receivers,
-    /// Sessions that have more unsent or unacknowledged than the high-water mark.
+    /// Sessions that the message's publisher is to wait for: too much is unsent or queued for them.
     pub crowded: Vec<u32>,
     /// Matching filters of the message.
     pub found: Vec<FilterId>,
-    /// Matching subscriptions when there are several filters: target, options, identifier.
+    /// Matching subscriptions when several filters match: target, options, identifier.
     pub overlapping: Vec<(u32, u8, u32)>,
-    /// Of those, one session's: options, identifier.
+    /// The matching subscriptions of one session: options, identifier.
     pub mine: Vec<(u8, u32)>,
-    /// Identifiers of one delivery.
+    /// Subscription Identifiers of one delivery.
     pub ids: Vec<u32>,
     encoded: [Vec<u8>; VARIANTS],
     valid: u16,
@@ -56,7 +57,7 @@ impl DeliveryScratch {
         self.receivers = Receivers::Nobody;
     }
 
-    /// Gives back what large messages and crowds have left.
+    /// Gives back memory that large messages and large fan-outs have left.
     pub(super) fn shrink(&mut self) {
         for encoded in self.encoded.iter_mut().filter(|encoded| encoded.capacity() > KEPT) {
             *encoded = Vec::new();
@@ -142,7 +143,8 @@ impl Shard {
             });
         }
         if encoded.is_err() {
-            // `fits` has been asked; were it wrong, the message would be dropped like any other.
+            // `fits` was asked before. Were its answer wrong, the message would be dropped like any
+            // other.
             match outbound.id {
                 Some(id) => self.skip(index, socket, id, Misfit::NotEncodable),
                 None => self.drop_message(index, message, Misfit::NotEncodable.reason()),
@@ -162,7 +164,7 @@ impl Shard {
         }
     }
 
-    /// Counts a message of so many bytes of payload that was written in so many bytes.
+    /// Counts a message that was sent: `payload` bytes of payload, written in `written` bytes.
     #[inline]
     fn count_sent(&mut self, qos: Qos, payload: usize, written: usize) {
         let counters = &mut self.counters;

@@ -1,5 +1,5 @@
-//! Connections whose end is queued: those that could not be ended when the reason arose, and crowds
-//! whose peers have disconnected.
+//! Connections whose end is queued: those that could not be ended when the reason arose, and those
+//! whose peers have disconnected, maybe many at once.
 
 use super::Shard;
 use super::close::Cause;
@@ -8,15 +8,16 @@ use super::spare::halve;
 use crate::ids::SocketId;
 use std::collections::VecDeque;
 
-/// Connections ended per step because their peers are gone: less than a millisecond's work.
+/// Connections per step that are ended because their peers are gone: less than a millisecond's
+/// work.
 const PARTINGS: usize = 64;
-/// SubscriptionSlots that the queue of those keeps while it is empty.
+/// Entries for which the queue of those connections keeps room while it is empty.
 const KEPT: usize = 64;
 
 /// The connections that are to end.
 #[derive(Default)]
 pub(super) struct Endings {
-    /// Ended in this step by the broker, once what goes on with them is done.
+    /// The broker ends these in this step, once what is being done with them is finished.
     closing: Vec<(SocketId, Cause)>,
     /// The peer is gone, or will send nothing more; [`super::connection::Connection`] says which.
     parting: VecDeque<SocketId>,
@@ -28,7 +29,8 @@ impl Endings {
         self.closing.push((socket, cause));
     }
 
-    /// Ends a connection whose peer is gone when its turn comes: in this step or a later one.
+    /// Queues the end of a connection whose peer is gone: its turn comes in this step or a later
+    /// one.
     pub(super) fn part_later(&mut self, socket: SocketId) {
         self.parting.push_back(socket);
     }
@@ -51,15 +53,15 @@ impl Endings {
         next
     }
 
-    /// Gives half of the room of the list that is used up in every step back.
+    /// Gives back half of the spare room of the list that is emptied in every step.
     pub(super) fn shrink(&mut self) {
         halve(&mut self.closing);
     }
 }
 
 impl Shard {
-    /// The peer is gone (`broken`), or will send nothing more: the connection's end is queued. When
-    /// a crowd drops at once, what others send is not kept waiting for all those ends.
+    /// The peer is gone (`broken`), or will send nothing more: the connection's end is queued. So
+    /// when many clients disconnect at once, the packets of others do not wait for all those ends.
     pub(super) fn part(&mut self, socket: SocketId, broken: bool) {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         match connection.stage {
@@ -86,7 +88,7 @@ impl Shard {
                 break;
             }
             let Some(socket) = self.work.endings.next_parting() else { break };
-            // The socket may have been closed meanwhile, and another connection have its number.
+            // The socket may have been closed meanwhile, and its number be another connection's.
             let Some(connection) = self.connections.get(socket.0) else { continue };
             let broken = match connection.parting {
                 Parting::No => continue,
@@ -101,11 +103,12 @@ impl Shard {
                 self.proving_parted(socket);
                 continue;
             }
-            // What it sent before and is held back still counts: a publisher may write and close.
+            // What the client sent before and is held back still counts: a publisher may write and
+            // close.
             if !broken && connection.input.is_some() && connection.holds.is_free() {
                 self.process_held(socket);
             }
-            // `go_on` puts it here again.
+            // It is still held back: `go_on` queues its end again.
             let held = |c: &Connection| c.input.is_some() && !c.holds.is_free();
             let open = |c: &Connection| matches!(c.stage, Stage::Open(_));
             if !broken && self.connections.get(socket.0).is_some_and(|c| open(c) && held(c)) {
@@ -116,7 +119,7 @@ impl Shard {
         self.work.endings.parting() > 0
     }
 
-    /// Ends what this step decided to end while it could not.
+    /// Ends the connections whose end was decided in this step while they could not be ended.
     pub(super) fn run_closing(&mut self) {
         while let Some((socket, cause)) = self.work.endings.closing.pop() {
             self.disconnect(socket, cause);

@@ -1,5 +1,6 @@
 //! How clients come in: the listeners, the connections that were denied, clients on their way from
-//! their entry shard to their home, what they were told, and the log of who came and went.
+//! their entry shard to their home, the limits that clients were told, and the log of connects and
+//! disconnects. This is the state; what is done with it is in the modules whose types are here.
 
 use super::announced::AnnouncedLimits;
 use super::arrivals::Arrivals;
@@ -11,7 +12,7 @@ use crate::ids::ListenerId;
 use crate::mesh::ListenerState;
 use std::sync::Arc;
 
-/// A shard's side of clients that come in.
+/// A shard's state about clients that connect.
 pub(super) struct Entrance {
     listeners: Vec<Option<Arc<ListenerState>>>,
     pub(super) announced: AnnouncedLimits,
@@ -19,17 +20,17 @@ pub(super) struct Entrance {
     pub(super) departures: Departures,
     /// Connections that met a limit and whose CONNECT is awaited.
     pub(super) refused_waiting: usize,
-    /// ClientIds that were assigned.
+    /// How many ClientIds were assigned.
     assigned: u64,
     pub(super) log: ConnectionLog,
-    /// Who connects too often.
+    /// ClientIds that connect too often.
     pub(super) offenders: Offenders,
-    /// How far clients are let in, and what else is not done under overload.
+    /// How far clients are admitted under overload, and what else is not done then.
     pub(super) overload: Overload,
 }
 
 impl Entrance {
-    /// Of one of `shards`.
+    /// For one of `shards` shards.
     pub(super) fn new(shards: u8) -> Self {
         Entrance {
             listeners: Vec::new(),
@@ -66,7 +67,7 @@ impl Entrance {
         }
     }
 
-    /// How many ClientIds were assigned, with the one that is about to be.
+    /// Counts one more assigned ClientId; returns how many there are with that one.
     pub(super) fn assign(&mut self) -> u64 {
         self.assigned += 1;
         self.assigned

@@ -1,5 +1,5 @@
-//! The part of the entry shard: it admits a connection, reads its CONNECT, and sends it to its home
-//! shard.
+//! What the entry shard does: it admits a connection, reads its CONNECT, and sends the client to
+//! its home shard.
 
 use super::connection::{Connection, Input, Stage};
 use super::memory::Pressure;
@@ -39,7 +39,7 @@ impl Shard {
         self.outputs.actions.push(Action::ReceiveOnce(socket));
     }
 
-    /// Counts one more connection, as far as anybody may have it.
+    /// Counts one more connection in all limits, or says which limit denies it.
     fn take_entrance(&mut self, listener: ListenerId, peer: Peer) -> Result<(), Denial> {
         if let Some(why) = self.work.stopping.turns_away() {
             return Err(why);
@@ -63,7 +63,7 @@ impl Shard {
         taken
     }
 
-    /// The same as far as listener and broker may have it.
+    /// Counts one more connection in the limits of the listener and of the broker.
     fn take_place(&mut self, listener: ListenerId) -> Result<(), Denial> {
         let listener_state = self.entrance.listener(listener);
         let Some(listener_state) = listener_state else { return Err(Denial::ListenerClosed) };
@@ -102,8 +102,8 @@ impl Shard {
         }
     }
 
-    /// A connection's CONNECT has not wholly come: what there is of it waits, while there is memory
-    /// for that.
+    /// A connection's CONNECT has not wholly come: the part that has come waits, while there is
+    /// memory for it.
     fn keep_unfinished(&mut self, socket: SocketId, input: Box<Input>) {
         if self.memory.is_short(Pressure::Tight) && !Mutant::MemoryUnfinishedKept.is_on() {
             self.end_unfinished(socket, input.rest());
@@ -200,14 +200,16 @@ impl Shard {
     /// not guessable [MQTT-3.1.3-6].
     fn assign_client_id(&mut self) -> Box<str> {
         let number = self.entrance.assign();
-        // Keyed by the process's own seeds, so that a simulated broker is one with its seed. No
-        // name of a topic or client begins with 0, whose place this would tell [MQTT-1.5.4-2].
+        // The hash is keyed by the process's own seeds, so that a simulated broker assigns the same
+        // names for the same seed. No topic name or ClientId begins with the character 0
+        // [MQTT-1.5.4-2], so an assigned name tells nobody the hash, and with it the place, of such
+        // a name.
         let name = format!("\0{:x}-{:x}-{:x}", self.meter.begun(), self.topology.id.0, number);
         let hash = self.topology.shared.seeds.secret(name.as_bytes());
         format!("auto-{hash:016x}{:02x}{:x}", self.topology.id.0, number).into()
     }
 
-    /// The socket of a client whose mail has come too: from now on it is this shard's.
+    /// Both the socket and the mail of a client have come: from now on the client is this shard's.
     pub(super) fn welcome(&mut self, socket: SocketId, arriving: Arriving) {
         self.counters.handovers_in += 1;
         let connection = Connection::new(
@@ -221,8 +223,8 @@ impl Shard {
             self.put_layers(socket, layers);
             self.send_wire(socket, &arriving.wire);
         }
-        // Nothing waits for this, but the keep-alive's entry on the wheel is then made only for a
-        // connection that lasts this long.
+        // Nothing depends on this deadline, but while it is armed no later one needs an entry of
+        // its own on the wheel: the keep-alive gets one only for a connection that lasts this long.
         self.arm_connection(socket, self.now.plus_millis(self.settings.connect_timeout));
         self.open_session(socket, arriving.assigned, &arriving.bytes);
     }

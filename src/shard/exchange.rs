@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 /// Largest AUTH packet of a client that is not connected yet, bytes.
 const LARGEST_AUTH: u32 = 4096;
-/// The client must take packets of that size, besides its ClientId.
+/// The client must take packets of so many bytes, besides its ClientId.
 const NEEDED: usize = 1024;
 
 const NO_ROOM: Refused = Refused(
@@ -27,7 +27,7 @@ const NO_ROOM: Refused = Refused(
 const NOT_PROVEN: Refused = Refused(ReasonCode::NotAuthorized, "authentication failed");
 
 impl Shard {
-    /// A CONNECT that begins an exchange; its method is offered.
+    /// A CONNECT begins an exchange by a method that is offered.
     pub(super) fn begin_exchange(
         &mut self,
         socket: SocketId,
@@ -60,7 +60,7 @@ impl Shard {
         }
     }
 
-    /// Looks at what stands behind the CONNECT of a client whose next message is awaited.
+    /// Looks at what stands behind the CONNECT of a client that is to send its next AUTH.
     pub(super) fn go_on_exchanging(&mut self, socket: SocketId) {
         let input = self.connections.get(socket.0).and_then(|c| c.input.as_ref());
         let Some((_, rest)) = input.and_then(|input| first_packet(input.rest())) else { return };
@@ -81,7 +81,7 @@ impl Shard {
         self.reject(socket, violation.reason, violation.what, version, max);
     }
 
-    /// The packet behind the CONNECT, of `total` bytes [MQTT-3.1.2-30].
+    /// Takes the packet behind the CONNECT, of `total` bytes [MQTT-3.1.2-30].
     fn take_auth(&mut self, socket: SocketId, total: usize) {
         let Some((waited, bytes)) = self.end_wait(socket) else { return };
         let Waited { assigned, exchange, .. } = waited;

@@ -37,7 +37,8 @@ use std::collections::VecDeque;
 const MOST: usize = 1024;
 /// Most bytes of their messages.
 const MOST_BYTES: usize = 32 << 20;
-/// With so many filters to look through, it is remembered who has been caught up with what.
+/// When there are more filters than this to look through, the shard remembers which fan-outs a
+/// session has been caught up with.
 const FEW: usize = 8;
 
 /// Subscribers of one filter that a fan-out has still to serve: the first `left` of its list.
@@ -46,18 +47,19 @@ struct FanoutFilter {
     pub(super) left: u32,
 }
 
-/// One message and who is still to get it.
+/// One message, and the subscribers that are still to get it.
 pub(super) struct Fanout {
-    /// Later ones have higher numbers, without gaps.
+    /// Later fan-outs have higher numbers, without gaps.
     number: u64,
     message: Message,
     /// Filters with a zone. The last is served first.
     filters: Vec<FilterId>,
     /// Its publisher was told to wait.
     held: bool,
-    /// Share groups do not get it.
+    /// Share groups do not get the message.
     only_sessions: bool,
-    /// Who is told what it has cost when it is done.
+    /// The shard that is told the cost of the message when the fan-out is done, and the mail that
+    /// says it.
     pub report: Option<(ShardId, Control)>,
 }
 
@@ -65,10 +67,11 @@ pub(super) struct Fanout {
 #[derive(Default)]
 pub(super) struct Fanouts {
     waiting: VecDeque<Fanout>,
-    /// Of each filter, oldest first.
+    /// The zones of each filter, the oldest fan-out's first.
     zones: HashMap<FilterId, VecDeque<FanoutFilter>, foldhash::fast::FixedState>,
-    /// The newest fan-out that a session of many subscriptions has been caught up with. Sessions
-    /// that subscribe later are in no zone of it, so whose number it was before does not matter.
+    /// The newest fan-out that a session of many subscriptions has been caught up with, by the
+    /// index of the session. Should another session have had that index before, the entry is right
+    /// all the same: a session that subscribes later is in no zone of that fan-out.
     caught: HashMap<u32, u64, foldhash::fast::FixedState>,
     newest: u64,
     bytes: usize,
@@ -78,7 +81,8 @@ pub(super) struct Fanouts {
     pub(super) holds: HashMap<ClientKey, u32, foldhash::fast::FixedState>,
     mine: Vec<(u8, u32)>,
     taken: Vec<(u64, FilterId)>,
-    /// What the fan-out costs that was begun last, if it goes on, until somebody takes that down.
+    /// What the fan-out costs that was begun last, if it goes on over later steps. The code that
+    /// took the message in reads and clears it.
     pub owed: u32,
 }
 
@@ -100,22 +104,22 @@ impl Fanouts {
         self.full
     }
 
-    /// Looks whether there are as many as may be: asked for at each message.
+    /// Notes whether there are as many fan-outs as may be; `is_full` is asked for each message.
     fn count(&mut self) {
         self.full = self.waiting.len() >= MOST || self.bytes >= MOST_BYTES;
     }
 
-    /// The one that was begun last.
+    /// The fan-out that was begun last.
     pub fn newest(&mut self) -> Option<&mut Fanout> {
         self.waiting.back_mut()
     }
 
-    /// Local publishers that wait.
+    /// How many local publishers wait.
     pub fn holding(&self) -> usize {
         self.holds.len()
     }
 
-    /// Adds one for the first so many entries of each filter's list.
+    /// Adds a fan-out; its zones are the first so many entries of each filter's list.
     fn push(
         &mut self,
         message: Message,
@@ -135,7 +139,8 @@ impl Fanouts {
         self.count();
     }
 
-    /// Takes the last zone off the oldest fan-out. Nothing is older, so it is its filter's first.
+    /// Takes the last zone off the oldest fan-out. No fan-out is older, so the zone is its filter's
+    /// first.
     fn pop_zone(&mut self) {
         let Some(filter) = self.waiting.front_mut().and_then(|front| front.filters.pop()) else {
             return;
@@ -153,7 +158,7 @@ impl Fanouts {
         self.bytes -= fanout.message.size();
         self.count();
         if self.waiting.is_empty() {
-            // A broadcast to a million leaves nothing behind.
+            // The tables give their memory back: a broadcast to a million leaves nothing behind.
             (self.zones, self.caught) = Default::default();
         }
         Some(fanout)
@@ -177,14 +182,15 @@ impl Fanouts {
             .is_some_and(|newest| position < newest.left)
     }
 
-    /// The fan-outs with a zone that the entry at `position` of the filter's list is in.
+    /// The fan-outs that have a zone with the entry at `position` of the filter's list.
     pub(super) fn with(&self, filter: FilterId, position: u32) -> impl Iterator<Item = u64> + '_ {
         let zones = self.zones.get(&filter);
         let first = zones.map_or(0, |zones| zones.partition_point(|zone| zone.left <= position));
         zones.into_iter().flat_map(move |zones| zones.range(first..)).map(|zone| zone.fanout)
     }
 
-    /// The filter's zone in one fan-out loses its last place, if `position` is in it; returns that.
+    /// The filter's zone in one fan-out loses its last place, if `position` is in the zone; returns
+    /// the place that it lost.
     pub(super) fn shorten(&mut self, fanout: u64, filter: FilterId, position: u32) -> Option<u32> {
         let zone = self.zone(fanout, filter).filter(|zone| position < zone.left)?;
         zone.left -= 1;
@@ -238,7 +244,7 @@ impl Shard {
             self.delivery.current.begin(Some(&message));
             self.delivery.current.many = true;
             let done = self.serve_front(&view, limit);
-            // Its publisher waits for the fan-out, and for none of so many readers.
+            // The publisher waits for the fan-out, and not for single ones of so many subscribers.
             self.delivery.current.crowded.clear();
             if (done || Mutant::FanoutForgetsRest.is_on())
                 && let Some(fanout) = self.delivery.fanouts.pop()
@@ -287,8 +293,8 @@ impl Shard {
         false
     }
 
-    /// Delivers to a session, ahead of their turn, the fan-outs under way that it is still to get:
-    /// something newer is about to be given to it.
+    /// Delivers to a session, ahead of their turn, the fan-outs under way that it is still to get.
+    /// To be called before anything newer is given to the session.
     #[inline]
     pub(super) fn catch_up(&mut self, index: u32) {
         if !self.delivery.fanouts.is_empty() {
@@ -330,7 +336,8 @@ impl Shard {
         self.delivery.fanouts.taken = taken;
     }
 
-    /// Delivers to the session what it is still to get, given by fan-outs and filters in order.
+    /// Delivers to the session the fan-outs that it is still to get, given with their filters and
+    /// in order.
     fn catch_up_with(&mut self, index: u32, taken: &[(u64, FilterId)]) {
         self.meter.charge(cost::VISIT * taken.len() as u32);
         let outer = std::mem::take(&mut self.delivery.current);
@@ -356,7 +363,7 @@ impl Shard {
         self.delivery.current = outer;
     }
 
-    /// The same for a share group whose filter matched.
+    /// Catches up a share group whose filter matched, as `catch_up` does with a session.
     pub(super) fn catch_up_group(&mut self, group: u32) {
         if self.delivery.fanouts.is_empty() {
             return;
@@ -369,7 +376,7 @@ impl Shard {
         let outer = std::mem::take(&mut self.delivery.current);
         let only_sessions = self.delivery.only_sessions;
         for number in numbers {
-            // Its place changes as it is taken out of one zone after the other.
+            // The group's place changes as it is taken out of one zone after the other.
             let Some((filter, position)) = self.subscriptions.place(group) else { break };
             if self.shorten_zone(number, filter, position).is_none() {
                 continue;
@@ -423,8 +430,8 @@ impl Shard {
         }
     }
 
-    /// Delivers a message to a session of this shard: sends, queues or drops it by policy. What is
-    /// older and still on its way goes first.
+    /// Delivers a message to a session of this shard: sends, queues or drops it by policy. Older
+    /// messages that are still on their way to the session go first.
     pub(super) fn deliver(&mut self, index: u32, message: &MessageRef<'_>, terms: &Terms<'_>) {
         self.catch_up(index);
         self.deliver_now(index, message, terms);

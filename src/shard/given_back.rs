@@ -1,5 +1,5 @@
-//! Messages that go back to their share groups: those of sessions that ended, and of queues whose
-//! session has left the group. What is to go back is listed by [`super::returns`].
+//! Messages that go back to their share groups: those of sessions that have ended, and those in
+//! queues of sessions that have left the group. [`super::returns`] lists what is to go back.
 
 use super::Shard;
 use super::returns::Again;
@@ -9,18 +9,18 @@ use crate::mutant::Mutant;
 use crate::session::window::Unfinished;
 use crate::session::{Queued, Session};
 
-/// Groups per step that are told what changed with a member.
+/// Groups per step that are told of a change of a member.
 const TOLD: usize = 2048;
 
 /// Messages per step that are given back or dropped.
 const MESSAGES: usize = 256;
 
-/// Waiting messages per step that are looked at.
+/// Waiting messages per step that are looked at, for those of groups that their session has left.
 const LOOKS: usize = 4096;
 
 impl Shard {
-    /// Works off a step's share, until its work comes to `limit`; true when more can be done at
-    /// once.
+    /// Works off what a step may, until the step's work comes to `limit`; true when more can be
+    /// done at once.
     pub(super) fn run_returns(&mut self, limit: u32) -> bool {
         for (name, session) in std::mem::take(&mut self.subscriptions.returns.gone) {
             self.leave_group(&name, session);
@@ -67,7 +67,7 @@ impl Shard {
     }
 
     /// A message of a group whose home here is this shard has come from another node, or has come
-    /// back.
+    /// back from one.
     pub(super) fn take_passed(&mut self, passed: Passed) {
         let Passed { name, node, asks, hops, message } = passed;
         let mut trip = Trip { hops, from: Some((node, asks == PassedFor::Any)) };
@@ -116,7 +116,8 @@ impl Shard {
         self.give_back(given);
     }
 
-    /// Looks at some of the messages that wait for a session; returns how many were given back.
+    /// Looks at some of the messages that wait for the first listed session, and gives back those
+    /// of groups that it has left. Returns how many of the step's [`MESSAGES`] that counts for.
     fn sift_some(&mut self) -> usize {
         let Some(&reference) = self.subscriptions.returns.sifting.front() else { return 0 };
         let mut taken = std::mem::take(&mut self.subscriptions.returns.taken);

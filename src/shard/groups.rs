@@ -1,10 +1,11 @@
-//! The share groups that one shard is home to, their members, and the choice of one for a message.
+//! The share groups that one shard is home to, their members, and the choice of the member that
+//! gets a message.
 //!
-//! Owns who is a member of what, and what is known of each member: whether it is connected, and
-//! whether it refused a message because it had no room. It knows neither sessions nor messages:
-//! members live on their own home shards, which tell this one when something changes. Joining,
-//! leaving, choosing and what is told of a member cost the same however many members a group has
-//! and however many groups a member is in.
+//! This module owns which sessions are members of which groups, and what is known of each member:
+//! whether it is connected, and whether it refused a message because it had no room. It knows
+//! neither sessions nor messages: members live on their own home shards, which tell this shard when
+//! something changes. The costs of joining, leaving, choosing and applying a member's change grow
+//! neither with the members of a group nor with the groups of a member.
 
 mod nodes;
 
@@ -19,13 +20,15 @@ use crate::topic::FilterId;
 use nodes::Nodes;
 use std::collections::VecDeque;
 
-/// A change of a member that is in no more groups than this is applied to all of them at once.
+/// A change of a member that is in no more groups than this is applied to all of its groups at
+/// once.
 const AT_ONCE: usize = 16;
-/// SubscriptionSlots tried for a topic or publisher whose own member cannot take the message.
+/// Members tried for a topic or publisher whose own member cannot take the message.
 const REHASHES: u64 = 8;
 
-/// What is known of a member's readiness; members of one kind stand side by side in their group.
-/// The first two are both ready: who has had a message in this round, and who has not.
+/// A member's readiness: members of one kind stand side by side in their group's `order`. The first
+/// two kinds are both ready: members that have had a message in this round, and members that have
+/// not.
 const SERVED: usize = 0;
 const FRESH: usize = 1;
 /// Connected, and without room when last asked.
@@ -46,18 +49,18 @@ pub struct Member {
     pub subscription_id: u32,
 }
 
-/// Who gets a message.
+/// The member that gets a message, and what is known of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Choice {
     /// The member.
     pub member: Member,
-    /// No other member can take more: the publisher is held up if this one is behind.
+    /// No other member is ready: the publisher is held up if this one is behind.
     pub only: bool,
-    /// It is connected and had room when last asked.
+    /// The member is connected and had room when last asked.
     pub ready: bool,
-    /// It is not connected: the message waits for it.
+    /// The member is not connected: the message waits for it.
     pub waits: bool,
-    /// Nobody has room as far as is known: this member's policy decides.
+    /// No member has room as far as is known: the policy of this member's queue decides.
     pub last_resort: bool,
 }
 
@@ -68,7 +71,8 @@ pub struct PickInput {
     pub strategy: SharedStrategy,
     /// Hash of the topic or the publisher, for the strategies that use one.
     pub key: u64,
-    /// A member that is not connected may get it: by its QoS, or because QoS 0 is queued.
+    /// A member that is not connected may get the message: by the message's QoS, or because QoS 0
+    /// is queued.
     pub may_wait: bool,
     /// How many members have refused this message.
     pub tries: u32,
@@ -79,10 +83,10 @@ pub struct PickInput {
 pub struct Groups {
     groups: Slab<Group>,
     by_name: SplitMap<ShareName, u32>,
-    /// How many groups have a filter.
+    /// How many groups each filter has.
     by_filter: SplitMap<FilterId, u32>,
     members: SplitMap<SessionRef, Known>,
-    /// Members of which not all groups know yet what they were told last.
+    /// Members whose last change has not been applied to all of their groups yet.
     untold: VecDeque<SessionRef>,
     random: u64,
 }
@@ -93,28 +97,28 @@ struct Group {
     place: (FilterId, u32),
     /// Members by number. A number changes only when a member leaves: the last one gets it.
     members: Vec<(Member, u32)>,
-    /// Their numbers, by readiness. Each member has its position here beside it in `members`.
+    /// The members' numbers, by readiness. `members` has each member's position in this list.
     order: Vec<u32>,
-    /// Where in `order` each kind ends.
+    /// Where in `order` each kind of readiness ends.
     ends: [u32; 5],
-    /// Turn among members that are not ready.
+    /// Whose turn it is among the members that are not ready.
     turn: u32,
     /// The member that a sticky group stays with.
     sticky: Option<SessionRef>,
-    /// What is known of the other nodes of a cluster.
+    /// What is known of the other nodes of a cluster that have members.
     nodes: Nodes,
 }
 
-/// One member's state and groups.
+/// What is known of one member, and the groups that it is in.
 struct Known {
     online: bool,
     full: bool,
     groups: KeyedList<Belongs>,
-    /// The first so many of `groups` have not been told yet.
+    /// The member's last change has not been applied to the first so many of `groups` yet.
     untold: usize,
 }
 
-/// The group, and the member's number in it.
+/// A group that a member is in, and the member's number there.
 struct Belongs {
     group: u32,
     number: u32,
@@ -128,7 +132,8 @@ impl Keyed for Belongs {
 }
 
 impl Known {
-    /// Where the member belongs in its groups; a ready one that is served already stays so.
+    /// The member's kind in a group in which its kind has been `now`: a ready member that has been
+    /// served in this round stays so.
     fn kind(&self, now: usize) -> usize {
         match (self.online, self.full) {
             (true, false) if now == SERVED => SERVED,
@@ -176,7 +181,7 @@ impl Group {
         number
     }
 
-    /// Takes a member out; returns the one that has its number now.
+    /// Takes a member out; returns the session of the member that has its number now, if one has.
     fn remove(&mut self, number: u32) -> Option<SessionRef> {
         self.set_kind(number, FULL);
         self.swap(self.members[number as usize].1, self.order.len() as u32 - 1);
@@ -195,7 +200,7 @@ impl Group {
         moved.map(|(member, _)| member.session)
     }
 
-    /// The next of the ready in turn: each once before any gets a second message.
+    /// The next ready member in turn: each one gets a message before any gets a second.
     fn next_in_turn(&mut self) -> u32 {
         if self.ends[SERVED] == self.ends[FRESH] {
             self.ends[SERVED] = 0;
@@ -205,8 +210,9 @@ impl Group {
         number
     }
 
-    /// The member that a hash means, if it stands between those positions. When members leave or
-    /// come, few topics go to another member; when one cannot take a message, only its own do.
+    /// The member that a hash selects, if its position is from `from` to before `to`; otherwise
+    /// another one there. When members leave or come, few topics go to another member; when one
+    /// cannot take a message, only its own topics do.
     fn hashed(&self, key: u64, tries: u32, from: u32, to: u32) -> u32 {
         let members = self.members.len() as u32;
         for attempt in u64::from(tries)..u64::from(tries) + REHASHES {
@@ -220,8 +226,8 @@ impl Group {
     }
 }
 
-/// A bucket for a key: with one bucket more, only keys that go to the new one change (Lamping and
-/// Veach, "A Fast, Minimal Memory, Consistent Hash Algorithm").
+/// A bucket for a key: with one bucket more, only those keys change that go to the new bucket
+/// (Lamping and Veach, "A Fast, Minimal Memory, Consistent Hash Algorithm").
 fn jump(mut key: u64, buckets: u32) -> u32 {
     let (mut bucket, mut next) = (0, 0i64);
     while next < i64::from(buckets) {
@@ -239,7 +245,7 @@ fn mix(key: u64, attempt: u64) -> u64 {
 }
 
 impl Groups {
-    /// Groups and their members.
+    /// How many groups there are, and how many members they have together.
     pub fn count(&self) -> (usize, usize) {
         let groups = self.by_name.values().filter_map(|&group| self.groups.get(group));
         (self.by_name.len(), groups.map(|group| group.members.len()).sum())
@@ -271,7 +277,7 @@ impl Groups {
         self.groups.bound()
     }
 
-    /// Members of a group.
+    /// How many members a group has.
     pub fn len(&self, group: u32) -> usize {
         self.groups.get(group).map_or(0, |group| group.members.len())
     }
@@ -298,7 +304,7 @@ impl Groups {
         }
     }
 
-    /// A group without members yet, whose filter is this one. Its place follows, by
+    /// Creates a group without members, for this filter. Its position in the index follows, by
     /// [`Self::moved`].
     pub fn create(&mut self, name: ShareName, filter: FilterId) -> u32 {
         let group = self.groups.insert(Group {
@@ -321,7 +327,8 @@ impl Groups {
         self.by_filter.get(&filter).map_or(0, |&count| count as usize)
     }
 
-    /// A group goes with its last member, here or at another node.
+    /// Removes a group that has no members any more, neither here nor at another node. Returns its
+    /// place in the index.
     fn remove_unused(&mut self, group: u32) -> Option<(FilterId, u32)> {
         let of = self.groups.get(group)?;
         if !of.members.is_empty() || !of.nodes.is_empty() {
@@ -339,7 +346,7 @@ impl Groups {
         Some(gone.place)
     }
 
-    /// Makes the session a member, or replaces its options. A session that was not known is
+    /// Makes the session a member, or replaces its options. A session that was not known counts as
     /// connected: it has just subscribed.
     pub fn join(&mut self, group: u32, member: Member) {
         let Some(of) = self.groups.get_mut(group) else { return };
@@ -358,8 +365,8 @@ impl Groups {
         known.groups.push(Belongs { group, number });
     }
 
-    /// Ends a membership. Returns the place in the index of a group that has no members any more;
-    /// it is gone.
+    /// Ends a membership. When that was the last one of the group, the group is gone, and its place
+    /// in the index is returned.
     pub fn leave(&mut self, group: u32, session: SessionRef) -> Option<(FilterId, u32)> {
         let known = self.members.get_mut(&session)?;
         let belongs = known.groups.remove(&group)?;
@@ -377,7 +384,7 @@ impl Groups {
         self.remove_unused(group)
     }
 
-    /// The session connected, has room again, or disconnected.
+    /// The session has connected, has room again, or has disconnected.
     pub fn set_online(&mut self, session: SessionRef, online: bool) {
         if Mutant::PresenceStale.is_on() && online {
             return;
@@ -395,8 +402,8 @@ impl Groups {
         self.tell(session);
     }
 
-    /// The session has left that group, or ended: the group is told of it soon, and asks it last
-    /// until then. Of its other groups that says nothing.
+    /// The session has left that group, or has ended. The group is told so soon, and until then
+    /// asks this session last. For the session's other groups this means nothing.
     pub fn set_gone(&mut self, group: u32, session: SessionRef) {
         let Some(known) = self.members.get(&session) else { return };
         if let (Some(of), Some(belongs)) = (self.groups.get_mut(group), known.groups.get(&group)) {
@@ -404,7 +411,7 @@ impl Groups {
         }
     }
 
-    /// That group is to know of a member's state at once.
+    /// Applies a member's state to one of its groups at once.
     pub fn tell_one(&mut self, group: u32, session: SessionRef) {
         let Some(known) = self.members.get(&session) else { return };
         if let (Some(of), Some(belongs)) = (self.groups.get_mut(group), known.groups.get(&group)) {
@@ -412,7 +419,8 @@ impl Groups {
         }
     }
 
-    /// All of the session's groups are to know of a change: at once where they are few.
+    /// Applies a change of the session to all of its groups: at once when they are few, otherwise
+    /// in later steps.
     fn tell(&mut self, session: SessionRef) {
         let Some(known) = self.members.get_mut(&session) else { return };
         let listed = known.untold > 0;
@@ -424,8 +432,9 @@ impl Groups {
         }
     }
 
-    /// Tells `most` groups of one session, from the last to the first: entries that take the place
-    /// of others on the way come from those that were told.
+    /// Applies a session's change to at most `most` of its groups, from the last to the first;
+    /// returns to how many. From the last, because an entry that takes the place of a removed one
+    /// is then always one that is done.
     fn tell_some(&mut self, session: SessionRef, most: usize) -> usize {
         let Some(known) = self.members.get_mut(&session) else { return 0 };
         let count = most.min(known.untold);
@@ -439,8 +448,8 @@ impl Groups {
         count
     }
 
-    /// Goes on with telling groups what changed with a member that is in many; returns how many
-    /// were told, `most` at most.
+    /// Goes on with applying the changes of members that are in many groups; returns to how many
+    /// groups they were applied, `most` at most.
     pub fn tell_on(&mut self, most: usize) -> usize {
         let mut told = 0;
         while told < most {
@@ -456,14 +465,14 @@ impl Groups {
         told
     }
 
-    /// True when some group does not know yet what its member's state is.
+    /// True when the change of some member has not been applied to all of its groups.
     pub fn is_telling(&self) -> bool {
         !self.untold.is_empty()
     }
 
-    /// Chooses who gets a message: a member that is ready, by the strategy; else one that is away
-    /// and has room, if the message may wait; else the policy of the one that refused last decides.
-    /// `None` when nobody can get it at all.
+    /// Chooses the member that gets a message: one that is ready, by the strategy; otherwise one
+    /// that is not connected and has room, if the message may wait; otherwise the policy of the
+    /// member that refused last decides. `None` when no member can get the message at all.
     pub fn choose(&mut self, group: u32, input: PickInput) -> Option<Choice> {
         let random = if input.strategy == SharedStrategy::Random { self.random() } else { 0 };
         let of = self.groups.get_mut(group)?;
@@ -480,8 +489,8 @@ impl Groups {
         };
         let span = to - from;
         let number = match input.strategy {
-            // The one that refused last: a member that still reads fills up again and again, one
-            // that is stuck only once.
+            // The member that refused last: one that still reads has room again and refuses again,
+            // while one that is stuck refuses only once.
             _ if last_resort => of.order[from as usize],
             SharedStrategy::RoundRobin if to == ready => of.next_in_turn(),
             SharedStrategy::Random => of.order[(from + random % span) as usize],
@@ -505,15 +514,15 @@ impl Groups {
         }
         let waits = from == busy && !last_resort && ready == 0;
         let is_ready = to == ready && !last_resort;
-        // With nobody else to ask, its own queue and policy decide at once: a message that came
-        // back for another pick would be behind later ones.
+        // With no other member or node to ask, this member's queue and policy decide at once: a
+        // message that came back for another choice would be behind later messages.
         let last_resort =
             last_resort || of.members.len() == 1 && (of.nodes.is_empty() || !is_ready);
         Some(Choice { member, only: ready < 2, ready: is_ready, waits, last_resort })
     }
 
     fn random(&mut self) -> u32 {
-        // xorshift: spreading load needs no better.
+        // xorshift is good enough to spread load.
         if self.random == 0 {
             self.random = 0x9e37_79b9_7f4a_7c15;
         }
@@ -528,7 +537,7 @@ impl Groups {
         self.members.iter().map(|(&session, known)| (session, known.online))
     }
 
-    /// What contradicts itself. For checks.
+    /// For checks: contradictions.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         let mut memberships = 0;
@@ -564,7 +573,7 @@ impl Groups {
     }
 }
 
-/// The next of those that are not ready, in turn.
+/// The next member in turn of those that are not ready.
 fn in_turn(of: &mut Group, from: u32, span: u32) -> u32 {
     of.turn = of.turn.wrapping_add(1);
     of.order[(from + of.turn % span) as usize]

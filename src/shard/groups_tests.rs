@@ -1,4 +1,4 @@
-//! Share groups against a plain list of members, and what they cost with many.
+//! Tests of share groups against a plain list of members, and of what they cost with many members.
 
 use super::*;
 use crate::ids::ShardId;
@@ -30,7 +30,7 @@ fn group(groups: &mut Groups, name: &str) -> u32 {
     groups.find(&name).unwrap_or_else(|| groups.create(name, FilterId(0)))
 }
 
-/// Who is ready, busy, away or full.
+/// How early a member is chosen: a ready one first, then one that is away, busy or full.
 fn kind(online: bool, full: bool) -> usize {
     match (online, full) {
         (true, false) => 0,
@@ -46,7 +46,7 @@ proptest! {
         steps in proptest::collection::vec((0u8..9, 0u32..20, 0u32..40, 0usize..5), 0..400)
     ) {
         let mut groups = Groups::default();
-        // Per group its members, per member its state.
+        // The members of each group, and the state of each member.
         let mut model: BTreeMap<String, BTreeSet<u32>> = BTreeMap::new();
         let mut states: BTreeMap<u32, (bool, bool)> = BTreeMap::new();
         for (step, who, where_, strategy) in steps {
@@ -101,13 +101,13 @@ proptest! {
             model.retain(|_, of| !of.is_empty());
             prop_assert_eq!(groups.problems(), Vec::<String>::new());
             let count = (model.len(), model.values().map(BTreeSet::len).sum());
-            // A group that was made only to be joined has been.
+            // A group was only made to be joined at once, so none is empty.
             prop_assert_eq!(groups.count(), count);
         }
     }
 
-    /// Whoever comes, goes, fills up or reads on: between two messages to one member each other one
-    /// that was ready all the time has had one.
+    /// Whichever members come, go, fill up or read on: between two messages to one member, each
+    /// other member that was ready all the time has had one.
     #[test]
     fn a_round_goes_to_each_ready_member_once(
         steps in proptest::collection::vec((0u8..6, 0u32..8), 0..200)
@@ -116,7 +116,7 @@ proptest! {
         let group = group(&mut groups, "$share/g/t");
         (0..8).for_each(|who| groups.join(group, member(who)));
         let mut ready: BTreeSet<u32> = (0..8).collect();
-        // Who has been ready, and without a message, for how many messages.
+        // For each ready member, the number of messages since its last one.
         let mut hungry: BTreeMap<u32, u32> = ready.iter().map(|&who| (who, 0)).collect();
         for (step, who) in steps {
             if step == 0 {
@@ -139,7 +139,7 @@ proptest! {
             prop_assert!(ready.contains(&choice.member.session.index));
             for (&who, waited) in &mut hungry {
                 *waited = if who == choice.member.session.index { 0 } else { *waited + 1 };
-                // A round and what was left of the one in which it came.
+                // At most a whole round, and what was left of the round in which the member came.
                 prop_assert!(*waited < 16, "{who} was passed over {waited} times");
             }
         }
@@ -171,7 +171,7 @@ fn a_topic_stays_with_its_member_while_others_come_and_go() {
     };
     let before = owners(&mut groups);
     let moved = |a: &[u32], b: &[u32]| a.iter().zip(b).filter(|(a, b)| a != b).count();
-    // One that is away or full: only its own topics go elsewhere, and come back.
+    // When one member is away or full, only its own topics go to others, and they come back.
     let own = before.iter().filter(|&&who| who == 3).count();
     for full in [false, true] {
         match full {
@@ -184,7 +184,7 @@ fn a_topic_stays_with_its_member_while_others_come_and_go() {
         groups.set_online(session(3), true);
         assert_eq!(owners(&mut groups), before);
     }
-    // One that leaves for good, or comes: a tenth, or two.
+    // When one member leaves for good, or comes, a tenth or two of the topics change.
     groups.leave(group, session(4));
     let less = owners(&mut groups);
     assert!(moved(&before, &less) < 300, "{}", moved(&before, &less));

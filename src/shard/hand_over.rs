@@ -1,13 +1,13 @@
 //! Clients on their way from their entry shard to their home shard, as the entry shard sees them.
 //!
 //! A client whose CONNECT is complete and whose home is another shard belongs to this shard until
-//! the kernel has moved its socket; only then is the home shard told. If the socket cannot be moved
-//! (the home's rings have no room, it is too busy to make some, the kernel lacks a resource, or the
-//! home's mailbox is full), the client waits in a queue for its home and is tried again, with a
-//! back-off per home, until it has waited for `mqtt.connect_timeout`. Then it is told that the
-//! server is busy. Waiting clients are read, so that a client that disconnects is noticed: its
-//! CONNECT must not take over the session of a later one. The memory that all of them hold is
-//! bounded.
+//! the kernel has moved its socket; only then is the home shard told. If the socket cannot be
+//! moved, the client waits in a queue for its home and is tried again, with a back-off per home,
+//! until it has waited for `mqtt.connect_timeout`. Then it is told that the server is busy. (A
+//! socket cannot be moved when the rings of the home have no room and the home is too busy to make
+//! some, when the kernel lacks a resource, or when the home's mailbox is full.) Waiting clients are
+//! read, so that a client that disconnects is noticed: its CONNECT must not take over the session
+//! of a later one. The memory that all waiting clients hold is bounded.
 
 use super::close::Cause;
 use super::connection::{Connection, Input, Parting, Stage};
@@ -24,39 +24,40 @@ use crate::time::Instant;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 
-/// Bytes that a client on its way costs besides those it has sent.
+/// Bytes that are counted for a client on its way, besides those that it has sent.
 const OVERHEAD: usize = 256;
-/// Milliseconds between attempts at most, for the clients of one home.
+/// Milliseconds between two attempts for the clients of one home, at most.
 const LONGEST_PAUSE: u64 = 50;
-/// Clients of a line that the driver has at a time, at most.
+/// Clients of one home that the driver is asked to move at a time, at most.
 const WIDEST: usize = 256;
-/// Control mails staged for a shard past which it is sent no more clients.
+/// Control mails staged for a shard from which on it is sent no more clients.
 const STAGED: usize = 256;
 
 /// One client on its way.
 struct Departing {
     home: ShardId,
     cookie: u64,
-    /// The ClientId that it was assigned.
+    /// The ClientId that the broker has assigned to the client, if it has.
     assigned: Option<Box<str>>,
-    /// Bytes of its CONNECT, with which its input begins.
+    /// Bytes of the client's CONNECT, with which the connection's input begins.
     connect: usize,
     /// What is counted for it in [`Departures::bytes`].
     bytes: usize,
-    /// It is tried until then.
+    /// Until when the hand-over is tried.
     until: Instant,
-    /// The driver has been asked and has not answered.
+    /// The driver has been asked to move the socket and has not answered.
     asked: bool,
 }
 
 /// The clients that wait for one home.
 #[derive(Default)]
 struct HomeQueue {
-    /// Who is tried next, with the cookie: the socket may be another client's by then.
+    /// The clients that are tried next, each with its cookie: the socket may be another client's by
+    /// then.
     waiting: VecDeque<(SocketId, u64)>,
     /// Clients that the driver has been asked to move.
     asked: usize,
-    /// How many of the line may be asked for at a time.
+    /// How many clients of this queue the driver may be asked to move at a time.
     width: usize,
     /// Milliseconds from the last failure to the next attempt.
     pause: u64,
@@ -86,14 +87,15 @@ impl HomeQueue {
 pub(super) struct Departures {
     all: HashMap<SocketId, Box<Departing>>,
     lines: Vec<HomeQueue>,
-    /// Bytes of memory of all, about.
+    /// Bytes that are counted for all clients on their way.
     bytes: usize,
-    /// SubscriptionSlots taken in all lines.
+    /// Entries of all queues.
     queued: usize,
 }
 
 impl Departures {
-    /// True when no client is on its way, nor the place of one that has left still in a line.
+    /// True when no client is on its way and no queue has an entry, not even of a client that has
+    /// left.
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
         self.all.is_empty() && self.queued == 0
@@ -119,7 +121,7 @@ impl Departures {
         &mut self.lines[usize::from(home.0)]
     }
 
-    /// Takes out a client that is not with the driver.
+    /// Takes out a client whose socket the driver does not have.
     fn take(&mut self, socket: SocketId) -> Option<Box<Departing>> {
         self.all.get(&socket).filter(|departing| !departing.asked)?;
         let departing = self.all.remove(&socket)?;
@@ -128,7 +130,7 @@ impl Departures {
         Some(departing)
     }
 
-    /// The connection waits for its home no more; false when it does not wait.
+    /// The client does not wait for its home any more; false when it did not wait.
     pub(super) fn leave(&mut self, socket: SocketId) -> bool {
         self.take(socket).is_some()
     }
@@ -141,7 +143,7 @@ impl Departures {
 }
 
 impl Shard {
-    /// A client whose CONNECT is the first `connect` of `bytes` sets out for its home.
+    /// A client whose CONNECT is the first `connect` of `bytes` is to go to its home.
     pub(super) fn depart(
         &mut self,
         socket: SocketId,
@@ -171,14 +173,16 @@ impl Shard {
         let departing =
             Departing { home, cookie, assigned, connect, bytes: size, until, asked: false };
         departures.all.insert(socket, Box::new(departing));
-        // What its layers have sent, their last word before CONNECT, must be out: a socket with a
-        // send in flight cannot move. Its completion goes on.
+        // What the connection's layers have sent, such as the end of a handshake, must be out: a
+        // socket with a send in flight cannot be moved. The completion of that send goes on with
+        // the hand-over.
         if !sending || Mutant::MovedWhileSending.is_on() {
             self.set_out(socket);
         }
     }
 
-    /// Nothing is in flight on the socket: its turn comes now, or in the line of its home.
+    /// No send is in flight on the socket: the driver is asked to move it now, or the client waits
+    /// in the queue of its home.
     pub(super) fn set_out(&mut self, socket: SocketId) {
         let Some(departing) = self.entrance.departures.all.get(&socket) else { return };
         let (home, cookie) = (departing.home, departing.cookie);
@@ -254,8 +258,8 @@ impl Shard {
         self.counters.handovers_out += 1;
     }
 
-    /// Tries those who wait and whose turn it is, until the step's work comes to `limit`; while the
-    /// broker drains, tells them so.
+    /// Tries the waiting clients whose turn it is, until the step's work comes to `limit`. While
+    /// the broker drains, refuses these clients instead.
     pub(super) fn run_departures(&mut self, limit: u32) {
         self.counters.handovers_waiting = self.entrance.departures.all.len() as u64;
         if self.entrance.departures.queued == 0 {
@@ -297,7 +301,7 @@ impl Shard {
         }
     }
 
-    /// The client has waited for as long as it may, unless its turn came before.
+    /// The time in which a client has to be handed over may have passed.
     pub(super) fn departure_due(&mut self, socket: SocketId) {
         let now = self.now;
         let Some(departing) = self.entrance.departures.all.get(&socket) else { return };
@@ -311,7 +315,7 @@ impl Shard {
         }
     }
 
-    /// More came from a client that waits: it goes with the rest, and no more of it is read.
+    /// A waiting client has sent more: the bytes go to its home with the rest, and no more is read.
     pub(super) fn receive_departing(&mut self, socket: SocketId, bytes: &[u8]) {
         let Some(departing) = self.entrance.departures.all.get_mut(&socket) else { return };
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
@@ -320,15 +324,17 @@ impl Shard {
         connection.input.get_or_insert_default().extend(bytes);
     }
 
-    /// What came from a client that waits was not for it, but for its layers: more may come.
+    /// What came from a waiting client was not for MQTT, but for the connection's layers: more may
+    /// come.
     pub(super) fn watch_departing(&mut self, socket: SocketId) {
         if self.entrance.departures.all.get(&socket).is_some_and(|departing| !departing.asked) {
             self.watch(socket);
         }
     }
 
-    /// A client has closed its side, or broke off, while it waited; true when that ends it. What
-    /// it had sent behind its CONNECT, a message before it closed perhaps, still goes.
+    /// A waiting client has closed its side, or its connection broke; true when that ends the
+    /// connection. Unless the connection broke, a client that has sent more than its CONNECT is
+    /// still handed over: it may have published a message before it closed.
     pub(super) fn depart_parted(&mut self, socket: SocketId) -> bool {
         let Some(departing) = self.entrance.departures.all.get(&socket) else { return false };
         let Some(connection) = self.connections.get(socket.0) else { return false };
@@ -343,7 +349,7 @@ impl Shard {
         true
     }
 
-    /// Tells a waiting client that it is not let in.
+    /// Tells a waiting client that it is not admitted.
     fn give_up(&mut self, socket: SocketId) {
         let connect = self.entrance.departures.all.get(&socket).map(|departing| departing.connect);
         let Some(connect) = connect.filter(|_| self.leave_line(socket)) else { return };
@@ -363,8 +369,8 @@ impl Shard {
         self.outputs.actions.push(Action::HandOver(socket, home, cookie));
     }
 
-    /// Reads a waiting client, to notice when it gives up; once more than its CONNECT has come,
-    /// the rest stays in the kernel.
+    /// Reads a waiting client, to notice when it gives up. Once more than its CONNECT has come,
+    /// nothing more is read: the rest stays in the kernel.
     fn watch(&mut self, socket: SocketId) {
         let Some(departing) = self.entrance.departures.all.get(&socket) else { return };
         let Some(connection) = self.connections.get(socket.0) else { return };
@@ -374,7 +380,7 @@ impl Shard {
         }
     }
 
-    /// Whether that shard takes in its mail well enough to be sent clients.
+    /// Whether that shard takes in its mail fast enough to be sent more clients.
     fn has_room_for_clients(&mut self, home: ShardId) -> bool {
         self.mail.outbox.to(home).control.len() < STAGED
     }
@@ -392,7 +398,7 @@ impl Shard {
     }
 }
 
-/// Names one client's way: where to, where from, which.
+/// A number that names one client's hand-over: where to, where from, and which.
 fn cookie(to: ShardId, from: ShardId, number: u64) -> u64 {
     u64::from(to.0) << 48 | u64::from(from.0) << 40 | number & ((1 << 40) - 1)
 }

@@ -1,11 +1,11 @@
-//! The TLS handshakes of this shard: which of them may proceed, how many are in progress, and which
+//! The TLS handshakes of this shard: which of them may proceed, how many are under way, and which
 //! of them has to give way.
 //!
-//! A step of a handshake takes up to some 200 µs, so it is never done where bytes are received.
+//! A step of a handshake takes up to some 200 µs, so it is never made where bytes are received.
 //! Instead the connection is put into a queue, and in each step of the shard some of the queue are
 //! served, with a share of the step that is small enough not to be noticed by established clients.
-//! A connection in its handshake is read again only after it was served. Bounding the number of
-//! handshakes bounds the memory that rustls uses for them. Newcomers wait for a place, and a
+//! A connection in its handshake is read again only after it was served. A bound on the number of
+//! handshakes bounds the memory that rustls uses for them. New connections wait for a place, and a
 //! handshake that makes no progress while others wait loses its place, the oldest first.
 
 use super::Shard;
@@ -19,13 +19,13 @@ use hashbrown::HashMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Handshakes under way on a shard unless a listener says otherwise: 11 MiB.
+/// Handshakes under way on a shard, at most, unless a listener says otherwise. They take 11 MiB.
 const UNDER_WAY: u32 = 1000;
 /// Milliseconds that a handshake may stand still while others wait for its place.
 const STILL: u64 = 1000;
-/// Milliseconds between looks for certificates that have expired.
+/// Milliseconds between two looks for client certificates that have expired.
 const EXPIRY: u64 = 60_000;
-/// TurnQueues: handshakes under way, and newcomers.
+/// The queues of `lines`: of handshakes under way, and of new ones.
 pub(super) const GOING_ON: usize = 0;
 pub(super) const NEW: usize = 1;
 
@@ -33,35 +33,35 @@ pub(super) const NEW: usize = 1;
 #[derive(Default)]
 pub(super) struct Handshakes {
     pub(super) lines: TurnQueues,
-    /// Those that rustls holds something for: a number that tells a reused socket apart, and since
-    /// when it waits for its client.
+    /// Handshakes that rustls holds memory for: a number that tells a reused socket apart, and
+    /// since when the handshake waits for its client.
     pub(super) under_way: HashMap<SocketId, (u64, Instant)>,
-    /// In the order of their last steps; some have gone on since, or are over.
+    /// These handshakes in the order of their last steps. Some have made a step since, or are over.
     order: VecDeque<(u64, SocketId)>,
     next: u64,
-    /// What each listener's connections are secured with.
+    /// The TLS settings of each listener's connections.
     servers: Vec<Option<Arc<Server>>>,
-    /// When certificates of live clients were looked at last because time passes.
+    /// When the shard last looked for certificates of connected clients that have expired.
     looked: Instant,
 }
 
 impl Handshakes {
-    /// How many wait for a turn.
+    /// How many handshakes wait for a turn.
     pub(super) fn len(&self) -> usize {
         self.lines.len()
     }
 
-    /// How many rustls holds something for.
+    /// How many handshakes rustls holds memory for.
     pub(super) fn under_way(&self) -> usize {
         self.under_way.len()
     }
 
-    /// What that listener's connections are secured with.
+    /// The TLS settings of that listener's connections.
     pub(super) fn server(&self, listener: ListenerId) -> Option<&Arc<Server>> {
         self.servers.get(usize::from(listener.0))?.as_ref()
     }
 
-    /// When somebody may have to give way; `None` while nobody waits for a place.
+    /// When a handshake may have to give way; `None` while no other waits for a place.
     pub(super) fn deadline(&self) -> Option<Instant> {
         if self.lines.bound(NEW) == 0 {
             return None;
@@ -85,7 +85,7 @@ impl Handshakes {
         }
     }
 
-    /// The one that has stood still for longest, if that is long enough.
+    /// The handshake that has stood still for longest, if that is long enough.
     pub(super) fn stillest(&mut self, now: Instant) -> Option<SocketId> {
         while let Some(&(number, socket)) = self.order.front() {
             match self.under_way.get(&socket) {
@@ -99,7 +99,7 @@ impl Handshakes {
         None
     }
 
-    /// It is over, one way or the other.
+    /// A handshake is over, complete or not.
     pub(super) fn over(&mut self, socket: SocketId) {
         self.lines.remove(socket);
         self.under_way.remove(&socket);
@@ -107,8 +107,8 @@ impl Handshakes {
 }
 
 impl Shard {
-    /// Connections of that listener are secured with this from now on; those that began before go
-    /// on as they began.
+    /// New connections of that listener are secured with this from now on; older connections go on
+    /// with what they began with.
     pub fn secure(&mut self, listener: ListenerId, server: Arc<Server>) {
         let servers = &mut self.layered.handshakes.servers;
         let at = usize::from(listener.0);
@@ -134,7 +134,7 @@ impl Shard {
         }
     }
 
-    /// A record of its handshake has come.
+    /// A record of the connection's handshake has come: the connection waits for its turn.
     pub(super) fn line_up(&mut self, socket: SocketId) {
         let known = self.layered.handshakes.under_way.contains_key(&socket);
         self.layered.handshakes.lines.push(if known { GOING_ON } else { NEW }, socket);
@@ -146,13 +146,13 @@ impl Shard {
         most.unwrap_or(UNDER_WAY) as usize
     }
 
-    /// A connection ends that is or was in its handshake.
+    /// A connection ends that is or was in its handshake; if it still is, the failure is counted.
     pub(super) fn handshake_over(&mut self, socket: SocketId, cause: Cause) {
         if self.layered.is_shaking(socket) {
             match cause {
                 Cause::Transport(_) => {}
                 Cause::ConnectTimeout => self.count_failure(Kind::TimedOut),
-                // Who has sent nothing has not tried.
+                // A client that has sent nothing has not tried a handshake.
                 _ if self.layered.is_untouched(socket) => {}
                 Cause::EndOfStream | Cause::Broken => self.count_failure(Kind::Left),
                 _ => self.count_failure(Kind::Shed),
@@ -162,7 +162,8 @@ impl Shard {
         self.counters.tls_under_way = self.layered.handshakes.under_way() as u64;
     }
 
-    /// Until when a connection that has sent no CONNECT may take for what it is at.
+    /// Until when a connection that has sent no CONNECT has time: for its handshake, or for its
+    /// CONNECT.
     pub(super) fn entry_deadline(&self, socket: SocketId) -> Option<Instant> {
         let connection = self.connections.get(socket.0)?;
         let patience = if self.layered.is_shaking(socket) {

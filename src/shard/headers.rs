@@ -1,6 +1,7 @@
 //! Connections of this shard whose first header, of the PROXY protocol or HTTP, has come in part.
-//! Owns how many there may be and what they may hold. When there are more the oldest goes: one that
-//! is honest sends its header in one piece, and has not been there for long.
+//! This module owns how many there may be and what they may hold. When there are more, the one with
+//! the oldest header is closed: an honest peer sends its header in one piece, so its connection is
+//! not here for long.
 
 use super::Shard;
 use crate::ids::SocketId;
@@ -12,26 +13,27 @@ use std::collections::VecDeque;
 /// Unfinished headers of a shard, the oldest first.
 #[derive(Default)]
 pub(super) struct Headers {
-    /// Each with a number that tells a socket apart that is used again.
+    /// Connections with an unfinished header, each with a number that tells a reused socket apart.
     begun: HashMap<SocketId, u64>,
-    /// In the order in which they began; some are whole since, or gone.
+    /// In the order in which the headers began; some are whole since, or their connections are
+    /// gone.
     order: VecDeque<(u64, SocketId)>,
     next: u64,
     bytes: usize,
 }
 
 impl Headers {
-    /// How many there are.
+    /// How many headers are unfinished.
     pub(super) fn len(&self) -> usize {
         self.begun.len()
     }
 
-    /// Bytes that they hold.
+    /// Bytes that the unfinished headers hold.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// What a connection holds of its header has changed.
+    /// The bytes that a connection holds of its header have changed.
     pub(super) fn change(&mut self, socket: SocketId, before: usize, after: usize) {
         if after > 0 || !Mutant::HeaderLeaked.is_on() {
             self.bytes = self.bytes + after - before;
@@ -52,7 +54,7 @@ impl Headers {
         }
     }
 
-    /// The one that began first.
+    /// The connection whose unfinished header began first.
     pub(super) fn oldest(&mut self) -> Option<SocketId> {
         while let Some(&(number, socket)) = self.order.front() {
             if self.begun.get(&socket) == Some(&number) {
@@ -63,14 +65,14 @@ impl Headers {
         None
     }
 
-    /// True when there are more, or they hold more, than may be.
+    /// True when more headers are unfinished, or hold more bytes, than allowed.
     pub(super) fn is_over(&self) -> bool {
         self.begun.len() > UNFINISHED_HEADERS || self.bytes > UNFINISHED_HEADER_BYTES
     }
 }
 
 impl Shard {
-    /// A connection holds another part of its first header.
+    /// The bytes that a connection holds of its first header may have changed.
     pub(super) fn count_header(&mut self, socket: SocketId, before: usize, after: usize) {
         if before != after {
             self.layered.headers.change(socket, before, after);
@@ -78,7 +80,8 @@ impl Shard {
         }
     }
 
-    /// True when what is counted of unfinished headers is what there is. For checks.
+    /// For checks: true when the bytes that are counted for unfinished headers are those that
+    /// exist.
     pub(super) fn headers_add_up(&self) -> bool {
         self.layered.headers.bytes() == self.layered.count_held().header
     }

@@ -1,8 +1,9 @@
-//! What is read from a connection that is held back: the acknowledgements that others wait for.
+//! What is read from a connection that is held back: the acknowledgements that other clients wait
+//! for.
 //!
 //! A publisher is held back until a subscriber has caught up, which takes that subscriber's
 //! PUBACKs. If both are the same client, or each publishes to the other, these PUBACKs are behind
-//! the PUBLISH that is held back, and nobody could continue before [`super::pace::BUDGET`] is used
+//! the PUBLISH that is held back, and neither could continue before [`super::pace::BUDGET`] is used
 //! up. Therefore a client that is held back while its own queue is crowded is still read. Its
 //! PUBACK, PUBREC and PUBCOMP are handled as they arrive, in their order. Everything else waits in
 //! its place:
@@ -10,16 +11,16 @@
 //!   before them;
 //! - PUBREL, because it ends the exchange of an identifier that a repeated PUBLISH before it may
 //!   name, which would then be a new message [MQTT-4.3.3-10];
-//! - PINGREQ, because clients take its answer as a sign that what they sent before was read. It
-//!   cannot wait for longer than the others.
+//! - PINGREQ, because clients take its answer as a sign that what they sent before was read. A
+//!   PINGREQ does not wait for longer than the other packets.
 //!
-//! A client with as many publications as it may have that wait for the other end of a bridge
-//! ([`super::unanswered`]) may be held for hours. It is read in the same way, and its PINGREQ is
-//! answered, too: it would take the broker for gone.
+//! A client may also be held because as many of its publications as allowed wait for the other end
+//! of a bridge ([`super::unanswered`]), which can take hours. Such a client is read in the same
+//! way, and its PINGREQ is answered, too: without an answer it would take the broker for gone.
 //!
-//! At most [`HELD_INPUT`] and one receive are kept per connection. A client that has sent more than
-//! that before its acknowledgements is waited for until the time for that is over, and then its
-//! queue's policy decides.
+//! At most [`HELD_INPUT`] and one receive are kept per connection. When a client has sent more than
+//! that before its acknowledgements, its publishers wait until their time for that is over, and
+//! then the policy of its queue decides.
 
 use super::connection::{Holds, Scanned, Stage};
 use super::memory::Pressure;
@@ -30,14 +31,15 @@ use crate::mutant::Mutant;
 use crate::packet::{self, Framing, Packet, Version};
 
 impl Shard {
-    /// Hears those that were noted.
+    /// Hears the held connections that were noted for the end of the step.
     pub(super) fn hear_noted(&mut self) {
         for socket in std::mem::take(&mut self.parked.heard) {
             self.hear(socket);
         }
     }
 
-    /// Acts on the answers among what a held connection has sent; reads on while there is room.
+    /// Acts on the acknowledgements among what a held connection has sent, and reads on while there
+    /// is room.
     pub(super) fn hear(&mut self, socket: SocketId) {
         let Some(connection) = self.connections.get(socket.0) else { return };
         let Stage::Open(index) = connection.stage else { return };
@@ -48,7 +50,7 @@ impl Shard {
         let most = if self.memory.is_short(Pressure::High) { BRIEF_INPUT } else { HELD_INPUT };
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         if connection.stage != Stage::Open(index) || connection.holds.is_free() {
-            return; // it ends, or goes on at the end of the step
+            return; // the connection ends, or goes on at the end of the step
         }
         let kept = connection.input.as_ref().map_or(0, |input| input.rest().len());
         let brief = connection.holds.is_brief() && kept < BRIEF_INPUT;
@@ -71,7 +73,7 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         let Some(mut input) = connection.take_input(&mut self.memory.tally.input) else { return };
         input.scan(|rest| {
-            // What breaks a rule is left for its turn, and so is what follows it.
+            // A packet that breaks a rule is left for its turn, and so is what follows it.
             let Ok(Framing::Complete { total, .. }) = packet::frame(rest, max) else {
                 return Scanned::End;
             };
@@ -100,7 +102,7 @@ impl Shard {
         }
     }
 
-    /// True when this is an answer and was acted on.
+    /// True when this packet is an acknowledgement and was acted on.
     fn take_answer(&mut self, socket: SocketId, index: u32, version: Version, raw: &[u8]) -> bool {
         if !matches!(raw[0] >> 4, PUBACK | PUBREC | PUBCOMP) || self.is_clogged(socket) {
             return false;

@@ -1,4 +1,4 @@
-//! Connections that are held: backpressure begins here. How they go on is said in [`super::park`].
+//! Connections that are held: backpressure begins here. [`super::park`] says how they go on.
 
 use super::ahead::Shortage;
 use super::connection::{Holds, Stage};
@@ -9,7 +9,8 @@ use crate::ids::{ClientKey, Publisher, ShardId, SocketId};
 use crate::mesh::mail::Control;
 use crate::mutant::Mutant;
 
-/// Milliseconds after which a connection's next turn comes before those of busier ones.
+/// Milliseconds without a turn after which a connection's next turn comes before those of busier
+/// connections.
 const LATELY: u64 = 10;
 
 impl Shard {
@@ -59,16 +60,17 @@ impl Shard {
         if !connection.paused && !connection.holds.is_brief() {
             connection.paused = true;
             self.outputs.actions.push(Action::Pause(socket));
-            // Only here: while a mailbox stays full, each step tries again and holds again.
+            // Counted only here: while a mailbox stays full, each step tries the connection again
+            // and holds it again.
             self.counters.parks_mailbox += u64::from(hold == Holds::MAIL);
             self.counters.parks_bridge += u64::from(hold == Holds::LINK);
         }
         true
     }
 
-    /// Takes a reason away; what was held goes on at the end of the step. Not here: we may be in
-    /// the middle of a packet, and what it goes on with may free the next one, and so on, as deep
-    /// as there are publishers.
+    /// Takes a reason away; the connection goes on at the end of the step. It does not go on here:
+    /// the caller may be in the middle of a packet, and what the connection goes on with may free
+    /// another connection, and so on, as deep as there are publishers.
     pub(super) fn free(&mut self, socket: SocketId, hold: Holds) {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         if connection.holds.has(hold) {
@@ -77,9 +79,9 @@ impl Shard {
         }
     }
 
-    /// The step has no room for what a connection has sent. When it has sent nothing lately its
-    /// turn comes before those of who have: so who asks for little waits for about a step, whoever
-    /// else is busy.
+    /// The step has no room for what a connection has sent. A connection that has sent nothing
+    /// lately gets its turn before those that have: so a client that asks for little waits for
+    /// about a step, however busy other clients are.
     pub(super) fn put_off(&mut self, socket: SocketId) {
         if self.freshness(socket) == FRESH && !Mutant::FreshBehindServed.is_on() {
             self.parked.work.push(FRESH, socket);
@@ -97,20 +99,20 @@ impl Shard {
         if lately && !was_fresh { SERVED } else { FRESH }
     }
 
-    /// Whether a connection that waits again does so where it stood: its turn has come and there
-    /// was less than its message needs.
+    /// Whether a connection that waits again does so in its old place: its turn had come, and there
+    /// was less room than its message needs.
     fn keeps_place(&self, socket: SocketId, line: usize) -> bool {
         self.parked.mail_turn.as_ref().is_some_and(|turn| {
             turn.socket == socket && turn.reserves == Some(line) && self.is_unused(turn)
         })
     }
 
-    /// Whether the connection whose turn it is has had nothing of it yet.
+    /// Whether no message has been taken in since the turn of that connection began.
     pub(super) fn is_unused(&self, turn: &MailTurn) -> bool {
         turn.before == self.counters.messages_received()
     }
 
-    /// Whether answers of a held connection are acted on.
+    /// Whether the acknowledgements of a held connection are acted on.
     pub(super) fn is_heard(&self, socket: SocketId) -> bool {
         let Some(connection) = self.connections.get(socket.0) else { return false };
         let Stage::Open(index) = connection.stage else { return false };
@@ -119,13 +121,14 @@ impl Shard {
         let crowded = flow.is_some_and(|flow| flow.backlog.is_some());
         (holds.has(Holds::CROWDED) && crowded || holds.has(Holds::ANSWERS))
             && !holds.has(Holds::UNREAD)
-            // Each answer may be answered in turn.
+            // Each acknowledgement may cause further output.
             && !self.is_clogged(socket)
             && !Mutant::HeldAnswersUnread.is_on()
     }
 
-    /// Something has changed for a held connection: if it is to be heard now, it is at the end of
-    /// the step; the caller may be in the middle of another connection's packet.
+    /// Something has changed for a held connection. If its acknowledgements can be acted on now,
+    /// that is done at the end of the step, because the caller may be in the middle of another
+    /// connection's packet. True when it will be done.
     pub(super) fn hear_later(&mut self, socket: SocketId) -> bool {
         let heard = self.is_heard(socket);
         if heard {
@@ -134,7 +137,7 @@ impl Shard {
         heard
     }
 
-    /// A connection's next packet, or what was received behind it, waits for mail.
+    /// A connection's next packet, or what was received behind it, has to wait for mail.
     pub(super) fn put_behind(&mut self, socket: SocketId) {
         let parity = self.mail.intake.join_waiting();
         let hold = Holds::BEHIND[parity];
@@ -144,8 +147,8 @@ impl Shard {
         }
     }
 
-    /// More was received from a connection that something holds: if that is mail, what has come now
-    /// may have to wait for later mail than what it has sent before.
+    /// More was received from a connection that something holds. If it waits for mail, the new
+    /// bytes may have to wait for later mail than the bytes before them.
     #[inline]
     pub(super) fn wait_on(&mut self, socket: SocketId) {
         let waits = |holds: Holds| Holds::BEHIND.iter().any(|&hold| holds.has(hold));
@@ -156,7 +159,8 @@ impl Shard {
         }
     }
 
-    /// A fan-out of a local publisher's message goes on, on whichever shard: it waits.
+    /// A fan-out of a local publisher's message goes on, on this shard or another one: the
+    /// publisher waits for it.
     pub(super) fn hold_publisher(&mut self, publisher: ClientKey) {
         *self.delivery.fanouts.holds.entry(publisher).or_default() += 1;
         if let Some(socket) = self.sessions.socket_of(publisher) {
@@ -164,7 +168,7 @@ impl Shard {
         }
     }
 
-    /// A publisher waits until something is done with its message.
+    /// A publisher waits until what is being done with its message is done.
     pub(super) fn make_publisher_wait(&mut self, publisher: Publisher) {
         if publisher.shard == self.topology.id {
             self.hold_publisher(publisher.client);

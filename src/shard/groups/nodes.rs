@@ -1,5 +1,5 @@
-//! The other nodes of a cluster that have members of a group: which, and whom to ask next. Who the
-//! members are is their own affair.
+//! The other nodes of a cluster that have members of a group: which nodes these are, and which one
+//! is asked next. Who their members are is known only to these nodes.
 
 use super::Groups;
 use crate::limits::CLUSTER_PEERS;
@@ -13,7 +13,7 @@ const BUSY: u64 = 1000;
 #[derive(Clone, Copy, Default)]
 pub(super) struct Nodes {
     all: u16,
-    /// Those that gave a message back lately, and since when.
+    /// Nodes that gave a message back lately, and when the first of them did.
     busy: u16,
     busy_since: Instant,
     turn: u8,
@@ -28,8 +28,8 @@ impl Nodes {
 }
 
 impl Groups {
-    /// Another node has members of the group, or none any more. Returns the place in the index of a
-    /// group that nobody is in any more; it is gone.
+    /// Another node has members of the group, or (`wanted` is false) none any more. When the group
+    /// has no members left anywhere, it is gone, and its place in the index is returned.
     pub fn set_node(&mut self, group: u32, node: u8, wanted: bool) -> Option<(FilterId, u32)> {
         let nodes = &mut self.groups.get_mut(group)?.nodes;
         nodes.busy &= !(1 << node);
@@ -48,7 +48,7 @@ impl Groups {
         (of.nodes.all, of.nodes.all & !of.nodes.busy)
     }
 
-    /// That node had no member that could take a message.
+    /// That node gave a message back, because none of its members could take it.
     pub fn set_node_busy(&mut self, group: u32, node: u8, now: Instant) {
         let Some(of) = self.groups.get_mut(group) else { return };
         if of.nodes.busy == 0 {
@@ -57,7 +57,7 @@ impl Groups {
         of.nodes.busy |= 1 << node;
     }
 
-    /// The next in turn of those nodes, of which there is one at least.
+    /// The next in turn of the nodes in `among`, of which there is one at least.
     pub fn next_node(&mut self, group: u32, among: u16) -> u8 {
         let Some(of) = self.groups.get_mut(group) else { return 0 };
         let later = u32::from(among) & !((2 << of.nodes.turn) - 1);
