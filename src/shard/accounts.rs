@@ -62,8 +62,8 @@ impl Shard {
         }
     }
 
-    /// Charges a message that was retained before this process began to those of `accounts` that
-    /// exist here. No bound refuses a message that is retained already.
+    /// Charges a message that was retained before this process began, or in another process, to
+    /// those of `accounts` that exist here. No bound refuses a message that is retained already.
     pub(super) fn adopt_accounts(&mut self, topic: &str, accounts: Accounts, bytes: u64) {
         if accounts.is_none() {
             return;

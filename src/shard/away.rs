@@ -244,7 +244,7 @@ impl Shard {
         }
     }
 
-    /// A session whose head may run low: if it does, the session is to get more of its queue into
+    /// Puts a session whose head runs low in the line, so that it gets more of its queue into
     /// memory.
     pub(super) fn want_back(&mut self, index: u32) {
         let Some(storing) = &mut self.storing else { return };
