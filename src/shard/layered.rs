@@ -111,7 +111,7 @@ impl Layered {
         }
     }
 
-    /// Who the client is by its certificate, which TLS or a trusted proxy has verified.
+    /// The identity in the client's certificate, which TLS or a trusted proxy has verified.
     pub(super) fn certificate(&self, socket: SocketId) -> Option<Arc<access::Identity>> {
         let layers = self.all.get(socket.0)?;
         let identity = match layers.identity() {

@@ -66,8 +66,8 @@ pub enum Pressure {
     /// they are sent ([`super::relief`]).
     High,
     /// From the limit on. Publishers wait for a second, then no messages are taken any more; no
-    /// replays go on ([`super::relief`]). Messages in flight stay, and are sent again when a client
-    /// reconnects; PINGREQ, acknowledgements, UNSUBSCRIBE and DISCONNECT are handled as always.
+    /// replays go on ([`super::relief`]). Messages in flight stay, and are sent again as always;
+    /// PINGREQ, acknowledgements, UNSUBSCRIBE and DISCONNECT are handled as always, too.
     Full,
 }
 
@@ -127,7 +127,7 @@ pub struct Tally {
 /// What is known here of the memory that all shards hold, and of the limit.
 #[derive(Default)]
 pub(super) struct Budgeting {
-    /// The bytes that this shard last added to the shared sum.
+    /// The bytes that the shared sum counts for this shard.
     told: u64,
     /// The work of the steps since then.
     work: u32,
@@ -191,8 +191,8 @@ impl Memory {
 }
 
 impl Tally {
-    /// Takes a session's window and its identifiers out of the tally. Pending queues are not part
-    /// of it.
+    /// Takes a session's window and its identifiers out of the tally. The messages of pending
+    /// queues are counted elsewhere.
     pub(super) fn forget(&mut self, flow: &Flow) {
         self.flows -= 1;
         self.kept -= flow.window.kept();
@@ -438,8 +438,8 @@ impl Shard {
         }
     }
 
-    /// The reason code for a publisher of QoS 1 or 2 whose message every receiver dropped for lack
-    /// of memory; `None` if some receiver got it.
+    /// The reason code for a publisher of QoS 1 or 2 whose message was dropped for lack of memory
+    /// and has reached no receiver; `None` otherwise.
     pub(super) fn reason_since(&self, before: &DoneWith) -> Option<ReasonCode> {
         let now = self.done_with_messages();
         let lost = now.dropped > before.dropped

@@ -27,7 +27,7 @@ pub struct Output {
     wire: Vec<u8>,
     pub(super) queued: usize,
     in_flight: usize,
-    /// When the last send completed or the first one began.
+    /// When the last send began or completed; at first, when the output was made.
     pub progressed: Instant,
     /// How long too much output has been unsent.
     pub(super) backlog: Backlog,

@@ -25,7 +25,7 @@ use crate::mutant::Mutant;
 use crate::time::Instant;
 use std::collections::VecDeque;
 
-/// Queues of [`Parked::work`].
+/// The lines of [`Parked::work`]: of connections that have had no turn lately, and of the others.
 pub(super) const FRESH: usize = 0;
 pub(super) const SERVED: usize = 1;
 /// Lines of the publishers whose messages cost another shard an unknown amount, or much. Each

@@ -18,7 +18,7 @@ use crate::topic;
 /// How many rules can be looked at for one unit of a step's cost, which is about 100 ns.
 const RULES_PER_UNIT: u32 = 4;
 
-/// What the shard remembers of its decisions.
+/// The access decisions that the shard remembers.
 #[derive(Default)]
 pub(super) struct Permissions {
     pub(super) cache: Cache,
@@ -175,7 +175,7 @@ impl Shard {
         }
     }
 
-    /// What is decided about a client's deed.
+    /// The decision about a client's deed.
     ///
     /// # Errors
     /// The position of the service that has to be asked.

@@ -142,8 +142,8 @@ impl Shard {
         match why {
             NotTaken::Gone => self.subscriptions.groups.set_gone(group, member),
             NotTaken::Full => self.subscriptions.groups.set_full(group, member),
-            // The group was told before that the member has disconnected, but perhaps not all
-            // groups were.
+            // This shard was told before that the member has disconnected, but may not have noted
+            // that in all of its groups yet.
             NotTaken::Away => self.subscriptions.groups.tell_one(group, member),
             NotTaken::Ended => {}
             NotTaken::TooLarge => {

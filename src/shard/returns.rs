@@ -35,7 +35,7 @@ pub(super) struct Returns {
     pub(super) passing: Passing,
     /// Members that were found to be gone, with the names of their groups.
     pub(super) gone: Vec<(ShareName, SessionRef)>,
-    /// Messages on their way back, to be sent at the end of the step.
+    /// Messages that go back to their groups at the end of the step.
     pub(super) back: VecDeque<GivenBack>,
     pub(super) taken: Vec<Queued>,
     /// Messages that were on their way back when the broker ended.
@@ -77,7 +77,7 @@ impl Returns {
         self.again.push_back(again);
     }
 
-    /// The session is to leave the group at the end of the step.
+    /// Makes the session leave the group at the end of the step.
     pub(super) fn leave_later(&mut self, name: ShareName, session: SessionRef) {
         self.gone.push((name, session));
     }

@@ -1,5 +1,5 @@
-//! The configuration in the form that the shard's hot paths need: plain numbers without units, and
-//! nothing optional.
+//! The configuration in the form that the shard's hot paths need: plain numbers in fixed units, and
+//! a value for nearly everything that the configuration may leave out.
 
 use crate::access::Access;
 use crate::config::{Config, Get, SharedStrategy, SysVisible};

@@ -324,7 +324,7 @@ impl Storing {
         self.withheld.wait_for_batch(socket, self.appended);
     }
 
-    /// The connection is gone.
+    /// Forgets what a connection waited for that is gone.
     pub(super) fn forget_socket(&mut self, socket: SocketId) {
         self.withheld.forget(socket);
     }

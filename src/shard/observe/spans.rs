@@ -25,7 +25,7 @@ use crate::topic::TopicHash;
 const HELD: usize = 64;
 /// Milliseconds after which such a time is forgotten: the message that comes then is another one.
 const HELD_TIME: u64 = 60_000;
-/// Most characters of a topic in a span.
+/// Most bytes of a topic in a span.
 const TOPIC: usize = 1024;
 
 /// What a span is about.
@@ -54,7 +54,7 @@ pub struct Span {
     pub began: u64,
     /// When the span ended.
     pub ended: u64,
-    /// The topic, its first 1,024 characters.
+    /// The topic, of which at most the first 1,024 bytes are kept.
     pub topic: Box<str>,
     /// The publisher, or the subscriber; empty for routing.
     pub client_id: Box<str>,
