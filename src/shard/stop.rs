@@ -19,8 +19,7 @@ use crate::mutant::Mutant;
 pub(super) struct Stopping {
     /// The next connection to send a DISCONNECT to; `None` when that has not begun.
     goodbyes: Option<u32>,
-    /// The mail that was there when the shard was told to dismiss its clients. It is taken in
-    /// first.
+    /// The mail that was there when the shard began to dismiss its clients. It is taken in first.
     mail: Option<MailPosition>,
     /// The shard was told to dismiss its clients.
     dismissed: bool,

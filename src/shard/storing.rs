@@ -117,11 +117,11 @@ pub struct Storing {
     /// How many records were appended.
     appends: u64,
     due: Option<u64>,
-    /// What the log said last about how the store keeps up, and whether the store refuses new
+    /// The state of the store that was reported last: how it keeps up, and whether it refuses new
     /// values.
     pub(super) lateness: Lateness,
     pub(super) refuses: bool,
-    /// What the waiting publishers were last tried again with.
+    /// The standing of the store when the waiting publishers were last tried again.
     pub(super) standing: Option<Standing>,
     /// The other shards whose stores refuse new values.
     pub(super) refusing: ShardSet,
@@ -324,7 +324,7 @@ impl Storing {
         self.withheld.wait_for_batch(socket, self.appended);
     }
 
-    /// Forgets what a connection waited for that is gone.
+    /// Forgets a connection that is gone, with everything it waited for.
     pub(super) fn forget_socket(&mut self, socket: SocketId) {
         self.withheld.forget(socket);
     }

@@ -125,7 +125,7 @@ impl Withheld {
         self.needs.get(&socket.0).is_some_and(|need| !need.is_met(progress))
     }
 
-    /// Forgets what a connection waited for that is gone.
+    /// Forgets a connection that is gone, with everything it waited for.
     pub(super) fn forget(&mut self, socket: SocketId) {
         self.needs.remove(&socket.0);
     }
