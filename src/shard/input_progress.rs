@@ -1,25 +1,25 @@
-//! The time up to which all input of clients has been read. Timers need it to tell a silent client
-//! from one whose packets are still unread in the kernel.
+//! The time up to which this shard has read all input of its clients. Keep-alive timers need this
+//! time to tell a silent client from a client whose packets are still unread in the kernel.
 
 use super::Shard;
 use crate::mutant::Mutant;
 use crate::time::{GRANULARITY_MILLIS, Instant};
 
-/// Stalled steps that are remembered.
+/// How many stalled steps are remembered.
 const STALLS: usize = 4;
 
-/// How far the shard has come with what clients send.
+/// How far the shard has come with reading what its clients send.
 pub(super) struct InputProgress {
-    /// All that clients had sent before this was read.
+    /// Everything that clients had sent before this time has been read.
     heard_at: Instant,
-    /// The first step after that which did not get to the end of what they had sent.
+    /// The first step after `heard_at` that ended before it had read all that clients had sent.
     unheard_since: Option<Instant>,
-    /// The last steps that stalled: from when, until when.
+    /// The last steps that stalled, newest first: the begin and the end of each.
     stalls: [(Instant, Instant); STALLS],
 }
 
 impl InputProgress {
-    /// Everybody was heard until `now`.
+    /// The state of a shard that has read everything that was sent before `now`.
     pub(super) fn new(now: Instant) -> Self {
         InputProgress {
             heard_at: now,
@@ -28,44 +28,48 @@ impl InputProgress {
         }
     }
 
-    /// Whether it is so long ago that everyone was heard that a timer could miss it.
+    /// Whether `heard_at` is at least [`GRANULARITY_MILLIS`] ago, so that a timer could notice the
+    /// gap.
     pub(super) fn is_old(&self, now: Instant) -> bool {
         now.millis_since(self.heard_at) >= GRANULARITY_MILLIS
     }
 
-    /// All that clients had sent before `now` was read.
+    /// Notes that everything that clients had sent before `now` has been read.
     pub(super) fn heard_everyone(&mut self, now: Instant) {
         self.heard_at = now;
         self.unheard_since = None;
     }
 
-    /// A step at `now` ends its input; it may not have come to the end of what clients had sent.
+    /// Notes that a step at `now` ends its input, perhaps before it has read all that clients had
+    /// sent.
     pub(super) fn input_ended(&mut self, now: Instant) {
         if self.is_old(now) {
             self.unheard_since.get_or_insert(now);
         }
     }
 
-    /// The step from `from` lasted until `until`, much longer than its work.
+    /// Notes that the step that began at `from` lasted until `until`, much longer than its work
+    /// took.
     pub(super) fn was_stalled(&mut self, from: Instant, until: Instant) {
         self.stalls.rotate_right(1);
         self.stalls[0] = (from, until);
     }
 
-    /// When what the step at `seen` took in may have come at the latest: at `seen`
-    /// itself, or at the end of that step if it stalled.
+    /// The latest time at which the input of the step at `seen` may have arrived: `seen` itself, or
+    /// the end of that step if the step stalled.
     pub(super) fn latest(&self, seen: Instant) -> Instant {
         let stall = self.stalls.iter().find(|(from, _)| *from == seen);
         stall.map_or(seen, |(_, until)| *until)
     }
 
-    /// Whether what a client sent before `deadline` may lie in the kernel, unread, at `now`: the
-    /// shard was held up (the process stopped, the core taken away), or more comes than it takes
-    /// in. [MQTT-3.1.2-22] is about clients that were not heard although we listened. When we never
-    /// get to the end of what there is, a client's silence counts all the same after as long again
-    /// as it was `allowed`, in milliseconds.
+    /// Whether a packet that a client sent before `deadline` may still lie unread in the kernel at
+    /// `now`, because the shard was held up (the process was stopped, or lost its core) or because
+    /// more input arrives than the shard takes in. [MQTT-3.1.2-22] is about clients that were not
+    /// heard although the server listened. If the shard never reaches the end of its input, a
+    /// client's silence counts all the same once another `allowed` milliseconds (the time that the
+    /// client may be silent) have passed.
     pub(super) fn may_be_unheard(&self, now: Instant, deadline: Instant, allowed: u64) -> bool {
-        // From when we listened again, not from when we were held up.
+        // Count from when the shard listened again, not from when it was held up.
         let since = self.unheard_since.unwrap_or(now);
         let judged = deadline.max(since).plus_millis(allowed);
         deadline > self.heard_at
@@ -75,19 +79,20 @@ impl InputProgress {
 }
 
 impl Shard {
-    /// The step that just ended lasted until `until`, much longer than its work: the process was
-    /// stopped in it, say. What it took in may have come as late as that, and not at its beginning.
+    /// Notes that the step that just ended lasted until `until`, much longer than its work, for
+    /// example because the process was stopped. The input of that step may have arrived at any time
+    /// up to `until`, and not only before the step began.
     pub fn was_stalled(&mut self, until: Instant) {
         self.timers.input_progress.was_stalled(self.now, until);
     }
 
-    /// Whether the time of the last [`Shard::heard_everyone`] is so long ago that a timer could
-    /// miss it: finding out means a look at every ring.
+    /// Whether the last [`Shard::heard_everyone`] is so long ago that a timer could notice the gap.
+    /// The driver has to look at every ring to find out, so the shard asks for it only then.
     pub fn asks_who_was_heard(&self) -> bool {
         self.timers.input_progress.is_old(self.now)
     }
 
-    /// In this step the driver has reported everything that clients had sent before it.
+    /// Notes that in this step the driver has reported everything that clients had sent before it.
     pub fn heard_everyone(&mut self) {
         self.timers.input_progress.heard_everyone(self.now);
     }

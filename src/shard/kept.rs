@@ -1,7 +1,7 @@
-//! What clients that are handed over are in the store. The store's files are taken over as they
-//! are, so a session goes on under its number, and what waits for it under its own; nothing is
-//! stored anew. The bodies of messages come with the clients, but for those that are in the store
-//! only.
+//! How clients that are handed over to another process refer to the store. The new process takes
+//! over the store's files as they are: a session keeps its number, and a message that waits for the
+//! session keeps its slot and number, so nothing is stored anew. The bodies of messages travel with
+//! the clients, except for messages that are only in the store.
 
 use super::Shard;
 use super::adopt::ANY;
@@ -13,14 +13,15 @@ use crate::storage::record::{message_key, session_key};
 use crate::upgrade::client::{Away, Kept, StoredAs};
 
 impl Storing {
-    /// For a shard that takes clients over: `sessions` are in the log and will come.
+    /// Tells a shard that takes clients over that its log has so many `sessions`, all of which have
+    /// to be handed over.
     pub fn expecting(mut self, sessions: u64) -> Storing {
         self.expected = [sessions, 0];
         self
     }
 
-    /// What is still to be written or awaited before its files can be handed over; `None` when
-    /// nothing is.
+    /// The reason why the store's files cannot be handed over yet: what is still being written,
+    /// read or awaited. `None` when the store rests.
     pub(super) fn under_way(&self) -> Option<&'static str> {
         let reading = &self.reading;
         let reads = reading.under_way || reading.arrived.is_some() || !reading.asked.is_empty();
@@ -46,12 +47,13 @@ impl Storing {
 }
 
 impl Shard {
-    /// What that message is in the store.
+    /// How the store refers to the message in this `slot` of the session; `None` if it is not
+    /// stored.
     pub(super) fn packed_kept(&self, index: u32, slot: u32) -> Option<Kept> {
         self.storing.as_ref().filter(|_| slot != 0)?.packed(index, slot)
     }
 
-    /// What waits in the store only.
+    /// The messages of a session's queue that are only in the store.
     pub(super) fn packed_away(&self, flow: &Flow) -> Vec<Away> {
         let mut all = Vec::new();
         flow.pending.each_away(|message, expires| {
@@ -67,7 +69,7 @@ impl Shard {
         all
     }
 
-    /// A session that is handed over goes on in the store.
+    /// Connects a session that was handed over with its records in the store.
     pub(super) fn adopt_stored(&mut self, index: u32, stored: StoredAs) -> Result<(), String> {
         let storing = self.storing.as_mut().ok_or_else(no_store)?;
         if !storing.log.has(session_key(stored.number)) {
@@ -80,7 +82,8 @@ impl Shard {
         Ok(())
     }
 
-    /// A stored message that waits for that session: all that wait for it have the same one.
+    /// Connects a message that was handed over with its record in the store. All sessions that the
+    /// message waits for share one [`Message`], which is returned.
     pub(super) fn adopt_kept(
         &mut self,
         index: u32,
@@ -100,7 +103,7 @@ impl Shard {
         Ok(message.clone())
     }
 
-    /// The same for a message with its delivery.
+    /// Does the same as [`Shard::adopt_kept`] for a message with its delivery options.
     pub(super) fn adopt_queued(
         &mut self,
         index: u32,
@@ -114,7 +117,7 @@ impl Shard {
         Ok(queued)
     }
 
-    /// What waits in the store only.
+    /// Puts messages that are only in the store at the end of the session's queue.
     pub(super) fn adopt_away(&mut self, index: u32, all: Vec<Away>) -> Result<(), String> {
         for Away { kept, size, qos, retain, subscription_ids, expires } in all {
             let storing = self.storing.as_mut().ok_or_else(no_store)?;
@@ -137,10 +140,10 @@ impl Shard {
         Ok(())
     }
 
-    /// Whether every session of the store has come.
+    /// Checks that every session of the store has been handed over.
     ///
     /// # Errors
-    /// When some have not: they would be lost.
+    /// Some sessions of the store were not handed over. They would be lost.
     pub fn check_stored(&self) -> Result<(), String> {
         match self.storing.as_ref().map(|storing| storing.expected) {
             Some([there, came]) if there != came => {
@@ -150,7 +153,7 @@ impl Shard {
         }
     }
 
-    /// The store is this process's from now on.
+    /// Begins to write to the store, which belongs to this process from now on.
     pub(super) fn serve_stored(&mut self) {
         let Some(storing) = &mut self.storing else { return };
         storing.bodies.adopted();

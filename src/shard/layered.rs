@@ -22,9 +22,10 @@ use crate::transport::tls::KeyCache;
 use crate::transport::{Ending, Exchange, Header, Layers, Stack, TurnedAway};
 use std::sync::Arc;
 
-/// A send in one piece is at most so long when it is put behind other bytes.
+/// A payload of at most this many bytes is copied behind the bytes that go before it. A longer one
+/// becomes a segment of its own.
 const COPY: usize = 4096;
-/// Room for decoded bytes that is kept, bytes.
+/// Most bytes of capacity that [`Layered::shrink`] leaves to each buffer for decoded bytes.
 const KEPT: usize = 64 * 1024;
 
 /// The layers of a shard's connections.
@@ -32,23 +33,24 @@ const KEPT: usize = 64 * 1024;
 pub(super) struct Layered {
     pub(super) all: Table<Layers>,
     pub(super) exchange: Exchange,
-    /// Of those who use TLS.
+    /// The TLS keys that were used last.
     pub(super) keys: KeyCache,
-    /// Connections whose certificates are looked at next; see [`Shard::run_certificates`].
+    /// The place of the connection whose certificate is looked at next, while certificates are
+    /// looked at; see [`Shard::run_certificates`].
     pub(super) certificates: Option<u32>,
-    /// Connections whose keys may not be used any more; ended in the next step.
+    /// Connections whose keys may encrypt no more records. They are ended in the next step.
     pub(super) worn: Vec<SocketId>,
     pub(super) handshakes: Handshakes,
-    /// Those whose first header is not whole.
+    /// The connections whose first header has not arrived whole.
     pub(super) headers: Headers,
 }
 
-/// What the layers of connections hold.
+/// The memory that the layers of a connection hold.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) struct Held {
-    /// Bytes of memory besides their places.
+    /// Bytes on the heap, without the connection's place in [`Layered::all`].
     pub heap: usize,
-    /// Of them, of headers that are not whole.
+    /// How many of those bytes belong to a header that has not arrived whole.
     pub header: usize,
 }
 
@@ -59,12 +61,12 @@ impl Held {
 }
 
 impl Layered {
-    /// Connections with layers.
+    /// The number of connections with layers.
     pub(super) fn len(&self) -> usize {
         self.all.len()
     }
 
-    /// What all layers hold, added up anew. For checks.
+    /// What all layers hold, added up anew. Checks compare this with what was counted.
     pub(super) fn count_held(&self) -> Held {
         let all = (0..self.all.bound()).filter_map(|at| self.all.get(at)).map(Held::of);
         all.fold(Held::default(), |sum, one| Held {
@@ -73,25 +75,26 @@ impl Layered {
         })
     }
 
-    /// What has not come of the connection that should have before MQTT.
+    /// Names what the connection should have sent before MQTT and has not, if there is such a
+    /// thing.
     pub(super) fn overdue(&self, socket: SocketId) -> Option<&'static str> {
         self.all.get(socket.0)?.overdue()
     }
 
-    /// Gives back what large receives have left.
+    /// Gives back the memory that large receives have left in the buffers.
     pub(super) fn shrink(&mut self) {
         self.exchange.plain.shrink_to(KEPT);
         self.exchange.wire.shrink_to(KEPT);
         self.exchange.content.shrink_to(KEPT);
     }
 
-    /// The rooms for decoded bytes; [`Shard::take_decoded`] gives them back.
+    /// Takes the buffers for decoded bytes out; [`Shard::take_decoded`] gives them back.
     pub(super) fn take_exchange(&mut self) -> Exchange {
         std::mem::take(&mut self.exchange)
     }
 
-    /// The user name that a client's certificate gives it. That of a certificate that a proxy tells
-    /// of counts where `stack` has it so, and the client has shown none here.
+    /// The user name that a client's certificate gives it. A common name that a proxy reports
+    /// counts only where `stack` says so and the client has shown no certificate to this broker.
     pub(super) fn username(&self, socket: SocketId, stack: &Stack) -> Option<Box<str>> {
         let layers = self.all.get(socket.0)?;
         let shown = layers.identity().and_then(|identity| identity.username.clone());
@@ -99,7 +102,7 @@ impl Layered {
         shown.or_else(|| told().filter(|_| stack.proxy_username))
     }
 
-    /// The common name in the client's certificate.
+    /// The common name in the client's certificate, or the one that a proxy reports.
     pub(super) fn common_name(&self, socket: SocketId) -> Option<&str> {
         let layers = self.all.get(socket.0)?;
         match layers.identity() {
@@ -108,7 +111,7 @@ impl Layered {
         }
     }
 
-    /// Who the client is by its certificate, which TLS or a trusted proxy has verified.
+    /// The identity in the client's certificate, which TLS or a trusted proxy has verified.
     pub(super) fn certificate(&self, socket: SocketId) -> Option<Arc<access::Identity>> {
         let layers = self.all.get(socket.0)?;
         let identity = match layers.identity() {
@@ -126,7 +129,7 @@ impl Layered {
         self.all.get(socket.0).is_some_and(Layers::is_shaking)
     }
 
-    /// True when rustls holds something for its handshake.
+    /// True when rustls holds state for the connection's TLS handshake.
     pub(super) fn is_begun(&self, socket: SocketId) -> bool {
         self.all.get(socket.0).is_some_and(|layers| layers.is_shaking() && !layers.is_new())
     }
@@ -136,26 +139,26 @@ impl Layered {
         self.all.get(socket.0).is_some_and(|layers| layers.can_shake() && !layers.is_new())
     }
 
-    /// True when nothing of a handshake has come.
+    /// True when no byte of a TLS handshake has arrived.
     pub(super) fn is_untouched(&self, socket: SocketId) -> bool {
         self.all.get(socket.0).is_some_and(Layers::is_untouched)
     }
 
-    /// Certificates may have been revoked: those of live clients are looked at, one after the
-    /// other.
+    /// Begins to look at the certificates of all connected clients, one after the other: some may
+    /// have been revoked.
     pub(super) fn look_at_certificates(&mut self) {
         self.certificates = Some(0);
     }
 
-    /// True while that goes on.
+    /// True while certificates are looked at, or connections with worn keys are still to be ended.
     pub(super) fn looks_at_certificates(&self) -> bool {
         self.certificates.is_some() || !self.worn.is_empty()
     }
 }
 
 impl Shard {
-    /// A connection that was just put into the table, on that listener: it begins with what the
-    /// listener's connections begin with.
+    /// Gives a connection that was just put into the table the layers with which connections of its
+    /// listener begin.
     pub(super) fn begin_layers(&mut self, socket: SocketId, listener: ListenerId) {
         let listener_state = self.entrance.listener(listener);
         if let Some(layers) = listener_state.and_then(|listener_state| listener_state.stack.begin())
@@ -164,7 +167,7 @@ impl Shard {
         }
     }
 
-    /// The connection has these layers.
+    /// Sets the layers of a connection, and counts their memory.
     pub(super) fn put_layers(&mut self, socket: SocketId, layers: Layers) {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         connection.layered = true;
@@ -172,7 +175,7 @@ impl Shard {
         self.layered.all.insert(socket.0, layers);
     }
 
-    /// The connection is gone, or has no layers any more.
+    /// Takes the layers from a connection that is gone or that needs no layers any more.
     pub(super) fn take_layers(&mut self, socket: SocketId) -> Option<Layers> {
         let layers = self.layered.all.remove(socket.0)?;
         if !Mutant::LayersLeaked.is_on() {
@@ -181,13 +184,13 @@ impl Shard {
         Some(layers)
     }
 
-    /// What a connection's layers hold has changed.
+    /// Counts a change of the memory that a connection's layers hold.
     pub(super) fn count_layers(&mut self, socket: SocketId, before: Held, after: Held) {
         self.memory.tally.layers = self.memory.tally.layers + after.heap - before.heap;
         self.count_header(socket, before.header, after.header);
     }
 
-    /// Its CONNECT was accepted.
+    /// Drops the layers that only the beginning of a connection needs: its CONNECT was accepted.
     pub(super) fn settle_layers(&mut self, socket: SocketId) {
         let Some(layers) = self.take_layers(socket) else { return };
         match layers.settle() {
@@ -200,19 +203,20 @@ impl Shard {
         }
     }
 
-    /// True while the connection's layers hold a part of its beginning.
+    /// True while the connection's layers hold a part of its beginning that has not arrived whole.
     pub(super) fn holds_beginning(&self, socket: SocketId) -> bool {
         self.layered.all.get(socket.0).is_some_and(|layers| layers.unfinished() > 0)
     }
 
-    /// True when a listener takes connections of proxies only, and this peer is none.
+    /// True when a listener takes connections only from trusted proxies, and this peer is none.
     pub(super) fn is_no_proxy(&self, listener: ListenerId, peer: Peer) -> bool {
         let listener_state = self.entrance.listener(listener);
         listener_state.is_some_and(|listener_state| listener_state.stack.proxy.is_some())
             && !self.settings.trusted_proxies.trusts(peer)
     }
 
-    /// Such a peer is turned away at once: what it says of others is not even read.
+    /// Closes the connection of a peer that is no trusted proxy. Nothing of its header is read,
+    /// because what it says about other clients cannot be believed.
     pub(super) fn refuse_no_proxy(&mut self, socket: SocketId, listener: ListenerId, peer: Peer) {
         self.counters.refused_proxy += 1;
         self.counters.connections_closed += 1;
@@ -220,7 +224,7 @@ impl Shard {
         self.outputs.actions.push(Action::Close(socket));
     }
 
-    /// Bytes for the peer that are not to be framed.
+    /// Queues bytes for the peer that are not to be framed by the layers.
     pub(super) fn send_wire(&mut self, socket: SocketId, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
@@ -231,8 +235,8 @@ impl Shard {
         self.counters.bytes_sent += bytes.len() as u64;
     }
 
-    /// The broker ends the connection for `cause`: true when there is more to be sent than what is
-    /// on its way.
+    /// Tells the layers that the broker ends the connection for `cause`. True when they have a
+    /// farewell to send after what is already queued.
     pub(super) fn end_layers(&mut self, socket: SocketId, cause: Cause) -> bool {
         let ending = match cause {
             Cause::Client(_) | Cause::EndOfStream | Cause::Broken => Ending::Normal,
@@ -263,12 +267,13 @@ impl Shard {
         owes
     }
 
-    /// The peer sends nothing more, and does not wait for words that end the connection.
+    /// Tells the layers that the peer sends nothing more, and awaits no closing handshake.
     pub(super) fn cut_layers(&mut self, socket: SocketId) {
         self.change_layers(socket, |layers, _| layers.cut());
     }
 
-    /// Changes layers, which may give memory back.
+    /// Applies `change` to the layers of a connection, and counts the memory that this takes or
+    /// frees.
     pub(super) fn change_layers(
         &mut self,
         socket: SocketId,
@@ -281,15 +286,16 @@ impl Shard {
         self.count_layers(socket, before, after);
     }
 
-    /// What has come of a connection's beginning is not waited for any more.
+    /// Stops waiting for the rest of a connection's beginning, and sends the answer that its layers
+    /// have for this case.
     pub(super) fn turn_away(&mut self, socket: SocketId, why: TurnedAway) {
         let mut answer = Vec::new();
         self.change_layers(socket, |layers, keys| layers.turn_away(why, keys, &mut answer));
         self.send_wire(socket, &answer);
     }
 
-    /// All is out of a connection that ends: its layers' last bytes are to be sent, if they have
-    /// any. Returns whether they have.
+    /// Asks for a send of the layers' farewell, after all other output of an ending connection has
+    /// been sent. Returns whether the layers have a farewell.
     pub(super) fn says_farewell(&mut self, socket: SocketId) -> bool {
         let Some(layers) = self.layered.all.get_mut(socket.0) else { return false };
         let Some(connection) = self.connections.get_mut(socket.0) else { return false };
@@ -300,14 +306,14 @@ impl Shard {
         owes
     }
 
-    /// The next send of a connection with layers.
+    /// Makes the next send of a connection with layers.
     #[inline(never)]
     pub(super) fn flush_layered(&mut self, socket: SocketId) {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         let Some(output) = &mut connection.output else { return };
         let Some(layers) = self.layered.all.get_mut(socket.0) else { return };
         let sealed = layers.is_sealed();
-        // The home sends what there is: nothing may be on its way when the socket moves.
+        // The home shard sends what is queued: no send may be in flight when the socket moves.
         if connection.stage == Stage::HandingOver || output.is_sending() {
             return;
         }
@@ -349,7 +355,7 @@ impl Shard {
         }
     }
 
-    /// The same for one whose bytes are sealed.
+    /// Makes the next send of a connection whose layers encrypt.
     fn flush_sealed(&mut self, socket: SocketId) {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         let Some(output) = &mut connection.output else { return };
@@ -374,7 +380,7 @@ impl Shard {
             self.outputs.pool.extend(&mut bytes, |bytes| layers.farewell(keys, bytes));
         }
         if bytes.is_empty() {
-            // Nothing may be said any more.
+            // The layers may send nothing any more.
             output.sending(0, self.now);
             self.outputs.pool.put(bytes);
         } else {
@@ -387,7 +393,7 @@ impl Shard {
         }
     }
 
-    /// The connection is over, or goes to another shard: its keys are not kept here.
+    /// Drops the keys of a connection that has ended or goes to another shard.
     pub(super) fn forget_keys(&mut self, layers: &Layers) {
         if let Some(records) = layers.peek() {
             records.forget(&mut self.layered.keys);
@@ -395,13 +401,13 @@ impl Shard {
     }
 }
 
-/// Puts `header` before what is there.
+/// Puts `header` before the bytes that are there.
 fn prepend(bytes: &mut Vec<u8>, header: &[u8]) {
     bytes.extend_from_slice(header);
     bytes.rotate_right(header.len());
 }
 
-/// `wire`, then `plain` behind its header.
+/// Combines `wire` and `plain` into one send, with the header of `plain` between them.
 fn framed(pool: &mut OutputPool, wire: Vec<u8>, header: Header, plain: Outgoing) -> Outgoing {
     let header = header.as_bytes();
     match plain {

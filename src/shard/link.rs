@@ -1,19 +1,19 @@
 //! Links: subscribers that are no clients, such as bridges.
 //!
-//! A link has filters, and each message that is accepted on this shard and matches one is copied
-//! into its queue, once for each filter: with the properties and the topic that the publisher gave
-//! it, mountpoint included, and with who published it. The owner of the link takes the queue out
-//! between steps, a batch at a time. The queue is bounded in bytes; what happens when it is full is
-//! the link's policy, and is counted. Retained messages are not replayed to a link, and an expired
-//! message is the owner's to drop.
+//! A link has topic filters. Each message that is accepted on this shard and matches one of them is
+//! copied into the link's queue, once for each filter. A copy has the properties and the topic that
+//! the publisher gave the message, the mountpoint included, and can name the publisher. The owner
+//! of the link takes the queue out between steps, one batch at a time. The queue is bounded in
+//! bytes; what happens when it is full is the link's policy, and is counted. Retained messages are
+//! not replayed to a link, and dropping expired messages is left to the owner.
 //!
-//! Links stand beside the subscriptions and not among them: a message is taken on the shard that
-//! accepts it, where its publisher lives, so that it crosses to no other shard for a link, and
-//! whoever wants all messages has a link on every shard. The messages of one publisher to one topic
-//! are in the queue in the order in which they were accepted. Whether publishers wait for their
-//! readers ([`super::pace`]) does not depend on links. While there is none, a publish asks only
-//! that. Publishers of what a link has no room for wait where that is its policy
-//! ([`super::park`]).
+//! Links are kept apart from the subscriptions. A message is taken on the shard that accepts it,
+//! where its publisher lives, so that no message crosses to another shard for a link; an owner that
+//! wants all messages has a link on every shard. The messages of one publisher to one topic are in
+//! the queue in the order in which they were accepted. Whether publishers wait for their readers
+//! ([`super::pace`]) does not depend on links. While the shard has no link, a publish costs only
+//! the check for one. Where a link's policy says so, the publishers of messages that it has no room
+//! for wait ([`super::park`]).
 
 use super::Shard;
 use super::unanswered::{Patience, Unanswered};
@@ -28,52 +28,53 @@ use crate::time::Instant;
 use crate::topic::{self, FilterId, Index, Seeds, Subscriber, TopicHash};
 use std::collections::VecDeque;
 
-/// Which link of its shard.
+/// The number of a link on its shard.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LinkId(pub(super) u32);
 
-/// What a link takes, and how much of it waits.
+/// Which messages a link takes, and how many bytes of them may wait.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LinkPlan {
-    /// Topic filters; a record says which of them it is for.
+    /// Topic filters. A record says which of them it is for.
     pub filters: Vec<Box<str>>,
-    /// What records say for each filter; empty: its position.
+    /// The number that records carry for each filter. When empty, that is the filter's position.
     pub numbers: Vec<u16>,
-    /// Whether a message that several filters match is taken once, for the first of them, and not
-    /// for each.
+    /// Whether a message that several filters match is taken only once, for the first of them.
+    /// False: once for each matching filter.
     pub once: bool,
-    /// Which of the messages, where several links share them; `None`: all. Needs `once`.
+    /// The part of the messages that this link takes, where several links share them; `None`: all.
+    /// Needs `once`.
     pub part: Option<LinkPart>,
-    /// Bytes of records that wait. One record may be larger when it is alone, and with
-    /// [`WhenFull::Pause`] the copies of the last message may go beyond the bound.
+    /// Most bytes of waiting records. A single record may be larger when it is alone in the queue,
+    /// and with [`WhenFull::Pause`] the copies of the last message may go beyond the bound.
     pub bytes: usize,
-    /// Which message is dropped when there is no room, or who waits.
+    /// What happens to a message for which there is no room.
     pub when_full: WhenFull,
-    /// Whether records name their publishers.
+    /// Whether records carry the names of their publishers.
     pub names: bool,
-    /// The publisher whose messages it does not take: its owner.
+    /// The client whose messages the link does not take: its own owner, as a bridge is.
     pub own: Option<ClientKey>,
-    /// Milliseconds since 1970 at the zero of the shard's clock.
+    /// The time at the zero of the shard's clock, in milliseconds since 1970.
     pub zero: u64,
-    /// When publishers get their PUBACK or PUBREC.
+    /// When publishers get the PUBACK or PUBREC for a message that the link takes.
     pub answering: Answering,
 }
 
-/// A part of the messages of several links that share them: by topic, so that those of one topic
-/// are in one link.
+/// Which part of the messages a link takes, where several links share them. They are divided by
+/// topic, so that all messages of one topic go to the same link.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LinkPart {
-    /// Which of the links this is.
+    /// The position of this link among those that share.
     pub number: u16,
-    /// How many share.
+    /// How many links share the messages.
     pub of: u16,
-    /// Of each filter: whether the first link takes all that it matches.
+    /// For each filter: whether the first link takes everything that the filter matches.
     pub first: Vec<bool>,
 }
 
 impl LinkPart {
-    /// Which of so many links takes a topic. What waits on disk belongs to it after a restart, too:
-    /// this never changes.
+    /// Which of `of` links takes a topic. This function must never change: a message that waits on
+    /// disk still belongs to the same link after a restart.
     pub fn of_topic(topic: &str, of: u16) -> u16 {
         (crc32c::crc32c(topic.as_bytes()) % u32::from(of.max(1))) as u16
     }
@@ -86,14 +87,15 @@ impl LinkPart {
 }
 
 impl LinkPlan {
-    /// Whether it takes a message that the filter at that position matches. `again`: so does an
-    /// earlier one.
+    /// Whether the link takes a message that the filter at `position` matches. `again`: an earlier
+    /// filter of the link matches it, too.
     fn takes(&self, position: u16, again: bool, topic: &str) -> bool {
         let first = !again || !self.once || Mutant::LinkTakesAgain.is_on();
         first && self.part.as_ref().is_none_or(|part| part.takes(position, topic))
     }
 
-    /// Whether a link can be opened by it.
+    /// Whether a link can be opened with this plan: all filters are valid, and none is a share
+    /// group's.
     fn is_valid(&self) -> bool {
         let plain =
             |filter: &str| topic::parse_share(filter).is_none() && topic::valid_filter(filter);
@@ -102,54 +104,57 @@ impl LinkPlan {
     }
 }
 
-/// When the publisher of a message of QoS 1 or 2 that a link takes is answered.
+/// When the publisher of a QoS 1 or QoS 2 message that a link takes gets its PUBACK or PUBREC.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Answering {
-    /// When it is accepted.
+    /// When the message is accepted.
     Accepted,
-    /// When the owner of the link says what became of it ([`Shard::confirm`]), or, with MQTT 5,
-    /// after so many milliseconds.
+    /// When the owner of the link reports what became of the message ([`Shard::confirm`]), or, with
+    /// MQTT 5, after so many milliseconds.
     Delivered(Option<u64>),
 }
 
-/// Which message a full link loses, if any.
+/// Which messages a full link drops, if any.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WhenFull {
     /// Those that have waited longest, a batch at a time.
     DropOldest,
-    /// The one that comes.
+    /// The message that arrives.
     DropNew,
-    /// None of a publisher: it waits. The last eighth of the bound is for those that have nobody
-    /// who could wait, such as wills; one of these that finds no room is dropped.
+    /// None of a publisher that can wait: the publisher is held. The last eighth of the bound is
+    /// for messages without a publisher that could wait, such as wills. Such a message is dropped
+    /// if it finds no room either.
     Pause,
 }
 
-/// What has become of a link's messages; each ends in one of the last two, or waits.
+/// What has become of a link's messages. Each matched message ends as taken or dropped, or waits.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct LinkCounts {
-    /// Messages that matched, once for each filter that takes them.
+    /// Messages that matched, counted once for each filter that takes them.
     pub matched: u64,
-    /// Messages that its owner has taken.
+    /// Messages that the owner has taken.
     pub taken: u64,
     /// Messages that were dropped because the queue was full.
     pub dropped: u64,
 }
 
-/// One link's messages.
+/// The plan, the queue and the counts of one link.
 struct Link {
     plan: LinkPlan,
     queue: VecDeque<LinkBatch>,
     bytes: usize,
     counts: LinkCounts,
-    /// [`Link::holds_up`] said so when it was last looked at.
+    /// What [`Link::holds_up`] returned when the link was last weighed.
     full: bool,
-    /// The bytes that there were then.
+    /// The `bytes` at that time.
     weighed: usize,
-    /// Publishers wait for some of what it took, or have done so before it was changed.
+    /// True when publishers wait for answers about some records, or did before the plan was
+    /// changed.
     owes: bool,
-    /// What publishers do not wait for after a while.
+    /// The records that publishers stop waiting for after a while.
     patience: Patience,
-    /// Publishers that waited for it before it took something else: they look again.
+    /// How many parked publishers are to be tried again because the link's plan has changed since
+    /// they were parked: the link may not want their messages any more.
     look_again: usize,
 }
 
@@ -162,14 +167,15 @@ impl Link {
         Link { plan, queue, bytes: 0, counts, full, weighed, owes, patience, look_again }
     }
 
-    /// Whether publishers wait for it.
+    /// Whether the link is so full that publishers have to wait for it.
     fn holds_up(&self) -> bool {
         let bound = self.plan.bytes - self.plan.bytes / 8;
         self.plan.when_full == WhenFull::Pause && self.bytes >= bound
     }
 
-    /// `asked`: its publisher would have waited for room. `lost` is told who waits for what is
-    /// dropped.
+    /// Adds a record, or drops one by the link's policy. `asked`: the publisher could have been
+    /// made to wait for room. `lost` is called for each publisher that waits for an answer about a
+    /// dropped record.
     fn push(&mut self, record: &LinkRecord<'_>, asked: bool, lost: &mut impl FnMut(Waiter)) {
         let size = record.size();
         self.counts.matched += 1;
@@ -189,7 +195,7 @@ impl Link {
             return;
         }
         self.bytes += size;
-        // Batches are an eighth of the bound at most: so little is lost at once.
+        // A batch has at most an eighth of the bound, so that no more is dropped at once.
         let eighth = self.plan.bytes / 8;
         match self.queue.back_mut() {
             Some(last) if last.has_room(size) && last.bytes().len() + size <= eighth => {
@@ -218,30 +224,30 @@ impl Link {
     }
 }
 
-/// One filter of one link.
+/// One filter of one link, the target of an entry in the index.
 struct LinkFilter {
     link: LinkId,
-    /// Its position in the link's plan.
+    /// The position of the filter in the link's plan.
     position: u16,
-    /// What records say for it.
+    /// The number that records carry for the filter.
     number: u16,
     filter: FilterId,
 }
 
 /// All links of a shard.
 pub(super) struct Links {
-    /// The filters, apart from those of clients.
+    /// The index of the links' filters, apart from the index of the clients' filters.
     index: Index,
     all: Slab<Link>,
     filters: Slab<LinkFilter>,
     found: Vec<u32>,
-    /// Links that publishers wait for.
+    /// How many links are so full that publishers wait for them.
     full: usize,
-    /// Bytes of all that waits.
+    /// Bytes of all waiting records.
     held: usize,
-    /// Whether what is routed at the moment has a publisher who would have waited.
+    /// Whether the message that is being routed has a publisher that could have been made to wait.
     pub(super) asked: bool,
-    /// Publications that are answered when the other end of a bridge has them.
+    /// Publications that are answered only when the other end of a bridge has them.
     pub(super) unanswered: Unanswered,
 }
 
@@ -259,23 +265,23 @@ impl Links {
         }
     }
 
-    /// Whether publishers may have to wait for one.
+    /// Whether some link is so full that publishers may have to wait for it.
     #[inline]
     pub(super) fn any_full(&self) -> bool {
         self.full != 0
     }
 
-    /// Whether publishers wait for this one.
+    /// Whether this link is so full that publishers wait for it.
     fn is_full(&self, link: LinkId) -> bool {
         self.all.get(link.0).is_some_and(|link| link.full)
     }
 
-    /// Whether one of those that wait for this link could go on.
+    /// Whether one of the publishers that wait for this link could go on.
     pub(super) fn may_let_one_on(&self, link: LinkId) -> bool {
         self.all.get(link.0).is_none_or(|link| !link.full || link.look_again > 0)
     }
 
-    /// The same, for one who does.
+    /// Whether one of the publishers that wait for this link goes on now; the caller lets it go on.
     pub(super) fn lets_one_on(&mut self, link: LinkId) -> bool {
         let Some(found) = self.all.get_mut(link.0) else { return true };
         let again = found.look_again > 0;
@@ -283,8 +289,8 @@ impl Links {
         !found.full || again
     }
 
-    /// Finds the filters that match, by link, and in the order of its filters; how many places were
-    /// looked at.
+    /// Collects the matching filters in `found`, sorted by link and then by position. Returns how
+    /// many places of the index were looked at.
     fn find(&mut self, hash: &TopicHash<'_>) -> usize {
         let mut found = std::mem::take(&mut self.found);
         found.clear();
@@ -323,12 +329,13 @@ impl Links {
         (full, visits)
     }
 
-    /// The number of the next copy that a publisher is not to wait for any longer.
+    /// The number of the next record whose publisher is not to wait for an answer any longer.
     pub(super) fn next_late(&mut self, now: Instant) -> Option<u64> {
         (0..self.all.bound()).find_map(|at| self.all.get_mut(at)?.patience.next(now))
     }
 
-    /// What the publisher of a message waits by that is about to be pushed into that link.
+    /// What a record that is about to be pushed into that link carries, so that its publisher can
+    /// be answered later; `None` if the link answers when the message is accepted.
     fn waiter(&mut self, link: LinkId, shard: ShardId, now: Instant) -> Option<Waiter> {
         let found = self.all.get_mut(link.0)?;
         let Answering::Delivered(patience) = found.plan.answering else { return None };
@@ -339,12 +346,13 @@ impl Links {
         Some(Waiter { shard, number })
     }
 
-    /// Bytes of all that waits.
+    /// Bytes of all waiting records.
     pub(super) fn held(&self) -> usize {
         self.held
     }
 
-    /// Looks at a link whose bytes have changed: what all hold, and whether publishers wait for it.
+    /// Updates the sum of bytes and the number of full links, after the bytes of a link have
+    /// changed.
     fn weigh(&mut self, link: LinkId) {
         let Some(link) = self.all.get_mut(link.0) else { return };
         self.held = self.held + link.bytes - std::mem::replace(&mut link.weighed, link.bytes);
@@ -354,7 +362,7 @@ impl Links {
         }
     }
 
-    /// Whether there is any.
+    /// Whether the shard has no link.
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
         self.all.len() == 0
@@ -367,7 +375,7 @@ impl Links {
         matching
     }
 
-    /// Bytes of all that waits, counted anew. For checks.
+    /// Bytes of all waiting records, added up anew. Checks compare this with [`Links::held`].
     pub(super) fn bytes(&self) -> usize {
         (0..self.all.bound()).filter_map(|at| self.all.get(at)).map(|link| link.bytes).sum()
     }
@@ -384,7 +392,7 @@ impl Links {
         }
     }
 
-    /// Takes all filters of a link out of it.
+    /// Takes all filters of a link out of the index.
     fn remove_filters(&mut self, link: LinkId) {
         for at in 0..self.filters.bound() {
             if self.filters.get(at).is_some_and(|entry| entry.link == link) {
@@ -393,7 +401,7 @@ impl Links {
         }
     }
 
-    /// Takes a filter out of the index.
+    /// Takes one filter out of the index.
     fn remove_filter(&mut self, target: u32) {
         let Some(entry) = self.filters.remove(target) else { return };
         let list = self.index.subscribers(entry.filter);
@@ -404,8 +412,8 @@ impl Links {
 }
 
 impl Shard {
-    /// A link from now on. `None` when one of its filters is no topic filter, or that of a share
-    /// group. Not for the middle of a step.
+    /// Opens a link. `None` when one of its filters is invalid or belongs to a share group. Must
+    /// not be called in the middle of a step.
     pub fn open_link(&mut self, plan: LinkPlan) -> Option<LinkId> {
         if !plan.is_valid() {
             return None;
@@ -420,9 +428,9 @@ impl Shard {
         Some(link)
     }
 
-    /// A link takes what that plan says from now on. What it holds stays, before all that comes,
-    /// and who waits for what it took before goes on waiting. False, and nothing has changed, when
-    /// one of the filters is none. Not for the middle of a step.
+    /// Gives a link another plan. What waits in its queue stays, ahead of all that arrives later,
+    /// and publishers that wait for an answer about it go on waiting. False, with nothing changed,
+    /// when one of the filters is invalid. Must not be called in the middle of a step.
     pub fn change_link(&mut self, link: LinkId, plan: LinkPlan) -> bool {
         let links = &mut self.subscriptions.links;
         let Some(found) = links.all.get_mut(link.0).filter(|_| plan.is_valid()) else {
@@ -460,7 +468,8 @@ impl Shard {
         true
     }
 
-    /// A link takes nothing more. Not for the middle of a step.
+    /// Makes a link take nothing more, while its queue stays. Must not be called in the middle of a
+    /// step.
     pub fn mute_link(&mut self, link: LinkId) {
         let plan = self.subscriptions.links.all.get(link.0).map(|found| found.plan.clone());
         if let Some(plan) = plan {
@@ -468,9 +477,9 @@ impl Shard {
         }
     }
 
-    /// Ends a link: it takes nothing more, what it holds is dropped, and who waits for what it took
-    /// is told at the end of the next step. Its number may be that of
-    /// another one afterwards.
+    /// Ends a link: its filters are removed and its queue is dropped. Publishers that wait for an
+    /// answer about one of its records get it at the end of the next step. A link that is opened
+    /// later may get the same number.
     pub fn close_link(&mut self, link: LinkId) {
         let links = &mut self.subscriptions.links;
         links.remove_filters(link);
@@ -486,7 +495,7 @@ impl Shard {
         }
     }
 
-    /// The oldest messages that wait for a link's owner.
+    /// Takes the oldest batch of messages that waits for a link's owner.
     pub fn take_from_link(&mut self, link: LinkId) -> Option<LinkBatch> {
         let links = &mut self.subscriptions.links;
         let found = links.all.get_mut(link.0)?;
@@ -506,7 +515,7 @@ impl Shard {
         self.subscriptions.links.all.get(link.0).map_or(0, |link| link.bytes)
     }
 
-    /// The link that has no room for a message now, if there is one.
+    /// The link that wants this message and has no room for it, if there is one.
     #[inline(never)]
     pub(super) fn full_link(
         &mut self,
@@ -520,7 +529,7 @@ impl Shard {
         full
     }
 
-    /// Copies a message that is accepted here to the links that want it; true when one does.
+    /// Copies a message that this shard accepts to the links that want it; true when a link does.
     #[inline(never)]
     pub(super) fn give_to_links(&mut self, hash: &TopicHash<'_>, message: &MessageRef<'_>) -> bool {
         let visits = self.subscriptions.links.find(hash);
@@ -536,7 +545,8 @@ impl Shard {
         taken
     }
 
-    /// The same for one filter. `again`: an earlier one of the same link matches, too.
+    /// Copies a message to one link for the filter at `at`; true when the link wants it. `again`:
+    /// an earlier filter of the same link matches, too.
     fn give_to_link(&mut self, at: u32, again: bool, message: &MessageRef<'_>) -> bool {
         let found = self.subscriptions.links.filters.get(at);
         let Some(&LinkFilter { link, position, number, .. }) = found else { return false };

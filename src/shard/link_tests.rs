@@ -76,7 +76,7 @@ fn a_full_link_of_publishers_that_wait_loses_only_what_nobody_waits_with() {
     assert_eq!(taken, 14);
     (0..3).for_each(|_| link.push(&record(&[90; 5]), false, &mut |_| ()));
     assert_eq!((link.counts.dropped, link.bytes), (1, 16 * size));
-    // A second copy of the last message that was let in.
+    // A second copy of the last message that was accepted.
     link.push(&record(&[91; 5]), true, &mut |_| ());
     assert_eq!(link.counts.dropped, 1);
     let mut expected: Vec<u8> = (0..14).collect();

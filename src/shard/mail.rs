@@ -1,19 +1,20 @@
-//! Takes mail in, and holds back what has to wait for it.
+//! Takes in the mail of the other shards, and holds back packets and control mail that have to wait
+//! until earlier data mail has been taken in.
 //!
-//! What was acknowledged to one client must come before whatever any client sends after that, on
-//! every shard. A shard sends an acknowledgement only once its mail is in the mailboxes, so the
-//! kernel reports a packet that was sent after the acknowledgement later than that. In each step
-//! the driver first lets the kernel report what there is. Then the mailboxes are looked at, and
-//! what is in them by then is taken in before those packets ([`super::step`]). Usually all of it is
-//! taken in within the step. If it is more than a step's share of work, packets whose effect
-//! depends on it wait ([`Holds::BEHIND`]): PUBLISH, SUBSCRIBE and UNSUBSCRIBE. So does control mail
-//! that asks for, or brings, something that data mail may still change. Everything else proceeds,
-//! such as acknowledgements and PINGREQ.
+//! Whatever was acknowledged to one client must take effect before anything that any client sends
+//! after that, on every shard. A shard sends an acknowledgement only once its mail is in the
+//! mailboxes. The kernel therefore reports a packet that was sent after the acknowledgement later
+//! than that mail. In each step the driver first lets the kernel report what has arrived. Then the
+//! shard looks at its mailboxes, and takes in what they hold by then before those packets
+//! ([`super::step`]). Usually it takes in all of that mail within the step. If the mail is more
+//! than a step's share of work, packets whose effect depends on the mail wait ([`Holds::BEHIND`]):
+//! PUBLISH, SUBSCRIBE and UNSUBSCRIBE. So does control mail that asks for, or brings, something
+//! that data mail may still change. Everything else proceeds, such as acknowledgements and PINGREQ.
 //!
-//! A packet waits only for the mail that was there when it arrived, not for mail that arrives
-//! meanwhile. The older packets wait for one position in the mailboxes, and all later ones for a
-//! second position, which is noted when the first is reached. So nobody waits for more than two
-//! such rounds, however much mail keeps arriving.
+//! A packet waits only for the mail that was there when the packet arrived, not for mail that
+//! arrives meanwhile. The older packets wait for one position in the mailboxes, and all later ones
+//! for a second position, which is noted when the first is reached. So no packet waits for more
+//! than two such rounds, however much mail keeps arriving.
 
 use super::Shard;
 use super::ahead;
@@ -32,41 +33,44 @@ use crate::time::Instant;
 use crate::topic::TopicHash;
 use std::collections::VecDeque;
 
-/// How far the mail has been taken in, and who waits for it.
+/// How far the shard has taken in its mail, and which connections and control mails wait for that.
 pub(super) struct Intake {
     reading: Reading,
-    /// A mail that was too much for the step.
+    /// A data mail that the step could not finish.
     open: Option<Open>,
-    /// Some data mail that was there at the last look has not been taken in.
+    /// Some data mail that was there at the last look has not been taken in yet.
     pub(super) behind: bool,
-    /// What is processed now waited long enough.
+    /// True while connections are released that have waited long enough: their packets are not held
+    /// again.
     granted: bool,
-    /// The older waiters and the later ones: by parity, `older` is the older ones'.
+    /// Those that wait for `position`, at the index `older`, and those that came later, at the
+    /// other index.
     waiting: [Waiting; 2],
     older: usize,
-    /// What the older ones wait for.
+    /// The position that the older ones wait for.
     position: MailPosition,
     /// Control mail that has waited long enough.
     ready: VecDeque<(ShardId, Control)>,
-    /// Whose control mail is first in this step.
+    /// The shard whose control mail comes first in this step; it changes with each step.
     first_peer: u8,
-    /// Control mails of each peer at the last look.
+    /// How many control mails of each sender there were at the last look.
     control: Vec<usize>,
-    /// What data and control mail have cost in this step.
+    /// What data mail and control mail have cost in this step, by [`Share`].
     work: [u32; 2],
-    /// When mail was last looked at, where there is a clock: nothing that was taken in was put
-    /// there later. The step may have begun much earlier, if the process was stopped in between.
+    /// When the mailboxes were last looked at, if there is a clock: no mail that was taken in since
+    /// was put there later. The step may have begun much earlier, if the process was stopped in
+    /// between.
     looked_at: Instant,
 }
 
-/// Data mail and control mail have shares of their own.
+/// Data mail and control mail each have a share of the step's work of their own.
 #[derive(Clone, Copy)]
 enum Share {
     Data,
     Control,
 }
 
-/// Data mail of which the part before `at` has been taken in.
+/// A data mail whose part before `at` has been taken in.
 struct Open {
     from: ShardId,
     data: Data,
@@ -104,7 +108,7 @@ impl Intake {
         }
     }
 
-    /// The shares of a step are whole again.
+    /// Gives the new step its whole shares of work.
     #[inline]
     pub(super) fn begin_step(&mut self) {
         self.work = [0; 2];
@@ -114,18 +118,19 @@ impl Intake {
         self.work.iter().sum()
     }
 
-    /// Whether a packet that begins like this has to wait for mail that was there before it.
+    /// Whether a packet with this first byte has to wait for mail that was there before it.
     #[inline]
     pub(super) fn holds(&self, first: u8) -> bool {
         self.behind && !self.granted && is_ordered(first)
     }
 
-    /// True when taking in mail goes on in the next step, as far as mailboxes have room.
+    /// True when the next step has mail to go on with, as far as other mailboxes have room for what
+    /// that mail causes.
     pub(super) fn has_more(&self) -> bool {
         self.behind || !self.ready.is_empty()
     }
 
-    /// Up to where there was data mail at the last look.
+    /// The end of the data mail at the last look.
     pub(super) fn noted(&self) -> MailPosition {
         self.reading.noted()
     }
@@ -135,13 +140,14 @@ impl Intake {
         self.reading.is_past(position)
     }
 
-    /// When the mail that is taken in had come at the latest.
+    /// The latest time at which the mail that is being taken in can have been put into the
+    /// mailboxes.
     #[inline]
     pub(super) fn looked_at(&self) -> Instant {
         self.looked_at
     }
 
-    /// True when nothing is left of earlier steps.
+    /// True when earlier steps have left nothing to go on with.
     #[inline]
     fn is_idle(&self) -> bool {
         !self.behind
@@ -150,7 +156,7 @@ impl Intake {
             && self.waiting.iter().all(Waiting::is_empty)
     }
 
-    /// Connections and mails that wait.
+    /// How many connections and mails wait.
     pub(super) fn waiting(&self) -> usize {
         let waiting = |one: &Waiting| one.connections.len() + one.control.len();
         self.waiting.iter().map(waiting).sum::<usize>()
@@ -163,12 +169,13 @@ impl Intake {
         !self.ready.is_empty() || self.control.iter().any(|&waiting| waiting > 0)
     }
 
-    /// A connection goes on with those of that parity.
+    /// Makes a connection wait with those at index `parity` of `waiting`.
     pub(super) fn wait(&mut self, parity: usize, socket: SocketId) {
         self.waiting[parity].connections.push(socket);
     }
 
-    /// Those who wait for all that was there at the last look; which of the two they are.
+    /// The index of `waiting` for whatever has to wait for all data mail that was there at the last
+    /// look.
     pub(super) fn join_waiting(&mut self) -> usize {
         if self.waiting[self.older].is_empty() {
             self.position = self.reading.noted();
@@ -178,7 +185,7 @@ impl Intake {
     }
 }
 
-/// PUBLISH, SUBSCRIBE and UNSUBSCRIBE, by a packet's first byte.
+/// True for PUBLISH, SUBSCRIBE and UNSUBSCRIBE, by the first byte of the packet.
 fn is_ordered(first: u8) -> bool {
     match first >> 4 {
         3 | 10 => true,
@@ -187,29 +194,32 @@ fn is_ordered(first: u8) -> bool {
     }
 }
 
-/// Control mail that must not overtake data mail: what its sender was sent before may stand there.
+/// True for control mail that must not overtake data mail: its sender may have relied on data mail
+/// that is still in a mailbox here.
 fn waits_for_data(control: &Control) -> bool {
     match control {
         Control::Replay(_) => !Mutant::ReplayOvertakesMail.is_on(),
         Control::Replayed(_) | Control::Join(_) | Control::Leave(..) | Control::Presence(..) => {
             true
         }
-        // In line with those: what a member says of itself keeps its order.
+        // In line with those above: what a shard says about one member of a group must keep its
+        // order.
         Control::GiveBack(_) => true,
-        // What was published before it belongs to the session, or is to be told.
+        // Messages that were published before this mail belong to the session that is packed, or
+        // are among those to be told again.
         Control::ToShard(what) => matches!(**what, ToShard::Pack(_) | ToShard::Retell(_)),
         _ => false,
     }
 }
 
-/// The shard's mail: what it has for others, and what is taken in.
+/// The mail of a shard: what is staged for the others, and what is taken in from them.
 pub(super) struct Mail {
     pub(super) outbox: Outbox,
     pub(super) intake: Intake,
 }
 
 impl Mail {
-    /// Of the shard with that place.
+    /// The mail of the shard at that place in the topology.
     pub(super) fn new(topology: &Topology, budget: &Budget) -> Self {
         let [receivers, senders] = [topology.receivers, topology.senders()].map(usize::from);
         let outbox = Outbox::new(topology.id, receivers, senders.saturating_sub(1), budget);
@@ -219,8 +229,8 @@ impl Mail {
 
 impl Shard {
     /// Takes mail out of this shard's mailboxes; true when there was some. Comes after the kernel
-    /// has reported what clients have sent and before that is looked at. Has shares of work of its
-    /// own: at most about `share` for data mail and as much for control mail.
+    /// has reported what clients have sent, and before those packets are looked at. Data mail and
+    /// control mail cost at most about `share` each, in units of [`crate::limits::cost`].
     pub fn take_mail(&mut self, ends: &mut MailEnds<Stamped, Control>, share: u32) -> bool {
         if self.topology.is_alone() || self.mail.intake.is_idle() && !ends.has_mail() {
             return false;
@@ -229,7 +239,7 @@ impl Shard {
             self.note_control(ends);
             self.take_control(ends, share);
         }
-        // Control mail first: the data mail that was there before it is then seen too.
+        // Look at the control mail first: data mail that was pushed before it is then seen, too.
         self.note_control(ends);
         let open = self.mail.intake.open.as_ref().map(|open| open.from);
         self.mail.intake.reading.note(ends, open);
@@ -249,10 +259,10 @@ impl Shard {
         data || control
     }
 
-    /// Does something on the account of a kind of mail, in the time of that kind.
+    /// Does `work` on the account of one kind of mail, which also has time of its own.
     fn with_share<T>(&mut self, share: Share, work: impl FnOnce(&mut Self) -> T) -> T {
         let spent = self.mail.intake.work[share as usize];
-        // What is left of the share, however many looks at mail the step has had.
+        // Only the rest of the share is left, however many looks at the mail this step has had.
         let begin = if Mutant::MailShareFresh.is_on() { 0 } else { spent };
         let clients = self.meter.begin_account(begin, MAIL_MICROS);
         let done = work(self);
@@ -261,7 +271,7 @@ impl Shard {
         done
     }
 
-    /// True when some was taken in.
+    /// Takes in data mail until `share` is used up; true when there was any.
     fn take_data(&mut self, ends: &mut MailEnds<Stamped, Control>, share: u32) -> bool {
         let (mut put_off, mut any) = (None, false);
         if Mutant::ResumedOutOfOrder.is_on() {
@@ -296,8 +306,8 @@ impl Shard {
         any
     }
 
-    /// Goes on with a mail; gives it back when the share of work is used up before its end. Adds
-    /// what was done to `done`.
+    /// Goes on with a data mail, and counts in `done` what was taken in. Returns the mail when the
+    /// share of work is used up before its end.
     fn read_on(&mut self, open: Open, share: u32, done: &mut Progress) -> Option<Open> {
         let Open { from, data, mut at } = open;
         match data {
@@ -323,7 +333,7 @@ impl Shard {
         None
     }
 
-    /// Lets those go on who have waited for what has been taken in by now.
+    /// Releases the connections and the control mail whose position has been reached.
     fn end_waiting(&mut self) {
         let intake = &mut self.mail.intake;
         intake.behind = !intake.reading.is_done();
@@ -380,8 +390,9 @@ impl Shard {
         any
     }
 
-    /// What control mail says: at once, or when the data mail before it has been taken in. Comes
-    /// after all that is ready, so what one shard says of its members keeps its order.
+    /// Obeys control mail at once, or makes it wait until the data mail before it has been taken
+    /// in. Control mail that is ready comes first, so that what one shard says about its members
+    /// keeps its order.
     fn accept_control(&mut self, from: ShardId, control: Control) {
         let intake = &mut self.mail.intake;
         if intake.behind && waits_for_data(&control) {
@@ -392,8 +403,8 @@ impl Shard {
         }
     }
 
-    /// Takes in a message. When something is reserved for it, or it costs much, its sender is told
-    /// the cost ([`super::ahead`]).
+    /// Takes in a message. When something was reserved for the message, or it costs much, its
+    /// sender is told the cost ([`super::ahead`]).
     #[inline]
     fn take_message(
         &mut self,
@@ -424,7 +435,7 @@ impl Shard {
         }
     }
 
-    /// Tells the sender what a message has cost: at once, or when the rest of its fan-out is done.
+    /// Tells the sender what a message has cost: at once, or when the message's fan-out is over.
     #[inline(never)]
     fn report_cost(&mut self, from: ShardId, report: Control, fans_out: bool) {
         match self.delivery.fanouts.newest().filter(|_| fans_out) {

@@ -1,5 +1,5 @@
-//! Shared subscriptions [MQTT5 4.8.2]: the part of a member's own shard. Sessions join and leave
-//! groups. The home shards of their groups are told when they connect, disconnect or have room
+//! Shared subscriptions [MQTT5 4.8.2], on the home shard of a member: a session joins and leaves
+//! groups, and the home shards of its groups are told when it connects, disconnects or has room
 //! again.
 
 use super::Shard;
@@ -9,8 +9,8 @@ use crate::mutant::Mutant;
 use crate::session::{Membership, Session, ShareName, Shares};
 
 impl Shard {
-    /// Makes the session a member; true when the group's home has to confirm it. Costs the same
-    /// however many memberships there are.
+    /// Makes the session a member of a group; true when the group's home shard has to confirm that.
+    /// The cost does not depend on the number of memberships.
     pub(super) fn join(
         &mut self,
         index: u32,
@@ -38,14 +38,14 @@ impl Shard {
         true
     }
 
-    /// Ends a membership; false when there was none. What the client was sent it may finish
-    /// [MQTT-3.10.4-3]; what only waits for it goes back to the group. Costs the same however many
-    /// memberships there are.
+    /// Ends a membership; false when the session had none. The client may finish what it was
+    /// already sent [MQTT-3.10.4-3]; what only waits in the session's queue goes back to the group.
+    /// The cost does not depend on the number of memberships.
     pub(super) fn leave(&mut self, index: u32, filter: &str) -> bool {
         self.leave_named(index, &ShareName::new(filter))
     }
 
-    /// The same by the group's name and filter.
+    /// Does the same as [`Shard::leave`], for the group's name and filter.
     pub(super) fn leave_named(&mut self, index: u32, name: &ShareName) -> bool {
         let Some(shares) = self.sessions.get_mut(index).and_then(|s| s.shares_mut()) else {
             return false;
@@ -68,7 +68,7 @@ impl Shard {
         true
     }
 
-    /// A membership was taken out of the session: the group's home is told.
+    /// Tells the group's home shard that a membership was taken out of the session.
     fn forget_membership(&mut self, index: u32, gone: Membership) {
         if let Some(extras) = self.sessions.get_mut(index).and_then(|s| s.extras.as_mut())
             && extras.shares.as_ref().is_some_and(|shares| shares.list.is_empty())
@@ -109,7 +109,7 @@ impl Shard {
         }
     }
 
-    /// If the session has refused a message of a group, and has room again: the groups are told.
+    /// Tells the session's groups that it has room again, if it has refused a message of a group.
     #[inline]
     pub(super) fn tell_room(&mut self, index: u32) {
         let refused = |shares: &Shares| shares.refused;

@@ -1,17 +1,19 @@
-//! The shard's part in the memory budget of the broker (`limits.memory`): how much its clients make
-//! it hold, by kind, and what is refused or dropped when all shards together hold too much.
+//! The shard's part in the memory budget of the broker (`limits.memory`): how many bytes its
+//! clients make it hold, by kind, and what is refused or dropped when all shards together hold too
+//! much.
 //!
-//! Memory is counted as it is taken and released, in plain fields of this shard where no other
-//! figure tells it already. After as much work as the turn of one client, and once a second, the
-//! change of the sum is made known to the other shards, in a single shared number
+//! Memory is counted as it is taken and released. Plain fields of this shard count what no other
+//! figure of the shard tells. After as much work as the turn of one client, and once a second, the
+//! change of the sum is added to a single number that all shards share
 //! ([`crate::mesh::Shared::memory`]). A shard reads that number at the start of a step and after
 //! each turn. The sum can therefore exceed the limit by what each shard takes in during a turn
 //! (where one message counts in full for every queue that it is put into), by a buffer of answers
 //! and 16 KiB of an unfinished packet per client, and by what nothing refuses: see [`Pressure`].
 //!
-//! Not counted, because it does not grow with what clients do: mailboxes, receive buffers, spare
-//! buffers, and what the allocator cannot use of its pages; and what bridges' threads hold, which
-//! has bounds of its own (`buffer.max_bytes`). `auto` leaves room for the former.
+//! Not counted are mailboxes, receive buffers, spare buffers, and what the allocator cannot use of
+//! its pages, because these do not grow with what clients do; `auto` leaves room for them. Not
+//! counted either is what the threads of bridges hold, which has bounds of its own
+//! (`buffer.max_bytes`).
 
 use super::Shard;
 use super::connection::{Connection, Input};
@@ -27,48 +29,50 @@ use crate::time::Instant;
 use crate::transport::Layers;
 use std::collections::VecDeque;
 
-/// Bytes of a connection: its entry here, and its place at the driver.
+/// Bytes of a connection: its entry in the shard, and its place at the driver.
 const CONNECTION: usize = size_of::<Connection>() + 48;
 /// Bytes of the place of a connection's layers.
 const LAYERS: usize = size_of::<Option<Layers>>();
-/// Bytes of a session without its names: its entry, and its places in the table of names.
+/// Bytes of a session besides its names: its entry, and its places in the table of names.
 const SESSION: usize = size_of::<Session>() + 24;
-/// Bytes of windows and queues without what is in them.
+/// Bytes of the window and the queue of a session, without their content.
 const FLOW: usize = size_of::<Flow>();
-/// Bytes of a message in flight besides what is kept of it.
+/// Bytes of a message in flight, besides a kept copy of the message.
 const SENT: usize = 64;
 /// Bytes of the identifier of a QoS 2 message that awaits PUBREL, when each is far from the others.
 const IDENTIFIER: usize = 24;
-/// Bytes of a retained message besides its text: its name's place, its head.
+/// Bytes of a retained message besides its text: the place of its name, and its header.
 const RETAINED: usize = 112;
-/// Bytes of a subscription besides its filter: its places with session and filter.
+/// Bytes of a subscription besides its filter: its places in the session and in the filter's list.
 const SUBSCRIPTION: usize = 24;
-/// Bytes of a distinct filter besides its text, with its place in the interest table.
+/// Bytes of a distinct filter besides its text: its places in the index and the interest table.
 const FILTER: usize = 76;
-/// Milliseconds between two lines of the log about the same.
+/// Milliseconds between two log lines about the pressure.
 const TOLD: u64 = 10_000;
 
-/// How short memory is, and what is not done any more. What is only stored goes first, then who is
-/// new, then messages: so there is room for clients when somebody has filled the queues.
+/// How short memory is, and what the shard refuses for it. It first refuses what is only stored,
+/// then new clients, then messages: so connected clients still have room when a few have filled the
+/// queues.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
 pub enum Pressure {
-    /// There is enough.
+    /// There is enough memory.
     #[default]
     None,
-    /// From 14 sixteenths of the limit on. Pending queues get no longer; QoS 0 goes only to clients
-    /// that read; no more is retained; a CONNECT that has come in part is not waited for.
+    /// From 14/16 of the limit on. Pending queues grow no longer; QoS 0 goes only to clients that
+    /// keep reading; nothing more is retained; a CONNECT that has come in part is not waited for.
     Tight,
-    /// From 15 sixteenths on. No new clients, no new subscriptions; who sends a large packet in
-    /// parts is ended, and so is who does not read what it is sent ([`super::relief`]).
+    /// From 15/16 of the limit on. No new clients and no new subscriptions are accepted. Clients
+    /// that send a large packet in parts are disconnected, and so are clients that do not read what
+    /// they are sent ([`super::relief`]).
     High,
     /// From the limit on. Publishers wait for a second, then no messages are taken any more; no
-    /// replays go on ([`super::relief`]). What is in flight stays, and is sent again; PINGREQ,
-    /// acknowledgements, UNSUBSCRIBE and DISCONNECT are handled as ever.
+    /// replays go on ([`super::relief`]). Messages in flight stay, and are sent again as always;
+    /// PINGREQ, acknowledgements, UNSUBSCRIBE and DISCONNECT are handled as always, too.
     Full,
 }
 
 impl Pressure {
-    /// The next one above, and how many sixteenths of the limit begin it.
+    /// The next higher pressure, and the sixteenths of the limit at which it begins.
     fn above(self) -> Option<(Pressure, u64)> {
         match self {
             Pressure::None => Some((Pressure::Tight, 14)),
@@ -78,7 +82,7 @@ impl Pressure {
         }
     }
 
-    /// The one below.
+    /// The next lower pressure.
     fn below(self) -> Pressure {
         match self {
             Pressure::None | Pressure::Tight => Pressure::None,
@@ -97,47 +101,49 @@ impl Pressure {
     }
 }
 
-/// What is held, where no other figure of the shard tells it. Bytes, unless it says otherwise.
+/// What is held and no other figure of the shard tells. In bytes, unless it says otherwise.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Tally {
     /// Input that was received and not yet processed.
     pub input: usize,
     /// ClientIds, mountpoints, wills and topic aliases.
     pub names: usize,
-    /// Windows and queues, however empty. A number.
+    /// The number of sessions with a window and a queue, however empty these are.
     pub flows: usize,
-    /// Messages that are kept until they are acknowledged.
+    /// Messages that are kept in windows until they are acknowledged.
     pub kept: usize,
-    /// Identifiers of QoS 2 messages that await PUBREL. A number.
+    /// The number of identifiers of QoS 2 messages that await PUBREL.
     pub inbound: usize,
-    /// What ended sessions left to be worked off.
+    /// What ended sessions have left and is still to be returned or dropped.
     pub returning: usize,
     /// Retained messages.
     pub retained: usize,
     /// Names of the share groups that sessions are members of.
     pub shares: usize,
-    /// What layers of connections have on the heap.
+    /// What the layers of connections have on the heap.
     pub layers: usize,
 }
 
-/// What all shards hold, seen from this one, and the limit.
+/// What is known here of the memory that all shards hold, and of the limit.
 #[derive(Default)]
 pub(super) struct Budgeting {
-    /// What the others were last told that this shard holds.
+    /// The bytes that the shared sum counts for this shard.
     told: u64,
-    /// Work of the steps since then.
+    /// The work of the steps since then.
     work: u32,
-    /// How much of the present step's work had been done when it was last told in its middle.
+    /// The work of the present step at which the shard last updated the sum within the step.
     told_at: u32,
     pub(super) pressure: Pressure,
-    /// From here on the pressure is higher, below there it is lower.
+    /// The pressure is higher from `up` on and lower below `down`, in bytes that all shards hold.
     up: u64,
     down: u64,
     logged: Instant,
-    /// Connections that hold a part of a CONNECT, the oldest first; some have got on since.
+    /// Connections that hold a part of a CONNECT, the oldest first. Some of these have got further
+    /// since.
     pub(super) unfinished: VecDeque<SocketId>,
     pub(super) relief: Relief,
-    /// Messages that were put into pending queues, ever. Tells whether one was.
+    /// How many messages were ever put into pending queues. The publish path compares this before
+    /// and after.
     pub(super) queued: u64,
 }
 
@@ -148,8 +154,8 @@ impl Budgeting {
         budgeting
     }
 
-    /// Bounds of the present pressure under `limit`; half of a sixteenth lies between what begins
-    /// it and what ends it.
+    /// Sets `up` and `down` for the present pressure under `limit`. A pressure ends half a
+    /// sixteenth below where it begins, so that it does not change at every step.
     fn set_limit(&mut self, limit: u64) {
         let at = |sixteenths: u64| (limit / 16).saturating_mul(sixteenths);
         let unlimited = limit == u64::MAX;
@@ -172,12 +178,12 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// Of all shards together `limit` bytes.
+    /// For a broker whose shards together may hold `limit` bytes.
     pub(super) fn new(limit: u64) -> Self {
         Memory { tally: Tally::default(), budgeting: Budgeting::new(limit) }
     }
 
-    /// True when memory is at least so short.
+    /// True when the pressure is at least this one.
     #[inline]
     pub(super) fn is_short(&self, pressure: Pressure) -> bool {
         self.budgeting.pressure >= pressure
@@ -185,15 +191,15 @@ impl Memory {
 }
 
 impl Tally {
-    /// A session's windows and queues go, with all that is in them; pending queues are counted
-    /// elsewhere.
+    /// Takes a session's window and its identifiers out of the tally. The messages of pending
+    /// queues are counted elsewhere.
     pub(super) fn forget(&mut self, flow: &Flow) {
         self.flows -= 1;
         self.kept -= flow.window.kept();
         self.inbound -= flow.inbound.len();
     }
 
-    /// The same of a flow that is idle.
+    /// Does the same for a window and a queue that are idle.
     pub(super) fn forget_idle(&mut self, flow: &Flow) {
         self.flows -= usize::from(!Mutant::MemoryFlowsLeaked.is_on());
         debug_assert!(flow.window.kept() == 0);
@@ -202,14 +208,14 @@ impl Tally {
 }
 
 impl Connection {
-    /// Takes the input out; `held` is the shard's tally of it.
+    /// Takes the input out of the connection; `held` is the shard's tally of input.
     pub(super) fn take_input(&mut self, held: &mut usize) -> Option<Box<Input>> {
         let input = self.input.take()?;
         *held -= input.capacity();
         Some(input)
     }
 
-    /// Puts input back, or there for the first time.
+    /// Puts input into the connection, and counts it in `held`.
     pub(super) fn keep_input(&mut self, input: Box<Input>, held: &mut usize) {
         debug_assert!(self.input.is_none());
         *held += input.capacity();
@@ -224,7 +230,7 @@ pub(super) fn named(session: &Session) -> usize {
     session.client_id.len() + session.mountpoint().len() + will + grant
 }
 
-/// Bytes of a retained message with all that belongs to it.
+/// Bytes of a retained message with its topic and its places.
 pub(super) fn retained(topic: &str, size: usize) -> usize {
     topic.len() + size + RETAINED
 }
@@ -267,17 +273,17 @@ impl Shard {
         ]
     }
 
-    /// What is held, as it was counted. For checks.
+    /// What was counted as held. For checks.
     pub fn tally(&self) -> Tally {
         self.memory.tally
     }
 
-    /// What the other shards believe that this one holds. For checks.
+    /// The bytes of this shard in the shared sum. For checks.
     pub fn told_memory(&self) -> u64 {
         self.memory.budgeting.told
     }
 
-    /// At the beginning of a step: how short memory is by now.
+    /// Looks at the shared sum at the beginning of a step, and changes the pressure if it has to.
     #[inline]
     pub(super) fn look_at_memory(&mut self) {
         let used = self.topology.shared.memory.used();
@@ -322,7 +328,8 @@ impl Shard {
         }
     }
 
-    /// In the middle of a step: as often as after a client's turn, or always when memory is short.
+    /// Updates the shared sum in the middle of a step: as often as after a client's turn, or always
+    /// when memory is short.
     pub(super) fn weigh_within(&mut self) {
         let since = self.meter.work().saturating_sub(self.memory.budgeting.told_at);
         if since >= self.settings.budget.turn || self.memory.is_short(Pressure::Tight) {
@@ -332,7 +339,7 @@ impl Shard {
         }
     }
 
-    /// At the end of a step: tells the others what this shard holds, when that may have changed.
+    /// Updates the shared sum at the end of a step, when what this shard holds may have changed.
     #[inline]
     pub(super) fn weigh(&mut self) {
         self.memory.budgeting.work = self.memory.budgeting.work.saturating_add(self.meter.work());
@@ -377,27 +384,29 @@ impl Shard {
         }
     }
 
-    /// The limit may be another one.
+    /// Takes over a limit that may have changed.
     pub(super) fn set_memory_limit(&mut self) {
         self.memory.budgeting.set_limit(self.settings.memory);
         self.look_at_memory();
     }
 
-    /// True when memory is full and the connection has output: what goes out would take memory once
-    /// more than where it waits. It goes on when that has been sent.
+    /// True when memory is full and the connection has unsent output. Encoding a waiting message
+    /// would take memory for it a second time, so it stays in the queue until that output has been
+    /// sent.
     #[inline]
     pub(super) fn waits_for_memory(&self, socket: SocketId) -> bool {
         let output = |c: &Connection| c.output.as_ref().is_some_and(|output| output.unsent() > 0);
         self.memory.is_short(Pressure::Full) && self.connections.get(socket.0).is_some_and(output)
     }
 
-    /// Bounds of a session's queue while memory is short.
+    /// The bounds of the session's queue while memory is short; `None` if it has no queue.
     pub(super) fn clipped(&self, index: u32) -> Option<Bounds> {
         let flow = self.sessions.get(index)?.flow.as_ref()?;
         Some(self.queue_bounds(index, &flow.pending))
     }
 
-    /// What a queue may hold: no more than it does while memory is short, whatever its bounds.
+    /// What a queue may hold. While memory is short that is no more than it holds now, whatever its
+    /// bounds are.
     pub(super) fn queue_bounds(&self, index: u32, pending: &Pending) -> Bounds {
         let bounds = self.pending_bounds_of(index);
         if !self.memory.is_short(Pressure::Tight) || Mutant::MemoryQueuesGrow.is_on() {
@@ -410,15 +419,16 @@ impl Shard {
         }
     }
 
-    /// True when a client that is sending a packet in parts has to go: what has come of it would
-    /// grow beyond [`UNFINISHED_INPUT`], or beyond [`BRIEF_INPUT`] when memory is full.
+    /// True when a client that sends a packet in parts has to be disconnected, because the part
+    /// that has come exceeds [`UNFINISHED_INPUT`], or [`BRIEF_INPUT`] when memory is full.
     pub(super) fn is_unfinished_too_large(&self, input: &Input) -> bool {
         let most =
             if self.memory.is_short(Pressure::Full) { BRIEF_INPUT } else { UNFINISHED_INPUT };
         self.memory.is_short(Pressure::High) && input.rest().len() > most
     }
 
-    /// What has been done with messages so far, to tell whether the next one gets anywhere.
+    /// What has been done with messages so far. The difference tells whether the next message gets
+    /// anywhere.
     pub(super) fn done_with_messages(&self) -> DoneWith {
         let staged = self.mail.outbox.staged();
         DoneWith {
@@ -428,7 +438,8 @@ impl Shard {
         }
     }
 
-    /// The answer to a publisher of QoS 1 or 2 whose message nobody could take for want of memory.
+    /// The reason code for a publisher of QoS 1 or 2 whose message was dropped for lack of memory
+    /// and has reached no receiver; `None` otherwise.
     pub(super) fn reason_since(&self, before: &DoneWith) -> Option<ReasonCode> {
         let now = self.done_with_messages();
         let lost = now.dropped > before.dropped
@@ -437,7 +448,7 @@ impl Shard {
         (lost && !Mutant::MemoryLossUntold.is_on()).then_some(ReasonCode::QuotaExceeded)
     }
 
-    /// True when a publisher may wait for memory instead of losing its message.
+    /// True while a publisher waits for memory instead of losing its message.
     pub(super) fn waits_until_memory(&self) -> bool {
         let until = self.memory.budgeting.relief.full_since.plus_millis(PATIENCE);
         self.memory.is_short(Pressure::Full)
@@ -446,12 +457,12 @@ impl Shard {
     }
 }
 
-/// The next pressure, when `used` is enough for it.
+/// The next higher pressure, if `used` is enough for it.
 fn before_or_at(used: u64, budgeting: &Budgeting) -> Option<(Pressure, u64)> {
     budgeting.pressure.above().filter(|_| used >= budgeting.up)
 }
 
-/// See [`Shard::done_with_messages`].
+/// The figures of [`Shard::done_with_messages`].
 pub(super) struct DoneWith {
     dropped: u64,
     elsewhere: (u64, u64, usize),

@@ -2,7 +2,7 @@ use super::*;
 use std::cell::Cell;
 use std::rc::Rc;
 
-/// A meter in a step that began at 1 s, and its clock.
+/// A meter in a step that began at one second, and its clock.
 fn started() -> (Meter, Rc<Cell<u64>>) {
     let clock = Rc::new(Cell::new(1_000_000));
     let mut meter = Meter::new(0);
@@ -52,7 +52,7 @@ fn a_late_kind_of_work_has_a_share_of_work_and_time_of_its_own() {
     meter.charge(5000);
     let limit = meter.allowance(budget);
     assert_eq!(limit, 5000 + budget.share());
-    // Its time is counted from the first look, however late that is.
+    // The time of late work begins with the first reading of the clock, however late that is.
     let late = 1_000_000 + 10 * STEP_MICROS;
     clock.set(late);
     meter.look_at_clock(limit, budget.step);

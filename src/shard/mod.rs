@@ -165,28 +165,28 @@ use timers::Timers;
 use topology::Topology;
 use work::Work;
 
-/// What the driver is to do for the shard.
+/// An order of the shard to its driver.
 #[derive(Debug)]
 pub enum Action {
-    /// Read once into a buffer: a connection whose CONNECT is awaited.
+    /// Read once into a buffer, on a connection whose CONNECT is awaited.
     ReceiveOnce(SocketId),
-    /// Read until told otherwise.
+    /// Read until the shard says otherwise.
     ReceiveStream(SocketId),
-    /// Stop reading: backpressure.
+    /// Stop reading, for back-pressure.
     Pause(SocketId),
     /// Go on reading.
     Resume(SocketId),
-    /// Write; at most one per socket until [`Shard::sent`].
+    /// Write. There is at most one send per socket until [`Shard::sent`].
     Send(SocketId, Outgoing),
-    /// Close in order: after the send in flight, with everything delivered.
+    /// Close in order: after the send in flight, so that the peer gets everything.
     Finish(SocketId),
-    /// Close now.
+    /// Close at once.
     Close(SocketId),
-    /// Pass the socket to that shard's driver.
+    /// Pass the socket to the driver of that shard, with the cookie for [`Shard::handed_over`].
     HandOver(SocketId, ShardId, u64),
-    /// Accept no more for now, or go on accepting, on every listener.
+    /// Stop accepting on every listener (true), or go on accepting (false).
     HoldAccepts(bool),
-    /// Have a helper thread find out; its answer comes by [`Shard::answered`].
+    /// Have a helper thread answer the question; the answer comes by [`Shard::answered`].
     Ask(Box<AccessQuestion>),
 }
 
@@ -199,30 +199,30 @@ pub struct Shard {
     /// When this step began.
     now: Instant,
     settings: Arc<Settings>,
-    /// Clients on their way in.
+    /// Clients that are being admitted.
     entrance: Entrance,
-    /// Who they are and what they may do.
+    /// Authentication and authorization.
     access: AccessState,
     sessions: Sessions,
     connections: Table<Connection>,
-    /// What is below MQTT on connections.
+    /// The protocol layers below MQTT, such as TLS and WebSocket.
     layered: Layered,
     subscriptions: Subscriptions,
     retained: RetainedMessages,
-    /// The message that is being delivered, and those that take several steps.
+    /// The message that is being delivered, and fan-outs that take several steps.
     delivery: Delivery,
     outputs: Outputs,
-    /// Connections that are held: backpressure.
+    /// Connections that are held for back-pressure.
     parked: Parked,
     mail: Mail,
     timers: Timers,
-    /// What goes on over several steps.
+    /// Work that goes on over several steps.
     work: Work,
-    /// What the step has cost.
+    /// The cost of the current step.
     meter: Meter,
     memory: Memory,
     storing: Option<Box<Storing>>,
-    /// Plain figures of this shard.
+    /// Counters and gauges of this shard, as plain numbers.
     pub counters: Counters,
 }
 
@@ -298,8 +298,9 @@ impl Shard {
         }
     }
 
-    /// Besides counting what its work costs, the shard looks at this clock of microseconds (the one
-    /// of [`Shard::begin`]) now and then: a step that takes too long ends early.
+    /// Gives the shard a clock of microseconds, the one of [`Shard::begin`]. The shard reads this
+    /// clock now and then besides counting the cost of its work, and ends a step that takes too
+    /// long.
     pub fn set_clock(&mut self, clock: Clock) {
         self.meter.set_clock(clock);
     }
@@ -319,7 +320,7 @@ impl Shard {
         self.entrance.open(listener, listener_state);
     }
 
-    /// New settings; connections and sessions that exist keep what was agreed with them.
+    /// Takes over new settings. Existing connections and sessions keep what was agreed with them.
     pub fn reload(&mut self, settings: Arc<Settings>) {
         self.entrance.announced.change(&self.settings);
         let rules_change = !Arc::ptr_eq(&self.settings.access, &settings.access);
@@ -332,12 +333,12 @@ impl Shard {
         self.arm_sys();
     }
 
-    /// The driver accepted a connection.
+    /// A connection that the driver accepted.
     pub fn accepted(&mut self, socket: SocketId, listener: ListenerId, peer: Peer) {
         self.admit(socket, listener, peer);
     }
 
-    /// Bytes arrived, in order.
+    /// Bytes that arrived on a connection, in order.
     pub fn received(&mut self, socket: SocketId, bytes: &[u8]) {
         self.counters.bytes_received += bytes.len() as u64;
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
@@ -352,7 +353,7 @@ impl Shard {
         self.take_received(socket, stage, bytes);
     }
 
-    /// Takes MQTT bytes of a connection in that stage.
+    /// Takes in MQTT bytes of a connection in that stage.
     #[inline]
     fn take_received(&mut self, socket: SocketId, stage: Stage, bytes: &[u8]) {
         match stage {
@@ -375,7 +376,7 @@ impl Shard {
         self.part(socket, true);
     }
 
-    /// A send is complete, or failed; its buffers come back.
+    /// A send is complete (`ok`) or has failed; its buffers come back.
     pub fn sent(&mut self, socket: SocketId, outgoing: Outgoing, ok: bool) {
         self.outputs.pool.recycle(outgoing);
         if ok {
@@ -420,8 +421,8 @@ impl Shard {
         more
     }
 
-    /// Whether what clients were answered so far is to be sent before [`Shard::finish`]: it would
-    /// have to wait for what goes on over several steps.
+    /// Whether the answers to clients so far are sent before [`Shard::finish`], because work that
+    /// goes on over several steps took a good part of the last step and would delay them.
     #[inline]
     fn answers_first(&self) -> bool {
         self.work.lasted >= self.settings.budget.share()
@@ -430,15 +431,15 @@ impl Shard {
             && !Mutant::AnswersLast.is_on()
     }
 
-    /// One send for each connection that has output so far.
+    /// Makes one send for each connection that has output so far.
     fn answer_now(&mut self) {
         self.end_packets();
         self.flush();
         self.mail.outbox.close_batches();
     }
 
-    /// True when something goes on over several steps, or was put off to the end of this one. Most
-    /// steps end without: one look at all of it costs them a tenth of asking each.
+    /// True when some work goes on over several steps, or was put off to the end of this one. Most
+    /// steps have no such work: one look at all of it costs a tenth of what asking each kind would.
     #[inline]
     fn has_long_work(&self) -> bool {
         let going = self.work.len()
@@ -485,9 +486,10 @@ impl Shard {
         more | self.parked.has_put_off()
     }
 
-    /// True when something waits for room in a mailbox, or has room in a link now. Nobody rings
-    /// when there is room again: it is tried again in a later step, soon, but not at once: another
-    /// shard is behind with work for longer than that.
+    /// True when something waits for room in a mailbox, or waits for a link that has room now. No
+    /// shard rings when its mailbox has room again, so the waiting work is tried again in a later
+    /// step: soon, but not at once, because the other shard needs longer than that for the work
+    /// that it is behind with.
     pub fn awaits_room(&self) -> bool {
         self.parked.mail_waiters() > 0
             || self.subscriptions.returns.passing.len() > 0
@@ -497,7 +499,7 @@ impl Shard {
             || !self.mail.outbox.is_empty()
     }
 
-    /// When the next timer may be due; `None` when nothing is.
+    /// When the next timer may be due; `None` when none is armed.
     pub fn deadline(&self) -> Option<Instant> {
         let timers = self.timers.next_deadline();
         let others = [
@@ -523,7 +525,7 @@ impl Shard {
                 continue;
             }
             if self.storing.as_ref().is_some_and(|storing| storing.withholds(socket)) {
-                continue; // until it is durable: `run_storing`
+                continue; // withheld until it is durable: `run_storing`
             }
             if connection.layered {
                 self.flush_layered(socket);

@@ -1,7 +1,7 @@
-//! Sessions that go from one node of a cluster to another, as bytes: the time at the sender, and a
-//! [`Client`] as in an upgrade ([`super::pack`], [`super::adopt`]), without what belongs to its
-//! node: its connection, its will, and what it was let in with. Its moments are moved to the
-//! receiver's clock, as if it had been under way for no time.
+//! Sessions that move from one node of a cluster to another, as bytes. The bytes hold the time at
+//! the sender and a [`Client`] as in an upgrade ([`super::pack`], [`super::adopt`]), without what
+//! belongs to its node: the connection, the will, and the grant with which the client was let in.
+//! Moments are converted to the receiver's clock as if the transfer had taken no time.
 
 use super::Shard;
 use crate::message::{Message, MessageRef};
@@ -12,32 +12,33 @@ use crate::topic;
 use crate::upgrade::client::{self, Client};
 use crate::upgrade::code::Code;
 
-/// Bytes of messages after which a part of a queue ends.
+/// The size in bytes of the messages after which a part of a queue ends.
 const PART: usize = 256 * 1024;
 
 impl Shard {
-    /// A session's subscriptions.
+    /// Packs a session's subscriptions.
     pub(super) fn pack_subscriptions(&self, index: u32) -> Vec<u8> {
         let Some(session) = self.sessions.get(index) else { return Vec::new() };
         let packed = self.pack_quiet(session);
         self.written(client::Session { will: None, grant: None, ..packed })
     }
 
-    /// Its window and its queue, in parts.
+    /// Packs a session's window and queue, in parts.
     pub(super) fn pack_parts(&self, index: u32) -> Vec<Vec<u8>> {
         let Some(session) = self.sessions.get(index) else { return Vec::new() };
         let mut rest = match &session.flow {
             Some(flow) => self.pack_flow(index, flow),
             None => client::Flow { first: 1, ..client::Flow::default() },
         };
-        // What was not answered is taken there when the client sends it again.
+        // A publication that has no answer yet is left out: the client sends it again, and the
+        // other node takes it then.
         let waits = |&id: &u16| {
             let unanswered = &self.subscriptions.links.unanswered;
             PacketId::new(id).is_some_and(|id| unanswered.is_waiting(index, id))
         };
         rest.inbound.retain(|id| !waits(id));
         rest.inbound_earlier.retain(|id| !waits(id));
-        // The client's connection is over.
+        // The client's connection has ended, so no identifier belongs to a current one.
         rest.inbound_earlier.append(&mut rest.inbound);
         rest.retry = None;
         let queue = std::mem::take(&mut rest.pending);
@@ -63,7 +64,8 @@ impl Shard {
         bytes
     }
 
-    /// Puts the subscriptions of a session of that ClientId in place.
+    /// Creates the session of that ClientId with the packed subscriptions. `None` when the bytes
+    /// are invalid or the session cannot be created.
     pub(super) fn place_moved(&mut self, name: &str, bytes: &[u8]) -> Option<u32> {
         let mut session = self.read_moved(bytes)?;
         let valid = |filter: &str| match topic::parse_share(filter) {
@@ -86,7 +88,7 @@ impl Shard {
         placed.ok()
     }
 
-    /// Reads a part of windows and queue.
+    /// Reads a part of a window and a queue.
     pub(super) fn read_flow(&self, bytes: &[u8]) -> Option<client::Flow> {
         self.read_moved(bytes)?.flow
     }
@@ -106,7 +108,7 @@ impl Shard {
         session.ends = ours(session.ends);
         let mut sound = true;
         if let Some(flow) = &mut session.flow {
-            // Nothing of it is stored here.
+            // Nothing of the flow is in the store of this node.
             flow.away = Default::default();
             for sent in &mut flow.sent {
                 (sent.kept, sent.body) = (None, None);
@@ -121,7 +123,7 @@ impl Shard {
         sound.then_some(session)
     }
 
-    /// Puts what has come before what the session has collected here meanwhile.
+    /// Puts the messages that have come before those that the session has collected here meanwhile.
     pub(super) fn put_flow_before(&mut self, index: u32, mut flow: client::Flow) {
         if let Some(here) = self.take_flow(index) {
             flow.pending.extend(here.pending);
@@ -130,14 +132,14 @@ impl Shard {
         if is_empty && flow.inbound_earlier.is_empty() {
             return;
         }
-        // Only what is stored can fail to be taken in.
+        // Adopting fails only for messages that are stored, and none of these is.
         let _ = self.adopt_flow(index, flow);
         if let Some(due) = self.sessions.get(index).and_then(|session| session.next_due()) {
             self.arm_session(index, due);
         }
     }
 
-    /// Takes windows and queue out of a session.
+    /// Takes the window and the queue out of a session.
     pub(super) fn take_flow(&mut self, index: u32) -> Option<client::Flow> {
         let flow = self.sessions.get_mut(index)?.flow.take()?;
         let gone = self.counters.dropped_session_gone;
@@ -146,7 +148,8 @@ impl Shard {
         Some(self.pack_flow(index, &flow))
     }
 
-    /// Ends a session without a connection that is at another node by now: its will is not sent.
+    /// Ends a session that has no connection and lives at another node by now. Its will is not
+    /// sent.
     pub(super) fn end_moved(&mut self, index: u32) {
         self.take_will(index, |_, _| true);
         self.counters.sessions_persistent -= 1;
@@ -154,10 +157,10 @@ impl Shard {
     }
 }
 
-/// No moment is later, but for the end of time.
+/// The latest moment on a clock, apart from the end of time.
 const LATEST: i128 = i64::MAX as i128;
 
-/// A session of which only the windows and the queue are meant.
+/// A session of which only the window and the queue are used.
 fn bare(client_id: &str) -> client::Session {
     client::Session {
         client_id: client_id.into(),
@@ -178,7 +181,8 @@ fn bare(client_id: &str) -> client::Session {
     }
 }
 
-/// A message with its expiry on another clock. Its publisher is none of this node's.
+/// A copy of the message with its expiry on this clock, and without its publisher, which is no
+/// client of this node.
 fn moved(queued: &Queued, ours: &impl Fn(Instant) -> Instant) -> Message {
     let message = queued.message.view();
     let (expires, publisher) = (message.expires.map(ours), None);

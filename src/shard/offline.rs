@@ -1,4 +1,4 @@
-//! Sessions without a connection: how they lose it, and how they end.
+//! Sessions without a connection: how a session loses its connection, and how it ends.
 
 use super::Shard;
 use super::close::Cause;
@@ -9,13 +9,13 @@ use crate::mutant::Mutant;
 use crate::session::{Backlog, NEVER, Session};
 use crate::time::Instant;
 
-/// Expired messages taken out of one offline session's queue per turn, and when the step has no
-/// work to spare.
+/// How many expired messages are taken out of one offline session's queue per turn; the second
+/// number holds when the step has no work to spare.
 const EXPIRED: u32 = 256;
 const FEW_EXPIRED: u32 = 8;
 
 impl Shard {
-    /// The session loses its connection.
+    /// Takes the connection away from the session.
     pub(super) fn detach(&mut self, index: u32, cause: Cause) {
         let now = self.now;
         self.subscriptions.joining.remove(&index);
@@ -26,14 +26,16 @@ impl Shard {
         let Session { flow, subscriptions, .. } = session;
         if let Some(flow) = flow {
             flow.backlog = Backlog::default();
-            // Retained messages that a SUBSCRIBE is owed are owed to the session
-            // [MQTT-3.8.4-4]; the next connection goes on with them. At QoS 0, too: only what is on
-            // its way now is dropped, as all QoS 0 for a client that is away.
+            // The session is still owed the retained messages that a SUBSCRIBE asked for
+            // [MQTT-3.8.4-4]; its next connection goes on with the replay. This holds for QoS 0,
+            // too: only what is on its way now is dropped, like all QoS 0 messages for an offline
+            // client.
             flow.inherit_replays(|filter| {
                 subscriptions.position(filter).is_some() && !Mutant::ReplayNotInherited.is_on()
             });
         }
-        // Only now: what the publishers go on with must not find this client crowded again.
+        // Not earlier: what the publishers send when they go on must not find this client crowded
+        // again.
         self.unpark_waiters(index, Over::CaughtUp);
         self.leave_will(index, cause);
         let Some(session) = self.sessions.get_mut(index) else { return };
@@ -60,7 +62,8 @@ impl Shard {
         self.tell_presence(index, false);
     }
 
-    /// Ends an offline session: its subscriptions, queues and name go; a waiting will is sent now.
+    /// Ends an offline session: its subscriptions, queues and name go, and a waiting will is sent
+    /// now.
     pub(super) fn end_session(&mut self, index: u32) {
         let reference = self.session_ref(index);
         let Some(session) = self.sessions.get_mut(index) else { return };
@@ -87,7 +90,8 @@ impl Shard {
         }
     }
 
-    /// An offline session's time: the will's delay or the session itself may be over.
+    /// Handles the timer of an offline session: the will's delay, or the session itself, may be
+    /// over.
     pub(super) fn session_due(&mut self, index: u32) {
         let now = self.now;
         let Some(session) = self.sessions.get_mut(index) else { return };
@@ -107,11 +111,12 @@ impl Shard {
         }
     }
 
-    /// Takes a share of the expired messages out of an offline session's queue; what is left has
-    /// its turn at the next tick.
+    /// Takes a share of the expired messages out of an offline session's queue. The rest has its
+    /// turn at the next tick.
     fn sweep_expired(&mut self, index: u32) {
         let now = self.now;
-        // Some in any case, or a shard that is always busy would never get on.
+        // Some are taken in any case, or a shard that is always busy would never get through the
+        // queue.
         let most =
             if self.meter.work() < self.settings.budget.step { EXPIRED } else { FEW_EXPIRED };
         let Some(session) = self.sessions.get_mut(index) else { return };

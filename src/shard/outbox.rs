@@ -1,4 +1,5 @@
-//! The mail from one shard to the others, as it is written during a step.
+//! The mail that a shard stages for the other shards and nodes during a step, until the mail is
+//! carried to their mailboxes.
 
 use super::ahead::{Ahead, Shortage, Topic};
 use super::spare::{halve_queue, halve_spare};
@@ -13,36 +14,35 @@ use std::collections::VecDeque;
 
 /// A batch is closed past this many bytes.
 const BATCH: usize = 32 * 1024;
-/// A message larger than this travels as a shared allocation, not as a copy.
+/// A message larger than this many bytes travels as a shared allocation, not as a copy.
 const COPY: usize = 8 * 1024;
-/// Buffers of batches that are kept, and the largest of them, bytes.
+/// How many buffers of batches are kept for reuse, and the largest capacity of these in bytes.
 const SPARE: usize = 64;
 const SPARE_MAX: usize = 2 * BATCH;
-/// Staged control mails to one shard past which clients of this shard wait.
+/// When more control mails than this are staged for one shard, clients of this shard wait.
 const STAGED: usize = 4096;
 
-/// Whose turn it is to get a part of what may be reserved at a shard, for a message that is looked
-/// at.
+/// Whose turn it is to have a part of another shard's reservable work, when a message is checked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Turn {
-    /// Its publisher waits in no line, and nobody waits for it: a will, what the API publishes.
+    /// The message has no publisher that could wait: a will, or what the API publishes.
     OfNobody,
-    /// Its publisher waits in a line, or would.
+    /// The publisher waits in a line for the shard, or would have to.
     NotYet,
-    /// Its publisher is the first of those who wait for that shard.
+    /// The publisher is the first of those that wait for that shard.
     With(ShardId),
 }
 
-/// Mail to one shard.
+/// The mail that is staged for one shard.
 pub struct PeerMail {
     batch: Batch,
-    /// Data mails closed in this step or left from earlier ones.
+    /// Data mails that were closed in this step or are left from earlier ones.
     pub data: VecDeque<Data>,
-    /// Control mails not yet in the mailbox.
+    /// Control mails that are not in the mailbox yet.
     pub control: VecDeque<Control>,
-    /// Data mails that the mailbox still takes, as of the start of the step.
+    /// How many data mails the mailbox had room for when it was last looked at.
     pub room: usize,
-    /// What the shard has ahead of it of what was sent before.
+    /// The work that the shard still has ahead of it from earlier mail.
     pub ahead: Ahead,
 }
 
@@ -53,28 +53,30 @@ impl PeerMail {
         self.data.len() + 2 < self.room || Mutant::RoomIgnored.is_on()
     }
 
-    /// Mails staged: closed batches, large messages and control mail.
+    /// The number of mails staged: closed batches, large messages and control mail, and the open
+    /// batch.
     fn staged(&self) -> usize {
         self.data.len() + self.control.len() + usize::from(!self.batch.is_empty())
     }
 }
 
-/// Mail to all shards. A shard that nothing is sent to costs nothing in a step.
+/// The mail that is staged for all shards. A shard that is sent nothing costs nothing in a step.
 pub struct Outbox {
     me: ShardId,
     boxes: Vec<PeerMail>,
     /// The shards that mail is staged for.
     staged: ShardSet,
-    /// Those whose mailbox may have changed since it was last looked at: they were sent something
-    /// and have not come to all of it.
+    /// The shards whose mailboxes may have changed since the last look: they were sent something,
+    /// and have not taken in all of it.
     watched: ShardSet,
     spare: Vec<Vec<u8>>,
-    /// Fewest spare buffers there were since the last [`Outbox::shrink`].
+    /// The fewest spare buffers since the last [`Outbox::shrink`].
     least: usize,
 }
 
 impl Outbox {
-    /// For shard `me`: mail to `receivers`, to each of which so many send, this one included.
+    /// The outbox of shard `me`, for mail to `receivers`. Each receiver has so many `senders`, this
+    /// shard included.
     pub fn new(me: ShardId, receivers: usize, senders: usize, budget: &Budget) -> Self {
         let mail = |_| PeerMail {
             batch: Batch::default(),
@@ -84,7 +86,7 @@ impl Outbox {
             ahead: Ahead::new(budget, senders),
         };
         let boxes = (0..receivers).map(mail).collect();
-        // How much their mailboxes hold is not known yet.
+        // How much room the mailboxes have is not known yet.
         let mut watched = ShardSet::EMPTY;
         (0..receivers as u8)
             .map(ShardId)
@@ -104,8 +106,8 @@ impl Outbox {
         self.watched
     }
 
-    /// A mailbox was looked at: it takes `room` more data mails of `capacity`, and its shard has
-    /// come so far.
+    /// Notes that a mailbox was looked at: it has room for `room` more data mails of `capacity`,
+    /// and its shard has come `so_far`.
     pub fn see(
         &mut self,
         shard: ShardId,
@@ -120,15 +122,15 @@ impl Outbox {
         }
     }
 
-    /// What was staged for that shard has been put into its mailbox, as far as there was room.
+    /// Notes that mail for that shard was put into its mailbox, as far as there was room.
     fn carried(&mut self, shard: ShardId) {
         if self.boxes[shard.0 as usize].staged() == 0 {
             self.staged.remove(shard);
         }
     }
 
-    /// Puts what is staged for that shard into its mailbox, as far as there is room; how many mails
-    /// that were. `stamp`: the time in nanoseconds, of one clock for all shards.
+    /// Puts what is staged for that shard into its mailbox, as far as there is room; returns the
+    /// number of mails. `stamp` reads the time in nanoseconds, on one clock for all shards.
     pub fn carry(
         &mut self,
         shard: ShardId,
@@ -138,7 +140,8 @@ impl Outbox {
         let peer_mail = self.to(shard);
         let mut sent = 0;
         while let Some(data) = peer_mail.data.pop_front() {
-            // Read here and not earlier: after all that this mail can be a consequence of.
+            // Read here and not earlier, so that the time is after everything that may have caused
+            // this mail.
             let at = stamp();
             if let Err(back) = ends.push_data(shard, Stamped { at, data }) {
                 peer_mail.data.push_front(back.data);
@@ -146,8 +149,8 @@ impl Outbox {
             }
             sent += 1;
         }
-        // After the data mail, as it is looked at before: whoever sees a request also sees the
-        // messages that were accepted here before it was made.
+        // After the data mail: a receiver looks at its control mail first, so a receiver that sees
+        // a request also sees the messages that were accepted here before the request was made.
         while let Some(control) = peer_mail.control.pop_front() {
             if let Err(back) = ends.push_control(shard, control) {
                 peer_mail.control.push_front(back);
@@ -162,28 +165,28 @@ impl Outbox {
         sent
     }
 
-    /// Something is staged for that shard.
+    /// Notes that something is staged for that shard.
     #[inline]
     fn stage(&mut self, shard: ShardId) {
         self.staged.insert(shard);
         self.watched.insert(shard);
     }
 
-    /// Of the shards that mail is staged for.
+    /// The staged mail of the shards that have any.
     fn with_mail(&self) -> impl Iterator<Item = &PeerMail> {
         self.staged.iter().map(|shard| &self.boxes[shard.0 as usize])
     }
 
-    /// The mail to one shard, for whoever carries it to the mailbox.
+    /// The mail for one shard, which the caller may carry to the mailbox.
     pub fn to(&mut self, shard: ShardId) -> &mut PeerMail {
         self.watched.insert(shard);
         &mut self.boxes[shard.0 as usize]
     }
 
-    /// The first of `shards` that a message cannot be accepted for, and what it lacks. A mailbox
-    /// has to have room, and its shard must not have too much ahead of it. Those of `delivering`
-    /// look for subscribers to `topic`; without one, how much a shard has
-    /// ahead of it does not count.
+    /// The first of `shards` for which a message cannot be accepted, and what is lacking there. The
+    /// mailbox must have room, and the shard must not have too much work ahead of it. The shards in
+    /// `delivering` look for subscribers to `topic`. Without a `topic`, the work ahead does not
+    /// count.
     #[inline]
     pub fn first_full(
         &self,
@@ -206,7 +209,8 @@ impl Outbox {
         })
     }
 
-    /// Whether those can go on who wait for that shard, as far as is known without their messages.
+    /// Whether publishers that wait for that shard can go on, as far as is known without their
+    /// messages.
     pub fn has_room(&self, shard: ShardId, lacked: Shortage) -> bool {
         let to = &self.boxes[shard.0 as usize];
         to.has_room()
@@ -216,30 +220,30 @@ impl Outbox {
             }
     }
 
-    /// Whether publishers wait for a part of what may be reserved at that shard.
+    /// Notes whether publishers wait for a part of what may be reserved at that shard.
     pub fn queue_for(&mut self, shard: ShardId, queued: bool) {
         if let Some(to) = self.boxes.get_mut(shard.0 as usize) {
             to.ahead.queued = queued;
         }
     }
 
-    /// What is reserved at that shard.
+    /// The work that is reserved at that shard.
     pub fn reserved(&self, shard: ShardId) -> u64 {
         self.boxes.get(shard.0 as usize).map_or(0, |to| to.ahead.reserved())
     }
 
-    /// True when there is so much control mail to some shard that work which goes on over several
-    /// steps and makes more of it waits: so it never makes other clients wait.
+    /// True when so much control mail is staged for some shard that work which goes on over several
+    /// steps has to wait before it makes more. That work therefore never makes clients wait.
     pub fn is_filling(&self) -> bool {
         self.with_mail().any(|to| to.control.len() > STAGED / 4)
     }
 
-    /// True when control mail to some shard has piled up, so that clients have to wait.
+    /// True when control mail for some shard has piled up, so that clients have to wait.
     pub fn is_congested(&self) -> bool {
         self.with_mail().any(|to| to.control.len() > STAGED)
     }
 
-    /// Stages a message of that topic. The caller has asked [`Self::first_full`].
+    /// Stages a message. The caller has asked [`Self::first_full`].
     pub fn publish(
         &mut self,
         to: ShardId,
@@ -270,8 +274,8 @@ impl Outbox {
         }
     }
 
-    /// Stages a message of a share group for another node, or from one. The caller has asked
-    /// [`Self::first_full`].
+    /// Stages a message of a share group for another node, or one that came from another node. The
+    /// caller has asked [`Self::first_full`].
     pub fn pass(&mut self, to: ShardId, passed: Passed) {
         self.stage(to);
         let target = &mut self.boxes[to.0 as usize];
@@ -294,7 +298,7 @@ impl Outbox {
         }
     }
 
-    /// Takes a delivered batch's buffer for the next one.
+    /// Keeps the buffer of a delivered batch for the next batch.
     pub fn recycle(&mut self, batch: Batch) {
         let bytes = batch.into_bytes();
         if self.spare.len() < SPARE && bytes.capacity() <= SPARE_MAX {
@@ -311,13 +315,14 @@ impl Outbox {
         }
     }
 
-    /// Mails staged: closed batches, large messages and control mail.
+    /// The number of mails staged: closed batches, large messages and control mail, and open
+    /// batches.
     pub fn staged(&self) -> usize {
         debug_assert!(self.boxes.iter().map(PeerMail::staged).eq(self.every_staged()));
         self.with_mail().map(PeerMail::staged).sum()
     }
 
-    /// Of each shard what is staged, as far as the shards that mail is staged for are known.
+    /// The number of mails staged for each shard, counting only shards that are in `staged`.
     fn every_staged(&self) -> impl Iterator<Item = usize> {
         let known = |at: usize| self.staged.contains(ShardId(at as u8));
         self.boxes.iter().enumerate().map(move |(at, to)| if known(at) { to.staged() } else { 0 })

@@ -11,9 +11,9 @@ use hashbrown::HashMap;
 use std::collections::VecDeque;
 use std::ops::Range;
 
-/// A buffer is sealed into a segment of its own past this many bytes.
+/// A buffer that is larger than this many bytes is sealed into a segment of its own.
 const SEAL: usize = 128 * 1024;
-/// Most bytes of segments in one send, so that progress of a slow client shows.
+/// Most bytes of segments in one send, so that a slow client's progress is seen.
 const SEND: usize = 256 * 1024;
 /// Most segments in one send.
 const SEGMENTS: usize = 32;
@@ -23,27 +23,28 @@ const SEGMENTS: usize = 32;
 pub struct Output {
     pub(super) sealed: VecDeque<Segment>,
     pub(super) tail: Vec<u8>,
-    /// Bytes of the connection's layers, which go before all else; part of `queued`.
+    /// Bytes of the connection's layers, which are sent before everything else; part of `queued`.
     wire: Vec<u8>,
     pub(super) queued: usize,
     in_flight: usize,
-    /// When the last send completed or the first one began.
+    /// When the last send began or completed; at first, when the output was made.
     pub progressed: Instant,
-    /// How long too much has been unsent.
+    /// How long too much output has been unsent.
     pub(super) backlog: Backlog,
-    /// Nothing was left to shed then: it is looked for again a little later.
+    /// When QoS 0 was last looked for in this output and none could be shed. The search is repeated
+    /// a little later.
     pub(super) nothing_to_shed: Option<Instant>,
-    /// In the shard's list of connections to flush.
+    /// Whether the connection is in the shard's list of connections to flush.
     pub dirty: bool,
 }
 
 impl Output {
-    /// Bytes accepted and not yet written to the socket.
+    /// Bytes that were accepted and not yet written to the socket.
     pub fn unsent(&self) -> usize {
         self.queued + self.in_flight
     }
 
-    /// The last `bytes` that were appended, when one append wrote them.
+    /// The last `bytes` bytes, if a single append wrote them.
     pub(super) fn last(&self, bytes: usize) -> Option<&[u8]> {
         let last = match (self.tail.is_empty(), self.sealed.back()) {
             (true, Some(Segment::Bytes(sealed))) => sealed,
@@ -81,7 +82,8 @@ impl Output {
         added
     }
 
-    /// Appends bytes of the connection's layers: they go as they are, before what is framed later.
+    /// Appends bytes of the connection's layers. They are sent as they are, before what is framed
+    /// later.
     pub fn append_wire(&mut self, pool: &mut OutputPool, bytes: &[u8]) {
         if self.wire.capacity() == 0 {
             self.wire = pool.take();
@@ -90,18 +92,18 @@ impl Output {
         self.queued += bytes.len();
     }
 
-    /// Bytes of the connection's layers that wait.
+    /// The bytes of the connection's layers that wait.
     pub fn wire(&self) -> &[u8] {
         &self.wire
     }
 
-    /// Takes those out; for who makes the send with them and says [`Output::sending`].
+    /// Takes these bytes out. The caller sends them, and then calls [`Output::sending`].
     pub fn take_wire(&mut self) -> Vec<u8> {
         self.queued -= self.wire.len();
         std::mem::take(&mut self.wire)
     }
 
-    /// The send that was made has so many bytes, with what its layers added.
+    /// Notes that a send of so many bytes was made, including what the layers added.
     pub fn sending(&mut self, bytes: usize, now: Instant) {
         self.in_flight = bytes;
         self.progressed = now;
@@ -161,13 +163,13 @@ impl Output {
         self.queued -= bytes;
     }
 
-    /// The send in flight is complete.
+    /// Notes that the send in flight is complete.
     pub fn sent(&mut self, now: Instant) {
         self.in_flight = 0;
         self.progressed = now;
     }
 
-    /// Makes it as new, for reuse by another connection.
+    /// Resets the output, for reuse by another connection.
     pub fn reset(&mut self, pool: &mut OutputPool) {
         for segment in self.sealed.drain(..) {
             pool.put_segment(segment);
@@ -182,37 +184,39 @@ impl Output {
     }
 }
 
-/// Buffers and outputs between uses: the steady path allocates none.
+/// The buffers and outputs that are kept for reuse, so that the steady path allocates none.
 #[derive(Default)]
 pub struct OutputPool {
     buffers: Vec<Vec<u8>>,
     bytes: usize,
-    /// Fewest buffers there were since the last [`OutputPool::shrink`]: so many were not needed.
+    /// The fewest buffers there were since the last [`OutputPool::shrink`]: so many were not
+    /// needed.
     least: usize,
     #[allow(clippy::vec_box)] // the boxes themselves are what is reused
     outputs: Vec<Box<Output>>,
     #[allow(clippy::vec_box)]
     inputs: Vec<Box<Input>>,
-    /// The same as `least` for outputs and inputs.
+    /// The fewest outputs, and the fewest inputs, since then.
     least_outputs: usize,
     least_inputs: usize,
-    /// Bytes of buffers that were dropped instead of being kept.
+    /// Bytes of buffers that were dropped instead of being kept, since the start.
     released: u64,
-    /// Bytes of all buffers, here and in use. Changes only when one is made, grows or goes.
+    /// Bytes of all buffers, in the pool and in use. Changes only when a buffer is made, grows or
+    /// is dropped.
     all: usize,
-    /// Bytes of messages that outputs share.
+    /// Bytes of the messages that outputs share.
     shared_bytes: usize,
-    /// How many outputs have each shared message, by its address.
+    /// For the address of each shared message, how many outputs have it.
     shared: HashMap<usize, u32, foldhash::fast::FixedState>,
 }
 
-/// A new buffer's capacity, bytes.
+/// The capacity of a new buffer, bytes.
 const BUFFER: usize = 1024;
-/// A larger buffer is not kept.
+/// A buffer with a larger capacity than this is not kept, bytes.
 const BUFFER_MAX: usize = 256 * 1024;
-/// Bytes kept in all.
+/// Most bytes that are kept in all.
 const POOL_MAX: usize = 8 * 1024 * 1024;
-/// Outputs kept.
+/// Most outputs that are kept, and most inputs.
 const OUTPUTS_MAX: usize = 2048;
 
 impl OutputPool {
@@ -232,13 +236,13 @@ impl OutputPool {
         }
     }
 
-    /// A buffer in use has another capacity.
+    /// Counts a buffer in use whose capacity has changed.
     #[cold]
     fn grown(&mut self, before: usize, after: usize) {
         self.all = self.all + after - before;
     }
 
-    /// Writes to a buffer in use.
+    /// Writes to a buffer in use, and counts its growth.
     pub fn extend(&mut self, buffer: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
         let room = buffer.capacity();
         write(buffer);
@@ -270,7 +274,7 @@ impl OutputPool {
         }
     }
 
-    /// One more output has the message.
+    /// Counts one more output that has the message.
     fn share(&mut self, message: &Message) {
         let holders = self.shared.entry(message.address()).or_default();
         *holders += 1;
@@ -279,7 +283,7 @@ impl OutputPool {
         }
     }
 
-    /// One output fewer has it.
+    /// Counts one output less that has the message.
     fn unshare(&mut self, message: &Message) {
         let Some(holders) = self.shared.get_mut(&message.address()) else { return };
         *holders -= 1;
@@ -289,8 +293,8 @@ impl OutputPool {
         }
     }
 
-    /// Bytes of buffers that outputs and sends have in use, and of the messages that they share:
-    /// each once, however many clients it goes to.
+    /// Bytes of the buffers that outputs and sends have in use, and of the messages that they
+    /// share. Each message counts once, however many clients it goes to.
     pub fn held(&self) -> usize {
         self.all - self.bytes + self.shared_bytes
     }
@@ -329,7 +333,7 @@ impl OutputPool {
         input.unwrap_or_default()
     }
 
-    /// Gives such a buffer back.
+    /// Gives the buffer of an unfinished packet back.
     pub fn put_input(&mut self, mut input: Box<Input>) {
         if input.capacity() <= INPUT_MAX && self.inputs.len() < OUTPUTS_MAX {
             input.clear();

@@ -1,5 +1,5 @@
-//! What goes out of this shard to the driver: buffers, the connections that have output, and what
-//! the driver is to do.
+//! What goes out of this shard to the driver: the pool of buffers, the list of connections that
+//! have output, and the orders to the driver.
 
 use super::Action;
 use super::connection::Connection;
@@ -10,19 +10,19 @@ use crate::ids::SocketId;
 use crate::limits::cost;
 use crate::time::Instant;
 
-/// The way out.
+/// The buffers, the connections to flush, and the orders to the driver.
 #[derive(Default)]
 pub(super) struct Outputs {
     pub(super) pool: OutputPool,
-    /// Connections with output that is not asked to be sent yet; each once.
+    /// Connections with output for which no send has been asked for; each once.
     pub(super) dirty: Vec<SocketId>,
-    /// In order; drained after each step.
+    /// The orders to the driver, in order; drained after each step.
     pub(super) actions: Vec<Action>,
 }
 
 impl Outputs {
-    /// The connection's output, to which something is about to be added at `now`: it is made if
-    /// there is none, and gets a send at the end of the step.
+    /// The connection's output, to which something is about to be added at `now`. The output is
+    /// made if there is none, and gets a send at the end of the step.
     #[inline]
     pub(super) fn of<'a>(
         &mut self,

@@ -1,8 +1,9 @@
-//! What the shard measures of its own load, and what it does not do any more for it: the levels of
-//! [`crate::overload::level`]. Owns the shard's level and the pace at which it accepts.
+//! Overload control: what the shard measures of its own load, and what it refuses at each of the
+//! levels of [`crate::overload::level`]. This module owns the shard's level and the rate at which
+//! it accepts connections.
 //!
-//! `limits.memory` is one of the signals: what is refused because memory is short stands in
-//! [`super::memory`], and connections wait or are refused for it as for any other overload.
+//! `limits.memory` is one of the signals. What is refused only because memory is short is in
+//! [`super::memory`]; connections wait or are refused for it as for any other overload.
 
 use super::memory::Pressure;
 use super::{Action, Shard};
@@ -13,9 +14,10 @@ use crate::overload::{OverloadLevel, Readings, Signal};
 use crate::packet::Qos;
 use crate::time::Instant;
 
-/// Milliseconds that the oldest change may wait for the disk before level 1.
+/// Level 1 begins when the oldest change has waited this many milliseconds for the disk.
 const STORAGE: u64 = 2000;
-/// Thousandths of the mailboxes' room, and of the receive buffers, in use that begin level 1.
+/// Level 1 begins when this much of the mailboxes' room, or of the receive buffers, is in use, in
+/// thousandths.
 const CROWDED: u64 = 950;
 
 /// What the loop around the shard measures.
@@ -23,7 +25,7 @@ const CROWDED: u64 = 950;
 pub struct LoopSignals {
     /// The longest step since the last look, in microseconds.
     pub longest_step: u64,
-    /// How much of that the core's thread can have run, in microseconds: the rest is the time of
+    /// How much of that step the core's thread can have run, in microseconds. The rest is time of
     /// other processes.
     pub longest_ran: u64,
     /// Receive buffers in use, in thousandths of all.
@@ -32,47 +34,48 @@ pub struct LoopSignals {
     pub mailboxes: u64,
 }
 
-/// How long the longest of some steps was, in microseconds.
+/// The duration of the longest of some steps, in microseconds.
 #[derive(Clone, Copy, Default)]
 struct LongSteps {
-    /// As clients see it: the pace of accepting follows this.
+    /// As clients see it. The rate of accepting follows this duration.
     took: u64,
-    /// While the core's thread ran: the level follows this. A host where others have the CPU does
-    /// not become overloaded by that.
+    /// While the core's thread ran. The level follows this duration, so that a host on which other
+    /// processes have the CPU does not count as overloaded.
     ran: u64,
 }
 
-/// The level of a shard, and the pace at which it accepts.
+/// The level of a shard, and the rate at which it accepts.
 #[derive(Default)]
 pub(super) struct Overload {
     assessor: Assessor,
     pace: Pace,
-    /// When the shard looks again, and when it looked last, in microseconds.
+    /// When the shard looks at its load again, and when it looked last, in microseconds.
     next: u64,
     looked: u64,
-    /// The longest step before the last look: two in a row have to be long.
+    /// The longest step before the last look. Only two long ones in a row count.
     before: LongSteps,
-    /// Accepts are held until then.
+    /// Accepting is stopped until then.
     held: Option<Instant>,
-    /// A change that is to be published.
+    /// True when a change of the level is still to be published.
     pub(super) untold: bool,
 }
 
 impl Overload {
-    /// True while accepts are held, or something is to be published.
+    /// True while accepting is stopped, or a change of the level is to be published.
     #[inline]
     pub(super) fn is_pending(&self) -> bool {
         self.held.is_some() || self.untold
     }
 
-    /// When held accepts go on, or the shard has to look again although nothing else happens.
+    /// When accepting goes on, or when the shard has to look at its load although nothing else
+    /// happens.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let looks = self.level() > OverloadLevel::None || self.pace.rate().is_some();
         let look = looks.then(|| Instant(self.next.div_ceil(1000)));
         [self.held, look].into_iter().flatten().min()
     }
 
-    /// The level now.
+    /// The present level.
     #[inline]
     pub(super) fn level(&self) -> OverloadLevel {
         self.assessor.level()
@@ -80,24 +83,24 @@ impl Overload {
 }
 
 impl Shard {
-    /// Whether the loop around the shard is to tell what it measures, at `micros`.
+    /// Whether the loop around the shard is to report its signals at `micros`.
     #[inline]
     pub fn asks_for_signals(&self, micros: u64) -> bool {
         micros >= self.entrance.overload.next
     }
 
-    /// The level of overload.
+    /// The present level of overload.
     pub fn overload_level(&self) -> OverloadLevel {
         self.entrance.overload.level()
     }
 
-    /// True at that level and those above it.
+    /// True at that level and at those above it.
     #[inline]
     pub(super) fn is_at(&self, level: OverloadLevel) -> bool {
         self.entrance.overload.level() >= level
     }
 
-    /// Takes in what the loop measured until `micros`.
+    /// Takes in what the loop has measured until `micros`, and changes level and rate accordingly.
     pub fn assess(&mut self, micros: u64, signals: &LoopSignals) {
         let elapsed = micros.saturating_sub(self.entrance.overload.looked) / 1000;
         self.entrance.overload.looked = micros;
@@ -143,7 +146,8 @@ impl Shard {
         }
     }
 
-    /// TLS handshakes and authentications that wait, of what may.
+    /// How much of the permitted waiting TLS handshakes and authentications there are, in
+    /// thousandths.
     fn admissions_reading(&self) -> u64 {
         let proving = self.access.admissions.len() as u64 * FULL * 2;
         let proving = proving.checked_div(self.settings.admissions as u64).unwrap_or(0);
@@ -165,7 +169,7 @@ impl Shard {
         }
     }
 
-    /// A connection was accepted: the next ones may have to wait.
+    /// Counts an accepted connection. The next ones may have to wait.
     #[inline]
     pub(super) fn pace_accepts(&mut self) {
         let now = self.meter.begun() * 1000;
@@ -184,7 +188,7 @@ impl Shard {
         self.entrance.overload.held = Some(self.now.plus_millis(wait.div_ceil(1_000_000).max(1)));
     }
 
-    /// Goes on accepting when its time has come.
+    /// Goes on accepting when it is time.
     pub(super) fn run_overload(&mut self) {
         if self.entrance.overload.held.is_some_and(|until| until <= self.now) {
             let now = self.meter.begun() * 1000;
@@ -200,18 +204,18 @@ impl Shard {
         }
     }
 
-    /// True while no new clients are taken in because of overload.
+    /// True while no new clients are accepted because of overload.
     pub(super) fn refuses_connects(&self) -> bool {
         self.is_at(OverloadLevel::Connects) && !Mutant::OverloadConnectTaken.is_on()
     }
 
-    /// True while QoS 0 goes only to clients that read.
+    /// True while QoS 0 messages go only to clients that keep reading.
     #[inline]
     pub(super) fn sheds_to_slow(&self) -> bool {
         self.memory.is_short(Pressure::Tight) || self.is_at(OverloadLevel::Slow)
     }
 
-    /// True while a client's message of that QoS is not taken.
+    /// True while a client's message of that QoS is not accepted.
     pub(super) fn sheds_published(&self, qos: Qos) -> bool {
         let most = if Mutant::OverloadShedsAcknowledged.is_on() {
             Qos::AtLeastOnce

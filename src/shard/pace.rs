@@ -1,26 +1,26 @@
-//! Decides which publisher waits for which subscriber: only for its main reader, and only while
-//! that one reads.
+//! Decides which publisher waits for which subscriber: a publisher waits only for its main reader,
+//! and only while that reader reads.
 //!
-//! - The *main reader* of a publisher is the one subscriber, or share group, that nearly all of its
-//!   recent messages went to and to nobody else: each such message counts one for it, and each
-//!   other message counts two against it. A client that reads somebody's messages beside others
-//!   therefore never makes their publisher wait, however slowly it reads and however many such
-//!   readers there are.
+//! - The *main reader* of a publisher is the one subscriber, or share group, that was the only
+//!   receiver of nearly all of the publisher's recent messages. Each message that went to this
+//!   reader alone counts one point for it, and each other message takes two points away. A client
+//!   that reads a publisher's messages beside others therefore never makes that publisher wait,
+//!   however slowly the client reads and however many such readers there are.
 //! - A publisher waits while its main reader has more unsent or unacknowledged data than the
-//!   high-water mark, or a part of that for longer than a few milliseconds ([`Backlog`]): a flood's
-//!   messages wait in the publishers' kernels, and not here. It continues when the reader has
-//!   caught up, or has not done so for a second.
+//!   high-water mark, or a part of that for longer than a few milliseconds ([`Backlog`]). The
+//!   messages of a flood then wait in the publishers' kernels, and not here. The publisher
+//!   continues when the reader has caught up, or has not done so for a second.
 //! - A wait in which the reader reads nothing and acknowledges nothing is in vain. The time for
 //!   such waits is a budget of [`BUDGET`], which is refilled at 3 % of time. A subscriber has one
-//!   budget, which it keeps when it reconnects, and so has a publisher, for all of its readers
+//!   budget, which it keeps when it reconnects. A publisher has one as well, for all of its readers
 //!   together. When either is used up, the publisher continues, and the reader's queue and its
 //!   policy decide.
 //!
-//! The home shard of the publisher decides. It knows for each message the shards that the message
-//! went to, and whether one of its own clients was the only receiver. When the only receiver is on
-//! another shard, that shard reports when the receiver has too much output (`Park`) and when it has
-//! not any more (`Unpark`). Both shards keep a [`Watched`] per publisher, which is forgotten when
-//! nothing has happened for [`MEMORY`].
+//! The home shard of the publisher decides. That shard knows for each message the shards that the
+//! message went to, and whether one of its own clients was the only receiver. When the only
+//! receiver is on another shard, that shard reports when the receiver has too much output (`Park`)
+//! and when the receiver has caught up (`Unpark`). Both shards keep a [`Watched`] per publisher,
+//! which is forgotten when nothing has happened for [`MEMORY`].
 
 use super::Shard;
 use super::connection::Holds;
@@ -37,24 +37,24 @@ use std::collections::VecDeque;
 pub(super) const BUDGET: u64 = 300;
 /// Milliseconds that pass while one millisecond of the budget comes back.
 const REFILL: u64 = 33;
-/// With less than this many milliseconds left nobody waits.
+/// With less than this many milliseconds of a budget left, no publisher waits.
 const LEAST: u64 = 20;
-/// Milliseconds between looks at a subscriber that is waited for.
+/// Milliseconds between two looks at a subscriber that publishers wait for.
 const LOOK: u64 = 20;
-/// Such looks per step.
+/// How many such looks a step has.
 const LOOKS: usize = 1024;
-/// Publishers that go on, or are forgotten, per step.
+/// How many publishers go on, and how many are forgotten, per step.
 const SHARE: usize = 1024;
-/// Milliseconds that a publisher which has waited is remembered for after the last occasion.
+/// For how many milliseconds after its last occasion a publisher that has waited is remembered.
 const MEMORY: u64 = 10_000;
 const _: () = assert!(MEMORY >= BUDGET * REFILL);
 
-/// A reader with at least so many points is the main one.
+/// A reader with at least this many points is the main reader.
 const MAIN: u8 = 32;
-/// Most points.
+/// The most points that a reader can have.
 const TOP: u8 = 64;
 
-/// One of those that messages go to.
+/// A receiver of messages, as a publisher's home shard or a delivering shard tells it from others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Reader(u64);
 
@@ -69,13 +69,13 @@ impl Reader {
         Reader(hash | 1 << 63)
     }
 
-    /// Whoever is the only receiver on that shard.
+    /// The only receiver on that shard, whichever it is.
     fn on(shard: ShardId) -> Self {
         Reader(u64::from(shard.0) | 1 << 40)
     }
 
-    /// The same, for a publisher of the shard `home`: there its readers are known one by one, and
-    /// its next message says which of them this is.
+    /// The same, for a publisher whose home is `home`. On its home shard the readers are known one
+    /// by one, and the publisher's next message says which of them this is.
     fn seen_from(home: ShardId, shard: ShardId) -> Self {
         if home == shard { NOT_KNOWN } else { Reader::on(shard) }
     }
@@ -83,19 +83,19 @@ impl Reader {
 
 const NOT_KNOWN: Reader = Reader(u64::MAX);
 
-/// To whom a message went on this shard.
+/// Which receivers a message had on this shard.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Receivers {
-    /// To nobody.
+    /// None.
     #[default]
     Nobody,
-    /// To this one alone.
+    /// This one alone.
     Sole(Reader),
     /// To several.
     Several,
 }
 
-/// Time for waiting in vain, by the moment at which it is whole again.
+/// The time that is left for waiting in vain, kept as the moment at which the budget is full again.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 struct Budget {
     full_at: Instant,
@@ -122,21 +122,23 @@ impl Budget {
 struct Watched {
     main: Reader,
     points: u8,
-    /// The session of this shard that it waits for, or is to wait for.
+    /// The session of this shard that the publisher waits for, or is to wait for.
     waits: Option<u32>,
-    /// As whose receiver: this shard, or the home of the group that picked the session.
+    /// The shard on whose behalf the session got the message: this one, or the home of the group
+    /// that picked the session.
     at: ShardId,
-    /// Of a publisher of this shard: the shards on which the only receiver is crowded.
+    /// For a publisher of this shard: the shards on which its only receiver is crowded.
     claims: ShardSet,
-    /// Since when it has been held, and what it may still wait in vain.
+    /// When the publisher's last wait began, and the budget that is left for waiting in vain.
     since: Instant,
     budget: Budget,
-    /// When a message of its met a crowded main reader.
+    /// When a message of the publisher last met a crowded main reader.
     met: Instant,
 }
 
 impl Watched {
-    /// Counts a message that went to `reader` alone, or to several; true when that is the main one.
+    /// Counts a message that went to `reader` alone, or to several receivers (`None`). True when
+    /// `reader` is the main reader.
     fn judge(&mut self, reader: Option<Reader>) -> bool {
         if self.main == NOT_KNOWN {
             self.main = reader.unwrap_or(NOT_KNOWN);
@@ -156,36 +158,36 @@ impl Watched {
 /// A session that publishers wait for.
 struct Waited {
     publishers: ByClient<ShardId>,
-    /// When it last read or acknowledged something.
+    /// When the session last read or acknowledged something.
     progressed: Instant,
-    /// Tells it from one of the same session before.
+    /// Distinguishes this wait from earlier waits for the same session.
     number: u64,
 }
 
-/// Publishers that are to go on: of which session, why, and who.
+/// Publishers that are to go on: the session they waited for, the reason, and who they are.
 type Leaving = (u32, Over, hash_map::IntoIter<ClientKey, ShardId>);
 
-/// By client; the key is a keyed hash already.
+/// A table by client. The key is a keyed hash already, so it needs no hashing of its own.
 type ByClient<V> = HashMap<ClientKey, V, foldhash::fast::FixedState>;
 
-/// Who waits for whom.
+/// All publishers that wait or have waited lately, and the sessions they wait for.
 #[derive(Default)]
 pub struct Pace {
     watched: ByClient<Watched>,
-    /// The same, by the time of the next look at whether they can be forgotten.
+    /// The keys of `watched`, by the time at which they are next looked at to be forgotten.
     aging: VecDeque<(Instant, ClientKey)>,
     waited: HashMap<u32, Waited, foldhash::fast::FixedState>,
-    /// The same, by the time of the next look.
+    /// The keys of `waited` with their numbers, by the time of the next look.
     looks: VecDeque<(Instant, u32, u64)>,
     number: u64,
     leaving: VecDeque<Leaving>,
-    /// Of subscribers that were waited for in vain, until it is full again.
+    /// The budgets of subscribers that were waited for in vain, until they are full again.
     budgets: ByClient<Budget>,
     spent: VecDeque<(Instant, ClientKey)>,
 }
 
 impl Pace {
-    /// When something has to be looked at.
+    /// When the next session is to be looked at.
     pub fn deadline(&self) -> Option<Instant> {
         self.looks.front().map(|&(at, ..)| at)
     }
@@ -196,18 +198,18 @@ impl Pace {
         self.looks.len() | self.leaving.len() | self.aging.len() | self.spent.len()
     }
 
-    /// True when publishers are to go on that have not yet.
+    /// True when some publishers are still to be told to go on.
     pub fn has_leaving(&self) -> bool {
         !self.leaving.is_empty()
     }
 
-    /// Sessions waited for, publishers that wait.
+    /// How many sessions are waited for, and how many publishers wait.
     pub fn counts(&self) -> [usize; 2] {
         let waits = |w: &&Watched| w.waits.is_some() || !w.claims.is_empty();
         [self.waited.len() + self.leaving.len(), self.watched.values().filter(waits).count()]
     }
 
-    /// Publishers and subscribers that something is remembered of.
+    /// How many publishers and subscribers are remembered.
     pub fn remembered(&self) -> usize {
         self.watched.len() + self.budgets.len()
     }
@@ -228,7 +230,7 @@ impl Pace {
         })
     }
 
-    /// `publisher` is to wait for the session.
+    /// Makes `publisher` wait for the session.
     fn wait(&mut self, publisher: Publisher, index: u32, now: Instant) {
         let (number, looks) = (&mut self.number, &mut self.looks);
         let waited = self.waited.entry(index).or_insert_with(|| {
@@ -239,7 +241,7 @@ impl Pace {
         waited.publishers.insert(publisher.client, publisher.shard);
     }
 
-    /// The session has read or acknowledged something.
+    /// Notes that the session has read or acknowledged something.
     #[inline]
     pub fn progressed(&mut self, index: u32, now: Instant) {
         if !self.waited.is_empty()
@@ -249,7 +251,8 @@ impl Pace {
         }
     }
 
-    /// Forgets publishers with whom nothing has happened for long, and budgets that are full.
+    /// Forgets publishers with which nothing has happened for long, and budgets that are full
+    /// again.
     fn forget(&mut self, now: Instant) {
         for _ in 0..SHARE {
             let Some(&(at, publisher)) = self.aging.front() else { break };
@@ -286,9 +289,9 @@ impl Pace {
 }
 
 impl Shard {
-    /// A message of a client of this shard has gone to `interested`, and on this shard as
-    /// [`super::encode::DeliveryScratch`] says: its publisher waits, if all of them are its main
-    /// reader and that is crowded.
+    /// Called after a message of a client of this shard has gone to the shards in `interested`; its
+    /// receivers on this shard are in [`super::encode::DeliveryScratch`]. Makes the publisher wait,
+    /// if the only receiver is its main reader and is crowded.
     #[inline]
     pub(super) fn pace(&mut self, publisher: Option<Publisher>, interested: ShardSet) {
         if !self.delivery.current.crowded.is_empty() || !self.parked.pace.watched.is_empty() {
@@ -347,7 +350,7 @@ impl Shard {
         }
     }
 
-    /// Whether the session has something left of its budget.
+    /// Whether the session has enough of its budget left to be waited for.
     fn has_budget(&self, index: u32) -> bool {
         let budgets = &self.parked.pace.budgets;
         let session = self.sessions.get(index).filter(|_| !budgets.is_empty());
@@ -355,9 +358,10 @@ impl Shard {
         budget.is_none_or(|b| b.left(self.now) >= LEAST || Mutant::WaitsNeverEnd.is_on())
     }
 
-    /// A message of another shard's client, or one that a group's home picked a session here for,
-    /// was delivered as [`super::encode::DeliveryScratch`] says: on behalf of the shard `at`. The
-    /// publisher's home is told when the only receiver is crowded.
+    /// Called after a message was delivered here on behalf of the shard `at`: a message of another
+    /// shard's client, or one for which a group's home shard picked a session here. Its receivers
+    /// are in [`super::encode::DeliveryScratch`]. Tells the publisher's home shard when the only
+    /// receiver is crowded.
     pub(super) fn regard(&mut self, publisher: Option<Publisher>, at: ShardId) {
         let crowded = self.delivery.current.crowded.first().copied();
         self.delivery.current.crowded.clear();
@@ -373,7 +377,7 @@ impl Shard {
         };
         let crowded = crowded.filter(|&index| self.has_budget(index));
         let pace = &mut self.parked.pace;
-        // At its home the publisher's readers are shards.
+        // The publisher's home shard knows its far readers only by their shards.
         let far = publisher.shard != home;
         let main = if far { reader } else { Some(Reader::seen_from(home, at)) };
         let watched = match (pace.watched.contains_key(&publisher.client), crowded, main) {
@@ -408,7 +412,7 @@ impl Shard {
         }
     }
 
-    /// On the shard `at` the only receiver of a publisher of this shard is crowded.
+    /// Notes that on the shard `at` the only receiver of a publisher of this shard is crowded.
     pub(super) fn claimed(&mut self, publisher: ClientKey, at: ShardId) {
         let (now, main) = (self.now, Reader::seen_from(self.topology.id, at));
         let watched = self.parked.pace.watch(publisher, main, now);
@@ -416,7 +420,7 @@ impl Shard {
         watched.met = now;
     }
 
-    /// It is not any more, or is not waited for any more.
+    /// Notes that this receiver has caught up, or is not to be waited for any longer.
     pub(super) fn unclaimed(&mut self, publisher: ClientKey, at: ShardId, over: Over) {
         if let Some(watched) = self.parked.pace.watched.get_mut(&publisher) {
             watched.claims.remove(at);
@@ -424,8 +428,8 @@ impl Shard {
         self.let_go(publisher, over);
     }
 
-    /// The local session has caught up, is gone, or is not waited for any more: its publishers go
-    /// on, at the end of the step.
+    /// Lets the publishers that wait for a session of this shard go on at the end of the step,
+    /// because the session has caught up, is gone, or is not to be waited for any longer.
     pub(super) fn unpark_waiters(&mut self, index: u32, over: Over) {
         let pace = &mut self.parked.pace;
         if pace.waited.is_empty() {
@@ -449,7 +453,7 @@ impl Shard {
         }
     }
 
-    /// A local publisher goes on, unless something else holds it.
+    /// Lets a publisher of this shard go on, unless another reason holds its connection.
     fn let_go(&mut self, publisher: ClientKey, over: Over) {
         let Some(socket) = self.sessions.socket_of(publisher) else { return };
         let connection = self.connections.get(socket.0);
@@ -465,7 +469,7 @@ impl Shard {
         self.free(socket, Holds::CROWDED);
     }
 
-    /// Lets a share of those go on whom nobody is to wait for any more.
+    /// Lets a share of the publishers go on whose waits are over.
     pub(super) fn let_leaving_go(&mut self) {
         for _ in 0..SHARE {
             let Some((index, over, publishers)) = self.parked.pace.leaving.front_mut() else {
@@ -492,7 +496,7 @@ impl Shard {
         }
     }
 
-    /// Looks at the subscribers that are waited for: whether it is in vain.
+    /// Looks at the sessions that publishers wait for, and ends waits that are in vain or are over.
     pub(super) fn look_at_waited(&mut self) {
         let now = self.now;
         for _ in 0..LOOKS {

@@ -10,7 +10,8 @@ fn a_budget_is_spent_at_once_and_comes_back_at_three_percent() {
     assert_eq!(budget.left(start.plus_millis(1000)), 30);
     assert!(!budget.is_full(start.plus_millis(9000)));
     assert!(budget.is_full(start.plus_millis(9900)));
-    // Whoever waits as long as it may, whenever it may, waits for 300 ms and 3 % of the time.
+    // A publisher that waits as long as its budget allows, as soon as it allows any wait, waits for
+    // 300 ms and 3 % of the time.
     let (mut waited, mut now) = (0, start.plus_millis(100_000));
     let end = now.plus_millis(1_000_000);
     while now < end {
@@ -35,8 +36,8 @@ fn watched(main: u64) -> Watched {
 
 #[test]
 fn the_main_reader_gets_nearly_all_of_the_recent_messages_alone() {
-    // The share of messages that go to the first reader alone, in percent: how many of 10,000
-    // messages it may hold up.
+    // For each share of messages that go to the first reader alone, in percent: of how many in
+    // 10,000 such messages the first reader may be the main reader, at most and at least.
     for (percent, most, least) in [(100, 10_000, 10_000), (90, 10_000, 9900), (50, 200, 0)] {
         for other in [None, Some(Reader(2))] {
             let (mut watched, mut main, mut random) = (watched(1), 0, 1u64);
@@ -51,7 +52,7 @@ fn the_main_reader_gets_nearly_all_of_the_recent_messages_alone() {
             assert!((least.saturating_sub(300)..=most).contains(&main), "{percent} %: {main}");
         }
     }
-    // Who becomes the only reader becomes the main one.
+    // A subscriber that becomes the only reader becomes the main reader.
     let mut watched = watched(1);
     assert!((0..100).any(|_| watched.judge(Some(Reader(2)))));
 }

@@ -1,5 +1,5 @@
-//! Clients as they are handed over to another process: everything that belongs to one, copied. The
-//! shard keeps all of it, and goes on with it when the other process fails.
+//! Copies clients for the hand-over to another process: everything that belongs to one. The shard
+//! keeps the originals, and goes on serving them if the other process fails.
 
 use super::Shard;
 use super::changes::level;
@@ -20,7 +20,7 @@ use crate::upgrade::frame::Ban;
 /// How far the packing of a shard has come.
 #[derive(Clone, Default, Debug)]
 pub struct PackCursor {
-    /// The parts of the table of bans that were packed.
+    /// How many parts of the table of bans were packed.
     bans: usize,
     connection: u32,
     session: u32,
@@ -28,28 +28,28 @@ pub struct PackCursor {
     done: bool,
 }
 
-/// What is packed next.
+/// One packed piece.
 pub enum Packed {
     /// A client with that socket.
     Online(SocketId, Box<Client>),
     /// A client whose socket was copied before, by that shard under that number.
     Known(ShardId, u32, Box<Client>),
-    /// What has not been copied of a client before.
+    /// The rest of a client of which a part was copied before.
     Rest(Box<Remainder>),
     /// A session without a connection.
     Offline(Box<Client>),
-    /// Some retained messages, each with the accounts that it is on.
+    /// Some retained messages, each with the accounts that it counts for.
     Retained(Vec<(u64, Message)>),
-    /// Who is banned for a while: the first shard tells for all.
+    /// The temporary bans. They are shared by all shards, so only the first shard packs them.
     Bans(Vec<Ban>),
 }
 
-/// Retained messages that are packed at a time.
+/// How many retained messages are packed at a time.
 const RETAINED: usize = 64;
 
 impl Shard {
-    /// The next piece; `None` when all was packed. The shard is suspended and has no send in
-    /// flight.
+    /// The next piece; `None` when everything was packed. The shard must be suspended and have no
+    /// send in flight.
     pub fn pack_next(&self, cursor: &mut PackCursor) -> Option<Packed> {
         while self.topology.id == ShardId(0) {
             let Some(bans) = self.packed_bans(cursor.bans) else { break };
@@ -92,7 +92,7 @@ impl Shard {
             topic::Pass::More(next) => cursor.retained = Some(next),
             topic::Pass::Done => cursor.done = true,
         }
-        // What the broker itself retains below $SYS is not a client's and is made anew.
+        // What the broker itself retains below `$SYS` belongs to no client and is made anew.
         messages.retain(|(_, message)| !topic::is_servers_own(message.view().topic));
         if Mutant::UpgradeRetainedLost.is_on() {
             messages.clear();
@@ -122,7 +122,7 @@ impl Shard {
         }
     }
 
-    /// A session but for what is in flight and waits, and where it is stored.
+    /// Packs a session without its window, its queue, and its place in the store.
     pub(super) fn pack_quiet(&self, session: &Session) -> client::Session {
         let mut subscriptions = Vec::with_capacity(session.subscriptions.len() + session.shared());
         session.subscriptions.each(|place| {
@@ -160,7 +160,7 @@ impl Shard {
         }
     }
 
-    /// What is in flight to a session, and waits for it.
+    /// Packs a session's window and queue.
     pub(super) fn pack_flow(&self, index: u32, flow: &Flow) -> client::Flow {
         let mut pending = Vec::with_capacity(flow.pending.here());
         flow.pending.each(|queued| {

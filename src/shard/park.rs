@@ -1,16 +1,16 @@
-//! Backpressure: how connections that are held back for a reason continue ([`super::hold`] holds
-//! them).
+//! Back-pressure: how connections that are held for a reason continue ([`super::hold`] holds them).
 //!
 //! Which publisher waits for which subscriber is decided in `pace`. A connection whose next packet
 //! needs a mailbox that is full waits in the queue of that mailbox. In each step only as many of
-//! them are tried again as the mailbox has room for, in turn, so that thousands of waiting
-//! connections cost the others nothing. Those whose messages cost the other shard much, or nobody
-//! knows how much ([`super::ahead`]), stand in lines of their own: each line has a share of what
-//! may be under way, and its first one keeps its place until there is enough for its message.
+//! these connections are tried again as the mailbox has room for, in turn, so that thousands of
+//! waiting connections cost the others nothing. Publishers whose messages cost the other shard
+//! much, or an unknown amount ([`super::ahead`]), wait in lines of their own. Each of these lines
+//! has a share of what may be under way to that shard, and its first publisher keeps its place
+//! until there is enough for its message.
 //!
-//! The publishers that wait for a link of a bridge while it is full have a line for each link. What
-//! has no publisher that could wait (wills, `$SYS`, events) does not come here: it has the last
-//! eighth of a link's bound for itself.
+//! The publishers that wait for a full link of a bridge have one line for each link. Messages
+//! without a publisher that could wait (wills, `$SYS`, events) do not come here: the last eighth of
+//! a link's bound is for them.
 
 use super::ahead::Shortage;
 use super::connection::{Holds, Parting, Stage};
@@ -25,16 +25,17 @@ use crate::mutant::Mutant;
 use crate::time::Instant;
 use std::collections::VecDeque;
 
-/// Queues of [`Parked::work`].
+/// The lines of [`Parked::work`]: of connections that have had no turn lately, and of the others.
 pub(super) const FRESH: usize = 0;
 pub(super) const SERVED: usize = 1;
-/// Lines of those whose messages cost another shard nobody knows how much, or much. Each is two:
-/// of those who have not had a turn lately ([`FRESH`]), and of the others ([`SERVED`]).
+/// Lines of the publishers whose messages cost another shard an unknown amount, or much. Each
+/// stands for two lines: of those that have had no turn lately ([`FRESH`]), and of the others
+/// ([`SERVED`]).
 pub(super) const UNKNOWN: usize = 2;
 pub(super) const COSTLY: usize = 4;
-/// Lines of each shard.
+/// How many lines each shard has.
 const LINES: usize = 6;
-/// Whose turns follow each other among those who wait for a part of what may be reserved.
+/// The order in which the lines have their turns to reserve work at a shard.
 const ROUND: [usize; 6] = [
     UNKNOWN + FRESH,
     COSTLY + FRESH,
@@ -44,75 +45,77 @@ const ROUND: [usize; 6] = [
     COSTLY + SERVED,
 ];
 
-/// A connection's turn among those who wait for a mailbox.
+/// The turn of a connection that waits for a mailbox.
 pub(super) struct MailTurn {
     pub(super) socket: SocketId,
-    /// It comes from a line of [`FRESH`].
+    /// True when the connection comes from a line of [`FRESH`].
     pub(super) fresh: bool,
-    /// The line, if it is one of those who wait for a part of what may be reserved.
+    /// The line, if the connection waits for a part of what may be reserved.
     pub(super) reserves: Option<usize>,
-    /// The messages that there had been when its turn began.
+    /// How many messages had been received when the turn began.
     pub(super) before: u64,
 }
 
-/// Whose turn it is to reserve something at a shard.
+/// Which line has its turn to reserve work at a shard.
 #[derive(Clone, Copy, Default)]
 struct Round {
-    /// The line, in [`ROUND`].
+    /// The position of the line in [`ROUND`].
     at: usize,
-    /// What it has had since its turn began.
+    /// The work that the line has reserved since its turn began.
     had: u64,
 }
 
-/// Who waits for what.
+/// All connections that wait, by what they wait for.
 #[derive(Default)]
 pub struct Parked {
     /// Publishers and the subscribers that they wait for.
     pub(super) pace: Pace,
     /// Connections that wait for room in a mailbox: six lines for each shard ([`mail_line`]), and
-    /// one more for those that wait because control mail has piled up.
+    /// one more for the connections that wait because control mail has piled up.
     pub(super) mail: TurnQueues,
     /// Publishers that wait for memory; one line.
     pub(super) memory: TurnQueues,
-    /// Publishers of what has to be stored and cannot be now; one line.
+    /// Publishers of messages that have to be stored and cannot be now; one line.
     pub(super) storage: TurnQueues,
-    /// Publishers that wait for room in a link, by its number.
+    /// Publishers that wait for room in a link; one line for each link, by its number.
     pub(super) links: TurnQueues,
     /// The link that has no room for the packet which is being handled.
     pub(super) full_link: Option<LinkId>,
-    /// The shard whose lines of `mail` are served first in this step; after the last receiver:
-    /// that of control mail.
+    /// The shard whose lines of `mail` are served first in this step. The number after the last
+    /// receiver stands for the line of control mail.
     first_line: usize,
-    /// The shard that cannot take the packet which is being handled, and why.
+    /// The shard that cannot take the packet that is being handled, and what it lacks.
     pub(super) lacking: Option<(ShardId, Shortage)>,
-    /// Whose turn it is among those who wait for a mailbox.
+    /// The turn of the connection that is being tried again for a mailbox.
     pub(super) mail_turn: Option<MailTurn>,
-    /// Of each shard.
+    /// The round of each shard, by its number.
     rounds: Vec<Round>,
-    /// Connections that wait for their turn: those of [`FRESH`] have not had one for [`LATELY`].
+    /// Connections that wait for their turn in the step's work. Those in the line [`FRESH`] have
+    /// had no turn for `LATELY` (see [`super::hold`]).
     pub(super) work: TurnQueues,
-    /// Counts steps: in every other one those of [`SERVED`] come first.
+    /// Counts steps. In every other step the line [`SERVED`] comes first.
     turn: u8,
-    /// Connections that nothing holds any more, to go on at the end of the step.
+    /// Connections that nothing holds any longer. They go on at the end of the step.
     pub(super) freed: VecDeque<SocketId>,
-    /// Held connections whose answers are to be looked for at the end of the step.
+    /// Held connections in whose input acknowledgements are to be looked for at the end of the
+    /// step.
     pub(super) heard: Vec<SocketId>,
 }
 
 impl Parked {
-    /// Zero when nobody waits for anything.
+    /// Zero when no connection waits.
     #[inline]
     pub(super) fn len(&self) -> usize {
         let held = self.work.len() | self.mail.len() | self.memory.len() | self.storage.len();
         held | self.links.len() | self.freed.len() | self.heard.len() | self.pace.len()
     }
 
-    /// When something has to be looked at.
+    /// When a session that publishers wait for is to be looked at.
     pub fn deadline(&self) -> Option<Instant> {
         self.pace.deadline()
     }
 
-    /// The socket is closed; its identifier may name another connection within this step.
+    /// Removes a closed socket, whose identifier may name another connection within this step.
     pub(super) fn forget(&mut self, socket: SocketId, holds: Holds) {
         if holds.has(Holds::MAIL) {
             self.mail.remove(socket);
@@ -131,12 +134,12 @@ impl Parked {
         }
     }
 
-    /// [`FRESH`] and [`SERVED`], in this step's order.
+    /// [`FRESH`] and [`SERVED`], in the order of this step.
     fn by_freshness(&self) -> [usize; 2] {
         if self.turn & 1 == 0 { [FRESH, SERVED] } else { [SERVED, FRESH] }
     }
 
-    /// Whose turn it is to reserve something at that shard.
+    /// The round of that shard.
     fn round(&mut self, shard: ShardId) -> &mut Round {
         let at = usize::from(shard.0);
         if self.rounds.len() <= at {
@@ -145,36 +148,37 @@ impl Parked {
         &mut self.rounds[at]
     }
 
-    /// Connections that wait for room in a mailbox.
+    /// How many connections wait for room in a mailbox.
     pub(super) fn mail_waiters(&self) -> usize {
         self.mail.len()
     }
 
-    /// True when connections wait for their share of work.
+    /// True when connections wait for their share of the step's work.
     pub(super) fn has_work(&self) -> bool {
         !self.work.is_empty()
     }
 
-    /// True when something was put off until the end of a step that is over.
+    /// True when something was put off to the end of a step that is already over.
     pub(super) fn has_put_off(&self) -> bool {
         !self.freed.is_empty() || !self.heard.is_empty() || self.pace.has_leaving()
     }
 
-    /// True when the connection is to go on, which was put off. For checks.
+    /// True when the connection is to go on at the end of the step. For checks.
     pub(super) fn is_freed(&self, socket: SocketId) -> bool {
         self.freed.contains(&socket)
     }
 }
 
 impl Shard {
-    /// Goes on with those that subscribers do not hold up any more.
+    /// Goes on with the connections that nothing holds any longer.
     fn go_on_freed(&mut self) {
         while let Some(socket) = self.parked.freed.pop_front() {
             self.go_on(socket);
         }
     }
 
-    /// Takes a reason away; when none is left, what was held is processed and reading goes on.
+    /// Removes a reason for holding the connection. When none is left, the held input is processed
+    /// and reading goes on.
     pub(super) fn release(&mut self, socket: SocketId, hold: Holds) {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         if !connection.holds.has(hold) {
@@ -184,7 +188,7 @@ impl Shard {
         self.go_on(socket);
     }
 
-    /// Processes what was held, if nothing holds it any more, and reads on.
+    /// Processes the held input and goes on reading, if nothing holds the connection any longer.
     fn go_on(&mut self, socket: SocketId) {
         let Some(connection) = self.connections.get(socket.0) else { return };
         if !connection.holds.is_free() {
@@ -195,7 +199,7 @@ impl Shard {
         let open = matches!(connection.stage, Stage::Open(_));
         if open && connection.holds.is_free() && connection.paused {
             connection.paused = false;
-            connection.last_seen = self.now; // until now its silence was ours
+            connection.last_seen = self.now; // until now the silence was ours
             self.outputs.actions.push(Action::Resume(socket));
         }
         if open && connection.holds.is_free() && connection.parting != Parting::No {
@@ -203,7 +207,8 @@ impl Shard {
         }
     }
 
-    /// Begins a step with a share for either line, in turn the first: neither can starve the other.
+    /// Gives each of the two lines a share of the step before anything else, in alternating order,
+    /// so that neither can starve the other.
     pub(super) fn resume_first(&mut self) {
         self.hear_noted();
         self.parked.turn = self.parked.turn.wrapping_add(1);
@@ -218,7 +223,7 @@ impl Shard {
         }
     }
 
-    /// Goes on with those that wait for their turn until the step's work comes to `limit`.
+    /// Goes on with connections that wait for their turn, until the step's work comes to `limit`.
     pub(super) fn resume_work(&mut self, limit: u32) {
         self.hear_noted();
         self.resume_line(FRESH, limit);
@@ -232,7 +237,7 @@ impl Shard {
         }
     }
 
-    /// Goes on with what waited long enough or has room now.
+    /// Goes on with everything that has waited long enough or has room now.
     pub(super) fn retry_parked(&mut self) {
         self.look_at_waited();
         self.let_leaving_go();
@@ -244,9 +249,9 @@ impl Shard {
         self.retry_mail(self.settings.budget.step);
     }
 
-    /// Goes on with those that wait for room in a link or a mailbox, when other shards have said
-    /// how far they are and before what has just been received is looked at: who came later does
-    /// not take the room. Each kind has a share of the step.
+    /// Goes on with connections that wait for room in a link or a mailbox. Comes after other shards
+    /// have reported how far they are, and before newly received packets are looked at, so that
+    /// later packets do not take the room. Each kind has a share of the step.
     #[inline]
     pub(super) fn retry_first(&mut self) {
         if self.parked.mail.len() | self.parked.links.len() != 0 {
@@ -262,8 +267,8 @@ impl Shard {
         self.retry_mail(share(self));
     }
 
-    /// Goes on with those that wait for room in a mailbox, as long as there is some, until the
-    /// step's work comes to `limit`.
+    /// Goes on with connections that wait for room in a mailbox, as long as there is room and the
+    /// step's work is below `limit`.
     fn retry_mail(&mut self, limit: u32) {
         if self.parked.mail.is_empty() || self.mail.outbox.is_congested() {
             return;
@@ -279,14 +284,14 @@ impl Shard {
         }
     }
 
-    /// The same for one line of those who wait for room at a shard.
+    /// Does the same for one line of the connections that wait for room at a shard.
     fn retry_mail_line(&mut self, shard: ShardId, kind: usize, limit: u32) {
         let line = mail_line(shard, kind);
-        // Who comes to wait again has had its turn.
+        // A connection that comes back to the line has had its turn.
         for turn in 0..self.parked.mail.bound(line) {
             let room = shard.0 == self.topology.receivers
                 || self.mail.outbox.has_room(shard, Shortage::Room);
-            // They keep their places: in the next step they come before what is received then.
+            // The rest keep their places: in the next step they come before what is received then.
             if !room || self.is_spent(limit) {
                 return;
             }
@@ -298,10 +303,11 @@ impl Shard {
         }
     }
 
-    /// Goes on with those who wait for a part of what may be reserved at a shard. Each line has its
-    /// turn until it has had half of all that; who is first in it keeps its place until there is
-    /// enough for its message, and nobody else gets anything meanwhile: so who needs much waits no
-    /// longer than who needs little.
+    /// Goes on with publishers that wait for a part of what may be reserved at a shard. Each line
+    /// has its turn until it has had half of all that may be reserved. The first publisher of the
+    /// line keeps its place until there is enough for its message, and no other publisher reserves
+    /// anything meanwhile, so that a publisher that needs much waits no longer than one that needs
+    /// little.
     fn retry_reserving(&mut self, shard: ShardId, limit: u32) {
         let enough = u64::from(self.settings.budget.ahead) / 2;
         let mut passed = 0;
@@ -321,7 +327,7 @@ impl Shard {
             let before = self.mail.outbox.reserved(shard);
             let used = self.take_mail_turn(socket, kind % 2 == FRESH, Some(line));
             if !used && self.parked.mail.is_at(socket, line) {
-                return; // there is less than it needs
+                return; // less is left than the message needs
             }
             let taken = self.mail.outbox.reserved(shard).saturating_sub(before);
             self.parked.round(shard).had += taken.max(1);
@@ -330,8 +336,8 @@ impl Shard {
         self.mail.outbox.queue_for(shard, false);
     }
 
-    /// A connection goes on whose turn it is among those who wait for a mailbox; true when a
-    /// message of it was taken.
+    /// Gives a connection its turn for a mailbox; true when a message of the connection was
+    /// accepted.
     fn take_mail_turn(&mut self, socket: SocketId, fresh: bool, reserves: Option<usize>) -> bool {
         let before = self.counters.messages_received();
         self.parked.mail_turn = Some(MailTurn { socket, fresh, reserves, before });
@@ -340,7 +346,7 @@ impl Shard {
         self.counters.messages_received() != before
     }
 
-    /// Whose turn it is, for the message of a client that is looked at.
+    /// Whose turn it is, for the client's message that is being checked.
     #[inline]
     pub(super) fn turn(&self) -> Turn {
         match &self.parked.mail_turn {
@@ -353,12 +359,12 @@ impl Shard {
         }
     }
 
-    /// Goes on with publishers that wait for links, as long as there is room, until the step's work
-    /// comes to `limit`.
+    /// Goes on with publishers that wait for links, as long as there is room and the step's work is
+    /// below `limit`.
     pub(super) fn retry_links(&mut self, limit: u32) {
         for line in 0..self.parked.links.lines() {
             let link = LinkId(line as u32);
-            // Who comes to wait again has had its turn.
+            // A publisher that comes back to the line has had its turn.
             for turn in 0..self.parked.links.bound(line) {
                 if self.is_spent(limit) || !self.subscriptions.links.lets_one_on(link) {
                     break;
@@ -371,7 +377,7 @@ impl Shard {
         }
     }
 
-    /// Whether publishers that wait for a link could go on.
+    /// Whether some publisher that waits for a link could go on.
     pub(super) fn link_waiters_have_room(&self) -> bool {
         !self.parked.links.is_empty()
             && (0..self.parked.links.lines()).any(|line| {
@@ -380,7 +386,8 @@ impl Shard {
             })
     }
 
-    /// Goes on with publishers that wait for memory, if there is some, or no more patience.
+    /// Goes on with publishers that wait for memory, when there is some again or they have waited
+    /// long enough.
     fn retry_memory(&mut self) {
         if self.waits_until_memory() {
             return;
@@ -411,8 +418,8 @@ impl Shard {
     }
 }
 
-/// The line of those who wait for room in that shard's mailbox; that after the last receiver: for
-/// the control mail to become less.
+/// The line of connections that wait for room in that shard's mailbox. The line after those of the
+/// last receiver is for connections that wait until there is less control mail.
 pub(super) fn mail_line(shard: ShardId, kind: usize) -> usize {
     usize::from(shard.0) * LINES + kind
 }

@@ -1,21 +1,22 @@
 //! Messages of share groups between the nodes of a cluster. A message that is published at a node
-//! goes to one member of the group in the whole cluster: the group's home shard there picks a
-//! member of its own node that is ready, else a node, whose home shard of the group picks the
-//! member.
+//! goes to one member of the group in the whole cluster. The group's home shard at that node picks
+//! a ready member of its own node. If there is none, it picks another node, whose home shard of the
+//! group picks the member.
 //!
-//! Each node tells the others which groups have members there, as it tells them of filters, and so
-//! a group is at home at every node that has members or knows of a node with members. A message
-//! that a node sends to another one for its sessions is not for its groups ([`Passed`] ones are):
-//! so each group gets it once.
+//! Each node tells the others which groups have members there, as it tells them about filters. A
+//! group therefore has a home shard at every node that has members or knows of a node with members.
+//! A message that a node sends to another one for its sessions does not go to groups there (only
+//! [`Passed`] messages do), so each group gets the message once.
 //!
-//! A node whose members cannot take a message gives it back to the one that it came from, which
-//! asks it last for a second; when all have given it back, the members that are not ready decide,
-//! here first. When there is nobody here, the next node is asked for any member. No message goes
-//! from one node to another more than [`CLUSTER_HOPS`] times.
+//! A node whose members cannot take a message gives it back to the node that it came from, and is
+//! asked last by that node for a second. When all nodes have given the message back, the members
+//! that are not ready decide, those at this node first. When the group has no member here, the next
+//! node is asked for any member. No message goes from one node to another more than
+//! [`CLUSTER_HOPS`] times.
 //!
-//! A message for a node whose mailbox is full waits here, and its publisher with it. What one node
-//! was sent and is not acknowledged when that is given up comes back as well, with QoS 1
-//! (`cluster::node`).
+//! A message for a node whose mailbox is full waits here, and its publisher waits with it. Messages
+//! of QoS 1 that a node was sent and has not acknowledged when that node is given up come back as
+//! well (`cluster::node`).
 
 use super::Shard;
 use super::ahead::Topic;
@@ -29,29 +30,29 @@ use crate::mutant::Mutant;
 use crate::session::ShareName;
 use std::collections::VecDeque;
 
-/// Whether there is room for one is asked without its topic: nothing of its cost is reserved.
+/// Used to ask whether there is room without a topic, so that nothing is reserved for the cost.
 const NOBODY: (Option<Topic<'static>>, Turn) = (None, Turn::OfNobody);
-/// Messages that wait for full mailboxes, and their bytes, at most.
+/// Most messages that wait for full mailboxes, and most bytes of them.
 const MOST: usize = 4096;
 const MOST_BYTES: usize = 8 << 20;
 
-/// Messages that wait for the mailbox of a node.
+/// Messages that wait for the mailboxes of other nodes.
 #[derive(Default)]
 pub(super) struct Passing {
-    /// By the node's number.
+    /// By the number of the node.
     queues: Vec<VecDeque<Passed>>,
     count: usize,
     bytes: usize,
 }
 
 impl Passing {
-    /// How many there are.
+    /// How many messages wait.
     #[inline]
     pub(super) fn len(&self) -> usize {
         self.count
     }
 
-    /// Bytes of them.
+    /// Bytes of the waiting messages.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -84,8 +85,9 @@ impl Passing {
 }
 
 impl Shard {
-    /// Nobody here is ready to take a message of the group: gives it to another node, if one is to
-    /// have it. `trip`: its way here, and whether somebody here could take it.
+    /// Gives a message of the group to another node, if one is to have it: no member here is ready.
+    /// Of the last argument, `trip` is the message's way to this node, and `here` says whether some
+    /// member here could take the message although it is not ready.
     #[inline(never)]
     pub(super) fn passes_on(
         &mut self,
@@ -120,7 +122,7 @@ impl Shard {
         true
     }
 
-    /// Gives a message back to the node that it came from, if that is there.
+    /// Gives a message back to the node that it came from, if that node is still there.
     pub(super) fn gives_back_to_node(
         &mut self,
         name: &ShareName,
@@ -138,7 +140,8 @@ impl Shard {
         true
     }
 
-    /// The next message that waits for a node, if it can go on: its node is gone, or has room.
+    /// The next message that waits for a node and can go on, because that node has room (true) or
+    /// is gone (false).
     pub(super) fn next_passing(&mut self) -> Option<(Passed, bool)> {
         if self.subscriptions.returns.passing.len() == 0 {
             return None;
@@ -156,10 +159,10 @@ impl Shard {
         Some((passed, present & 1 << node != 0))
     }
 
-    /// Nobody can take a message of the group.
+    /// Counts messages that no member of the group can take.
     pub(super) fn count_untaken(&mut self, group: u32, count: u64) {
         if self.subscriptions.groups.len(group) > 0 {
-            // QoS 0, and nobody is connected.
+            // They are of QoS 0, and no member is connected.
             self.count_drops(DropReason::OfflineQos0, count);
         } else {
             self.counters.dropped_share_unreachable += count;

@@ -1,5 +1,6 @@
-//! What clients may do with topics: one decision for a publish, a filter of SUBSCRIBE and a will,
-//! remembered in a cache of fixed size. Changed rules are applied in [`super::revoke`].
+//! What clients may do with topics: one decision for a PUBLISH, a filter of a SUBSCRIBE, or a will,
+//! remembered in a cache of fixed size. [`super::revoke`] applies changed rules to existing
+//! subscriptions.
 
 use super::Shard;
 use super::drops::DropReason;
@@ -14,26 +15,26 @@ use crate::packet::{Qos, ReasonCode};
 use crate::session::Session;
 use crate::topic;
 
-/// Rules that are looked at for one unit of a step's cost, which is about 100 ns.
+/// How many rules can be looked at for one unit of a step's cost, which is about 100 ns.
 const RULES_PER_UNIT: u32 = 4;
 
-/// What the shard remembers of its decisions.
+/// The access decisions that the shard remembers.
 #[derive(Default)]
 pub(super) struct Permissions {
     pub(super) cache: Cache,
-    /// While what a reload took away is looked for.
+    /// The search for what a reload has taken away, while it goes on.
     pub(super) revoking: Option<Revoking>,
 }
 
 impl Permissions {
-    /// True while a reload is not applied to everybody yet.
+    /// True while a reload has not been applied to all clients.
     pub(super) fn is_revoking(&self) -> bool {
         self.revoking.is_some()
     }
 }
 
 impl Shard {
-    /// Whether a client may subscribe; `filter` is what it asked for.
+    /// Whether a client may subscribe; `filter` is the one in its packet.
     pub(super) fn may_subscribe(
         &mut self,
         index: u32,
@@ -50,7 +51,7 @@ impl Shard {
         };
         match decision {
             Decision::Later => {
-                // More filters than are asked about.
+                // The packet has more filters than a service is asked about.
                 self.counters.subscriptions_denied += 1;
                 Err(ReasonCode::QuotaExceeded)
             }
@@ -66,8 +67,8 @@ impl Shard {
         }
     }
 
-    /// Whether a message may be sent to a client that has a mountpoint, or a grant. A share group
-    /// asks a member to which it may not only when no other has room.
+    /// Whether a message may be sent to a client that has a mountpoint or a grant. A share group
+    /// asks a member that may not get the message only when no other member has room.
     #[inline(never)]
     pub(super) fn may_be_sent(
         &mut self,
@@ -77,7 +78,7 @@ impl Shard {
     ) -> bool {
         let Some(session) = self.sessions.get(index) else { return false };
         let Some(own) = session.unmounted(message.topic) else {
-            // No topic of this client's, whatever its filter matches.
+            // The topic is outside the client's mountpoint, whatever its filter matches.
             self.count_drops(DropReason::ShareFull, u64::from(of_share));
             return false;
         };
@@ -92,8 +93,8 @@ impl Shard {
         false
     }
 
-    /// Whether a client may subscribe to what the server says of itself, as far as rules do not
-    /// decide it.
+    /// Whether a client may subscribe to what the server publishes about itself, where the rules do
+    /// not decide that.
     fn may_see_sys(&self, index: u32, filter: &str) -> bool {
         let Some(session) = self.sessions.get(index) else { return false };
         if !topic::is_servers_own(filter) || !session.mountpoint().is_empty() {
@@ -113,7 +114,8 @@ impl Shard {
         })
     }
 
-    /// The same, where nothing is remembered or counted: whether it could be.
+    /// Whether a message with that topic could be sent to the session's client. Nothing is
+    /// remembered or counted.
     pub(super) fn could_be_sent(&self, session: &Session, topic: &str) -> bool {
         let Some(own) = session.unmounted(topic) else { return false };
         let access = &self.settings.access;
@@ -128,7 +130,7 @@ impl Shard {
         self.known_decision(index, deed, topic).unwrap_or(Decision::Later)
     }
 
-    /// The same for a client that has no session yet.
+    /// Decides for a client that has no session yet.
     pub(super) fn decide_for(
         &mut self,
         socket: SocketId,
@@ -142,7 +144,7 @@ impl Shard {
         let said = |at| self.access.asking.said(socket, at, deed, hash);
         let access = &self.settings.access;
         let (ruled, looked_at) = access.explain(&who, deed, topic, said);
-        // It has been asked about before.
+        // The service has been asked about this before.
         let allowed = access.allows(grant, ruled).unwrap_or(false);
         self.ruled(allowed, looked_at)
     }
@@ -157,7 +159,7 @@ impl Shard {
         Decision::Deny(NOT_ALLOWED)
     }
 
-    /// Whether anybody may publish there; counted when not.
+    /// Whether the topic is closed to all publishers; counted if so.
     #[inline]
     pub(super) fn refuses_everybody(&mut self, topic: &str, own: &str) -> Option<Denied> {
         match access::own::publish(topic, own) {
@@ -173,7 +175,7 @@ impl Shard {
         }
     }
 
-    /// What is decided about a client's deed.
+    /// The decision about a client's deed.
     ///
     /// # Errors
     /// The position of the service that has to be asked.
@@ -195,7 +197,8 @@ impl Shard {
             self.counters.decisions_remembered += 1;
             return Ok(if allowed { Decision::Allow } else { Decision::Deny(NOT_ALLOWED) });
         }
-        // Who came while everybody might do everything is known by the ClientId only.
+        // A client that connected while no rules were in force has no grant: only its ClientId is
+        // known.
         let unnamed = Grant::named(None);
         let grant = session.grant().unwrap_or(&unnamed);
         let listener = self.listener_name(grant.listener);
@@ -203,7 +206,7 @@ impl Shard {
         let said = |at| self.access.asking.said(session.socket?, at, deed, hash);
         let access = &self.settings.access;
         let (ruled, looked_at) = access.explain(&who, deed, topic, said);
-        // What depends on a service holds for a while only.
+        // A decision that depends on a service holds only for a while.
         let until = match access.asks() {
             true => second.saturating_add(access.cache_ttl),
             false => NO_END,
@@ -224,7 +227,8 @@ impl Shard {
     }
 }
 
-/// The filter that a subscription matches with: that of a share group is behind the group's name.
+/// The filter that a subscription matches with: for a share group, the part behind the group's
+/// name.
 pub(super) fn inner(filter: &str) -> &str {
     match topic::parse_share(filter) {
         Some(Ok(share)) => share.filter,

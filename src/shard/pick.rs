@@ -1,13 +1,13 @@
-//! A message of a share group and its members [MQTT5 4.8.2]: the group's home asks one member
-//! after the other; [`super::groups`] makes the choice. The member's shard accepts the message, or
-//! refuses it with a reason.
+//! Delivers a message of a share group to one of its members [MQTT5 4.8.2]. The group's home shard
+//! asks one member after the other, in the order that [`super::groups`] chooses. The member's shard
+//! accepts the message, or refuses it with a reason.
 //!
 //! A group loses a message only when none of its members can take it. A member that has ended, is
 //! disconnected, is full or reads too slowly gives the message back, and the next member is asked.
-//! When all have refused, a disconnected member with room keeps it, and only if there is none does
-//! `mqtt.pending.on_full` of the last one decide. What was sent to a member with QoS 1 or waits for
-//! it comes back when its session ends; see [`super::returns`]. On a node of a cluster, other nodes
-//! are asked before a member here that is not ready ([`super::passing`]).
+//! When all members have refused, a disconnected member with room keeps the message. Only if there
+//! is none, `mqtt.pending.on_full` of the last member decides. What was sent to a member with QoS
+//! 1, or waits for it, comes back when its session ends; see [`super::returns`]. On a node of a
+//! cluster, other nodes are asked before a member here that is not ready ([`super::passing`]).
 
 use super::Shard;
 use super::deliver::{FromGroup, Outbound, Terms};
@@ -24,24 +24,25 @@ use crate::mutant::Mutant;
 use crate::packet::{PacketId, Qos};
 use crate::session::{Backlog, Pending, Session, ShareName};
 
-/// Members of this shard that are asked for one message in a row; then a later step goes on.
+/// How many members of this shard are asked for one message in a row; then a later step goes on.
 const TRIES: u32 = 32;
 
-/// About so many members are asked whether a large message is within their Maximum Packet Size.
+/// About this many members are asked whether a large message is within their Maximum Packet Size.
 const LARGE_TRIES: u32 = 16;
 
 impl Shard {
-    /// One message to one member of the group, unless it came from another node, which has given it
-    /// to the group already.
+    /// Delivers a message to one member of the group. A message that came from another node for the
+    /// sessions here is left out: that node has given it to the group already.
     pub(super) fn deliver_to_group(&mut self, group: u32, message: &MessageRef<'_>) {
         if !self.delivery.only_sessions || Mutant::ClusterGroupTwice.is_on() {
             self.dispatch(group, message, 0, Trip::default(), 0);
         }
     }
 
-    /// Asks one member after the other, until one takes the message or it is on its way to one of
-    /// another shard or at another node. `tries`: members that have refused it already. `receipt`:
-    /// what whoever waits for it to be durable is told by; 0 while it has none.
+    /// Asks one member after the other, until one takes the message, or until the message is on its
+    /// way to a member on another shard or to another node. `tries`: how many members have refused
+    /// the message already. `receipt`: the number by which the home shard learns that the message
+    /// is durable, for those that wait for that; 0 while it has none.
     fn dispatch(
         &mut self,
         group: u32,
@@ -89,7 +90,8 @@ impl Shard {
             self.counters.share_refused += 1;
             input.tries += self.refused(group, member.session, why);
             if why == NotTaken::Gone {
-                // Its session is ending. The index may be in use: the group may not go now.
+                // The member's session is ending. The list of subscribers may be in use by the
+                // caller, so the group must not be removed from it now.
                 self.subscriptions.returns.leave_later(name.clone(), member.session);
                 break;
             }
@@ -101,7 +103,7 @@ impl Shard {
     }
 
     /// The receipt of a message that goes on later or elsewhere: the one it has, or a new one if
-    /// somebody may have to wait for it.
+    /// something may have to wait for the message to be durable.
     fn receipt_for(&mut self, message: &MessageRef<'_>, receipt: u64) -> u64 {
         match &mut self.storing {
             Some(storing) if receipt == 0 && message.qos > Qos::AtMostOnce => {
@@ -134,13 +136,14 @@ impl Shard {
         self.tell(member.shard, Control::Deliver(Box::new(picked)));
     }
 
-    /// A member has refused a message: what is concluded for the next ones, and how much nearer
-    /// this one is to the end of its tries.
+    /// Notes that a member has refused a message, for the choice of the next members. Returns how
+    /// many tries the refusal counts for.
     pub(super) fn refused(&mut self, group: u32, member: SessionRef, why: NotTaken) -> u32 {
         match why {
             NotTaken::Gone => self.subscriptions.groups.set_gone(group, member),
             NotTaken::Full => self.subscriptions.groups.set_full(group, member),
-            // That it has disconnected was told before, but maybe not yet to all of its groups.
+            // This shard was told before that the member has disconnected, but may not have noted
+            // that in all of its groups yet.
             NotTaken::Away => self.subscriptions.groups.tell_one(group, member),
             NotTaken::Ended => {}
             NotTaken::TooLarge => {
@@ -150,7 +153,7 @@ impl Shard {
         1
     }
 
-    /// A message comes back to its group: the next member gets it.
+    /// Takes back a message of a group, and gives it to the next member.
     pub(super) fn pick_again(&mut self, given: GivenBack) {
         let ended = given.why == NotTaken::Ended;
         let counter = match ended {
@@ -193,7 +196,7 @@ impl Shard {
         self.regard(view.publisher, self.topology.id);
     }
 
-    /// The home of a group picked a session of this shard.
+    /// Offers a message to the session of this shard that the home shard of a group has picked.
     pub(super) fn deliver_picked(&mut self, picked: Picked) {
         let Picked { name, member: session, options, subscription_id, terms, receipt, message } =
             picked;
@@ -235,7 +238,7 @@ impl Shard {
     /// Gives a message of a group to its member, unless that cannot take it.
     ///
     /// # Errors
-    /// Why it is not taken. Then nothing was done.
+    /// The reason why the member does not take the message. Nothing was done then.
     fn offer(
         &mut self,
         member: Member,
@@ -243,13 +246,13 @@ impl Shard {
         message: &MessageRef<'_>,
         pick: PickTerms,
     ) -> Result<(), NotTaken> {
-        // [MQTT-3.10.4-2]: nothing more for a member that left while the message was on its way.
+        // [MQTT-3.10.4-2]: a member that left while the message was on its way gets nothing more.
         let member_of = |session: &&mut Session| !session.is_ending() && session.is_member(name);
         if self.session_of(member.session).filter(member_of).is_none() {
             return Err(NotTaken::Gone);
         }
         let index = member.session.index;
-        // What is older goes first, and takes its room.
+        // Older messages go first, and take the room of this one.
         self.catch_up(index);
         let Some(session) = self.sessions.get(index) else { return Err(NotTaken::Gone) };
         if session.socket.is_none() && !pick.waits && !pick.last_resort {
@@ -280,7 +283,8 @@ impl Shard {
             self.deliver_now(index, message, &terms);
         }
         if !pick.only {
-            // Others have room: nobody waits for this one, and its patience has not begun.
+            // Other members have room, so no publisher waits for this member, and its backlog is as
+            // before.
             self.delivery.current.crowded.truncate(noted);
             if let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_mut()) {
                 flow.backlog = backlog;
@@ -311,7 +315,7 @@ impl Shard {
             }
         };
         let room = match (session.socket, qos) {
-            // With a subscription of QoS 0 nothing waits.
+            // A message for an offline session with a subscription of QoS 0 is not queued.
             (None, Qos::AtMostOnce) if !self.settings.queue_qos0 => false,
             (None, _) => queue(),
             (Some(_), Qos::AtMostOnce) if flow.is_some_and(|flow| flow.pending.has_qos0()) => {

@@ -1,11 +1,11 @@
-//! Which shard owns a ClientId or a share group.
+//! Which shard is the home of a ClientId, a share group or a retained message.
 
 use crate::ids::ShardId;
 use crate::topic::{Seeds, TopicHash};
 
-/// The home shard of a ClientId, or of a share group, among `shards`. Keyed by the secret of this
-/// start of the process: nobody can work out beforehand which ClientIds meet on one shard. Only
-/// `/placement` of the admin server tells, to the host itself.
+/// The home shard of a ClientId or of a share group among `shards`. The hash is keyed with a secret
+/// of this start of the process, so that nobody can work out beforehand which ClientIds meet on one
+/// shard. Only `/placement` of the admin server tells that, and only to the host itself.
 pub fn home_of(seeds: &Seeds, name: &str, shards: u8) -> ShardId {
     if shards == 1 {
         return ShardId(0);

@@ -1,6 +1,6 @@
-//! Where subscriptions stand in the index: entries added and taken out, others told when theirs
-//! moves, fan-outs that are under way kept right, and the other shards told of a filter's first and
-//! last.
+//! Keeps track of where subscriptions stand in the index. This module adds and removes entries,
+//! tells the owner of an entry that has moved, keeps fan-outs that are under way correct, and tells
+//! the other shards about the first and the last subscriber of a filter.
 
 use super::Shard;
 use super::route::GROUP;
@@ -11,7 +11,7 @@ use crate::session::SubscriptionSlot;
 use crate::topic::{FilterId, Subscriber};
 
 impl Shard {
-    /// After an addition: the other shards learn of a filter's first subscriber here.
+    /// After an addition: tells the other shards when the filter has its first subscriber here.
     pub(super) fn announce(&mut self, filter: FilterId) {
         if !self.topology.is_alone() && self.subscriptions.index.subscribers(filter).len() == 1 {
             let text = self.subscriptions.index.filter(filter);
@@ -23,8 +23,8 @@ impl Shard {
         }
     }
 
-    /// The same for a session's: the cluster learns of the first of those. Of groups it is told by
-    /// their names.
+    /// The same for a session's entry, and also tells the cluster when a filter has its first
+    /// session here. The cluster is told about groups by their names.
     pub(super) fn announce_session(&mut self, filter: FilterId) {
         self.announce(filter);
         if self.topology.cluster().is_some() && self.sessions_with(filter) == 1 {
@@ -32,13 +32,13 @@ impl Shard {
         }
     }
 
-    /// Subscriptions of sessions with that filter: those that are none of groups.
+    /// How many entries with that filter are of sessions, and not of groups.
     fn sessions_with(&self, filter: FilterId) -> usize {
         let all = self.subscriptions.index.subscribers(filter).len();
         all - self.subscriptions.groups.with_filter(filter)
     }
 
-    /// The cluster learns of a filter's first subscriber here, or of the end of its last.
+    /// Tells the cluster that a filter has its first session here (`wanted`), or none any more.
     fn tell_cluster(&mut self, filter: FilterId, wanted: bool) {
         if let Some(cluster) = self.topology.cluster() {
             let text = self.subscriptions.index.filter(filter).into();
@@ -46,8 +46,8 @@ impl Shard {
         }
     }
 
-    /// The cluster learns of the end of a filter's last session, if it is that which is at
-    /// `position`.
+    /// Tells the cluster that a filter has no session any more, if the entry at `position` is the
+    /// last one.
     fn withdraw_session(&mut self, filter: FilterId, position: u32) {
         let entry = self.subscriptions.index.subscribers(filter).get(position as usize);
         if entry.is_some_and(|entry| entry.options & GROUP == 0) && self.sessions_with(filter) == 1
@@ -56,7 +56,7 @@ impl Shard {
         }
     }
 
-    /// Takes an entry out of the index; the entry that takes its position is told.
+    /// Takes an entry out of the index, and tells the owner of the entry that takes its position.
     pub(super) fn remove_place(&mut self, filter: FilterId, position: u32) {
         self.meter.charge(cost::FILTER);
         let last = self.subscriptions.index.subscribers(filter).len() == 1;
@@ -78,7 +78,7 @@ impl Shard {
         }
     }
 
-    /// An entry of the index has moved: its owner is told.
+    /// Tells the owner of an entry that the entry has moved.
     fn tell_place(&mut self, entry: Subscriber, filter: FilterId, position: u32) {
         if entry.options & GROUP != 0 {
             self.subscriptions.moved(entry.target, position);
@@ -87,8 +87,8 @@ impl Shard {
         }
     }
 
-    /// Takes the entry at `position` out of the filter's zone in one fan-out, if it is in it, and
-    /// tells its owner where it is then.
+    /// Takes the entry at `position` out of the filter's zone in one fan-out, if the zone contains
+    /// it, and tells the owner where the entry is then.
     pub(super) fn shorten_zone(
         &mut self,
         number: u64,
@@ -101,16 +101,17 @@ impl Shard {
         Some(entry)
     }
 
-    /// The entry at `position` leaves the filter's zone in one fan-out, if it is in it: it changes
-    /// places with the last one of the zone, which gets shorter. Returns where it is then.
+    /// Moves the entry at `position` out of the filter's zone in one fan-out, if the zone contains
+    /// it: the entry changes places with the last one of the zone, which then gets shorter. Returns
+    /// where the entry is then.
     fn leave_zone(&mut self, number: u64, filter: FilterId, position: u32) -> Option<u32> {
         let last = self.delivery.fanouts.shorten(number, filter, position)?;
         self.exchange(filter, position, last);
         Some(last)
     }
 
-    /// An entry of the filter's list at `position` is about to be removed: takes it out of every
-    /// zone, and returns where it is then.
+    /// Moves the entry at `position` of the filter's list, which is about to be removed, out of
+    /// every zone. Returns where the entry is then.
     fn leave_zones(&mut self, filter: FilterId, position: u32) -> u32 {
         if self.delivery.fanouts.is_empty() || !self.delivery.fanouts.is_in_zone(filter, position) {
             return position;
@@ -124,8 +125,9 @@ impl Shard {
         hole
     }
 
-    /// The entry at `last` of a filter's list changes places with the one at `position`, and its
-    /// owner is told; that of the other is not, which may be about to lose it.
+    /// Exchanges the entries at `last` and `position` of a filter's list, and tells the owner of
+    /// the one that is at `position` then. The owner of the other entry is not told, because that
+    /// entry may be about to be removed.
     pub(super) fn exchange(&mut self, filter: FilterId, position: u32, last: u32) {
         if position != last {
             self.subscriptions.index.swap(filter, position, last);

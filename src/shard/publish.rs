@@ -25,7 +25,7 @@ const ALIAS: Violation = Violation {
     reason: ReasonCode::TopicAliasInvalid,
     what: "the topic alias is above Topic Alias Maximum",
 };
-// MQTT 5 has no bound for the names; 0x97 is for limits that a server has set (section 3.14.2.1).
+// MQTT 5 sets no bound for the names. 0x97 is for limits that a server has set (section 3.14.2.1).
 const ALIAS_NAMES: Violation = Violation {
     reason: ReasonCode::QuotaExceeded,
     what: "the names of the topic aliases take more than 1 MiB",
@@ -43,16 +43,16 @@ const SUBSCRIPTION_ID: Violation = Violation {
     what: "a client's PUBLISH has a subscription identifier",
 };
 
-/// What is taken of a message.
+/// How much of a message is accepted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Taken {
-    /// All.
+    /// All of it.
     Whole,
-    /// It only replaces the topic's retained message, or takes it out.
+    /// Only its effect on the topic's retained message, which it replaces or clears.
     ByTheStore,
     /// Nothing.
     Nothing,
-    /// Nothing yet: memory is full, but may not be in a moment.
+    /// Nothing for now: memory is full, but perhaps not for long.
     Later,
 }
 
@@ -71,8 +71,9 @@ impl Shard {
         self.publish_metered(socket, index, version, publish)
     }
 
-    /// The same where some clients have limits, or the message is sampled. One that is held for
-    /// another reason is tried again, and pays only when it has been handled.
+    /// Handles a PUBLISH where some clients have limits, or the message is sampled. A message that
+    /// is held for another reason is tried again, and counts for the client's rate only when it has
+    /// been handled.
     #[inline(never)]
     pub(super) fn publish_metered(
         &mut self,
@@ -105,8 +106,8 @@ impl Shard {
             return Ok(Handled::Hold(Holds::MAIL));
         }
         if let (Qos::ExactlyOnce, Some(id)) = (publish.qos, publish.id) {
-            // A client of MQTT 3 is told no limit, and its own is the number of identifiers: cut
-            // off, it would come back and send the same again.
+            // A client of MQTT 3 is told no limit, and may use all packet identifiers. Were it
+            // disconnected for this, it would come back and send the same messages again.
             let limit = if version.is_v5() { announced.receive_maximum } else { u16::MAX };
             let arrival = self
                 .sessions
@@ -133,7 +134,7 @@ impl Shard {
         if publish.properties.topic_alias.is_none() && !mounted {
             return self.publish_to(socket, index, version, publish, publish.topic, 0);
         }
-        // The rare case: the topic is not what stands in the packet.
+        // The rare case: the message's topic differs from the topic in the packet.
         let mut name = self.delivery.scratch.take_name();
         let outcome = self
             .resolve_topic(socket, index, publish, &mut name)
@@ -142,7 +143,7 @@ impl Shard {
         outcome
     }
 
-    /// A message that was taken before: not again.
+    /// Counts a message that was already accepted before, and is not accepted again.
     #[inline(never)]
     fn come_again(
         &mut self,
@@ -151,7 +152,7 @@ impl Shard {
         publish: &Publish<'_>,
     ) -> Result<Handled, Violation> {
         if publish.properties.topic_alias.is_some() {
-            // It may set the alias for this connection [MQTT-3.3.2-12].
+            // The message may set the alias for this connection [MQTT-3.3.2-12].
             let mut name = self.delivery.scratch.take_name();
             let resolved = self.resolve_topic(socket, index, publish, &mut name);
             self.delivery.scratch.keep_name(name);
@@ -161,7 +162,7 @@ impl Shard {
         Ok(Handled::Next)
     }
 
-    /// A message that is beyond its client's rate.
+    /// Handles a message that is beyond its client's rate.
     #[inline(never)]
     fn exceeds(
         &mut self,
@@ -180,7 +181,7 @@ impl Shard {
             Metered::Drop => {}
         }
         if publish.properties.topic_alias.is_some() {
-            // It may set the alias for this connection [MQTT-3.3.2-12].
+            // The message may set the alias for this connection [MQTT-3.3.2-12].
             let mut name = self.delivery.scratch.take_name();
             let resolved = self.resolve_topic(socket, index, publish, &mut name);
             self.delivery.scratch.keep_name(name);
@@ -191,8 +192,8 @@ impl Shard {
         Ok(Handled::Next)
     }
 
-    /// Writes the topic name into `name`: mountpoint, alias resolved [MQTT-3.3.2-8 to 12]. Returns
-    /// the length of the mountpoint.
+    /// Writes the topic name into `name`: the mountpoint, then the topic with its alias resolved
+    /// [MQTT-3.3.2-8 to 12]. Returns the length of the mountpoint.
     fn resolve_topic(
         &mut self,
         socket: SocketId,
@@ -234,7 +235,8 @@ impl Shard {
         Ok(mounted)
     }
 
-    /// `mounted`: how much of the topic is the listener's mountpoint.
+    /// Handles a message whose topic is known. `mounted`: how many bytes of the topic are the
+    /// listener's mountpoint.
     fn publish_to(
         &mut self,
         socket: SocketId,
@@ -302,7 +304,7 @@ impl Shard {
         Ok(Handled::Next)
     }
 
-    /// Where the message goes; else what its publisher waits for.
+    /// The route of the message, or what its publisher waits for.
     #[inline]
     fn find_way(&mut self, hash: &TopicHash<'_>, message: &MessageRef<'_>) -> Result<Route, Holds> {
         if self.subscriptions.links.any_full()
@@ -317,10 +319,10 @@ impl Shard {
         })
     }
 
-    /// Answers a message that is not taken, whoever may get it: its topic is nobody's to publish
-    /// to, or not this client's, or its payload is not what it is said to be. `own` is the topic
-    /// without the mountpoint. `None` when it is taken, as far as this goes; it is held when a
-    /// service is asked.
+    /// Answers a message that is not accepted, whichever subscribers it has: its topic is closed to
+    /// all publishers or to this client, or its payload does not have the format that it announces.
+    /// `own` is the topic without the mountpoint. `None` when the message passes these checks. The
+    /// message is held while a service is asked.
     #[inline]
     fn is_refused(
         &mut self,
@@ -350,7 +352,7 @@ impl Shard {
             }
         }
         if !publish.has_promised_format() {
-            // Section 3.3.2.3.2. Not the end of the connection: a client that comes back with the
+            // Section 3.3.2.3.2. The connection is not ended: a client that comes back with the
             // same message would never get on.
             self.counters.dropped_payload_format += 1;
             self.turn_down(socket, index, version, publish, ReasonCode::PayloadFormatInvalid);
@@ -359,8 +361,8 @@ impl Shard {
         None
     }
 
-    /// Whether a client may publish a message, whose topic it calls `own`; `None` when it may. The
-    /// broker's own rules have been asked.
+    /// Why a client may not publish a message with the topic `own`; `None` when it may. The rules
+    /// of the broker itself have been checked before.
     ///
     /// # Errors
     /// A service is asked, and the packet is to be held.
@@ -387,10 +389,10 @@ impl Shard {
         }
     }
 
-    /// What is taken of a message while memory is short; what is not is counted. When it is full,
-    /// only what gives something back. Before that all but messages that are to be retained and
-    /// whose publishers can be told; others go to the subscribers, and the one that is to be
-    /// retained is dropped where it would be kept.
+    /// How much of a message is accepted while memory is short; what is not accepted is counted.
+    /// When memory is full, only messages that free memory are accepted. Before that, all messages
+    /// are, except those to be retained whose publishers can be told of a refusal. Other messages
+    /// to be retained go to the subscribers, and are dropped where they would be kept.
     #[inline(never)]
     fn taken_when_short(&mut self, version: Version, publish: &Publish<'_>) -> Taken {
         let clears = publish.retain && publish.payload.is_empty();
@@ -414,11 +416,11 @@ impl Shard {
         } else {
             self.counters.dropped_overload += 1;
         }
-        // Who is not told has published a value after which the old one is not true any more.
+        // A publisher that cannot be told has published a value that makes the retained one untrue.
         if publish.retain && !told { Taken::ByTheStore } else { Taken::Nothing }
     }
 
-    /// A message that is not taken counts as received, and its publisher is told why.
+    /// Counts a message that is not accepted as received, and tells its publisher the reason.
     fn turn_down(
         &mut self,
         socket: SocketId,
@@ -450,7 +452,8 @@ impl Shard {
         *bytes += publish.payload.len() as u64;
     }
 
-    /// The message has been accepted wherever it goes (or refused): PUBACK or PUBREC.
+    /// Answers a message that has been accepted wherever it goes, or refused, with PUBACK or
+    /// PUBREC.
     pub(super) fn acknowledge(
         &mut self,
         socket: SocketId,
@@ -487,8 +490,8 @@ impl Shard {
         }
     }
 
-    /// A message that may not be published: counted, and said in the log. True when the connection
-    /// has ended: the policy for versions that have no other way to tell the client.
+    /// Counts and logs a message that may not be published. True when the connection was ended,
+    /// which is the policy for versions that have no other way to tell the client.
     fn denied_publish(
         &mut self,
         socket: SocketId,

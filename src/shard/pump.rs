@@ -1,4 +1,4 @@
-//! Sends what waits in a session's pending queue, as far as the window and the output allow.
+//! Sends the messages of a session's pending queue, as far as the window and the output allow.
 
 use super::Shard;
 use super::deliver::{LONG_QUEUE, Outbound};
@@ -9,26 +9,26 @@ use crate::packet::{PacketId, Qos};
 use crate::session::Queued;
 use crate::storage::record::Phase;
 
-/// Messages sent from a pending queue in one go.
+/// Most messages that are sent from a pending queue in one go.
 const PUMP: usize = 256;
 
 /// What became of the first message of a pending queue.
 enum Pumped {
     Sent,
     Dropped,
-    /// There is none, or it has to wait.
+    /// There is no message, or it has to wait.
     Nothing,
 }
 
 impl Shard {
-    /// Sends what waits, as far as window and output allow.
+    /// Sends messages of the session's queue, as far as window and output allow.
     pub(super) fn pump(&mut self, index: u32) {
         self.go_on_again(index);
         let mut sent = 0;
         while sent < PUMP {
             match self.pump_one(index) {
                 Pumped::Sent => sent += 1,
-                // Nothing would wake the queue again if dropping used up the round.
+                // If dropped messages used up the round, nothing would wake the queue again.
                 Pumped::Dropped if Mutant::StallAfterDrop.is_on() => break,
                 Pumped::Dropped => {}
                 Pumped::Nothing => break,
@@ -71,7 +71,7 @@ impl Shard {
         if let Some(name) = &queued.share
             && !self.sessions.get(index).is_some_and(|session| session.is_member(name))
         {
-            // It has left the group since [MQTT-3.10.4-2].
+            // The session has left the group since [MQTT-3.10.4-2].
             return self.give_back_left(index, queued);
         }
         let message = queued.message.clone();
@@ -116,12 +116,13 @@ impl Shard {
         }
         self.delivery.current.begin(Some(&message));
         self.send_publish(index, socket, &view, &outbound);
-        // Nobody publishes here; who is crowded shows at the next publication.
+        // No publisher waits for this send; whether the client is crowded shows at the next
+        // publication.
         self.delivery.current.crowded.clear();
         Pumped::Sent
     }
 
-    /// A message from the queue goes back to a group that the session has left.
+    /// Gives a message of the queue back to a group that the session has left.
     fn give_back_left(&mut self, index: u32, queued: Queued) -> Pumped {
         let (slot, mut taken) = (queued.stored, [queued]);
         self.store_taken(index, &mut taken);

@@ -1,6 +1,6 @@
-//! Messages that wait in the store only come back: sessions whose clients take theirs stand in a
-//! line, and what the first of them are to have next is asked for in one command at the end of a
-//! step.
+//! Reads messages that are only in the store back into memory. The sessions whose clients can take
+//! their messages stand in a line. At the end of a step, one command asks for what the first of
+//! these sessions are to have next.
 
 use super::Shard;
 use super::away::{
@@ -15,8 +15,9 @@ use crate::session::{AwayMessage, Queued};
 use crate::storage::{StorageCommand, frame};
 
 impl Shard {
-    /// The end of a step: what was read comes to its sessions, what clients are to have next is
-    /// asked for, and what is away of ended sessions goes. True when there is more to do at once.
+    /// The end of a step: gives what was read to its sessions, asks for what clients are to have
+    /// next, and works off what ended sessions had in the store. True when there is more to do at
+    /// once.
     pub(super) fn run_reading(&mut self) -> bool {
         let Some(storing) = &mut self.storing else { return false };
         let departed = storing.depart_some();
@@ -30,7 +31,8 @@ impl Shard {
             storing.reading.under_way = false;
             self.bring_bodies(spans);
         }
-        // What is in memory is brought at once, and then there may be more of that.
+        // What is in memory already is given to its sessions at once, and then there may be more of
+        // that.
         if self.ask_for_bodies() {
             self.bring_bodies(Vec::new());
             return true;
@@ -38,7 +40,8 @@ impl Shard {
         more
     }
 
-    /// Asks for what the first sessions in line are to have. True when that is all in memory.
+    /// Asks for what the first sessions in line are to have. True when all of that is in memory
+    /// already.
     fn ask_for_bodies(&mut self) -> bool {
         let Some(storing) = &mut self.storing else { return false };
         if storing.reading.under_way {
@@ -66,7 +69,8 @@ impl Shard {
                 storing.reading.asked.push(Asked { session: reference, message, from });
             }
             if bytes == before {
-                // It has its turn when what is on its way to the disk has come there.
+                // The session has its turn again when what is on its way to the disk has come
+                // there.
                 storing.reading.line.push_back(reference);
             }
         }
@@ -79,7 +83,7 @@ impl Shard {
         false
     }
 
-    /// What was asked for comes to its sessions, in order.
+    /// Gives what was asked for to its sessions, in order.
     fn bring_bodies(&mut self, spans: Vec<Bytes>) {
         let Some(storing) = &mut self.storing else { return };
         let asked = std::mem::take(&mut storing.reading.asked);
@@ -133,7 +137,7 @@ impl Shard {
         }
     }
 
-    /// A message is in memory again, unless it was dropped meanwhile.
+    /// Puts a message back into its session's queue, unless the message was dropped meanwhile.
     fn come_back(&mut self, session: SessionRef, message: &AwayMessage, body: Message) {
         let Some(storing) = &mut self.storing else { return };
         let known = self.sessions.get_of(session.index, session.generation);
@@ -158,7 +162,8 @@ impl Shard {
         self.note_away(session.index, before);
     }
 
-    /// What was read is not what was stored: it is read again, and given up at last.
+    /// Handles a message whose bytes differ from what was stored: it is read again, and given up
+    /// after some tries.
     fn is_damaged(&mut self, session: SessionRef, message: &AwayMessage) -> BroughtOutcome {
         let index = session.index;
         let known = self.sessions.get_of(index, session.generation);
@@ -184,7 +189,7 @@ impl Shard {
         BroughtOutcome::Well
     }
 
-    /// A session has what it could be brought.
+    /// Goes on with a session that has got what could be read for it.
     fn go_on_with(&mut self, session: SessionRef, outcome: BroughtOutcome) {
         let Some(storing) = &mut self.storing else { return };
         let known = self.sessions.get_of(session.index, session.generation);

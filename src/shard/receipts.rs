@@ -1,59 +1,61 @@
-//! Messages of share groups that are on their way to a member of another shard: the group's home
-//! shard has to know when such a message is durable there, because the message's publisher waits
-//! for it.
+//! Receipts: how the home shard of a share group learns that a message is durable which is on its
+//! way to a member on another shard. The message's publisher waits for that.
 //!
-//! The home gives each such message a number, its receipt, which goes with it. The shard whose
-//! member keeps the message says when that is durable ([`Control::Kept`]); a member that gives the
-//! message back gives the receipt back, and the next member gets it. So a receipt is open until
-//! some shard has the message durably, or nobody is to have it.
+//! The home shard gives each such message a number, its receipt, which travels with the message.
+//! The shard whose member keeps the message reports when the message is durable
+//! ([`Control::Kept`]). A member that gives the message back gives the receipt back, too, and the
+//! next member gets both. So a receipt is open until some shard has the message durably, or until
+//! no member is to have it.
 //!
 //! [`Control::Kept`]: crate::mesh::mail::Control::Kept
 
 use crate::ids::ShardId;
 use std::collections::{BTreeSet, VecDeque};
 
-/// Receipts of one shard, on either side.
+/// The receipts of one shard: those that it has given out, and those of other shards' messages that
+/// it stores.
 #[derive(Default)]
 pub(super) struct Receipts {
     last: u64,
-    /// Given out by this shard and not closed.
+    /// Receipts that this shard has given out and that are not closed.
     open: BTreeSet<u64>,
-    /// Whose messages are stored here by that batch, which is not durable yet. In its order.
+    /// The batch, home shard and receipt of each message that is stored here and not durable yet,
+    /// in the order of batches.
     stored: VecDeque<(u64, ShardId, u64)>,
-    /// To be closed at once: nothing of the message had to be stored.
+    /// Receipts that can be closed at once, because nothing of their messages had to be stored.
     done: Vec<(ShardId, u64)>,
 }
 
 impl Receipts {
-    /// A receipt for one more message.
+    /// Gives out a receipt for one more message.
     pub(super) fn begin(&mut self) -> u64 {
         self.last += 1;
         self.open.insert(self.last);
         self.last
     }
 
-    /// The last one that was given out.
+    /// The last receipt that was given out.
     pub(super) fn last(&self) -> u64 {
         self.last
     }
 
-    /// All up to this one are closed.
+    /// All receipts up to this one are closed.
     pub(super) fn closed(&self) -> u64 {
         self.open.first().map_or(self.last, |first| first - 1)
     }
 
-    /// How many are open, here and towards other shards.
+    /// How many receipts are open: given out by this shard, or stored here for their home shards.
     pub(super) fn len(&self) -> usize {
         self.open.len() + self.stored.len()
     }
 
-    /// The message is where it is to be, durably.
+    /// Closes a receipt: the message is durable, or no member is to have it.
     pub(super) fn close(&mut self, receipt: u64) {
         self.open.remove(&receipt);
     }
 
-    /// The message with that receipt of `home` is stored here by `batch`; `None` if nothing of it
-    /// had to be.
+    /// Notes that `batch` stores the message with that receipt of `home`; `None` if nothing of the
+    /// message had to be stored.
     pub(super) fn keep(&mut self, home: ShardId, receipt: u64, batch: Option<u64>) {
         match batch {
             Some(batch) => self.stored.push_back((batch, home, receipt)),
@@ -61,7 +63,7 @@ impl Receipts {
         }
     }
 
-    /// Receipts of other shards, and of this one, whose messages are durable here by now.
+    /// Takes out the receipts, of this shard and of others, whose messages are durable here by now.
     pub(super) fn take_durable(&mut self, durable: u64) -> Vec<(ShardId, u64)> {
         let mut taken = std::mem::take(&mut self.done);
         while let Some((_, home, receipt)) = self.stored.pop_front_if(|next| next.0 <= durable) {

@@ -15,12 +15,12 @@ use crate::packet::{
 };
 use crate::telemetry::trace_context::TRACEPARENT;
 
-/// What a packet did to its connection.
+/// What handling a packet means for its connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Handled {
-    /// Handled; go on with the next one.
+    /// The packet was handled. Go on with the next one.
     Next,
-    /// Not handled and not consumed: it is tried again when the hold is released.
+    /// The packet was not handled and not consumed. It is tried again when the hold is released.
     Hold(Holds),
 }
 
@@ -38,7 +38,8 @@ const EXPIRY_FROM_ZERO: Violation = Violation {
 };
 
 impl Shard {
-    /// What can be said of a packet before all of it has come: it is not waited for in vain.
+    /// Checks what can be said of a packet before all of it has come, so that the rest of a packet
+    /// that will be refused is not waited for.
     fn check_unfinished(
         &self,
         index: u32,
@@ -87,7 +88,7 @@ impl Shard {
         {
             let mut input = self.outputs.pool.take_input();
             input.extend(&bytes[used..]);
-            // As above: what holds it now may hold whole packets.
+            // As above: the input may hold whole packets when something holds the connection now.
             if input.progresses(used > 0) || !connection.holds.is_free() {
                 connection.last_seen = self.now;
             }
@@ -97,8 +98,9 @@ impl Shard {
         }
     }
 
-    /// Something has come from a connection that is held, be it since then: which packets these
-    /// are is found out later, and that is our doing [MQTT-3.1.2-22].
+    /// Notes that bytes have come from a connection that is held, perhaps only since these bytes.
+    /// Which packets they contain is found out later, and that delay is the broker's doing
+    /// [MQTT-3.1.2-22].
     fn heard_held(&mut self, socket: SocketId, index: u32) {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         if connection.stage == Stage::Open(index) && !connection.holds.is_free() {
@@ -106,7 +108,7 @@ impl Shard {
         }
     }
 
-    /// Processes what was received earlier and kept.
+    /// Processes input that was received earlier and kept.
     pub(super) fn process_held(&mut self, socket: SocketId) {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         let Stage::Open(index) = connection.stage else { return };
@@ -162,7 +164,8 @@ impl Shard {
                     Ok(()) => break,
                     Err(violation) => Err(violation),
                 },
-                // Only a whole packet: single bytes of one keep nobody connected.
+                // Hold only a whole packet: with single bytes of a packet, no client stays
+                // connected.
                 Ok(Framing::Complete { .. }) if self.mail.intake.holds(rest[0]) => {
                     self.put_behind(socket);
                     break;
@@ -210,8 +213,8 @@ impl Shard {
     /// Ends a connection for a violation in a packet that begins with `first`.
     #[inline(never)]
     fn end_for(&mut self, socket: SocketId, first: u8, violation: Violation) {
-        // Whatever a second CONNECT says [MQTT-3.1.0-2]: what is wrong in it has reason codes that
-        // only a CONNACK may carry.
+        // [MQTT-3.1.0-2] holds whatever is in a second CONNECT, and the reason codes for its
+        // content may only be in a CONNACK.
         let second = first >> 4 == 1 && violation.reason == ReasonCode::UnsupportedProtocolVersion;
         let violation = if second { SECOND_CONNECT } else { violation };
         self.disconnect(socket, Cause::Violation(violation));
@@ -269,7 +272,8 @@ impl Shard {
         if known {
             self.store_inbound(index, ack.id, false);
         }
-        // [MQTT-4.3.3-11]: PUBCOMP in any case; only its reason tells that the id was unknown.
+        // [MQTT-4.3.3-11]: PUBCOMP in any case. Only its reason code tells that the identifier was
+        // unknown.
         let reason = if known { ReasonCode::Success } else { ReasonCode::PacketIdentifierNotFound };
         if known || !Mutant::PubCompSkipped.is_on() {
             self.write_ack(socket, version, AckKind::PubComp, ack.id, reason);
@@ -286,7 +290,7 @@ impl Shard {
         if let Some(expiry) = disconnect.session_expiry
             && let Some(session) = self.sessions.get_mut(index)
         {
-            // Section 3.14.2.2.2. Where none is granted, CONNECT may have asked for one.
+            // Section 3.14.2.2.2. If no expiry was granted, CONNECT may still have asked for one.
             if session.expiry == 0 && expiry != 0 && self.settings.session_expiry_max > 0 {
                 return Err(EXPIRY_FROM_ZERO);
             }
@@ -299,9 +303,10 @@ impl Shard {
     }
 }
 
-/// Packets while somebody watches: a PUBLISH that is sampled is handled within its trace.
+/// Packets while traces or spans are recorded: a sampled PUBLISH is handled within its trace.
 impl Shard {
-    /// A packet has come, and something is traced or recorded. `None`: it is still to be handled.
+    /// Records a packet that has come, while something is traced or recorded. `None`: the packet is
+    /// still to be handled.
     #[cold]
     #[inline(never)]
     pub(super) fn watch_received(
@@ -332,13 +337,14 @@ impl Shard {
             append_user_property(&mut block, TRACEPARENT, &current.context.written()).ok()?;
             publish.properties.raw = &block;
         }
-        // Of the highest level: it is no line itself, but belongs to lines of every level.
+        // The span has the highest level: it is no line itself, but belongs to lines of every
+        // level.
         let logged = tracing::error_span!("message", trace_id = %current.context.trace);
         let _entered = logged.entered();
         let again = self.is_repeated(index, &publish);
         self.begin_sampled(current);
         let routing = self.micros();
-        // Not `publish`, which is built into its only caller.
+        // Not `publish`, which is inlined into its only caller.
         let outcome = self.publish_metered(socket, index, version, &publish);
         let refused = self.end_sampled().and_then(|current| current.error);
         if let Ok(Handled::Hold(_)) = outcome {

@@ -9,7 +9,7 @@ use crate::packet::{AckKind, ReasonCode};
 
 impl Shard {
     /// Sends again, in order, what was unacknowledged when the last connection ended
-    /// [MQTT-4.4.0-1], then what waits.
+    /// [MQTT-4.4.0-1], then the messages that wait in the queue.
     pub(super) fn resume_deliveries(&mut self, index: u32) {
         if let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_mut()) {
             let before = flow.inbound.len();
@@ -22,15 +22,14 @@ impl Shard {
         self.pump(index);
     }
 
-    /// Sends every unacknowledged PUBLISH (DUP set) and PUBREL again, as far as the client's
-    /// Receive
-    /// Maximum and its reading allow; [`Shard::pump`] goes on.
+    /// Sends every unacknowledged PUBLISH (with DUP set) and PUBREL again, as far as the client's
+    /// Receive Maximum and its reading allow; [`Shard::pump`] goes on.
     fn send_again(&mut self, index: u32) {
         let now = self.now;
         let Some(session) = self.sessions.get_mut(index) else { return };
         let (Some(socket), version) = (session.socket, session.version) else { return };
         let Some(flow) = &mut session.flow else { return };
-        // An expired message is not sent again; it was never completed, so it is dropped.
+        // An expired message is not sent again. It was never completed, so it counts as dropped.
         let before = flow.window.kept();
         let expired =
             flow.window.abandon(|queued| queued.message.view().seconds_left(now).is_err());
@@ -45,7 +44,7 @@ impl Shard {
         self.go_on_again(index);
     }
 
-    /// Sends again what is to be sent again and may be now.
+    /// Sends the messages that are to be sent again, as far as they can be sent now.
     pub(super) fn go_on_again(&mut self, index: u32) {
         let now = self.now;
         loop {
@@ -81,7 +80,7 @@ impl Shard {
         }
     }
 
-    /// A session's retry may be due.
+    /// Handles a retry timer of a session, which may be due.
     pub(super) fn retry_due(&mut self, index: u32) {
         let now = self.now;
         let Some(session) = self.sessions.get_mut(index) else { return };
@@ -94,7 +93,7 @@ impl Shard {
         if let Some(socket) = socket
             && !flow.window.is_empty()
         {
-            // What the client has not even read needs no repetition.
+            // A client that has not read what it was sent needs no repetition.
             if self.connections.get(socket.0).is_some_and(|c| c.output.is_none()) {
                 self.send_again(index);
             }

@@ -1,7 +1,7 @@
-//! Clients that are refused before they have a session, and how they are told.
+//! Refuses clients before they have a session, and tells them the reason.
 //!
 //! A limit that is exceeded at accept is answered like one that is exceeded at CONNECT. A client
-//! can only be told in its own version of the protocol, so the connection is accepted for long
+//! can be told only in its own version of the protocol, so the connection is accepted for long
 //! enough to learn that version. A bounded number of such clients may take a short time for this;
 //! beyond that number, connections are closed at once.
 
@@ -16,49 +16,49 @@ use crate::packet::{self, ConnAck, ConnAckProperties, Connect, ReasonCode, Versi
 /// Bytes of the shortest CONNACK.
 const SHORTEST_CONNACK: usize = 5;
 
-/// Why no client may come in now, whoever it is.
+/// Why no client may come in now, whichever it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Denial {
-    /// The broker stops.
+    /// The broker is stopping.
     Draining,
-    /// The listener is no more.
+    /// The listener is closed.
     ListenerClosed,
-    /// As many as the listener may have.
+    /// The listener has as many connections as it may have.
     ListenerLimit,
-    /// As many as the broker may have.
+    /// The broker has as many connections as it may have.
     BrokerLimit,
-    /// Faster than the listener may take them.
+    /// Clients connect faster than the listener may accept them.
     Rate,
     /// The home shard could not be reached.
     Busy,
-    /// The broker holds as much as it may.
+    /// The broker holds as much memory as it may.
     Memory,
-    /// As many as may prove themselves at a time do.
+    /// As many clients as may be authenticated at a time are.
     Proving,
-    /// Whether it is who it says could not be found out in time.
+    /// The client's identity could not be verified in time.
     ProofLate,
     /// This shard is overloaded.
     Overload,
-    /// Faster than the broker may take them.
+    /// Clients connect faster than the broker may accept them.
     BrokerRate,
-    /// As many as one address may have.
+    /// The client's address has as many connections as one address may have.
     AddressLimit,
-    /// Faster than one address may connect.
+    /// The client's address connects faster than one address may.
     AddressRate,
-    /// As many as its entry of `limits.users` may have.
+    /// The client's entry of `limits.users` has as many connections as it may have.
     UserLimit,
-    /// Faster than the clients of its entry may connect.
+    /// The clients of the entry of `limits.users` connect faster than they may.
     UserRate,
-    /// It is banned.
+    /// The client is banned.
     Banned,
-    /// This node leaves its cluster.
+    /// This node is leaving its cluster.
     Leaving,
     /// A client of another node has connected with the same ClientId meanwhile.
     ClaimedElsewhere,
 }
 
 impl Denial {
-    /// CONNACK's reason code (section 3.2.2.2), and a sentence for people.
+    /// The reason code of the CONNACK (section 3.2.2.2), and its Reason String.
     pub(super) fn answer(self) -> (ReasonCode, &'static str) {
         match self {
             Denial::Draining => (ReasonCode::ServerUnavailable, "the server is stopping"),
@@ -101,7 +101,7 @@ impl Denial {
 pub(super) struct Refused(pub ReasonCode, pub &'static str);
 
 impl Shard {
-    /// A connection beyond a limit: its CONNECT is awaited for a short time, to be answered.
+    /// Denies a connection beyond a limit. Its CONNECT is awaited for a short time, to be answered.
     pub(super) fn deny_entry(
         &mut self,
         socket: SocketId,
@@ -111,7 +111,7 @@ impl Shard {
     ) {
         self.count_denial(listener, denial);
         self.log_refused(peer, listener, denial.answer().1);
-        // Nobody makes a handshake only to be told.
+        // No TLS handshake is made only to tell the client.
         let secure = self.layered.handshakes.server(listener).is_some();
         if secure
             || self.entrance.refused_waiting >= REFUSED_WAITING
@@ -133,7 +133,7 @@ impl Shard {
         self.outputs.actions.push(Action::ReceiveOnce(socket));
     }
 
-    /// Answers a CONNECT that the client has sent in vain, and ends the connection.
+    /// Answers the CONNECT of a client that is denied, and ends the connection.
     pub(super) fn deny_connect(&mut self, socket: SocketId, connect: &Connect<'_>, denial: Denial) {
         let Some(connection) = self.connections.get(socket.0) else { return };
         if !matches!(connection.stage, Stage::Refused(_)) {
@@ -145,7 +145,7 @@ impl Shard {
         self.answer_denial(socket, connect.version, denial, max);
     }
 
-    /// The same for a client whose CONNECT has come in part, in its version if that is known.
+    /// Denies a client whose CONNECT has come in part. The client is told if its version is known.
     pub(super) fn deny_unread(&mut self, socket: SocketId, version: Option<Version>, why: Denial) {
         let Some(connection) = self.connections.get(socket.0) else { return };
         let (peer, listener) = (connection.peer, connection.listener);
@@ -157,7 +157,7 @@ impl Shard {
         }
     }
 
-    /// CONNACK for a denied client whose version is known, and the end.
+    /// Sends CONNACK to a denied client whose version is known, and ends the connection.
     fn answer_denial(
         &mut self,
         socket: SocketId,
@@ -178,7 +178,7 @@ impl Shard {
         self.disconnect(socket, Cause::Rejected);
     }
 
-    /// A CONNECT that this shard, its home, does not accept.
+    /// Refuses a CONNECT on the home shard of its client.
     pub(super) fn refuse(&mut self, socket: SocketId, connect: &Connect<'_>, refused: Refused) {
         self.counters.refused_connect += 1;
         self.count_refused_at(socket);
@@ -189,7 +189,7 @@ impl Shard {
         self.disconnect(socket, Cause::Rejected);
     }
 
-    /// The same for a CONNECT whose client is told less than the log.
+    /// Refuses a CONNECT whose client is told less than the log says in `why`.
     pub(super) fn refuse_because(
         &mut self,
         socket: SocketId,
@@ -206,8 +206,8 @@ impl Shard {
         self.disconnect(socket, Cause::Rejected);
     }
 
-    /// The answer to a CONNECT that breaks a rule: CONNACK where the version has one for the case,
-    /// then the end [MQTT-3.1.4-1, MQTT-3.1.2-2].
+    /// Answers a CONNECT that breaks a rule, with CONNACK where the version has one for the case,
+    /// and ends the connection [MQTT-3.1.4-1, MQTT-3.1.2-2].
     pub(super) fn reject(
         &mut self,
         socket: SocketId,
@@ -223,7 +223,8 @@ impl Shard {
         self.log_refused(peer, listener, what);
         let answer = match version {
             Some(Version::V5) => true,
-            // MQTT 3 has return codes only for some refusals; anything else is just a close.
+            // MQTT 3 has return codes for only a few refusals. For all others the connection is
+            // just closed.
             Some(_) => reason == ReasonCode::UnsupportedProtocolVersion,
             None => false,
         };
@@ -233,9 +234,10 @@ impl Shard {
         self.disconnect(socket, Cause::Rejected);
     }
 
-    /// Refuses a CONNECT that is larger than `limits.before_connect` by its header; `bytes` is what
-    /// there is of it. False when the version that it can be answered in is not there yet. Its
-    /// Maximum Packet Size is not looked for, so the answer is the shortest there is.
+    /// Refuses a CONNECT whose header says that the packet is larger than `limits.before_connect`;
+    /// `bytes` is what has come of the packet. False when the version to answer in has not come
+    /// yet. The packet's Maximum Packet Size is not looked for, so the answer is the shortest
+    /// CONNACK.
     pub(super) fn refuse_oversized(&mut self, socket: SocketId, bytes: &[u8]) -> bool {
         let Some(version) = packet::connect_version(bytes) else { return false };
         let Some(connection) = self.connections.get(socket.0) else { return true };
@@ -261,8 +263,9 @@ impl Shard {
         true
     }
 
-    /// CONNACK with a reason code of failure; Session Present is 0 [MQTT-3.2.2-6]. What the client
-    /// has no room for is left out [MQTT-3.2.2-19], and be it the packet [MQTT-3.1.2-24].
+    /// Sends CONNACK with a reason code of failure; Session Present is 0 [MQTT-3.2.2-6]. Properties
+    /// that do not fit the client's Maximum Packet Size are left out [MQTT-3.2.2-19], and so is the
+    /// whole packet if it does not fit [MQTT-3.1.2-24].
     fn send_refusal(
         &mut self,
         socket: SocketId,
@@ -276,10 +279,10 @@ impl Shard {
             return;
         }
         let fits = self.settings.reason_strings && what.len() + LONGEST_HEAD <= room;
-        // Whether a client of an unknown version reads our properties is not known.
+        // It is unknown whether a client of an unsupported version can read our properties.
         let reads = reason != ReasonCode::UnsupportedProtocolVersion;
         let what = (fits && reads).then_some(what);
-        // Section 3.2.2.3.16: with 0x9C and 0x9D.
+        // Section 3.2.2.3.16: a Server Reference goes with 0x9C and 0x9D.
         let elsewhere = (reason == ReasonCode::UseAnotherServer)
             .then(|| self.settings.policy.server_reference.clone())
             .filter(|elsewhere| !elsewhere.is_empty());
@@ -295,12 +298,12 @@ impl Shard {
         self.answer(socket, |out| packet::encode_connack(out, version, &connack));
     }
 
-    /// Whether clients of that version are told of another server.
+    /// Whether clients of that version are referred to another server.
     fn sends_elsewhere(&self, version: Version) -> bool {
         version.is_v5() && !self.settings.policy.server_reference.is_empty()
     }
 
-    /// A connection of that listener is refused.
+    /// Counts a refused connection of that listener.
     pub(super) fn count_refused(&self, listener: ListenerId) {
         if let Some(state) = self.entrance.listener(listener) {
             state.refused.add();

@@ -1,8 +1,9 @@
 //! What a shard does in order to end a shortage of memory.
 //!
-//! At first, publishers wait when memory is full: for at most [`PATIENCE`] after it became full on
-//! this shard, so that a burst costs time and loses nothing. Only if it stays full for longer,
-//! their messages are dropped or refused ([`super::memory::Pressure::Full`]).
+//! When memory becomes full, publishers wait at first: for at most a second after memory became
+//! full on this shard ([`Shard::waits_until_memory`]), so that a burst costs time and loses
+//! nothing. Only if memory stays full for longer, their messages are dropped or refused
+//! ([`super::memory::Pressure::Full`]).
 //!
 //! Meanwhile, from [`Pressure::High`] on, the shard closes the connections of clients that have
 //! unsent output and read nothing. Otherwise the output of a few such clients could fill the memory
@@ -21,21 +22,23 @@ use crate::limits::cost;
 use crate::mutant::Mutant;
 use crate::time::Instant;
 
-/// Milliseconds between looks at whether publishers can go on, or at who does not read.
+/// Milliseconds between two looks at whether publishers can go on.
 const LOOK: u64 = 10;
-/// Milliseconds from one look at all connections to the next one, at least and at most.
+/// Milliseconds from the begin of one round of looks at all connections to the next, at least and
+/// at most.
 const ROUND: u64 = 100;
 const LONGEST_ROUND: u64 = 10_000;
-/// Connections looked at per step.
+/// How many connections are looked at per step.
 const SLICE: u32 = 1024;
-/// A client with fewer unsent bytes than this is not ended for them.
+/// A client with fewer unsent bytes than this is not disconnected for them.
 const SPARED: usize = 16 * 1024;
-/// Milliseconds without a completed send after which a client does not read, when memory is full.
+/// After this many milliseconds without a completed send, a client does not read, when memory is
+/// full.
 const STALLED_FULL: u64 = 300;
-/// The same while it is not.
+/// The same, when memory is short but not full.
 const STALLED_HIGH: u64 = 1000;
 
-/// Whether publishers wait for memory, and how far connections have been looked at.
+/// When memory became full, and how far the connections have been looked at.
 #[derive(Default)]
 pub(super) struct Relief {
     /// When memory became full.
@@ -47,12 +50,12 @@ pub(super) struct Relief {
 }
 
 impl Relief {
-    /// Memory became full just now.
+    /// Notes that memory became full just now.
     pub(super) fn became_full(&mut self, now: Instant) {
         self.full_since = now;
     }
 
-    /// Memory became short, or shorter: who does not read is looked for at once.
+    /// Begins the next round of looks at once: memory became short, or shorter.
     pub(super) fn look_now(&mut self, now: Instant) {
         self.round_at = self.round_at.min(now);
     }
@@ -67,7 +70,7 @@ impl Shard {
         [round, look].into_iter().flatten().min()
     }
 
-    /// Who is ended while it has unsent output, if anybody is.
+    /// Which clients with unsent output are disconnected at present, if any.
     fn may_stall(&self) -> Option<Stall> {
         let timeout = self.settings.send_timeout;
         match self.pressure() {
@@ -84,8 +87,8 @@ impl Shard {
         }
     }
 
-    /// Ends clients that do not read, a slice of the connections at a time; true when the round
-    /// goes on at once.
+    /// Disconnects clients that do not read. Looks at a slice of the connections; true when the
+    /// round goes on at once.
     #[inline]
     pub(super) fn end_stalled(&mut self) -> bool {
         self.now >= self.memory.budgeting.relief.round_at && self.look_for_stalled()
@@ -100,7 +103,7 @@ impl Shard {
         };
         let bound = self.connections.bound();
         let next = self.memory.budgeting.relief.next.min(bound);
-        // No more of a step than its share, however small the steps are.
+        // Not more than the step's share, however small the steps are.
         let slice = SLICE.min(self.settings.budget.share()).max(1);
         let end = bound.min(next + slice);
         self.meter.charge(cost::VISIT * (end - next));
@@ -110,7 +113,8 @@ impl Shard {
                 && !Mutant::MemoryStalledKept.is_on()
             {
                 self.disconnect(SocketId(index), stall.cause);
-                // At once: its output would be held until it had had time for its last packet.
+                // Without this the output would be kept for as long as the client has for its last
+                // packet.
                 self.broken(SocketId(index));
             }
         }
@@ -124,11 +128,11 @@ impl Shard {
     }
 }
 
-/// What ends a client that does not read.
+/// When a client that does not read is disconnected.
 struct Stall {
-    /// Nothing went out for so many milliseconds.
+    /// No send was completed for this many milliseconds.
     millis: u64,
-    /// So many bytes or more are unsent.
+    /// At least this many bytes are unsent.
     bytes: usize,
     cause: Cause,
 }

@@ -1,5 +1,6 @@
-//! Retained messages for new subscriptions, replayed in slices, shard after shard: a replay
-//! waits when its client has no room, and is never truncated. What is kept is in [`super::retain`].
+//! Replays retained messages for new subscriptions, in slices, from one shard after the other. A
+//! replay waits while its client has no room, and is never truncated. The retained messages
+//! themselves are in [`super::retain`].
 
 use super::Shard;
 use super::deliver::Terms;
@@ -13,20 +14,20 @@ use crate::mutant::Mutant;
 use crate::session::Replay;
 use crate::topic::{self, FilterId, TopicHash};
 
-/// Most stored topics looked at for one slice.
+/// Most stored topics that are looked at for one slice.
 const VISITS: usize = 2048;
 
-/// Most messages of one slice.
+/// Most messages in one slice.
 const SLICE: u32 = 64;
 
-/// A slice ends past this many bytes.
+/// A slice ends when it has more than this many bytes.
 const SLICE_BYTES: usize = 64 * 1024;
 
-/// Messages fetched at a time.
+/// How many messages are fetched at a time.
 const FEW: usize = 8;
 
 impl Shard {
-    /// A subscription wants the retained messages that match it.
+    /// Begins to replay the retained messages that match a subscription.
     pub(super) fn begin_replay(&mut self, index: u32, filter: FilterId) {
         if self.topology.shared.retained_ever.used() == 0 {
             return;
@@ -56,7 +57,7 @@ impl Shard {
     /// Goes on with replays until the step's work comes to `limit`; true when there is more to do
     /// at once.
     pub(super) fn run_replays(&mut self, limit: u32) -> bool {
-        // They wait, and none is lost.
+        // The replays wait while memory is full, and none is lost.
         if self.memory.is_short(Pressure::Full) {
             return false;
         }
@@ -100,7 +101,8 @@ impl Shard {
         }
     }
 
-    /// Whether the client has room for a slice: a replay waits, it is never dropped.
+    /// Whether the client has room for a slice. A replay waits for room, because none of its
+    /// messages may be dropped.
     fn takes_more(&self, index: u32) -> bool {
         let Some(session) = self.sessions.get(index) else { return false };
         let Some(socket) = session.socket else { return false };
@@ -116,8 +118,9 @@ impl Shard {
             && bytes <= self.settings.pending.bytes / 4
     }
 
-    /// A session wants a slice of what is kept here. Data mail that was there before has been taken
-    /// in: in it were messages that were acknowledged before the session subscribed.
+    /// Answers the request of a session for a slice of what is retained here. Data mail that was
+    /// there before the request has been taken in: it may hold messages that were acknowledged
+    /// before the session subscribed.
     pub(super) fn answer_query(&mut self, from: ShardId, request: ReplayRequest) {
         let slice = self.slice(request);
         self.counters.retained_slices += 1;
@@ -150,13 +153,13 @@ impl Shard {
         ReplaySlice { session, filter, ticket, messages, cursor }
     }
 
-    /// A slice has come.
+    /// Takes in a slice that was asked for.
     pub(super) fn replayed(&mut self, slice: ReplaySlice) {
         let ReplaySlice { session: reference, filter, ticket, messages, cursor } = slice;
         let index = reference.index;
         let shards = self.topology.shards;
-        // What is newer and was accepted goes first, while the replay is still there to be
-        // overtaken by it.
+        // Newer messages that were accepted already go first, while the replay is still there to be
+        // marked as overtaken by them.
         if !Mutant::ReplayOvertakesFanout.is_on() {
             self.catch_up(index);
         }
@@ -194,7 +197,7 @@ impl Shard {
         self.wake_replay(index);
     }
 
-    /// Whether the client has had a newer message of the topic than this retained one.
+    /// Whether the client has had a newer message on the topic than this retained one.
     fn is_stale(&self, index: u32, ticket: u64, message: &Message) -> bool {
         let hash = self.topology.shared.seeds.place(message.view().topic.as_bytes());
         let flow = self.sessions.get(index).and_then(|session| session.flow.as_ref());

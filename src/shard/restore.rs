@@ -17,8 +17,8 @@ use crate::topic::{self, Subscriber};
 use std::collections::BTreeMap;
 
 impl Shard {
-    /// Takes over what was stored. Comes after [`Shard::store_with`] and before anything else.
-    /// Sessions that had a connection have lost it now.
+    /// Takes over what was stored. Must be called after [`Shard::store_with`] and before anything
+    /// else. Sessions that had a connection before the restart have lost it.
     pub fn restore(&mut self, image: Image) {
         for body in image.retained.values() {
             self.restore_retained(body);
@@ -38,8 +38,8 @@ impl Shard {
         self.put_retained(&body.topic, message, (Accounts::unpacked(body.accounts), body.stamp));
     }
 
-    /// Keeps a retained message that was kept before this process began, on its accounts, with its
-    /// stamp.
+    /// Puts a message into the table that was retained before this process began, with its accounts
+    /// and its stamp.
     pub(super) fn put_retained(
         &mut self,
         topic: &str,
@@ -47,7 +47,7 @@ impl Shard {
         (accounts, stamp): (Accounts, u64),
     ) {
         let size = message.size() as u64;
-        // Past a limit that is lower now, too: what was accepted is not dropped.
+        // Also beyond a limit that is lower now: what was accepted is not dropped.
         self.topology.shared.retained_messages.take(1, u64::MAX);
         self.topology.shared.retained_bytes.take(size, u64::MAX);
         self.topology.shared.retained_ever.take(1, 1);
@@ -98,13 +98,14 @@ impl Shard {
         }
         self.restore_flow(index, stored.waiting, &stored.inbound, messages);
         if head.expiry == 0 {
-            // It was kept for what it had away, and has ended with its connection.
+            // The session was stored only for its messages in the store, and ended with its
+            // connection.
             self.counters.sessions_persistent -= 1;
             self.end_session(index);
             return;
         }
         if had_connection {
-            // From now on it is known when it ends.
+            // From now on the time at which the session ends is known.
             self.store_session(index);
         }
         if let Some(will) = stored.will {
@@ -115,7 +116,8 @@ impl Shard {
         }
     }
 
-    /// The end of the broker was the end of a connection without a DISCONNECT [MQTT-3.1.2-8].
+    /// The end of the broker closed the connection without a DISCONNECT, so the will is due
+    /// [MQTT-3.1.2-8].
     fn restore_will(&mut self, index: u32, stored: &LastWill) {
         let message = self.restore_message(&stored.body);
         let (now, message_expiry) = (self.now, Some(stored.lifetime).filter(|&s| s != u32::MAX));
@@ -133,8 +135,8 @@ impl Shard {
         }
     }
 
-    /// A message stays where it is, beyond the head of its session's queue; false when it belongs
-    /// into memory.
+    /// Leaves a message of a session's queue in the store, behind the head of the queue. False when
+    /// the message belongs into memory.
     fn restore_away(
         &mut self,
         index: u32,
@@ -230,8 +232,8 @@ impl Shard {
     }
 }
 
-/// Puts identifiers into the order in which they were given out: they run on and wrap, so the first
-/// is the one after the widest gap.
+/// Puts packet identifiers into the order in which they were assigned. Identifiers count up and
+/// wrap, so the first one is the one after the widest gap.
 fn in_order<T>(sent: &mut [(PacketId, T)]) {
     sent.sort_by_key(|(id, _)| id.get());
     let gap = |at: usize| {

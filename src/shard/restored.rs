@@ -1,4 +1,4 @@
-//! Stored messages, while sessions and what waits for them are restored.
+//! The stored messages, while sessions and their queues are restored.
 
 use super::Shard;
 use super::away::routed;
@@ -6,16 +6,16 @@ use crate::message::Message;
 use crate::storage::image::{Body, Brief};
 use std::collections::BTreeMap;
 
-/// The messages, by number.
+/// The stored messages, by number.
 pub(super) struct Messages {
-    /// Those whose bodies are in memory.
+    /// The messages whose bodies are in memory.
     pub(super) bodies: BTreeMap<u64, Body>,
-    /// The others.
+    /// What is known of the other messages.
     pub(super) briefs: BTreeMap<u64, Brief>,
 }
 
 impl Shard {
-    /// One more handle of the message with that number.
+    /// Returns one more handle of the message with that number.
     pub(super) fn restore_handle(&mut self, number: u64, messages: &Messages) -> Option<Message> {
         let body = messages.bodies.get(&number)?;
         let storing = self.storing.as_mut()?;
@@ -29,7 +29,7 @@ impl Shard {
         Some(message)
     }
 
-    /// The message with that body.
+    /// Makes a message of a stored body.
     pub(super) fn restore_message(&mut self, body: &Body) -> Message {
         let stored = body.stored();
         let expires = self.storing.as_ref().and_then(|storing| storing.expiry_of(&stored));

@@ -1,5 +1,5 @@
-//! Retained messages: stored on the shard that the topic name hashes to. New subscriptions get
-//! them through [`super::replays`].
+//! Retained messages, kept on the shard that the hash of the topic name selects. New subscriptions
+//! get them through [`super::replays`].
 
 use super::Shard;
 use super::accounts::Accounted;
@@ -13,19 +13,19 @@ use crate::topic::{self, Retained};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Stored messages looked at for expiry per round of upkeep.
+/// How many stored messages are looked at for expiry per round of upkeep.
 const SWEEP: usize = 4096;
 
-/// What of topics is kept here, and who is to get it.
+/// The retained messages of this shard's topics, and the sessions to which some are replayed.
 pub(super) struct RetainedMessages {
     pub(super) messages: Retained<Message>,
-    /// Sessions whose replay may go on; each once.
+    /// Sessions whose replay may go on; each is listed once.
     pub(super) replays: VecDeque<SessionRef>,
-    /// Where the sweep of expired messages goes on; `None`: at the first topic.
+    /// The topic after which the sweep of expired messages goes on; `None`: at the first one.
     sweep_from: Option<Box<str>>,
-    /// On a node of a cluster: which messages are newer than those of other nodes.
+    /// On a node of a cluster: the stamps that say which of two nodes' messages is newer.
     pub(super) stamps: Stamps,
-    /// Messages that count for a bound of their publishers.
+    /// The messages that count for a bound of their publishers.
     pub(super) accounted: Accounted,
 }
 
@@ -49,7 +49,7 @@ impl RetainedMessages {
 
 impl Shard {
     /// Sets or, with an empty payload, clears a topic's retained message [MQTT-3.3.1-5 to 7].
-    /// `retain`: whose bounds it counts for, and its stamp on a node of a cluster.
+    /// `retain`: the accounts that the message counts for, and its stamp on a node of a cluster.
     pub(super) fn keep_retained(&mut self, message: &MessageRef<'_>, retain: Retain) {
         let kept = Mutant::RetainedNotReplaced.is_on()
             && self.retained.messages.get(message.topic).is_some();
@@ -72,14 +72,14 @@ impl Shard {
             (expires, _) => expires,
         };
         let kept = MessageRef { expires, retain: true, ..*message };
-        // The old value is superseded even when the new one cannot be kept: nobody may be told a
+        // The old value is superseded even when the new one cannot be kept: no client may get a
         // value that is no longer true.
         let mut room = 0;
         if let Some(old) = self.retained.messages.remove(message.topic) {
             self.uncount_retained(&old);
             room = old.size();
             if self.storing.is_some() {
-                // Below the new value goes behind it, if that is kept.
+                // In the store, the new value is written after this record, if it is kept.
                 self.store_unretained(message.topic);
             }
         }
@@ -113,7 +113,7 @@ impl Shard {
         self.retained.messages.set(message.topic, stored);
     }
 
-    /// Whether a message may be kept as far as `retained` goes; if so it is counted.
+    /// Whether a message may be kept within the limits of `retained`; if so, it is counted.
     fn may_be_kept(&self, kept: &MessageRef<'_>) -> bool {
         let (settings, shared) = (&self.settings, &self.topology.shared);
         if kept.payload.len() > settings.retained_max_payload
@@ -128,7 +128,7 @@ impl Shard {
         fits
     }
 
-    /// Returns its stamp, if it had one.
+    /// Takes a message out of the counts. Returns its stamp, if it had one.
     fn uncount_retained(&mut self, old: &Message) -> Option<u64> {
         let size = old.size() as u64;
         self.counters.retained_messages -= 1;
@@ -140,7 +140,7 @@ impl Shard {
         self.retained.stamps.forget_kept(&self.topology, old)
     }
 
-    /// Forgets some expired retained messages, going round through all of them over time.
+    /// Removes some expired retained messages. Repeated calls go round through all messages.
     pub(super) fn sweep_retained(&mut self) {
         self.retained.stamps.sweep(self.now);
         if self.retained.messages.is_empty() {
@@ -173,7 +173,7 @@ impl Shard {
         let flow = self.sessions.get_mut(index).and_then(|session| session.flow.as_mut());
         let Some(flow) = flow else { return };
         let ready = flow.replays.front().is_some_and(|replay| !replay.waiting);
-        // Once: each acknowledgement of the client comes here.
+        // Each session is listed once, because every acknowledgement of the client comes here.
         if ready && !std::mem::replace(&mut flow.replay_listed, true) {
             let session = self.session_ref(index);
             self.retained.replays.push_back(session);

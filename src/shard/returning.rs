@@ -1,10 +1,11 @@
-//! Stored messages on their way back to their share groups: the session that had them has ended or
-//! has left the group, and the next member's shard has not stored them yet.
+//! Stored messages that return to their share groups: the session that had such a message has ended
+//! or has left the group, and the next member's shard has not stored the message yet.
 //!
-//! Until it has, each stays stored on the shard that gives it back, under a number of its own. The
-//! group's home gives it a receipt ([`super::receipts`]), and when that is closed it says so
-//! ([`Control::GivenOn`]). What a restart finds here goes to its group again. A power cut between
-//! the two commits lets such a message come to two members, and never to none.
+//! Until then, the message stays stored on the shard that gives it back, under a number of its own.
+//! The group's home shard gives the message a receipt ([`super::receipts`]), and reports when that
+//! is closed ([`Control::GivenOn`]). If the broker restarts before, the message goes to its group
+//! again. A power cut between the two commits may give such a message to two members, but never to
+//! none.
 //!
 //! [`Control::GivenOn`]: crate::mesh::mail::Control::GivenOn
 
@@ -19,28 +20,29 @@ use crate::storage::image::{RETURNING, Waiting};
 use crate::storage::record::Record;
 use std::collections::BTreeMap;
 
-/// Those of one shard, on either side.
+/// The returning messages of one shard: those that it gives back, and those of other shards for
+/// which it is the group's home shard.
 #[derive(Default)]
 pub(super) struct Returning {
     last: u32,
-    /// The stored message of each number that this shard has given.
+    /// For each number that this shard has assigned, the number of the stored message.
     messages: BTreeMap<u32, u64>,
-    /// Receipts of this shard for messages of others, and their numbers there.
+    /// Receipts that this shard gave messages of others, each with the shard and its number there.
     receipts: BTreeMap<u64, (ShardId, u32)>,
-    /// Those of others that are stored elsewhere by now.
+    /// Messages of other shards that are stored elsewhere by now, to be reported to these shards.
     given_on: Vec<(ShardId, u32)>,
 }
 
 impl Returning {
-    /// How many there are.
+    /// How many messages are on their way back.
     pub(super) fn len(&self) -> usize {
         self.messages.len() + self.receipts.len()
     }
 }
 
 impl Storing {
-    /// A message that is stored for the session goes back to its group; returns its number on the
-    /// way, or 0 if it is not stored.
+    /// Keeps a message stored that goes from a session back to its group. Returns the number of the
+    /// message on its way, or 0 if the message is not stored.
     pub(super) fn keep_returning(&mut self, index: u32, queued: &Queued) -> u32 {
         let Some(message) = self.bodies.of_slot(index, queued.stored) else { return 0 };
         let Some(share) = queued.share.as_ref().map(ShareName::as_str) else { return 0 };
@@ -60,33 +62,33 @@ impl Storing {
         slot
     }
 
-    /// A message that was on its way back when the broker ended.
+    /// Takes over a message that was on its way back when the broker ended.
     fn adopt_returning(&mut self, slot: u32, number: u64) {
         self.returning.last = self.returning.last.max(slot);
         self.returning.messages.insert(slot, number);
     }
 
-    /// It is stored elsewhere, or nobody is to have it.
+    /// Removes a message that is stored elsewhere by now, or that no member is to have.
     pub(super) fn given_on(&mut self, slot: u32) {
         let Some(message) = self.returning.messages.remove(&slot) else { return };
         self.append(&Record::Ack { session: RETURNING, slot });
         self.let_go(message);
     }
 
-    /// The receipt of a message that comes back from another shard, or from this one.
+    /// Begins a receipt for a message that comes back from another shard, or from this one.
     pub(super) fn receipt_for_returning(&mut self, from: ShardId, slot: u32) -> u64 {
         let receipt = self.receipts.begin();
         self.returning.receipts.insert(receipt, (from, slot));
         receipt
     }
 
-    /// That receipt is closed.
+    /// Notes that this receipt is closed.
     pub(super) fn note_given_on(&mut self, receipt: u64) {
         let known = self.returning.receipts.remove(&receipt);
         self.returning.given_on.extend(known);
     }
 
-    /// What other shards are to be told of theirs.
+    /// Takes out what other shards are to be told about the messages that they gave back.
     pub(super) fn take_given_on(&mut self) -> Vec<(ShardId, u32)> {
         let mut taken = std::mem::take(&mut self.returning.given_on);
         taken.retain(|&(shard, slot)| {
@@ -100,8 +102,8 @@ impl Storing {
 }
 
 impl Shard {
-    /// The messages of a session that ends or is stored no more: those of groups are on their way
-    /// back from now on, as far as another member may have them.
+    /// For a session that ends or is stored no longer: its messages of share groups are on their
+    /// way back from now on, as far as another member may have them.
     pub(super) fn store_returns(&mut self, index: u32) {
         let Some(storing) = &mut self.storing else { return };
         let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_mut()) else { return };
@@ -109,7 +111,8 @@ impl Shard {
         flow.pending.renumber(&mut |queued| storing.keep_returning(index, queued));
     }
 
-    /// Messages of groups that the session has left, or that had to make room.
+    /// The same for messages of groups that the session has left, or that had to make room in its
+    /// queue.
     pub(super) fn store_taken(&mut self, index: u32, taken: &mut [Queued]) {
         let Some(storing) = &mut self.storing else { return };
         for queued in taken {
@@ -117,8 +120,8 @@ impl Shard {
         }
     }
 
-    /// Puts back what was on its way when the broker ended. Its group gets it when the members have
-    /// had time to join.
+    /// Takes over the messages that were on their way back when the broker ended. Their groups get
+    /// them when the members have had time to join.
     pub(super) fn restore_returning(
         &mut self,
         waiting: BTreeMap<u32, Waiting>,
@@ -136,14 +139,14 @@ impl Shard {
         }
     }
 
-    /// What a restart has found goes to its groups.
+    /// Gives the messages that a restart has found to their groups.
     pub(super) fn return_restored(&mut self) {
         let restored = std::mem::take(&mut self.subscriptions.returns.restored);
         self.subscriptions.returns.back.extend(restored);
     }
 
-    /// The receipt of a message that comes back: the one that it has, or a new one if it is stored
-    /// where it comes from.
+    /// The receipt of a message that comes back: the one that it has, or a new one if the message
+    /// is stored where it comes from.
     pub(super) fn receipt_of_returning(&mut self, given: &GivenBack) -> u64 {
         match &mut self.storing {
             Some(storing) if given.receipt == 0 && given.stored != 0 => {
@@ -153,7 +156,7 @@ impl Shard {
         }
     }
 
-    /// Tells where messages came from that they are stored elsewhere by now.
+    /// Reports to the shards that gave messages back which of these are stored elsewhere by now.
     pub(super) fn tell_given_on(&mut self) {
         let Some(storing) = &mut self.storing else { return };
         for (shard, slot) in storing.take_given_on() {

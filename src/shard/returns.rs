@@ -1,13 +1,14 @@
-//! What remains of sessions that have ended, and messages on their way back to their share groups.
+//! Works off what ended sessions leave, and returns messages to their share groups.
 //!
 //! Section 4.8.2 of MQTT 5: when a session ends, the messages that it was sent with QoS 1 and did
-//! not acknowledge go to another member, and so do those that were only waiting for it. What was
-//! sent with QoS 2 goes to no other member [MQTT-4.8.2-5]. The messages go in the order in which
-//! they were published, before newer ones. A session that is only disconnected keeps what it was
-//! given, since it may be back soon and has an order and identifiers of its own.
+//! not acknowledge go to another member of the group, and so do messages that were only waiting for
+//! it. Messages that were sent with QoS 2 go to no other member [MQTT-4.8.2-5]. The messages go in
+//! the order in which they were published, before newer ones. A session that is only disconnected
+//! keeps what it was given, since its client may be back soon and has an order and identifiers of
+//! its own.
 //!
-//! A session may leave 65,535 messages in flight and as many waiting. A limited number of them is
-//! handled per step, whether they go to a group or are dropped.
+//! A session may leave 65,535 messages in flight and as many waiting. A limited number of messages
+//! is handled per step, whether they go to a group or are dropped.
 
 use super::Shard;
 use super::drops::DropReason;
@@ -18,7 +19,7 @@ use crate::message::Message;
 use crate::session::{Flow, Pending, Queued, ShareName, Window};
 use std::collections::VecDeque;
 
-/// What a session leaves is dropped at once when it is no more than this, and nothing of groups.
+/// At most this many messages of a session are dropped at once when it ends, if none is of a group.
 const LITTLE: usize = 64;
 
 /// What is still to be worked off.
@@ -27,30 +28,31 @@ pub(super) struct Returns {
     pub(super) ended: VecDeque<Left>,
     /// Sessions whose queues may hold messages of groups that they have left.
     pub(super) sifting: VecDeque<SessionRef>,
-    /// Messages whose group has asked so many members that it goes on in a later step.
+    /// Messages that go on in a later step, because their group has asked many members for each of
+    /// them.
     pub(super) again: VecDeque<Again>,
-    /// Messages for other nodes, whose mailboxes are full.
+    /// Messages for other nodes whose mailboxes are full.
     pub(super) passing: Passing,
-    /// Members that are found to be gone.
+    /// Members that were found to be gone, with the names of their groups.
     pub(super) gone: Vec<(ShareName, SessionRef)>,
-    /// Messages on their way back, to be sent at the end of the step.
+    /// Messages that go back to their groups at the end of the step.
     pub(super) back: VecDeque<GivenBack>,
     pub(super) taken: Vec<Queued>,
-    /// What was on its way back when the broker ended.
+    /// Messages that were on their way back when the broker ended.
     pub(super) restored: Vec<GivenBack>,
 }
 
-/// A message whose group goes on asking.
+/// A message whose group goes on asking members.
 pub(super) struct Again {
     pub(super) name: ShareName,
     pub(super) message: Message,
-    /// Members that have refused it.
+    /// How many members have refused the message.
     pub(super) tries: u32,
     pub(super) trip: Trip,
     pub(super) receipt: u64,
 }
 
-/// What one session left.
+/// What one session has left.
 pub(super) struct Left {
     pub(super) session: SessionRef,
     pub(super) window: Window,
@@ -70,35 +72,35 @@ impl Returns {
         self.ended.iter().map(Left::bytes).sum::<usize>() + self.passing.bytes()
     }
 
-    /// The group asks further members in a later step.
+    /// Makes the group ask further members in a later step.
     pub(super) fn ask_later(&mut self, again: Again) {
         self.again.push_back(again);
     }
 
-    /// The session is to leave the group at the end of the step.
+    /// Makes the session leave the group at the end of the step.
     pub(super) fn leave_later(&mut self, name: ShareName, session: SessionRef) {
         self.gone.push((name, session));
     }
 
-    /// True when members were found to be gone.
+    /// True when some members were found to be gone.
     #[inline]
     pub(super) fn has_gone(&self) -> bool {
         !self.gone.is_empty()
     }
 
-    /// Sessions and messages that are to be worked off, or wait for other nodes.
+    /// How many sessions and messages are to be worked off, or wait for other nodes.
     pub(super) fn len(&self) -> usize {
         self.to_do() + self.passing.len()
     }
 
-    /// Those that can be worked off.
+    /// How many of these can be worked off now.
     pub(super) fn to_do(&self) -> usize {
         self.ended.len() + self.sifting.len() + self.again.len() + self.back.len()
     }
 }
 
 impl Shard {
-    /// A session has ended, and this is what was in flight and waiting.
+    /// Takes over what was in flight and waiting when a session ended.
     pub(super) fn return_flow(&mut self, session: SessionRef, flow: Flow) {
         let count = usize::from(flow.window.open()) + flow.pending.len();
         let shared = || flow.pending.has_shares() || flow.window.has_shares();
@@ -117,7 +119,7 @@ impl Shard {
         self.subscriptions.returns.ended.push_back(Left { session, window, pending });
     }
 
-    /// The session's queue is looked through for messages of groups that it has left.
+    /// Has the session's queue looked through for messages of groups that the session has left.
     pub(super) fn sift_later(&mut self, index: u32) {
         let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_mut()) else { return };
         let listed = flow.sifting || flow.to_sift;
@@ -128,8 +130,8 @@ impl Shard {
         }
     }
 
-    /// What a queue held for a group goes back to it, at the end of the step: the caller may be in
-    /// the middle of another message.
+    /// Gives a message of a queue back to its group at the end of the step, because the caller may
+    /// be in the middle of another message.
     pub(super) fn give_back_later(&mut self, index: u32, queued: Queued) {
         let Queued { message, share: Some(name), stored, .. } = queued else { return };
         let (member, why) = (self.session_ref(index), NotTaken::Ended);
@@ -138,8 +140,9 @@ impl Shard {
         self.subscriptions.returns.back.push_back(given);
     }
 
-    /// Messages of groups were dropped from a queue as its oldest. Other members may take them,
-    /// unless it was done `for_share`: then no member has room.
+    /// Gives messages of groups that were dropped from a queue as its oldest to other members. If
+    /// they made room for a message of a group (`for_share`), they are lost: then no member has
+    /// room.
     pub(super) fn evict(&mut self, index: u32, mut evicted: Vec<Queued>, for_share: bool) {
         if for_share {
             self.lose(index, DropReason::ShareFull, evicted.len() as u64);

@@ -1,5 +1,5 @@
-//! Other rules are in force: subscriptions that they do not allow any more are taken away, a share
-//! of each step.
+//! Applies changed access rules to existing subscriptions: a share of each step takes away
+//! subscriptions that the rules no longer allow.
 
 use super::Shard;
 use super::close::Cause;
@@ -13,16 +13,16 @@ use crate::mutant::Mutant;
 use crate::session::ShareName;
 use crate::topic::FilterId;
 
-/// Subscriptions that are looked at before the step's work is.
+/// How many subscriptions are looked at before the work of the step is compared with its limit.
 const SLICE: usize = 64;
 
-/// How far the search has come.
+/// How far the search for subscriptions to take away has come.
 pub(super) struct Revoking {
-    /// The session.
+    /// The place of the session that is looked at.
     pub(super) session: u32,
-    /// Its subscriptions that are still to be looked at; `None` at first.
+    /// How many of its subscriptions are still to be looked at; `None` before the first.
     left: Option<usize>,
-    /// Its share groups that are.
+    /// Its share groups that are still to be looked at.
     shares: Vec<ShareName>,
 }
 
@@ -33,7 +33,8 @@ impl Revoking {
 }
 
 impl Shard {
-    /// Other rules are in force: what was decided is forgotten, and live clients are looked at.
+    /// Called when other rules are in force: earlier decisions are forgotten, and the search
+    /// begins.
     pub(super) fn change_rules(&mut self) {
         let restricts = self.settings.restricts;
         let entries = if restricts { self.settings.access.cache_entries } else { 0 };
@@ -52,8 +53,8 @@ impl Shard {
         }
     }
 
-    /// Takes away what a reload does not allow any more, until the step's work comes to `limit`;
-    /// true when some clients have not been looked at.
+    /// Takes away what the new rules do not allow, until the step's work comes to `limit`; true
+    /// when some sessions have not been looked at.
     pub(super) fn run_revoking(&mut self, limit: u32) -> bool {
         let Some(mut revoking) = self.access.permissions.revoking.take() else { return false };
         while revoking.session < self.sessions.bound() {
@@ -67,7 +68,7 @@ impl Shard {
         false
     }
 
-    /// Ends those of the next subscriptions of a session that it may not have.
+    /// Ends those of the session's next subscriptions that the rules do not allow.
     fn revoke_some(&mut self, revoking: &mut Revoking) {
         let index = revoking.session;
         let lives = self.sessions.get(index).is_some_and(|session| !session.is_ending());
@@ -84,8 +85,8 @@ impl Shard {
             let shares = session.shares().into_iter().flat_map(|shares| shares.list.iter());
             revoking.shares = shares.map(|share| share.name.clone()).collect();
         }
-        // From the last to the first: one that is taken out gives its place to the last, which has
-        // been looked at.
+        // From the last to the first: a subscription that is taken out gives its place to the last
+        // one, which has been looked at.
         let places = session.subscriptions.all();
         let end = revoking.left.unwrap_or(places.len()).min(places.len());
         let begin = end.saturating_sub(SLICE);
@@ -109,8 +110,8 @@ impl Shard {
         }
     }
 
-    /// A client that came while everybody might do everything is known from now on, so that what it
-    /// is sent is looked at.
+    /// Gives a grant to a client that connected while no rules were in force, so that the rules are
+    /// applied to what the client is sent.
     fn know_for_delivery(&mut self, index: u32) {
         if self.sessions.get(index).is_some_and(|session| session.grant().is_none()) {
             let grant = Grant { serial: self.access.admissions.serial(), ..Grant::named(None) };
@@ -121,8 +122,8 @@ impl Shard {
         }
     }
 
-    /// Ends a connection whose user has another password by now, or is no user any more; true when
-    /// it did.
+    /// Disconnects a client whose user has a different password by now, or no longer exists; true
+    /// when it did.
     fn revokes_user(&mut self, index: u32) -> bool {
         let access = &self.settings.access;
         let Some(session) = self.sessions.get(index) else { return false };
@@ -148,8 +149,8 @@ impl Shard {
             Some(self.subscriptions.index.subscribers(filter).get(position as usize)?.options & 3)
         });
         let deed = Deed::Subscribe { qos: qos.unwrap_or(0) };
-        // What a service allowed stays until the client asks again: a reload is no reason to ask
-        // about all subscriptions at once.
+        // A decision that a service has to make stays as it is until the client asks again: a
+        // reload is no reason to ask the service about all subscriptions at once.
         if matches!(self.decide_session(index, deed, &own), Decision::Allow | Decision::Later) {
             return;
         }

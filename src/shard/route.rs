@@ -13,18 +13,19 @@ use crate::mutant::Mutant;
 use crate::packet::{Qos, SubscribeOptions};
 use crate::topic::{Subscriber, TopicHash};
 
-/// In a packed options byte: the target is a share group, not a session.
+/// Bit of a packed options byte: the target is a share group, not a session.
 pub(super) const GROUP: u8 = 0x80;
-/// In the options byte of a picked member: its group is the message's only receiver.
+/// Bit of the options byte of a picked member: its group is the message's only receiver.
 pub(super) const SOLE: u8 = 0x40;
 pub(super) const NO_LOCAL: u8 = 0x04;
 pub(super) const RETAIN_AS_PUBLISHED: u8 = 0x08;
-/// Where fan-outs are under way, a message is delivered in one go as long as its subscribers, times
-/// the fan-outs that each may first have to be caught up with, are at most so many times what is
-/// delivered in one go without them: 4,096 deliveries, about a millisecond and a half.
+/// Before a message is delivered, its subscribers may have to be caught up with all fan-outs that
+/// are under way. The message is delivered in one go while its subscribers, times these fan-outs,
+/// are at most this many times the subscribers that are served in one go without fan-outs: 4,096
+/// deliveries, about a millisecond and a half.
 const OWED: usize = 32;
 
-/// A subscription's options in one byte.
+/// Packs a subscription's options into one byte.
 pub(super) fn pack(options: &SubscribeOptions) -> u8 {
     options.qos as u8
         | if options.no_local { NO_LOCAL } else { 0 }
@@ -42,7 +43,8 @@ pub(super) fn live_retain(options: u8, message: &MessageRef<'_>) -> bool {
         && (options & RETAIN_AS_PUBLISHED != 0 || Mutant::RetainAlwaysAsPublished.is_on())
 }
 
-/// Whether another shard says when a message is safe: one that may have to be stored there.
+/// Whether another shard has to report when a message is safe, because it may have to be stored
+/// there.
 fn counts(message: &MessageRef<'_>, purpose: MailPurpose) -> bool {
     message.qos > Qos::AtMostOnce || purpose.retain.is_kept()
 }
@@ -51,38 +53,38 @@ fn counts(message: &MessageRef<'_>, purpose: MailPurpose) -> bool {
 pub(super) struct Route {
     interested: ShardSet,
     retain_at: Option<ShardId>,
-    /// Whose bounds it counts for there.
+    /// The accounts that the message counts for where it is retained.
     accounts: Accounts,
 }
 
 impl Route {
-    /// The shards that have subscriptions.
+    /// The shards that have matching subscriptions.
     pub(super) fn interested(&self) -> ShardSet {
         self.interested
     }
 
-    /// Only to where its retained message is kept.
+    /// The route to the shard that retains the message, and to no other.
     pub(super) fn without_subscribers(self) -> Self {
         Route { interested: ShardSet::default(), ..self }
     }
 
-    /// The same, on these accounts where it is kept.
+    /// The route with these accounts, for the shard that retains the message.
     #[inline]
     pub(super) fn on(self, accounts: Accounts) -> Self {
         Route { accounts, ..self }
     }
 
-    /// Whose bounds it counts for where it is kept.
+    /// The accounts that the message counts for where it is retained.
     pub(super) fn accounts(&self) -> Accounts {
         self.accounts
     }
 
-    /// Where its retained message is kept at this node.
+    /// The shard of this node that retains the message, if it is to be retained.
     pub(super) fn retain_at(&self) -> Option<ShardId> {
         self.retain_at
     }
 
-    /// Wherever it goes.
+    /// All shards that the message goes to.
     pub(super) fn all(&self) -> ShardSet {
         let mut all = self.interested;
         if let Some(home) = self.retain_at {
@@ -93,14 +95,15 @@ impl Route {
 }
 
 impl Shard {
-    /// Where the message goes; else a shard on the way that cannot take it now, and why.
+    /// The route of a message, or a shard on it that cannot take the message now, and what is
+    /// lacking.
     pub(super) fn find_route(
         &self,
         hash: &TopicHash<'_>,
         message: &MessageRef<'_>,
         turn: Turn,
     ) -> Result<Route, (ShardId, Shortage)> {
-        // While the broker stops nobody is left who would wait behind it.
+        // While the broker stops, no later publisher could have to wait behind this message.
         let interest = &self.topology.shared.interest;
         let topic = (!self.work.stopping.draining).then_some(Topic { hash, interest });
         let retain_at = message.retain.then(|| self.topology.retained_home(hash));
@@ -120,8 +123,8 @@ impl Shard {
         }
     }
 
-    /// Accepts the message for every shard on the route, delivers what is local. True when some
-    /// subscription matches; for other shards the interest table is taken at its word.
+    /// Accepts the message for every shard on the route, and delivers it here. True when some
+    /// subscription matches; for other shards the interest table is trusted.
     pub(super) fn follow(
         &mut self,
         route: &Route,
@@ -159,7 +162,7 @@ impl Shard {
         matched
     }
 
-    /// Delivers and keeps a message here, or accepts it for another shard or node. True when some
+    /// Delivers and retains a message here, or accepts it for another shard or node. True when some
     /// subscription matches.
     pub(super) fn hand_to(
         &mut self,
@@ -178,7 +181,7 @@ impl Shard {
         self.accept_for(shard, purpose, hash, message)
     }
 
-    /// Accepts a message for another shard or node; true when it is to be delivered there.
+    /// Accepts a message for another shard or node; true when the message is to be delivered there.
     #[inline]
     fn accept_for(
         &mut self,
@@ -200,7 +203,7 @@ impl Shard {
         purpose.deliver
     }
 
-    /// Routes a message that no connection is waiting on (a will, `$SYS`); false when a mailbox is
+    /// Routes a message for which no connection waits (a will, `$SYS`). False when a mailbox is
     /// full now and nothing was done.
     pub(super) fn try_publish(
         &mut self,
@@ -217,7 +220,7 @@ impl Shard {
         true
     }
 
-    /// A message from that shard.
+    /// Handles a message from that shard.
     pub(super) fn handle_mailed_from(
         &mut self,
         from: ShardId,
@@ -278,7 +281,8 @@ impl Shard {
                 }
                 self.begin_fanout(&found, message);
             }
-            // Catching up changes the order of the list: that way collects it first.
+            // Catching up changes the order of the list, so the last arm collects the subscribers
+            // first.
             [filter] if self.delivery.fanouts.is_empty() => {
                 for at in 0..subscribers {
                     let list = self.subscriptions.index.subscribers(filter);
@@ -292,15 +296,15 @@ impl Shard {
         subscribers > 0
     }
 
-    /// Whether a message for so many subscribers is delivered over several steps: it has many, or
-    /// each of them may first have to be caught up with many fan-outs that are under way.
+    /// Whether a message for so many subscribers is delivered over several steps: there are many of
+    /// them, or each may first have to be caught up with many fan-outs that are under way.
     #[inline]
     fn takes_more_than_one_go(&self, subscribers: usize) -> bool {
         let most = self.settings.budget.subscribers_at_once;
         subscribers > most || subscribers * self.delivery.fanouts.len() > OWED * most
     }
 
-    /// What is older and still on its way to a subscriber goes first.
+    /// Delivers older messages that are still on their way to a subscriber.
     #[inline]
     fn catch_up_subscriber(&mut self, subscriber: Subscriber) {
         if self.delivery.fanouts.is_empty() || Mutant::FanoutOvertaken.is_on() {
@@ -313,7 +317,7 @@ impl Shard {
         }
     }
 
-    /// Delivers to one subscriber, whom nothing older is on its way to.
+    /// Delivers to one subscriber to whom no older message is on its way.
     #[inline(always)]
     pub(super) fn deliver_one(&mut self, subscriber: Subscriber, message: &MessageRef<'_>) {
         let Subscriber { target, options, subscription_id } = subscriber;
@@ -335,10 +339,11 @@ impl Shard {
         self.deliver_now(target, message, &terms);
     }
 
-    /// Several filters match: a client gets the message once, at the highest QoS of its matching
-    /// subscriptions [MQTT-3.3.5-1], with all their identifiers [MQTT-3.3.4-3]. Share groups are
-    /// subscriptions of their own and get it beside. In one go: of as many entries as
-    /// [`Shard::takes_more_than_one_go`] lets through.
+    /// Delivers a message that several filters match. A client gets the message once, at the
+    /// highest QoS of its matching subscriptions [MQTT-3.3.5-1], with all their identifiers
+    /// [MQTT-3.3.4-3]. Share groups are separate subscriptions, and get the message in addition.
+    /// All is done in one go, for as many entries as [`Shard::takes_more_than_one_go`] lets
+    /// through.
     fn deliver_overlapping(&mut self, found: &[crate::topic::FilterId], message: &MessageRef<'_>) {
         let mut all = std::mem::take(&mut self.delivery.current.overlapping);
         all.clear();
@@ -347,7 +352,7 @@ impl Shard {
                 all.push((subscriber.target, subscriber.options, subscriber.subscription_id));
             }
         }
-        // Groups (by their bit) first, then sessions side by side.
+        // Groups (by their bit) come first, then all entries of each session side by side.
         all.sort_unstable_by_key(|&(target, options, id)| (options & GROUP == 0, target, id));
         if let (Some(&(target, options, _)), Some(&(last, others, _))) = (all.first(), all.last())
             && target == last
@@ -377,8 +382,8 @@ impl Shard {
         self.delivery.current.overlapping = all;
     }
 
-    /// Delivers once to a session with several matching subscriptions, given by their options and
-    /// identifiers (0 for none), which are put in order.
+    /// Delivers once to a session with several matching subscriptions, which are given by their
+    /// options and identifiers (0 for none). Sorts them by identifier.
     pub(super) fn deliver_combined(
         &mut self,
         target: u32,

@@ -1,8 +1,8 @@
-//! Buffers between uses, so that the steady path allocates none.
+//! Buffers that are kept for reuse, so that the steady path allocates none.
 
 use super::spare::{KEPT, halve};
 
-/// Room in which something is put together before it is copied to where it belongs.
+/// Buffers in which a message or a name is put together before it is copied to its destination.
 #[derive(Default)]
 pub(super) struct Scratch {
     bytes: Vec<u8>,
@@ -10,14 +10,14 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    /// For a message or a packet. Whoever uses it next clears it.
+    /// The buffer for a message or a packet. It is not empty: the user clears it.
     #[inline]
     pub(super) fn bytes(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }
 
-    /// The same, where the shard is needed while something is put together; for
-    /// [`Scratch::keep_bytes`].
+    /// Takes the buffer out, empty, for callers that need the shard meanwhile;
+    /// [`Scratch::keep_bytes`] gives it back.
     pub(super) fn take_bytes(&mut self) -> Vec<u8> {
         let mut bytes = std::mem::take(&mut self.bytes);
         bytes.clear();
@@ -28,7 +28,7 @@ impl Scratch {
         self.bytes = bytes;
     }
 
-    /// For a topic name, empty; for [`Scratch::keep_name`].
+    /// Takes the buffer for a topic name out, empty; [`Scratch::keep_name`] gives it back.
     #[inline]
     pub(super) fn take_name(&mut self) -> String {
         let mut name = std::mem::take(&mut self.name);
@@ -41,7 +41,7 @@ impl Scratch {
         self.name = name;
     }
 
-    /// Gives half of the spare room back.
+    /// Gives half of the unused capacity back.
     pub(super) fn shrink(&mut self) {
         self.bytes.clear();
         halve(&mut self.bytes);

@@ -1,4 +1,4 @@
-//! Packets on their way into a connection's output, and the output's way to the driver.
+//! Appends packets to a connection's output, from which the driver gets them.
 
 use super::Shard;
 use crate::ids::SocketId;
@@ -22,8 +22,8 @@ impl Shard {
         }
     }
 
-    /// Appends a packet that may have no encoding: an answer that is owed and cannot be given ends
-    /// the connection.
+    /// Appends a packet that may have no encoding. An answer that is owed and cannot be encoded
+    /// ends the connection.
     pub(super) fn answer(
         &mut self,
         socket: SocketId,
@@ -48,8 +48,8 @@ impl Shard {
         self.write(socket, |out| packet::encode_bare_ack(out, version, kind, id, reason));
     }
 
-    /// Whether so much is unsent that QoS 1 and 2 wait in the pending queue, and the client's own
-    /// packets in the socket.
+    /// Whether so many bytes are unsent that messages of QoS 1 and 2 wait in the pending queue, and
+    /// the client's own packets in the socket.
     pub(super) fn is_clogged(&self, socket: SocketId) -> bool {
         self.connections
             .get(socket.0)

@@ -1,4 +1,4 @@
-//! A send is complete: what waited behind it goes on.
+//! Handles completed sends.
 
 use super::Shard;
 use super::connection::{Holds, Stage};
@@ -8,7 +8,7 @@ use crate::mesh::mail::Over;
 use crate::mutant::Mutant;
 
 impl Shard {
-    /// A send is complete: what waited behind it goes on.
+    /// Goes on with what waited behind a send that is complete now.
     pub(super) fn after_sent(&mut self, socket: SocketId) {
         let now = self.now;
         let low = self.settings.low_water();

@@ -1,4 +1,4 @@
-//! The sessions that this shard is home to: by their places, and by their ClientIds.
+//! The sessions whose home is this shard, by their places and by their ClientIds.
 
 use super::client_limits::ClientLimiting;
 use crate::ids::{ClientKey, SocketId};
@@ -9,9 +9,9 @@ use crate::split::SplitTable;
 /// All sessions of a shard, online and offline.
 pub(super) struct Sessions {
     all: Slab<Session>,
-    /// Their places, by the hash of their ClientId.
+    /// The places of the sessions, by the hash of their ClientIds.
     names: SplitTable<u32>,
-    /// Limits of single clients.
+    /// The limits of single clients.
     pub(super) limiting: ClientLimiting,
 }
 
@@ -24,7 +24,7 @@ impl Sessions {
         }
     }
 
-    /// How many there are, those that are ending included.
+    /// How many sessions there are, including those that are ending.
     pub(super) fn len(&self) -> usize {
         self.all.len()
     }
@@ -51,13 +51,14 @@ impl Sessions {
         self.all.get_of(index, generation)
     }
 
-    /// Which of the sessions that were at that place, one after the other, is there now.
+    /// The generation of the session at that place, which differs from those of earlier sessions
+    /// there.
     #[inline]
     pub(super) fn generation(&self, index: u32) -> u32 {
         self.all.generation(index)
     }
 
-    /// Adds a session, which can be found by its name from now on; returns its place.
+    /// Adds a session, which can then be found by its ClientId; returns its place.
     pub(super) fn insert(&mut self, session: Session) -> u32 {
         let hash = session.key.0.get();
         let index = self.all.insert(session);
@@ -66,8 +67,8 @@ impl Sessions {
         index
     }
 
-    /// The session ends: it cannot be found by its name any more, and stays at its place until what
-    /// belongs to it is gone.
+    /// Removes the name of a session that ends. The session cannot be found by its ClientId any
+    /// longer, and stays at its place until everything that belongs to it is gone.
     pub(super) fn forget_name(&mut self, key: ClientKey, index: u32) {
         let Sessions { all, names, .. } = self;
         let is_it = |&known: &u32| known == index;
@@ -79,20 +80,20 @@ impl Sessions {
         self.all.remove(index)
     }
 
-    /// The place of the session of that name.
+    /// The place of the session with that ClientId.
     pub(super) fn find(&self, key: ClientKey, name: &str) -> Option<u32> {
         let named = |session: &Session| &*session.client_id == name;
         self.names.find(key.0.get(), |&index| self.get(index).is_some_and(named)).copied()
     }
 
-    /// The session of a client, if it has one here.
+    /// The session of a client, if its home is this shard.
     pub(super) fn of_client(&self, client: ClientKey) -> Option<&Session> {
         let known = |session: &Session| session.key == client;
         let found = self.names.find(client.0.get(), |&index| self.get(index).is_some_and(known));
         self.get(*found?)
     }
 
-    /// The connection of a client, if it has one here.
+    /// The connection of a client, if it has one on this shard.
     pub(super) fn socket_of(&self, client: ClientKey) -> Option<SocketId> {
         self.of_client(client)?.socket
     }

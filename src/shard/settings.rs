@@ -1,5 +1,5 @@
-//! The configuration in the form that the shard's hot paths need: plain numbers without units, and
-//! nothing optional.
+//! The configuration in the form that the shard's hot paths need: plain numbers in fixed units, and
+//! a value for nearly everything that the configuration may leave out.
 
 use crate::access::Access;
 use crate::config::{Config, Get, SharedStrategy, SysVisible};
@@ -11,36 +11,37 @@ use crate::transport::network::Networks;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Unsent bytes to one client for which its publishers wait when they stand; less with a low
-/// high-water mark.
+/// When this many bytes to one client stay unsent for some time, its publishers wait; fewer with a
+/// low high-water mark.
 const LONG_OUTPUT: usize = 64 * 1024;
 
-/// What `mqtt:`, `retained:` and `sys:` say. One copy per shard, replaced whole on reload.
+/// The settings that a shard needs, from `mqtt:`, `retained:`, `sys:`, `limits:`, `telemetry:` and
+/// others. One copy per shard, replaced whole on reload.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Largest packet accepted, bytes.
     pub max_packet_size: u32,
     /// Highest QoS accepted, 0 to 2.
     pub max_qos: u8,
-    /// Retained messages are available.
+    /// Whether retained messages are available.
     pub retain: bool,
-    /// Wildcard subscriptions are available.
+    /// Whether wildcard subscriptions are available.
     pub wildcard_subscriptions: bool,
-    /// Shared subscriptions are available.
+    /// Whether shared subscriptions are available.
     pub shared_subscriptions: bool,
-    /// Subscription identifiers are available.
+    /// Whether subscription identifiers are available.
     pub subscription_identifiers: bool,
     /// Longest ClientId, bytes.
     pub max_client_id_length: usize,
-    /// A zero-length ClientId is given one by the server.
+    /// Whether the server assigns a ClientId to a client that sends an empty one.
     pub empty_client_id: bool,
     /// Most levels of a topic name or filter.
     pub max_topic_levels: usize,
-    /// Topic aliases accepted from a client.
+    /// Highest topic alias that a client may use.
     pub max_topic_alias: u16,
-    /// Topic aliases used towards a client, at most its own maximum.
+    /// Highest topic alias used towards a client, at most the client's own maximum.
     pub topic_alias_outbound: u16,
-    /// QoS 2 messages a client may have unreleased.
+    /// Most QoS 2 messages of a client that may await PUBREL.
     pub receive_maximum: u16,
     /// Most QoS 1/2 messages in flight to a client.
     pub max_inflight: u16,
@@ -52,7 +53,7 @@ pub struct Settings {
     pub send_timeout: u64,
     /// Largest Keep Alive accepted, seconds.
     pub keep_alive_max: u16,
-    /// Silence allowed, in keep-alives.
+    /// After how many Keep Alive intervals of silence a client is disconnected.
     pub keep_alive_multiplier: f64,
     /// Session expiry of MQTT 3 clients with clean_session=0, seconds.
     pub session_expiry_default: u32,
@@ -64,15 +65,15 @@ pub struct Settings {
     pub max_subscriptions: usize,
     /// Bounds of a pending queue.
     pub pending: Bounds,
-    /// Offline clients' QoS 0 messages are queued.
+    /// Whether QoS 0 messages for offline clients are queued.
     pub queue_qos0: bool,
-    /// Unsent bytes to a client at which QoS 0 is shed when it does not keep reading.
+    /// Unsent bytes to a client at which QoS 0 is shed when the client does not keep reading.
     pub outgoing_max_bytes: usize,
     /// How a share group picks its member.
     pub shared_strategy: SharedStrategy,
-    /// Reason strings are sent.
+    /// Whether reason strings are sent.
     pub reason_strings: bool,
-    /// Optional CONNACK properties are sent.
+    /// Whether optional CONNACK properties are sent.
     pub connack_properties: bool,
     /// Prefix of the Response Information; empty for none.
     pub response_information: String,
@@ -84,28 +85,28 @@ pub struct Settings {
     pub retained_max_bytes: u64,
     /// Retained messages end after this many milliseconds; 0 for never.
     pub retained_expiry: u64,
-    /// The events that are told, a bit for each [`crate::config::EventKind`].
+    /// The events that are published, a bit for each [`crate::config::EventKind`].
     pub events: u8,
-    /// The share of messages of which spans are recorded, besides those that carry a context;
-    /// `None` records none.
+    /// The share of messages for which spans are recorded, in addition to those that carry a
+    /// context; `None` records none.
     pub spans: Option<f64>,
     /// Milliseconds between `$SYS` updates; 0 for none.
     pub sys_interval: u64,
-    /// Everybody may subscribe to `$SYS` topics where no rule says anything.
+    /// Whether all clients may subscribe to `$SYS` topics where no rule decides it.
     pub sys_for_all: bool,
     /// Most connections of the whole broker.
     pub max_connections: u64,
-    /// Lines about clients that connect, disconnect or are refused are logged.
+    /// Whether clients that connect, disconnect or are refused are logged.
     pub log_connections: bool,
     /// Largest CONNECT packet, bytes.
     pub before_connect: u32,
     /// Most subscriptions of one client that only the trie can find.
     pub max_unhashed_subscriptions: usize,
-    /// Bytes that clients may make the whole broker hold; `u64::MAX` for no bound.
+    /// Most bytes that the clients of the whole broker may make it hold; `u64::MAX` for no bound.
     pub memory: u64,
-    /// Whose PROXY headers and `X-Forwarded-For` are believed.
+    /// The networks of proxies whose PROXY headers and `X-Forwarded-For` are believed.
     pub trusted_proxies: Networks,
-    /// Who may connect, publish and subscribe.
+    /// The rules about who may connect, publish and subscribe.
     pub access: Arc<Access>,
     /// [`Access::restricts`], where the publish path has it at hand.
     pub restricts: bool,
@@ -113,47 +114,48 @@ pub struct Settings {
     pub asks: bool,
     /// Limits of clients and addresses, overload, bans.
     pub policy: Arc<Policy>,
-    /// Clients that may prove themselves at a time; not configured.
+    /// Most clients that may be authenticated at a time; not configured.
     pub admissions: usize,
     /// How steps are divided; not configured.
     pub budget: Budget,
 }
 
 impl Settings {
-    /// With `auto` bytes where `limits.memory` is auto; `None` when that is not known.
+    /// These settings, with `auto` as the bytes that `limits.memory: auto` stands for, or `None`
+    /// when that number is not known.
     pub fn with_memory(self, config: &Config, auto: Option<u64>) -> Self {
         Settings { memory: config.limits.budget().bytes(auto), ..self }
     }
 
-    /// With these rules.
+    /// These settings, with other access rules.
     pub fn with_access(self, access: Arc<Access>) -> Self {
         Settings { restricts: access.restricts(), asks: access.asks(), access, ..self }
     }
 
-    /// Bytes unsent at which the publishers of a client that keeps reading are parked.
+    /// Unsent bytes at which the publishers of a client that keeps reading are parked.
     pub fn high_water(&self) -> usize {
         (self.outgoing_max_bytes / 4).max(16 * 1024)
     }
 
-    /// Bytes unsent at which they go on.
+    /// Unsent bytes at which these publishers are unparked.
     pub fn low_water(&self) -> usize {
         self.high_water() / 4
     }
 
-    /// Bytes unsent at which they are parked when that lasts.
+    /// Unsent bytes at which publishers are parked when the output stays that long.
     #[inline]
     pub fn long_output(&self) -> usize {
         self.high_water().min(LONG_OUTPUT)
     }
 
-    /// Bytes unsent at which the output is short again.
+    /// Unsent bytes at which the output counts as short again.
     pub fn short_output(&self) -> usize {
         self.long_output() / 4
     }
 
-    /// From a validated configuration; the files of `access` come by [`Self::with_access`].
-    /// `limits.memory: auto` is no bound until
-    /// [`Self::with_memory`] says what it stands for.
+    /// Makes settings of a validated configuration. The files of `access` are added by
+    /// [`Self::with_access`]. `limits.memory: auto` means no bound until [`Self::with_memory`]
+    /// gives its value.
     pub fn new(config: &Config) -> Self {
         let mqtt = &config.mqtt;
         let millis = |duration: Option<Duration>| duration.map_or(0, |d| d.as_millis() as u64);

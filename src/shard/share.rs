@@ -1,8 +1,7 @@
-//! Shared subscriptions [MQTT5 4.8.2]: the groups whose home is this shard, as members join and
-//! leave. A group is an entry in the index like a subscriber. [`super::pick`] and
-//! [`super::groups`] choose the member that gets a message, and [`super::membership`] is the
-//! members' side. On a node of a cluster a group is here, too, while another node has members of
-//! it ([`super::passing`]).
+//! Shared subscriptions [MQTT5 4.8.2] on the home shard of a group: members join and leave. A group
+//! is an entry in the index like a subscriber. [`super::pick`] and [`super::groups`] choose the
+//! member that gets a message, and [`super::membership`] is the members' side. On a node of a
+//! cluster, a group also exists here while another node has members of it ([`super::passing`]).
 
 use super::Shard;
 use super::groups::Member;
@@ -15,14 +14,15 @@ use crate::session::ShareName;
 use crate::topic::{self, Subscriber};
 
 impl Shard {
-    /// A member from another shard joins; its shard is told when this one routes for it.
+    /// Adds a member from another shard, and tells that shard that this one routes for the member
+    /// now.
     pub(super) fn join_group(&mut self, join: Join) {
         let (member, ticket) = (join.member, join.ticket);
         self.add_member(join);
         self.tell(member.shard, Control::Joined(member, ticket));
     }
 
-    /// Adds a member or replaces its options. Costs the same however large the group is.
+    /// Adds a member or replaces its options. The cost does not depend on the size of the group.
     pub(super) fn add_member(&mut self, join: Join) {
         self.meter.charge(cost::FILTER);
         let Join { name, member, options, subscription_id, .. } = join;
@@ -35,7 +35,7 @@ impl Shard {
         }
     }
 
-    /// The group of that name, which is made if there is none.
+    /// The group of that name, which is created if there is none.
     fn group_of(&mut self, name: &ShareName) -> Option<u32> {
         if let Some(group) = self.subscriptions.groups.find(name) {
             return Some(group);
@@ -52,8 +52,8 @@ impl Shard {
         Some(group)
     }
 
-    /// A member leaves, or is found to be gone; a group that nobody is in any more goes. Costs the
-    /// same however large the group is.
+    /// Removes a member that leaves or was found to be gone, and the group if it has no member
+    /// left. The cost does not depend on the size of the group.
     pub(super) fn leave_group(&mut self, name: &ShareName, member: SessionRef) {
         self.meter.charge(cost::FILTER);
         let Some(group) = self.subscriptions.groups.find(name) else { return };
@@ -70,7 +70,8 @@ impl Shard {
         }
     }
 
-    /// Another node has members of that group, whose home here is this shard, or none any more.
+    /// Notes that another node has members of a group whose home here is this shard (`wanted`), or
+    /// none any more.
     pub(super) fn set_group_node(&mut self, node: u8, name: &str, wanted: bool) {
         self.meter.charge(cost::FILTER);
         let name = ShareName::new(name);
@@ -84,8 +85,8 @@ impl Shard {
         }
     }
 
-    /// The cluster learns of the first member that a group has at this node, or of the end of its
-    /// last.
+    /// Tells the cluster that a group has its first member at this node (`wanted`), or none any
+    /// more.
     fn tell_cluster_of_group(&mut self, name: &ShareName, wanted: bool) {
         if let Some(cluster) = self.topology.cluster() {
             self.tell(cluster, Control::Want(name.as_str().into(), wanted));

@@ -1,14 +1,16 @@
-//! Which messages a client that does not keep up loses: those of QoS 0 that wait longest in its
-//! output, before the kernel has them. What else waits there stays, in its order.
+//! Sheds messages of a client that does not keep up: those of QoS 0 that have waited longest in the
+//! client's output and that the kernel does not have yet. Everything else in the output stays, in
+//! its order.
 //!
-//! Not shed: QoS 1 and 2, acknowledgements and whatever else is owed, and messages with RETAIN set,
+//! Not shed are QoS 1 and 2, acknowledgements and other answers, and messages with RETAIN set,
 //! among which are the replays that a subscription asked for.
 
 use super::output::{Output, OutputPool};
 use crate::outgoing::Segment;
 use std::collections::VecDeque;
 
-/// Fixed header of a PUBLISH: its type, and the bits that say QoS 1 or 2, or RETAIN.
+/// Parts of a PUBLISH's first byte: the packet type, its mask, and the bits of QoS 1, QoS 2 and
+/// RETAIN.
 const PUBLISH: u8 = 0x30;
 const KIND: u8 = 0xF0;
 const KEPT: u8 = 0x07;
@@ -17,15 +19,16 @@ const KEPT: u8 = 0x07;
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) struct Shed {
     pub messages: u64,
-    /// Bytes of them.
+    /// Bytes of these messages.
     pub bytes: usize,
     /// Bytes that were looked at.
     pub seen: usize,
 }
 
 impl Output {
-    /// Takes out the oldest messages of QoS 0 that no send has yet, until they come to `wanted`
-    /// bytes or there are no more. None of the connection's packets may have a topic alias.
+    /// Takes out the oldest messages of QoS 0 that are in no send yet, until `wanted` bytes are out
+    /// or no such message is left. None of the connection's packets may have a topic alias, since a
+    /// later packet may need the alias that a removed one has set.
     pub(super) fn shed_oldest(&mut self, pool: &mut OutputPool, wanted: usize) -> Shed {
         let mut shed = Shed::default();
         let mut kept = VecDeque::new();
@@ -62,8 +65,8 @@ impl Output {
     }
 }
 
-/// Takes messages out of whole packets, of which the last one's payload may be elsewhere: true when
-/// that belongs to a message that was taken out.
+/// Takes messages out of `bytes`, which are whole packets except that the payload of the last may
+/// be elsewhere. True when that payload belongs to a message that was taken out.
 fn cut(bytes: &mut Vec<u8>, wanted: usize, shed: &mut Shed) -> bool {
     let (mut from, mut to, mut payload) = (0, 0, false);
     while shed.bytes < wanted {
@@ -86,7 +89,7 @@ fn cut(bytes: &mut Vec<u8>, wanted: usize, shed: &mut Shed) -> bool {
     payload
 }
 
-/// Bytes of the packet that `bytes` begin with, with those of its payload that are elsewhere.
+/// The length of the packet at the start of `bytes`, including a payload that is elsewhere.
 fn length_of(bytes: &[u8]) -> usize {
     let (mut length, mut head) = (0, 1);
     for (at, byte) in bytes.iter().skip(1).take(4).enumerate() {
@@ -108,7 +111,7 @@ mod tests {
     use crate::time::Instant;
     use proptest::prelude::*;
 
-    /// A message: QoS and RETAIN, and whether its payload is shared.
+    /// A message of the test: QoS and RETAIN, and whether its payload is shared.
     #[derive(Clone, Copy, Debug)]
     struct Put {
         qos: u8,

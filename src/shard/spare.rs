@@ -1,16 +1,16 @@
-//! The buffers that a shard keeps for reuse, and how they shrink when they are not used. Without
-//! that, every buffer would stay as large as the largest content that it ever had.
+//! The buffers that a shard keeps for reuse, and how they shrink when they are not used. Otherwise
+//! every buffer would stay as large as the largest content that it ever had.
 
 use super::Shard;
 use std::collections::VecDeque;
 
-/// Entries and bytes that a list or a text may keep without being used.
+/// A list or a text may keep this many unused entries or bytes.
 pub(super) const KEPT: usize = 1024;
 
-/// What a shard holds and moves, for whoever gives memory back to the system.
+/// What a shard holds and moves, for the code that gives memory back to the system.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Footprint {
-    /// Connections and sessions: what most of the shard's memory is for.
+    /// The number of connections and sessions, which most of the shard's memory is for.
     pub clients: usize,
     /// Bytes of messages that wait for clients or are retained.
     pub held: u64,
@@ -21,7 +21,7 @@ pub struct Footprint {
 }
 
 impl Shard {
-    /// What it holds and moves.
+    /// What this shard holds and moves.
     pub fn footprint(&self) -> Footprint {
         let counters = &self.counters;
         Footprint {
@@ -32,7 +32,7 @@ impl Shard {
         }
     }
 
-    /// Now and then: half of what was not needed since the last time goes.
+    /// Frees half of what was not needed since the last call.
     pub(super) fn give_back_spare(&mut self) {
         self.outputs.shrink();
         self.mail.outbox.shrink();
@@ -46,22 +46,22 @@ impl Shard {
     }
 }
 
-/// Gives half of a list's room back, as far as nothing is in it.
+/// Gives back half of a list's capacity, as far as it is unused.
 pub(super) fn halve<T>(list: &mut Vec<T>) {
     if list.capacity() > KEPT {
         list.shrink_to((list.capacity() / 2).max(KEPT));
     }
 }
 
-/// The same of a queue.
+/// The same for a queue.
 pub(super) fn halve_queue<T>(queue: &mut VecDeque<T>) {
     if queue.capacity() > KEPT {
         queue.shrink_to((queue.capacity() / 2).max(KEPT));
     }
 }
 
-/// Drops half of the things that were not needed since the last call. `least`: how few were left
-/// over at any time since then.
+/// Drops half of the entries that were not needed since the last call. `least`: the fewest entries
+/// that there were at any time since then.
 pub(super) fn halve_spare<T>(spare: &mut Vec<T>, least: &mut usize) {
     let keep = spare.len().saturating_sub(least.div_ceil(2));
     spare.truncate(keep);

@@ -1,17 +1,19 @@
-//! Retained messages on a node of a cluster: which of two of a topic is the newer one, at this node
-//! and at all others. What is kept is in [`super::retain`]; how a node that lacks some is told of
-//! them is in `cluster::node::retelling`.
+//! Retained messages on a node of a cluster: which of two messages of a topic is the newer one,
+//! with the same result on all nodes. The messages themselves are in [`super::retain`]. How a node
+//! that lacks some messages gets them is in `cluster::node::retelling`.
 //!
 //! A message that is to be retained gets a *stamp* where it is published, before it is
 //! acknowledged: the time, or one more than the newest stamp that this node has seen, if that is
-//! later. It goes to every node with it, and the home shard of its topic keeps it there unless it
-//! has had a newer one. So all nodes end with the same message, in whatever order they hear of
-//! several. Who was told that a message is accepted, and publishes another one after that, wins at
-//! the same node; at another node if that has heard of the first, or its clock is not behind.
+//! later. The stamp goes to every node with the message, and the home shard of the topic there
+//! keeps the message unless it has had a newer one. All nodes therefore end with the same message,
+//! in whatever order they get several. If a client was told that a message is accepted and
+//! publishes another one after that, the later message wins, provided that both were published at
+//! the same node, or that the second node has seen the first message, or that its clock is not
+//! behind.
 //!
-//! That a topic was cleared is kept with its stamp: a node that comes back with an older message is
-//! told. It is kept for [`FORGET`], and for at most [`CLEARED`] bytes of topics per shard, of which
-//! the oldest go first.
+//! That a topic was cleared is remembered with its stamp, so that a node that comes back with an
+//! older message can be told. A shard remembers this for [`FORGET`], and for at most [`CLEARED`]
+//! bytes of topics; the oldest go first.
 
 use super::Shard;
 use super::route::Route;
@@ -28,36 +30,37 @@ use hashbrown::HashMap;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 
-/// Bytes of what is kept of cleared topics.
+/// Most bytes for what is remembered of cleared topics.
 const CLEARED: usize = 8 << 20;
-/// Bytes of the stamp of what is kept, with its place.
+/// Bytes of the stamp of a retained message, with its place.
 const KEPT: usize = 2 * size_of::<u64>() + 1;
-/// Bytes of a cleared topic, besides its name, which is there twice.
+/// Bytes of a cleared topic besides its name, which is stored twice.
 const PLACE: usize = 128;
-/// Milliseconds for which it is known that a topic was cleared.
+/// Milliseconds for which a cleared topic is remembered.
 const FORGET: u64 = 24 * 3600 * 1000;
-/// Messages of one slice for a node that is told of all.
+/// Messages in one slice for a node that is told about all.
 const SLICE: usize = 64;
 
-/// The stamps of what is kept here, and of what was cleared.
+/// The stamps of retained messages, and of topics that were cleared.
 #[derive(Default)]
 pub(super) struct Stamps {
-    /// By the hash of the topic. What a broker that was alone has stored has none: it is the
-    /// oldest.
+    /// By the hash of the topic. A message that was stored while the broker was no node of a
+    /// cluster has no stamp, and counts as the oldest.
     kept: HashMap<u64, u64>,
     cleared: BTreeMap<Box<str>, u64>,
-    /// The same in the order of time, and what is not in `cleared` any more.
+    /// The entries of `cleared` in the order of time, and some that are no longer in `cleared`.
     order: VecDeque<(Instant, u64, Box<str>)>,
     bytes: usize,
 }
 
 impl Stamps {
-    /// Bytes of all of that.
+    /// Bytes of all stamps and cleared topics.
     pub(super) fn held(&self) -> usize {
         self.kept.capacity() * KEPT + self.bytes
     }
 
-    /// A message is kept no more; its stamp, on a node of a cluster.
+    /// Forgets the stamp of a message that is no longer retained. Returns the stamp, on a node of a
+    /// cluster.
     pub(super) fn forget_kept(&mut self, topology: &Topology, old: &Message) -> Option<u64> {
         let view = old.view();
         if !crosses(topology, view.topic) {
@@ -71,7 +74,7 @@ impl Stamps {
         Some(stamp)
     }
 
-    /// A topic has no message any more: an older one of another node does not come in its place.
+    /// Notes that a topic was cleared, so that no older message of another node takes effect later.
     pub(super) fn note_cleared(&mut self, topic: &str, stamp: u64, now: Instant) {
         if Mutant::ClusterClearForgotten.is_on() {
             return;
@@ -91,7 +94,7 @@ impl Stamps {
         true
     }
 
-    /// Forgets topics that were cleared long ago, some at a time.
+    /// Forgets some topics that were cleared long ago.
     pub(super) fn sweep(&mut self, now: Instant) {
         let is_old = |(at, ..): &(Instant, u64, Box<str>)| now.millis_since(*at) >= FORGET;
         for _ in 0..SLICE {
@@ -103,14 +106,14 @@ impl Stamps {
     }
 }
 
-/// What a kept message adds to the digest of all that are kept: nodes with the same messages have
+/// What one message adds to the digest of all retained messages. Nodes with the same messages have
 /// the same sum, however many shards they have.
 fn share(topic: &str, stamp: u64) -> u64 {
     let sum = u64::from(crc32c::crc32c(topic.as_bytes()));
     topic::spread(sum << 32 ^ stamp)
 }
 
-/// Of two messages with the same stamp, which is rare, all nodes keep the same one.
+/// Decides between two messages with the same stamp, which is rare, in the same way on all nodes.
 fn tie(message: &MessageRef<'_>) -> u64 {
     if message.payload.is_empty() {
         return 0;
@@ -119,8 +122,8 @@ fn tie(message: &MessageRef<'_>) -> u64 {
     1 + u64::from(sum)
 }
 
-/// Whether a topic's retained message is the same at all nodes: what a broker says of itself is
-/// not.
+/// Whether a topic's retained message is the same on all nodes. What a broker publishes about
+/// itself is not.
 fn crosses(topology: &Topology, topic: &str) -> bool {
     topology.cluster().is_some() && !topic.starts_with("$SYS/")
 }
@@ -132,7 +135,7 @@ impl Shard {
         Retain::stamped(shared.stamps.above(time))
     }
 
-    /// A message to be retained goes to all nodes, besides where it is wanted.
+    /// Adds all nodes to the shards that get a message, because it is to be retained there, too.
     #[inline(never)]
     pub(super) fn add_nodes(&self, interested: &mut ShardSet, topic: &str) {
         if crosses(&self.topology, topic) && !Mutant::ClusterRetainedUntold.is_on() {
@@ -140,8 +143,8 @@ impl Shard {
         }
     }
 
-    /// The rest of [`Shard::follow`] for a message to be retained by all nodes; `None` when it is
-    /// for this one alone.
+    /// The rest of [`Shard::follow`] for a message that all nodes retain; `None` when the message
+    /// is only for this node.
     #[inline(never)]
     pub(super) fn follow_stamped(
         &mut self,
@@ -166,7 +169,7 @@ impl Shard {
             let purpose = MailPurpose {
                 deliver: route.interested().contains(shard),
                 retain: match kept {
-                    // Another node has no bound for the clients of this one.
+                    // Another node has no bounds for the clients of this one.
                     true if home == Some(shard) => stamp.on(accounts),
                     true => stamp,
                     false => Retain::NONE,
@@ -179,7 +182,7 @@ impl Shard {
         Some(matched)
     }
 
-    /// Keeps a message, or clears its topic, unless there was a newer one.
+    /// Retains a message, or clears its topic, unless this shard has had a newer message.
     pub(super) fn keep_stamped(&mut self, message: &MessageRef<'_>, retain: Retain) {
         let Some(stamp) = retain.stamp() else {
             return self.keep_retained(message, retain);
@@ -220,8 +223,8 @@ impl Shard {
         self.topology.shared.retained_digest.shift(before, after);
     }
 
-    /// A message that was kept before this process began is kept. One without a stamp, as of a
-    /// broker that was alone then, is the oldest.
+    /// Notes the stamp of a message that was retained before this process began. A message without
+    /// a stamp, from a broker that was no node of a cluster, counts as the oldest.
     pub(super) fn note_restored(&mut self, message: &Message, stamp: u64) {
         let view = message.view();
         if !crosses(&self.topology, view.topic) {
@@ -239,7 +242,7 @@ impl Shard {
         }
     }
 
-    /// An operator clears a topic whose message is kept here: at all nodes.
+    /// Clears a topic whose message is retained here, on all nodes, for an operator.
     pub(super) fn clear_at_nodes(&mut self, message: &MessageRef<'_>) {
         if !crosses(&self.topology, message.topic) {
             return self.keep_retained(message, Retain::PLAIN);
@@ -253,8 +256,8 @@ impl Shard {
         }
     }
 
-    /// The next of the messages that are kept here, and of the topics that were cleared, for a node
-    /// that is told of all.
+    /// Returns the next retained messages, or cleared topics, to a node that is told about all of
+    /// them.
     pub(super) fn retell(&mut self, asked: Retell) {
         let Retell { node, ticket, whence } = asked;
         let mut retold = Retold { node, ticket, messages: Vec::new(), next: None };
@@ -296,7 +299,7 @@ impl Shard {
     }
 }
 
-/// What clears a topic [MQTT-3.3.1-6].
+/// The message that clears a topic [MQTT-3.3.1-6].
 pub(super) fn nothing(topic: &str) -> MessageRef<'_> {
     MessageRef {
         topic,

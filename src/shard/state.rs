@@ -1,5 +1,5 @@
-//! What every part of the shard asks: names of sessions, where something is at home, whether the
-//! step has work left. Nothing here calls another part.
+//! Questions that every part of the shard asks: the names of sessions, the home of a topic or a
+//! name, whether the step has work left. Nothing here calls another part of the shard.
 
 use super::Shard;
 use super::announced::Announced;
@@ -13,7 +13,7 @@ use crate::session::Session;
 use crate::time::Instant;
 
 impl Shard {
-    /// True when the step's work has come to `limit`, or the time for it is over.
+    /// True when the step's work has come to `limit`, or its time is over.
     #[inline]
     pub(super) fn is_spent(&mut self, limit: u32) -> bool {
         if self.meter.wants_look() {
@@ -28,13 +28,13 @@ impl Shard {
         self.meter.look_at_clock(limit, self.settings.budget.step);
     }
 
-    /// Does a kind of work within its allowance.
+    /// Does one kind of work within its allowance.
     pub(super) fn in_share<T>(&mut self, work: fn(&mut Shard, u32) -> T) -> T {
         let limit = self.meter.allowance(self.settings.budget);
         work(self, limit)
     }
 
-    /// What the client was told that it may send.
+    /// What the client was told in CONNACK that it may send.
     #[inline]
     pub(super) fn announced_to(&self, socket: SocketId) -> Announced {
         let reloads = || Some(self.connections.get(socket.0)?.reloads);
@@ -51,16 +51,16 @@ impl Shard {
         Some(Publisher { client, shard: self.topology.id })
     }
 
-    /// The session, when it is on this shard and still the same one.
+    /// The session, if it still is the one that was meant and is not ending.
     pub(super) fn session_of(&mut self, session: SessionRef) -> Option<&mut Session> {
         debug_assert!(session.shard == self.topology.id);
         let known = self.sessions.get_of(session.index, session.generation)?;
         (!known.is_ending()).then_some(known)
     }
 
-    /// Control mail for another shard. What one of this shard's own clients asks of a group or a
-    /// publisher here is done at once instead, by whoever would send this: it has waited for data
-    /// mail already, as far as it has to, and a later request of the same client must not find an
+    /// Sends control mail to another shard. The callers do what one of this shard's own clients
+    /// asks of a group or a publisher here at once instead. Such a request has waited for data mail
+    /// already, as far as it has to, and a later request of the same client must not find an
     /// earlier one still waiting.
     pub(super) fn tell(&mut self, to: ShardId, control: Control) {
         debug_assert!(to != self.topology.id, "mail is for others");
@@ -68,34 +68,35 @@ impl Shard {
         self.mail.outbox.tell(to, control);
     }
 
-    /// Whether there are other nodes, which may have the ClientId of a client that comes in.
+    /// Whether this is a node of a cluster, so that other nodes may have the ClientId of a new
+    /// client.
     #[inline]
     pub(super) fn has_to_claim(&self) -> bool {
         self.topology.cluster().is_some()
     }
 
-    /// Tells the cluster about ClientIds and sessions.
+    /// Tells the cluster something about ClientIds and sessions.
     pub(super) fn answer_cluster(&mut self, what: ToCluster) {
         if let Some(cluster) = self.topology.cluster() {
             self.tell(cluster, Control::ToCluster(Box::new(what)));
         }
     }
 
-    /// Whether data mail can be taken in: it may cause control mail, which somebody may be behind
-    /// with, and fan-outs, of which there is a bound.
+    /// Whether data mail can be taken in. Data mail may cause control mail, which a receiver may be
+    /// behind with, and fan-outs, whose number is bounded.
     pub(super) fn takes_data(&self) -> bool {
         !self.mail.outbox.is_congested() && !self.delivery.fanouts.is_full()
     }
 
-    /// When a message expires whose Message Expiry Interval is so many `seconds`; no later than
-    /// `mqtt.message_expiry_max` allows.
+    /// When a message expires whose Message Expiry Interval is this many `seconds`, but no later
+    /// than `mqtt.message_expiry_max` allows.
     pub(super) fn expires(&self, seconds: Option<u32>) -> Option<Instant> {
         let bound = self.settings.message_expiry_max.map(|seconds| self.now.plus_seconds(seconds));
         let own = seconds.map(|seconds| expiry(self.now, seconds));
         [own, bound].into_iter().flatten().min()
     }
 
-    /// True when the client of the session at `index` published the message, be it in an earlier
+    /// True when the client of the session at `index` published the message, perhaps in an earlier
     /// session.
     pub(super) fn is_publisher(&self, index: u32, message: &MessageRef<'_>) -> bool {
         let by = message.publisher.map(|publisher| publisher.client);

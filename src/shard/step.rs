@@ -1,22 +1,23 @@
 //! The order of work within a step, the same for the cores' loops and for the simulation.
 //!
 //! 1. *Harvest*: the kernel reports what has arrived so far. Nothing of it is processed yet.
-//! 2. *Mail*: what is in the mailboxes by then is taken in. A packet that was sent after another
-//!    shard's acknowledgement is harvested after that shard's mail has arrived here: see
+//! 2. *Mail*: the shard takes in what is in the mailboxes by then. A packet that was sent after
+//!    another shard's acknowledgement is harvested after that shard's mail has arrived here: see
 //!    [`super::mail`]. Then connections that wait for room in a mailbox go on, before those whose
-//!    packets have just come: see [`super::park`]. So does what bridges and the API have the shard
-//!    publish: see [`super::inquiry::Submissions`].
-//! 3. *Input*: what was harvested is processed. The first three are repeated while there is more to
-//!    do and work and time are left; a harvest is work of the kernel, and may take longer than all
-//!    of ours. Once the work is used up, what a harvest finds could only be stored: it is better
-//!    left in the kernel, whose window then tells the sender to wait.
+//!    packets have just come: see [`super::park`]. After them, the shard publishes what bridges and
+//!    the API have submitted: see [`super::inquiry::Submissions`].
+//! 3. *Input*: the shard processes what was harvested. The first three parts are repeated while
+//!    there is more to do and the step has work and time left. A harvest is work of the kernel, and
+//!    may take longer than all of the shard's. Once the step's work is used up, the shard could
+//!    only store what a harvest finds. That input is better left in the kernel, whose window then
+//!    tells the sender to wait.
 //! 4. *Finish*: timers, postponed work, and one send for each connection with output.
 //! 5. *Carry*: mail is put into the mailboxes of the other shards.
 //! 6. *Act*: the driver gets the sends, and with them every acknowledgement.
 //!
-//! When the work that goes on over several steps took a good part of the last one, what clients
-//! have just been answered does not wait for the next part of it: before *Finish* there is an
-//! *Answer*, one send for each connection with output so far, with a *Carry* and an *Act* of its
+//! When the work that goes on over several steps took a good part of the last step, the answers to
+//! clients do not wait for the next part of that work: before *Finish* there is an *Answer*, which
+//! makes one send for each connection with output so far, followed by a *Carry* and an *Act* of its
 //! own.
 
 use super::{Action, Shard};
@@ -27,25 +28,28 @@ use crate::mutant::Mutant;
 
 /// What a step needs from around the shard.
 pub trait Surroundings {
-    /// Has the kernel report all that it can. [`Surroundings::visit`] hands out what was reported
+    /// Makes the kernel report all that it can. [`Surroundings::visit`] hands out what was reported
     /// by then, and nothing that is reported later.
     fn harvest(&mut self);
-    /// Hands at most about `limit` of what was harvested to the shard; returns how much.
+    /// Hands at most about `limit` completions of the harvest to the shard; returns how many.
     fn visit(&mut self, shard: &mut Shard, limit: usize) -> usize;
-    /// Has the shard publish what it was given from outside; true when it did something.
+    /// Has the shard publish what bridges and the API have submitted; true when it published
+    /// something.
     fn submit(&mut self, shard: &mut Shard) -> bool;
     /// Whether another harvest would find something.
     fn has_more(&mut self) -> bool;
-    /// After a step that visited all it harvested: whether that was all that clients had sent.
+    /// Asked after a step that visited its whole harvest: whether that was all that clients had
+    /// sent.
     fn has_heard_everyone(&mut self) -> bool;
     /// Carries out what the shard wants.
     fn act(&mut self, action: Action);
-    /// Begins what was carried out so far, in the middle of a step; at its end that happens by
-    /// itself.
+    /// Starts what was carried out so far, in the middle of a step. At the end of a step this
+    /// happens by itself.
     fn hasten(&mut self);
-    /// The time in nanoseconds: one clock for all shards, which each reading finds later.
+    /// The time in nanoseconds, on one clock for all shards. Each reading is later than the one
+    /// before.
     fn stamp(&mut self) -> u64;
-    /// That shard has mail.
+    /// Wakes that shard, which has mail.
     fn ring(&mut self, shard: ShardId);
 }
 
@@ -61,19 +65,19 @@ enum Part {
     Act,
 }
 
-/// Parts of a step.
+/// How many parts a step has.
 const PARTS: usize = 9;
 
 /// How much one step may do.
 #[derive(Clone, Copy, Debug)]
 pub struct StepBounds {
-    /// Completions visited.
+    /// Most completions that are visited.
     pub completions: usize,
-    /// Work for data mail, and as much for control mail; in the units of `limits::cost`.
+    /// Most work for data mail, and for control mail; in the units of `limits::cost`.
     pub mail: u32,
 }
 
-/// A step under way. Between its parts other shards, clients and the kernel go on.
+/// A step under way. Other shards, clients and the kernel proceed between its parts.
 pub struct Step {
     next: usize,
     visited: usize,
@@ -87,7 +91,7 @@ impl Step {
         Step { next: 0, visited: 0, busy: false, bounds }
     }
 
-    /// All parts of the step. True when there may be more to do at once.
+    /// Does all parts of the step. True when there may be more to do at once.
     pub fn run(
         mut self,
         shard: &mut Shard,
@@ -98,7 +102,7 @@ impl Step {
         self.busy
     }
 
-    /// The next part of the step; true when that was the last.
+    /// Does the next part of the step; true when it was the last.
     pub fn advance(
         &mut self,
         shard: &mut Shard,
@@ -133,8 +137,8 @@ impl Step {
                         shard.heard_everyone();
                     }
                 }
-                // Most steps have nothing that answers would have to wait for: no Answer, and not
-                // its Carry and Act.
+                // Most steps have no work that answers would have to wait for. They skip *Answer*,
+                // with its *Carry* and *Act*.
                 if self.next > 0 && !shard.answers_first() {
                     self.next += 3;
                 }
@@ -159,13 +163,13 @@ impl Step {
         self.next == order.len()
     }
 
-    /// Whether the step, which is over, found something to do: there may be more at once.
+    /// Whether the step found something to do, so that there may be more at once.
     pub fn is_busy(&self) -> bool {
         self.busy
     }
 }
 
-/// Answer with its Carry and Act follows Input.
+/// The order of the parts. *Answer*, with its *Carry* and *Act*, follows *Input*.
 #[inline]
 fn order() -> &'static [Part; PARTS] {
     use Part::{Act, Answer, Carry, Finish, Harvest, Input, Mail};
@@ -182,12 +186,12 @@ fn order() -> &'static [Part; PARTS] {
 }
 
 impl Shard {
-    /// Whether what clients have sent could still be processed in this step.
+    /// Whether the step has work left for what clients have sent.
     pub(super) fn has_work_left(&self) -> bool {
         self.meter.work() < self.settings.budget.step
     }
 
-    /// How much the mailboxes of the others take by now.
+    /// Notes how much room the mailboxes of the other shards have by now.
     fn see_room(&mut self, ends: &MailEnds<Stamped, Control>) {
         for peer in self.mail.outbox.watched().iter() {
             let room = (ends.data_room(peer), ends.data_capacity());

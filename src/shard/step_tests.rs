@@ -19,13 +19,13 @@ use std::sync::Arc;
 /// Completions that a step visits at most.
 const MOST: usize = 4096;
 
-/// What clients have sent: `visit` hands it to the shard, and says how many buffers that were.
+/// What clients have sent. `visit` hands it to the shard, and returns the number of buffers.
 struct Clients<V> {
     visit: V,
-    /// They have sent more, each time.
+    /// True when the clients have sent more each time.
     endless: bool,
     harvests: usize,
-    /// What was done for them.
+    /// How many actions were carried out for them.
     acted: usize,
 }
 
@@ -133,7 +133,7 @@ fn what_a_step_cannot_process_is_left_in_the_kernel() {
     let mut ends = mailboxes(1, 1, 1).pop().expect("of one shard");
     shard.accepted(SocketId(0), ListenerId(0), Peer::Unix);
     shard.received(SocketId(0), &connect("flood"));
-    // Each harvest finds one more buffer of it.
+    // Each harvest finds one more buffer of the flood.
     let bytes = publish(&[7; 100]).repeat(19);
     let mut flood = Clients::new(true, |shard: &mut Shard| {
         shard.received(SocketId(0), &bytes);
@@ -151,8 +151,8 @@ fn what_a_step_cannot_process_is_left_in_the_kernel() {
     }
 }
 
-/// Two shards, and what is between them. Clients of the first one, as many as wanted, publish what
-/// a client of the second one subscribes to, `a/#`.
+/// Two shards with the mailboxes between them. Any number of clients of the first shard publish
+/// what one client of the second shard subscribes to, `a/#`.
 struct Two {
     shared: Arc<Shared>,
     shards: [Shard; 2],
@@ -179,7 +179,7 @@ impl Two {
         self.step(usize::from(home), &[(socket, connect(&name))]);
     }
 
-    /// A step of a shard, whose first harvest finds all that was sent, by sockets.
+    /// Runs a step of a shard whose first harvest finds all that was sent, by sockets.
     fn step(&mut self, shard: usize, sent: &[(u32, Vec<u8>)]) {
         let mut clients = Clients::new(false, |shard: &mut Shard| {
             sent.iter().for_each(|(socket, bytes)| shard.received(SocketId(*socket), bytes));
@@ -190,7 +190,7 @@ impl Two {
         Step::new(bounds).run(&mut self.shards[shard], &mut self.ends[shard], &mut clients);
     }
 
-    /// The first bytes of the messages that are in the mailbox of the second shard, taken out.
+    /// Takes the messages out of the second shard's mailbox, and returns their first bytes.
     fn mailed(&mut self) -> Vec<u8> {
         let mut seen = Vec::new();
         while let Some(mail) = self.ends[1].pop_data(ShardId(0)) {
@@ -209,7 +209,8 @@ impl Two {
         seen
     }
 
-    /// A message to that topic has cost the second shard so much, for which `reserve` was reserved.
+    /// Reports that a message to that topic has cost the second shard so much, with `reserve`
+    /// reserved.
     fn report(&mut self, topic: &str, cost: u32, reserve: Reserve) {
         let hash = TopicHash::new(&self.shared.seeds, topic);
         let report = CostReport { topic: hash.exact(), matched: None, cost, reserve };
@@ -218,11 +219,11 @@ impl Two {
     }
 }
 
-/// Otherwise a crowd that sends on and on would take what room there is each time.
+/// Otherwise a crowd of clients that keep sending would take whatever room there is each time.
 #[test]
 fn who_waits_for_a_mailbox_goes_before_newcomers() {
     let mut two = Two::with(2);
-    // Each is a mail of its own; the mailbox takes four of them.
+    // Each message is a mail of its own; the mailbox takes four of them.
     let large = |which: u8| publish(&[which; 10_000]);
     two.step(0, &[(0, (0..3).flat_map(large).collect())]);
     let mut seen = two.mailed();
@@ -234,8 +235,8 @@ fn who_waits_for_a_mailbox_goes_before_newcomers() {
     assert_eq!(seen, [0, 1, 2, 3, 4]);
 }
 
-/// Otherwise who needs much would wait as long as others come who need little, and who has tried in
-/// vain behind those who have come since.
+/// Otherwise a publisher that needs much would wait as long as others come that need little, and a
+/// publisher that has tried in vain would wait behind those that have come since.
 #[test]
 fn who_waits_to_have_something_reserved_keeps_its_place() {
     let mut two = Two::with(8);
@@ -243,7 +244,8 @@ fn who_waits_to_have_something_reserved_keeps_its_place() {
     let little = super::super::ahead::costly(&two.shards[0].settings.budget);
     two.report("a/much", much, Reserve::NONE);
     two.report("a/little", little, Reserve::NONE);
-    // What is not known is taken to need much. What needs little would have room.
+    // A message of unknown cost is taken to need much. The message that needs little would have
+    // room.
     let sent = ["a/much", "a/x", "a/y", "a/little", "a/z", "a/much", "a/much"];
     let cost = |topic: &str| if topic == "a/little" { little } else { much };
     let (mut order, mut unreported) = (String::new(), Vec::new());
@@ -263,7 +265,7 @@ fn who_waits_to_have_something_reserved_keeps_its_place() {
     assert_eq!(order, "0.....13.2.5.4.6..");
 }
 
-/// One message may then visit very many filters, which nobody knows before the first was reported.
+/// One message may then visit very many filters, and nobody knows that before the first report.
 #[test]
 fn few_messages_go_at_once_to_a_shard_with_wildcards_everywhere() {
     let mut two = Two::with(1);
@@ -281,8 +283,8 @@ fn few_messages_go_at_once_to_a_shard_with_wildcards_everywhere() {
     assert_eq!(two.mailed().len(), 39); // 20,000 / 512
 }
 
-/// What goes on over several steps has a part of each; what a client is answered meanwhile does not
-/// wait for it.
+/// Work that goes on over several steps has a part of each step. The answers that clients get
+/// meanwhile do not wait for that work.
 #[test]
 fn answers_go_before_long_work() {
     let mut shard = shard_of(0, 1, &Shared::new(Seeds::fixed(1)));
@@ -327,7 +329,7 @@ fn answers_go_before_long_work() {
     assert!(shard.counters.subscriptions > 1000, "{}", shard.counters.subscriptions);
 }
 
-/// A filter of its own, as in a SUBSCRIBE.
+/// One filter of a SUBSCRIBE.
 fn subscription(number: u16) -> Vec<u8> {
     let name = format!("{number:05}");
     [&[0, 5], name.as_bytes(), &[0]].concat()

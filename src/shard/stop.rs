@@ -1,8 +1,9 @@
 //! The shutdown of a shard: it accepts no new clients, sends the wills, and disconnects every
-//! client. Each of these visits every connection, so it is done in slices.
+//! client. The wills and the disconnects visit every connection, so they are done in slices.
 //!
-//! A node that leaves its cluster refers its clients to others before, so many at a time as it is
-//! told: they go to other nodes, and their sessions follow them ([`super::claims`]).
+//! A node that leaves its cluster refers its clients to other nodes first, as many at a time as the
+//! shard is told. The clients connect to other nodes, and their sessions follow them
+//! ([`super::claims`]).
 
 use super::Shard;
 use super::close::Cause;
@@ -13,28 +14,28 @@ use crate::limits::cost;
 use crate::mesh::reading::MailPosition;
 use crate::mutant::Mutant;
 
-/// How far the shard has come; the wills are [`super::wills::Wills`]' matter.
+/// How far the shutdown has come. The state of the wills is in [`super::wills::Wills`].
 #[derive(Default)]
 pub(super) struct Stopping {
-    /// The next connection to say goodbye to; `None` when that has not begun.
+    /// The next connection to send a DISCONNECT to; `None` when that has not begun.
     goodbyes: Option<u32>,
-    /// The mail that was there when goodbyes were asked for: they wait for it.
+    /// The mail that was there when the shard began to dismiss its clients. It is taken in first.
     mail: Option<MailPosition>,
-    /// Goodbyes were asked for.
+    /// The shard was told to dismiss its clients.
     dismissed: bool,
-    /// No new clients.
+    /// The shard takes no new clients, because it stops.
     pub(super) draining: bool,
-    /// The same, as this node leaves its cluster.
+    /// The shard takes no new clients, because its node leaves the cluster.
     leaving: bool,
-    /// So many clients are to be referred to other nodes now, from that connection on.
+    /// How many clients are to be referred to other nodes now, and the connection to go on with.
     pub(super) to_refer: u32,
     refer_from: u32,
-    /// No timer fires: the clients are on their way to another process, or from one.
+    /// No timer fires, because the clients are on their way to another process, or come from one.
     pub(super) suspended: bool,
 }
 
 impl Stopping {
-    /// Why nobody new is let in, if that is so.
+    /// Why no new client is let in, if that is so.
     #[inline]
     pub(super) fn turns_away(&self) -> Option<Denial> {
         match (self.draining, self.leaving) {
@@ -46,8 +47,8 @@ impl Stopping {
 }
 
 impl Shard {
-    /// This node leaves its cluster: nobody new is let in, and so many clients are referred to
-    /// other nodes. What was ordered before and is not done yet is not added to that.
+    /// Orders the shard of a node that leaves its cluster to let no new client in, and to refer
+    /// this many clients to other nodes. The rest of an earlier order is replaced, not added.
     pub fn refer(&mut self, clients: u32) {
         self.work.stopping.leaving = true;
         self.work.stopping.to_refer = clients;
@@ -77,8 +78,9 @@ impl Shard {
         false
     }
 
-    /// Stops: no new clients; wills are routed while their receivers are still connected. Over
-    /// when [`Shard::has_routed_wills`] says so; then comes [`Shard::dismiss`].
+    /// Begins to stop: no new clients are let in, and wills are routed while their receivers are
+    /// still connected. This part is over when [`Shard::has_routed_wills`] says so; then comes
+    /// [`Shard::dismiss`].
     pub fn drain(&mut self) {
         self.work.stopping.draining = true;
         self.work.wills.begin_last();
@@ -89,7 +91,8 @@ impl Shard {
         self.work.stopping.draining && !self.work.wills.has_last() && self.work.wills.is_empty()
     }
 
-    /// What clients are told when this node stops: with other nodes there, to go to one of them.
+    /// Why clients are disconnected when this node stops. If the cluster has other nodes, the
+    /// clients are referred to these.
     fn last_farewell(&self) -> Cause {
         let is_alone = self.topology.nodes().is_empty();
         if is_alone || Mutant::ClusterStopUnreferred.is_on() {
@@ -98,15 +101,15 @@ impl Shard {
         Cause::Referred
     }
 
-    /// The second half of [`Shard::drain`]: says goodbye to every client (0x8B, or 0x9C while other
-    /// nodes of the cluster are there), after the wills, the mail that is there by now, and what is
-    /// still being delivered. Over when [`Shard::is_drained`] says so.
+    /// The second part of stopping, after [`Shard::drain`]: disconnects every client (0x8B, or 0x9C
+    /// while the cluster has other nodes) after the wills, the mail that is there by now, and
+    /// fan-outs that are under way. This part is over when [`Shard::is_drained`] says so.
     pub fn dismiss(&mut self) {
         self.work.stopping.draining = true;
         self.work.stopping.dismissed = true;
     }
 
-    /// True when no connection is left and nothing waits to be carried.
+    /// True when no connection is left and no mail waits to be carried.
     pub fn is_drained(&self) -> bool {
         let arrived = self.entrance.arrivals.len() == 0;
         self.connections.is_empty()
@@ -115,7 +118,7 @@ impl Shard {
             && self.mail.outbox.is_empty()
     }
 
-    /// Goes on with stopping until the step's work comes to `limit`; true when there is more.
+    /// Goes on with stopping until the step's work comes to `limit`; true when there is more to do.
     pub(super) fn run_stopping(&mut self, limit: u32) -> bool {
         if self.work.stopping.to_refer > 0 && self.run_referring(limit) {
             return true;

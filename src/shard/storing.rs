@@ -1,7 +1,9 @@
-//! The part of this shard that survives a restart: changes of sessions, queues and retained
-//! messages become records of the log, and whoever has caused a change waits until it is durable.
+//! The part of this shard that survives a restart. Changes of sessions, queues and retained
+//! messages become records of the log, and the client or shard that has caused a change waits until
+//! it is durable.
 //!
-//! Everything here is `None` and costs one branch while `storage.path` is empty.
+//! While `storage.path` is empty, [`Shard`] has no [`Storing`], and everything here costs one
+//! branch.
 //!
 //! # What waits
 //! While something that a client's packet has changed is not durable, nothing is sent to that
@@ -33,9 +35,9 @@ use crate::time::Instant;
 use std::collections::VecDeque;
 use std::num::NonZeroU64;
 
-/// Bytes of memory of a connection that waits, with its places in the queues.
+/// Bytes of memory for a connection that waits, with its places in the queues.
 const WAITER: usize = 128;
-/// Bytes of memory of a receipt.
+/// Bytes of memory for a receipt.
 const RECEIPT: usize = 32;
 
 /// A session that is stored.
@@ -43,94 +45,96 @@ const RECEIPT: usize = 32;
 pub(super) struct Known {
     /// Its number in the store.
     pub(super) number: NonZeroU64,
-    /// The number of the last message that waited for it.
+    /// The slot of the last message that waited for the session.
     pub(super) slot: u32,
 }
 
-// What each stored session costs.
+// The memory that each stored session costs.
 const _: () = assert!(size_of::<Option<Known>>() == 16);
 
-/// Who causes what is stored now.
+/// The cause of what is being stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Speaker {
-    /// Nobody who waits for it.
+    /// Nothing that waits for it.
     Nobody,
-    /// A client of this shard.
+    /// A packet of this client of this shard.
     Client(SocketId),
-    /// A message from another shard.
+    /// A message from this other shard.
     Shard(ShardId),
 }
 
-/// Another shard.
+/// How far the messages to and from another shard are safe.
 #[derive(Default)]
 struct PeerShard {
-    /// Messages sent there.
+    /// How many messages were sent there.
     sent: u64,
-    /// How many of them it said are safe.
+    /// How many of these the other shard has reported as safe.
     safe: u64,
-    /// Messages taken in from there.
+    /// How many messages were taken in from there.
     taken: u64,
-    /// How many of them are in `marks`, or it was told of.
+    /// How many of these are in `marks`, or were reported as safe.
     noted: u64,
-    /// The last batch that has something of those since.
+    /// The last batch with a record of messages since then.
     batch: u64,
-    /// The last receipt that one of those since has.
+    /// The last receipt of messages since then.
     receipt: u64,
-    /// What is safe, and when, in order.
+    /// Which messages are safe, and what they wait for, in order.
     marks: VecDeque<Mark>,
 }
 
-/// So many messages of another shard are safe when that batch is durable and that receipt closed.
+/// The first `count` messages of another shard are safe when `batch` is durable and all receipts up
+/// to `receipt` are closed.
 struct Mark {
     count: u64,
     batch: u64,
     receipt: u64,
 }
 
-/// What a shard with a store has besides.
+/// What a shard needs in addition when it has a store.
 pub struct Storing {
     pub(super) own: ShardId,
     pub(super) log: Log,
     pub(super) secret: Secret,
-    /// Milliseconds since 1970 at the zero of the shard's time.
+    /// The time at the zero of the shard's clock, in milliseconds since 1970.
     wall: u64,
-    /// The time in microseconds.
+    /// The time at the beginning of the step, in microseconds.
     pub(super) micros: u64,
     pub(super) sessions: Table<Known>,
     last_session: u64,
     last_message: u64,
     pub(super) bodies: Bodies,
-    /// Bodies on their way back from the disk, and what sessions that ended had there.
+    /// Bodies that are being read back from the disk, and what ended sessions had there.
     pub(super) reading: Reading,
     pub(super) speaker: Speaker,
-    /// Whose output waits.
+    /// The connections whose output waits for the store.
     pub(super) withheld: Withheld,
     pub(super) receipts: Receipts,
-    /// Messages on their way back to their share groups.
+    /// Messages that return to their share groups.
     pub(super) returning: Returning,
     peers: Vec<PeerShard>,
-    /// The last batch that something was appended to.
+    /// The last batch to which something was appended.
     pub(super) appended: u64,
     /// How many records were appended.
     appends: u64,
     due: Option<u64>,
-    /// What was said last of how the log keeps up, and whether it refuses new values.
+    /// The state of the store that was reported last: how it keeps up, and whether it refuses new
+    /// values.
     pub(super) lateness: Lateness,
     pub(super) refuses: bool,
-    /// What publishers that wait were tried by last.
+    /// The standing of the store when the waiting publishers were last tried again.
     pub(super) standing: Option<Standing>,
-    /// Other shards that refuse them.
+    /// The other shards whose stores refuse new values.
     pub(super) refusing: ShardSet,
-    /// A fan-out was under way at the end of the last step, or began in this one.
+    /// True when a fan-out was under way at the end of the last step, or began in this one.
     fanned: bool,
-    /// Sessions that the log has, of those that are being handed over, and that have come.
+    /// For a hand-over: how many sessions the log has, and how many have come.
     pub(super) expected: [u64; 2],
 }
 
 impl Storing {
-    /// For shard `own` of `shards`, that goes on with `log`. `wall`: milliseconds since 1970 when
-    /// its time was zero. `last`: the largest numbers of a session and of a message that there ever
-    /// were.
+    /// For shard `own` of `shards`, which goes on with `log`. `wall`: the time at the zero of the
+    /// shard's clock, in milliseconds since 1970. `last`: the largest numbers that a session and a
+    /// message ever had.
     pub fn new(
         log: Log,
         secret: Secret,
@@ -166,12 +170,13 @@ impl Storing {
         }
     }
 
-    /// Milliseconds since 1970; the largest number for the end of time.
+    /// Milliseconds since 1970; `u64::MAX` for the end of time.
     pub(super) fn date(&self, at: Instant) -> u64 {
         if at == Instant::END { u64::MAX } else { self.wall.saturating_add(at.0) }
     }
 
-    /// The other way round. What was before the zero of the shard's time is at it.
+    /// The reverse of [`Storing::date`]. A date before the zero of the shard's clock becomes that
+    /// zero.
     pub(super) fn instant(&self, date: u64) -> Instant {
         if date == u64::MAX { Instant::END } else { Instant(date.saturating_sub(self.wall)) }
     }
@@ -182,7 +187,7 @@ impl Storing {
         self.appended
     }
 
-    /// Appends what the speaker waits for.
+    /// Appends a record, and makes the speaker wait for it.
     pub(super) fn append_for_speaker(&mut self, record: &Record<'_>) {
         let batch = self.append(record);
         match self.speaker {
@@ -196,7 +201,7 @@ impl Storing {
         }
     }
 
-    /// Appends what that client waits for.
+    /// Appends a record, and makes that client wait for it.
     pub(super) fn append_for(&mut self, socket: Option<SocketId>, record: &Record<'_>) {
         let batch = self.append(record);
         if let Some(socket) = socket {
@@ -208,7 +213,7 @@ impl Storing {
         self.sessions.get(index).map(|known| known.number.get())
     }
 
-    /// The number of a session at that place that has none yet.
+    /// Assigns a number to a session that has none yet.
     pub(super) fn begin_session(&mut self, index: u32) -> u64 {
         let number = NonZeroU64::MIN.saturating_add(self.last_session);
         self.last_session = number.get();
@@ -228,7 +233,8 @@ impl Storing {
         }
     }
 
-    /// Stores that `queued` waits for the session; returns its number.
+    /// Stores that `queued` waits for the session; returns its slot, or 0 if the session is not
+    /// stored.
     pub(super) fn fan(&mut self, index: u32, queued: &Queued) -> u32 {
         let Some(known) = self.sessions.get_mut(index) else { return 0 };
         known.slot = known.slot.checked_add(1).unwrap_or(1);
@@ -246,7 +252,7 @@ impl Storing {
         slot
     }
 
-    /// The number of a message, which is stored when it is not yet.
+    /// The number of a message, which is stored first if it is not yet.
     fn keep(&mut self, message: &Message) -> u64 {
         if let Some(number) = self.bodies.number(message) {
             self.bodies.hold_again(number);
@@ -260,10 +266,12 @@ impl Storing {
         number
     }
 
-    /// A message does not wait for the session any more.
+    /// Notes that a message does not wait for the session any longer. `said`: the log gets a record
+    /// of that; otherwise the log only forgets the keys.
     pub(super) fn release(&mut self, index: u32, slot: u32, said: bool) {
         let Some(session) = self.number(index) else {
-            // It was on its way back to its group should the session end, and is done with now.
+            // The session is not stored any longer. The message was kept as one that returns to its
+            // group (see [`Shard::store_returns`]), and is done with now.
             self.given_on(slot);
             return;
         };
@@ -276,21 +284,22 @@ impl Storing {
         self.let_go(message);
     }
 
-    /// A session that has a handle of the stored message with that number waits for it no more.
+    /// Drops a handle of the stored message with that number. The last one removes it from the
+    /// store.
     pub(super) fn let_go(&mut self, message: u64) {
         if self.bodies.let_go(message) {
             self.log.forget(crate::storage::record::message_key(message));
         }
     }
 
-    /// A stored session is at that place now.
+    /// Notes that the session at that place is stored under that number.
     pub(super) fn adopt(&mut self, index: u32, number: u64, slot: u32) {
         if let Some(number) = NonZeroU64::new(number) {
             self.sessions.insert(index, Known { number, slot });
         }
     }
 
-    /// Whether the output of a connection has to wait.
+    /// Whether the output of a connection has to wait for the store.
     pub(super) fn withholds(&self, socket: SocketId) -> bool {
         let early = Mutant::StorageToldEarly.is_on();
         self.withheld.holds(socket, &self.reached()) && !early
@@ -300,7 +309,7 @@ impl Storing {
         Reached { log: &self.log, peers: &self.peers, receipts: &self.receipts }
     }
 
-    /// Bytes of memory, but for messages, which those that they wait for are charged with.
+    /// Bytes of memory, without messages: these are counted where they wait.
     pub(super) fn held(&self) -> usize {
         self.sessions.bound() as usize * size_of::<Option<Known>>()
             + self.bodies.held()
@@ -310,17 +319,18 @@ impl Storing {
             + self.log.memory()
     }
 
-    /// That client waits for all that has been appended so far.
+    /// Makes that client wait for everything that has been appended so far.
     pub(super) fn wait_for_all(&mut self, socket: SocketId) {
         self.withheld.wait_for_batch(socket, self.appended);
     }
 
-    /// The connection is gone.
+    /// Forgets a connection that is gone, with everything it waited for.
     pub(super) fn forget_socket(&mut self, socket: SocketId) {
         self.withheld.forget(socket);
     }
 
-    /// A message for another shard is on its way; `waits` if its publisher does.
+    /// Counts a message that goes to another shard. `waits`: its publisher waits until it is safe
+    /// there.
     pub(super) fn sent(&mut self, shard: ShardId, waits: bool) {
         let Some(peer) = self.peers.get_mut(usize::from(shard.0)) else { return };
         peer.sent += 1;
@@ -331,7 +341,7 @@ impl Storing {
         }
     }
 
-    /// A message of another shard has been taken in.
+    /// Counts a message of another shard that has been taken in.
     pub(super) fn took(&mut self, shard: ShardId) {
         if let Some(peer) = self.peers.get_mut(usize::from(shard.0)) {
             peer.taken += 1;
@@ -339,14 +349,14 @@ impl Storing {
         self.speaker = Speaker::Nobody;
     }
 
-    /// Another shard says that so many are safe there.
+    /// Notes that another shard has reported so many messages as safe.
     pub(super) fn safe_there(&mut self, shard: ShardId, count: u64) {
         if let Some(peer) = self.peers.get_mut(usize::from(shard.0)) {
             peer.safe = peer.safe.max(count);
         }
     }
 
-    /// A fan-out of what the speaker sent goes on in later steps.
+    /// Makes the speaker wait for a fan-out of its message, which goes on in later steps.
     pub(super) fn fans_out(&mut self) {
         self.fanned = true;
         if let Speaker::Client(socket) = self.speaker {
@@ -354,7 +364,8 @@ impl Storing {
         }
     }
 
-    /// A message of the speaker's goes to a member of another shard's: what it is told by.
+    /// Begins a receipt for a message of the speaker that goes to a member on another shard, and
+    /// makes the speaker wait for it.
     pub(super) fn begin_receipt(&mut self) -> u64 {
         let receipt = self.receipts.begin();
         match self.speaker {
@@ -369,7 +380,7 @@ impl Storing {
         receipt
     }
 
-    /// Nobody is to have the message with that receipt.
+    /// Closes a receipt whose message is durable, or is to reach no member.
     pub(super) fn close_receipt(&mut self, receipt: u64) {
         self.receipts.close(receipt);
         self.note_given_on(receipt);
@@ -380,15 +391,15 @@ impl Storing {
         self.appends
     }
 
-    /// A session of this shard has the message with that receipt of `home`; `before` it, so many
-    /// records had been appended.
+    /// Notes that a session of this shard has taken the message with that receipt of `home`.
+    /// `before`: how many records had been appended before that.
     pub(super) fn keep_receipt(&mut self, home: ShardId, receipt: u64, before: u64) {
         let stored = self.appends != before;
         self.receipts.keep(home, receipt, stored.then_some(self.appended));
     }
 
-    /// Receipts whose messages are durable here: those of this shard are closed, those of others
-    /// returned.
+    /// Handles the receipts whose messages are durable here: closes those of this shard, and
+    /// returns those of other shards.
     fn close_durable(&mut self) -> Vec<(ShardId, u64)> {
         let own = self.own;
         let mut taken = self.receipts.take_durable(self.log.kept());
@@ -401,17 +412,18 @@ impl Storing {
         taken
     }
 
-    /// What the other shards are to be told at the end of a step in which `fanning` fan-outs are
-    /// under way: how many of their messages are safe.
+    /// What the other shards are to be told at the end of a step: how many of their messages are
+    /// safe. `fanning`: fan-outs are under way.
     fn safe_here(&mut self, fanning: bool) -> Vec<(ShardId, u64)> {
         let (durable, appended) = (self.log.kept(), self.appended);
         let (closed, receipt) = (self.receipts.closed(), self.receipts.last());
         let mut told = Vec::new();
-        // What a fan-out brings in its last step counts, too, also if that was its first.
+        // The records that a fan-out appends in its last step count, too, even if that is its first
+        // step.
         let fanned = std::mem::replace(&mut self.fanned, fanning) || fanning;
         for (at, peer) in self.peers.iter_mut().enumerate() {
             if fanned {
-                // Whatever they bring comes no later than what is appended last.
+                // Whatever the fan-outs append is not later than the last record.
                 (peer.batch, peer.receipt) = (appended, receipt);
             }
             if peer.taken > peer.noted && !fanning {
@@ -433,7 +445,7 @@ impl Storing {
     }
 }
 
-/// How far a shard's log, and the other shards, have got.
+/// How far the log of this shard and the other shards have come.
 struct Reached<'a> {
     log: &'a Log,
     peers: &'a [PeerShard],
@@ -455,17 +467,17 @@ impl Progress for Reached<'_> {
 }
 
 impl Shard {
-    /// From now on, what changes is stored.
+    /// Stores all changes from now on.
     pub fn store_with(&mut self, storing: Storing) {
         self.storing = Some(Box::new(storing));
     }
 
-    /// What the owner of the log's files is to do.
+    /// What the owner of the log's files has to do, in order.
     pub fn storage_commands(&mut self) -> impl Iterator<Item = StorageCommand> {
         self.storing.iter_mut().flat_map(|storing| storing.log.commands.drain(..))
     }
 
-    /// What became of one of those.
+    /// Takes in the outcome of one of these commands.
     pub fn storage_answered(&mut self, answer: Answer) {
         let Some(storing) = &mut self.storing else { return };
         match answer {
@@ -477,22 +489,22 @@ impl Shard {
         }
     }
 
-    /// Whether sessions of that ClientId are at home here.
+    /// Whether this shard is the home of that ClientId.
     pub fn is_home_of(&self, name: &str) -> bool {
         self.topology.home(name) == self.topology.id
     }
 
-    /// Whether changes do not become durable because the disk fails.
+    /// True while changes do not become durable because the disk fails.
     pub fn is_storage_down(&self) -> bool {
         self.storing.as_ref().is_some_and(|storing| storing.log.is_down())
     }
 
-    /// Whether everything that was stored is durable.
+    /// True when everything that was stored is durable.
     pub fn is_stored(&self) -> bool {
         self.storing.as_ref().is_none_or(|storing| storing.log.is_settled())
     }
 
-    /// Brings the figures of storage up to date.
+    /// Brings the counters of storage up to date.
     pub fn measure_storage(&mut self) {
         let Some(storing) = &self.storing else { return };
         let (log, counters) = (&storing.log, &mut self.counters);
@@ -513,18 +525,18 @@ impl Shard {
         counters.storage_degraded = u64::from(log.is_degraded());
     }
 
-    /// How long the oldest change waits for the disk, milliseconds.
+    /// How long the oldest change has waited for the disk, in milliseconds.
     pub(super) fn storage_age(&self) -> u64 {
         self.storing.as_ref().map_or(0, |storing| storing.log.age(storing.micros) / 1000)
     }
 
-    /// When the log wants its turn, if nothing happens before.
+    /// When the log has to have its turn, even if nothing else happens.
     pub(super) fn storage_due(&self) -> Option<Instant> {
         let due = self.storing.as_ref()?.due?;
         Some(Instant(due.div_ceil(1000)))
     }
 
-    /// The time in microseconds at the beginning of a step.
+    /// Notes the time at the beginning of a step, in microseconds.
     pub(super) fn begin_storing(&mut self, micros: u64) {
         if let Some(storing) = &mut self.storing {
             storing.micros = micros;
@@ -532,7 +544,7 @@ impl Shard {
         }
     }
 
-    /// What is done from now on in this step is done for nobody who would wait for it.
+    /// Notes that no client or shard waits for what is stored from now on in this step.
     #[inline]
     pub(super) fn end_packets(&mut self) {
         if let Some(storing) = &mut self.storing {
@@ -540,7 +552,8 @@ impl Shard {
         }
     }
 
-    /// The end of a step: the log has its turn, and who waited for what is durable by now goes on.
+    /// Gives the log its turn at the end of a step, and sends the output of the connections whose
+    /// changes are durable by now.
     pub(super) fn run_storing(&mut self) {
         let Some(storing) = &mut self.storing else { return };
         let turn = storing.log.turn(storing.micros);
@@ -566,7 +579,8 @@ impl Shard {
         }
     }
 
-    /// A packet of that client is looked at.
+    /// Notes that a packet of that client is being handled, so that the client waits for what is
+    /// stored.
     #[inline]
     pub(super) fn begin_packet(&mut self, socket: SocketId) {
         if let Some(storing) = &mut self.storing {

@@ -1,4 +1,4 @@
-//! SUBSCRIBE and UNSUBSCRIBE, and the entries of subscriptions in the index.
+//! Handles SUBSCRIBE and UNSUBSCRIBE, and the entries of subscriptions in the index.
 
 use super::Shard;
 use super::connection::Holds;
@@ -34,7 +34,7 @@ pub(super) struct Joining {
     pub(super) session: SessionRef,
     pub(super) ticket: u64,
     pub(super) left: u32,
-    /// On a node of a cluster: the others were asked whether they know the filters.
+    /// On a node of a cluster: whether the other nodes were asked if they know the filters.
     asked: bool,
     id: PacketId,
     codes: Vec<u8>,
@@ -43,17 +43,17 @@ pub(super) struct Joining {
 
 impl Joining {
     fn new(session: SessionRef, ticket: u64, id: PacketId) -> Self {
-        // One is for the packet itself: until all its filters are done.
+        // `left` counts one for the packet itself, until all its filters are done.
         let (codes, replays) = (Vec::new(), Vec::new());
         Joining { session, ticket, left: 1, asked: false, id, codes, replays }
     }
 
-    /// One of what the SUBACK waits for is done.
+    /// Notes that one of the things that the SUBACK waits for is done.
     pub(super) fn done_one(&mut self) {
         self.left -= 1;
     }
 
-    /// True when the SUBACK can go out.
+    /// True when the SUBACK waits for nothing more.
     pub(super) fn is_complete(&self) -> bool {
         self.left == 0 || Mutant::SubAckBeforeJoined.is_on()
     }
@@ -81,7 +81,7 @@ impl Shard {
         if !many && let Some(held) = self.asks_about_filters(socket, index, subscribe) {
             return Ok(held);
         }
-        // What was accepted before is delivered by the options that were in force then.
+        // Messages that were accepted before are delivered by the options that were in force then.
         self.catch_up(index);
         let session = self.session_ref(index);
         let ticket = self.topology.ticket();
@@ -107,7 +107,7 @@ impl Shard {
         Ok(Handled::Next)
     }
 
-    /// One filter of a SUBSCRIBE: granted or refused.
+    /// Handles one filter of a SUBSCRIBE, which is granted or refused.
     pub(super) fn subscribe_one(
         &mut self,
         index: u32,
@@ -134,7 +134,7 @@ impl Shard {
         });
     }
 
-    /// The SUBACK under way with this ticket.
+    /// Takes out the waiting SUBACK with this ticket.
     pub(super) fn take_joining(&mut self, session: SessionRef, ticket: u64) -> Option<Joining> {
         let joining = self.subscriptions.joining.remove(&session.index)?;
         let same = joining.session == session && joining.ticket == ticket;
@@ -145,7 +145,8 @@ impl Shard {
         Some(joining)
     }
 
-    /// True when the other nodes know the filters, or there is none. Otherwise they are asked.
+    /// True when the other nodes know the filters, or there are no other nodes. Otherwise asks
+    /// them.
     pub(super) fn is_announced(&mut self, joining: &mut Joining) -> bool {
         if joining.asked || self.topology.nodes().is_empty() || Mutant::ClusterSubAckEarly.is_on() {
             return true;
@@ -159,7 +160,8 @@ impl Shard {
         self.subscriptions.joining.insert(index, joining);
     }
 
-    /// Nothing is done for a packet whose answer the client has no room for [MQTT-3.1.2-24].
+    /// Refuses a packet whose answer exceeds the client's Maximum Packet Size [MQTT-3.1.2-24],
+    /// before anything is done for the packet.
     pub(super) fn check_answer(
         &self,
         index: u32,
@@ -173,7 +175,7 @@ impl Shard {
         Ok(())
     }
 
-    /// SUBACK, then the retained messages.
+    /// Sends the SUBACK, and then begins to replay retained messages.
     pub(super) fn finish_subscribe(
         &mut self,
         socket: SocketId,
@@ -192,7 +194,7 @@ impl Shard {
         self.ask_for_replays(index, joining.replays);
     }
 
-    /// The QoS granted, or why not. What is refused here is correctly formed.
+    /// The QoS that is granted, or why the filter is refused. Its syntax has been checked before.
     fn permit(
         &self,
         index: u32,
@@ -290,7 +292,8 @@ impl Shard {
         Ok(granted)
     }
 
-    /// Adds or, for a known filter, replaces [MQTT-3.8.4-3] a subscription.
+    /// Adds a subscription, or replaces the one with that filter [MQTT-3.8.4-3]. Returns the
+    /// filter, and whether the subscription is new.
     pub(super) fn place_subscription(
         &mut self,
         index: u32,
@@ -333,7 +336,7 @@ impl Shard {
             }
             self.check_answer(index, version, unsubscribe.filters.len())?;
         }
-        // What was accepted before the packet is delivered before its answer.
+        // Messages that were accepted before the packet are delivered before its answer.
         self.catch_up(index);
         if many {
             let filters = Rest::new(socket, version, unsubscribe.filters.raw());
@@ -348,7 +351,7 @@ impl Shard {
         Ok(Handled::Next)
     }
 
-    /// One filter of an UNSUBSCRIBE; returns its code.
+    /// Handles one filter of an UNSUBSCRIBE; returns its reason code.
     pub(super) fn unsubscribe_one(&mut self, index: u32, filter: &str) -> u8 {
         self.meter.charge(cost::FILTER);
         let mountpoint = self.sessions.get(index).map_or("", |session| session.mountpoint());
@@ -381,7 +384,7 @@ impl Shard {
         if let Some(flow) = &mut session.flow
             && !flow.replays.is_empty()
         {
-            // Another filter may get the number while the replay of this one waits.
+            // While a replay of this filter waits, another filter might get the filter's number.
             flow.replays.remove(id);
             self.wake_replay(index);
         }
@@ -393,7 +396,8 @@ impl Shard {
     }
 }
 
-/// The filter with the listener's mountpoint before it, inside a `$share` prefix.
+/// The filter with the listener's mountpoint before it; for a share group, after the `$share`
+/// prefix.
 fn mounted(mountpoint: &str, filter: &str) -> String {
     if mountpoint.is_empty() {
         return filter.to_owned();
@@ -404,36 +408,38 @@ fn mounted(mountpoint: &str, filter: &str) -> String {
     }
 }
 
-/// Checks the first entry of a rest of a SUBSCRIBE's; returns how many bytes it has.
+/// Checks the first entry in the rest of a SUBSCRIBE's filters; returns the entry's length in
+/// bytes.
 pub(super) fn check_subscribed(version: Version, raw: &[u8]) -> Result<usize, Violation> {
     let (wanted, length) = SubscribeFilters::check(version, raw)?;
     check_filter(&wanted).map(|()| length)
 }
 
-/// The same of an UNSUBSCRIBE's.
+/// Checks the first entry in the rest of an UNSUBSCRIBE's filters; returns its length in bytes.
 pub(super) fn check_unsubscribed(_version: Version, raw: &[u8]) -> Result<usize, Violation> {
     let (filter, length) = UnsubscribeFilters::check(raw)?;
     check_syntax(filter).map(|_| length)
 }
 
-/// What makes the packet malformed, whoever sends it [MQTT-4.7.1-1, MQTT-4.8.2-1, MQTT-3.8.3-4].
+/// Checks the rules whose violation makes the packet malformed, whichever client sends it
+/// [MQTT-4.7.1-1, MQTT-4.8.2-1, MQTT-3.8.3-4].
 fn check_filter(wanted: &SubscribeFilter<'_>) -> Result<(), Violation> {
     let shared = check_syntax(wanted.filter)?;
     if shared && wanted.options.no_local { Err(SHARED_NO_LOCAL) } else { Ok(()) }
 }
 
-/// What a mosquitto bridge of version 3 means by its subscription: it must not get back what it
-/// sent, and forwards retained messages as such. No Local does not go with a share group
-/// [MQTT-3.8.3-4].
+/// The options that a mosquitto bridge of MQTT 3 means by its subscription: the bridge must not get
+/// back what it sent, and forwards retained messages as retained. No Local is not allowed for a
+/// share group [MQTT-3.8.3-4].
 fn for_bridge(filter: &str, options: packet::SubscribeOptions) -> packet::SubscribeOptions {
     let no_local = topic::parse_share(filter).is_none();
     packet::SubscribeOptions { no_local, retain_as_published: true, ..options }
 }
 
-/// Whether the filter is that of a shared subscription. One that is wrong by its syntax is a broken
-/// rule in SUBSCRIBE and UNSUBSCRIBE alike, and ends the connection [MQTT-4.13.1-1]: the code 0x8F
-/// of SUBACK and UNSUBACK is for filters that "are correctly formed", and the UNSUBACK of MQTT 3
-/// has no codes at all.
+/// Whether the filter is that of a shared subscription. A filter whose syntax is wrong violates the
+/// protocol in SUBSCRIBE and UNSUBSCRIBE alike, and ends the connection [MQTT-4.13.1-1]: the code
+/// 0x8F of SUBACK and UNSUBACK is for filters that "are correctly formed", and the UNSUBACK of MQTT
+/// 3 has no codes at all.
 fn check_syntax(filter: &str) -> Result<bool, Violation> {
     match topic::parse_share(filter) {
         Some(Ok(_)) => Ok(true),
@@ -442,7 +448,7 @@ fn check_syntax(filter: &str) -> Result<bool, Violation> {
     }
 }
 
-/// A SUBACK code of failure; MQTT 3 knows only one [MQTT-3.9.3-2].
+/// The SUBACK code for a failure. MQTT 3 has only one [MQTT-3.9.3-2].
 fn failure(version: Version, reason: ReasonCode) -> u8 {
     if version.is_v5() { reason as u8 } else { ReasonCode::UnspecifiedError as u8 }
 }

@@ -1,5 +1,5 @@
-//! The subscriptions of this shard's sessions: the index, what of it costs every publication,
-//! SUBACKs that wait, and the share groups that are at home here.
+//! The subscriptions of this shard's sessions: the index, how many subscriptions of each session
+//! only the index's trie finds, SUBACKs that wait, and the share groups whose home is this shard.
 
 use super::groups::Groups;
 use super::link::Links;
@@ -11,12 +11,12 @@ use hashbrown::HashMap;
 /// A shard's subscriptions, shared ones included.
 pub(super) struct Subscriptions {
     pub(super) index: Index,
-    /// Subscriptions that only the trie finds, of each session that has any.
+    /// For each session, how many of its subscriptions only the trie finds.
     unhashed: HashMap<u32, u32, foldhash::fast::FixedState>,
     pub(super) groups: Groups,
     pub(super) links: Links,
     pub(super) returns: Returns,
-    /// SUBACKs that wait for share groups elsewhere, by their sessions.
+    /// By session: the SUBACK that waits for share groups of other shards, or for other nodes.
     pub(super) joining: HashMap<u32, Joining>,
 }
 
@@ -32,27 +32,27 @@ impl Subscriptions {
         }
     }
 
-    /// Where an entry that stands for a group is in the index.
+    /// Where a share group's entry stands in the index.
     pub(super) fn place(&self, target: u32) -> Option<(FilterId, u32)> {
         self.groups.place(target)
     }
 
-    /// Such an entry has moved.
+    /// Notes that a share group's entry has moved.
     pub(super) fn moved(&mut self, target: u32, position: u32) {
         self.groups.moved(target, position);
     }
 
-    /// How many subscriptions of a session only the trie finds.
+    /// How many subscriptions of the session only the trie finds.
     pub(super) fn unhashed(&self, session: u32) -> usize {
         self.unhashed.get(&session).map_or(0, |&count| count as usize)
     }
 
-    /// A session has one more of those.
+    /// Counts one subscription more of the session that only the trie finds.
     pub(super) fn add_unhashed(&mut self, session: u32) {
         *self.unhashed.entry(session).or_default() += 1;
     }
 
-    /// A session has one less of those.
+    /// Counts one subscription less of the session that only the trie finds.
     pub(super) fn remove_unhashed(&mut self, session: u32) {
         let Some(count) = self.unhashed.get_mut(&session) else { return };
         *count -= 1;
@@ -61,7 +61,7 @@ impl Subscriptions {
         }
     }
 
-    /// The session has ended.
+    /// Removes the count of a session that has ended.
     pub(super) fn forget_unhashed(&mut self, session: u32) {
         self.unhashed.remove(&session);
     }

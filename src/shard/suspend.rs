@@ -1,5 +1,5 @@
-//! A shard that rests for an upgrade: what is under way is finished, and nothing new begins. No
-//! timer fires; the driver reads nothing meanwhile. See [`crate::upgrade`].
+//! Suspends a shard for an upgrade: what is under way is finished, and nothing new begins. No timer
+//! fires, and the driver reads nothing meanwhile. See [`crate::upgrade`].
 
 use super::connection::Stage;
 use super::{Action, Shard};
@@ -7,7 +7,7 @@ use crate::ids::SocketId;
 use crate::mutant::Mutant;
 use crate::outgoing::{Outgoing, Segment};
 
-/// What a shard has, for an upgrade.
+/// The numbers of what a shard holds, for an upgrade.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Inventory {
     /// Sessions, online and offline.
@@ -21,7 +21,7 @@ pub struct Inventory {
 }
 
 impl Shard {
-    /// Timers rest from now on.
+    /// Stops the timers and the log.
     pub fn suspend(&mut self) {
         self.work.stopping.suspended = true;
         if let Some(storing) = &mut self.storing {
@@ -29,7 +29,8 @@ impl Shard {
         }
     }
 
-    /// Timers run again. The time since [`Shard::suspend`] was nobody's silence.
+    /// Lets the timers and the log go on. The time since [`Shard::suspend`] counts as no client's
+    /// silence.
     pub fn go_on_after_suspension(&mut self) {
         self.work.stopping.suspended = false;
         if let Some(storing) = &mut self.storing {
@@ -38,7 +39,7 @@ impl Shard {
         self.was_stalled(self.now);
     }
 
-    /// What is still under way, of a suspended shard; `None` when nothing is.
+    /// What a suspended shard still has under way; `None` when it has nothing.
     pub fn under_way(&self) -> Option<&'static str> {
         let shares = self.subscriptions.groups.is_telling() || self.subscriptions.returns.len() > 0;
         let mail = !self.mail.outbox.is_empty() || self.mail.intake.waiting() > 0;
@@ -71,7 +72,7 @@ impl Shard {
         sessions.filter_map(|session| session.flow.as_ref()).any(|flow| !flow.replays.is_empty())
     }
 
-    /// What is here. Looks at every connection and session.
+    /// Counts what this shard holds. Looks at every connection and session.
     pub fn inventory(&self) -> Inventory {
         let mut found = Inventory::default();
         for at in 0..self.connections.bound() {
@@ -92,13 +93,14 @@ impl Shard {
         }
         let sessions = (0..self.sessions.bound()).filter_map(|index| self.sessions.get(index));
         found.sessions = sessions.filter(|session| !session.is_ending()).count() as u64;
-        // Those of the broker itself, below $SYS, do not match.
+        // Retained messages of the broker itself, below `$SYS`, do not match the filter.
         let (all, found_one) = (usize::MAX, &mut |_: &str, _: &_| found.retained += 1);
         self.retained.messages.replay("#", None, all, &mut { all }, found_one);
         found
     }
 
-    /// A send was taken back: `rest` was not sent, and goes before all else when sending goes on.
+    /// Takes back a send of which `rest` was not sent. These bytes go before all others when
+    /// sending goes on.
     pub fn withdrawn(&mut self, socket: SocketId, outgoing: Outgoing, rest: Vec<u8>) {
         self.outputs.pool.recycle(outgoing);
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
@@ -107,7 +109,7 @@ impl Shard {
         output.sent(self.now);
         let rest = if Mutant::UpgradeRestLost.is_on() { Vec::new() } else { rest };
         if layered {
-            // It is framed already.
+            // These bytes are framed already.
             let later = output.take_wire();
             output.append_wire(&mut self.outputs.pool, &rest);
             output.append_wire(&mut self.outputs.pool, &later);
@@ -123,7 +125,8 @@ impl Shard {
         }
     }
 
-    /// Begins to serve the clients that were adopted: they are read and sent to from now on.
+    /// Begins to serve the clients that were taken over: the driver reads from them and writes to
+    /// them from now on.
     pub fn serve_adopted(&mut self) {
         self.work.stopping.suspended = false;
         self.serve_stored();

@@ -1,4 +1,5 @@
-//! `$SYS`: every shard sends its figures to shard 0, which publishes the sums as retained messages.
+//! `$SYS`: every shard sends its counters to shard 0, which publishes the sums as retained
+//! messages.
 
 use super::Shard;
 use super::timers::Timer;
@@ -13,17 +14,17 @@ use std::time::Duration;
 
 /// Milliseconds until the first update.
 const FIRST: u64 = 100;
-/// Messages that wait for a mailbox past which an update ends: it is superseded by the next.
+/// An update ends when this many messages wait for a mailbox: the next update supersedes it.
 const BLOCKED: usize = 1024;
 
-/// The figures of all shards, and when they are published.
+/// The counters of all shards, and when they are published.
 pub(super) struct Sys {
     shards: Vec<Counters>,
     history: History,
     updated: Instant,
-    /// The next update is armed.
+    /// Whether the next update is armed.
     armed: bool,
-    /// There has been an update.
+    /// Whether there has been an update.
     begun: bool,
 }
 
@@ -38,13 +39,13 @@ impl Sys {
         }
     }
 
-    /// Keeps another shard's figures.
+    /// Keeps another shard's counters.
     pub(super) fn keep(&mut self, from: ShardId, counters: Counters) {
         self.shards[usize::from(from.0)] = counters;
     }
 
-    /// How many milliseconds to wait for the next update when one is made every `interval`
-    /// milliseconds, which is then armed; `None` when one is armed already, or none is to be made.
+    /// Arms the next update if updates are made every `interval` milliseconds. Returns how many
+    /// milliseconds to wait for it; `None` when an update is armed already, or none is to be made.
     fn arm(&mut self, interval: u64) -> Option<u64> {
         if interval == 0 || self.armed {
             return None;
@@ -55,21 +56,21 @@ impl Sys {
 }
 
 impl Shard {
-    /// Arms the next update unless one is armed or there are to be none.
+    /// Arms the next update, unless one is armed or there are to be none.
     pub(super) fn arm_sys(&mut self) {
         if let Some(wait) = self.work.sys.arm(self.settings.sys_interval) {
             self.timers.arm(self.now.plus_millis(wait), Timer::Sys);
         }
     }
 
-    /// An update is due, and the next one armed.
+    /// Makes an update that is due, and arms the next one.
     pub(super) fn sys_due(&mut self) {
         (self.work.sys.armed, self.work.sys.begun) = (false, true);
         self.publish_sys();
         self.arm_sys();
     }
 
-    /// One `$SYS` update.
+    /// Makes one `$SYS` update.
     fn publish_sys(&mut self) {
         let own = self.counters;
         if self.topology.id != ShardId(0) {
@@ -99,9 +100,10 @@ impl Shard {
             };
             if !self.try_publish(&message, Accounts::NONE, None) {
                 if self.work.wills.len() >= BLOCKED {
-                    return; // the next update says it all again
+                    return; // the next update publishes all of it again
                 }
-                // A mailbox is full: routed with the wills when it has room.
+                // A mailbox is full: the message is queued with the wills, and routed when there is
+                // room.
                 let stored = Message::new(&message, self.delivery.scratch.bytes());
                 self.queue_will(stored, Accounts::NONE);
             }

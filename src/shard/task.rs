@@ -1,10 +1,9 @@
 //! Requests that continue over several steps: a SUBSCRIBE or UNSUBSCRIBE of many filters, the
 //! replays that it asked for, and the end of a session with many subscriptions.
 //!
-//! Each of them has a cursor and gets a slice of a step in turn, so that a single packet of a
-//! megabyte delays nobody but its own client. That client waits ([`Holds::TASK`]) until its answer
-//! is written. A request that takes no longer than a slice is completed at once and never comes
-//! here.
+//! Each request has a cursor and gets a slice of a step in turn, so that a single packet of a
+//! megabyte delays only its own client. That client waits ([`Holds::TASK`]) until its answer is
+//! written. A request that takes no longer than a slice is completed at once and never comes here.
 
 use super::Shard;
 use super::close::Cause;
@@ -22,33 +21,34 @@ use crate::topic::FilterId;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 
-/// A request under way. `ticket` names it: the client waits for the one that
-/// [`Tasks::awaited`] has for its session.
+/// A request under way. Its `ticket` tells it from others: the client waits for the request whose
+/// ticket [`Tasks::awaited`] has for the session.
 pub(super) enum Task {
-    /// The filters of a SUBSCRIBE; its codes gather in the session's [`Joining`].
+    /// The filters of a SUBSCRIBE. Their reason codes gather in the session's [`Joining`].
     Subscribe { session: SessionRef, ticket: u64, subscription_id: Option<u32>, filters: Rest },
-    /// The filters of an UNSUBSCRIBE, and the codes of those that are done.
+    /// The filters of an UNSUBSCRIBE, and the reason codes of those that are done.
     Unsubscribe { session: SessionRef, ticket: u64, id: PacketId, filters: Rest, codes: Vec<u8> },
-    /// Replays that a SUBSCRIBE asked for, the last one first. They are owed to the session, and go
-    /// on when its connection has ended.
+    /// The filters whose replays a SUBSCRIBE has asked for, the last one first. The session is owed
+    /// these replays, so they go on when its connection has ended.
     Replays { session: SessionRef, ticket: u64, filters: Vec<FilterId> },
-    /// Subscriptions of a session that has ended; nothing is delivered to it any more.
+    /// The subscriptions of a session that has ended. Nothing is delivered to this session any
+    /// longer.
     End { session: u32 },
 }
 
-/// What is left of a packet's filters. Nothing is done for any before all are known to be correct.
+/// What is left of a packet's filters. No filter is handled before all are known to be correct.
 pub(super) struct Rest {
     socket: SocketId,
     version: Version,
     raw: Box<[u8]>,
-    /// Bytes of those that were looked at, and how many these are.
+    /// The bytes of the filters that were checked, and how many filters these are.
     checked: usize,
     count: usize,
-    /// Bytes of those that are done.
+    /// The bytes of the filters that are done.
     at: usize,
 }
 
-/// Checks the first filter of the rest of a list; returns how many bytes its entry has.
+/// Checks the first filter in the rest of a list; returns the length of its entry in bytes.
 type Check = fn(Version, &[u8]) -> Result<usize, Violation>;
 
 impl Rest {
@@ -60,42 +60,42 @@ impl Rest {
 /// The tasks of a shard.
 #[derive(Default)]
 pub(super) struct Tasks {
-    /// Each in turn.
+    /// Each task has a slice in turn.
     queue: VecDeque<Task>,
-    /// By session: the task that its client waits for.
+    /// By session: the ticket of the task that its client waits for.
     awaited: HashMap<u32, u64, foldhash::fast::FixedState>,
-    /// Those that go on when a service has said what their clients may do.
+    /// Tasks that go on when a service has said what their clients may do.
     asking: HashMap<SocketId, Task, foldhash::fast::FixedState>,
 }
 
 impl Tasks {
-    /// How many there are.
+    /// How many tasks are in the queue.
     pub(super) fn len(&self) -> usize {
         self.queue.len()
     }
 
-    /// The service that the connection's task waits for has answered.
+    /// Lets the connection's task go on: the service that it waits for has answered.
     pub(super) fn answered(&mut self, socket: SocketId) {
         if let Some(task) = self.asking.remove(&socket) {
             self.queue.push_back(task);
         }
     }
 
-    /// The connection is gone: its task does not wait any more.
+    /// Removes the task of a connection that is gone.
     pub(super) fn forget(&mut self, socket: SocketId) {
         if !self.asking.is_empty() {
             self.asking.remove(&socket);
         }
     }
 
-    /// The session's connection has ended: nobody waits.
+    /// Notes that the session's connection has ended, so that no client waits for its task.
     pub(super) fn connection_ended(&mut self, index: u32) {
         self.awaited.remove(&index);
     }
 }
 
 impl Shard {
-    /// The client waits until the task is done.
+    /// Begins a task, and makes the client wait until it is done.
     pub(super) fn begin_task(&mut self, socket: SocketId, task: Task) {
         if let Some((session, ticket)) = task.awaited() {
             self.work.tasks.awaited.insert(session.index, ticket);
@@ -129,8 +129,8 @@ impl Shard {
         !self.work.tasks.queue.is_empty() && !self.mail.outbox.is_filling()
     }
 
-    /// Checks the filters that were not yet, until the work comes to `limit`. Whether that was all;
-    /// `None` when the connection has ended for one of them.
+    /// Checks filters that were not checked yet, until the work comes to `limit`. Returns whether
+    /// all are checked; `None` when one was wrong and the connection has ended for it.
     fn check_rest(
         &mut self,
         index: u32,
@@ -172,7 +172,8 @@ impl Shard {
         limit: u32,
     ) -> Option<Task> {
         let index = session.index;
-        // Gone when the connection has ended: what was granted stays, as if the SUBACK were lost.
+        // Gone when the connection has ended. What was granted stays, as if the SUBACK had been
+        // lost.
         let mut joining = self.take_joining(session, ticket)?;
         if !self.check_rest(index, &mut filters, check_subscribed, limit)? {
             self.put_joining(index, joining);
@@ -206,7 +207,8 @@ impl Shard {
         Some(task)
     }
 
-    /// Every filter is done; the SUBACK may still wait for share groups elsewhere.
+    /// Ends a SUBSCRIBE whose filters are all done. The SUBACK may still wait for share groups of
+    /// other shards.
     fn end_subscribing(
         &mut self,
         socket: SocketId,
@@ -256,7 +258,7 @@ impl Shard {
         None
     }
 
-    /// [MQTT-3.10.4-4]: also when nothing was deleted.
+    /// Sends the UNSUBACK, also when no subscription was deleted [MQTT-3.10.4-4].
     pub(super) fn answer_unsubscribe(
         &mut self,
         socket: SocketId,
@@ -307,7 +309,7 @@ impl Shard {
         Some(Task::Replays { session, ticket, filters })
     }
 
-    /// The task is done: the client that waits for it goes on at the end of the step.
+    /// Ends a task. The client that waits for it goes on at the end of the step.
     fn end_task(&mut self, session: SessionRef, ticket: u64) {
         if self.work.tasks.awaited.get(&session.index) == Some(&ticket) {
             self.work.tasks.awaited.remove(&session.index);
@@ -318,8 +320,9 @@ impl Shard {
         }
     }
 
-    /// A session has ended, its name and queues are gone: its subscriptions go, at once when they
-    /// are few. Until they have gone its place is taken and gets nothing ([`Session::is_ending`]).
+    /// Ends the subscriptions of a session that has ended and whose name and queues are gone: at
+    /// once when they are few. Until they are gone, the session keeps its place and gets nothing
+    /// ([`Session::is_ending`]).
     ///
     /// [`Session::is_ending`]: crate::session::Session::is_ending
     pub(super) fn end_subscriptions(&mut self, index: u32) {
@@ -356,14 +359,14 @@ impl Shard {
         Some(Task::End { session: index })
     }
 
-    /// Sessions whose last subscriptions are being taken out.
+    /// How many sessions have subscriptions that are still to be taken out.
     pub(super) fn ending(&self) -> usize {
         self.work.tasks.queue.iter().filter(|task| matches!(task, Task::End { .. })).count()
     }
 }
 
 impl Task {
-    /// The session whose client waits for it, and its ticket.
+    /// The session whose client waits for the task, and the task's ticket.
     fn awaited(&self) -> Option<(SessionRef, u64)> {
         match self {
             Task::Subscribe { session, ticket, .. }

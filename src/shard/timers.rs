@@ -1,6 +1,6 @@
-//! Timers. There is one wheel per shard, with about one entry per connection and session at most.
-//! Entries are never cancelled: when one fires, its owner looks at its own deadline and arms the
-//! next one. What is due is done in [`super::due`].
+//! The timers of a shard. There is one wheel, with about one entry per connection and session at
+//! most. Entries are never cancelled: when one fires, its owner compares its own deadline and arms
+//! the next entry. What is done for a due timer is in [`super::due`].
 
 use super::Shard;
 use super::input_progress::InputProgress;
@@ -8,29 +8,30 @@ use super::spare::halve;
 use crate::ids::SocketId;
 use crate::time::{Instant, Wheel};
 
-/// Chunks of the wheel that are swept per step: some 20 µs.
+/// How many chunks of the wheel are swept per step, which takes some 20 µs.
 const SWEEP: usize = 8;
-/// Milliseconds between rounds of sweeping.
+/// Milliseconds between two rounds of sweeping.
 const SWEEP_REST: u64 = 1000;
-/// Entries that the wheel may always have.
+/// The wheel is not swept while it has no more entries than this.
 const FEW_TIMERS: usize = 4096;
-/// Timers taken from the wheel at a time; what they cause may cost as much as a session each.
+/// How many timers are taken from the wheel at a time. Each may cause as much work as the end of a
+/// session.
 const TIMERS: usize = 8;
 /// Milliseconds until a client that may only be unheard is looked at again.
 pub(super) const AGAIN: u64 = 100;
 
-/// Whose turn it is.
+/// The owner of a timer, and what the timer is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Timer {
-    /// A connection's: connect timeout, keep-alive, last words.
+    /// A connection: connect timeout, keep-alive, or the time for its last packet.
     Connection(SocketId),
-    /// A session's: will delay, expiry.
+    /// A session: will delay or expiry.
     Session(u32),
-    /// A session's retry towards an MQTT 3 client.
+    /// A session: the retry towards an MQTT 3 client.
     Retry(u32),
-    /// The shard's own `$SYS` update.
+    /// The shard: the next `$SYS` update.
     Sys,
-    /// The shard's own upkeep.
+    /// The shard: the next round of upkeep.
     Upkeep,
 }
 
@@ -39,9 +40,9 @@ const _: () = assert!(size_of::<Timer>() <= 8);
 /// The shard's timers.
 pub(super) struct Timers {
     wheel: Wheel<Timer>,
-    /// What is due, while it is looked at.
+    /// The due timers, while they are handled.
     due: Vec<Timer>,
-    /// No sweep goes on before.
+    /// The next round of sweeping does not begin before this time.
     sweep_after: Instant,
     pub(super) input_progress: InputProgress,
 }
@@ -56,22 +57,23 @@ impl Timers {
         }
     }
 
-    /// The timer's turn comes at `deadline`.
+    /// Arms a timer, which fires at `deadline`.
     pub(super) fn arm(&mut self, deadline: Instant, timer: Timer) {
         self.wheel.insert(deadline, timer);
     }
 
-    /// When the next may be due; `None` when there is none.
+    /// When the next timer may be due; `None` when there is none.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.wheel.next_deadline()
     }
 
-    /// Entries on the wheel.
+    /// How many entries the wheel has.
     pub(super) fn len(&self) -> usize {
         self.wheel.len()
     }
 
-    /// Takes some that are due at `now`, in a list for [`Timers::give_back`]; true when more are.
+    /// Takes out some timers that are due at `now`, in a list for [`Timers::give_back`]. Also
+    /// returns whether more are due.
     pub(super) fn take_due(&mut self, now: Instant) -> (Vec<Timer>, bool) {
         let mut due = std::mem::take(&mut self.due);
         let more = self.wheel.expire(now, TIMERS, &mut due);
@@ -82,8 +84,9 @@ impl Timers {
         self.due = due;
     }
 
-    /// Sweeps out some entries that `keep` refuses when more than half can be such: all but
-    /// `wanted`. `keep` is told when an entry fires. True when not all are swept yet.
+    /// Sweeps out some entries that `keep` refuses, when more than half of the entries can be of
+    /// this kind: `wanted` is how many are not. `keep` gets the time at which an entry fires. True
+    /// when the round of sweeping is not over.
     pub(super) fn sweep(
         &mut self,
         now: Instant,
@@ -100,14 +103,14 @@ impl Timers {
         !round
     }
 
-    /// Gives half of the spare room back.
+    /// Gives back half of the unused capacity.
     pub(super) fn shrink(&mut self) {
         halve(&mut self.due);
     }
 }
 
 impl Shard {
-    /// Sees to it that a connection's turn comes at `deadline` at the latest.
+    /// Makes sure that the connection's timer fires at `deadline` at the latest.
     pub(super) fn arm_connection(&mut self, socket: SocketId, deadline: Instant) {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         if connection.armed != Instant(0) && connection.armed <= deadline {
@@ -117,7 +120,7 @@ impl Shard {
         self.timers.arm(deadline, Timer::Connection(socket));
     }
 
-    /// Sees to it that a session's turn comes at `deadline` at the latest.
+    /// Makes sure that the session's timer fires at `deadline` at the latest.
     pub(super) fn arm_session(&mut self, index: u32, deadline: Instant) {
         let Some(session) = self.sessions.get_mut(index) else { return };
         if session.armed != Instant(0) && session.armed <= deadline {
@@ -127,7 +130,7 @@ impl Shard {
         self.timers.arm(deadline, Timer::Session(index));
     }
 
-    /// Arms the retry of a session that has something unacknowledged.
+    /// Arms the retry of a session that has unacknowledged messages.
     pub(super) fn arm_retry(&mut self, index: u32) {
         let interval = self.settings.retry_interval;
         if interval == 0 {
@@ -150,7 +153,7 @@ impl Shard {
 mod tests {
     use super::*;
 
-    /// Sweeps out all but `kept` until that ends; returns how many entries were looked at.
+    /// Sweeps out all entries but `kept` until the round is over; returns how many were looked at.
     fn sweep(timers: &mut Timers, now: Instant, wanted: usize, kept: Timer) -> usize {
         let mut looks = 0;
         for _ in 0..1000 {

@@ -1,5 +1,5 @@
-//! Where this shard stands among the shards of the broker: which one it is, what is at home where,
-//! and the numbers that tell its requests to others apart.
+//! The place of this shard among the shards and nodes of the broker: its number, which shard is the
+//! home of a name, and the numbers that tell its requests apart.
 
 use super::placement::{self, home_of};
 use crate::ids::{ClientKey, ShardId, ShardSet};
@@ -13,8 +13,8 @@ pub(super) struct Topology {
     pub(super) id: ShardId,
     /// How many shards there are.
     pub(super) shards: u8,
-    /// How many receivers of mail there are: the shards, and on a node of a cluster the cluster and
-    /// the places for other nodes.
+    /// How many receivers of mail there are: the shards, and on a node of a cluster also the thread
+    /// of the cluster and the places of other nodes.
     pub(super) receivers: u8,
     pub(super) shared: Arc<Shared>,
     /// The last ticket that was given out.
@@ -27,23 +27,23 @@ impl Topology {
         Topology { id, shards, receivers: shards + others, shared, tickets: 0 }
     }
 
-    /// True when there is nobody to send mail to.
+    /// True when there is no other receiver of mail.
     #[inline]
     pub(super) fn is_alone(&self) -> bool {
         self.receivers == 1
     }
 
-    /// Whom mail can come from: the shards, and the cluster.
+    /// How many senders of mail there are: the shards, and the cluster.
     pub(super) fn senders(&self) -> u8 {
         self.shards + u8::from(self.receivers > self.shards)
     }
 
-    /// The receiver of what the cluster is told.
+    /// The receiver of mail for the cluster, on a node of one.
     pub(super) fn cluster(&self) -> Option<ShardId> {
         (self.receivers > self.shards).then_some(ShardId(self.shards))
     }
 
-    /// The places of the other nodes that are there.
+    /// The receivers that stand for the other nodes which are present.
     pub(super) fn nodes(&self) -> ShardSet {
         match self.cluster() {
             Some(cluster) => ShardSet(u128::from(self.shared.nodes.used()) << (cluster.0 + 1)),
@@ -51,7 +51,7 @@ impl Topology {
         }
     }
 
-    /// The receiver of what goes to the node with that number.
+    /// The receiver of mail for the node with that number.
     pub(super) fn place_of(&self, node: u8) -> ShardId {
         ShardId(self.shards + 1 + node)
     }
@@ -71,7 +71,7 @@ impl Topology {
         ClientKey::new(self.shared.seeds.place(name.as_bytes()))
     }
 
-    /// A number that no other request of this shard has: its answer carries it.
+    /// A number that no other request of this shard has. The answer to the request carries it.
     pub(super) fn ticket(&mut self) -> u64 {
         self.tickets += 1;
         self.tickets

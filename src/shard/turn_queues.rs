@@ -1,31 +1,32 @@
-//! Queues of connections that wait for their turn. Each connection is in a queue once, and is
-//! removed at once when it closes.
+//! Queues of connections that wait for their turn. A connection stands in at most one queue, and
+//! loses its place at once when it closes.
 
 use crate::ids::SocketId;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 
-/// Queues of connections; a connection stands in one at most.
+/// Several queues, called lines by their number, of connections that wait for their turn.
 #[derive(Default)]
 pub(super) struct TurnQueues {
     lines: Vec<VecDeque<(u64, SocketId)>>,
-    /// In which line and at which place a connection stands; what a line says besides is over.
+    /// The line in which a connection stands, and its number there. An entry of a line with another
+    /// number is obsolete.
     places: HashMap<SocketId, (u32, u64)>,
     next: u64,
 }
 
 impl TurnQueues {
-    /// How many wait.
+    /// How many connections wait.
     pub fn len(&self) -> usize {
         self.places.len()
     }
 
-    /// True when nobody waits.
+    /// True when no connection waits.
     pub fn is_empty(&self) -> bool {
         self.places.is_empty()
     }
 
-    /// At the end of that line, unless it stands in one.
+    /// Puts the connection at the end of that line, unless it stands in a line already.
     pub fn push(&mut self, line: usize, socket: SocketId) {
         if self.places.contains_key(&socket) {
             return;
@@ -37,7 +38,7 @@ impl TurnQueues {
         self.places.insert(socket, (line as u32, self.next));
         let line = &mut self.lines[line];
         line.push_back((self.next, socket));
-        // What has closed leaves when its turn comes, or when most of a line is such.
+        // An obsolete entry leaves when its turn comes, or when most of a line is obsolete.
         if line.len() > 64 && line.len() > 2 * self.places.len() {
             line.retain(|&(number, socket)| {
                 self.places.get(&socket).is_some_and(|place| place.1 == number)
@@ -45,7 +46,7 @@ impl TurnQueues {
         }
     }
 
-    /// At the front of that line, where it has just stood.
+    /// Puts the connection back to the front of that line, from which it was just taken.
     pub fn push_front(&mut self, line: usize, socket: SocketId) {
         if self.places.contains_key(&socket) {
             return;
@@ -57,12 +58,12 @@ impl TurnQueues {
         }
     }
 
-    /// Whether it stands in that line.
+    /// Whether the connection stands in that line.
     pub fn is_at(&self, socket: SocketId, line: usize) -> bool {
         self.places.get(&socket).is_some_and(|place| place.0 as usize == line)
     }
 
-    /// The first of that line.
+    /// Takes the first connection out of that line.
     pub fn pop(&mut self, line: usize) -> Option<SocketId> {
         let queue = self.lines.get_mut(line)?;
         while let Some((number, socket)) = queue.pop_front() {
@@ -80,12 +81,12 @@ impl TurnQueues {
         self.lines.len()
     }
 
-    /// At most so many stand in that line.
+    /// The most connections that may stand in that line: obsolete entries count, too.
     pub fn bound(&self, line: usize) -> usize {
         self.lines.get(line).map_or(0, VecDeque::len)
     }
 
-    /// The connection is closed; its number may name another one soon.
+    /// Removes a connection that is closed. Its number may soon name another connection.
     pub fn remove(&mut self, socket: SocketId) {
         self.places.remove(&socket);
     }

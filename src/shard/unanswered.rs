@@ -1,21 +1,22 @@
 //! Publications whose PUBACK or PUBREC waits until the other end of a bridge has them
 //! (`puback: delivered`).
 //!
-//! A link whose publishers wait ([`LinkPlan::answering`]) numbers each copy that it takes of a
-//! message of QoS 1 or 2 that a client has published here. The bridge says what became of the
-//! numbers ([`Shard::confirm`]), in any order. Until then the client has no answer, and everything
-//! that it publishes afterwards is answered behind it, so that answers come in the order of the
-//! publications [MQTT-4.6.0-2, MQTT-4.6.0-3]; nothing else waits, neither its other packets nor
-//! what it subscribes to. QoS 0 never waits, nor does what no client publishes.
+//! A link whose publishers wait ([`LinkPlan::answering`]) gives a number to each copy that it takes
+//! of a QoS 1 or 2 message which a client has published here. The bridge reports what became of
+//! these numbers ([`Shard::confirm`]), in any order. Until then the client gets no answer, and
+//! everything that the client publishes afterwards is answered later, so that answers come in the
+//! order of the publications [MQTT-4.6.0-2, MQTT-4.6.0-3]. Nothing else waits, neither the client's
+//! other packets nor the messages for its subscriptions. QoS 0 never waits, nor does what no client
+//! publishes.
 //!
-//! An answer belongs to the session. When the connection ends nobody waits for it any more, and a
-//! client that sends the publication again on the next one waits for the same answer: the message
-//! is not taken twice. How many answers one client can have open is bounded ([`MOST`]): who has so
-//! many is read no further.
+//! An answer belongs to the session. When the connection ends, no client waits for the answer any
+//! longer. A client that sends the publication again on its next connection waits for the same
+//! answer: the message is not accepted twice. How many answers one client can have open is bounded
+//! ([`MOST`]). A client with that many is read no further.
 //!
-//! A link that loses a message, a bridge whose other end refuses it, and a bridge that is closed
-//! answer with a reason code. MQTT 3 has none: a message that was lost ends the connection
-//! [MQTT-3.3.5-2], so that the client sends it again, and one that is refused, which would be
+//! A link that drops a message, a bridge whose other end refuses a message, and a bridge that is
+//! closed answer with a reason code. MQTT 3 has none. There, a dropped message ends the connection
+//! [MQTT-3.3.5-2], so that the client sends the message again. A refused message, which would be
 //! refused again, is acknowledged.
 //!
 //! [`LinkPlan::answering`]: super::link::LinkPlan::answering
@@ -35,10 +36,10 @@ use crate::time::Instant;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 
-/// Publications of one client that wait for their answers before it is read no further. A client of
-/// MQTT 5 has at most `mqtt.receive_maximum` of its connection's, and some of earlier ones.
+/// How many publications of one client may wait for their answers before the client is read no
+/// further. With MQTT 5, at most `mqtt.receive_maximum` of these are of the current connection.
 const MOST: usize = 1024;
-/// Bytes of memory of a copy that is waited for, and of an answer.
+/// Bytes of memory for a copy that is waited for, and for an answer.
 const COPY: usize = 48;
 const ANSWER: usize = size_of::<Answer>();
 
@@ -47,23 +48,25 @@ const EXCEEDED: Violation = Violation {
     what: "more messages without an answer than Receive Maximum",
 };
 
-/// What a publication is to be answered.
+/// The answer to one publication.
 struct Answer {
-    /// Its place among all answers of the shard, in the order in which their publications came.
+    /// The position among all answers of the shard, in the order in which the publications came.
     serial: u64,
     kind: AckKind,
     id: PacketId,
     reason: ReasonCode,
-    /// The number of its first copy; of the next one that there will be when it has none.
+    /// The number of the publication's first copy. If it has no copy, the number that the next copy
+    /// will get.
     first: u64,
     copies: u16,
-    /// Copies of which nothing is known yet.
+    /// How many copies have no known outcome yet.
     left: u16,
-    /// A copy was lost for want of room, or with its bridge.
+    /// A copy was dropped for lack of room, or with its bridge.
     dropped: bool,
-    /// The client's connection waits for it.
+    /// The client's current connection waits for this answer.
     wanted: bool,
-    /// It is a QoS 2 message that was taken: its identifier is among those that came in.
+    /// The publication is a QoS 2 message that was accepted: its identifier is among the inbound
+    /// ones.
     taken: bool,
 }
 
@@ -71,16 +74,16 @@ struct Answer {
 #[derive(Default)]
 struct Client {
     answers: VecDeque<Answer>,
-    /// Those that its connection waits for.
+    /// How many of the answers the current connection waits for.
     wanted: usize,
 }
 
-/// Where a copy's number leads to.
+/// What a copy's number refers to.
 #[derive(Clone, Copy)]
 struct Copy {
     session: u32,
     link: LinkId,
-    /// The answer that waits for it.
+    /// The serial of the answer that waits for the copy.
     serial: u64,
 }
 
@@ -91,78 +94,79 @@ pub(super) struct Unanswered {
     copies: HashMap<u64, Copy, foldhash::fast::FixedState>,
     /// The number of the last copy.
     last: u64,
-    /// That of the last answer.
+    /// The serial of the last answer.
     serial: u64,
-    /// The links that took copies of the message which is being routed, in the order of numbers.
+    /// The links that took copies of the message that is being routed, in the order of their
+    /// numbers.
     current: Vec<LinkId>,
-    /// What is being routed is published for somebody who gets no acknowledgement.
+    /// The message that is being routed has a publisher that gets no acknowledgement.
     pub(super) for_owner: bool,
-    /// Numbers of copies that were lost here in this step.
+    /// Numbers of copies that were dropped here in this step.
     lost: Vec<u64>,
-    /// Links whose publishers wait.
+    /// How many links have publishers that wait.
     links: usize,
-    /// Answers that wait.
+    /// How many answers wait.
     len: usize,
 }
 
 impl Unanswered {
-    /// A link whose publishers wait is opened. `zero`: milliseconds since 1970 at the zero of the
-    /// shard's time. Numbers begin there: what an earlier process has left on a bridge's disk has
-    /// none of those that are given out now.
+    /// Counts a link whose publishers wait. `zero`: the time at the zero of the shard's clock, in
+    /// milliseconds since 1970. Numbers begin there, so that records which an earlier process has
+    /// left on a bridge's disk have none of the numbers that are assigned now.
     pub(super) fn link_opened(&mut self, zero: u64) {
         self.links += 1;
         self.last = self.last.max(zero << 16);
     }
 
-    /// Publishers of a link do not wait any more, but for what it took before.
+    /// Counts a link less whose publishers wait, apart from what it took before.
     pub(super) fn link_silenced(&mut self) {
         self.links -= 1;
     }
 
-    /// A link is closed: who waits for what it took is told that this is lost.
+    /// Notes that a link was closed, so that publishers waiting for its copies get an answer.
     pub(super) fn lose_link(&mut self, link: LinkId) {
         let ends = self.copies.iter().filter(|(_, copy)| copy.link == link);
         self.lost.extend(ends.map(|(&number, _)| number));
         self.lost.sort_unstable();
     }
 
-    /// Whether publications may have to wait, or do.
+    /// Whether publications may have to wait for their answers, or do.
     #[inline]
     pub(super) fn is_used(&self) -> bool {
         self.links != 0 || !self.clients.is_empty()
     }
 
-    /// Answers that wait.
+    /// How many answers wait.
     pub(super) fn len(&self) -> usize {
         self.len
     }
 
-    /// Bytes of memory.
+    /// Bytes of memory for all answers and copies.
     pub(super) fn held(&self) -> usize {
         self.len * ANSWER + self.copies.len() * COPY
     }
 
-    /// The number of the copy that a link takes of the message which is being routed.
+    /// Assigns a number to the copy that a link takes of the message that is being routed.
     pub(super) fn number(&mut self, link: LinkId) -> u64 {
         self.last += 1;
         self.current.push(link);
         self.last
     }
 
-    /// A copy was lost for want of room.
+    /// Notes that a copy was dropped for lack of room.
     pub(super) fn lose(&mut self, number: u64) {
         if !self.is_gone(number) {
             self.lost.push(number);
         }
     }
 
-    /// Whether nobody waits for a copy. For those of the message that is being routed somebody
-    /// will.
+    /// Whether no publisher waits for a copy. The copies of the message that is being routed are
+    /// not in `copies` yet, but count as waited for.
     fn is_gone(&self, number: u64) -> bool {
         number + self.current.len() as u64 <= self.last && !self.copies.contains_key(&number)
     }
 
-    /// Its connection has ended.
+    /// Notes that the connection of the session has ended.
     #[inline]
     pub(super) fn connection_ended(&mut self, session: u32) {
         if let Some(client) = self.clients.get_mut(&session) {
@@ -171,7 +175,7 @@ impl Unanswered {
         }
     }
 
-    /// The session has ended.
+    /// Removes the answers of a session that has ended.
     #[inline]
     pub(super) fn session_ended(&mut self, session: u32) {
         if !self.clients.is_empty() {
@@ -190,13 +194,14 @@ impl Unanswered {
         }
     }
 
-    /// The identifiers of QoS 2 messages of a session that wait.
+    /// Whether the answer to the QoS 2 message with that identifier waits.
     pub(super) fn is_waiting(&self, session: u32, id: PacketId) -> bool {
         let waits = |answer: &Answer| answer.id == id && answer.kind == AckKind::PubRec;
         self.clients.get(&session).is_some_and(|client| client.answers.iter().any(waits))
     }
 
-    /// What became of a copy; its session, when somebody waits for it.
+    /// Notes the outcome of a copy. Returns the session whose answer waits for the copy, if there
+    /// is one.
     fn settle(&mut self, number: u64, outcome: Option<LinkOutcome>) -> Option<u32> {
         let Copy { session, serial, .. } = self.copies.remove(&number)?;
         let client = self.clients.get_mut(&session)?;
@@ -216,7 +221,7 @@ impl Unanswered {
         Some(session)
     }
 
-    /// The next answer of a session that can be given.
+    /// Takes out the next answer of a session, if it can be given.
     fn next_of(&mut self, session: u32) -> Option<Answer> {
         let client = self.clients.get_mut(&session)?;
         let ready = |answer: &Answer| answer.left == 0;
@@ -234,15 +239,15 @@ impl Unanswered {
         Some(answer)
     }
 
-    /// Whether the session has room for more.
+    /// Whether the session has room for another answer.
     fn has_room(&self, session: u32) -> bool {
         self.clients.get(&session).is_none_or(|client| client.answers.len() < MOST)
     }
 }
 
 impl Shard {
-    /// What became of messages that publishers wait for, by the numbers in a link's records. Those
-    /// that nobody waits for, such as those of an earlier process, are ignored.
+    /// Reports what became of messages that publishers wait for, by the numbers in the records of a
+    /// link. Numbers that no publisher waits for, such as those of an earlier process, are ignored.
     pub fn confirm(&mut self, outcomes: &[(u64, LinkOutcome)]) {
         for &(number, outcome) in outcomes {
             if Mutant::LinkAnswerForgotten.is_on() && number % 8 == 0 {
@@ -252,7 +257,7 @@ impl Shard {
         }
     }
 
-    /// Publications that wait for their answers.
+    /// How many publications wait for their answers.
     pub fn unanswered(&self) -> usize {
         self.subscriptions.links.unanswered.len()
     }
@@ -273,8 +278,8 @@ impl Shard {
         self.counters.bridge_acks_waiting = self.unanswered() as u64;
     }
 
-    /// A client that comes back with as many answers open as it may have is not read before some
-    /// are given.
+    /// Stops reading from a client that comes back with as many open answers as it may have, until
+    /// some are given.
     pub(super) fn hold_unanswered(&mut self, index: u32) {
         if !self.subscriptions.links.unanswered.has_room(index)
             && let Some(socket) = self.sessions.get(index).and_then(|session| session.socket)
@@ -295,18 +300,20 @@ impl Shard {
             _ if failed && answer.copies > 0 => counters.bridge_acks_refused += 1,
             _ => {}
         }
-        // MQTT 3 goes on with what is not told.
+        // An MQTT 3 client cannot be told of a failure, and goes on as if the message had been
+        // accepted.
         let again = failed && (version.is_v5() || answer.dropped);
         if answer.taken && again {
-            // The identifier is free again; or the message is taken again when it comes again.
+            // The identifier is free again, or the message is accepted when the client sends it
+            // again.
             if let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_mut()) {
                 let before = flow.inbound.len();
                 flow.inbound.release(answer.id);
                 self.memory.tally.inbound -= before - flow.inbound.len();
             }
         } else if answer.taken {
-            // Only now: should the process be killed before, the client sends it again, and the
-            // bridge has it.
+            // Stored only now: if the process is killed before this, the client sends the message
+            // again, and the bridge has it.
             if let (Some(storing), Some(socket)) = (&mut self.storing, socket) {
                 storing.speaker = Speaker::Client(socket);
             }
@@ -321,8 +328,8 @@ impl Shard {
         self.write_ack(socket, version, answer.kind, answer.id, answer.reason);
     }
 
-    /// Answers a publication, of which links may have taken copies, behind those that wait; false
-    /// when nothing does, and it is answered at once.
+    /// Queues the answer to a publication behind the session's waiting answers. False when no copy
+    /// of the publication and no earlier answer waits, so that the caller answers at once.
     #[inline(never)]
     pub(super) fn answer_later(
         &mut self,
@@ -349,7 +356,7 @@ impl Shard {
         }
         let two = publish.qos == Qos::ExactlyOnce;
         let kind = if two { AckKind::PubRec } else { AckKind::PubAck };
-        // As in `acknowledge`; not one that comes again.
+        // As in `acknowledge`, but not for a message that comes again.
         let taken = two && ((reason as u8) < 0x80 || !version.is_v5());
         let taken = taken && !repeated;
         let (left, dropped, wanted) = (copies, false, true);
@@ -369,7 +376,7 @@ impl Shard {
                 self.memory.tally.inbound += 1;
             }
         }
-        // [MQTT-3.3.4-7]; what comes at QoS 2 was looked at before.
+        // [MQTT-3.3.4-7]; QoS 2 was checked before.
         let most = usize::from(self.announced_to(socket).receive_maximum);
         if version.is_v5() && wanted > most {
             self.disconnect(socket, Cause::Violation(EXCEEDED));
@@ -379,7 +386,7 @@ impl Shard {
         true
     }
 
-    /// A message of QoS 2 that was taken before [MQTT-4.3.3-10].
+    /// Whether the publication is a QoS 2 message that was accepted before [MQTT-4.3.3-10].
     pub(super) fn is_repeated(&self, index: u32, publish: &Publish<'_>) -> bool {
         let flow = self.sessions.get(index).and_then(|session| session.flow.as_ref());
         match (publish.qos, publish.id, flow) {
@@ -390,7 +397,7 @@ impl Shard {
         }
     }
 
-    /// A QoS 2 message has come again: false when it is answered at once.
+    /// Handles a QoS 2 message that has come again. False when the caller has to answer at once.
     pub(super) fn answers_again(
         &mut self,
         socket: SocketId,
@@ -404,8 +411,8 @@ impl Shard {
     }
 
     /// Whether a publication has come before, on this connection or an earlier one, and its answer
-    /// still waits: then the client waits for that. Answers are in the order in which publications
-    /// have come on this connection [MQTT-4.6.0-2].
+    /// still waits. Then the client waits for that answer, which moves behind the answers to what
+    /// has come on this connection so far [MQTT-4.6.0-2].
     #[inline(never)]
     pub(super) fn waits_again(&mut self, index: u32, publish: &Publish<'_>) -> bool {
         let kind = match publish.qos {
@@ -436,7 +443,8 @@ impl Shard {
         true
     }
 
-    /// The end of a step: copies that were lost, and those that were waited for too long.
+    /// At the end of a step: settles copies that were dropped, and those that were waited for too
+    /// long. True when some are left.
     #[inline]
     pub(super) fn answer_lost(&mut self) -> bool {
         self.subscriptions.links.unanswered.is_used() && self.answer_lost_and_late()
@@ -460,7 +468,8 @@ impl Shard {
         false
     }
 
-    /// A copy was waited for long enough. A client of MQTT 3, which cannot be told, waits on.
+    /// Gives up a copy that was waited for long enough. An MQTT 3 client, which cannot be told of a
+    /// failure, goes on waiting.
     fn give_up_copy(&mut self, number: u64) {
         let copy = self.subscriptions.links.unanswered.copies.get(&number).copied();
         let session = copy.and_then(|copy| self.sessions.get(copy.session));
@@ -470,7 +479,7 @@ impl Shard {
     }
 }
 
-/// Numbers of a link's copies and when they are given up, in that order.
+/// The numbers of a link's copies, and when each is given up, in the order of that time.
 #[derive(Default)]
 pub(super) struct Patience {
     due: VecDeque<(Instant, u64)>,
@@ -479,14 +488,15 @@ pub(super) struct Patience {
 impl Patience {
     pub(super) fn push(&mut self, at: Instant, number: u64, unanswered: &Unanswered) {
         self.due.push_back((at, number));
-        // Most go in order. What one that does not holds up is looked through now and then.
+        // Most copies are settled in order. The entries behind one that is not are looked through
+        // now and then.
         while self.due.pop_front_if(|&mut (_, number)| unanswered.is_gone(number)).is_some() {}
         if self.due.len() > 64 && self.due.len() > 2 * unanswered.copies.len() {
             self.due.retain(|&(_, number)| !unanswered.is_gone(number));
         }
     }
 
-    /// The next one that is due, taken out.
+    /// Takes out the next number that is due.
     pub(super) fn next(&mut self, now: Instant) -> Option<u64> {
         self.due.pop_front_if(|&mut (at, _)| at <= now).map(|(_, number)| number)
     }

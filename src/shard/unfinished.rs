@@ -1,4 +1,5 @@
-//! Clients that have sent a part of their CONNECT: noted, and turned away while memory is short.
+//! Clients that have sent a part of their CONNECT. They are listed, and turned away while memory is
+//! short.
 
 use super::Shard;
 use super::connection::{Connection, Stage};
@@ -10,27 +11,27 @@ use crate::mutant::Mutant;
 use crate::packet;
 use crate::transport::TurnedAway;
 
-/// Connections looked at for that whenever one more begins to hold input.
+/// How many listed connections are looked at whenever another one is listed.
 const LOOKED_AT: usize = 2;
 
-/// Unfinished CONNECTs that are closed per step, to give back what they hold.
+/// How many unfinished CONNECTs are closed per step, to free their memory.
 const CLOSED: usize = 64;
 
 impl Shard {
-    /// What a client that has not sent its whole CONNECT holds is given back: it is told, if the
-    /// version is known by now, and closed.
+    /// Turns away a client that has sent `bytes` of its CONNECT: the client is told, if its version
+    /// is known by now, and its connection is closed.
     pub(super) fn end_unfinished(&mut self, socket: SocketId, bytes: &[u8]) {
         let Some(connection) = self.connections.get(socket.0) else { return };
         if connection.stage != Stage::Entry {
             return;
         }
-        // So few bytes that the version is not among them are nothing to speak of.
+        // If the version has not come yet, the bytes are too few to matter.
         if let Some(version) = packet::connect_version(bytes) {
             self.deny_unread(socket, version, Denial::Memory);
         }
     }
 
-    /// A connection holds a part of its CONNECT from now on.
+    /// Lists a connection that holds a part of its CONNECT from now on.
     pub(super) fn note_unfinished(&mut self, socket: SocketId) {
         for _ in 0..LOOKED_AT {
             let Some(oldest) = self.memory.budgeting.unfinished.front() else { break };
@@ -45,7 +46,8 @@ impl Shard {
         self.memory.budgeting.unfinished.push_back(socket);
     }
 
-    /// While memory is short nobody may hold a part of a CONNECT; true when some still do.
+    /// Closes connections that hold a part of a CONNECT while memory is short; true when some are
+    /// left.
     pub(super) fn shed_unfinished(&mut self) -> bool {
         if !self.memory.is_short(Pressure::Tight) || Mutant::MemoryUnfinishedKept.is_on() {
             return false;
@@ -70,7 +72,7 @@ impl Shard {
         !self.memory.budgeting.unfinished.is_empty()
     }
 
-    /// There is no memory for such a part: the connection ends.
+    /// Ends a connection whose layers hold a part of its beginning.
     fn shed_beginning(&mut self, socket: SocketId) {
         self.turn_away(socket, TurnedAway::Memory);
         self.deny_unread(socket, None, Denial::Memory);

@@ -1,5 +1,5 @@
-//! Storage that is behind, full or failing: what clients can tell of it. Publishers of messages
-//! that would have to be stored wait or are refused; everybody else goes on.
+//! What clients notice of storage that is behind, full or failing. Publishers of messages that
+//! would have to be stored wait or are refused; all other clients go on.
 
 use super::Shard;
 use super::connection::Holds;
@@ -14,7 +14,8 @@ use crate::packet::{Publish, Qos, ReasonCode, Version};
 use crate::storage::log::Log;
 use crate::topic::{Subscriber, TopicHash};
 
-/// Subscribers of a filter that are looked at; when none of so many is stored, others may be.
+/// How many subscribers of a filter are looked at. If a filter has more, some of them are taken to
+/// be stored.
 const LOOKS: usize = 256;
 
 /// How well a log keeps up.
@@ -22,11 +23,12 @@ const LOOKS: usize = 256;
 pub(super) enum Lateness {
     #[default]
     None,
-    /// Half of what may wait to be durable does, or for half as long.
+    /// Half of the changes that may wait to be durable do, or they have waited for half as long as
+    /// they may.
     Half,
-    /// As much as may: publishers of what would have to be stored wait.
+    /// As many as may wait do: publishers of messages that would have to be stored wait.
     Behind,
-    /// They do not wait, and are told of what is in memory only.
+    /// Publishers do not wait: messages are acknowledged that are in memory only.
     Degraded,
 }
 
@@ -41,14 +43,14 @@ impl Lateness {
     }
 }
 
-/// What decides whether publishers of what has to be stored wait, or are refused.
+/// What decides whether publishers of messages that have to be stored wait or are refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Standing {
-    /// Neither.
+    /// They neither wait nor are refused.
     fine: bool,
-    /// Values are refused here.
+    /// New values are refused here.
     refuses: bool,
-    /// And on these shards.
+    /// The other shards that refuse new values.
     refusing: ShardSet,
 }
 
@@ -61,16 +63,16 @@ impl Standing {
     }
 }
 
-/// Whether the message may have to be stored: anything but QoS 0 without RETAIN. What clears a
-/// retained message makes room.
+/// Whether the message may have to be stored: any message but QoS 0 without RETAIN. A message that
+/// clears a retained one makes room.
 fn may_be_stored(publish: &Publish<'_>) -> bool {
     let clears = publish.retain && publish.payload.is_empty();
     !clears && (publish.qos > Qos::AtMostOnce || publish.retain)
 }
 
 impl Shard {
-    /// Holds or refuses a message that would have to be stored and cannot be now; `None` when it
-    /// can, or need not be stored.
+    /// Holds or refuses a message that would have to be stored and cannot be now. `None` when the
+    /// message can be stored, or need not be.
     #[inline]
     pub(super) fn is_unstorable(
         &mut self,
@@ -87,9 +89,9 @@ impl Shard {
         self.hold_or_refuse(socket, index, version, publish, topic)
     }
 
-    /// Whether a session that is to last, or has lasted, cannot be stored for as long as the disk
-    /// fails or has no room: its CONNACK would wait for that.
-    /// `known`: the session that its ClientId has.
+    /// Whether a session that is to last, or has lasted, cannot be stored because the disk fails or
+    /// has no room: its CONNACK would wait for as long as that. `known`: the session that its
+    /// ClientId has.
     pub(super) fn is_unstorable_session(&self, known: Option<u32>, expiry: u32) -> bool {
         let Some(storing) = &self.storing else { return false };
         if !storing.log.takes_nothing(storing.micros) || Mutant::StorageDownTaken.is_on() {
@@ -133,12 +135,12 @@ impl Shard {
         if version.is_v5() {
             self.acknowledge(socket, index, version, publish, ReasonCode::QuotaExceeded);
         }
-        // Who cannot be told of a refusal keeps the message, and sends it again.
+        // A publisher that cannot be told of the refusal keeps the message, and sends it again.
         Some(Handled::Next)
     }
 
-    /// Goes on with publishers of what has to be stored, once after each change of what they wait
-    /// for.
+    /// Tries publishers of messages that have to be stored again, once after each change of what
+    /// they wait for.
     pub(super) fn retry_storage(&mut self) {
         let Some(storing) = self.storing.as_mut().filter(|_| !self.parked.storage.is_empty())
         else {
@@ -149,10 +151,10 @@ impl Shard {
         if unchanged && !standing.fine {
             return;
         }
-        // Who comes to wait again has had its turn.
+        // A publisher that comes back to the line has had its turn.
         for turn in 0..self.parked.storage.bound(0) {
             if turn > 0 && self.is_spent(self.settings.budget.step) {
-                // The others have theirs in the next step.
+                // The others have their turns in the next step.
                 if let Some(storing) = &mut self.storing {
                     storing.standing = None;
                 }
@@ -165,7 +167,7 @@ impl Shard {
         }
     }
 
-    /// Whether a session of this shard that is stored may get the message.
+    /// Whether a stored session of this shard may get the message.
     fn is_stored_for_someone(&mut self, hash: &TopicHash<'_>) -> bool {
         let Some(storing) = &self.storing else { return false };
         let (mut found, mut looks) = (false, 0);
@@ -180,8 +182,8 @@ impl Shard {
         found
     }
 
-    /// Says what has changed with storage: in the log, and to the other shards, whose publishers
-    /// send messages here.
+    /// Reports changes of the state of storage: to the log, and to the other shards, whose
+    /// publishers send messages here.
     pub(super) fn watch_storage(&mut self) {
         let Some(storing) = &mut self.storing else { return };
         let (log, now) = (&storing.log, storing.micros);
@@ -216,7 +218,7 @@ impl Shard {
         }
     }
 
-    /// Another shard refuses what would have to be stored there, or does not any more.
+    /// Notes whether another shard refuses messages that would have to be stored there.
     pub(super) fn refuses_there(&mut self, shard: ShardId, refuses: bool) {
         let Some(storing) = &mut self.storing else { return };
         if refuses {

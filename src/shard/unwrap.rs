@@ -1,5 +1,5 @@
-//! Bytes that come through layers: decoded, and handed on as MQTT; the handshakes that have their
-//! turn; certificates that are looked at again. The layers themselves are in [`super::layered`].
+//! Decodes bytes that come through layers, and hands them on as MQTT. Also gives handshakes their
+//! turns, and looks at certificates again. The layers themselves are in [`super::layered`].
 
 use super::close::Cause;
 use super::connection::Stage;
@@ -13,7 +13,7 @@ use crate::transport::secure::HandshakeStep;
 use crate::transport::tls::{Failure, KeyCache, Kind};
 use crate::transport::{Context, End, Exchange, Layer, Layers, Stack, TurnedAway};
 
-/// What came of a piece of a connection's bytes.
+/// Whether a piece of a connection's bytes could be decoded, or why the connection ends.
 type Decoded = Result<(), End>;
 
 impl Shard {
@@ -27,7 +27,7 @@ impl Shard {
         self.take_decoded(socket, stage, exchange, outcome);
     }
 
-    /// Goes on with what was decoded.
+    /// Sends and handles what was decoded.
     fn take_decoded(
         &mut self,
         socket: SocketId,
@@ -67,7 +67,7 @@ impl Shard {
         }
     }
 
-    /// Has the layers of a connection decode something.
+    /// Makes the layers of a connection decode something.
     fn decode_with(
         &mut self,
         socket: SocketId,
@@ -98,7 +98,8 @@ impl Shard {
         outcome
     }
 
-    /// A header has grown: the oldest ones go until all keep their bound.
+    /// Ends the connections with the oldest unfinished headers, until all headers together are
+    /// within their bound.
     fn bound_headers(&mut self) {
         while self.layered.headers.is_over() {
             let Some(socket) = self.layered.headers.oldest() else { break };
@@ -114,7 +115,8 @@ impl Shard {
         }
     }
 
-    /// What came was no MQTT. Before CONNECT each receive is asked for.
+    /// Asks for more bytes, because those that came contained no MQTT. Before CONNECT, the driver
+    /// has to be asked for each receive.
     fn await_more(&mut self, socket: SocketId, stage: Stage) {
         match stage {
             Stage::Entry | Stage::Refused(_) => {
@@ -129,9 +131,9 @@ impl Shard {
         }
     }
 
-    /// Ends connections whose keys are worn out, and live clients whose certificates are revoked or
-    /// have expired, where their listener says so, until the step's work comes to `limit`; true
-    /// when there are more to look at.
+    /// Ends connections whose keys are worn out, and connected clients whose certificates are
+    /// revoked or have expired, where their listener says so, until the step's work comes to
+    /// `limit`. True when there are more to look at.
     pub(super) fn run_certificates(&mut self, limit: u32) -> bool {
         while let Some(socket) = self.layered.worn.pop() {
             self.disconnect(socket, Cause::Transport("the key may not be used any more"));
@@ -159,7 +161,7 @@ impl Shard {
         false
     }
 
-    /// Makes steps of handshakes until the step's work comes to `limit`; true when more can be made
+    /// Does steps of handshakes until the step's work comes to `limit`; true when more can be done
     /// at once.
     pub(super) fn run_handshakes(&mut self, limit: u32) -> bool {
         while !self.is_spent(limit) {
@@ -173,7 +175,7 @@ impl Shard {
             || self.layered.handshakes.lines.bound(NEW) > 0 && !full
     }
 
-    /// The next one that rustls has nothing of yet, if there is a place for it.
+    /// The next connection of which rustls has nothing yet, if one more handshake may be under way.
     fn next_newcomer(&mut self) -> Option<SocketId> {
         if self.layered.handshakes.lines.bound(NEW) == 0 {
             return None;
@@ -218,7 +220,7 @@ impl Shard {
         self.take_decoded(socket, stage, exchange, outcome);
     }
 
-    /// TLS ends a connection.
+    /// Ends a connection for a failure of TLS.
     fn end_insecure(&mut self, socket: SocketId, failure: Failure) {
         let Some(connection) = self.connections.get(socket.0) else { return };
         let (stage, peer, listener) = (connection.stage, connection.peer, connection.listener);
@@ -239,13 +241,14 @@ impl Shard {
         );
     }
 
-    /// A proxy has told who its client is: true when that one may not connect, which it has been
-    /// told.
+    /// Checks the client address that a proxy has reported. True when this client may not connect;
+    /// the connection is ended then.
     fn refuses_forwarded(&mut self, socket: SocketId, peer: Peer) -> bool {
         let Err(denial) = self.take_source(peer) else { return false };
         let Some(connection) = self.connections.get_mut(socket.0) else { return true };
         let listener = connection.listener;
-        // It was not counted, so its end does not count it down.
+        // The client was not counted for its address, so the end of the connection must not uncount
+        // it.
         connection.peer = Peer::Unix;
         self.count_denial(listener, denial);
         self.log_refused(peer, listener, denial.answer().1);

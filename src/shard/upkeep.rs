@@ -1,4 +1,4 @@
-//! What a shard does once a second for itself: it frees flow states that nobody uses and spare
+//! What a shard does for itself once a second: it frees flow states that are not used and spare
 //! memory, removes expired retained messages, and gives up connections that were lost.
 
 use super::Shard;
@@ -11,40 +11,41 @@ use std::collections::VecDeque;
 
 /// Milliseconds between rounds of upkeep.
 pub(super) const ROUND: u64 = 1000;
-/// Milliseconds a flow state stays after its last use.
+/// Milliseconds that a flow state stays after its last use.
 const FLOW_IDLE: u64 = 2000;
-/// Flow states looked at per step.
+/// How many flow states are looked at per step.
 const FLOWS: usize = 1024;
-/// SubscriptionSlots that the list of flow states keeps while it is empty.
+/// The capacity that the list of flow states keeps while it is empty, in entries.
 const KEPT: usize = 64;
 
 /// How far upkeep has come.
 #[derive(Default)]
 pub(super) struct Upkeep {
-    /// Sessions with a flow state, and since when it is listed or was last found in use; in the
-    /// order of that time.
+    /// Sessions with a flow state, each with the time at which it was listed or last found in use,
+    /// in the order of these times.
     flows: VecDeque<(Instant, SessionRef)>,
-    /// Of these, how many this round is still to look at.
+    /// How many entries of `flows` this round is still to look at.
     flows_due: usize,
 }
 
 impl Upkeep {
-    /// The session's flow state is in use at `now`: it is looked at when it may be idle.
+    /// Lists a session whose flow state is in use at `now`. It is looked at when it may be idle.
     pub(super) fn list_flow(&mut self, now: Instant, session: SessionRef) {
         self.flows.push_back((now, session));
     }
 
-    /// Flow states that are listed.
+    /// How many flow states are listed.
     pub(super) fn flows(&self) -> usize {
         self.flows.len()
     }
 
-    /// Flow states that this round is still to look at.
+    /// How many flow states this round is still to look at.
     pub(super) fn flows_due(&self) -> usize {
         self.flows_due
     }
 
-    /// A round is to look at those that are listed by now; who is put back is for the next one.
+    /// Begins a round over the entries that are listed by now. Entries that are put back are for
+    /// the next round.
     fn begin_round(&mut self) {
         self.flows_due = self.flows.len();
     }
@@ -54,7 +55,7 @@ impl Upkeep {
         self.flows_due > 0 && self.flows.front().is_some_and(listed_long)
     }
 
-    /// The next flow state to look at.
+    /// Takes out the next flow state to look at.
     fn next_flow(&mut self, now: Instant) -> Option<SessionRef> {
         if !self.is_flow_due(now) {
             return None;
@@ -63,7 +64,7 @@ impl Upkeep {
         self.flows.pop_front().map(|(_, session)| session)
     }
 
-    /// The round is over when nothing is due; true when something is.
+    /// Ends the round when no entry is due; true when some is.
     fn goes_on(&mut self, now: Instant) -> bool {
         if self.is_flow_due(now) {
             return true;
@@ -77,12 +78,12 @@ impl Upkeep {
 }
 
 impl Shard {
-    /// Arms the first round, and each next one when the last has begun.
+    /// Arms the first round. Each round arms the next one when it begins.
     pub(super) fn arm_upkeep(&mut self) {
         self.timers.arm(self.now.plus_millis(ROUND), Timer::Upkeep);
     }
 
-    /// A round begins. What takes longer goes on in [`Shard::free_idle_flows`].
+    /// Begins a round of upkeep. Looking at flow states goes on in [`Shard::free_idle_flows`].
     pub(super) fn upkeep_due(&mut self) {
         self.work.upkeep.begin_round();
         self.give_back_spare();
@@ -96,8 +97,8 @@ impl Shard {
         self.arm_upkeep();
     }
 
-    /// Gives back flow states that are not used any more, some per step; true when there are more
-    /// to look at.
+    /// Frees flow states that are not used any longer, some per step; true when there are more to
+    /// look at.
     pub(super) fn free_idle_flows(&mut self) -> bool {
         let now = self.now;
         let retries = self.settings.retry_interval > 0;
@@ -107,8 +108,9 @@ impl Shard {
             let known = self.sessions.get_of(reference.index, reference.generation);
             let Some(session) = known.filter(|s| !s.is_ending()) else { continue };
             let online = session.socket.is_some();
-            // Identifiers begin anew with the state. Where messages are repeated on a connection,
-            // the answer to a repetition would then stand for another message.
+            // Packet identifiers begin anew with a new flow state. Where messages are repeated on
+            // the same connection, the answer to a repetition would then be taken for the answer to
+            // another message.
             let repeats = retries && online && !session.version.is_v5();
             let repeats = repeats && !Mutant::RetryForgetsIdentifiers.is_on();
             match &mut session.flow {
@@ -117,7 +119,7 @@ impl Shard {
                     session.flow = None;
                 }
                 Some(_) if online => self.work.upkeep.list_flow(now, reference),
-                // Listed again when it is used again.
+                // It is listed again when it is used again.
                 Some(flow) => flow.listed = false,
                 None => {}
             }

@@ -3,8 +3,8 @@
 //! A will is taken out of its session and put into the queue of [`Wills`] when the connection ends
 //! ([`Shard::leave_will`]), when its delay is over ([`Shard::delayed_will_due`]), when the session
 //! ends, or when the broker stops ([`Shard::run_last_wills`]). [`Shard::publish_wills`] routes the
-//! messages of the queue, as far as mailboxes have room. On a node of a cluster the other nodes are
-//! told of each will, and send it if this one dies (`cluster::wills`).
+//! messages of the queue, as far as mailboxes have room. On a node of a cluster, the other nodes
+//! are told each will, and send it if this node dies (`cluster::wills`).
 
 use super::Shard;
 use super::close::Cause;
@@ -18,11 +18,11 @@ use crate::packet;
 use crate::session::{Session, Will};
 use std::collections::VecDeque;
 
-/// Messages that are to be routed and have no publisher who could be made to wait.
+/// Messages that are to be routed and have no publisher that could be made to wait.
 #[derive(Default)]
 pub(super) struct Wills {
-    /// In the order in which they became due, and whose bounds they count for when retained.
-    /// Messages of `$SYS` that found no room wait here, too.
+    /// In the order in which they became due, each with the accounts that it counts for if it is
+    /// retained. Messages of `$SYS` that found no room wait here, too.
     queue: VecDeque<(Message, Accounts)>,
     /// While the broker stops: the next connection whose client's will is to be sent.
     last: Option<u32>,
@@ -42,24 +42,24 @@ impl Wills {
         self.queue.iter().map(|(message, _)| message.size()).sum()
     }
 
-    /// The wills of all clients that are connected are to be sent: see [`Shard::run_last_wills`].
+    /// Orders the wills of all connected clients to be sent: see [`Shard::run_last_wills`].
     pub(super) fn begin_last(&mut self) {
         self.last = Some(0);
     }
 
-    /// True while there may be connected clients whose wills are to be sent.
+    /// True while wills of connected clients may still have to be sent.
     pub(super) fn has_last(&self) -> bool {
         self.last.is_some()
     }
 
-    /// Gives half of the queue's room back, as far as nothing is in it.
+    /// Gives back half of the queue's capacity, as far as it is unused.
     pub(super) fn shrink(&mut self) {
         halve_queue(&mut self.queue);
     }
 }
 
 impl Shard {
-    /// The will that a CONNECT carries, for the session at `index`.
+    /// Makes the will that a CONNECT carries, for the session at `index`.
     pub(super) fn make_will(
         &mut self,
         index: u32,
@@ -86,8 +86,8 @@ impl Shard {
         })
     }
 
-    /// The connection of a client ended for `cause`: its will is sent, waits for its delay, or is
-    /// deleted.
+    /// Handles the will of a client whose connection ended for `cause`: the will is sent, waits for
+    /// its delay, or is deleted.
     pub(super) fn leave_will(&mut self, index: u32, cause: Cause) {
         let now = self.now;
         let Some(mut will) = self.lift_will(index, |_, _| true) else { return };
@@ -115,7 +115,8 @@ impl Shard {
         self.send_will(*will, self.accounts_of(index));
     }
 
-    /// A client has connected, with or without a will; `had`: its session had one.
+    /// Stores and announces the will of a client that has connected, if it has one. `had`: the
+    /// session had a will before.
     pub(super) fn note_new_will(&mut self, index: u32, had: bool) {
         self.store_no_will(index);
         self.store_will(index);
@@ -124,7 +125,7 @@ impl Shard {
         }
     }
 
-    /// The other nodes of a cluster are told the will of a session, or that it has none any more.
+    /// Tells the other nodes of a cluster the will of a session, or that it has none any longer.
     fn tell_will(&mut self, index: u32) {
         if self.topology.cluster().is_some() {
             self.tell_will_now(index);
@@ -134,13 +135,13 @@ impl Shard {
     #[cold]
     fn tell_will_now(&mut self, index: u32) {
         let Some(session) = self.sessions.get(index) else { return };
-        // What is stored is sent by this node when it comes back.
+        // A stored will is sent by this node when it comes back.
         let is_stored = self.storing.is_some() && session.expiry > 0;
         let will = session.will.as_ref().filter(|_| !is_stored).map(|will| FarWill {
             message: will.message.clone(),
             due: match will.due {
                 Some(at) => WillDue::At(at),
-                // The end of the session is the end of the delay, too.
+                // The will's delay is over at the latest when the session ends.
                 None => WillDue::After(will.delay.min(session.expiry)),
             },
             message_expiry: will.message_expiry,
@@ -153,11 +154,11 @@ impl Shard {
     pub(super) fn send_far_will(&mut self, will: FarWill) {
         let FarWill { message, message_expiry, .. } = will;
         let will = Will { message, delay: 0, message_expiry, due: None };
-        // The bounds for what clients retain are those of their own node.
+        // The bounds for what clients retain apply only at the node of the client.
         self.send_will(will, Accounts::NONE);
     }
 
-    /// Sends the will of an offline session if its delay is over.
+    /// Sends the will of an offline session, if its delay is over.
     pub(super) fn delayed_will_due(&mut self, index: u32) {
         let now = self.now;
         if let Some(will) = self.take_will(index, |_, will| will.due.is_some_and(|due| due <= now))
@@ -166,7 +167,8 @@ impl Shard {
         }
     }
 
-    /// Takes the will out of a session, and of the store, if it has one that is `wanted`.
+    /// Takes the will out of a session and out of the store, if the session has one that is
+    /// `wanted`.
     pub(super) fn take_will(
         &mut self,
         index: u32,
@@ -178,7 +180,7 @@ impl Shard {
         Some(will)
     }
 
-    /// The same, but for the store.
+    /// The same as [`Shard::take_will`], but leaves the will in the store.
     fn lift_will(
         &mut self,
         index: u32,
@@ -194,7 +196,7 @@ impl Shard {
         Some(will)
     }
 
-    /// A will is due: it is to be routed when there is room.
+    /// Queues a will that is due, to be routed when there is room.
     pub(super) fn send_will(&mut self, will: Will, accounts: Accounts) {
         let message = match self.expires(will.message_expiry) {
             None => will.message,
@@ -206,7 +208,7 @@ impl Shard {
         self.queue_will(message, accounts);
     }
 
-    /// A will, or a message of the broker itself, is to be routed when there is room.
+    /// Queues a will, or a message of the broker itself, to be routed when there is room.
     pub(super) fn queue_will(&mut self, message: Message, mut accounts: Accounts) {
         if Mutant::AccountOfWillLost.is_on() {
             accounts = Accounts::NONE;
@@ -215,17 +217,17 @@ impl Shard {
         self.work.wills.queue.push_back((message, accounts));
     }
 
-    /// Routes wills that are due, as far as mailboxes have room, until the step's work comes to
-    /// `limit`; true when more can be at once.
+    /// Routes the queued messages, as far as mailboxes have room, until the step's work comes to
+    /// `limit`; true when more can be routed at once.
     pub(super) fn publish_wills(&mut self, limit: u32) -> bool {
         if self.entrance.is_shut() {
-            // Wills of sessions that were stored, due at the start: other shards may not have
-            // taken over their subscriptions yet. Listeners open when all have.
+            // Wills of stored sessions can be due at the start, before other shards have taken over
+            // their subscriptions. The listeners open when all shards have.
             return false;
         }
         while !self.is_spent(limit) {
             if self.delivery.fanouts.is_full() {
-                return false; // they are going on, and so are the wills then
+                return false; // fan-outs go on by themselves, and the wills then
             }
             let Some((message, accounts)) = self.work.wills.queue.front().cloned() else {
                 return false;
@@ -243,10 +245,11 @@ impl Shard {
         !self.work.wills.is_empty()
     }
 
-    /// While the broker stops: [MQTT-3.1.2-8] wants wills sent when the connection closes without
-    /// DISCONNECT; those with a delay end with the process, as section 3.1.2.5 allows for a
-    /// server's shutdown, or run on when it comes back if their sessions are stored. Goes on until
-    /// the step's work comes to `limit`.
+    /// Sends the wills of connected clients while the broker stops, until the step's work comes to
+    /// `limit`: [MQTT-3.1.2-8] demands that wills are sent when the connection closes without a
+    /// DISCONNECT. Wills with a delay end with the process, as section 3.1.2.5 allows for a
+    /// server's shutdown. If their sessions are stored, their delay goes on when the broker comes
+    /// back.
     pub(super) fn run_last_wills(&mut self, limit: u32) {
         let Some(mut at) = self.work.wills.last.take() else { return };
         while at < self.connections.bound() {

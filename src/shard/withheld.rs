@@ -1,7 +1,7 @@
 //! The connections whose output waits for the store. A connection waits for a batch of this shard's
-//! log, for messages that have to be safe on other shards, and for fan-outs in progress. This
-//! module owns the order in which they wait, so that those that may continue are found without
-//! looking at the others.
+//! log, for messages that have to be safe on other shards, for receipts, and for fan-outs in
+//! progress. This module owns the order in which the connections wait, so that those that may
+//! continue are found without looking at the others.
 
 use crate::ids::{ShardId, SocketId};
 use hashbrown::HashMap;
@@ -10,17 +10,17 @@ use std::collections::VecDeque;
 /// What a connection's output waits for.
 #[derive(Default)]
 struct Need {
-    /// This batch is to be durable.
+    /// This batch has to be durable.
     batch: u64,
-    /// This receipt, and all before it, are to be closed: see [`super::receipts`].
+    /// This receipt, and all before it, have to be closed: see [`super::receipts`].
     receipt: u64,
-    /// A fan-out of its message is under way: the batch is not known yet.
+    /// A fan-out of the client's message is under way, so its batch is not known yet.
     fanning: bool,
-    /// Messages that went to other shards: so many of those sent there are to be safe.
+    /// For each shard that messages went to: how many of those sent there have to be safe.
     elsewhere: Vec<(ShardId, u64)>,
 }
 
-/// How far the store has got, here and elsewhere.
+/// How far the store has come, here and on other shards.
 pub(super) trait Progress {
     /// The last batch of this shard that is durable.
     fn durable(&self) -> u64;
@@ -40,18 +40,19 @@ impl Need {
     }
 }
 
-/// The connections whose output waits. Entries of the queues may be of connections that wait for
-/// something later by now, or have gone; each is looked at once, when what it names has come.
+/// The connections whose output waits. An entry of the queues may be of a connection that waits for
+/// something later by now, or that is gone. Each entry is looked at once, when what it waits for
+/// has come.
 #[derive(Default)]
 pub(super) struct Withheld {
     needs: HashMap<u32, Need, foldhash::fast::FixedState>,
-    /// By batch, the oldest first.
+    /// Batch and connection, the oldest first.
     batches: VecDeque<(u64, u32)>,
-    /// By receipt.
+    /// Receipt and connection, the oldest first.
     receipts: VecDeque<(u64, u32)>,
-    /// By shard, and by how many of the messages sent there are to be safe.
+    /// For each shard: how many of the messages sent there have to be safe, and the connection.
     elsewhere: Vec<VecDeque<(u64, u32)>>,
-    /// Those with a fan-out under way.
+    /// The connections with a fan-out under way.
     fanning: Vec<u32>,
 }
 
@@ -61,7 +62,8 @@ impl Withheld {
         self.needs.len()
     }
 
-    /// The connection waits for that batch, which is none before those that others wait for.
+    /// Makes the connection wait for that batch. Batches must not decrease from one call to the
+    /// next.
     pub(super) fn wait_for_batch(&mut self, socket: SocketId, batch: u64) {
         debug_assert!(self.batches.back().is_none_or(|last| last.0 <= batch));
         let known = self.needs.len();
@@ -72,7 +74,8 @@ impl Withheld {
         }
     }
 
-    /// It waits until that receipt is closed, which is none before those that others wait for.
+    /// Makes the connection wait until that receipt is closed. Receipts must not decrease from one
+    /// call to the next.
     pub(super) fn wait_for_receipt(&mut self, socket: SocketId, receipt: u64) {
         let need = self.needs.entry(socket.0).or_default();
         if std::mem::replace(&mut need.receipt, receipt) != receipt {
@@ -80,7 +83,7 @@ impl Withheld {
         }
     }
 
-    /// It waits until `count` of the messages sent to `shard` are safe there.
+    /// Makes the connection wait until `count` of the messages sent to `shard` are safe there.
     pub(super) fn wait_elsewhere(&mut self, socket: SocketId, shard: ShardId, count: u64) {
         let need = self.needs.entry(socket.0).or_default();
         match need.elsewhere.iter_mut().find(|known| known.0 == shard) {
@@ -96,7 +99,7 @@ impl Withheld {
         }
     }
 
-    /// It waits for fan-outs that are under way.
+    /// Makes the connection wait for the fan-outs that are under way.
     pub(super) fn wait_for_fan_outs(&mut self, socket: SocketId) {
         let need = self.needs.entry(socket.0).or_default();
         if !std::mem::replace(&mut need.fanning, true) {
@@ -104,8 +107,8 @@ impl Withheld {
         }
     }
 
-    /// No fan-out is under way any more; what they brought is in batches up to `appended`, and on
-    /// its way with receipts up to `receipt`.
+    /// Notes that no fan-out is under way any longer. Their records are in batches up to
+    /// `appended`, and their messages on other shards have receipts up to `receipt`.
     pub(super) fn fan_outs_are_over(&mut self, appended: u64, receipt: u64) {
         for socket in self.fanning.drain(..) {
             let Some(need) = self.needs.get_mut(&socket) else { continue };
@@ -122,12 +125,12 @@ impl Withheld {
         self.needs.get(&socket.0).is_some_and(|need| !need.is_met(progress))
     }
 
-    /// The connection is gone.
+    /// Forgets a connection that is gone, with everything it waited for.
     pub(super) fn forget(&mut self, socket: SocketId) {
         self.needs.remove(&socket.0);
     }
 
-    /// Takes out those that wait for nothing any more.
+    /// Takes out the connections that wait for nothing any longer.
     pub(super) fn take_met(&mut self, progress: &impl Progress) -> Vec<SocketId> {
         let mut met = Vec::new();
         let needs = &mut self.needs;

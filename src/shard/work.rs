@@ -1,5 +1,5 @@
-//! What the shard does by itself, a share of each step: requests and ends that take several steps,
-//! wills, upkeep, `$SYS`, how it stops, and what it tells those who watch it.
+//! What the shard does by itself in a share of each step: requests and ends of sessions that take
+//! several steps, wills, upkeep, `$SYS`, stopping, and reports to those who watch the shard.
 
 use super::claims::Claims;
 use super::early::EarlyCopies;
@@ -21,15 +21,15 @@ pub(super) struct Work {
     pub(super) sys: Sys,
     pub(super) observers: Observers,
     pub(super) claims: Claims,
-    /// What all this cost in the last step that had any, in units of about 100 ns; without the
-    /// connections that wait for their turn.
+    /// What all this cost in the last step that had such work, in units of about 100 ns, without
+    /// the connections that wait for their turn.
     pub(super) lasted: u32,
-    /// While an upgrade is under way.
+    /// The copies that are made before an upgrade, while one is under way.
     pub(super) early: Option<Box<EarlyCopies>>,
 }
 
 impl Work {
-    /// Of one of `shards`.
+    /// The work of one of `shards` shards.
     pub(super) fn new(shards: usize) -> Self {
         Work {
             tasks: Tasks::default(),
@@ -45,7 +45,8 @@ impl Work {
         }
     }
 
-    /// Zero when nothing is to be done. One look at all of it costs a step a tenth of asking each.
+    /// Zero when nothing is to be done. One look at all of it costs a step a tenth of what asking
+    /// each kind would.
     #[inline]
     pub(super) fn len(&self) -> usize {
         let stops = usize::from(self.stopping.draining) | self.stopping.to_refer as usize;

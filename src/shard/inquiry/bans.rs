@@ -1,5 +1,5 @@
-//! Bans for a while: those that the broker made, and the operator's. Those of the ban file are
-//! not among them.
+//! Temporary bans: those that the broker made, and those of the operator. The bans of the ban file
+//! are not among them.
 
 use crate::limits::cost;
 use crate::overload::sources::{Banned, SourceNetwork};
@@ -7,7 +7,7 @@ use crate::shard::Shard;
 use crate::time::Instant;
 use std::net::IpAddr;
 
-/// Who is banned.
+/// Whom a ban is for.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum BanTarget {
     /// An address, or the network that counts as one (`limits.address`).
@@ -30,8 +30,8 @@ impl Shard {
         }
     }
 
-    /// Bans somebody for so many seconds, on all shards; who is connected stays. False when there
-    /// are too many bans.
+    /// Bans an address, ClientId or user name for this many seconds, on all shards. A client that
+    /// is connected stays connected. False when there are too many bans.
     pub fn ban(&mut self, who: &BanTarget, seconds: u32) -> bool {
         self.meter.charge(cost::FILTER);
         let until = self.now.plus_seconds(seconds).0;
@@ -44,8 +44,8 @@ impl Shard {
         self.topology.shared.sources.lift(&self.banned(who), self.now.0)
     }
 
-    /// All bans that are not over, with when each is, in one of `0..PARTS` parts; `None` past the
-    /// last.
+    /// The bans that are not over, each with its end, in one of `0..PARTS` parts; `None` past the
+    /// last part.
     pub fn bans(&mut self, part: usize) -> Option<Vec<(BanTarget, Instant)>> {
         let listed = self.topology.shared.sources.listed(part, self.now.0)?;
         self.meter.charge(cost::VISIT * listed.len() as u32);

@@ -1,4 +1,4 @@
-//! Pages of clients and of their subscriptions; one client, and its end.
+//! Pages of clients and of their subscriptions, the details of one client, and how one is kicked.
 
 use super::{Patience, Slice};
 use crate::ids::Peer;
@@ -12,26 +12,26 @@ use crate::shard::route::{self, NO_LOCAL};
 use crate::time::Instant;
 use std::net::IpAddr;
 
-/// Which clients are wanted. What is empty or `None` does not restrict.
+/// Which clients are wanted. A field that is empty or `None` does not restrict them.
 #[derive(Clone, Default, Debug)]
 pub struct ClientQuery {
-    /// The ClientId begins with it.
+    /// The ClientId begins with this text.
     pub prefix: Box<str>,
-    /// The ClientId contains it.
+    /// The ClientId contains this text.
     pub contains: Box<str>,
-    /// The user name.
+    /// The user name is this one.
     pub username: Option<Box<str>>,
-    /// The user name contains it.
+    /// The user name contains this text.
     pub username_contains: Box<str>,
-    /// The address of the last connection, without port.
+    /// The address of the connection, without the port.
     pub address: Option<IpAddr>,
-    /// The name of the listener.
+    /// The name of the listener of the connection.
     pub listener: Option<Box<str>>,
     /// The protocol version of the last connection.
     pub version: Option<Version>,
-    /// Whether it is connected.
+    /// Whether the client is connected.
     pub connected: Option<bool>,
-    /// Whether messages wait for it, or what it sends is held back.
+    /// Whether messages wait for the client, or what the client sends is held back.
     pub busy: Option<bool>,
     /// Connected at this time or later.
     pub connected_from: Option<Instant>,
@@ -39,68 +39,69 @@ pub struct ClientQuery {
     pub connected_to: Option<Instant>,
 }
 
-/// One session as operators see it.
+/// One session, as operators see it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ClientDetails {
-    /// Its ClientId.
+    /// The ClientId.
     pub client_id: Box<str>,
-    /// Its user name, if somebody checks these.
+    /// The user name, if user names are checked.
     pub username: Option<Box<str>>,
-    /// The common name of its certificate, if one was verified and access knows clients.
+    /// The common name of the client's certificate, if one was verified and the access rules use
+    /// it.
     pub common_name: Option<Box<str>>,
-    /// It is connected.
+    /// Whether the client is connected.
     pub connected: bool,
-    /// Where it is connected from.
+    /// The address that the client is connected from.
     pub peer: Option<Peer>,
-    /// The name of the listener that it is connected to.
+    /// The name of the listener that the client is connected to.
     pub listener: Option<Box<str>>,
     /// The protocol version of the last connection.
     pub version: Version,
     /// When the last connection began, to within four seconds.
     pub since: Option<Instant>,
-    /// Milliseconds of silence after which it is disconnected; 0 for any.
+    /// Milliseconds of silence after which the client is disconnected; 0 for no limit.
     pub patience: u32,
     /// Session Expiry Interval in seconds; `u32::MAX` for never.
     pub expiry: u32,
-    /// While it is away: when the session ends, if ever.
+    /// While the client is offline: when the session ends, if ever.
     pub ends: Option<Instant>,
-    /// The prefix of its topics.
+    /// The prefix of the client's topics.
     pub mountpoint: Box<str>,
-    /// No rule of the configuration holds for it.
+    /// Whether the client is a superuser, for whom the access rules do not count.
     pub superuser: bool,
-    /// It is a bridge.
+    /// Whether the client is a bridge.
     pub bridge: bool,
-    /// It has left a will.
+    /// Whether the session has a will.
     pub has_will: bool,
-    /// Subscriptions, those in share groups included.
+    /// The number of subscriptions, those in share groups included.
     pub subscriptions: usize,
-    /// Messages of QoS 1 and 2 that it has not acknowledged.
+    /// Messages of QoS 1 and 2 that the client has not acknowledged.
     pub inflight: u16,
-    /// Most of these.
+    /// Most messages of QoS 1 and 2 that may be unacknowledged.
     pub inflight_max: u16,
-    /// Messages that wait for it.
+    /// Messages that wait in the session's queue.
     pub pending: usize,
-    /// Their bytes.
+    /// Bytes of these messages.
     pub pending_bytes: usize,
-    /// Most messages that may wait.
+    /// Most messages that may wait in a session's queue.
     pub pending_max: usize,
-    /// QoS 2 messages from it that it has not released.
+    /// QoS 2 messages from the client that await PUBREL.
     pub unreleased: usize,
-    /// Bytes on their way to it that its host has not taken.
+    /// Bytes for the client that its host has not accepted yet.
     pub unsent: usize,
-    /// What it sends is not taken at present: backpressure.
+    /// Whether what the client sends is held at present, for back-pressure.
     pub held: bool,
-    /// The home shard.
+    /// The home shard of the session.
     pub shard: u8,
 }
 
 /// Where a list of subscriptions goes on: the session, and how many of its subscriptions have been
-/// listed.
+/// listed already.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct SubscriptionCursor {
     /// The place of the session.
     pub session: u32,
-    /// Subscriptions of it that have been listed.
+    /// How many of its subscriptions have been listed.
     pub listed: u32,
 }
 
@@ -122,11 +123,11 @@ impl std::str::FromStr for SubscriptionCursor {
 /// One subscription.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SubscriptionRow {
-    /// Whose it is.
+    /// The ClientId of the subscriber.
     pub client_id: Box<str>,
-    /// The filter, mountpoint included; of a share group with `$share/group/`.
+    /// The filter, mountpoint included; for a share group, `$share/group/filter`.
     pub filter: Box<str>,
-    /// Granted.
+    /// The granted QoS.
     pub qos: u8,
     /// No Local.
     pub no_local: bool,
@@ -160,7 +161,7 @@ impl ClientQuery {
 }
 
 impl Shard {
-    /// Clients that fit `query`, at most `most`, from the place `from`.
+    /// The clients that fit `query`, at most `most`, from the place `from` on.
     pub fn clients(
         &mut self,
         from: u32,
@@ -208,14 +209,14 @@ impl Shard {
             && query.listener.as_deref().is_none_or(|wanted| wanted == listener)
     }
 
-    /// The client of that name.
+    /// The client with that ClientId.
     pub fn client(&mut self, client_id: &str) -> Option<ClientDetails> {
         self.meter.charge(cost::SESSION);
         let session = self.sessions.get(self.find_session(client_id)?)?;
         Some(self.details(session))
     }
 
-    /// The client of that name, if it fits `query`.
+    /// The client with that ClientId, if it fits `query`.
     pub fn client_that_fits(
         &mut self,
         client_id: &str,
@@ -261,9 +262,9 @@ impl Shard {
         }
     }
 
-    /// Disconnects a client (reason 0x98, administrative action) and, with `and_session`, ends its
-    /// session, connected or not; its will is sent as section 3.1.2.5 says. False when there is
-    /// nothing of that name, or it is not connected and its session is to stay.
+    /// Disconnects a client (reason 0x98, administrative action). With `and_session`, also ends the
+    /// session, whether it is connected or not; its will is sent as section 3.1.2.5 says. False
+    /// when there is no such session, or it is not connected and is to stay.
     pub fn kick(&mut self, client_id: &str, and_session: bool) -> bool {
         let Some(index) = self.find_session(client_id) else { return false };
         let socket = self.sessions.get(index).and_then(|session| session.socket);
@@ -274,7 +275,7 @@ impl Shard {
         if !and_session || Mutant::KickKeepsSession.is_on() {
             return socket.is_some();
         }
-        // Gone with its connection, unless it has an expiry.
+        // The session is gone with its connection, unless it has an expiry.
         if let Some(index) = self.find_session(client_id) {
             self.counters.sessions_persistent -= 1;
             self.counters.sessions_dropped += 1;
@@ -283,7 +284,7 @@ impl Shard {
         true
     }
 
-    /// Subscriptions of all clients whose filter and QoS fit `wanted`, at most `most`.
+    /// The subscriptions of all clients that `wanted` accepts, at most `most`.
     pub fn client_subscriptions(
         &mut self,
         from: SubscriptionCursor,
@@ -312,7 +313,8 @@ impl Shard {
         slice
     }
 
-    /// The same of one client, after the first `listed`; `None` when there is no such client.
+    /// The subscriptions of one client, after the first `listed`; `None` when there is no such
+    /// client.
     pub fn subscriptions_of_client(
         &mut self,
         client_id: &str,
@@ -328,8 +330,8 @@ impl Shard {
         Some(slice)
     }
 
-    /// Adds subscriptions of a session after the first `listed`; returns how many have been listed
-    /// when more are left.
+    /// Adds subscriptions of a session, after the first `listed`, to the slice. Returns how many
+    /// have been listed when more are left.
     fn list_subscriptions<C>(
         &self,
         session: &Session,

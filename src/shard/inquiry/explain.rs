@@ -1,6 +1,6 @@
-//! What would happen to a message if it were published now. Nothing is published, and nothing is
-//! changed: the conditions are those of `deliver`, read without acting on them. A test delivers
-//! what was explained and compares.
+//! Explains what would happen to a message if it were published now. Nothing is published or
+//! changed: the conditions are those of `deliver`, evaluated without acting on them. A test
+//! delivers what was explained and compares.
 
 use super::{Patience, Slice};
 use crate::access::{Decision, Denied};
@@ -24,65 +24,66 @@ use crate::topic::{FilterId, Subscriber, TopicHash};
 pub struct Hypothesis {
     /// A valid topic name, mountpoint included.
     pub topic: Box<str>,
-    /// Its payload; only the length matters.
+    /// The payload; only its length matters.
     pub payload: Box<[u8]>,
-    /// With which QoS.
+    /// The QoS.
     pub qos: Qos,
-    /// Whether it is to be retained.
+    /// Whether the message would be retained.
     pub retain: bool,
-    /// Who would publish it.
+    /// The client that would publish it.
     pub publisher: Option<Publisher>,
 }
 
-/// What the rules of access say of a publisher.
+/// What the access rules say about a publisher.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Ruling {
-    /// There is no such client, so nothing is known of what it may do.
+    /// There is no such client, so its rights are unknown.
     UnknownClient,
-    /// It may; who says so.
+    /// The client may publish, because of this rule or setting.
     Allowed(String),
-    /// It may not; who says so.
+    /// The client may not publish, because of this rule or setting.
     Denied(String),
     /// A service would be asked.
     Asks,
 }
 
-/// What would become of it for one subscriber.
+/// What would become of the message for one subscriber.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fate {
     /// Sent at once.
     Sent,
     /// Put into the session's queue.
     Queued,
-    /// Put into the queue, where the oldest message makes room for it.
+    /// Put into the session's queue, where the oldest message is dropped to make room.
     QueuedForOldest,
-    /// The client would be disconnected because its queue is full.
+    /// The client would be disconnected, because its queue is full.
     Disconnects,
-    /// Dropped; the `reason` of `ringmq_messages_dropped_total`, or a rule of the subscription.
+    /// Dropped, for this `reason` of `ringmq_messages_dropped_total` or this rule of the
+    /// subscription.
     Dropped(&'static str),
 }
 
-/// A subscriber of the message.
+/// A subscriber that would get the message.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Addressee {
     /// A client.
     Client {
-        /// Its ClientId.
+        /// The ClientId.
         client_id: Box<str>,
-        /// It is connected.
+        /// Whether the client is connected.
         connected: bool,
-        /// Its filters that match.
+        /// The client's filters that match.
         filters: Vec<Box<str>>,
-        /// The QoS it would get it with.
+        /// The QoS with which the client would get the message.
         qos: u8,
-        /// What would become of it.
+        /// What would become of the message for this client.
         fate: Fate,
     },
-    /// A share group that is at home here: one of its members would get it.
+    /// A share group whose home is this shard: one of its members would get the message.
     Group {
         /// `$share/group/filter`.
         name: Box<str>,
-        /// How many members it has.
+        /// How many members the group has.
         members: usize,
     },
     /// A subscriber that is no client: a bridge, or a stream of events.
@@ -99,8 +100,8 @@ pub struct ExplainCursor {
 }
 
 impl Shard {
-    /// What the rules say if `client_id`, which is at home here, publishes to `topic`, which is the
-    /// name that the client uses.
+    /// What the rules say if `client_id`, whose home is this shard, publishes to `topic`. The topic
+    /// is the name that the client uses, without the mountpoint.
     pub fn explain_publisher(
         &mut self,
         client_id: &str,
@@ -145,12 +146,12 @@ impl Shard {
         }
     }
 
-    /// The key and home by which `client_id`, which is at home here, would publish.
+    /// The key and home with which `client_id`, whose home is this shard, would publish.
     pub fn publisher_of(&self, client_id: &str) -> Option<Publisher> {
         self.publisher(self.find_session(client_id)?)
     }
 
-    /// What was dropped for a client that is at home here; `None` when it has no session.
+    /// What was dropped for a client whose home is this shard; `None` when it has no session.
     pub fn dropped_for(&mut self, client_id: &str) -> Option<ClientDrops> {
         self.meter.charge(cost::SESSION);
         let index = self.find_session(client_id)?;
@@ -158,7 +159,8 @@ impl Shard {
         Some(self.work.observers.drops.told(session, self.now))
     }
 
-    /// Who on this shard would get a message, and what would become of it, at most `most`.
+    /// The subscribers on this shard that would get a message, and what would become of it for
+    /// each; at most `most`.
     pub fn explain(
         &mut self,
         what: &Hypothesis,
@@ -174,7 +176,8 @@ impl Shard {
         let mut patience = Patience::for_rows(most);
         let mut slice = Slice::new();
         if from == ExplainCursor::default() && self.topology.id == ShardId(0) {
-            // Each shard has the same links; the publisher's hands the message to them.
+            // Each shard has the same links, and only the publisher's shard gives a message to its
+            // links. So one shard lists them.
             let links = self.subscriptions.links.matching(&hash);
             slice.rows.extend((0..links).map(|_| Addressee::Link));
         }
@@ -199,7 +202,8 @@ impl Shard {
         slice
     }
 
-    /// One entry of a list; `None` for a client that has been named with an earlier filter.
+    /// The subscriber of one entry of a list; `None` for a client that was listed with an earlier
+    /// filter.
     fn addressee(
         &self,
         what: &Hypothesis,

@@ -1,11 +1,11 @@
 //! What operators ask a shard, and what they have it do: pages of its clients, subscriptions,
-//! topics and retained messages; one client and its end; a message of the operator's own.
+//! topics and retained messages; the details of one client, and its end; publishing a message.
 //!
-//! Each function here is one question. It runs within a step, looks at a bounded number of things
-//! ([`INQUIRY_VISITS`]) and charges the step for them; whoever wants more asks again with
-//! [`Slice::next`]. Between two questions sessions and filters come and go: a list that is read
-//! page by page contains what was there from the first page to the last, and perhaps some of the
-//! rest.
+//! Each function here answers one question. It runs within a step, looks at a bounded number of
+//! things ([`INQUIRY_VISITS`]) and charges the step for them. A caller that wants more asks again
+//! with [`Slice::next`]. Between two questions, sessions and filters may come and go: a list that
+//! is read page by page contains everything that was there from the first page to the last, and
+//! perhaps some of the rest.
 
 mod bans;
 mod clients;
@@ -21,12 +21,12 @@ pub use topics::{GroupMember, GroupRow, PublishOutcome, RetainedRow, TopicRow};
 
 use crate::limits::INQUIRY_VISITS;
 
-/// A part of a list: what was found, and where to go on; `None` at the end.
+/// A part of a list: what was found, and where the list goes on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Slice<T, C> {
     /// What was found.
     pub rows: Vec<T>,
-    /// Where the next slice begins.
+    /// Where the next slice begins; `None` at the end of the list.
     pub next: Option<C>,
 }
 
@@ -36,19 +36,19 @@ impl<T, C> Slice<T, C> {
     }
 }
 
-/// How much one slice may look at.
+/// How much one slice may still look at.
 struct Patience {
     visits: usize,
     rows: usize,
 }
 
 impl Patience {
-    /// For at most `rows` rows.
+    /// For a slice of at most `rows` rows.
     fn for_rows(rows: usize) -> Self {
         Patience { visits: INQUIRY_VISITS, rows: rows.clamp(1, INQUIRY_VISITS) }
     }
 
-    /// Whether another thing may be looked at, when so many rows have been found.
+    /// Whether one more thing may be looked at, when so many rows have been `found`; counts it.
     fn lasts(&mut self, found: usize) -> bool {
         let lasts = found < self.rows && self.visits > 0;
         self.visits = self.visits.saturating_sub(1);

@@ -1,37 +1,38 @@
-//! What somebody outside the shards has one of them publish: bridges and the API.
+//! Messages that bridges and the API, which are outside the shards, have a shard publish.
 //!
-//! It comes after what was acknowledged before it, as a client's PUBLISH does
-//! ([`crate::shard::step`]): an acknowledgement is sent only once its mail is in the mailboxes, so
-//! a submission that is given later waits for the mail that is there at the next look. And its own
-//! outcome is told only after its mail has been put into the mailboxes.
+//! Such a message comes after everything that was acknowledged before it was submitted, as a
+//! client's PUBLISH does ([`crate::shard::step`]). An acknowledgement is sent only once its mail is
+//! in the mailboxes, so a submission that is given later waits for the mail that is there at the
+//! next look. The outcome of a submission is told only after its own mail has been put into the
+//! mailboxes.
 
 use crate::mesh::reading::MailPosition;
 use crate::mutant::Mutant;
 use crate::shard::Shard;
 use std::collections::VecDeque;
 
-/// Publishes, and returns what tells the outcome to whoever asked.
+/// Publishes a message, and returns what tells the outcome to the submitter.
 pub type Submission = Box<dyn FnOnce(&mut Shard) -> Told + Send>;
-/// Tells an outcome.
+/// Tells the outcome to the submitter.
 pub type Told = Box<dyn FnOnce() + Send>;
 
-/// The submissions that a shard has been given, in order. Who gives them bounds their number: each
-/// waits for the outcome of what it has given before.
+/// The submissions that a shard has been given, in order. The submitters bound their number: each
+/// waits for the outcome of its earlier submissions.
 #[derive(Default)]
 pub struct Submissions {
-    /// Each with the mail that it waits for, once that is known.
+    /// Each submission with the mail that it waits for, once that is known.
     waiting: VecDeque<(Option<MailPosition>, Submission)>,
     told: Vec<Told>,
 }
 
 impl Submissions {
-    /// Between two steps.
+    /// Adds a submission. Must be called between two steps.
     pub fn push(&mut self, submission: Submission) {
         self.waiting.push_back((None, submission));
     }
 
-    /// Publishes what has waited long enough, as far as the step's work lasts, and at least one;
-    /// true when there was any. Comes after mail has been taken in.
+    /// Publishes the submissions that have waited long enough: at least one, and more while the
+    /// step has work left. True when there were any. Must be called after mail has been taken in.
     pub fn run(&mut self, shard: &mut Shard) -> bool {
         if self.waiting.is_empty() {
             return false;
@@ -56,7 +57,8 @@ impl Submissions {
         any
     }
 
-    /// Tells the outcomes. Comes after a step: what was published is in the mailboxes.
+    /// Tells the outcomes. Must be called after a step, when the mail of what was published is in
+    /// the mailboxes.
     pub fn tell(&mut self) {
         self.told.drain(..).for_each(|told| told());
     }

@@ -1,5 +1,5 @@
-//! Filters that somebody subscribes to, share groups, retained messages, and messages of the
-//! operator's own.
+//! Filters that have subscribers, share groups, retained messages, and messages that operators and
+//! bridges publish.
 
 use super::{Patience, Slice};
 use crate::access::{Decision, own};
@@ -19,30 +19,31 @@ use crate::topic::{self, Pass, TopicHash};
 pub struct TopicRow {
     /// The filter, mountpoint included.
     pub filter: Box<str>,
-    /// Sessions that have it, and share groups at home here with it.
+    /// The number of sessions that have the filter, and of share groups with it whose home is this
+    /// shard.
     pub subscribers: usize,
 }
 
 /// A retained message.
 #[derive(Clone, Debug)]
 pub struct RetainedRow {
-    /// All of it.
+    /// The whole message.
     pub message: Message,
     /// Seconds until it expires; `None` for never.
     pub seconds_left: Option<u32>,
 }
 
-/// What became of a message.
+/// What became of a message that was submitted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PublishOutcome {
-    /// Every shard on its way has accepted it; whether some subscription matches.
+    /// Every shard on the message's route has accepted it.
     Accepted {
-        /// As far as the interest table tells.
+        /// Whether some subscription matches, as far as the interest table tells.
         matched: bool,
     },
-    /// Nobody may publish there.
+    /// The message may not be published, for this reason.
     Denied(&'static str),
-    /// A mailbox is full at the moment.
+    /// A mailbox, or something else that the message needs, has no room at the moment.
     Busy,
     /// The broker is short of memory.
     ShortOfMemory,
@@ -53,25 +54,25 @@ pub enum PublishOutcome {
 pub struct GroupRow {
     /// `$share/group/filter`, mountpoint included.
     pub name: Box<str>,
-    /// How many members it has.
+    /// How many members the group has.
     pub members: usize,
-    /// This shard.
+    /// The number of this shard.
     pub shard: u8,
 }
 
 /// A member of a share group.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct GroupMember {
-    /// Its session, which may be on another shard.
+    /// The member's session, which may be on another shard.
     pub session: SessionRef,
-    /// As far as the group knows.
+    /// Whether the member is connected, as far as the group knows.
     pub connected: bool,
-    /// It had no room when it was last asked.
+    /// Whether the member had no room when it was last asked.
     pub full: bool,
 }
 
 impl Shard {
-    /// Filters with subscribers on this shard that `wanted` accepts, at most `most`.
+    /// The filters with subscribers on this shard that `wanted` accepts, at most `most`.
     pub fn topics(
         &mut self,
         from: u32,
@@ -103,7 +104,7 @@ impl Shard {
         slice
     }
 
-    /// Share groups that are at home here, at most `most`, from the place `from`.
+    /// The share groups whose home is this shard, at most `most`, from the place `from` on.
     pub fn share_groups(&mut self, from: u32, most: usize) -> Slice<GroupRow, u32> {
         let mut patience = Patience::for_rows(most);
         let mut slice = Slice::new();
@@ -121,8 +122,9 @@ impl Shard {
         slice
     }
 
-    /// Members of a share group that is at home here, at most `most`, after the first `from`;
-    /// `None` when it is not here. `name` is the whole filter, `$share/group/filter`.
+    /// The members of a share group whose home is this shard, at most `most`, after the first
+    /// `from`; `None` when the group does not exist here. `name` is the whole filter,
+    /// `$share/group/filter`.
     pub fn group_members(
         &mut self,
         name: &str,
@@ -149,8 +151,8 @@ impl Shard {
         self.session_of(session).map(|session| session.client_id.clone())
     }
 
-    /// Retained messages that are kept here and match a valid filter, in the order of topics, at
-    /// most `most`, after the topic `cursor`. Expired ones are left out.
+    /// The retained messages that this shard keeps and that match a valid filter, in the order of
+    /// their topics, at most `most`, after the topic `cursor`. Expired messages are left out.
     pub fn retained(
         &mut self,
         cursor: Option<&str>,
@@ -180,7 +182,7 @@ impl Shard {
         slice
     }
 
-    /// The retained message of a topic, if it is kept here.
+    /// The retained message of a topic, if this shard keeps it.
     pub fn retained_message(&mut self, topic: &str) -> Option<RetainedRow> {
         self.meter.charge(cost::FILTER);
         let message = self.retained.messages.get(topic)?.clone();
@@ -188,7 +190,8 @@ impl Shard {
         Some(RetainedRow { message, seconds_left })
     }
 
-    /// Clears the retained message of a topic that is kept here. Nobody is told.
+    /// Clears the retained message of a topic that this shard keeps. No subscriber is told. False
+    /// when there is none.
     pub fn clear_retained(&mut self, topic: &str) -> bool {
         self.meter.charge(cost::FILTER);
         if self.retained.messages.get(topic).is_none() {
@@ -198,8 +201,8 @@ impl Shard {
         true
     }
 
-    /// Publishes a message of the operator's. Its topic is a valid name; `expires_after` is in
-    /// seconds. No rule of access is asked: who may do this is the admin server's affair.
+    /// Publishes a message of an operator. The topic must be a valid name; `expires_after` is in
+    /// seconds. No access rule is applied: the admin server decides who may do this.
     pub fn publish_as_operator(
         &mut self,
         message: &MessageRef<'_>,
@@ -212,8 +215,8 @@ impl Shard {
         outcome
     }
 
-    /// Publishes a message that a bridge has brought, whose key is `own`: its link does not take
-    /// the message. Otherwise as [`Shard::publish_as_operator`].
+    /// Publishes a message that a bridge has brought. `own` is the key of the bridge, whose link
+    /// does not take the message. Otherwise as [`Shard::publish_as_operator`].
     pub fn publish_as_bridge(
         &mut self,
         message: &MessageRef<'_>,
@@ -228,7 +231,7 @@ impl Shard {
         outcome
     }
 
-    /// Publishes a message of the broker's own about one of its bridges, below `$SYS/`; false when
+    /// Publishes a message of the broker itself about one of its bridges, below `$SYS/`. False when
     /// a mailbox is full now and nothing was done.
     pub fn publish_state(&mut self, topic: &str, payload: &[u8]) -> bool {
         let message = MessageRef {

@@ -1,6 +1,6 @@
-//! Events: what becomes of clients, as messages below `$SYS/broker/events/`, of the kinds that
-//! `telemetry.events` names. They wait in a queue with a bound, because what they tell of may
-//! happen in the middle of another message, and are routed as wills are.
+//! Events: what happens to clients, as messages below `$SYS/broker/events/`, of the kinds that
+//! `telemetry.events` names. Events wait in a bounded queue, because what they report may happen in
+//! the middle of another message, and are routed like wills.
 
 use crate::config::EventKind;
 use crate::limits::{EVENTS, cost};
@@ -10,7 +10,7 @@ use crate::packet::Qos;
 use crate::shard::Shard;
 use serde::Serialize;
 
-/// What an event says, as far as it applies: JSON.
+/// The content of an event, as far as it applies. Written as JSON.
 #[derive(Clone, Copy, Default, Serialize)]
 pub(super) struct Event<'a> {
     pub clientid: &'a str,
@@ -42,13 +42,13 @@ pub(super) struct Event<'a> {
 }
 
 impl Shard {
-    /// Whether such events are told.
+    /// Whether events of that kind are published.
     #[inline]
     pub(super) fn tells(&self, kind: EventKind) -> bool {
         self.settings.events & 1 << kind as u8 != 0
     }
 
-    /// Tells an event, as soon as there is room for it in a step.
+    /// Queues an event, which is routed as soon as a step has room for it.
     #[cold]
     pub(super) fn tell_event(&mut self, kind: EventKind, event: &Event<'_>) {
         if self.work.observers.events.len() >= EVENTS {
@@ -62,7 +62,8 @@ impl Shard {
         self.counters.events += 1;
     }
 
-    /// Tells the state of an alarm below `$SYS/broker/alarms/`, retained; an empty text for none.
+    /// Queues the state of an alarm, a retained message below `$SYS/broker/alarms/`. An empty text
+    /// means that there is no alarm.
     pub fn tell_alarm(&mut self, name: &str, text: &str) {
         if self.settings.sys_interval == 0 || self.work.observers.events.len() >= EVENTS {
             return;

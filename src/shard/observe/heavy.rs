@@ -1,48 +1,50 @@
-//! Which clients weigh most: bytes and messages in each direction, messages dropped, time that
-//! their sends took. Space-saving sketches (Metwally, Agrawal, El Abbadi, 2005) of fixed size:
-//! whoever has more than 1/128 of the whole is in them, with an upper bound of its error.
+//! Which clients cause the most load: bytes and messages in each direction, dropped messages, and
+//! the time that their sends took. The counts are space-saving sketches (Metwally, Agrawal, El
+//! Abbadi, 2005) of fixed size: a sketch contains every client with more than 1/128 of the whole,
+//! with an upper bound of the error.
 //!
-//! Traffic is sampled: about every 64th message and every 64 KiB are looked at, at random distances
-//! so that no pattern of clients escapes, and weighed accordingly. Slow sends are counted each, and
-//! drops while they are few: the first 4,096 of a window, then about every 16th. What is told is of
-//! the last one to two minutes.
+//! Traffic is sampled: about every 64th message and every 64 KiB are looked at and weighed
+//! accordingly, at random distances so that no regular pattern of clients escapes. Every slow send
+//! is counted. So is every drop among the first 4,096 of a window, and then about every 16th. The
+//! results cover the last one to two minutes.
 
 use crate::time::Instant;
 
-/// Clients that one sketch follows.
+/// How many clients one sketch follows.
 const PLACES: usize = 128;
 /// Messages between two samples, on average.
 const MESSAGES: i64 = 64;
 /// Bytes between two samples, on average.
 const BYTES: i64 = 64 * 1024;
-/// Drops in a window that are counted each.
+/// How many drops in a window are each counted.
 const FEW_DROPS: u64 = 4096;
-/// Drops between two samples from then on, on average.
+/// Drops between two samples after these, on average.
 const DROPS: i64 = 16;
-/// Milliseconds after which the sketches begin anew; the ones before are kept beside them.
+/// Milliseconds after which new sketches begin. The last ones are kept beside them.
 const WINDOW: u64 = 60_000;
-/// A send that takes less is not slow, milliseconds.
+/// A send that takes fewer milliseconds than this is not slow.
 const SLOW: u64 = 10;
 
-/// By what clients are compared.
+/// The measure by which clients are compared.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Measure {
     /// Bytes of packets from a client.
     BytesReceived,
-    /// Bytes of PUBLISH packets to it.
+    /// Bytes of PUBLISH packets to a client.
     BytesSent,
-    /// PUBLISH packets from it.
+    /// PUBLISH packets from a client.
     MessagesReceived,
-    /// PUBLISH packets to it.
+    /// PUBLISH packets to a client.
     MessagesSent,
-    /// Messages for it that were dropped.
+    /// Messages for a client that were dropped.
     Drops,
-    /// Milliseconds that its host took to accept what was sent, of sends that took 10 or more.
+    /// Milliseconds that the client's host took to accept what was sent, counting sends that took
+    /// 10 or more.
     SlowSends,
 }
 
 impl Measure {
-    /// All of them.
+    /// All measures.
     pub const ALL: [Measure; 6] = [
         Measure::BytesReceived,
         Measure::BytesSent,
@@ -53,27 +55,27 @@ impl Measure {
     ];
 }
 
-/// A place on a sketch.
+/// One client in a sketch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Weighed {
     /// Index and generation of the session.
     pub session: (u32, u32),
     pub weight: u64,
-    /// At most so much of the weight is another's.
+    /// At most this much of the weight belongs to other clients.
     pub error: u64,
 }
 
 struct Sketch(Vec<Weighed>);
 
 impl Default for Sketch {
-    /// With all its memory: traffic allocates none.
+    /// Allocates all the memory of the sketch, so that traffic allocates none.
     fn default() -> Self {
         Sketch(Vec::with_capacity(PLACES))
     }
 }
 
 impl Sketch {
-    /// Costs one look at each place.
+    /// Adds weight to a session. Looks at each place once.
     fn add(&mut self, session: (u32, u32), weight: u64) {
         if let Some(known) = self.0.iter_mut().find(|one| one.session == session) {
             known.weight += weight;
@@ -86,9 +88,9 @@ impl Sketch {
     }
 }
 
-/// Counts down to the next sample.
+/// Counts down the distance to the next sample.
 struct Countdown {
-    /// Not above zero when a sample is due.
+    /// Zero or less when a sample is due.
     left: i64,
     each: i64,
 }
@@ -98,15 +100,15 @@ impl Countdown {
         Countdown { left: each, each }
     }
 
-    /// True when a sample is due.
+    /// Counts `amount`; true when a sample is due.
     #[inline]
     fn passes(&mut self, amount: usize) -> bool {
         self.left -= amount as i64;
         self.left <= 0
     }
 
-    /// What the samples that are due weigh: several, where one amount is larger than the distance.
-    /// The next distance is half to one and a half of the usual one.
+    /// The weight of the samples that are due: several, if one amount is larger than the distance.
+    /// The next distance is between half and one and a half of the average.
     fn take(&mut self, random: u64) -> u64 {
         if self.left > 0 {
             return 0;
@@ -122,7 +124,7 @@ pub(in crate::shard) struct Heavy {
     now: [Sketch; Measure::ALL.len()],
     before: [Sketch; Measure::ALL.len()],
     begun: Instant,
-    /// How long those before were filled, milliseconds.
+    /// How many milliseconds `before` covers.
     length: u64,
     received: [Countdown; 2],
     sent: [Countdown; 2],
@@ -150,23 +152,23 @@ impl Default for Heavy {
 }
 
 impl Heavy {
-    /// A packet of so many bytes came, which begins with `first`; true when the client is to be
-    /// weighed: [`Heavy::weigh`].
+    /// Counts a packet of this many bytes from a client, whose first byte is `first`. True when the
+    /// client is to be weighed ([`Heavy::weigh`]).
     #[inline]
     pub(in crate::shard) fn received(&mut self, first: u8, bytes: usize) -> bool {
         let [messages, all] = &mut self.received;
         messages.passes(usize::from(first >> 4 == 3)) | all.passes(bytes)
     }
 
-    /// A PUBLISH of so many bytes went; true when the client is to be weighed.
+    /// Counts a PUBLISH of this many bytes to a client. True when the client is to be weighed.
     #[inline]
     pub(super) fn sent(&mut self, bytes: usize) -> bool {
         let [messages, all] = &mut self.sent;
         messages.passes(1) | all.passes(bytes)
     }
 
-    /// Messages for a client were dropped; how much it is to be weighed for that
-    /// ([`Heavy::add`]), if it is.
+    /// Counts dropped messages for a client. Returns the weight to add for them with
+    /// [`Heavy::add`], if there is one.
     #[inline]
     pub(super) fn dropped(&mut self, count: u64) -> Option<u64> {
         self.drops += count;
@@ -180,7 +182,7 @@ impl Heavy {
         Some(self.dropped.take(random))
     }
 
-    /// Weighs the client whose packet a countdown ended at.
+    /// Weighs the client at whose packet a sample is due.
     #[cold]
     pub(super) fn weigh(&mut self, session: (u32, u32), now: Instant) {
         let random = self.random();
@@ -197,7 +199,8 @@ impl Heavy {
         }
     }
 
-    /// Xorshift: the same for everybody, which is enough against patterns that are no attack.
+    /// Xorshift. The sequence is the same in every process, which is enough against patterns that
+    /// are no attack.
     fn random(&mut self) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
@@ -205,7 +208,7 @@ impl Heavy {
         self.random >> 1
     }
 
-    /// A send took so many milliseconds; true when that is slow.
+    /// True when a send that took this many milliseconds is slow.
     #[inline]
     pub(in crate::shard) fn is_slow(millis: u64) -> bool {
         millis >= SLOW
@@ -216,7 +219,7 @@ impl Heavy {
         self.now[measure as usize].add(session, weight);
     }
 
-    /// Begins new sketches when it is time.
+    /// Begins new sketches when the window is over.
     fn turn(&mut self, now: Instant) {
         let passed = now.millis_since(self.begun);
         if passed < WINDOW {
@@ -226,14 +229,14 @@ impl Heavy {
         self.now.iter_mut().for_each(|sketch| sketch.0.clear());
         self.length = passed;
         if passed >= 2 * WINDOW {
-            // Nothing was weighed for a minute.
+            // Nothing was weighed for a whole window.
             self.before.iter_mut().for_each(|sketch| sketch.0.clear());
             self.length = WINDOW;
         }
         (self.begun, self.drops) = (now, 0);
     }
 
-    /// The heaviest by a measure, and of how many milliseconds that is.
+    /// The heaviest clients by a measure, and how many milliseconds the weights cover.
     pub(super) fn heaviest(&mut self, measure: Measure, now: Instant) -> (Vec<Weighed>, u64) {
         self.turn(now);
         let mut all = Sketch(self.before[measure as usize].0.clone());
@@ -258,7 +261,7 @@ mod tests {
     #[test]
     fn who_has_more_than_its_share_is_found_among_many() {
         let mut heavy = Heavy::default();
-        // 10,000 clients with one message each for every 500 of client 7.
+        // 10,000 other clients; every 20th message is of client 7.
         for round in 0..200_000_u32 {
             let session = if round % 20 == 0 { (7, 1) } else { (1000 + round % 10_000, 1) };
             if heavy.received(0x30, 1) {
@@ -275,7 +278,7 @@ mod tests {
     #[test]
     fn a_regular_pattern_does_not_hide_anybody() {
         let mut heavy = Heavy::default();
-        // 64 clients in turn: a sample at each 64th message would see one of them only.
+        // 64 clients in turn: samples of exactly each 64th message would all be of one client.
         for round in 0..640_000_u32 {
             if heavy.received(0x30, 1) {
                 heavy.weigh((round % 64, 0), Instant(5));

@@ -1,7 +1,8 @@
-//! What a shard tells those who watch it: traces of single clients and topics ([`trace`]), events
-//! below `$SYS/broker/events/` ([`events`]), and which clients weigh most ([`heavy`]). This module
-//! owns what they need, and is where the rest of the shard reports what happens. Nothing here
-//! decides anything about a message or a client.
+//! What a shard reports to those who watch it: traces of single clients and topics ([`trace`]),
+//! events below `$SYS/broker/events/` ([`events`]), spans of sampled messages ([`spans`]), and
+//! which clients cause the most load ([`heavy`]). The rest of the shard reports to this module what
+//! happens, and this module owns the state that is needed for that. Nothing here decides anything
+//! about a message or a client.
 
 mod events;
 mod heavy;
@@ -33,14 +34,14 @@ use spans::Spans;
 use std::collections::VecDeque;
 use trace::{Actor, Traces};
 
-/// What those who watch a shard need.
+/// The state of all that watches a shard.
 #[derive(Default)]
 pub(super) struct Observers {
     /// `None` while nothing is traced.
     traces: Option<Box<Traces>>,
     /// `None` while no spans are recorded.
     pub(super) spans: Option<Box<Spans>>,
-    /// Traces or spans are wanted.
+    /// Whether messages are traced or spans recorded.
     watching: bool,
     pub(super) heavy: Heavy,
     pub(super) drops: DropsByClient,
@@ -62,26 +63,27 @@ impl Observers {
         self.watching
     }
 
-    /// The publish that is being handled is not taken.
+    /// Notes that the PUBLISH that is being handled is not accepted.
     pub(super) fn refuse_sampled(&mut self, reason: ReasonCode) {
         if let Some(spans) = &mut self.spans {
             spans.refuse(reason);
         }
     }
 
-    /// Others watch, or fewer.
+    /// Updates `watching` after traces or spans were switched on or off.
     fn look_again(&mut self) {
         self.watching = self.traces.is_some() || self.spans.is_some();
     }
 
-    /// A PUBLISH of so many bytes has been written; true when [`Shard::observe_sent`] is to look at
-    /// it.
+    /// Counts a PUBLISH of this many bytes that has been written. True when [`Shard::observe_sent`]
+    /// has to be called for it.
     #[inline]
     pub(super) fn looks_at_sent(&mut self, bytes: usize) -> bool {
         self.heavy.sent(bytes) | self.is_watching()
     }
 
-    /// The packet that was traced last was not handled: it will be tried again.
+    /// Takes back the lines of the packet that was traced last: it was not handled, and will be
+    /// tried again.
     #[inline]
     pub(super) fn withdraw(&mut self) {
         if let Some(traces) = &mut self.traces {
@@ -89,14 +91,14 @@ impl Observers {
         }
     }
 
-    /// Events that wait to be routed.
+    /// How many events wait to be routed.
     #[inline]
     pub(super) fn events(&self) -> usize {
         self.events.len()
     }
 }
 
-/// Whether a message is an event itself.
+/// Whether a topic is one of the broker's own, as those of events are.
 fn is_event(topic: &str) -> bool {
     topic::is_servers_own(topic)
 }
@@ -104,22 +106,23 @@ fn is_event(topic: &str) -> bool {
 /// ClientId, user name, address and listener.
 type Presented = (Box<str>, Option<Box<str>>, Option<Box<str>>, Box<str>);
 
-/// The clients that weigh most by a measure.
+/// The clients that cause the most load by a measure.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Heaviest {
-    /// ClientId, weight, and how much of it may be another's; the heaviest first.
+    /// ClientId, weight, and how much of the weight may belong to other clients; the heaviest
+    /// first.
     pub rows: Vec<(Box<str>, u64, u64)>,
-    /// Of how many milliseconds.
+    /// How many milliseconds the weights cover.
     pub millis: u64,
 }
 
 impl Shard {
-    /// The wall clock at the zero of the shard's clock, in milliseconds since 1970.
+    /// Sets the time at the zero of the shard's clock, in milliseconds since 1970.
     pub fn set_wall(&mut self, millis: u64) {
         self.work.observers.wall = millis;
     }
 
-    /// Traces these from now on, and nothing else.
+    /// Replaces all traces by these, from now on.
     pub fn trace(&mut self, rules: Vec<TraceRule>) {
         self.meter.charge(cost::FILTER);
         match (&mut self.work.observers.traces, rules.is_empty()) {
@@ -130,14 +133,14 @@ impl Shard {
         self.work.observers.look_again();
     }
 
-    /// The lines of all traces since the last time, and how many were lost.
+    /// Takes the lines of all traces since the last call, and how many were lost.
     pub fn take_traced(&mut self) -> (VecDeque<TraceLine>, u64) {
         self.meter.charge(cost::FILTER);
         self.work.observers.traces.as_mut().map_or_else(Default::default, |traces| traces.take())
     }
 
-    /// The clients of this shard that weigh most by a measure, of the last one to two minutes.
-    /// Who has gone is left out.
+    /// The clients of this shard with the most load by a measure, in the last one to two minutes.
+    /// Clients whose sessions have ended are left out.
     pub fn heaviest(&mut self, measure: Measure) -> Heaviest {
         let (weighed, millis) = self.work.observers.heavy.heaviest(measure, self.now);
         self.meter.charge(cost::VISIT * weighed.len() as u32);
@@ -152,28 +155,27 @@ impl Shard {
         self.meter.time().unwrap_or_else(|| self.meter.begun())
     }
 
-    /// Index and generation of a session.
+    /// Index and generation of a session, by which sketches name it.
     fn weighed_as(&self, index: u32) -> (u32, u32) {
         let session = self.session_ref(index);
         (session.index, session.generation)
     }
 
-    /// A countdown has ended at a packet of this client.
+    /// Weighs this client, at whose packet a sample is due.
     #[cold]
     pub(super) fn weigh_client(&mut self, index: u32) {
         let session = self.weighed_as(index);
         self.work.observers.heavy.weigh(session, self.now);
     }
 
-    /// A send to this client was slow.
+    /// Counts a slow send to this client.
     #[cold]
     pub(super) fn weigh_slow(&mut self, index: u32, millis: u64) {
         let session = self.weighed_as(index);
         self.work.observers.heavy.add(Measure::SlowSends, session, millis, self.now);
     }
 
-    /// Has `with` write to the traces that follow a client, or `topic`; nothing is done when none
-    /// does.
+    /// Calls `with` to write to the traces that follow a client or `topic`, if there are any.
     fn traced(
         &mut self,
         index: u32,
@@ -196,7 +198,7 @@ impl Shard {
         }
     }
 
-    /// A packet has come and is about to be handled. Called while something is traced.
+    /// Traces a packet that has come and is about to be handled. Called while something is traced.
     #[cold]
     #[inline(never)]
     pub(super) fn trace_received(&mut self, index: u32, packet: &Packet<'_>, bytes: usize) {
@@ -217,7 +219,7 @@ impl Shard {
         });
     }
 
-    /// The topic of a PUBLISH as the broker knows it.
+    /// The topic of a PUBLISH with its alias resolved and the mountpoint before it.
     pub(super) fn full_topic(&self, index: u32, publish: &Publish<'_>) -> String {
         let Some(session) = self.sessions.get(index) else { return publish.topic.to_owned() };
         let known = || {
@@ -229,8 +231,8 @@ impl Shard {
         format!("{}{own}", session.mountpoint())
     }
 
-    /// A packet other than PUBLISH has been written: the last `bytes` of the connection's output.
-    /// Called while something is traced.
+    /// Traces a packet other than PUBLISH that has been written: the last `bytes` of the
+    /// connection's output. Called while something is traced.
     #[cold]
     #[inline(never)]
     pub(super) fn trace_written(&mut self, socket: SocketId, bytes: usize) {
@@ -240,7 +242,7 @@ impl Shard {
         let last = connection.output.as_ref().and_then(|output| output.last(bytes));
         let what = match last.map(|bytes| packet::decode(version, bytes)) {
             Some(Ok(packet)) => Detail::packet(&packet, bytes),
-            // Longer than one buffer, or what we should not have sent.
+            // The packet is longer than one buffer, or should not have been sent.
             Some(Err(_)) | None => Detail { bytes: Some(bytes), ..Detail::default() },
         };
         self.traced(index, None, |traces, following, micros, actor| {
@@ -248,7 +250,8 @@ impl Shard {
         });
     }
 
-    /// A PUBLISH has been written, and a countdown has ended at it, or something is traced.
+    /// Records a PUBLISH that has been written, at which a sample is due, or while something is
+    /// traced or recorded.
     #[cold]
     #[inline(never)]
     pub(super) fn observe_sent(
@@ -279,7 +282,7 @@ impl Shard {
         });
     }
 
-    /// Traces what was decided about a client.
+    /// Traces something that was decided about a client.
     fn trace_decision(
         &mut self,
         index: u32,
@@ -293,7 +296,7 @@ impl Shard {
         });
     }
 
-    /// A message for this client is dropped.
+    /// Records a message for this client that is dropped.
     pub(super) fn observe_drop(
         &mut self,
         index: u32,
@@ -306,8 +309,9 @@ impl Shard {
         self.observe_drops(index, Some(message.topic), reason, 1, message.topic);
     }
 
-    /// Messages for this client are dropped: one with this topic, or the oldest of its queue. An
-    /// event about an event would make others: none is told when that is what `came`.
+    /// Records dropped messages for this client: one message with this topic, or the oldest of its
+    /// queue. `came` is the topic of the message that caused the drop. If that is an event, no
+    /// event is published, because events about events would never end.
     pub(super) fn observe_drops(
         &mut self,
         index: u32,
@@ -335,7 +339,7 @@ impl Shard {
         }
     }
 
-    /// A client has connected, or its session goes on.
+    /// Records that a client has connected, with a new session or one that was `present`.
     pub(super) fn observe_connected(&mut self, index: u32, connect: &Connect<'_>, present: bool) {
         if self.work.observers.is_tracing() {
             let what = Detail { session_present: present, ..Detail::default() };
@@ -354,7 +358,7 @@ impl Shard {
         self.tell_of_connection(EventKind::Connected, index, &what);
     }
 
-    /// Tells an event of a connected client, with who it is.
+    /// Queues an event about a connected client, with its names and addresses.
     fn tell_of_connection(&mut self, kind: EventKind, index: u32, what: &Event<'_>) {
         let Some((name, user, peer, listener)) = self.presented(index) else { return };
         let (username, peer) = (user.as_deref(), peer.as_deref());
@@ -372,7 +376,7 @@ impl Shard {
         Some((session.client_id.clone(), user, peer, listener.into()))
     }
 
-    /// A client that was connected is parted with. To be called while its session is known.
+    /// Records that a client is disconnected. Must be called while its session exists.
     pub(super) fn observe_disconnected(&mut self, index: u32, cause: Cause) {
         let (reason, code) = cause.words();
         if self.work.observers.is_tracing() {
@@ -387,7 +391,7 @@ impl Shard {
         self.tell_of_connection(EventKind::Disconnected, index, &what);
     }
 
-    /// A CONNECT is refused: nothing but a trace tells of it.
+    /// Traces a refused CONNECT. No event is published for it.
     #[cold]
     pub(super) fn observe_refused(
         &mut self,
@@ -408,7 +412,7 @@ impl Shard {
         }
     }
 
-    /// A client may not do that with a topic or filter.
+    /// Records that a client may not do `what` with a topic or filter.
     #[cold]
     pub(super) fn observe_denied(&mut self, index: u32, what: &'static str, topic: &str) {
         self.work.observers.refuse_sampled(ReasonCode::NotAuthorized);
@@ -416,7 +420,8 @@ impl Shard {
         self.trace_decision(index, "denied", Some(topic), detail);
     }
 
-    /// A subscription was granted or changed; `None`: it was taken out by its client.
+    /// Records a subscription that was granted or changed; `qos` is `None` when its client has
+    /// removed it.
     pub(super) fn observe_subscription(&mut self, index: u32, filter: &str, qos: Option<u8>) {
         let kind = qos.map_or(EventKind::Unsubscribed, |_| EventKind::Subscribed);
         if self.work.observers.is_tracing() {
@@ -432,7 +437,7 @@ impl Shard {
         self.tell_event(kind, &event);
     }
 
-    /// A session ends. To be called while it is known.
+    /// Records that a session ends. Must be called while the session exists.
     pub(super) fn observe_end(&mut self, index: u32) {
         if self.work.observers.is_tracing() {
             self.trace_decision(index, "session ended", None, Detail::default());

@@ -1,4 +1,4 @@
-//! Events on their way to subscribers: a share of each step, as wills have.
+//! Routes events to subscribers, in a share of each step, as wills are routed.
 
 use crate::limits::cost;
 use crate::message::Accounts;
@@ -6,7 +6,7 @@ use crate::shard::Shard;
 
 impl Shard {
     /// Routes events, as far as mailboxes have room, until the step's work comes to `limit`; true
-    /// when more can be at once.
+    /// when more can be routed at once.
     pub(in crate::shard) fn publish_events(&mut self, limit: u32) -> bool {
         while !self.is_spent(limit) {
             if self.delivery.fanouts.is_full() {

@@ -1,14 +1,14 @@
-//! Spans: what became of a sampled message here, for OpenTelemetry. A message is sampled when it
-//! carries the trace context of a client that records its trace, or as one of a share of all
-//! messages (`telemetry.otlp.sample`); the broker begins a trace for the latter, and says so in a
-//! user property `traceparent` of the message, as its publisher could have done. So every shard,
-//! node, bridge and subscriber that the message comes to knows without further ado that it is
-//! sampled, and of which trace; what a client has sent is passed on unaltered [MQTT-3.3.2-17].
+//! Spans for OpenTelemetry: what becomes of a sampled message on this shard. A message is sampled
+//! when it carries the trace context of a client that records its trace, or as one of a share of
+//! all messages (`telemetry.otlp.sample`). For the latter, the broker begins a trace, and adds a
+//! user property `traceparent` to the message, as its publisher could have done. Every shard, node,
+//! bridge and subscriber that gets the message therefore knows that it is sampled, and for which
+//! trace. What a client has sent is passed on unaltered [MQTT-3.3.2-17].
 //!
-//! The shard that a message is published on records its receipt and its routing; each shard that
-//! delivers it records what becomes of it for each subscriber. Spans wait here until they are
-//! fetched; what there is no room for is counted. A message that is not sampled costs two looks at
-//! a place that tracing looks at anyway, and nothing while `telemetry.otlp` is off.
+//! The shard on which a message is published records its receipt and its routing. Each shard that
+//! delivers the message records what becomes of it for each subscriber. Spans wait here until they
+//! are fetched; those for which there is no room are counted. A message that is not sampled costs
+//! two looks at a place that tracing looks at anyway, and nothing while `telemetry.otlp` is off.
 
 use super::super::drops::DropReason;
 use crate::ids::ShardSet;
@@ -21,80 +21,81 @@ use crate::shard::deliver::Outbound;
 use crate::telemetry::trace_context::{SpanId, TRACEPARENT, TraceContext, TraceId};
 use crate::topic::TopicHash;
 
-/// Sampled messages that are held at a time, of which is known since when.
+/// For how many sampled messages that are held the time of their arrival is remembered.
 const HELD: usize = 64;
-/// Milliseconds after which a message that was held is not the one that comes now.
+/// Milliseconds after which such a time is forgotten: the message that comes then is another one.
 const HELD_TIME: u64 = 60_000;
-/// Characters of a topic that a span has.
+/// Most bytes of a topic in a span.
 const TOPIC: usize = 1024;
 
 /// What a span is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SpanKind {
-    /// A PUBLISH, from when it was here to when it was answered.
+    /// A PUBLISH, from its arrival here to its answer.
     Receive,
-    /// Where it goes is found, and shards and subscribers are given it.
+    /// The search for the message's receivers, and giving the message to shards and subscribers.
     Route,
-    /// It is written to a subscriber, or dropped.
+    /// Writing the message to a subscriber, or dropping it.
     Deliver,
 }
 
 /// A span.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Span {
-    /// Its trace.
+    /// The trace that the span belongs to.
     pub trace: TraceId,
-    /// Itself.
+    /// The identifier of the span.
     pub id: SpanId,
-    /// The one that it is a part of; `None` for the first of a trace.
+    /// The span that this one is a part of; `None` for the first of a trace.
     pub parent: Option<SpanId>,
-    /// What it is about.
+    /// What the span is about.
     pub kind: SpanKind,
-    /// When it began, microseconds on the clock of [`crate::shard::Shard::begin`].
+    /// When the span began, in microseconds on the clock of [`crate::shard::Shard::begin`].
     pub began: u64,
-    /// When it ended.
+    /// When the span ended.
     pub ended: u64,
-    /// The topic, its first 1,024 characters.
+    /// The topic, of which at most the first 1,024 bytes are kept.
     pub topic: Box<str>,
     /// The publisher, or the subscriber; empty for routing.
     pub client_id: Box<str>,
-    /// Its address.
+    /// The address of that client.
     pub peer: Option<Box<str>>,
-    /// QoS, of the delivery where it is one.
+    /// The QoS; for a delivery, that of the delivery.
     pub qos: u8,
     /// Bytes of the payload.
     pub payload: usize,
-    /// The shards with subscribers, of routing.
+    /// For routing: the shards with subscribers.
     pub shards: ShardSet,
-    /// Why it is not what it should be: dropped, denied.
+    /// Why the message was dropped or refused, if it was.
     pub error: Option<&'static str>,
 }
 
-/// A sampled publish that is being handled.
+/// A sampled PUBLISH that is being handled.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::shard) struct Current {
     pub context: TraceContext,
-    /// Nobody sent that context: the trace begins here.
+    /// True when the PUBLISH carried no context, so that the trace begins here.
     pub begun_here: bool,
-    /// Since when the message is here.
+    /// When the message arrived here.
     pub began: u64,
-    /// Why it is not taken.
+    /// Why the message is not accepted.
     pub error: Option<&'static str>,
 }
 
-/// What is recorded.
+/// The spans of a shard, and what is needed to record them.
 pub(in crate::shard) struct Spans {
-    /// Of 2^32 messages without a context, so many are sampled.
+    /// How many of 2^32 messages without a context are sampled.
     share: u64,
     random: u64,
-    /// Spans and traces that were named so far.
+    /// How many spans and traces were given an identifier so far.
     named: u64,
     kept: Vec<Span>,
     lost: u64,
     current: Option<Current>,
-    /// Sampled messages that were not handled, by session, and when they first came.
+    /// Sampled messages that were held and not handled, by session, with the times of their
+    /// arrival.
     held: Vec<((u32, u32), u64)>,
-    /// The trace that was sampled last in this step.
+    /// The trace of the message that was sampled last in this step.
     latest: Option<TraceId>,
 }
 
@@ -112,7 +113,7 @@ impl Spans {
         }
     }
 
-    /// Whether a message without context is one of the share.
+    /// Decides at random whether a message without a context is sampled.
     fn draws(&mut self) -> bool {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
@@ -120,7 +121,7 @@ impl Spans {
         (self.random >> 32) < self.share
     }
 
-    /// When a message of this session was first here, if it was held.
+    /// When a held message of this session arrived, if there is one; forgets it.
     fn take_held(&mut self, session: (u32, u32)) -> Option<u64> {
         let mut began = None;
         self.held.retain(|(held, since)| {
@@ -146,7 +147,7 @@ impl Spans {
         }
     }
 
-    /// The publish that is being handled is not taken.
+    /// Notes that the PUBLISH that is being handled is not accepted.
     pub(super) fn refuse(&mut self, reason: ReasonCode) {
         let Some(current) = &mut self.current else { return };
         current.error.get_or_insert(match reason {
@@ -159,13 +160,13 @@ impl Spans {
     }
 }
 
-/// The context of a message whose trace is recorded.
+/// The context in a message's user properties, if it says that the trace is recorded.
 fn context_in(user: UserProperties<'_>) -> Option<TraceContext> {
     let (_, value) = user.iter().find(|(name, _)| *name == TRACEPARENT)?;
     TraceContext::parse(value).filter(|context| context.sampled)
 }
 
-/// The same, of what is forwarded.
+/// The same, for the properties that are forwarded with a message.
 fn context_of(message: &MessageRef<'_>) -> Option<TraceContext> {
     if message.properties.is_empty() {
         return None;
@@ -190,24 +191,25 @@ impl Shard {
         observers.look_again();
     }
 
-    /// The spans since the last time, and how many there was no room for.
+    /// Takes the spans since the last call, and how many were lost for lack of room.
     pub fn take_spans(&mut self) -> (Vec<Span>, u64) {
         self.meter.charge(cost::FILTER);
         let Some(spans) = &mut self.work.observers.spans else { return Default::default() };
         (std::mem::take(&mut spans.kept), std::mem::take(&mut spans.lost))
     }
 
-    /// The trace that was sampled last since this was asked.
+    /// Takes the trace that was sampled last since the last call.
     #[inline]
     pub fn take_sampled(&mut self) -> Option<TraceId> {
         self.work.observers.spans.as_mut()?.latest.take()
     }
 
-    /// A number that nobody can foretell and no other shard has.
+    /// A number that cannot be predicted and that no other shard has.
     fn unique(&mut self) -> u64 {
         let Some(spans) = &mut self.work.observers.spans else { return 1 };
         spans.named += 1;
-        // The seeds may be those of an earlier start.
+        // The seeds may be those of an earlier start, so the time of this start is part of the
+        // number.
         let parts = [spans.named, self.work.observers.wall, u64::from(self.topology.id.0)];
         self.topology.shared.seeds.secret(parts.map(u64::to_le_bytes).as_flattened())
     }
@@ -216,7 +218,7 @@ impl Shard {
         SpanId::new(self.unique())
     }
 
-    /// In which context a PUBLISH is to be recorded, if it is.
+    /// The context in which a PUBLISH is to be recorded, if it is sampled.
     pub(in crate::shard) fn sample(
         &mut self,
         index: u32,
@@ -233,7 +235,7 @@ impl Shard {
         if let Some(context) = context {
             return Some(Current { context, begun_here: false, began, error: None });
         }
-        // What is retained would begin its trace anew with each new subscriber.
+        // A retained message with a context would continue its trace with each new subscriber.
         if publish.retain || held.is_none() && !spans.draws() {
             return None;
         }
@@ -243,19 +245,19 @@ impl Shard {
         Some(Current { context, begun_here: true, began, error: None })
     }
 
-    /// A sampled publish begins to be handled.
+    /// Notes that a sampled PUBLISH is being handled.
     pub(in crate::shard) fn begin_sampled(&mut self, current: &Current) {
         if let Some(spans) = &mut self.work.observers.spans {
             (spans.current, spans.latest) = (Some(*current), Some(current.context.trace));
         }
     }
 
-    /// It has been handled; `None` when nothing is recorded any more.
+    /// Notes that the PUBLISH has been handled; `None` when spans are not recorded any longer.
     pub(in crate::shard) fn end_sampled(&mut self) -> Option<Current> {
         self.work.observers.spans.as_mut()?.current.take()
     }
 
-    /// It was not: it comes again.
+    /// Notes that the PUBLISH was held instead, and comes again.
     pub(in crate::shard) fn hold_sampled(&mut self, index: u32, began: u64) {
         let session = self.weighed_as(index);
         if let Some(spans) = &mut self.work.observers.spans {
@@ -263,7 +265,7 @@ impl Shard {
         }
     }
 
-    /// Records that a message was received, and since `routing`, if it was routed, that it was.
+    /// Records that a message was received and, if it was routed from `routing` on, its routing.
     pub(in crate::shard) fn record_publish(
         &mut self,
         index: u32,
@@ -325,7 +327,7 @@ impl Shard {
         (session.client_id.clone(), peer)
     }
 
-    /// Records what became of a message for a subscriber, if it is sampled.
+    /// Records what became of a message for a subscriber, if the message is sampled.
     pub(super) fn record_delivery(
         &mut self,
         index: u32,
@@ -343,8 +345,9 @@ impl Shard {
         let ended = self.micros();
         let begun = self.meter.begun();
         let Some(spans) = &mut self.work.observers.spans else { return };
-        // Of what was published here and now the routing is a part of it. What has come by mail or
-        // from a queue is given at once: the time before shows as a gap.
+        // If the message was published here in this step, the delivery is a part of its routing. A
+        // message from the mail or from a queue is delivered at once, and the time before that
+        // shows as a gap.
         let own = spans.current.as_ref().filter(|current| current.context == context);
         let began = own.map_or(ended, |current| current.began.max(begun));
         spans.keep(Span {

@@ -1,6 +1,6 @@
 //! Traces: every packet and decision of the clients, or about the topics, that an operator wants to
-//! see. Lines wait here until the admin thread takes them; what there is no room for is counted.
-//! Who is not traced costs one look at an empty place for each packet, and nothing is kept of it.
+//! see. Lines wait here until the admin thread takes them; those for which there is no room are
+//! counted. A client that is not traced costs one look at an empty place for each packet.
 
 use crate::ids::Peer;
 use crate::limits::{TRACE_BYTES, TRACE_LINES};
@@ -10,11 +10,11 @@ use serde::Serialize;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
-/// Traces at a time.
+/// How many traces there may be at a time.
 pub const TRACES: usize = 8;
-/// Filters or codes of one packet that a line has.
+/// Most filters or codes of one packet in a line.
 const FILTERS: usize = 16;
-/// Bytes of a payload that a line has, where payloads are wanted.
+/// Most bytes of a payload in a line, where payloads are wanted.
 const PAYLOAD: usize = 1024;
 
 /// What a trace follows.
@@ -26,22 +26,22 @@ pub enum Subject {
     User(Box<str>),
     /// Clients at this address.
     Address(IpAddr),
-    /// Messages whose topic matches this filter, whoever publishes or gets them.
+    /// Messages whose topic matches this filter, whichever clients publish or get them.
     Topic(Box<str>),
 }
 
-/// A trace that is wanted.
+/// An order to trace something.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TraceRule {
-    /// Which of the [`TRACES`] it is.
+    /// The number of the trace, below [`TRACES`].
     pub number: u8,
-    /// What it follows.
+    /// What the trace follows.
     pub subject: Subject,
-    /// With payloads.
+    /// Whether lines of the trace have payloads.
     pub payload: bool,
 }
 
-/// Who a line is about.
+/// The client that a line is about.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Actor<'a> {
     pub client_id: &'a str,
@@ -52,49 +52,49 @@ pub(super) struct Actor<'a> {
 /// A line of one or several traces.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct TraceLine {
-    /// The traces that it belongs to, a bit for each number.
+    /// The traces that the line belongs to, one bit for each number.
     #[serde(skip)]
     pub traces: u8,
     /// Microseconds on the clock of [`crate::shard::Shard::begin`].
     #[serde(skip)]
     pub micros: u64,
-    /// received or sent, of a packet; else what was decided or happened.
+    /// `received` or `sent` for a packet; otherwise what was decided or happened.
     pub event: &'static str,
-    /// The client.
+    /// The ClientId.
     pub clientid: Box<str>,
-    /// Its address.
+    /// The address of the client.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer: Option<Box<str>>,
-    /// What there is to say.
+    /// The rest of the line.
     #[serde(flatten)]
     pub what: Detail,
 }
 
 impl TraceLine {
-    /// Bytes of memory, about.
+    /// Bytes of memory, roughly.
     fn size(&self) -> usize {
         let peer = self.peer.as_deref().map_or(0, str::len);
         size_of::<TraceLine>() + self.clientid.len() + peer + self.what.size()
     }
 }
 
-/// What a line says, as far as it applies.
+/// The content of a line, as far as it applies.
 #[derive(Clone, PartialEq, Default, Debug, Serialize)]
 #[serde(default)]
 pub struct Detail {
     /// The packet's type.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub packet: Option<&'static str>,
-    /// Its bytes.
+    /// The length of the packet, bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<usize>,
     /// Packet Identifier.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<u16>,
-    /// Topic name; of what was decided about a subscription, the filter.
+    /// Topic name; for a decision about a subscription, the filter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub topic: Option<Box<str>>,
-    /// Filters with the QoS asked for, the first 16.
+    /// Filters with the requested QoS, the first 16.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub filters: Vec<(Box<str>, u8)>,
     /// Quality of service.
@@ -112,16 +112,16 @@ pub struct Detail {
     /// Reason codes, the first 16.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub codes: Vec<u8>,
-    /// Why.
+    /// The reason; for a CONNECT, the ClientId.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<Box<str>>,
-    /// Bytes of the payload.
+    /// The length of the payload, bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payload_bytes: Option<usize>,
-    /// Its first KiB as text, where it is wanted and is text.
+    /// The first KiB of the payload, where payloads are wanted and this one is text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payload: Option<Box<str>>,
-    /// The same in hexadecimal, where it is none.
+    /// The first KiB in hexadecimal, where the payload is not text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payload_hex: Option<Box<str>>,
 }
@@ -132,7 +132,7 @@ fn is_false(value: &bool) -> bool {
 }
 
 impl Detail {
-    /// Bytes of memory, about.
+    /// Bytes of memory, roughly.
     fn size(&self) -> usize {
         let filters: usize = self.filters.iter().map(|(filter, _)| filter.len() + 24).sum();
         let text = |text: &Option<Box<str>>| text.as_deref().map_or(0, str::len);
@@ -160,7 +160,7 @@ impl Detail {
         }
     }
 
-    /// Of a packet of `bytes` bytes that is no PUBLISH.
+    /// The content of a line about a packet of `bytes` bytes that is no PUBLISH.
     pub(super) fn packet(packet: &Packet<'_>, bytes: usize) -> Detail {
         let id = |id: PacketId| Some(id.get());
         let few = |codes: &[u8]| codes.iter().copied().take(FILTERS).collect();
@@ -206,14 +206,14 @@ impl Detail {
     }
 }
 
-/// What a line says of a PUBLISH in either direction.
+/// What a line says about a PUBLISH in either direction.
 #[derive(Clone, Copy)]
 pub(super) struct Published<'a> {
     pub dup: bool,
     pub qos: Qos,
     pub retain: bool,
     pub id: Option<PacketId>,
-    /// As the broker knows it.
+    /// With the alias resolved and the mountpoint before it.
     pub topic: &'a str,
     pub payload: &'a [u8],
 }
@@ -241,12 +241,12 @@ impl Traces {
         Traces { rules, ..Traces::default() }
     }
 
-    /// Other rules; the lines stay.
+    /// Replaces the rules, and keeps the lines.
     pub(super) fn change(&mut self, rules: Vec<TraceRule>) {
         self.rules = rules;
     }
 
-    /// Which traces follow this client, or this topic.
+    /// The traces that follow this client, or this topic, one bit for each.
     pub(super) fn following(&self, actor: &Actor<'_>, topic: Option<&str>) -> u8 {
         let follows = |rule: &&TraceRule| match &rule.subject {
             Subject::Client(name) => **name == *actor.client_id,
@@ -261,12 +261,12 @@ impl Traces {
         followed.fold(0, |bits, rule| bits | 1 << rule.number)
     }
 
-    /// Whether one of these wants payloads.
+    /// Whether one of these traces wants payloads.
     fn with_payload(&self, traces: u8) -> bool {
         self.rules.iter().any(|rule| rule.payload && traces & 1 << rule.number != 0)
     }
 
-    /// A packet of a client.
+    /// Adds a line about a packet of a client.
     pub(super) fn packet(
         &mut self,
         traces: u8,
@@ -286,7 +286,7 @@ impl Traces {
         self.add(traces, micros, event, actor, what);
     }
 
-    /// Keeps a line, if there is room.
+    /// Adds a line, if there is room.
     pub(super) fn add(
         &mut self,
         traces: u8,
@@ -307,12 +307,13 @@ impl Traces {
         self.lines.push_back(line);
     }
 
-    /// A packet is about to be handled.
+    /// Notes that a packet is about to be handled.
     pub(super) fn begin(&mut self) {
         self.before = self.lines.len();
     }
 
-    /// It was not: it comes again. Nothing has been done for it that has a line.
+    /// Removes the lines of a packet that was not handled and comes again. Nothing that was done
+    /// for such a packet has a line.
     pub(super) fn withdraw(&mut self) {
         while self.lines.len() > self.before
             && let Some(line) = self.lines.pop_back()
@@ -321,13 +322,13 @@ impl Traces {
         }
     }
 
-    /// The lines so far, and how many there was no room for; both begin anew.
+    /// Takes the lines so far, and how many were lost for lack of room.
     pub(super) fn take(&mut self) -> (VecDeque<TraceLine>, u64) {
         (self.bytes, self.before) = (0, 0);
         (std::mem::take(&mut self.lines), std::mem::take(&mut self.lost))
     }
 
-    /// A line about a PUBLISH.
+    /// The content of a line about a PUBLISH.
     pub(super) fn published(of: &Published<'_>, bytes: usize) -> Detail {
         Detail { bytes: Some(bytes), ..Detail::publish(of) }
     }
