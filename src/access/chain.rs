@@ -247,8 +247,9 @@ impl Access {
         })
     }
 
-    /// Works out what the method at `at` says with what a service has found; `now` in seconds since
-    /// 1970. Takes up to some hundred milliseconds: never on a shard's thread.
+    /// Works out the verdict of the method at position `at` from what a service has answered; `now`
+    /// in seconds since 1970. It takes up to some hundred milliseconds, so it must never run on a
+    /// shard's thread.
     pub fn work_out(&self, at: usize, proof: &Proof, finding: &Finding, now: u64) -> Verdict {
         match (self.methods.get(at), finding) {
             (Some(Method::PasswordFile(file)), _) => file.verify(proof),

@@ -202,9 +202,9 @@ impl HttpService {
         }
     }
 
-    /// What an answer means for a deed. As in EMQX: 200 has a JSON object whose `result` is
-    /// `allow`, `deny` or `ignore`; 204 allows; any other 2xx, 3xx and 4xx is about somebody else.
-    /// 5xx, and 200 without a result, are no answer.
+    /// What an answer says about a deed. As in EMQX: 200 has a JSON object whose `result` is
+    /// `allow`, `deny` or `ignore`; 204 allows; with any other status below 500 the next source is
+    /// asked. 5xx, and 200 without a result, count as no answer.
     pub fn judge_deed(&self, status: u16, body: &[u8]) -> Said {
         let result = |body: &[u8]| {
             let answer = serde_json::from_slice::<Value>(body).ok()?;

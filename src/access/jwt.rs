@@ -1,5 +1,5 @@
-//! JSON Web Tokens (RFC 7519) as proof of who a client is. Owns what claims mean; signatures are
-//! checked by `jsonwebtoken` on aws-lc-rs, with the keys of `keys`; ES512 by aws-lc-rs alone.
+//! JSON Web Tokens (RFC 7519) as credentials. Owns what claims mean. Signatures are checked by
+//! `jsonwebtoken` on aws-lc-rs, with the keys of `keys`; those of ES512 by aws-lc-rs alone.
 
 use super::chain::{Accepted, Proof, Verdict};
 use super::claims;

@@ -60,9 +60,9 @@ pub struct Denied {
 /// What access answers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Decision {
-    /// It may.
+    /// The client may.
     Allow,
-    /// It may not.
+    /// The client may not.
     Deny(Denied),
     /// It is not known yet: the answer comes.
     Later,
@@ -71,9 +71,9 @@ pub enum Decision {
 /// What a service says of a deed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Said {
-    /// It may.
+    /// The client may.
     Allow,
-    /// It may not.
+    /// The client may not.
     Deny,
     /// The next source of rules is asked.
     Nothing,

@@ -81,7 +81,7 @@ pub struct Rule {
     pub retain: Option<bool>,
     /// One of these must match; none: any topic.
     pub topics: Vec<TopicPattern>,
-    /// Where it stands.
+    /// The place where the rule is written.
     pub written: Written,
 }
 
@@ -178,7 +178,7 @@ impl Rules {
 pub struct Ruling {
     /// It allows.
     pub allow: bool,
-    /// Where it stands.
+    /// The place where the rule is written.
     pub written: Written,
 }
 
