@@ -218,7 +218,7 @@ impl PasswordFile {
         if bad.is_empty() { Ok(file) } else { Err(bad) }
     }
 
-    /// The same file, whose logins are remembered for `remember`.
+    /// Sets for how long logins are remembered.
     pub fn remembering(self, remember: Duration) -> PasswordFile {
         PasswordFile { remember, ..self }
     }

@@ -122,7 +122,6 @@ impl Signal {
             Signal::Memory => &[1000, 2000, 3000],
             // Level 2 begins when the disk has stood still for ten seconds, in which nothing was
             // acknowledged.
-            // seconds.
             Signal::Storage => &[1000, 5000],
             Signal::Mail | Signal::Buffers | Signal::Admissions => &[1000],
         }

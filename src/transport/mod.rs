@@ -88,7 +88,7 @@ pub struct Context<'a> {
     pub stack: &'a Stack,
     /// The proxies whose `X-Forwarded-For` is believed.
     pub trusted: &'a Networks,
-    /// The address of the client, as far as it is known so far.
+    /// The address of the client, as far as it is known.
     pub peer: Peer,
 }
 

@@ -56,8 +56,8 @@ impl Key {
     }
 
     /// The nonce of a record: the initialization vector, its last eight bytes XORed with the
-    /// sequence number (RFC 8446 section 5.3, RFC 7905 section 2). AES-GCM of TLS 1.2 lets the
-    /// sender choose these eight bytes, and uses the same ones here.
+    /// sequence number (RFC 8446 section 5.3, RFC 7905 section 2). In AES-GCM of TLS 1.2 the sender
+    /// may choose these eight bytes; the broker makes them in the same way.
     pub fn nonce(&self, sequence: u64) -> [u8; NONCE] {
         let mut nonce = self.iv;
         for (byte, with) in nonce.iter_mut().skip(NONCE - 8).zip(sequence.to_be_bytes()) {
@@ -139,8 +139,8 @@ pub fn update(suite: Suite, secret: &mut [u8]) -> Option<()> {
 const WAYS: usize = 4;
 /// Sets of one shard. A key takes about 700 bytes, so a full cache takes 1.4 MiB.
 const SETS: usize = 512;
-/// Sets that one call of [`KeyCache::age`] looks at: all, once a second. Otherwise the keys that
-/// the pings of a large fleet need once would fill the cache without being used again.
+/// Sets that one call of [`KeyCache::age`] looks at: all, once a second. With fewer, keys that are
+/// derived only to answer a ping of an idle client would fill the cache of a large fleet.
 const AGED: usize = SETS;
 
 struct Place {

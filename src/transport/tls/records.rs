@@ -65,7 +65,8 @@ impl<const N: usize> Direction<N> {
         self.secret.get(..suite.secret()).unwrap_or_default()
     }
 
-    /// Goes on with the next secret (RFC 8446 section 7.2).
+    /// Replaces the secret by the next one (RFC 8446 section 7.2), and removes its key from
+    /// `cache`.
     pub(super) fn update(&mut self, suite: Suite, cache: &mut KeyCache) -> Option<()> {
         cache.remove(suite, self.secret(suite));
         keys::update(suite, self.secret.get_mut(..suite.secret())?)?;
@@ -74,7 +75,7 @@ impl<const N: usize> Direction<N> {
     }
 }
 
-/// Counters of what a peer may do only once, or only so many times.
+/// Counters of what a peer may do only once, or only a few times.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Tally {
     /// Empty records in a row.
