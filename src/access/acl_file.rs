@@ -1,12 +1,14 @@
-//! Mosquitto's `acl_file` (mosquitto.conf(5)): `user`, `topic` and `pattern` lines, into rules.
+//! Parses mosquitto's `acl_file` (mosquitto.conf(5)), with its `user`, `topic` and `pattern` lines,
+//! into rules.
 //!
-//! As mosquitto has it: `topic` lines before the first `user` are about clients without a user
-//! name; those behind one about that user; `pattern` lines about everybody, after those. A `deny`
-//! comes before the other lines of its kind, wherever it stands.
+//! As in mosquitto, `topic` lines before the first `user` line are about clients without a user
+//! name, and those behind a `user` line are about that user. `pattern` lines are about every client
+//! and come after the others. A `deny` comes before the other lines of its kind, wherever it
+//! stands.
 //!
-//! Unlike mosquitto, which lets everybody subscribe to everything and then leaves out what a client
-//! may not read, a subscription is decided when it is made, unless `access.read_check` says
-//! otherwise: `topic read a/#` allows `a/#` and what is below it, but not `#`.
+//! Mosquitto lets every client subscribe to everything, and leaves out what a client may not read
+//! at delivery. Here a subscription is decided when it is made, unless `access.read_check` says
+//! otherwise: `topic read a/#` allows `a/#` and narrower filters, but not `#`.
 
 use super::pattern::{Glob, Notation, TopicPattern};
 use super::rule::{ANY_QOS, Condition, Rule, Written};
@@ -15,7 +17,7 @@ use hashbrown::HashMap;
 /// A line that cannot be read: its number, counted from 1, and why.
 pub type BadLine = (usize, String);
 
-/// The rules of a file, in the order in which they are to be asked.
+/// The rules of a file, in the order in which they apply.
 ///
 /// # Errors
 /// Every line that cannot be read.
@@ -30,7 +32,7 @@ pub fn parse(text: &str, source: u16) -> Result<Vec<Rule>, Vec<BadLine>> {
     if bad.is_empty() { Ok(file.rules()) } else { Err(bad) }
 }
 
-/// Lines of one kind: those that deny, and the others.
+/// Rules of one kind of lines: those that deny, and the others.
 #[derive(Default)]
 struct Lines {
     deny: Vec<Rule>,
@@ -39,7 +41,7 @@ struct Lines {
 
 #[derive(Default)]
 struct File {
-    /// The user that lines are about; `None` for clients without a user name.
+    /// The user that the next `topic` lines are about; `None` for clients without a user name.
     user: Option<Box<str>>,
     users: HashMap<Option<Box<str>>, Lines, foldhash::fast::FixedState>,
     patterns: Lines,
@@ -77,7 +79,8 @@ impl File {
 
     fn rules(self) -> Vec<Rule> {
         let mut users: Vec<Lines> = self.users.into_values().collect();
-        // In no other order than that of the file, so that messages are the same each time.
+        // Sorted into the order of the file, so that the rules and messages about them are the same
+        // each time.
         let line = |rule: &Rule| rule.written.line;
         users.sort_by_key(|lines| lines.deny.iter().chain(&lines.other).map(line).min());
         let all = users.into_iter().chain([self.patterns]);
@@ -97,7 +100,7 @@ fn rule(text: &str, pattern: bool, user: Option<&str>, written: Written) -> Resu
     let topic = TopicPattern::new(topic, notation).map_err(|no| no.0)?;
     let who = match (pattern, user) {
         (true, _) => Vec::new(),
-        // A user name is what it is, a `*` in it too: it is compared, not matched.
+        // A user name is compared, not matched: a `*` in it stands for itself.
         (false, Some(name)) => vec![Condition::User(vec![Glob::literal(name)])],
         (false, None) => vec![Condition::Anonymous],
     };

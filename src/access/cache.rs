@@ -1,23 +1,23 @@
-//! Decisions about topics that a shard remembers: a table of a fixed size, in which a new decision
-//! takes the place of the one whose place it shares. Exact: what is found was asked for, as far as
-//! two topic names have different keyed hashes of 64 bits (`topic::TopicHash`).
+//! Decisions about topics that one shard remembers, in a table of a fixed size. A new decision
+//! replaces the one that has the same place. A decision that is found is exactly the one asked for,
+//! as far as two topic names have different keyed hashes of 64 bits (`topic::TopicHash`).
 
 use super::Deed;
 
 /// One decision.
 #[derive(Clone, Copy, Default)]
 struct Entry {
-    /// Which grant; 0 for none. Never given twice by one shard.
+    /// The serial number of the grant, which a shard never gives twice; 0 for an empty entry.
     grant: u64,
-    /// Which topic.
+    /// The hash of the topic.
     topic: u64,
-    /// The second from which on it does not hold any more.
+    /// The second from which on the decision does not hold any more.
     until: u32,
-    /// Which deed; the highest bit: it is allowed.
+    /// The number of the deed ([`code`]); the highest bit is set when the deed is allowed.
     deed: u8,
 }
 
-/// Until rules change.
+/// The end of a decision that holds until the rules change.
 pub const NO_END: u32 = u32::MAX;
 
 const ALLOWED: u8 = 0x80;
@@ -31,13 +31,13 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// With room for so many decisions, a power of two or none.
+    /// Room for `entries` decisions, rounded up to a power of two; 0 for none.
     pub fn new(entries: usize) -> Cache {
         let entries = if entries == 0 { 0 } else { entries.next_power_of_two() };
         Cache { entries: vec![Entry::default(); entries].into() }
     }
 
-    /// For how many decisions it has room.
+    /// The number of decisions that the table has room for.
     pub fn room(&self) -> usize {
         self.entries.len()
     }
@@ -52,7 +52,7 @@ impl Cache {
         self.entries.fill(Entry::default());
     }
 
-    /// What was decided, and holds at this second.
+    /// The decision, if it is remembered and still holds at the second `now`.
     #[inline]
     pub fn find(&self, grant: u64, topic: u64, deed: Deed, now: u32) -> Option<bool> {
         let entry = self.entries.get(place(grant, topic, deed, self.entries.len()))?;
@@ -60,7 +60,7 @@ impl Cache {
         (same && entry.deed & !ALLOWED == code(deed)).then_some(entry.deed & ALLOWED != 0)
     }
 
-    /// Remembers a decision until a second.
+    /// Remembers a decision until the second `until`.
     pub fn put(&mut self, grant: u64, topic: u64, deed: Deed, allowed: bool, until: u32) {
         let at = place(grant, topic, deed, self.entries.len());
         if let Some(entry) = self.entries.get_mut(at) {
@@ -70,7 +70,7 @@ impl Cache {
     }
 }
 
-/// Each deed's number, below [`ALLOWED`].
+/// A number for each deed, below [`ALLOWED`].
 #[inline]
 fn code(deed: Deed) -> u8 {
     match deed {

@@ -1,4 +1,4 @@
-//! Rules of clients of their own, as they go to another process with their clients
+//! How clients' own rules are written when they go to another process with their clients
 //! ([`crate::upgrade`]).
 
 use super::pattern::{Glob, Level, Piece, TopicPattern};
@@ -6,7 +6,7 @@ use super::rule::{Condition, Rule, RuleSet, Written};
 use crate::transport::network::{Network, Networks};
 use crate::upgrade::code::{Body, Code, fields};
 
-/// How a value that is one of several is written: a number for which, and what belongs to it.
+/// Writes an enum as a number for the variant, followed by the variant's value if it has one.
 macro_rules! choice {
     (
         $kind:ident
@@ -65,7 +65,7 @@ impl Code for Network {
 
 fields!(Networks { 0 });
 
-/// An attribute has two parts, so this is written out.
+/// Written out, because the variant for an attribute has two fields.
 impl Code for Condition {
     fn length(&self) -> usize {
         1 + match self {

@@ -1,4 +1,5 @@
-//! Authentication: the methods, what they are shown, and what they say.
+//! Authentication: the methods, the credentials that they get, and their verdicts. Owns no thread
+//! and no connection: what takes long is done elsewhere.
 
 use super::http::HttpService;
 use super::jwt::Jwt;
@@ -15,67 +16,68 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What a client shows in its CONNECT.
+/// The credentials in a client's CONNECT, and what else is known of the client.
 #[derive(Clone, Debug)]
 pub struct Proof {
-    /// Its ClientId, assigned or its own.
+    /// Its ClientId, its own or one that the broker has assigned.
     pub client_id: Box<str>,
     /// User name.
     pub username: Option<Box<str>>,
     /// Password: any bytes.
     pub password: Option<Box<[u8]>>,
-    /// Where it comes from.
+    /// Its address.
     pub peer: Peer,
     /// The name of its listener.
     pub listener: Arc<str>,
     /// Its certificate.
     pub identity: Option<Arc<Identity>>,
-    /// What authentication has said of it; none before.
+    /// Attributes that authentication has found; empty before.
     pub attributes: Box<[(Box<str>, Box<str>)]>,
 }
 
-/// What a client is let in with.
+/// What a method of authentication says of a client that it accepts.
 #[derive(Clone, Default, Debug)]
 pub struct Accepted {
-    /// Its user name, when that is not what it said.
+    /// The client's user name, when it is not the one in its CONNECT.
     pub username: Option<Box<str>>,
-    /// No rule of the configuration holds for it.
+    /// True when no rule of the configuration applies to the client.
     pub superuser: bool,
-    /// Milliseconds until it has to prove itself again.
+    /// Milliseconds until the client has to authenticate again; `None` for never.
     pub lasts: Option<u64>,
-    /// Rules of its own.
+    /// The client's own rules.
     pub rules: Option<Box<RuleSet>>,
     /// The method of enhanced authentication, and the server's last message.
     pub exchanged: Option<Box<(Mechanism, String)>>,
-    /// What rules may ask for.
+    /// Attributes, by name, that rules can demand.
     pub attributes: Box<[(Box<str>, Box<str>)]>,
-    /// Tells what it showed from what would be right after a reload; 0: that is not looked at.
+    /// A number of the client's credentials, by which a reload finds out whether they are still
+    /// right. 0 when a reload does not check them.
     pub credential: u64,
 }
 
-/// What a method says of a client.
+/// A method's verdict about a client.
 #[derive(Clone, Debug)]
 pub enum Verdict {
-    /// It is who it says.
+    /// The client is who it says it is.
     Accept(Box<Accepted>),
-    /// It is not; why, for people.
+    /// The client is not; the reason in words.
     Refuse(&'static str),
     /// The method does not know: the next one is asked.
     Unknown,
-    /// The method could not find out, and nobody else is to be asked; why.
+    /// The method could not find out, and no other method is to be asked; the reason in words.
     Failed(&'static str),
 }
 
-/// What takes long, and where it is done.
+/// Where an answer that takes long is worked out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Work {
-    /// Arithmetic: a thread for hashing.
+    /// On a thread for hashing, since it is computation only.
     Hash,
-    /// A service: the thread that talks to them.
+    /// On the thread that talks to services.
     Service,
 }
 
-/// What a service has said, with which a thread for hashing goes on.
+/// The answer of a service, with which a thread for hashing goes on.
 #[derive(Clone, Debug, Default)]
 pub enum Finding {
     /// No service was asked.
@@ -83,31 +85,31 @@ pub enum Finding {
     Nothing,
     /// The keys in force.
     Keys(Arc<KeySet>),
-    /// A user's columns; `None`: there is no such user.
+    /// The columns of a user; `None` when there is no such user.
     Row(Option<Row>),
 }
 
-/// Whether a method has an answer at once.
+/// Whether a method can answer at once.
 #[derive(Clone, Debug)]
 pub enum Answered {
-    /// It has.
+    /// Yes: this is its verdict.
     Now(Verdict),
-    /// It has to be worked out: [`Access::work_out`].
+    /// No: the verdict has to be worked out, by [`Access::work_out`].
     Later(Work),
 }
 
-/// A way to prove who one is.
+/// A method of authentication.
 #[derive(Debug)]
 pub enum Method {
     /// Hashes of passwords.
     PasswordFile(PasswordFile),
-    /// The client certificate: which part is the user name.
+    /// The client certificate, with the part of it that is the user name.
     Certificate(CertificateName),
     /// A JSON Web Token.
     Jwt(Box<Jwt>),
-    /// A service that is asked.
+    /// An HTTP service.
     Http(Arc<HttpService>),
-    /// Enhanced authentication. In the chain it knows nobody.
+    /// Enhanced authentication. As a part of the chain it knows no client.
     Scram(ScramFile),
     /// Users in Redis.
     Redis(Arc<Lookup>),
@@ -115,7 +117,7 @@ pub enum Method {
     Postgres(Arc<Lookup>),
 }
 
-/// Kinds of methods, for figures.
+/// Kinds of methods, for metrics.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MethodKind {
     /// [`Method::PasswordFile`].
@@ -135,7 +137,7 @@ pub enum MethodKind {
 }
 
 impl Accepted {
-    /// Bytes of memory besides its own, about.
+    /// Approximate bytes of memory besides those of the value itself.
     pub fn size(&self) -> usize {
         let texts = self.attributes.iter().map(|(name, text)| name.len() + text.len());
         texts.sum::<usize>() + self.rules.as_ref().map_or(0, |rules| rules.size())
@@ -143,7 +145,7 @@ impl Accepted {
 }
 
 impl Method {
-    /// For how long a login is remembered; zero: not at all.
+    /// For how long a login is remembered; zero for not at all.
     pub fn remember(&self) -> Duration {
         match self {
             Method::PasswordFile(file) => file.remember(),
@@ -153,7 +155,9 @@ impl Method {
         }
     }
 
-    /// All that a login depends on, which is the method at `at`, in one text.
+    /// Everything that a remembered login depends on, as one unambiguous string of bytes: the
+    /// method's position `at`, and what the method is shown of the client. The client's port is not
+    /// part of it.
     pub fn shown(&self, at: usize, proof: &Proof) -> Vec<u8> {
         let mut all = vec![at as u8];
         let mut add = |text: Option<&[u8]>| {
@@ -203,7 +207,7 @@ impl Method {
             Method::Jwt(jwt) if jwt.token(proof).is_none() => Answered::Now(Verdict::Unknown),
             Method::Jwt(jwt) if jwt.source().is_some() => Answered::Later(Work::Service),
             Method::Jwt(_) => Answered::Later(Work::Hash),
-            // Who has no name is no user.
+            // A client without a user name cannot be found in a database of users.
             Method::Redis(_) | Method::Postgres(_) if proof.username.is_none() => {
                 Answered::Now(Verdict::Unknown)
             }
@@ -222,13 +226,13 @@ impl Method {
 }
 
 impl Access {
-    /// Asks the method at `at`; `None` behind the last.
+    /// Asks the method at position `at`; `None` when there is no such method.
     pub fn begin(&self, at: usize, proof: &Proof) -> Option<Answered> {
         self.methods.get(at).map(|method| method.begin(proof))
     }
 
-    /// Whether what a user showed to a password file is still right. True for who did not show
-    /// anything to one.
+    /// Whether the password that a user has shown is still the one in a password file. True for a
+    /// client that was not accepted by a password file.
     pub fn still_knows(&self, username: Option<&str>, credential: u64) -> bool {
         let same = |method: &Method| match method {
             Method::PasswordFile(file) => {
@@ -239,7 +243,7 @@ impl Access {
         credential == 0 || self.methods.iter().any(same)
     }
 
-    /// The keys for enhanced authentication, and their place in the chain.
+    /// The file for enhanced authentication, and its position in the chain.
     pub fn scram(&self) -> Option<(usize, &ScramFile)> {
         self.methods.iter().enumerate().find_map(|(at, method)| match method {
             Method::Scram(file) => Some((at, file)),
@@ -247,8 +251,9 @@ impl Access {
         })
     }
 
-    /// Works out what the method at `at` says with what a service has found; `now` in seconds since
-    /// 1970. Takes up to some hundred milliseconds: never on a shard's thread.
+    /// Works out the verdict of the method at position `at` from what a service has answered; `now`
+    /// in seconds since 1970. It takes up to some hundred milliseconds, so it must never run on a
+    /// shard's thread.
     pub fn work_out(&self, at: usize, proof: &Proof, finding: &Finding, now: u64) -> Verdict {
         match (self.methods.get(at), finding) {
             (Some(Method::PasswordFile(file)), _) => file.verify(proof),
@@ -257,7 +262,7 @@ impl Access {
             (Some(Method::Redis(users) | Method::Postgres(users)), Finding::Row(row)) => {
                 users.judge(proof, row.as_ref())
             }
-            // Its thread asks it.
+            // These methods have their verdict on the thread that talks to services.
             (Some(Method::Http(_) | Method::Redis(_) | Method::Postgres(_)), _) => {
                 Verdict::Failed("a service is not asked here")
             }

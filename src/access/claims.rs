@@ -1,4 +1,4 @@
-//! What a token, or a service, says of a client in JSON: its rules in EMQX's form, its attributes.
+//! Rules and attributes of one client in JSON, from its token or from a service, in EMQX's form.
 
 use super::pattern::{Notation, TopicPattern};
 use super::rule::{ANY_QOS, Rule, RuleSet, Written};
@@ -10,11 +10,11 @@ const MOST_RULES: usize = 1000;
 const MOST_ATTRIBUTES: usize = 64;
 const LONGEST_ATTRIBUTE: usize = 1024;
 
-/// The rules of one client: a list of `{permission, action, topic, qos, retain}`, or lists of
-/// topics under `pub`, `sub` and `all`.
+/// The rules of one client: a list of `{permission, action, topic, qos, retain}`, or an object with
+/// lists of topics under `pub`, `sub` and `all`.
 ///
 /// # Errors
-/// What cannot be read: a client must not be let in with less than it was denied.
+/// What cannot be read: a client must not be accepted with fewer denials than were meant.
 pub fn rules(value: &Value) -> Result<RuleSet, &'static str> {
     let mut set = RuleSet::default();
     let source = set.add_source("acl");
@@ -57,7 +57,7 @@ fn allowing(written: Written) -> Rule {
     }
 }
 
-/// One rule, with the keys that EMQX's have, also where all values are texts.
+/// Reads one rule, with EMQX's keys. All values may be texts.
 ///
 /// # Errors
 /// What cannot be read.
@@ -90,7 +90,7 @@ pub(super) fn rule(item: &Value, written: Written) -> Result<Rule, &'static str>
     Ok(Rule { allow, publish, subscribe, retain, qos, topics, ..allowing(written) })
 }
 
-/// The RETAIN flag that a rule is about; `Some(None)`: any.
+/// The RETAIN flag that a rule is about; `Some(None)` for any, `None` when it cannot be read.
 fn flag(value: &Value) -> Option<Option<bool>> {
     match text(value)?.as_str() {
         "all" => Some(None),
@@ -100,7 +100,7 @@ fn flag(value: &Value) -> Option<Option<bool>> {
     }
 }
 
-/// Bits of the QoS levels in a number, a text such as `0,1`, or a list of either.
+/// A bit for each QoS level in a number, in a text such as `0,1`, or in a list of either.
 fn levels(value: &Value) -> Option<u8> {
     let bit = |value: &str| value.parse::<u8>().ok().filter(|qos| *qos <= 2).map(|qos| 1 << qos);
     let bits = |text: &str| text.split(',').try_fold(0, |all, one| Some(all | bit(one.trim())?));
@@ -122,7 +122,8 @@ fn patterns(value: &Value) -> Result<Vec<TopicPattern>, &'static str> {
     }
 }
 
-/// Attributes of a client: an object of texts and numbers; everything else is left out.
+/// The attributes of a client, from an object: texts, numbers and booleans. Others are left out, as
+/// are those that are too long or too many.
 pub fn attributes(value: Option<&Value>) -> Box<[(Box<str>, Box<str>)]> {
     let all = value.and_then(Value::as_object).into_iter().flatten();
     let texts = all.filter_map(|(name, value)| Some((name, text(value)?)));
@@ -131,7 +132,7 @@ pub fn attributes(value: Option<&Value>) -> Box<[(Box<str>, Box<str>)]> {
     short.map(|(name, text)| (name.as_str().into(), text.into())).collect()
 }
 
-/// A value of one word as text.
+/// A string, number or boolean as text; `None` for anything else.
 pub fn text(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
@@ -141,7 +142,7 @@ pub fn text(value: &Value) -> Option<String> {
     }
 }
 
-/// Whether it says yes.
+/// Whether a value means yes: `true`, 1, or one of these as text.
 pub fn is_true(value: Option<&Value>) -> bool {
     match value {
         Some(Value::Bool(switch)) => *switch,

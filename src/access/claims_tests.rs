@@ -60,7 +60,7 @@ fn attributes_are_words_within_bounds() {
     assert_eq!(found, [("role", "admin"), ("n", "7")]);
 }
 
-/// Rules of a token hold although the configuration has none.
+/// Rules of a token hold even if the configuration has none.
 #[test]
 fn a_clients_own_rules_are_asked_where_there_are_no_others() {
     let mut grant = Grant::named(Some("ann"));

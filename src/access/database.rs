@@ -1,7 +1,6 @@
-//! A database that is asked about clients: a Redis or a PostgreSQL server. Which command or query
-//! it is asked with, and what stands in it for a client; asking is the broker's
-//! (`broker/services`). What its answers mean is in [`super::lookup`] for users and in
-//! [`super::stored_rules`] for rules.
+//! A Redis or PostgreSQL server that is asked about clients. Owns the command or query, and how a
+//! client's values are filled into it. The broker talks to the server (`broker/services`). The
+//! meaning of answers is in [`super::lookup`] for users and in [`super::stored_rules`] for rules.
 
 use super::chain::{Proof, Verdict};
 use super::http::{self, Purpose};
@@ -11,42 +10,42 @@ use crate::config::{self, Get, OnFailure};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What is asked.
+/// The question to a database.
 #[derive(Clone, Debug)]
 pub enum Ask {
-    /// A Redis command: its words.
+    /// The words of a Redis command.
     Redis(Vec<Template>),
-    /// An SQL query whose parameters are these.
+    /// An SQL query and its parameters.
     Postgres(Box<str>, Vec<Template>),
 }
 
-/// A database, and what it is asked.
+/// A database and the question to it.
 #[derive(Debug)]
 pub struct Database {
-    /// Where it is: an URL, or those of several nodes of a Redis cluster with commas between.
+    /// Its URL, or the URLs of several nodes of a Redis cluster, separated by commas.
     pub url: Box<str>,
-    /// Authorities of its certificate in PEM; `None`: those of the host.
+    /// The authorities that its certificate is checked with, in PEM; `None` for those of the host.
     pub ca: Option<Arc<str>>,
-    /// What it is asked.
+    /// The question to it.
     pub ask: Ask,
-    /// Longest time for an answer, waiting for a connection included.
+    /// Longest time for an answer, including the wait for a connection.
     pub timeout: Duration,
-    /// Connections.
+    /// Most connections to it.
     pub pool: usize,
-    /// What happens when there is no answer.
+    /// What happens when it does not answer.
     pub on_failure: OnFailure,
 }
 
-/// One row of an answer, or a Redis hash: names and texts; `None` stands for null.
+/// One row of an answer, or one Redis hash: names and values; `None` stands for null.
 pub type Columns = Vec<(String, Option<String>)>;
 
 impl Database {
-    /// The URLs of a Redis server, or of nodes of a cluster.
+    /// The URLs of a Redis server, or of the nodes of a cluster.
     pub fn servers(&self) -> impl Iterator<Item = &str> {
         self.url.split(',')
     }
 
-    /// A Redis server of users.
+    /// A Redis server that has users.
     ///
     /// # Errors
     /// What its command has that cannot be obeyed.
@@ -57,7 +56,7 @@ impl Database {
         Ok(Database::new(redis_url(&section.server), ca, Ask::Redis(words), how))
     }
 
-    /// A Redis server of rules.
+    /// A Redis server that has rules.
     ///
     /// # Errors
     /// What its command has that cannot be obeyed.
@@ -67,7 +66,7 @@ impl Database {
         Ok(Database::new(redis_url(&section.server), ca, Ask::Redis(words), how))
     }
 
-    /// A PostgreSQL server of users.
+    /// A PostgreSQL server that has users.
     ///
     /// # Errors
     /// What its query has that cannot be obeyed.
@@ -80,7 +79,7 @@ impl Database {
         Ok(Database::new((*section.url).into(), ca, ask, how))
     }
 
-    /// A PostgreSQL server of rules.
+    /// A PostgreSQL server that has rules.
     ///
     /// # Errors
     /// What its query has that cannot be obeyed.
@@ -102,12 +101,12 @@ impl Database {
         Database { url, ca: ca.map(Into::into), ask, timeout, pool: pool as usize, on_failure }
     }
 
-    /// The words of the command, or the query's parameters, for a client.
+    /// The words of the command, or the query's parameters, filled in for a client.
     pub fn filled(&self, proof: &Proof) -> Vec<String> {
         self.fill(|name| http::value(proof, name))
     }
 
-    /// The same for what a client wants to do.
+    /// The same, filled in for what a client wants to do.
     pub fn filled_for(&self, proof: &Proof, deed: Deed, topic: &str) -> Vec<String> {
         self.fill(|name| http::value_of_deed(proof, deed, topic, name))
     }
@@ -117,7 +116,7 @@ impl Database {
         templates.iter().map(|template| template.fill(&value)).collect()
     }
 
-    /// There is no answer about who a client is.
+    /// The verdict when there is no answer about who a client is.
     pub fn failed(&self, why: &'static str) -> Verdict {
         match self.on_failure {
             OnFailure::Deny => Verdict::Failed(why),
@@ -125,7 +124,7 @@ impl Database {
         }
     }
 
-    /// There is no answer about what it may do.
+    /// The answer about a deed when the database gives none.
     pub fn silent(&self, why: &'static str) -> Said {
         match self.on_failure {
             OnFailure::Deny => Said::Failed(why),
@@ -134,7 +133,7 @@ impl Database {
     }
 }
 
-/// The URLs of one or several servers, with commas between them.
+/// Completes the URLs of one or several servers, separated by commas.
 fn redis_url(servers: &str) -> Box<str> {
     let url = |server: &str| match server.trim() {
         server if server.contains("://") => server.to_owned(),
@@ -143,7 +142,7 @@ fn redis_url(servers: &str) -> Box<str> {
     servers.split(',').map(url).collect::<Vec<_>>().join(",").into()
 }
 
-/// The words of a Redis command, which is one of `known`: those only read one hash.
+/// The words of a Redis command. It has to be one of `known`, which only read a single hash.
 fn command(text: &str, known: &[&str], purpose: Purpose) -> Result<Vec<Template>, String> {
     let name = text.split_whitespace().next().unwrap_or_default();
     if !known.iter().any(|known| name.eq_ignore_ascii_case(known)) {
@@ -171,8 +170,8 @@ fn check<'a>(names: impl Iterator<Item = &'a str>, purpose: Purpose) -> Result<(
     }
 }
 
-/// A query with `$1`, `$2`… in place of its placeholders, and these: what a client sends never
-/// becomes a part of the query. Quotes around a placeholder go with it.
+/// The query with `$1`, `$2`… in place of its placeholders, and the parameters. What a client sends
+/// thus never becomes a part of the query. Quotes around a placeholder are removed.
 fn parameters(text: &str) -> (String, Vec<Template>) {
     let (mut query, mut parameters) = (String::new(), Vec::new());
     let mut rest = text;

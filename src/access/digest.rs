@@ -1,5 +1,5 @@
-//! Hashes of passwords as EMQX's users have them in their databases: a digest of password and salt
-//! in hexadecimal, bcrypt, or PBKDF2.
+//! Password hashes in the forms that databases made for EMQX have: a digest of password and salt in
+//! hexadecimal, bcrypt, or PBKDF2.
 
 use crate::config::{self, Get, HashName, MacFunction, SaltPosition};
 use aws_lc_rs::{constant_time, digest, pbkdf2};
@@ -8,19 +8,19 @@ use md5::digest::Digest;
 use sha1::Sha1;
 use std::num::NonZeroU32;
 
-/// How hashes are made.
+/// How the hashes of a database are made.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Hashing {
     name: HashName,
     salt: SaltPosition,
     mac: MacFunction,
     iterations: NonZeroU32,
-    /// Bytes of a PBKDF2 hash; 0: those of its function.
+    /// Bytes of a PBKDF2 hash; 0 for the output length of its function.
     length: usize,
 }
 
 impl Hashing {
-    /// From its section.
+    /// Reads the section `password_hash_algorithm`.
     pub fn new(section: &config::PasswordHash) -> Hashing {
         Hashing {
             name: section.name,
@@ -31,7 +31,8 @@ impl Hashing {
         }
     }
 
-    /// Whether `hash` with this salt is of the password. Takes up to some hundred milliseconds.
+    /// Whether `hash` with this salt is that of the password. Takes up to some hundred
+    /// milliseconds.
     pub fn is_of(&self, hash: &str, salt: &str, password: &[u8]) -> bool {
         let same = |computed: &[u8]| {
             let known = from_hex(hash);
@@ -52,7 +53,7 @@ impl Hashing {
             HashName::Sha => same(&Sha1::digest(salted())),
             HashName::Sha256 => same(digest::digest(&digest::SHA256, &salted()).as_ref()),
             HashName::Sha512 => same(digest::digest(&digest::SHA512, &salted()).as_ref()),
-            // The salt is in the hash.
+            // A bcrypt hash contains its salt.
             HashName::Bcrypt => bcrypt::verify(password, hash).unwrap_or(false),
             HashName::Pbkdf2 => {
                 let (algorithm, length) = match self.mac {
@@ -70,7 +71,7 @@ impl Hashing {
     }
 }
 
-/// Bytes of a hexadecimal text, in either case; `None` when it is none, or empty.
+/// The bytes of a hexadecimal text, in either case; `None` when it is malformed or empty.
 fn from_hex(text: &str) -> Option<Vec<u8>> {
     let digit = |byte: &u8| char::from(*byte).to_digit(16);
     let pairs = text.as_bytes().chunks(2);

@@ -1,5 +1,5 @@
-//! A service that says over HTTP who a client is, with the requests and answers that EMQX's users
-//! have: what is sent, and what an answer means. Sending is the broker's
+//! An HTTP service that says who a client is or what it may do, with EMQX's requests and answers.
+//! Owns what is sent and what an answer means. The broker sends the requests
 //! (`broker/services/http.rs`).
 
 use super::chain::{Accepted, Proof, Verdict};
@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What is asked of a service.
+/// The question to a service.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Purpose {
     /// Who a client is.
@@ -23,8 +23,8 @@ pub enum Purpose {
 }
 
 impl Purpose {
-    /// Whether there is such a placeholder. Its password is not kept of a client that is in; what
-    /// authentication has found out of it is not known before.
+    /// Whether a template may have this placeholder. The password is not kept once a client is
+    /// accepted, and attributes are not known before.
     pub(super) fn knows(self, name: &str) -> bool {
         let of_client = PLACEHOLDERS.contains(&known(name));
         match self {
@@ -36,7 +36,7 @@ impl Purpose {
         }
     }
 
-    /// That there is none of this name, and which there are.
+    /// The message for an unknown placeholder, with those that exist.
     pub(super) fn unknown(self, name: &str) -> String {
         let mut there = PLACEHOLDERS.to_vec();
         if self == Purpose::Authorization {
@@ -48,15 +48,15 @@ impl Purpose {
     }
 }
 
-/// The attribute that a placeholder stands for.
+/// The name of the attribute that a placeholder stands for.
 fn attribute_of(name: &str) -> Option<&str> {
     name.strip_prefix("client_attrs.").or_else(|| name.strip_prefix("attribute."))
 }
 
-/// What may stand in a template besides, where it is asked what a client may do.
+/// Further placeholders in the question what a client may do.
 const DEED_PLACEHOLDERS: [&str; 4] = ["action", "topic", "qos", "retain"];
 
-/// What may stand in a template.
+/// Placeholders in a template.
 const PLACEHOLDERS: [&str; 9] = [
     "client_id",
     "username",
@@ -85,31 +85,31 @@ pub struct HttpService {
     pub retries: u32,
     /// Requests under way at a time.
     pub pool: usize,
-    /// Authorities of its certificate in PEM; `None`: those of the host.
+    /// The authorities that its certificate is checked with, in PEM; `None` for those of the host.
     pub ca: Option<Arc<str>>,
     on_failure: OnFailure,
     /// For how long a login is remembered.
     pub remember: Duration,
 }
 
-/// A request as it is sent.
+/// A request to be sent.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Request {
     /// `GET` or `POST`.
     pub method: &'static str,
-    /// With query.
+    /// The URL with its query.
     pub url: String,
-    /// Names and values.
+    /// Names and values of the headers.
     pub headers: Vec<(String, String)>,
     /// Empty for GET.
     pub body: Bytes,
 }
 
 impl HttpService {
-    /// From its section.
+    /// Reads the section of a service.
     ///
     /// # Errors
-    /// That there is no such placeholder.
+    /// The message for a placeholder that does not exist.
     pub fn new(
         section: &config::Http,
         ca: Option<&str>,
@@ -138,13 +138,13 @@ impl HttpService {
         wrong.map_or(Ok(service), Err)
     }
 
-    /// What is sent to ask who a client is; `None` when what the client is called would make
-    /// another path of the URL.
+    /// The request that asks who a client is; `None` when a value of the client would turn the
+    /// URL's path into another one.
     pub fn request(&self, proof: &Proof) -> Option<Request> {
         self.filled(|name| value(proof, name))
     }
 
-    /// What is sent to ask whether it may do that; `None` as in [`HttpService::request`].
+    /// The request that asks whether a client may do that; `None` as in [`HttpService::request`].
     pub fn request_for(&self, proof: &Proof, deed: Deed, topic: &str) -> Option<Request> {
         self.filled(|name| value_of_deed(proof, deed, topic, name))
     }
@@ -152,14 +152,14 @@ impl HttpService {
     fn filled(&self, value: impl Fn(&str) -> Option<String>) -> Option<Request> {
         let value = &value;
         let mut url = self.url.fill(|name| value(name).map(|text| encoded(&text)));
-        // `/user/${username}/check` of a client that calls itself `..`: servers take `%2E%2E` for
-        // the same.
+        // In `/user/${username}/check` the user name `..` would select another resource. Encoding
+        // the dots would not help, because servers take `%2E%2E` for the same.
         let path = url.split(['?', '#']).next().unwrap_or_default();
         if path.split('/').any(|part| part == "." || part == "..") {
             return None;
         }
         let headers = self.headers.iter();
-        // A header's value is one line, whatever a client is called.
+        // Control characters are replaced: a client's values must not begin another header line.
         let line = |text: String| text.replace(|letter: char| letter.is_control(), " ");
         let mut headers: Vec<_> = headers
             .map(|(name, template)| (name.to_string(), line(template.fill(value))))
@@ -187,9 +187,10 @@ impl HttpService {
         Some(Request { method: "POST", url, headers, body: body.into() })
     }
 
-    /// What an answer means; `now` in seconds since 1970. As in EMQX: 200 has a JSON object whose
-    /// `result` is `allow`, `deny` or `ignore`; 204 allows; any other 2xx, 3xx and 4xx knows
-    /// nothing of the client. 5xx is no answer.
+    /// The verdict that an answer means; `now` in seconds since 1970. As in EMQX: 200 has a JSON
+    /// object whose `result` is `allow`, `deny` or `ignore`; 204 allows; any other status below 500
+    /// means that the service does not know the client. 5xx, and 200 with anything else, count as
+    /// no answer.
     pub fn judge(&self, status: u16, body: &[u8], now: u64) -> Verdict {
         match status {
             204 => Verdict::Accept(Box::default()),
@@ -202,9 +203,9 @@ impl HttpService {
         }
     }
 
-    /// What an answer means for a deed. As in EMQX: 200 has a JSON object whose `result` is
-    /// `allow`, `deny` or `ignore`; 204 allows; any other 2xx, 3xx and 4xx is about somebody else.
-    /// 5xx, and 200 without a result, are no answer.
+    /// What an answer says about a deed. As in EMQX: 200 has a JSON object whose `result` is
+    /// `allow`, `deny` or `ignore`; 204 allows; with any other status below 500 the next source is
+    /// asked. 5xx, and 200 without a result, count as no answer.
     pub fn judge_deed(&self, status: u16, body: &[u8]) -> Said {
         let result = |body: &[u8]| {
             let answer = serde_json::from_slice::<Value>(body).ok()?;
@@ -223,7 +224,7 @@ impl HttpService {
         }
     }
 
-    /// There is no answer about a deed.
+    /// The answer about a deed when the service gives none.
     pub fn silent(&self, why: &'static str) -> Said {
         match self.on_failure {
             OnFailure::Deny => Said::Failed(why),
@@ -261,7 +262,7 @@ impl HttpService {
         }))
     }
 
-    /// There is no answer that means anything.
+    /// The verdict when the service gives no usable answer.
     pub fn failed(&self, why: &'static str) -> Verdict {
         match self.on_failure {
             OnFailure::Deny => Verdict::Failed(why),
@@ -270,7 +271,7 @@ impl HttpService {
     }
 }
 
-/// EMQX's names for the same things.
+/// The placeholder that one of EMQX's names stands for.
 fn known(name: &str) -> &str {
     match name {
         "clientid" => "client_id",
@@ -302,7 +303,7 @@ pub(super) fn value(proof: &Proof, name: &str) -> Option<String> {
     }
 }
 
-/// The same where a client wants to do that with the topic.
+/// The value of a placeholder in the question whether a client may do `deed` with `topic`.
 pub(super) fn value_of_deed(proof: &Proof, deed: Deed, topic: &str, name: &str) -> Option<String> {
     let (action, qos, retain) = match deed {
         Deed::Publish { qos, retain } => ("publish", qos, retain),
@@ -324,7 +325,7 @@ fn form(fields: &[(&str, String)]) -> String {
     fields.iter().map(pair).collect::<Vec<_>>().join("&")
 }
 
-/// Percent-encoded, but for what RFC 3986 section 2.3 leaves.
+/// Percent-encodes all but the unreserved characters of RFC 3986 section 2.3.
 fn encoded(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {

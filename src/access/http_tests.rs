@@ -22,7 +22,7 @@ fn proof() -> Proof {
     }
 }
 
-/// What a client is called stays a value: of the query, of a form, of JSON, of a header's line.
+/// A client's names stay values: of the query, of a form, of JSON, of a header's line.
 #[test]
 fn values_cannot_change_the_request() {
     let body = table(&[("user", "${username}"), ("pass", "${password}"), ("ip", "${peerhost}")]);

@@ -1,5 +1,5 @@
-//! JSON Web Tokens (RFC 7519) as proof of who a client is. Owns what claims mean; signatures are
-//! checked by `jsonwebtoken` on aws-lc-rs, with the keys of `keys`; ES512 by aws-lc-rs alone.
+//! JSON Web Tokens (RFC 7519) as credentials. Owns what claims mean. Signatures are checked by
+//! `jsonwebtoken` on aws-lc-rs, with the keys of `keys`; those of ES512 by aws-lc-rs alone.
 
 use super::chain::{Accepted, Proof, Verdict};
 use super::claims;
@@ -14,7 +14,7 @@ use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Keys that tokens are checked with, and what they must say.
+/// The keys that tokens are checked with, and the claims that they must have.
 #[derive(Debug)]
 pub struct Jwt {
     from: TokenFrom,
@@ -24,11 +24,11 @@ pub struct Jwt {
     claims: Vec<(Box<str>, Template)>,
     username_claim: Box<str>,
     acl_claim: Box<str>,
-    /// Seconds.
+    /// Seconds by which clocks may differ.
     leeway: u64,
 }
 
-/// Where keys are from.
+/// The origin of the keys.
 #[derive(Debug)]
 enum Keys {
     /// The configuration.
@@ -37,12 +37,12 @@ enum Keys {
     Of(Arc<KeySource>),
 }
 
-/// A service that publishes its keys.
+/// A service that publishes a key set.
 #[derive(Debug)]
 pub struct KeySource {
-    /// Where.
+    /// The URL of the key set.
     pub url: Box<str>,
-    /// Authorities of its certificate in PEM; `None`: those of the host.
+    /// The authorities that its certificate is checked with, in PEM; `None` for those of the host.
     pub ca: Option<Arc<str>>,
     /// The set is fetched again after this time.
     pub refresh: Duration,
@@ -51,8 +51,8 @@ pub struct KeySource {
 }
 
 impl Jwt {
-    /// From its section. `pem`: the text of its public key, if it names one; `ca`: that of the
-    /// authorities of its key set's service.
+    /// Reads the section. `pem` is the text of its public key, if it names one; `ca` that of the
+    /// authorities for the service that has its key set.
     ///
     /// # Errors
     /// When the key cannot be read.
@@ -84,7 +84,7 @@ impl Jwt {
         })
     }
 
-    /// The service that its keys are from.
+    /// The service that has the key set, if there is one.
     pub fn source(&self) -> Option<&Arc<KeySource>> {
         match &self.keys {
             Keys::Own(_) => None,
@@ -92,12 +92,12 @@ impl Jwt {
         }
     }
 
-    /// The key that a client's token names.
+    /// The identifier of the key that a client's token names.
     pub fn key_id(&self, proof: &Proof) -> Option<String> {
         TokenHead::of(self.token(proof)?)?.key_id
     }
 
-    /// The token that a client shows, if it looks like one.
+    /// The client's token, if what it shows looks like one.
     pub fn token<'a>(&self, proof: &'a Proof) -> Option<&'a str> {
         let text = match self.from {
             TokenFrom::Password => std::str::from_utf8(proof.password.as_deref()?).ok()?,
@@ -106,8 +106,8 @@ impl Jwt {
         (text.split('.').count() == 3 && TokenHead::of(text).is_some()).then_some(text)
     }
 
-    /// What the token says; `now` in seconds since 1970. A signature that another key may have made
-    /// is left to the next method.
+    /// The verdict about the client's token; `now` in seconds since 1970. A token that none of the
+    /// keys has signed is left to the next method, which may have the right key.
     pub fn verify(&self, proof: &Proof, set: Option<&KeySet>, now: u64) -> Verdict {
         let Some(token) = self.token(proof) else { return Verdict::Unknown };
         let keys = match (&self.keys, set) {
@@ -159,7 +159,7 @@ impl Jwt {
         })
     }
 
-    /// Milliseconds until the token expires; `None` when it does not.
+    /// Milliseconds until the token expires, leeway included; `None` when it does not expire.
     fn time_left(&self, claims: &Value, now: u64) -> Result<Option<u64>, &'static str> {
         let seconds = |name: &str| match claims.get(name) {
             None => Ok(None),
@@ -180,7 +180,7 @@ impl Jwt {
     }
 }
 
-/// The claims, if the signature is of one of the keys.
+/// The claims of a token that one of the keys has signed.
 fn signed(token: &str, keys: &[Key]) -> Option<Value> {
     let head = TokenHead::of(token)?;
     let taken = keys.iter().filter(|key| key.takes(head.signing, head.key_id.as_deref()));
@@ -189,7 +189,7 @@ fn signed(token: &str, keys: &[Key]) -> Option<Value> {
         return taken.find_map(|key| signed_es512(token, key.decoding.as_bytes()));
     };
     let mut validation = Validation::new(algorithm);
-    // Claims are looked at by `accept`, with the time that is given.
+    // `accept` checks the claims, with the time that it is given.
     (validation.validate_exp, validation.validate_nbf) = (false, false);
     validation.validate_aud = false;
     validation.required_spec_claims.clear();
@@ -197,7 +197,7 @@ fn signed(token: &str, keys: &[Key]) -> Option<Value> {
     taken.find_map(claims).map(|decoded| decoded.claims)
 }
 
-/// The claims, if the signature is of the key with this point (RFC 7518, section 3.4).
+/// The claims of a token that the key with this point has signed (RFC 7518, section 3.4).
 fn signed_es512(token: &str, point: &[u8]) -> Option<Value> {
     let (said, signature) = token.rsplit_once('.')?;
     let (_, claims) = said.split_once('.')?;
@@ -207,7 +207,7 @@ fn signed_es512(token: &str, point: &[u8]) -> Option<Value> {
     serde_json::from_slice(&bytes(claims)?).ok()
 }
 
-/// Whether a claim is this text, or a list with it.
+/// Whether a claim is the text `wanted`, or a list that contains it.
 fn names(claim: Option<&Value>, wanted: &str) -> bool {
     let is = |value: &Value| claims::text(value).is_some_and(|text| text == wanted);
     match claim {

@@ -76,7 +76,8 @@ fn what_a_token_grants_ends_with_it() {
     assert_eq!(&*accepted.attributes[0].1, "g");
 }
 
-/// A public key is no shared secret: a token that is signed with its text is no token.
+/// A public key is not a shared secret: a token signed with the key's text as the secret is
+/// refused.
 #[test]
 fn a_public_key_takes_no_other_kind_of_signature() {
     let pem = include_str!("../../tests/keys/ec-public.pem");
@@ -149,7 +150,7 @@ fn a_token_of_p521_is_taken() {
         assert_eq!(says(&format!("{head}.{claims}.{forged}")), "unknown", "letter {at}");
         assert_eq!(says(&format!("{head}.{claims}.{}", &signature[..at])), "unknown", "{at}");
     }
-    // The key is of this algorithm alone, and no header asks for what is not understood.
+    // The key is for this algorithm only, and a header must not demand extensions.
     for header in
         [json!({"alg": "ES256"}), json!({"alg": "none"}), json!({"alg": "ES512", "crit": []})]
     {
@@ -162,7 +163,7 @@ fn a_token_of_p521_is_taken() {
     assert_eq!(word(&p256.verify(&proof(&ES512.join(".")), None, NOW)), "unknown");
 }
 
-/// Its point.
+/// The point of the key.
 const X: &str =
     "AHIW9UX28ghQGsfpwkGellZl3voFfuYyb9A0Xjvgkv3BFIKUz6BRzCKe5LUm6asAJ7TaJM3_APC5POfHBCg22tor";
 const Y: &str =

@@ -1,5 +1,5 @@
-//! Keys that tokens are checked with: one of a file or a shared secret, or a set of a service
-//! (RFC 7517). Owns which algorithms a key takes; who fetches a set is the broker's
+//! The keys that tokens are checked with: one from a file, a shared secret, or the set of a service
+//! (RFC 7517). Owns which algorithms a key may be used with. The broker fetches key sets
 //! (`broker/services/key_sets.rs`).
 
 use base64::Engine;
@@ -8,15 +8,15 @@ use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, P
 use jsonwebtoken::{Algorithm, DecodingKey, decode_header};
 use serde_json::Value;
 
-/// Most keys that are taken of a set.
+/// Most keys that a set may have.
 const MOST_KEYS: usize = 256;
-/// Most keys that one token is tried with when it names none.
+/// Most keys that are tried with one token that names none.
 pub const MOST_TRIED: usize = 16;
 
 /// How tokens are signed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Signing {
-    /// As the library knows it.
+    /// An algorithm of `jsonwebtoken`.
     Known(Algorithm),
     /// ECDSA on P-521 with SHA-512, which the library does not have.
     Es512,
@@ -24,7 +24,7 @@ pub enum Signing {
 
 use Signing::Known;
 
-/// With a shared secret.
+/// The algorithms for a shared secret.
 pub const HMAC: [Algorithm; 3] = [Algorithm::HS256, Algorithm::HS384, Algorithm::HS512];
 const RSA: [Signing; 6] = [
     Known(Algorithm::RS256),
@@ -35,19 +35,19 @@ const RSA: [Signing; 6] = [
     Known(Algorithm::PS512),
 ];
 const ED: [Signing; 1] = [Known(Algorithm::EdDSA)];
-/// Bytes of a point on P-521, uncompressed.
+/// Bytes of an uncompressed point on P-521.
 const P521_POINT: usize = 133;
 
-/// What a token says of its signature.
+/// What the header of a token says of its signature.
 pub struct TokenHead {
-    /// How it is signed.
+    /// The algorithm of the signature.
     pub signing: Signing,
-    /// The key's name.
+    /// The identifier of the key.
     pub key_id: Option<String>,
 }
 
 impl TokenHead {
-    /// Of a token; `None` when it is none, or is signed in another way.
+    /// Reads the header of a token; `None` when it is malformed or names another algorithm.
     pub fn of(token: &str) -> Option<TokenHead> {
         if let Ok(header) = decode_header(token) {
             return Some(TokenHead { signing: Known(header.alg), key_id: header.kid });
@@ -55,7 +55,7 @@ impl TokenHead {
         let first = token.split('.').next()?;
         let header = BASE64_URL_SAFE_NO_PAD.decode(first).ok()?;
         let header: Value = serde_json::from_slice(&header).ok()?;
-        // What `crit` names would have to be understood (RFC 7515, section 4.1.11).
+        // A reader has to understand what `crit` names (RFC 7515, section 4.1.11).
         if header.get("alg")?.as_str()? != "ES512" || header.get("crit").is_some() {
             return None;
         }
@@ -64,7 +64,7 @@ impl TokenHead {
     }
 }
 
-/// On which curve the key of an EC key's bytes is: the length of a point says that.
+/// The algorithm of an EC key. The length of its point tells the curve.
 fn ec_signing(key: &DecodingKey) -> Option<Signing> {
     let point = key.as_bytes();
     match (point.first(), point.len()) {
@@ -75,10 +75,10 @@ fn ec_signing(key: &DecodingKey) -> Option<Signing> {
     }
 }
 
-/// A key, and what it may be used with: no token chooses how a key is looked at.
+/// A key with the algorithms that it may be used with: a token cannot choose how its key is used.
 pub struct Key {
     id: Option<Box<str>>,
-    /// What checks a signature.
+    /// The key in the form that checks signatures.
     pub decoding: DecodingKey,
     algorithms: Box<[Signing]>,
 }
@@ -100,7 +100,7 @@ impl Key {
     /// A public key in PEM.
     ///
     /// # Errors
-    /// When it is none that can be used.
+    /// When it is not a key that can be used.
     pub fn of_pem(pem: &[u8]) -> Result<Key, &'static str> {
         let key = |decoding, algorithms: &[Signing]| Key {
             id: None,
@@ -120,8 +120,8 @@ impl Key {
         }
     }
 
-    /// Of a set; `None` for one that is for something else, or of a kind that is not taken: whoever
-    /// can read a set could sign with a secret in it.
+    /// A key of a set; `None` for one that is meant for something else, or is of another kind.
+    /// Shared secrets are not accepted, because anyone who can read the set could sign with them.
     fn of_jwk(value: &Value) -> Option<Key> {
         let jwk: Jwk = serde_json::from_value(value.clone()).ok()?;
         let common = &jwk.common;
@@ -131,7 +131,8 @@ impl Key {
         let decoding = DecodingKey::from_jwk(&jwk).ok()?;
         let of_kind: &[Signing] = match &jwk.algorithm {
             AlgorithmParameters::RSA(_) => &RSA,
-            // A key whose point is not of its curve would take no signature.
+            // A key whose point is not on its curve is refused, because it would match no
+            // signature.
             AlgorithmParameters::EllipticCurve(key) => match (&key.curve, ec_signing(&decoding)) {
                 (EllipticCurve::P256, Some(Known(Algorithm::ES256))) => &[Known(Algorithm::ES256)],
                 (EllipticCurve::P384, Some(Known(Algorithm::ES384))) => &[Known(Algorithm::ES384)],
@@ -151,14 +152,15 @@ impl Key {
         Some(Key { id: common.key_id.as_deref().map(Into::into), decoding, algorithms })
     }
 
-    /// Whether a token of this algorithm, which may name its key, can be of this key.
+    /// Whether a token with this algorithm and, if it names its key, this identifier can be signed
+    /// with this key.
     pub fn takes(&self, algorithm: Signing, id: Option<&str>) -> bool {
         let named = id.is_none_or(|id| self.id.as_deref().is_none_or(|own| own == id));
         named && self.algorithms.contains(&algorithm)
     }
 }
 
-/// The same algorithm under the name that keys use.
+/// Whether `named`, an algorithm under the name that keys use, is the same as `signing`.
 fn is_named(signing: Signing, named: KeyAlgorithm, text: Option<&str>) -> bool {
     let Known(algorithm) = signing else { return text == Some("ES512") };
     let known = match algorithm {
@@ -176,15 +178,15 @@ fn is_named(signing: Signing, named: KeyAlgorithm, text: Option<&str>) -> bool {
     known == named
 }
 
-/// The keys of a service.
+/// The key set of a service.
 #[derive(Debug)]
 pub struct KeySet(Vec<Key>);
 
 impl KeySet {
-    /// From its JSON. Keys that cannot be used are left out, as RFC 7517 section 5 asks for.
+    /// Reads a set in JSON. Keys that cannot be used are left out, as RFC 7517 section 5 asks for.
     ///
     /// # Errors
-    /// When it is no key set, or none of its keys can be used.
+    /// When it is not a key set, has too many keys, or none that can be used.
     pub fn parse(body: &[u8]) -> Result<KeySet, &'static str> {
         let set: Value = serde_json::from_slice(body).map_err(|_| "the key set is no JSON")?;
         let keys = set.get("keys").and_then(Value::as_array);
@@ -205,17 +207,17 @@ impl KeySet {
         self.0.len()
     }
 
-    /// Never: a set without a key is not taken.
+    /// Always false: a set without a usable key is refused.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// All of them.
+    /// All keys.
     pub fn keys(&self) -> &[Key] {
         &self.0
     }
 
-    /// Whether a token that names this key can be of one of them.
+    /// Whether a token that names this key can be signed with one of the keys.
     pub fn knows(&self, id: &str) -> bool {
         self.0.iter().any(|key| key.id.as_deref().is_none_or(|own| own == id))
     }

@@ -41,7 +41,7 @@ fn what_is_no_key_set_is_not_taken() {
         assert!(parsed(&wrong).is_err());
     }
     assert!(KeySet::parse(b"<html>").is_err());
-    // One that cannot be used does not spoil the others.
+    // A key that cannot be used does not make the others unusable.
     let mut mixed = set(&json!({}));
     mixed["keys"].as_array_mut().expect("a list").push(json!({"kty": "unheard of"}));
     assert_eq!(parsed(&mixed).map(|set| set.len()), Ok(1));

@@ -1,4 +1,4 @@
-//! [`Access`] from the configuration, with the files that it names.
+//! Makes [`Access`] from the configuration and the files that it names.
 
 use super::acl_file;
 use super::chain::Method;
@@ -17,20 +17,20 @@ use std::sync::Arc;
 
 /// Largest file that is read, bytes.
 const MAX_FILE: u64 = 64 << 20;
-/// Decisions that a shard remembers unless it is told otherwise.
+/// Decisions that a shard remembers by default.
 const CACHE: u32 = 16_384;
-/// Logins that it does.
+/// Logins that a shard remembers by default.
 const LOGINS: u32 = 65_536;
-/// Most problems of one file that are told.
+/// Most problems of one file that are reported.
 const MAX_TOLD: usize = 50;
 
-/// Reads a file of a path.
+/// Reads the file at a path.
 pub type ReadFile<'a> = &'a dyn Fn(&str) -> io::Result<String>;
 
-/// Reads a file of this host, if it is not too large.
+/// Reads a text file of this host, if it is not too large.
 ///
 /// # Errors
-/// Those of reading; when it is no text, or larger than 64 MiB.
+/// Errors of reading, also when it is not UTF-8, or when it is larger than 64 MiB.
 pub fn read_file(path: &str) -> io::Result<String> {
     let mut text = String::new();
     std::fs::File::open(path)?.take(MAX_FILE + 1).read_to_string(&mut text)?;
@@ -40,10 +40,10 @@ pub fn read_file(path: &str) -> io::Result<String> {
     Ok(text)
 }
 
-/// What the configuration says.
+/// Makes the [`Access`] that the configuration describes.
 ///
 /// # Errors
-/// Every problem of a file: `file:line: what`.
+/// All problems: `file:line: what` for those in a file.
 pub fn load(config: &Config, read: ReadFile<'_>) -> Result<Access, Vec<String>> {
     let access = &config.access;
     let mut loader = Loader { read, problems: Vec::new() };
@@ -144,7 +144,8 @@ impl Loader<'_> {
         self.lines(&file.path, parsed).map(Method::Scram)
     }
 
-    /// The text of a file of authorities, if one is named; `None` when it cannot be read.
+    /// The text of the file of authorities; `Some(None)` when none is named, `None` when it cannot
+    /// be read.
     fn authorities(&mut self, key: &str, path: &str) -> Option<Option<String>> {
         if path.is_empty() { Some(None) } else { self.text(&format!("{key}.ca"), path).map(Some) }
     }
@@ -165,7 +166,7 @@ impl Loader<'_> {
         }
     }
 
-    /// A source of rules that is asked.
+    /// A source of rules that is a service.
     fn rule_service(
         &mut self,
         position: usize,

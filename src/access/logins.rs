@@ -1,23 +1,23 @@
-//! Logins that a shard remembers for a while: who has shown the right credentials is let in again
-//! without another hash or question, so that a crowd whose connections broke is back soon. Only
-//! that somebody was let in is remembered, never a refusal.
+//! Logins that one shard remembers for a while. A client that shows the same credentials again is
+//! accepted without another hash or question, so that a crowd of clients whose connections broke is
+//! back soon. Only accepted logins are remembered, never refusals.
 //!
-//! A table of a fixed size, in which a new login takes the place of the one whose place it shares.
-//! It has no password, but a keyed hash of 64 bits of all that the method was shown.
+//! The table has a fixed size; a new login replaces the one that has the same place. It contains no
+//! password, but a keyed hash of 64 bits of everything that the method was shown.
 
 use super::chain::Accepted;
 use crate::time::Instant;
 
-/// Largest rules and attributes of a client that is remembered, bytes.
+/// Most bytes of rules and attributes of a login that is remembered.
 const LARGEST: usize = 4096;
 
 /// One login.
 #[derive(Clone, Debug)]
 struct Entry {
     key: u64,
-    /// It is not remembered any longer.
+    /// When the login is forgotten.
     until: Instant,
-    /// When the client has to prove itself again.
+    /// When the client has to authenticate again.
     ends: Instant,
     accepted: Box<Accepted>,
 }
@@ -25,13 +25,13 @@ struct Entry {
 /// Logins of one shard.
 #[derive(Default, Debug)]
 pub struct Logins {
-    /// As many as there is room for, or none before the first.
+    /// `room` places; allocated when the first login is remembered.
     entries: Box<[Option<Entry>]>,
     room: usize,
 }
 
 impl Logins {
-    /// With room for so many, rounded up to a power of two, or for none.
+    /// Room for `room` logins, rounded up to a power of two; 0 for none.
     pub fn new(room: usize) -> Logins {
         Logins {
             entries: Box::default(),
@@ -39,7 +39,7 @@ impl Logins {
         }
     }
 
-    /// What somebody was let in with who showed this.
+    /// What a client with the credentials of this key was accepted with, if that is remembered.
     pub fn find(&self, key: u64, now: Instant) -> Option<Box<Accepted>> {
         let entry = self.entries.get(self.place(key))?.as_ref()?;
         if entry.key != key || entry.until <= now || entry.ends <= now {
@@ -52,7 +52,7 @@ impl Logins {
         Some(accepted)
     }
 
-    /// Remembers it for so many milliseconds.
+    /// Remembers a login for `millis` milliseconds.
     pub fn put(&mut self, key: u64, accepted: &Accepted, now: Instant, millis: u64) {
         if self.room == 0 || millis == 0 || accepted.size() > LARGEST {
             return;

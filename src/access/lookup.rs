@@ -1,5 +1,5 @@
-//! Users that are looked up where they already are: in Redis or PostgreSQL, with the columns that
-//! EMQX's users have: what an answer of their [`Database`] means.
+//! Users in Redis or PostgreSQL, with the columns of databases made for EMQX. Owns what an answer
+//! of their [`Database`] means.
 
 use super::chain::{Accepted, Proof, Verdict};
 use super::claims;
@@ -13,7 +13,7 @@ use std::time::Duration;
 /// A database of users.
 #[derive(Debug)]
 pub struct Lookup {
-    /// It is asked for one row.
+    /// The database, which is asked for one row.
     pub database: Arc<Database>,
     hashing: Hashing,
     /// For how long a login is remembered.
@@ -32,7 +32,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// Of named columns.
+    /// Picks the columns that are known by their names.
     pub fn of(columns: Columns) -> Row {
         let mut row = Row::default();
         for (name, text) in columns {
@@ -51,7 +51,7 @@ impl Row {
 }
 
 impl Lookup {
-    /// A Redis server, from its section.
+    /// Reads the section of a Redis server.
     ///
     /// # Errors
     /// What its command has that cannot be obeyed.
@@ -66,7 +66,7 @@ impl Lookup {
         Ok(Lookup { database: Arc::new(database), hashing, remember: section.remember.get() })
     }
 
-    /// A PostgreSQL server, from its section.
+    /// Reads the section of a PostgreSQL server.
     ///
     /// # Errors
     /// What its query has that cannot be obeyed.
@@ -76,8 +76,8 @@ impl Lookup {
         Ok(Lookup { database, hashing, remember: section.remember.get() })
     }
 
-    /// What the answer means for a client; `None`: there is no such user. Takes as long as the hash
-    /// does.
+    /// The verdict about a client from the row of its user; `None` when there is no such user.
+    /// Takes as long as its hash.
     pub fn judge(&self, proof: &Proof, row: Option<&Row>) -> Verdict {
         let Some((row, hash)) = row.and_then(|row| Some((row, row.hash.as_ref()?))) else {
             return Verdict::Unknown;

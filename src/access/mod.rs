@@ -1,18 +1,18 @@
-//! Who may connect, publish and subscribe. Pure: a shard asks, and gets a [`Decision`].
+//! Who may connect, publish and subscribe. Pure: a shard calls, and gets a [`Decision`].
 //!
-//! - [`Access`] is what `access:` says, read by [`load`] with the files that it names. One is in
-//!   force at a time; a reload makes another, and what was decided before is forgotten.
-//! - *Authentication* is a chain of [`Method`]s. What a method decides at once is decided on the
-//!   shard; what takes long (hashing a password, checking a signature, asking a service) is
+//! - [`Access`] is the section `access:`, read by [`load`] with the files that it names. One is in
+//!   force at a time. A reload makes another, and earlier decisions are forgotten.
+//! - *Authentication* is a chain of [`Method`]s. A method that can decide at once decides on the
+//!   shard. What takes long (hashing a password, checking a signature, asking a service) is
 //!   [`Work`] for a helper thread, whose [`Verdict`] comes later.
-//! - *Authorisation* asks [`Source`]s in their order: sets of rules, and services, whose answer is
-//!   [`Said`] later. Decisions about topics are kept in a [`cache::Cache`] of the shard. A client's
-//!   own rules (of its token, or of the service that let it in) come first.
+//! - *Authorisation* asks [`Source`]s in their order: sets of rules, and services, whose answer
+//!   [`Said`] comes later. Each shard keeps decisions about topics in a [`cache::Cache`]. A
+//!   client's own rules, from its token or from the service that accepted it, come first.
 //!
 //! The broker's own rules about topics, which hold whatever is configured, are in [`own`].
 //!
-//! Not here: waiting, which is the shard's (`shard/admission.rs`), and helper threads, which are
-//! the broker's (`broker/questions.rs`).
+//! Not here: clients that wait for a decision, which are the shard's (`shard/admission.rs`), and
+//! helper threads, which are the broker's (`broker/questions.rs`).
 
 pub mod acl_file;
 pub mod cache;
@@ -48,45 +48,46 @@ use rule::RuleSet;
 use std::sync::Arc;
 use stored_rules::StoredRules;
 
-/// Why something is denied.
+/// Why a client is denied something.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Denied {
-    /// What a version 5 client is told.
+    /// The reason code for a version 5 client.
     pub reason: ReasonCode,
-    /// For people.
+    /// The reason in words, for the log.
     pub what: &'static str,
 }
 
-/// What access answers.
+/// The answer to whether a client may do something.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Decision {
-    /// It may.
+    /// The client may.
     Allow,
-    /// It may not.
+    /// The client may not.
     Deny(Denied),
-    /// It is not known yet: the answer comes.
+    /// The answer is not known yet and comes later.
     Later,
 }
 
-/// What a service says of a deed.
+/// A service's answer about a [`Deed`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Said {
-    /// It may.
+    /// The client may.
     Allow,
-    /// It may not.
+    /// The client may not.
     Deny,
     /// The next source of rules is asked.
     Nothing,
-    /// It did not answer, and nobody else is to be asked: it may not; why.
+    /// The service did not answer, and no other source is to be asked: the client may not, for this
+    /// reason.
     Failed(&'static str),
 }
 
 /// A source of rules.
 #[derive(Debug)]
 pub enum Source {
-    /// Rules that are at hand; neighbouring sources are one.
+    /// Rules in memory. Neighbouring sources of rules are merged into one.
     Rules(RuleSet),
-    /// A service that is asked.
+    /// A service that is asked over the network.
     Service(RuleService),
 }
 
@@ -102,22 +103,22 @@ pub struct RuleService {
 /// How a service of rules is asked.
 #[derive(Debug)]
 pub enum RuleServiceKind {
-    /// Over HTTP, about each deed.
+    /// An HTTP service, asked about each [`Deed`].
     Http(Arc<HttpService>),
-    /// A database is asked for the rules of a client.
+    /// A database, asked for the rules of a client.
     Stored(Arc<StoredRules>),
 }
 
-/// Who decides about a deed.
+/// What decides about a [`Deed`].
 #[derive(Clone, Copy, Debug)]
 pub enum Ruled<'a> {
     /// A rule of this set.
     By(rule::Ruling, &'a RuleSet),
-    /// A service, as it has said.
+    /// A service, which has allowed it or not.
     Service(bool),
-    /// A service that is to be asked: its position.
+    /// The service at this position of [`Access::sources`] has to be asked first.
     Ask(usize),
-    /// Nobody.
+    /// No rule and no service: the default holds.
     Nobody,
 }
 
@@ -138,7 +139,7 @@ pub enum Deed {
     },
 }
 
-/// Who a TLS client certificate says that the client is. Carried with the connection.
+/// The names in a TLS client certificate. They are kept with the connection.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Identity {
     /// The subject's common name.
@@ -161,46 +162,46 @@ impl Identity {
     }
 }
 
-/// What a client is known by, for rules.
+/// What rules know of a client.
 #[derive(Clone, Copy, Debug)]
 pub struct Who<'a> {
     /// Its ClientId.
     pub client_id: &'a str,
-    /// What it was let in with.
+    /// What it was accepted with.
     pub grant: &'a Grant,
     /// The name of its listener.
     pub listener: &'a str,
 }
 
-/// What a client was let in with. Its session keeps it until the next connection.
+/// What a client was accepted with. Its session keeps it until the next connection.
 #[derive(Debug)]
 pub struct Grant {
     /// Its user name; `None` for an anonymous client.
     pub username: Option<Box<str>>,
-    /// No rule of the configuration holds for it.
+    /// True when no rule of the configuration applies to the client.
     pub superuser: bool,
-    /// Rules of its own, which come first.
+    /// The client's own rules, which come first.
     pub rules: Option<Box<RuleSet>>,
-    /// What rules may ask for.
+    /// Attributes, by name, that rules can demand.
     pub attributes: Box<[(Box<str>, Box<str>)]>,
     /// The common name of its certificate; empty for none.
     pub certificate: Box<str>,
-    /// The method of its enhanced authentication.
+    /// The method of its enhanced authentication, if it used any.
     pub mechanism: Option<scram::Mechanism>,
-    /// When it has to prove itself again; the end of time for never.
+    /// When the client has to authenticate again; [`Instant::END`] for never.
     pub ends: Instant,
-    /// What it showed: [`Accepted::credential`](chain::Accepted::credential).
+    /// The number of its credentials: [`Accepted::credential`](chain::Accepted::credential).
     pub credential: u64,
-    /// Tells it from every other grant of the shard.
+    /// A number that no other grant of the shard has.
     pub serial: u64,
-    /// Where it came from.
+    /// The client's address.
     pub peer: Peer,
-    /// Where it came in.
+    /// The listener that it has connected to.
     pub listener: ListenerId,
 }
 
 impl Grant {
-    /// Of a client with this name, of which nothing else is known.
+    /// The grant of a client of which only the user name is known.
     pub fn named(username: Option<&str>) -> Grant {
         Grant {
             username: username.map(Into::into),
@@ -217,7 +218,7 @@ impl Grant {
         }
     }
 
-    /// Bytes of memory, about.
+    /// Approximate bytes of memory.
     pub fn size(&self) -> usize {
         let texts = self.attributes.iter().map(|(name, text)| name.len() + text.len());
         size_of::<Grant>()
@@ -228,33 +229,33 @@ impl Grant {
     }
 }
 
-/// What `access:` says, with the files that it names.
+/// The section `access:` with the files that it names.
 #[derive(Debug)]
 pub struct Access {
-    /// Asked in turn.
+    /// Methods of authentication, asked in turn.
     pub methods: Vec<Method>,
-    /// Asked in turn.
+    /// Sources of rules, asked in turn.
     pub sources: Vec<Source>,
-    /// There is a source of rules.
+    /// True when the configuration has a source of rules.
     pub authorizes: bool,
-    /// What no rule is about is allowed.
+    /// True when a client may do what no rule is about.
     pub no_match_allows: bool,
-    /// What an MQTT 3 client sees that may not publish.
+    /// How a denied PUBLISH is answered to an MQTT 3 client.
     pub on_deny: OnDeny,
-    /// What clients may read is decided at each delivery.
+    /// True when what a client may read is decided at each delivery.
     pub at_delivery: bool,
     /// What happens to connected users whose password a reload changes.
     pub on_user_changed: OnUserChanged,
     /// Decisions that one shard remembers.
     pub cache_entries: usize,
-    /// Seconds for which what a service said is remembered.
+    /// Seconds for which the answer of a service is remembered.
     pub cache_ttl: u32,
     /// Logins that one shard remembers.
     pub cache_logins: usize,
 }
 
 impl Access {
-    /// Nothing is configured.
+    /// The access of a configuration without a section `access:`: everything is allowed.
     pub fn open() -> Access {
         Access {
             methods: Vec::new(),
@@ -270,19 +271,19 @@ impl Access {
         }
     }
 
-    /// Whether some client may not do everything: there are rules, or a method that may bring a
-    /// client's own.
+    /// Whether there may be a client with restrictions: there are sources of rules, or a method
+    /// that can bring a client's own rules.
     pub fn restricts(&self) -> bool {
         let brings = |method: &Method| matches!(method, Method::Jwt(_) | Method::Http(_));
         self.authorizes || self.methods.iter().any(brings)
     }
 
-    /// Whether a service is asked what clients may do.
+    /// Whether one of the sources is a service.
     pub fn asks(&self) -> bool {
         self.sources.iter().any(|source| matches!(source, Source::Service(_)))
     }
 
-    /// The service at a position.
+    /// The service at this position of `sources`.
     pub fn service(&self, at: usize) -> Option<&RuleService> {
         match self.sources.get(at) {
             Some(Source::Service(service)) => Some(service),
@@ -290,9 +291,9 @@ impl Access {
         }
     }
 
-    /// Who decides about a deed, and how many rules were looked at. `topic` is what the client
-    /// calls it, without mountpoint and without `$share/group/`; `said` has what the service at a
-    /// position has said, if it was asked.
+    /// What decides about a deed, and how many rules were looked at. `topic` is the name or filter
+    /// that the client uses, without mountpoint and without `$share/group/`. `said` returns the
+    /// answer of the service at a position, if it has answered.
     pub fn explain<'s>(
         &'s self,
         who: &Who<'s>,
@@ -330,10 +331,10 @@ impl Access {
         (Ruled::Nobody, looked_at)
     }
 
-    /// Whether it may; the position of the service that is to be asked when that is not known yet.
+    /// Whether the client may do it.
     ///
     /// # Errors
-    /// That position.
+    /// The position of the service that has to be asked first.
     pub fn allows(&self, grant: &Grant, ruled: Ruled<'_>) -> Result<bool, usize> {
         match ruled {
             Ruled::By(ruling, _) => Ok(ruling.allow),
@@ -343,7 +344,7 @@ impl Access {
         }
     }
 
-    /// What holds when no rule decides.
+    /// Whether a client may do what no rule decides.
     pub fn default_for(&self, grant: &Grant) -> bool {
         grant.superuser
             || if self.authorizes { self.no_match_allows } else { grant.rules.is_none() }

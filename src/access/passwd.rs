@@ -1,6 +1,6 @@
-//! Lines of password files, changed as text: what stands on other lines stays as it is.
+//! Changes lines of password files as text: all other lines stay as they are.
 
-/// Why a name cannot be a user of a password file.
+/// Checks that a name can be a user of a password file; the error says why it cannot.
 pub fn check_user(user: &str) -> Result<(), &'static str> {
     if user.is_empty() || user.len() > 65_535 {
         return Err("a user name has 1 to 65535 bytes");
@@ -14,8 +14,8 @@ pub fn check_user(user: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// The text with `user:hash` in place of the user's line, or behind the last one. True when the
-/// user was there.
+/// The text with `user:hash` in place of the user's line, or added at the end. True when the user
+/// was there before.
 pub fn set(text: &str, user: &str, hash: &str) -> (String, bool) {
     let (mut out, known) = without(text, user, Some(hash));
     if !known {

@@ -1,10 +1,10 @@
-//! Hashes of passwords, as `mosquitto_passwd` and `ringmq passwd` write them, and files of them.
+//! Password hashes as `mosquitto_passwd` and `ringmq passwd` write them, and files of them.
 //!
 //! - `$6$salt$hash`: SHA-512 of password and salt.
 //! - `$7$iterations$salt$hash`: PBKDF2 with HMAC-SHA-512.
 //! - `$argon2id$v=19$m=…,t=…,p=…$salt$hash`: RFC 9106, in the PHC notation.
 //!
-//! Salts and hashes of the first two are in base64. All take long on purpose.
+//! Salts and hashes of the first two are in base64. `$7$` and `$argon2id$` are slow on purpose.
 
 use super::chain::{Accepted, Proof, Verdict};
 use argon2::password_hash::{PasswordHash, PasswordVerifier, SaltString};
@@ -24,28 +24,28 @@ const MOST_MEMORY: u32 = 1 << 20;
 const LONGEST: usize = 64;
 /// Bytes of a SHA-512 hash.
 const SHA512: usize = digest::SHA512_OUTPUT_LEN;
-/// Bytes of the salts that are made here.
+/// Bytes of a new salt.
 const SALT: usize = 12;
-/// Iterations of PBKDF2 unless others are asked for: some milliseconds.
+/// Default iterations of PBKDF2: some milliseconds.
 pub const ITERATIONS: u32 = 10_000;
 
-/// One hash.
+/// The hash of one password.
 #[derive(Clone, PartialEq, Eq, std::hash::Hash, Debug)]
 pub enum Hash {
     /// `$6$`
     Sha512 {
-        /// Behind the password.
+        /// The salt, which is hashed behind the password.
         salt: Box<[u8]>,
-        /// Of both.
+        /// The digest of both.
         hash: Box<[u8]>,
     },
     /// `$7$`
     Pbkdf2 {
-        /// Rounds.
+        /// The number of iterations.
         iterations: NonZeroU32,
-        /// Salt.
+        /// The salt.
         salt: Box<[u8]>,
-        /// Result.
+        /// The derived key.
         hash: Box<[u8]>,
     },
     /// `$argon2id$`, as it stands in the file.
@@ -57,19 +57,19 @@ pub enum Hash {
 pub enum Scheme {
     /// `$6$`, which a graphics card breaks quickly.
     Sha512,
-    /// `$7$` with so many iterations.
+    /// `$7$` with this number of iterations.
     Pbkdf2(NonZeroU32),
     /// `$argon2id$` with RFC 9106's second choice scaled to 19 MiB, which mosquitto cannot read
     /// before version 2.1.
     Argon2id,
 }
 
-/// The system has no random bytes.
+/// The system has no random bytes for a salt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NoRandomness;
 
 impl Hash {
-    /// From its notation.
+    /// Parses a hash.
     ///
     /// # Errors
     /// Why it cannot be read.
@@ -112,10 +112,10 @@ impl Hash {
         }
     }
 
-    /// Of a password, with a new salt, in its notation.
+    /// Hashes a password with a new salt; returns the notation of the hash.
     ///
     /// # Errors
-    /// When there is no salt.
+    /// When there are no random bytes for a salt.
     pub fn make(password: &[u8], scheme: Scheme) -> Result<String, NoRandomness> {
         let mut salt = [0; SALT];
         rand::fill(&mut salt).map_err(|_| NoRandomness)?;
@@ -137,7 +137,7 @@ impl Hash {
         })
     }
 
-    /// Whether it is that of this password; takes as long when it is not.
+    /// Whether this is the hash of `password`. A wrong password takes as long as the right one.
     pub fn is_of(&self, password: &[u8]) -> bool {
         match self {
             Hash::Sha512 { salt, hash } => {
@@ -174,19 +174,20 @@ fn sha512(password: &[u8], salt: &[u8]) -> digest::Digest {
     context.finish()
 }
 
-/// Users and their hashes.
+/// The users of a password file and their hashes.
 #[derive(Debug, Default)]
 pub struct PasswordFile {
     users: HashMap<Box<str>, Hash, foldhash::fast::RandomState>,
-    /// What a password of an unknown user is compared with, so that it takes as long.
+    /// A hash that the password of an unknown user is compared with, so that the answer takes as
+    /// long.
     decoy: Option<Hash>,
     /// For how long a login is remembered.
     remember: Duration,
 }
 
 impl PasswordFile {
-    /// From the text of a file: `user:hash` on each line; empty lines and those that begin with
-    /// `#` are left out.
+    /// Parses the text of a file: `user:hash` on each line. Empty lines and lines that begin with
+    /// `#` are skipped.
     ///
     /// # Errors
     /// Every line that cannot be read: its number, counted from 1, and why.
@@ -217,12 +218,12 @@ impl PasswordFile {
         if bad.is_empty() { Ok(file) } else { Err(bad) }
     }
 
-    /// Whose logins are remembered for so long.
+    /// Sets for how long logins are remembered.
     pub fn remembering(self, remember: Duration) -> PasswordFile {
         PasswordFile { remember, ..self }
     }
 
-    /// For how long that is.
+    /// For how long a login is remembered.
     pub fn remember(&self) -> Duration {
         self.remember
     }
@@ -242,15 +243,16 @@ impl PasswordFile {
         self.users.contains_key(user)
     }
 
-    /// A number that changes with the user's hash; `None` for an unknown user. The same for the
-    /// same file as long as the program runs.
+    /// A number that changes when the user's hash changes; `None` for an unknown user. The same
+    /// hash gives the same number, never 0, as long as the program runs.
     pub fn credential(&self, user: &str) -> Option<u64> {
         use std::hash::BuildHasher;
         let hash = foldhash::quality::FixedState::default().hash_one(self.users.get(user)?);
         Some(hash | 1) // 0 stands for none
     }
 
-    /// What the file says of a client. A client without a password has an empty one.
+    /// The file's verdict about a client. A client without a password counts as having an empty
+    /// one.
     pub fn verify(&self, proof: &Proof) -> Verdict {
         let Some(user) = &proof.username else { return Verdict::Unknown };
         let password = proof.password.as_deref().unwrap_or_default();

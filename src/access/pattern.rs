@@ -1,33 +1,33 @@
-//! Texts with placeholders, and what they match: user names with `*`, topic filters with
-//! `${client_id}`. Owns how they are read; what they are matched with is given.
+//! Patterns: user names with `*`, and topic filters with placeholders such as `${client_id}`. Owns
+//! how patterns are parsed and matched; what they are matched with is an argument.
 
 use super::Who;
 
-/// A text in which `*` stands for any text.
+/// A pattern in which `*` stands for any text, also an empty one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Glob {
     pub(super) text: Box<str>,
-    /// A `*` is a letter like others.
+    /// True when a `*` in the text stands for itself.
     pub(super) literal: bool,
 }
 
 impl Glob {
-    /// From its notation.
+    /// A pattern in which each `*` stands for any text.
     pub fn new(text: &str) -> Glob {
         Glob { text: text.into(), literal: !text.contains('*') }
     }
 
-    /// Which matches only this text, whatever is in it.
+    /// A pattern that matches only this text, whatever is in it.
     pub fn literal(text: &str) -> Glob {
         Glob { text: text.into(), literal: true }
     }
 
-    /// The text, when it matches only itself.
+    /// The text of a pattern that matches only itself.
     pub fn exact(&self) -> Option<&str> {
         self.literal.then_some(&*self.text)
     }
 
-    /// Whether it matches. Linear in both texts but for going back to the last `*`.
+    /// Whether the pattern matches. Takes time linear in both texts: it never goes back in `text`.
     pub fn matches(&self, text: &str) -> bool {
         let parts = self.text.split_once('*').filter(|_| !self.literal);
         let Some((head, rest)) = parts else { return *self.text == *text };
@@ -43,7 +43,7 @@ impl Glob {
     }
 }
 
-/// A part of a text with placeholders.
+/// A part of a level with placeholders.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Piece {
     Text(Box<str>),
@@ -53,8 +53,9 @@ pub(super) enum Piece {
 }
 
 impl Piece {
-    /// What stands for it; `None` when the client has no such thing, or when it would change the
-    /// topic's structure or could be mistaken for another client's: empty, or with `/`, `+`, `#`.
+    /// The text that the part stands for. `None` when the client has no such value, or one that is
+    /// empty or contains `/`, `+` or `#`, which would change the topic's structure or could be
+    /// mistaken for another client's.
     fn value<'a>(&'a self, who: &'a Who<'_>) -> Option<&'a str> {
         let value = match self {
             Piece::Text(text) => return Some(text),
@@ -79,7 +80,7 @@ pub(super) enum Level {
 }
 
 impl Level {
-    /// Whether it is this text, once placeholders are filled in.
+    /// Whether the level is `text`, once placeholders are filled in.
     fn is(&self, text: &str, who: &Who<'_>) -> bool {
         match self {
             Level::Text(own) => **own == *text,
@@ -104,7 +105,7 @@ pub enum Notation {
     Braces,
     /// Mosquitto's `%c` and `%u`.
     Percent,
-    /// None.
+    /// No placeholders.
     Plain,
 }
 
@@ -112,30 +113,31 @@ pub enum Notation {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TopicPattern {
     pub(super) levels: Box<[Level]>,
-    /// Only the filter itself is meant, not what it matches.
+    /// True when the pattern means only the filter itself, not what it matches.
     pub(super) literal: bool,
 }
 
-/// A level of a pattern, as far as it is known without a client.
+/// A level of a pattern, as far as it is known without a client. [`super::topic_rules`] files rules
+/// by these.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step<'a> {
     /// This text.
     Text(&'a str),
-    /// One level, which the client or the topic says.
+    /// Any single level: a `+`, or a level with placeholders.
     Any,
-    /// All levels from here on, and none.
+    /// Any number of levels, also none.
     Rest,
 }
 
-/// Why a text is no pattern.
+/// Why a text is not a pattern.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NoPattern(pub String);
 
 impl TopicPattern {
-    /// From its notation; `eq ` before it means the filter itself.
+    /// Parses a pattern. In front of the filter, `eq ` means the filter itself.
     ///
     /// # Errors
-    /// When it is no topic filter, or has a placeholder that there is not.
+    /// When it is not a topic filter, or has an unknown placeholder.
     pub fn new(text: &str, notation: Notation) -> Result<TopicPattern, NoPattern> {
         let literal = notation != Notation::Percent && text.starts_with("eq ");
         let text = if literal { text.get(3..).unwrap_or_default().trim_start() } else { text };
@@ -155,7 +157,7 @@ impl TopicPattern {
         Ok(TopicPattern { levels: levels?, literal })
     }
 
-    /// Its levels.
+    /// The levels of the pattern.
     pub fn steps(&self) -> impl Iterator<Item = Step<'_>> {
         self.levels.iter().map(|level| match level {
             Level::Text(text) => Step::Text(text),
@@ -164,7 +166,7 @@ impl TopicPattern {
         })
     }
 
-    /// Bytes of memory, about.
+    /// Approximate bytes of memory.
     pub fn size(&self) -> usize {
         let level = |level: &Level| match level {
             Level::Text(text) => text.len(),
@@ -180,8 +182,8 @@ impl TopicPattern {
         self.covers(name, who)
     }
 
-    /// Whether everything that `filter` matches is matched: a client that may have this may have
-    /// that.
+    /// Whether the pattern matches everything that `filter` matches. If so, a client that may have
+    /// the pattern may also have the filter.
     pub fn covers(&self, filter: &str, who: &Who<'_>) -> bool {
         if self.literal {
             return self.is_filter(filter, who);
@@ -196,8 +198,8 @@ impl TopicPattern {
                 (Some(Level::Hash), _) => return true,
                 (None, None) => return true,
                 (None, Some(_)) | (Some(_), None) => return false,
-                // The parent that `#` matches as well is the empty name here, which no topic has
-                // [MQTT-4.7.3-1].
+                // `#` also matches its parent level, which for `/#` is the empty name, and no topic
+                // has that [MQTT-4.7.3-1].
                 (Some(Level::Plus), Some("#")) if filter == "/#" => {
                     return levels.next() == Some(&Level::Hash);
                 }
@@ -212,7 +214,7 @@ impl TopicPattern {
         }
     }
 
-    /// Whether there can be a topic name that both match.
+    /// Whether there can be a topic name that both the pattern and `filter` match.
     pub fn overlaps(&self, filter: &str, who: &Who<'_>) -> bool {
         if self.literal {
             return self.is_filter(filter, who);
@@ -296,7 +298,7 @@ fn pieces(text: &str, notation: Notation) -> Result<Box<[Piece]>, NoPattern> {
     if !rest.is_empty() {
         pieces.push(Piece::Text(rest.into()));
     }
-    // Neighbouring texts are one, so that a level without placeholders is a plain text.
+    // Neighbouring texts are merged, so that a level without placeholders is a plain text.
     let texts = pieces.iter().all(|piece| matches!(piece, Piece::Text(_)));
     if texts && pieces.len() > 1 {
         return Ok([Piece::Text(text.into())].into());

@@ -95,7 +95,7 @@ fn filter() -> impl Strategy<Value = String> {
         .prop_filter("a filter has a letter", |filter| !filter.is_empty())
 }
 
-/// Every topic name of up to five of these levels: what a filter matches is decided by looking.
+/// Every topic name of up to five of these levels, by which a test decides what a filter matches.
 fn every_name() -> Vec<String> {
     let levels = ["a", "b", "", "$x", "other"];
     let mut all: Vec<Vec<&str>> = vec![Vec::new()];
@@ -121,7 +121,7 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Against the naive way: all names that one filter matches, looked at with the other.
+    /// Compared with the naive way: every name that one filter matches is tested with the other.
     #[test]
     fn covering_and_overlapping_are_about_what_is_matched(rule in filter(), wanted in filter()) {
         let names: Vec<String> =
@@ -133,8 +133,8 @@ proptest! {
         if covers {
             prop_assert_eq!(both, names.len(), "allowed more than the rule has");
         }
-        // `/#` and `+` have only the empty name in common, which no topic has: nobody is harmed by
-        // taking that for something.
+        // `/#` and `+` have only the empty name in common, which no topic has, so it does no harm
+        // when that counts as an overlap.
         let empty = matches(&rule, "") && matches(&wanted, "");
         prop_assert_eq!(overlaps, both > 0 || empty);
         if !covers && both == names.len() && !names.is_empty() {

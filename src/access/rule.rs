@@ -1,8 +1,10 @@
-//! Rules about topics, compiled: who, what, which topics. The first that matches decides.
+//! Compiled rules about topics: which clients, which deeds, which topics. The first rule that
+//! applies decides.
 //!
-//! Rules about one user or one ClientId are filed under that name, so that looking for a client's
-//! rule visits those of everybody and its own; many of either are filed by topic. A subscription is
-//! allowed when a rule allows all that its filter matches and no earlier one denies any of it.
+//! Rules about one user or one ClientId are filed under that name, so that a decision about a
+//! client visits only those and the rules about all clients. When many rules are about the same
+//! clients, they are filed by topic as well. A subscription is allowed when a rule allows
+//! everything that its filter matches and no earlier rule denies any of it.
 
 use super::pattern::{Glob, TopicPattern};
 use super::topic_rules::TopicRules;
@@ -11,16 +13,16 @@ use crate::ids::Peer;
 use crate::transport::network::Networks;
 use hashbrown::HashMap;
 
-/// Where a rule was written.
+/// The place where a rule is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Written {
-    /// Position in the names of the set's sources.
+    /// Position in the list of the set's sources.
     pub source: u16,
-    /// Line, or position in a list; counted from 1.
+    /// Line, or position in a list, counted from 1.
     pub line: u32,
 }
 
-/// What a rule demands of the client.
+/// A condition of a rule on the client.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Condition {
     /// One of these user names.
@@ -67,21 +69,21 @@ impl Condition {
 /// One rule.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Rule {
-    /// It allows; otherwise it denies.
+    /// True when the rule allows, false when it denies.
     pub allow: bool,
-    /// It is about publishing.
+    /// True when it is about publishing.
     pub publish: bool,
-    /// It is about subscribing.
+    /// True when it is about subscribing.
     pub subscribe: bool,
-    /// All of these must hold.
+    /// Conditions on the client, all of which must hold.
     pub who: Vec<Condition>,
-    /// Bit per QoS level that it is about.
+    /// A bit for each QoS level that the rule is about.
     pub qos: u8,
-    /// Only about messages with this RETAIN flag.
+    /// The RETAIN flag of the messages that the rule is about; `None` for both.
     pub retain: Option<bool>,
-    /// One of these must match; none: any topic.
+    /// Topics, one of which must match; empty for any topic.
     pub topics: Vec<TopicPattern>,
-    /// Where it stands.
+    /// The place where the rule is written.
     pub written: Written,
 }
 
@@ -108,7 +110,7 @@ impl Rule {
         about && self.who.iter().all(|condition| condition.holds(who))
     }
 
-    /// The one user or ClientId that it is about.
+    /// The only user (`true`) or ClientId (`false`) that the rule is about.
     fn key(&self) -> Option<(bool, &str)> {
         self.who.iter().find_map(|condition| match condition {
             Condition::User(globs) => single(globs).map(|name| (true, name)),
@@ -125,19 +127,19 @@ fn single(globs: &[Glob]) -> Option<&str> {
     }
 }
 
-/// Rules about the same clients, in order.
+/// Numbers of rules about the same clients, in order.
 #[derive(Clone, Default, Debug)]
 struct Rules {
     numbers: Vec<u32>,
-    /// Of many, which can be about a topic name.
+    /// When there are many rules: the rules by topic, and those about any topic.
     topics: Option<Box<(TopicRules, Vec<u32>)>>,
 }
 
-/// From so many rules about the same clients on, they are found by topic.
+/// The number of rules about the same clients from which on they are filed by topic.
 const MANY: usize = 16;
 
 impl Rules {
-    /// Files them by topic, if they are many.
+    /// Files the rules by topic, if there are many.
     fn file(&mut self, rules: &[Rule]) {
         if self.numbers.len() < MANY {
             return;
@@ -153,8 +155,8 @@ impl Rules {
         self.topics = Some(Box::new((by_topic, any)));
     }
 
-    /// Adds those that can be about the topic, which has no wildcard, to `found`; how many places
-    /// were looked at.
+    /// Adds the rules that can be about `topic`, which has no wildcard, to `found`. Returns how
+    /// many nodes were looked at.
     fn find(&self, topic: &str, found: &mut Vec<u32>) -> u32 {
         match &self.topics {
             None => {
@@ -176,9 +178,9 @@ impl Rules {
 /// The rule that decides.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ruling {
-    /// It allows.
+    /// True when the rule allows.
     pub allow: bool,
-    /// Where it stands.
+    /// The place where the rule is written.
     pub written: Written,
 }
 
@@ -186,16 +188,16 @@ pub struct Ruling {
 #[derive(Clone, Default, Debug)]
 pub struct RuleSet {
     rules: Vec<Rule>,
-    /// Names of the files they are from, or of the keys.
+    /// Names of the files, or of the configuration keys, that the rules are from.
     sources: Vec<Box<str>>,
-    /// Rules of one user, in order; of one ClientId; and of others.
+    /// Rules about one user, rules about one ClientId, and all others.
     by_user: HashMap<Box<str>, Rules, foldhash::fast::RandomState>,
     by_client: HashMap<Box<str>, Rules, foldhash::fast::RandomState>,
     others: Rules,
 }
 
 impl RuleSet {
-    /// A further source; the number is for [`Written`].
+    /// Adds a source; returns its number, for [`Written`].
     pub fn add_source(&mut self, name: &str) -> u16 {
         self.sources.push(name.into());
         (self.sources.len() - 1) as u16
@@ -214,7 +216,8 @@ impl RuleSet {
         self.rules.push(rule);
     }
 
-    /// All rules are here: where many are about the same clients, they are filed by topic.
+    /// Files rules by topic where many are about the same clients. Called once all rules were
+    /// added.
     pub fn file(&mut self) {
         let filed = self.by_user.values_mut().chain(self.by_client.values_mut());
         for rules in filed.chain([&mut self.others]) {
@@ -237,7 +240,7 @@ impl RuleSet {
         self.rules.is_empty()
     }
 
-    /// Bytes of memory, about.
+    /// Approximate bytes of memory.
     pub fn size(&self) -> usize {
         let topics = self.rules.iter().flat_map(|rule| &rule.topics).map(TopicPattern::size);
         let filed = self.by_user.values().chain(self.by_client.values()).chain([&self.others]);
@@ -245,7 +248,7 @@ impl RuleSet {
         self.rules.len() * size_of::<Rule>() + topics.sum::<usize>() + filed
     }
 
-    /// Where a rule stands: file and line, or key.
+    /// The place of a rule as text: file and line, or key.
     pub fn place(&self, written: Written) -> String {
         let source = self.sources.get(usize::from(written.source)).map_or("?", |name| name);
         match source.strip_suffix(".list") {
@@ -259,7 +262,8 @@ impl RuleSet {
         let of_user = who.grant.username.as_ref().and_then(|name| self.by_user.get(name));
         let of_client = self.by_client.get(who.client_id);
         let all = [of_user, of_client, Some(&self.others)].into_iter().flatten();
-        // What a filter with wildcards covers or overlaps is not found by its levels.
+        // Filing by topic cannot find the rules that a filter with wildcards is covered by or
+        // overlaps.
         let is_name = !topic.contains(['+', '#']);
         let filed = is_name && all.clone().any(|rules| rules.topics.is_some());
         if !filed {
@@ -273,7 +277,8 @@ impl RuleSet {
         (ruling, places + looked_at)
     }
 
-    /// The first of the rules in these lists, each of which is in order, that applies.
+    /// The first rule in these lists (three at most, each in order) that applies, and how many were
+    /// looked at.
     fn first<'a>(
         &self,
         lists: impl Iterator<Item = &'a [u32]>,
@@ -284,7 +289,7 @@ impl RuleSet {
         let mut open: [&[u32]; 3] = [&[]; 3];
         open.iter_mut().zip(lists).for_each(|(place, list)| *place = list);
         let mut looked_at = 0;
-        // The lowest number of the three comes first.
+        // The rule with the lowest number at the head of the lists comes first.
         while let Some(next) =
             open.iter_mut().filter(|list| !list.is_empty()).min_by_key(|list| list.first().copied())
         {

@@ -55,7 +55,7 @@ fn the_first_rule_that_applies_decides_wherever_it_is_filed() {
     assert_eq!(set.place(ruling), "rules.yaml:4");
 }
 
-/// A subscription is not allowed that would bring what an earlier rule denies.
+/// A subscription is denied if it would bring messages that an earlier rule denies.
 #[test]
 fn a_subscription_needs_all_that_it_matches() {
     let set = set(vec![rule(false, vec![], "a/secret", 1), rule(true, vec![], "a/#", 2)]);
@@ -104,7 +104,7 @@ fn qos_retain_and_deed_narrow_a_rule() {
 }
 
 proptest! {
-    /// Filing by user and ClientId changes nothing: the same as asking each rule in turn.
+    /// Filing by user and ClientId gives the same answers as asking each rule in turn.
     #[test]
     fn a_compiled_set_decides_as_the_list_does(
         rules in prop::collection::vec(
@@ -152,7 +152,7 @@ fn topic_filter() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    /// Filed by topic, many rules say what they say one after another.
+    /// Many rules that are filed by topic give the same answers as asking each rule in turn.
     #[test]
     fn filed_rules_decide_as_a_list_does(
         topics in prop::collection::vec((topic_filter(), any::<bool>(), 0..4u8), 20..60),
@@ -177,7 +177,7 @@ proptest! {
     }
 }
 
-/// What the publish path pays for a decision that is not remembered.
+/// Measures the cost of a decision that is not remembered, on the publish path.
 #[test]
 fn ten_thousand_rules_are_not_looked_at_one_by_one() {
     let of = |count: u32| {

@@ -1,6 +1,6 @@
-//! SCRAM-SHA-256 and SCRAM-SHA-512 (RFC 5802, RFC 7677) as MQTT 5 enhanced authentication: the
-//! server's side of one exchange, and files of stored keys. A few hashes for each exchange: the
-//! costly part is the client's. Without channel binding.
+//! SCRAM-SHA-256 and SCRAM-SHA-512 (RFC 5802, RFC 7677) as enhanced authentication of MQTT 5: the
+//! server's side of one exchange, and files of stored keys. An exchange costs the server a few
+//! hashes; the expensive part is the client's. There is no channel binding.
 
 use aws_lc_rs::{constant_time, digest, hmac, pbkdf2, rand};
 use base64::Engine;
@@ -8,14 +8,14 @@ use base64::prelude::BASE64_STANDARD;
 use hashbrown::HashMap;
 use std::num::NonZeroU32;
 
-/// Iterations of new keys: what RFC 7677 says at least.
+/// Iterations of new keys: the least that RFC 7677 allows.
 pub const ITERATIONS: u32 = 4096;
 /// Longest message of a client, bytes.
 const LONGEST: usize = 2048;
 /// Bytes of salts and of the server's part of a nonce.
 const RANDOM: usize = 18;
 
-/// One of the mechanisms.
+/// A SCRAM mechanism.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Mechanism {
     /// SCRAM-SHA-256.
@@ -25,7 +25,7 @@ pub enum Mechanism {
 }
 
 impl Mechanism {
-    /// Both.
+    /// Both mechanisms.
     pub const ALL: [Mechanism; 2] = [Mechanism::Sha256, Mechanism::Sha512];
 
     /// Its registered name, which is the Authentication Method.
@@ -68,8 +68,8 @@ impl Mechanism {
     }
 }
 
-/// What the server keeps of one user and mechanism. The password cannot be found from it faster
-/// than by trying.
+/// What the server stores for one user and mechanism. The password can be found from these keys
+/// only by trying.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Keys {
     iterations: u32,
@@ -79,7 +79,7 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// From `iterations:salt$stored_key:server_key`, the last three in base64.
+    /// Parses `iterations:salt$stored_key:server_key`, the last three in base64.
     fn parse(mechanism: Mechanism, text: &str) -> Option<Keys> {
         let (cost, keys) = text.split_once('$')?;
         let (iterations, salt) = cost.split_once(':')?;
@@ -97,7 +97,7 @@ impl Keys {
 }
 
 /// The keys of a password for both mechanisms, as a file has them behind the user's name:
-/// `SCRAM-SHA-256$iterations:salt$stored_key:server_key` and the other, with a comma between.
+/// `SCRAM-SHA-256$iterations:salt$stored_key:server_key`, a comma, and those of the other.
 ///
 /// # Errors
 /// When the system has no random bytes.
@@ -142,13 +142,13 @@ fn derive(mechanism: Mechanism, password: &[u8], salt: &[u8], iterations: NonZer
 #[derive(Debug)]
 pub struct ScramFile {
     users: HashMap<(Box<str>, Mechanism), Keys, foldhash::fast::RandomState>,
-    /// What an unknown user's salt is made from: the same each time, so that nobody learns who is
-    /// known.
+    /// The secret that the salt of an unknown user is derived from. The salt is the same each time,
+    /// so that a client cannot tell which users exist.
     secret: [u8; 32],
 }
 
 impl ScramFile {
-    /// From the text of a file: `user:keys` on each line, as [`make`] writes them.
+    /// Parses the text of a file: `user:keys` on each line, as [`make`] writes them.
     ///
     /// # Errors
     /// Every line that cannot be read: its number, counted from 1, and why.
@@ -187,7 +187,7 @@ impl ScramFile {
         Ok(())
     }
 
-    /// What the server knows of a user; of an unknown one what never fits.
+    /// The keys of a user and true; for an unknown user, keys that no proof fits, and false.
     fn keys(&self, user: &str, mechanism: Mechanism) -> (Keys, bool) {
         if let Some(keys) = self.users.get(&(user.into(), mechanism)) {
             return (keys.clone(), true);
@@ -201,17 +201,17 @@ impl ScramFile {
     }
 }
 
-/// An exchange under way: the server has sent its first message.
+/// An exchange in which the server has sent its first message.
 #[derive(Debug)]
 pub struct Exchange {
     mechanism: Mechanism,
     user: Box<str>,
     known: bool,
     keys: Keys,
-    /// The header of channel binding in base64, which the client repeats.
+    /// The GS2 header in base64, which the client repeats.
     binding: Box<str>,
     nonce: Box<str>,
-    /// The client's first message without header, and the server's.
+    /// The client's first message without its header, and the server's first.
     messages: Box<str>,
 }
 
@@ -222,7 +222,7 @@ impl Exchange {
     /// Takes the client's first message; returns the server's.
     ///
     /// # Errors
-    /// When it is none that can be answered.
+    /// When the message cannot be answered.
     pub fn begin(
         file: &ScramFile,
         mechanism: Mechanism,
@@ -267,10 +267,10 @@ impl Exchange {
         self.mechanism
     }
 
-    /// Takes the client's last message; returns the user and the server's last.
+    /// Takes the client's last message; returns the user and the server's last message.
     ///
     /// # Errors
-    /// When the client does not know the password.
+    /// When the message is malformed or the client does not know the password.
     pub fn finish(self, data: &[u8]) -> Result<(Box<str>, String), Failed> {
         const WRONG: Failed = "wrong password";
         let text = message(data)?;
@@ -303,7 +303,7 @@ fn message(data: &[u8]) -> Result<&str, Failed> {
     text.and_then(|data| std::str::from_utf8(data).ok()).ok_or("no SCRAM message")
 }
 
-/// A user name, in which `=2C` is a comma and `=3D` an equals sign.
+/// Decodes a user name, in which `=2C` is a comma and `=3D` an equals sign.
 fn unescaped(text: &str) -> Result<String, Failed> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;

@@ -11,7 +11,7 @@ fn file(users: &[(&str, &str)]) -> ScramFile {
     ScramFile::parse(&text.join("\n")).expect("it can be read")
 }
 
-/// The client's side, as RFC 5802 section 3 has it.
+/// The client's side, as in RFC 5802 section 3.
 fn last_message(
     mechanism: Mechanism,
     password: &str,
@@ -67,7 +67,7 @@ fn who_knows_the_password_is_let_in() {
     }
 }
 
-/// The example of RFC 7677 section 3, with the server's part of the nonce as it is there.
+/// The example of RFC 7677 section 3, with the server's nonce of that example.
 #[test]
 fn the_keys_are_those_of_the_rfc() {
     let salt = BASE64_STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").expect("base64");

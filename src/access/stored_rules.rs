@@ -1,14 +1,14 @@
-//! Rules that are kept where the users are: in Redis or PostgreSQL, in the forms that EMQX's users
-//! have. What an answer of their [`Database`] means for what a client wants to do.
+//! Rules in Redis or PostgreSQL, in the forms of databases made for EMQX. Owns what an answer of
+//! their [`Database`] means for what a client wants to do.
 //!
-//! - Redis: a hash of each client; a field is a topic filter, its value `publish`, `subscribe` or
-//!   `all`, or a JSON object with `action`, `qos`, `retain` and `permission` (`allow` if left out).
-//!   A hash has no order: those that deny come first.
+//! - Redis: a hash for each client. A field is a topic filter; its value is `publish`, `subscribe`
+//!   or `all`, or a JSON object with `action`, `qos`, `retain` and `permission` (`allow` if left
+//!   out). A hash has no order, so rules that deny come first.
 //! - PostgreSQL: a row for each rule, in the order of the query: `permission`, `action`, `topic`,
 //!   and `qos` and `retain` where they are not null.
 //!
-//! A rule that cannot be read is no answer at all: a client must not be allowed what a rule was
-//! meant to deny.
+//! If a rule cannot be read, the whole answer counts as none: a client must not be allowed what the
+//! rule was meant to deny.
 
 use super::chain::Proof;
 use super::database::{Ask, Columns, Database};
@@ -18,29 +18,30 @@ use crate::config;
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
-/// Most rules of one client that are looked at.
+/// Most rules that one client may have.
 pub const MOST_RULES: usize = 1000;
-/// Most bytes of them.
+/// Most bytes that the rules of one client may have.
 pub const MOST_BYTES: usize = 256 << 10;
 
-/// Why rules are not obeyed that are more than [`MOST_RULES`] or [`MOST_BYTES`].
+/// The reason for refusing more than [`MOST_RULES`] rules or [`MOST_BYTES`] bytes.
 pub const TOO_MANY: &str = "the client has too many rules";
 
-/// Columns that would say whom a rule is about: the query is to find the rules of one client.
+/// Columns that would restrict a rule to some clients. They are refused, because the query has to
+/// select the rules of one client.
 const WHOM: [&str; 5] = ["username_re", "clientid_re", "ipaddr", "listener", "zone"];
 
 /// A database of rules.
 #[derive(Debug)]
 pub struct StoredRules {
-    /// It is asked for all rules of a client.
+    /// The database, which is asked for all rules of a client.
     pub database: Arc<Database>,
 }
 
-/// What it says of a deed, and by which of its rules, counted from 1.
+/// The answer about a deed, and the number of the rule that decides, counted from 1.
 pub type Judged = (Said, Option<u32>);
 
 impl StoredRules {
-    /// A Redis server, from its section.
+    /// Reads the section of a Redis server.
     ///
     /// # Errors
     /// What its command has that cannot be obeyed.
@@ -48,7 +49,7 @@ impl StoredRules {
         Database::redis_rules(section, ca).map(|it| StoredRules { database: Arc::new(it) })
     }
 
-    /// A PostgreSQL server, from its section.
+    /// Reads the section of a PostgreSQL server.
     ///
     /// # Errors
     /// What its query has that cannot be obeyed.
@@ -59,10 +60,10 @@ impl StoredRules {
         Database::postgres_rules(section, ca).map(|it| StoredRules { database: Arc::new(it) })
     }
 
-    /// The rules of an answer.
+    /// Reads the rules in an answer.
     ///
     /// # Errors
-    /// Why they cannot be obeyed.
+    /// Why the rules cannot be used.
     pub fn rules(&self, rows: Vec<Columns>) -> Result<RuleSet, &'static str> {
         match self.database.ask {
             Ask::Redis(_) => of_hash(rows.into_iter().next().unwrap_or_default()),
@@ -70,7 +71,7 @@ impl StoredRules {
         }
     }
 
-    /// What they say of a deed.
+    /// The answer of the rules about a deed.
     pub fn judge(rules: &RuleSet, proof: &Proof, deed: Deed, topic: &str) -> Judged {
         let mut grant = Grant::named(proof.username.as_deref());
         grant.attributes.clone_from(&proof.attributes);
@@ -92,7 +93,7 @@ impl StoredRules {
 fn of_hash(fields: Columns) -> Result<RuleSet, &'static str> {
     let mut rules = Vec::new();
     for (topic, value) in fields {
-        // HMGET: no such field.
+        // HMGET answers null for a field that does not exist.
         let Some(value) = value else { continue };
         let mut item = match value.as_str() {
             "publish" | "subscribe" | "all" | "pub" | "sub" => {

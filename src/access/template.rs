@@ -1,12 +1,13 @@
-//! Texts with placeholders that a client's facts are filled into: claims that a token must have,
-//! parameters of a request. Not topic patterns, whose values have rules of their own (`pattern`).
+//! Texts with placeholders that a client's values are filled into: claims that a token must have,
+//! parts of a request. Topic patterns are not here; their values have rules of their own
+//! (`pattern`).
 
 /// A text with placeholders.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Template(Vec<(Box<str>, Option<Box<str>>)>);
 
 impl Template {
-    /// From its notation: `${name}` is a placeholder, everything else itself.
+    /// Parses a template: `${name}` is a placeholder, everything else stands for itself.
     pub fn new(text: &str) -> Template {
         let mut parts = Vec::new();
         let mut rest = text;
@@ -20,17 +21,17 @@ impl Template {
         Template(parts)
     }
 
-    /// Each text in it, and the placeholder behind it.
+    /// Each text of the template, and the placeholder behind it.
     pub fn parts(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
         self.0.iter().map(|(before, name)| (&**before, name.as_deref()))
     }
 
-    /// The placeholders in it.
+    /// The names of the placeholders.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().filter_map(|(_, name)| name.as_deref())
     }
 
-    /// The text with what `value` says of each placeholder; an unknown one is empty.
+    /// The text with each placeholder replaced by its `value`; an unknown one is left out.
     pub fn fill(&self, value: impl Fn(&str) -> Option<String>) -> String {
         let mut out = String::new();
         for (before, name) in &self.0 {

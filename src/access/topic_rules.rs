@@ -1,5 +1,5 @@
-//! Rules by topic: of many rules, those that can be about a topic name, found level by level. What
-//! is found is a little more than what matches; each is looked at before it decides.
+//! Rules filed by topic. Finds, level by level, the rules that can be about a topic name. The
+//! result may contain rules that do not match; the caller checks each.
 
 use super::pattern::Step;
 use hashbrown::HashMap;
@@ -8,7 +8,7 @@ use hashbrown::HashMap;
 #[derive(Clone, Default, Debug)]
 struct Node {
     children: HashMap<Box<str>, u32, foldhash::fast::RandomState>,
-    /// Where a rule has `+` or a placeholder.
+    /// The next node for rules with `+` or a placeholder at this level.
     any: Option<u32>,
     /// Rules whose topic ends here.
     end: Vec<u32>,
@@ -55,7 +55,7 @@ impl TopicRules {
     /// Adds the rules that may match a topic name to `found`, and returns how many nodes were
     /// looked at.
     pub fn find(&self, topic: &str, found: &mut Vec<u32>) -> u32 {
-        // What is left of the topic at a node; `None` behind its last level.
+        // A node and the rest of the topic there; `None` behind the last level.
         let mut open = vec![(0, Some(topic))];
         let mut looked_at = 0;
         while let Some((at, left)) = open.pop() {
@@ -76,7 +76,7 @@ impl TopicRules {
         looked_at
     }
 
-    /// Bytes of memory, about.
+    /// Approximate bytes of memory.
     pub fn size(&self) -> usize {
         let of = |node: &Node| {
             let rules = node.end.capacity() + node.rest.capacity();

@@ -1,14 +1,14 @@
-//! Rules of the configuration, compiled.
+//! Compiles the rules of the configuration.
 
 use super::pattern::{Glob, Notation, TopicPattern};
 use super::rule::{ANY_QOS, Condition, Rule, Written};
 use crate::config::{AccessRule, Deeds};
 use crate::transport::network::{Network, Networks};
 
-/// One rule.
+/// Compiles one rule, which is written at `written`.
 ///
 /// # Errors
-/// Why it cannot be obeyed.
+/// What is wrong with the rule.
 pub fn compile(rule: &AccessRule, written: Written) -> Result<Rule, String> {
     if let Err((field, what, _)) = rule.check() {
         return Err(format!("{}{what}", field.trim_start_matches('.')));

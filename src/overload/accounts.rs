@@ -1,20 +1,21 @@
-//! Bounds of the retained messages that some clients have published: those of a listener, or of an
-//! entry of `limits.users`. Owns how much is kept on each such account, and what it is called.
+//! Bounds of the retained messages that groups of clients have published: those of a listener, or
+//! of an entry of `limits.users`. Owns how much is kept on the account of each group, and the
+//! account's name.
 //!
-//! An account has a number that its name leads to, so that a message which is kept for longer than
-//! the process lives is known to be on it by the next one.
+//! The number of an account is derived from its name. So a message that outlives the process is
+//! still on the same account in the next process.
 
 use crate::mesh::quota::Quota;
 use crate::message::Accounts;
 use crate::telemetry::AccountRow;
 use std::sync::Arc;
 
-/// What is kept on an account, by all shards.
+/// What all shards keep on an account.
 #[derive(Default, Debug)]
 pub struct AccountUse {
     /// Messages.
     pub messages: Quota,
-    /// Bytes of them, topics included.
+    /// Bytes of these messages, topics included.
     pub bytes: Quota,
 }
 
@@ -23,7 +24,7 @@ pub struct AccountUse {
 pub struct Account {
     /// Its number; not 0.
     pub number: u32,
-    /// What it is called: a listener's name, or whom an entry is about.
+    /// Its name: that of a listener, or the clients that an entry is about.
     pub name: Box<str>,
     /// Most messages.
     pub most_messages: u64,
@@ -34,7 +35,7 @@ pub struct Account {
 }
 
 impl Account {
-    /// With these bounds.
+    /// An account with these bounds; `None` for no bound.
     pub fn new(name: &str, most_messages: Option<u64>, most_bytes: Option<u64>) -> Account {
         Account {
             number: crc32c::crc32c(name.as_bytes()).max(1),
@@ -45,7 +46,7 @@ impl Account {
         }
     }
 
-    /// One more message of so many bytes is kept on it; false when that is beyond a bound.
+    /// Adds a message of this many bytes; false when that exceeds a bound.
     fn take(&self, bytes: u64) -> bool {
         if !self.used.messages.take(1, self.most_messages) {
             return false;
@@ -63,13 +64,13 @@ impl Account {
     }
 }
 
-/// All accounts. Once known, an account stays until the process ends, without a bound when the
-/// configuration has it no more: what was taken on it can be given back.
+/// All accounts. An account stays until the process ends. When the configuration does not have it
+/// any more it has no bounds, but what was added to it can still be subtracted.
 #[derive(Clone, Default, Debug)]
 pub struct AccountBook(Vec<Account>);
 
 impl AccountBook {
-    /// Adds one. One that is there twice counts for both.
+    /// Adds an account. If it exists already, the lower of the bounds hold.
     pub fn add(&mut self, account: Account) {
         match self.0.iter_mut().find(|known| known.number == account.number) {
             None => self.0.push(account),
@@ -80,7 +81,7 @@ impl AccountBook {
         }
     }
 
-    /// Goes on with what is kept on the accounts of `old`.
+    /// Takes over what is kept on the accounts of `old`.
     pub fn adopt(&mut self, old: &AccountBook) {
         for known in &old.0 {
             match self.0.iter_mut().find(|one| one.number == known.number) {
@@ -104,7 +105,7 @@ impl AccountBook {
         &self.0
     }
 
-    /// Of each: its name, and how many messages and bytes are kept on it.
+    /// For each account, its name and how many messages and bytes are kept on it.
     pub fn rows(&self) -> Vec<AccountRow> {
         let row = |account: &Account| AccountRow {
             name: account.name.to_string(),
@@ -122,13 +123,13 @@ impl AccountBook {
         accounts.numbers().filter_map(|number| self.find(number))
     }
 
-    /// Those of these accounts that there are.
+    /// The accounts among `accounts` that exist.
     pub fn known(&self, accounts: Accounts) -> Accounts {
         accounts.only(|number| self.find(number).is_some())
     }
 
-    /// One more message of so many bytes is kept on these accounts; false when that is beyond a
-    /// bound of any.
+    /// Adds a message of this many bytes to these accounts; false when that exceeds a bound of any,
+    /// and then none has it.
     pub fn take(&self, accounts: Accounts, bytes: u64) -> bool {
         for (taken, account) in self.of(accounts).enumerate() {
             if !account.take(bytes) {
@@ -139,7 +140,7 @@ impl AccountBook {
         true
     }
 
-    /// A message that is kept already is on these accounts, whatever their bounds are.
+    /// Adds a message that is kept already to these accounts, whatever their bounds are.
     pub fn take_anyway(&self, accounts: Accounts, bytes: u64) {
         for account in self.of(accounts) {
             account.used.messages.take(1, u64::MAX);
@@ -147,7 +148,7 @@ impl AccountBook {
         }
     }
 
-    /// A message of so many bytes is not kept on these accounts any more.
+    /// Subtracts a message of this many bytes from these accounts.
     pub fn give(&self, accounts: Accounts, bytes: u64) {
         self.of(accounts).for_each(|account| account.give(bytes));
     }

@@ -1,7 +1,8 @@
-//! Who may not connect: for good, by the operator's file, or for a while, because of what it did.
+//! Who may not connect: for good, by the operator's file, or for a while, because of what a client
+//! did.
 //!
-//! The file has a line for each: `address 192.0.2.0/24`, `client_id NAME` or `user NAME`; text
-//! behind `#` is a comment. A name may have `*` for any text.
+//! The file has a line for each ban: `address 192.0.2.0/24`, `client_id NAME` or `user NAME`. A `#`
+//! at the start of a line or behind a space begins a comment. In a name `*` stands for any text.
 
 use crate::access::pattern::Glob;
 use crate::mutant::Mutant;
@@ -12,26 +13,26 @@ use std::net::IpAddr;
 
 /// Most lines of a ban file.
 pub const MAX_LINES: usize = 100_000;
-/// BannedNames that one table watches; more than that at a time are not watched.
+/// Names or networks that one [`Watched`] table counts at a time; more are not counted.
 pub const WATCHED: usize = 65_536;
 
-/// What leads to a ban.
+/// How often something may happen before it leads to a ban.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Trigger {
-    /// So many within the window; 0: nothing leads to a ban.
+    /// The number of times within the window that leads to a ban; 0 for no ban.
     pub count: u32,
-    /// Milliseconds.
+    /// The window, in milliseconds.
     pub window: u64,
-    /// Milliseconds that the ban lasts.
+    /// The duration of the ban, in milliseconds.
     pub ban: u64,
 }
 
-/// What `bans:` says.
+/// The section `bans:`.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct BanRules {
-    /// A ClientId that connects so often.
+    /// For a ClientId that connects too often.
     pub flapping: Trigger,
-    /// An address that shows wrong credentials so often.
+    /// For an address that shows wrong credentials too often.
     pub bad_credentials: Trigger,
 }
 
@@ -66,7 +67,7 @@ impl BannedNames {
 /// What is wrong with a ban file, and in which line.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NoBan {
-    /// Counted from one.
+    /// The number of the line, counted from 1.
     pub line: usize,
     /// What is wrong.
     pub what: &'static str,
@@ -76,7 +77,7 @@ impl BanFile {
     /// Reads the file's text.
     ///
     /// # Errors
-    /// The first line that is no ban.
+    /// The first line that is not a ban.
     pub fn parse(text: &str) -> Result<BanFile, NoBan> {
         let mut bans = BanFile::default();
         for (at, whole) in text.lines().enumerate() {
@@ -107,7 +108,7 @@ impl BanFile {
         Ok(bans)
     }
 
-    /// How many there are: addresses, ClientIds, users.
+    /// The numbers of bans: of addresses, ClientIds, users.
     pub fn count(&self) -> [usize; 3] {
         let names = |names: &BannedNames| names.exact.len() + names.globs.len();
         [self.addresses.len(), names(&self.client_ids), names(&self.users)]
@@ -134,11 +135,12 @@ impl BanFile {
     }
 }
 
-/// How often each of many did something within a window. Holds [`WATCHED`] at most.
+/// Counts for each of many keys how often something happened within a window. Holds at most
+/// [`WATCHED`] keys.
 #[derive(Clone, Debug)]
 pub struct Watched<K> {
     seen: HashMap<K, (u64, u32), foldhash::fast::FixedState>,
-    /// Nobody is looked for whose window is over before then.
+    /// The time of the next search for keys whose window is over, in milliseconds.
     swept: u64,
 }
 
@@ -148,36 +150,36 @@ impl<K> Default for Watched<K> {
     }
 }
 
-/// What came of something that counts towards a ban.
+/// The outcome of an event that counts towards a ban.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Counted {
-    /// It is not too often yet, or nothing leads to a ban.
+    /// It did not happen too often yet, or does not lead to a ban.
     Fine,
-    /// It is: a ban until then, in milliseconds.
+    /// It happened too often: a ban until this time, in milliseconds.
     Ban(u64),
-    /// Too many others are watched.
+    /// It was not counted, because the table is full.
     Unwatched,
 }
 
 impl<K: Hash + Eq> Watched<K> {
-    /// How many are watched.
+    /// How many keys are counted.
     pub fn len(&self) -> usize {
         self.seen.len()
     }
 
-    /// True when nobody is.
+    /// True when no key is counted.
     pub fn is_empty(&self) -> bool {
         self.seen.is_empty()
     }
 
-    /// `who` did it once more at `now` milliseconds. The window begins with the first time.
+    /// Counts one more event of `who` at `now` milliseconds. A window begins with its first event.
     pub fn count(&mut self, who: K, now: u64, trigger: &Trigger) -> Counted {
         if trigger.count == 0 {
             return Counted::Fine;
         }
         let over = |since: u64| now.saturating_sub(since) >= trigger.window;
         if self.seen.len() >= WATCHED && !self.seen.contains_key(&who) {
-            // At most four times per window: each sweep looks at all.
+            // The search visits every key, so it is made at most four times per window.
             if self.swept <= now {
                 self.seen.retain(|_, (since, _)| !over(*since));
                 self.swept = now + trigger.window / 4;
@@ -194,7 +196,7 @@ impl<K: Hash + Eq> Watched<K> {
         if *count < trigger.count {
             return Counted::Fine;
         }
-        // Counted anew once the ban is over.
+        // The count begins anew once the ban is over.
         *count = 0;
         Counted::Ban(now.saturating_add(trigger.ban))
     }

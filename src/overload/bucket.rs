@@ -3,17 +3,17 @@
 /// Nanoseconds of its rate that a bucket holds: a burst of one second's worth.
 const BURST: u64 = 1_000_000_000;
 
-/// How much may be used per second. In any time `T` no more than `rate × (T + 1 s)` goes through,
-/// and the one thing that used up the last of it: something larger than a second's worth goes
-/// through too, and what follows waits for as long as that takes.
+/// A token bucket with a burst of one second's worth. In any time `T` at most `rate × (T + 1 s)`
+/// passes, plus the last amount, which may take more than the bucket holds: an amount larger than a
+/// second's worth passes too, and what follows waits until it is paid for.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Bucket {
-    /// When everything that was used will have been paid for, in nanoseconds.
+    /// The time at which everything that was used is paid for, in nanoseconds.
     paid: u64,
 }
 
 impl Bucket {
-    /// Takes `amount` at `now` nanoseconds, of `rate` per second.
+    /// Takes `amount` at `now` nanoseconds, at a rate of `rate` per second.
     ///
     /// # Errors
     /// When the bucket is empty: after how many nanoseconds it is not.
@@ -23,7 +23,7 @@ impl Bucket {
         Ok(())
     }
 
-    /// Whether there is anything in it.
+    /// Whether the bucket has anything left.
     ///
     /// # Errors
     /// When the bucket is empty: after how many nanoseconds it is not.
@@ -33,7 +33,7 @@ impl Bucket {
         if ahead < BURST { Ok(()) } else { Err(ahead - BURST + 1) }
     }
 
-    /// Takes `amount`, whatever is in it.
+    /// Takes `amount`, even if the bucket is empty.
     #[inline]
     pub fn charge(&mut self, now: u64, amount: u64, rate: u64) {
         let cost = u128::from(amount) * 1_000_000_000;
@@ -42,7 +42,7 @@ impl Bucket {
         self.paid = self.paid.max(now).saturating_add(cost);
     }
 
-    /// True when nothing is left to be paid for: such a bucket is like a new one.
+    /// True when nothing is left to be paid for: the bucket is then like a new one.
     pub fn is_full(&self, now: u64) -> bool {
         self.paid <= now
     }

@@ -1,10 +1,10 @@
-//! From what is measured on one shard to its level of overload.
+//! The level of overload of one shard, from what is measured on that shard.
 //!
-//! Each signal has a value in thousandths of what begins level 1, and a scale of what begins the
-//! levels above. The level rises at once to what the highest signal asks for. It falls by one when
-//! for [`CALM`] milliseconds no signal has asked for more than `recover` of what began it. So
-//! between a rise and the fall after it there is a second at least, and a value that moves around a
-//! threshold changes nothing.
+//! Each signal has a value in thousandths of the value that begins level 1, and a scale of the
+//! values that begin the higher levels. The level rises at once to the highest level that any
+//! signal asks for. It falls by one when, for [`CALM`] milliseconds, every signal was below
+//! `recover` thousandths of the value that begins the present level. So at least a second is
+//! between a rise and the next fall, and a value that moves around a threshold changes nothing.
 
 use crate::mutant::Mutant;
 
@@ -15,7 +15,7 @@ pub const CALM: u64 = 1000;
 /// A signal that is just high enough for level 1.
 pub const FULL: u64 = 1000;
 
-/// What is not done any more; each level includes those below it.
+/// A level of overload: the work that is left out. Each level includes those below it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
 #[repr(u8)]
 pub enum OverloadLevel {
@@ -24,12 +24,12 @@ pub enum OverloadLevel {
     None,
     /// New connections are accepted at the pace that the shard bears ([`super::pace`]).
     Accepts,
-    /// CONNECT is refused with 0x89 (MQTT 3: 3), or 0x9C and a server reference; before TLS where
-    /// there is any.
+    /// CONNECT is refused with 0x89 (3 for MQTT 3 clients), or with 0x9C and a server reference; on
+    /// a TLS listener the connection is refused before its handshake.
     Connects,
     /// QoS 0 goes only to clients that read.
     Slow,
-    /// QoS 0 messages of clients are dropped.
+    /// QoS 0 messages from clients are dropped.
     Qos0,
     /// No new subscriptions and no new retained messages: 0x97.
     Stored,
@@ -46,7 +46,7 @@ impl OverloadLevel {
         OverloadLevel::Stored,
     ];
 
-    /// In a word.
+    /// The level's name, for logs and `$SYS`.
     pub fn word(self) -> &'static str {
         match self {
             OverloadLevel::None => "none",
@@ -67,14 +67,14 @@ impl OverloadLevel {
     }
 }
 
-/// What is measured.
+/// A measured quantity that can ask for a level.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Signal {
-    /// How long the shard's thread runs in a step.
+    /// How long a step of the shard's thread runs.
     Lag,
     /// Memory of the control group, or of the host.
     HostMemory,
-    /// `limits.memory`.
+    /// The pressure by `limits.memory`.
     Memory,
     /// How full the mailboxes are.
     Mail,
@@ -98,7 +98,7 @@ impl Signal {
         Signal::Storage,
     ];
 
-    /// In a word.
+    /// The signal's name, for logs.
     pub fn word(self) -> &'static str {
         match self {
             Signal::Lag => "lag",
@@ -111,21 +111,23 @@ impl Signal {
         }
     }
 
-    /// What begins each level from 1 on, in thousandths of what begins the first. A signal that
-    /// says nothing about messages ends before the levels that shed them.
+    /// The values that begin the levels from 1 on, in thousandths of the value that begins level 1.
+    /// The scale of a signal that has nothing to do with messages ends before the levels that drop
+    /// messages.
     fn scale(self) -> &'static [u64] {
         match self {
-            // Half a second and more from level 2 on, as it is by default.
+            // With the default of `overload.lag`, level 2 begins at half a second.
             Signal::Lag => &[1000, 10_000, 20_000, 40_000, 80_000],
             Signal::HostMemory => &[1000, 2000, 3000, 4000, 5000],
             Signal::Memory => &[1000, 2000, 3000],
-            // A disk that stands still for ten seconds acknowledges nobody.
+            // Level 2 begins when the disk has stood still for ten seconds, in which nothing was
+            // acknowledged.
             Signal::Storage => &[1000, 5000],
             Signal::Mail | Signal::Buffers | Signal::Admissions => &[1000],
         }
     }
 
-    /// The level that `value` asks for, when what begins each is `share` thousandths of its scale.
+    /// The level that `value` asks for, when each level begins at `share` thousandths of its scale.
     fn level(self, value: u64, share: u64) -> OverloadLevel {
         let reached = |&&begins: &&u64| value.saturating_mul(1000) >= begins * share;
         OverloadLevel::of(self.scale().iter().take_while(reached).count())
@@ -137,40 +139,40 @@ impl Signal {
 pub struct Readings(pub [u64; Signal::ALL.len()]);
 
 impl Readings {
-    /// Sets one.
+    /// Sets the value of one signal.
     pub fn set(&mut self, signal: Signal, value: u64) {
         self.0[signal as usize] = value;
     }
 
-    /// One of them.
+    /// The value of one signal.
     pub fn get(&self, signal: Signal) -> u64 {
         self.0[signal as usize]
     }
 }
 
-/// What `overload:` says.
+/// The section `overload:`.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Thresholds {
-    /// Whether anything is done.
+    /// Whether overload has any effect.
     pub enabled: bool,
-    /// Steps that take so many microseconds begin level 1; 2, 4, 8 and 16 times as long the others.
+    /// Steps of this many microseconds begin level 1; those 10, 20, 40 and 80 times as long begin
+    /// the others.
     pub lag: u64,
     /// Thousandths of the control group's memory that begin level 1.
     pub memory: u64,
-    /// Thousandths of the host's memory that do where the group has no limit.
+    /// Thousandths of the host's memory that begin level 1 where the group has no limit.
     pub host_memory: u64,
-    /// A level ends at so many thousandths of what began it.
+    /// A level ends below this many thousandths of the value that began it.
     pub recover: u64,
-    /// Fewer connections per second than this to one shard are no crowd, and are not paced; not
-    /// configured.
+    /// Fewer connections per second than this to one shard are not paced. Not configurable.
     pub crowd: u64,
-    /// The pace is never slower, connections per second of one shard: where steps are long because
-    /// another process has the CPU, clients come in all the same; not configured.
+    /// The slowest pace, in connections per second of one shard: where steps are long because
+    /// another process has the CPU, clients can still connect. Not configurable.
     pub slowest: u64,
 }
 
 impl Default for Thresholds {
-    /// Nothing is done.
+    /// Overload has no effect.
     fn default() -> Self {
         Thresholds {
             enabled: false,
@@ -185,13 +187,13 @@ impl Default for Thresholds {
 }
 
 impl Thresholds {
-    /// How long two steps one after the other took at least, as a reading.
+    /// The reading of [`Signal::Lag`] for steps of this many microseconds.
     pub fn lag_reading(&self, micros: u64) -> u64 {
         micros.saturating_mul(FULL) / self.lag.max(1)
     }
 
-    /// Memory in use, in thousandths of what there is, as a reading. The levels above the first
-    /// begin at fifths of what is left.
+    /// The reading for memory in use, `used` in thousandths of the total. The levels above the
+    /// first begin at fifths of what is left above the threshold.
     pub fn memory_reading(&self, used: u64) -> u64 {
         let step = (1000u64.saturating_sub(self.memory) / 5).max(1);
         match used.checked_sub(self.memory) {
@@ -208,7 +210,7 @@ pub struct LevelChange {
     pub from: OverloadLevel,
     /// What it is.
     pub to: OverloadLevel,
-    /// The signal that asks for most.
+    /// The signal that asks for the highest level.
     pub signal: Signal,
     /// Its value, in thousandths of what begins level 1.
     pub value: u64,
@@ -218,7 +220,7 @@ pub struct LevelChange {
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Assessor {
     level: OverloadLevel,
-    /// Since when, in milliseconds, no signal has asked for the present level.
+    /// The time, in milliseconds, since which every signal was low enough for the level to fall.
     calm_since: Option<u64>,
 }
 
@@ -229,7 +231,7 @@ impl Assessor {
         self.level
     }
 
-    /// Takes in what was measured at `now` milliseconds; a change, if there is one.
+    /// Follows the readings at `now` milliseconds; returns a change of the level, if there is one.
     pub fn assess(
         &mut self,
         now: u64,
@@ -271,7 +273,7 @@ impl Assessor {
     }
 }
 
-/// The signal that asks for the highest level, and of those the one with the highest value.
+/// The signal that asks for the highest level; of several, the one with the highest value.
 fn highest(readings: &Readings) -> (Signal, u64) {
     let each = Signal::ALL.into_iter().map(|signal| (signal, readings.get(signal)));
     let rank = |&(signal, value): &(Signal, u64)| (signal.level(value, 1000), value);

@@ -1,5 +1,5 @@
-//! Which limits a client has: the first that says something, of the entries of `limits.users` that
-//! match it, its listener's `limits`, and `limits.client`.
+//! The limits of a client. Each limit is the first one that is set in the matching entry of
+//! `limits.users`, in its listener's `limits`, or in `limits.client`.
 
 use super::accounts::AccountBook;
 use super::bucket::Bucket;
@@ -8,27 +8,28 @@ use crate::mesh::quota::{Quota, Rate};
 use crate::message::Accounts;
 use std::sync::Arc;
 
-/// What happens to a message beyond a rate.
+/// The treatment of messages that exceed a rate.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Excess {
     /// Nothing more is read from the client until it has come down to its rate.
     #[default]
     Park,
-    /// QoS 0 is dropped; QoS 1 and 2 get 0x97, or wait where the version cannot say that.
+    /// QoS 0 messages are dropped; QoS 1 and 2 messages are refused with 0x97, or wait where the
+    /// protocol version has no reason codes.
     Drop,
     /// The client is disconnected with 0x96.
     Disconnect,
 }
 
-/// One limit, as a place of the configuration has it.
+/// One limit, as one place of the configuration sets it.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum LimitWanted {
-    /// Nothing is said here: the next place is asked.
+    /// The limit is not set here: the next place counts.
     #[default]
     Inherit,
-    /// No limit, whatever the next place says.
+    /// There is no limit, whatever the next place says.
     Unlimited,
-    /// This.
+    /// This limit.
     At(u64),
 }
 
@@ -134,9 +135,9 @@ pub struct UserGroup {
 /// One entry of `limits.users`.
 #[derive(Clone, Debug)]
 pub struct UserEntry {
-    /// Whose user name matches; `None`: with any or none.
+    /// The user names that the entry is about; `None` for any user name, or none.
     pub username: Option<Glob>,
-    /// Whose ClientId matches; `None`: any.
+    /// The ClientIds that the entry is about; `None` for any.
     pub client_id: Option<Glob>,
     /// The limits of each of these clients.
     pub place: LimitSet,
@@ -146,7 +147,7 @@ pub struct UserEntry {
     pub connects_per_second: Option<u32>,
     /// The account of what is retained for all of them; 0 without a bound.
     pub account: u32,
-    /// What they use.
+    /// What all of these clients use together.
     pub group: Arc<UserGroup>,
 }
 
@@ -157,7 +158,7 @@ impl UserEntry {
         client && self.username.as_ref().is_none_or(named)
     }
 
-    /// Whether it is about the same clients.
+    /// Whether both entries are about the same clients.
     fn is_like(&self, other: &UserEntry) -> bool {
         self.username == other.username && self.client_id == other.client_id
     }
@@ -192,17 +193,17 @@ impl AddressLimits {
 /// All limits of clients.
 #[derive(Clone, Debug, Default)]
 pub struct LimitRules {
-    /// Of every client.
+    /// Limits of every client.
     pub client: LimitSet,
-    /// Of a listener's clients, by its name.
+    /// Limits of a listener's clients, by the listener's name.
     pub listeners: Vec<(Box<str>, LimitSet)>,
-    /// The accounts of what is retained for all of a listener's clients, by its name.
+    /// The accounts of retained messages of a listener's clients, by the listener's name.
     pub listener_accounts: Vec<(Box<str>, u32)>,
-    /// Of some clients; the first that matches counts.
+    /// Entries for some clients; the first that matches a client counts.
     pub users: Vec<UserEntry>,
-    /// Bounds of what is retained.
+    /// Bounds of retained messages.
     pub accounts: AccountBook,
-    /// Of addresses.
+    /// Limits of addresses.
     pub address: AddressLimits,
     /// New connections of the whole broker per second.
     pub max_connect_rate: Option<u32>,
@@ -232,13 +233,14 @@ impl LimitRules {
         (GrantedLimits::of(&place.or(&self.client)), entry)
     }
 
-    /// What a client of that listener and entry publishes counts for these when it is retained.
+    /// The accounts that the retained messages of a client of this listener and entry count for.
     pub fn accounts_of(&self, listener: &str, entry: Option<&UserEntry>) -> Accounts {
         let known = self.listener_accounts.iter().find(|(name, _)| **name == *listener);
         Accounts::new([known.map_or(0, |known| known.1), entry.map_or(0, |entry| entry.account)])
     }
 
-    /// Goes on with what the clients of the old entries use: a reload forgets nobody's connections.
+    /// Takes over what the clients of the old entries use, so that a reload does not forget their
+    /// connections.
     pub fn adopt(&mut self, old: &LimitRules) {
         for entry in &mut self.users {
             if let Some(known) = old.users.iter().find(|known| known.is_like(entry)) {
@@ -257,10 +259,10 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Whether one more message may go through at `now` nanoseconds.
+    /// Whether one more message may pass at `now` nanoseconds.
     ///
     /// # Errors
-    /// When that is beyond a rate: after how many nanoseconds it is not.
+    /// When the message would exceed a rate: after how many nanoseconds it may pass.
     pub fn ready(&self, now: u64, granted: &GrantedLimits) -> Result<(), u64> {
         let messages = granted.messages.map_or(Ok(()), |_| self.messages.ready(now));
         let amount = granted.bytes.map_or(Ok(()), |_| self.bytes.ready(now));
@@ -270,7 +272,7 @@ impl Usage {
         messages.and(amount)
     }
 
-    /// A message of so many bytes went through.
+    /// Counts a message of this many bytes that passes.
     pub fn charge(&mut self, now: u64, bytes: u64, granted: &GrantedLimits) {
         if let Some(rate) = granted.messages {
             self.messages.charge(now, 1, rate);

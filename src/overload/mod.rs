@@ -1,16 +1,16 @@
-//! How much clients may use, and what is not done any more when the broker cannot keep up.
+//! Limits of what clients may use, and the work that is left out when the broker cannot keep up.
 //!
-//! - [`level`]: what is measured on one shard becomes a level, with hysteresis.
-//! - [`pace`]: how many new connections per second the shard bears, found out by its lag.
+//! - [`level`]: turns what is measured on one shard into a level of overload, with hysteresis.
+//! - [`pace`]: how many new connections per second the shard can accept, found from its lag.
 //! - [`bucket`]: a token bucket.
-//! - [`limits`]: which limits one client has, by its listener, its user name and its ClientId.
-//! - [`accounts`]: how much is retained for the clients of a listener, or of an entry of
-//!   `limits.users`.
-//! - [`bans`]: who may not connect for a while, and what leads to that.
-//! - [`sources`]: what all shards know of addresses: connections, rates, bans.
+//! - [`limits`]: the limits of one client, by its listener, its user name and its ClientId.
+//! - [`accounts`]: how much the retained messages of a listener's clients take, or of the clients
+//!   of an entry of `limits.users`.
+//! - [`bans`]: who may not connect, for good or for a while, and what leads to a ban.
+//! - [`sources`]: what all shards share about addresses: connections, rates, bans.
 //!
-//! Pure: the time is an argument. What a level or a limit means for a packet is in `shard`
-//! (`shard/overload.rs`, `shard/limits.rs`, `shard/bans.rs`).
+//! Time is an argument, and there is no I/O. The effect of a level or a limit on a packet is in
+//! `shard` (`shard/overload.rs`, `shard/limits.rs`, `shard/bans.rs`).
 
 pub mod accounts;
 pub mod bans;
@@ -27,17 +27,17 @@ pub use sources::SourceTable;
 
 use std::sync::Arc;
 
-/// What `limits:`, `overload:` and `bans:` say, as the shards want it.
+/// The sections `limits:`, `overload:` and `bans:` in the form that shards use.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
     /// Limits of clients and addresses.
     pub limits: LimitRules,
-    /// When the broker counts as overloaded.
+    /// The thresholds of overload.
     pub overload: Thresholds,
-    /// Where clients are sent that are refused because of overload; empty for nowhere.
+    /// The Server Reference for clients that are refused because of overload; empty for none.
     pub server_reference: Box<str>,
     /// What leads to a ban.
     pub bans: BanRules,
-    /// Who is banned by the operator.
+    /// The operator's bans.
     pub banned: Arc<BanFile>,
 }

@@ -1,19 +1,22 @@
 //! How many new connections per second a shard accepts while it is busy.
 //!
-//! Without a limit until steps get long while clients connect. Then it is a part of what was
-//! accepted last, and moves as congestion windows do: down by a quarter for each tenth of a second
-//! with long steps, up by a tenth for each without in which it was used up. After some seconds in
-//! which nobody had to wait there is no limit any more.
+//! There is no limit until steps get long while clients connect. Then the limit is set to a part of
+//! the rate at which connections were last accepted. From then on it moves as a congestion window
+//! does: down by a quarter for each tenth of a second with long steps, up by a tenth for each tenth
+//! without long steps in which the limit was reached. After some seconds in which no client had to
+//! wait, the limit is lifted.
 
 use super::bucket::Bucket;
 use super::level::Thresholds;
 use crate::mutant::Mutant;
 
-/// The part of `overload.lag` that a crowd may make steps take: others are served meanwhile.
+/// Connecting clients may make steps last up to `overload.lag` divided by this: the other clients
+/// are served meanwhile.
 const TARGET: u64 = 4;
-/// The bucket's clock runs so much faster: its burst is a tenth of a second's worth.
+/// The bucket's clock runs faster by this factor, which makes its burst a tenth of a second's
+/// worth.
 const FASTER: u64 = 10;
-/// Looks without anybody who waited after which there is no limit any more.
+/// The number of looks in a row without a waiting client after which the limit is lifted.
 const IDLE: u32 = 50;
 
 /// The pace of one shard.
@@ -24,9 +27,9 @@ pub struct Pace {
     bucket: Bucket,
     /// Connections accepted since the last look.
     accepted: u64,
-    /// Somebody had to wait since then.
+    /// True when a client had to wait since the last look.
     waited: bool,
-    /// Looks without that.
+    /// Looks in a row without a waiting client.
     idle: u32,
 }
 
@@ -36,7 +39,7 @@ impl Pace {
         (self.rate > 0).then_some(self.rate)
     }
 
-    /// One was accepted at `now` nanoseconds.
+    /// Counts a connection that was accepted at `now` nanoseconds.
     #[inline]
     pub fn accepted(&mut self, now: u64) {
         self.accepted += 1;
@@ -45,10 +48,10 @@ impl Pace {
         }
     }
 
-    /// Whether one more may be accepted now.
+    /// Whether one more connection may be accepted at `now` nanoseconds.
     ///
     /// # Errors
-    /// When not: after how many nanoseconds.
+    /// When it may not: after how many nanoseconds it may.
     #[inline]
     pub fn ready(&mut self, now: u64) -> Result<(), u64> {
         if self.rate == 0 || Mutant::OverloadPaceIgnored.is_on() {
@@ -59,8 +62,9 @@ impl Pace {
         ready.map_err(|wait| (wait / FASTER).max(1))
     }
 
-    /// Every tenth of a second: steps took `lag` microseconds, `elapsed` milliseconds have passed.
-    /// `pressed`: the shard is overloaded, for whatever reason.
+    /// Adjusts the limit. Called every tenth of a second: steps took `lag` microseconds, and
+    /// `elapsed` milliseconds have passed since the last call. `pressed`: the shard is overloaded,
+    /// for whatever reason.
     pub fn look(&mut self, lag: u64, by: &Thresholds, elapsed: u64, pressed: bool) {
         let recent = self.accepted.saturating_mul(1000) / elapsed.max(1);
         self.accepted = 0;
@@ -96,7 +100,8 @@ mod tests {
         slowest: 1000,
     };
 
-    /// Accepts as many as it lets within a second in which steps take `lag`; how many.
+    /// Accepts as many connections as `pace` allows within a second in which steps take `lag`;
+    /// returns how many.
     fn second(pace: &mut Pace, from: u64, crowd: u64, lag: impl Fn(u64) -> u64) -> u64 {
         let mut taken = 0;
         for tenth in 0..10 {
@@ -128,7 +133,7 @@ mod tests {
     #[test]
     fn it_finds_the_pace_that_the_shard_bears() {
         let mut pace = Pace::default();
-        // A tenth of a second with more than 500 of them has long steps.
+        // Steps are long in a tenth of a second in which more than 500 clients connect.
         let mut taken = Vec::new();
         for at in 0..40 {
             let lag = |here| if here > 500 { 20_000 } else { 4000 };

@@ -1,9 +1,10 @@
-//! What all shards know of addresses: how many connections come from each and how fast, who showed
-//! wrong credentials, who is banned. Shared, because an address's connections are on all shards.
+//! What all shards share about addresses: how many connections come from each network and how fast,
+//! which networks show wrong credentials, and who is banned. The table is shared because the
+//! connections of one address are on all shards.
 //!
-//! A 16th of the table is behind one mutex, which is held for some table look-ups. It is taken when
-//! a connection comes or goes, and only if there is a limit for addresses or somebody is banned;
-//! never for a message.
+//! The table has 16 parts, each behind a mutex that is held for a few look-ups. A mutex is taken
+//! when a connection comes or goes, and only if addresses have limits or someone is banned; never
+//! for a message.
 #![allow(clippy::disallowed_types, reason = "an address's connections are on all shards")]
 
 use super::bans::{Counted, Trigger, Watched};
@@ -17,12 +18,13 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Parts of the table.
 const PARTS: usize = 16;
-/// Networks that one part holds. Past it a network that is not known has no limits.
+/// Networks that one part holds. When it is full, connections from further networks are accepted
+/// without being counted.
 pub const NETWORKS: usize = 65_536;
-/// Bans that one part holds. Past it nobody more is banned.
+/// Bans that one part holds. When it is full, further bans have no effect.
 pub const BANS: usize = 8192;
 
-/// Addresses that count as one.
+/// A network of addresses that are counted together, by its first address as IPv6.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct SourceNetwork(u128);
 
@@ -35,7 +37,8 @@ impl SourceNetwork {
         };
         SourceNetwork(match address {
             IpAddr::V4(v4) => {
-                // As IPv6 has it, so that the two families cannot be mistaken for each other.
+                // The address is mapped to IPv6, so that the two families cannot be mistaken for
+                // each other.
                 kept(v4.to_bits().into(), 32, limits.prefix_v4) | 0xffff << 32
             }
             IpAddr::V6(v6) => kept(v6.to_bits(), 128, limits.prefix_v6),
@@ -44,19 +47,19 @@ impl SourceNetwork {
 }
 
 impl SourceNetwork {
-    /// That address alone.
+    /// The network of this address alone.
     pub fn whole(address: IpAddr) -> SourceNetwork {
         let limits = AddressLimits { prefix_v4: 32, prefix_v6: 128, ..AddressLimits::default() };
         SourceNetwork::of(address, &limits)
     }
 
-    /// Its first address.
+    /// The first address of the network.
     pub fn address(self) -> IpAddr {
         std::net::Ipv6Addr::from_bits(self.0).to_canonical()
     }
 }
 
-/// Who is banned.
+/// The subject of a ban.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Banned {
     /// A network.
@@ -68,7 +71,7 @@ pub enum Banned {
 }
 
 impl Banned {
-    /// For logs: the kind.
+    /// The kind, for logs.
     pub fn kind(&self) -> &'static str {
         match self {
             Banned::Address(_) => "address",
@@ -81,9 +84,9 @@ impl Banned {
 /// Why one more connection from an address is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TooMany {
-    /// It has as many as it may.
+    /// The network has as many connections as it may have.
     Connections,
-    /// They come too fast.
+    /// Connections from the network come too fast.
     Rate,
 }
 
@@ -98,11 +101,11 @@ struct SourcePart {
     networks: HashMap<SourceNetwork, SourceUse, foldhash::fast::FixedState>,
     wrong: Watched<SourceNetwork>,
     bans: HashMap<Banned, u64, foldhash::fast::FixedState>,
-    /// Nothing is looked for that is not used any more before then, in nanoseconds.
+    /// The time of the next search for unused networks, in nanoseconds.
     swept: u64,
 }
 
-/// What is known of addresses, and who is banned for a while.
+/// The table of networks and bans.
 #[derive(Default)]
 pub struct SourceTable {
     parts: [Mutex<SourcePart>; PARTS],
@@ -118,7 +121,7 @@ impl SourceTable {
     }
 
     fn with<T>(&self, part: &Mutex<SourcePart>, look: impl FnOnce(&mut SourcePart) -> T) -> T {
-        // Nothing in here panics with the lock held; if it did, the tables would be usable still.
+        // No code panics with the lock held; if one did, the tables would still be usable.
         let mut part = part.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let (known, bans) = (part.networks.len() as u64, part.bans.len() as u64);
         let outcome = look(&mut part);
@@ -130,21 +133,21 @@ impl SourceTable {
         outcome
     }
 
-    /// Networks that are known.
+    /// How many networks the table has.
     pub fn known(&self) -> u64 {
         self.known.load(Relaxed)
     }
 
-    /// Bans that have not been seen to be over.
+    /// How many bans the table has, including those that are over and were not looked up since.
     pub fn bans(&self) -> u64 {
         self.bans.load(Relaxed)
     }
 
-    /// One more connection comes from there, at `now` nanoseconds. `Ok(false)`: it was let in
-    /// without being counted, because too many networks are known.
+    /// Counts one more connection from a network, at `now` nanoseconds. `Ok(false)`: the connection
+    /// is accepted without being counted, because the table is full.
     ///
     /// # Errors
-    /// When it is one too many.
+    /// [`TooMany`], when the connection exceeds a limit.
     pub fn enter(
         &self,
         source: SourceNetwork,
@@ -174,7 +177,7 @@ impl SourceTable {
         })
     }
 
-    /// A connection from there is gone.
+    /// Counts one connection from a network less, at `now` nanoseconds.
     pub fn leave(&self, source: SourceNetwork, now: u64) {
         if self.known() == 0 || Mutant::AddressNotLeft.is_on() {
             return;
@@ -188,22 +191,23 @@ impl SourceTable {
         });
     }
 
-    /// Networks are other ones from now on: connections that are there are not counted any more.
+    /// Forgets all networks, because their prefix lengths change. Existing connections are no
+    /// longer counted.
     pub fn forget_networks(&self) {
         self.parts.iter().for_each(|part| self.with(part, |part| part.networks.clear()));
     }
 
-    /// Connections from there. For checks.
+    /// The number of connections from a network. For checks.
     pub fn connections(&self, source: SourceNetwork) -> u32 {
         self.with(self.part(source), |part| part.networks.get(&source).map_or(0, |k| k.connections))
     }
 
-    /// Wrong credentials were shown from there at `now` milliseconds.
+    /// Counts wrong credentials from a network, at `now` milliseconds.
     pub fn wrong(&self, source: SourceNetwork, now: u64, trigger: &Trigger) -> Counted {
         self.with(self.part(source), |part| part.wrong.count(source, now, trigger))
     }
 
-    /// Bans somebody until then, in milliseconds; false when there is no room.
+    /// Adds a ban from `now` to `until`, in milliseconds; false when there is no room for it.
     pub fn ban(&self, who: Banned, now: u64, until: u64) -> bool {
         self.with(self.part_of(&who), |part| {
             if part.bans.len() >= BANS {
@@ -217,7 +221,7 @@ impl SourceTable {
         })
     }
 
-    /// Whether somebody is banned at `now` milliseconds. A ban that is over is forgotten.
+    /// Whether `who` is banned at `now` milliseconds. A ban that is over is removed.
     pub fn is_banned(&self, who: &Banned, now: u64) -> bool {
         if self.bans() == 0 || Mutant::BanIgnored.is_on() {
             return false;
@@ -238,8 +242,8 @@ impl SourceTable {
         self.bans() > 0 && self.with(part, |part| part.bans.remove(who).is_some_and(|at| at > now))
     }
 
-    /// The bans of one part of the table that are not over at `now` milliseconds, with when each
-    /// is; `None` past the last part.
+    /// The bans of one part of the table that are in force at `now` milliseconds, with the end of
+    /// each in milliseconds; `None` when there is no such part.
     pub fn listed(&self, part: usize, now: u64) -> Option<Vec<(Banned, u64)>> {
         let part = self.parts.get(part)?;
         let live = |(who, &until): (&Banned, &u64)| (until > now).then(|| (who.clone(), until));

@@ -1,22 +1,22 @@
 //! A copy of a store while a broker uses it: `ringmq storage backup`.
 //!
-//! Segments only grow at the end of the newest, so copies made in the order of their numbers are
-//! the log as it was at some moment, with a torn tail at most. What changes meanwhile besides is
-//! that old segments go and their files are used again: then a copy does not read as a whole log,
-//! and is made again.
+//! Only the end of the newest segment grows, so copies that are made in the order of segment
+//! numbers are the log as it was at some moment, with a torn tail at most. Meanwhile old segments
+//! may also be dropped and their files reused. Then the copy cannot be read as a whole log, and is
+//! made again.
 
 use super::store::{Store, Unusable};
 use std::fs::File;
 use std::io;
 use std::path::Path;
 
-/// How often a shard's log is copied at most.
+/// How often the copy of a shard's log is tried.
 const TRIES: usize = 5;
 
 /// Copies the store at `from` to a new directory `to`.
 ///
 /// # Errors
-/// When `to` is there, something cannot be read or written, or no copy was whole.
+/// When `to` exists, something cannot be read or written, or no try gave a whole copy.
 pub fn backup(from: &Path, to: &Path) -> Result<(), Unusable> {
     let cannot = |error: io::Error| {
         let (from, to) = (from.display(), to.display());
@@ -28,13 +28,13 @@ pub fn backup(from: &Path, to: &Path) -> Result<(), Unusable> {
     for shard in 0..shards {
         let mut outcome = Err(Unusable::new("not copied"));
         for _ in 0..TRIES {
-            // Anew each time, so that its lock is not held while it is copied.
+            // Opened anew each time, so that the lock of the copy is not held while it is made.
             let directory = Store::existing(to)?.directory(shard);
             let Some(name) = directory.file_name() else { continue };
             let copied = copy(&from.join(name), &directory);
             outcome = match copied {
                 Ok(()) => Store::existing(to)?.read(shard).map(drop),
-                // A segment that was listed is gone: it was removed meanwhile.
+                // A segment was dropped after the directory was listed: the copy is tried again.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Err(cannot(error)),
                 Err(error) => return Err(cannot(error)),
             };

@@ -1,4 +1,4 @@
-//! What a log keeps to: how large, how late, how much at once.
+//! The bounds of a log: its sizes, its times, and how much it does at once.
 
 /// How a log behaves.
 #[derive(Clone, Copy, Debug)]
@@ -9,24 +9,25 @@ pub struct Bounds {
     pub disk: u64,
     /// Microseconds that a batch gathers at most before it is committed.
     pub gather: u64,
-    /// Bytes that may wait to be durable before no new values are taken.
+    /// When this many bytes wait to be durable, no new values are taken.
     pub backlog: usize,
-    /// Microseconds that they may.
+    /// When bytes have waited to be durable for this many microseconds, no new values are taken.
     pub age: u64,
-    /// Microseconds that a batch may be written and not synced while clients are told of it; `None`
-    /// if they are told when it is durable. What is synced late by more than `age` is late.
+    /// Microseconds after which a written batch has to be synced, where clients get their
+    /// acknowledgements once it is written; `None` where they get them once it is durable. A sync
+    /// that is more than `age` overdue counts as late.
     pub interval: Option<u64>,
-    /// Bytes that may gather in memory while the disk fails or hangs and clients are told all the
-    /// same; 0 if they are not told.
+    /// Bytes that may gather in memory while the disk fails or hangs and clients still get
+    /// acknowledgements; 0 when they get none then.
     pub degraded: usize,
-    /// Bytes read at a time while cleaning; a batch that is longer is read whole.
+    /// Bytes that are read at a time while cleaning. A batch that is longer is read whole.
     pub slice: usize,
-    /// Messages and bytes of a session's queue that are in memory; the others are on disk only.
+    /// Messages and bytes of a session's queue that are kept in memory; the rest is on disk only.
     pub head: (usize, usize),
 }
 
 impl Bounds {
-    /// Those of the broker, apart from what is configured.
+    /// The bounds of the broker, apart from those that are configured.
     pub const BROKER: Bounds = Bounds {
         segment: 64 << 20,
         disk: u64::MAX,

@@ -1,5 +1,5 @@
-//! Room on the disk: what is alive of a log's oldest segment is copied behind its newest batch, and
-//! the segment dropped when the copies are durable.
+//! Makes room on the disk: the live records of a log's oldest segment are copied behind the newest
+//! batch, and the segment is dropped when the copies are durable.
 
 use super::StorageCommand;
 use super::failing::Health;
@@ -9,10 +9,10 @@ use super::log::{ENOUGH, Log, LogSegment};
 use super::record::{self, Effect, Record};
 use crate::mutant::Mutant;
 
-/// Cleaning waits while so many bytes wait for the next commit.
+/// Cleaning pauses while this many bytes wait for the next commit.
 const CLEANING_FILL: usize = 1 << 20;
 
-/// The oldest segment while what is alive of it is copied.
+/// The oldest segment, while its live records are copied.
 pub(super) struct Cleaning {
     segment: LogSegment,
     offset: u64,
@@ -21,7 +21,7 @@ pub(super) struct Cleaning {
 }
 
 impl Cleaning {
-    /// True while it waits for what it has asked for.
+    /// True while cleaning waits for bytes that it has asked for.
     pub(super) fn is_reading(&self) -> bool {
         self.reading
     }
@@ -56,7 +56,7 @@ impl Log {
             return false;
         }
         let (live, _) = self.sizes();
-        // Room that a sealed segment does not use is as good as dead.
+        // Room that a sealed segment does not use counts as dead.
         let taken = |segment: &LogSegment| segment.end.max(self.bounds.segment);
         let used: u64 = self.segments.iter().map(taken).sum();
         let dead = used.saturating_sub(live);
@@ -64,7 +64,7 @@ impl Log {
         much || self.is_full() && dead > self.bounds.segment
     }
 
-    /// A part of the oldest segment: what is alive in it goes behind the newest.
+    /// Takes a part of the oldest segment, and appends copies of the live records in it.
     pub(super) fn cleaned(&mut self, segment: u32, offset: u64, bytes: &[u8], now: u64) {
         let Some(mut cleaning) = self.cleaning.take_if(|cleaning| {
             cleaning.reading && (cleaning.segment.number, cleaning.offset) == (segment, offset)
@@ -80,7 +80,7 @@ impl Log {
                     damaged |= !self.copy_live(header.batch, &payload, now);
                     at += size;
                 }
-                // More has to be read at once: a batch may be longer than what is read otherwise.
+                // A batch may be longer than a usual read; then the next read gets the whole batch.
                 Err(_) if at == 0 && Mutant::StorageCleanerWedged.is_on() => break,
                 Err((_, frame::NoFrame::Short | frame::NoFrame::Header)) if at == 0 => {
                     let whole = batch_size(bytes).filter(|&whole| whole > bytes.len());
@@ -112,14 +112,16 @@ impl Log {
             self.cleaning = Some(cleaning);
             return;
         }
-        // The batch that says so must be durable first; there has to be one.
+        // The segment may be dropped once the copies are durable, and with them a batch that
+        // records that the segment is not needed. Such a batch needs some content.
         if self.filling.is_empty() {
             self.append(&Record::Nothing, now);
         }
         self.retiring = Some(self.next_batch);
     }
 
-    /// Copies what is alive of a batch; false when it has something that is no record.
+    /// Appends copies of the live records of a batch; false when it contains something that is not
+    /// a record.
     fn copy_live(&mut self, batch: u64, payload: &[u8], now: u64) -> bool {
         let mut at = 0;
         while at < payload.len() {
@@ -159,7 +161,7 @@ impl Log {
     }
 }
 
-/// Bytes that the batch takes whose first header is at the start of `bytes`.
+/// Bytes of the batch whose first header is at the start of `bytes`.
 fn batch_size(bytes: &[u8]) -> Option<usize> {
     let header = frame::Header::read(bytes).ok()?;
     Some(frame::disk_size(header.total as usize))

@@ -1,46 +1,48 @@
-//! A disk that fails: what the log tries then, and what clients may be told meanwhile.
+//! The log on a disk that fails: what it tries, and whether clients get acknowledgements meanwhile.
 
 use super::log::{Log, Waiting};
 use crate::mutant::Mutant;
 
-/// The most microseconds between tries while storage is down: each takes a fresh segment.
+/// Most microseconds between two tries while storage is down. Each try takes a fresh segment.
 const LONGEST_RETRY: u64 = 30_000_000;
 
 /// Whether batches become durable.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Health {
     Up,
-    /// The last try failed, and the next has its own fresh segment.
+    /// The last try failed, and the next one, in a fresh segment, is under way.
     Failed,
-    /// Two tries failed one after the other; the next one comes then.
+    /// Two tries in a row have failed; the next one is made at this time, in microseconds.
     Down(u64),
 }
 
 impl Log {
-    /// True while batches do not become durable.
+    /// True while batches cannot become durable.
     pub fn is_down(&self) -> bool {
         matches!(self.health, Health::Down(_))
     }
 
-    /// Whether new values are refused, and not only late: the disk fails or has no room.
+    /// Whether new values are refused, rather than delayed: the disk fails or has no room.
     pub fn refuses(&self, now: u64) -> bool {
-        // Whether it fails for good, and is degraded then, shows at once.
+        // After a first failure the second try shows soon whether the disk fails for good. If so,
+        // the log is degraded instead of refusing.
         let open = self.health == Health::Failed && self.may_degrade();
         !self.degraded && !open && (self.is_down() || self.has_no_room(now))
     }
 
-    /// Whether clients may be told of what is in memory only, should the disk fail.
+    /// Whether records that are only in memory may be acknowledged, should the disk fail.
     fn may_degrade(&self) -> bool {
         self.backlog() < self.bounds.degraded && !Mutant::StorageNeverDegraded.is_on()
     }
 
-    /// Whether they are told of it from `now` on.
+    /// Decides whether records that are only in memory are acknowledged from `now` on.
     pub(super) fn judge(&mut self, now: u64) {
         self.degraded =
             self.may_degrade() && (self.is_down() || self.is_behind(now) && !self.has_no_room(now));
     }
 
-    /// True while clients are told of what is in memory only, because the disk fails or hangs.
+    /// True while records that are only in memory are acknowledged, because the disk fails or
+    /// hangs.
     pub fn is_degraded(&self) -> bool {
         self.degraded
     }
@@ -63,7 +65,7 @@ impl Log {
             return;
         }
         self.sealed = true;
-        // A fresh segment that took nothing is of no use any more.
+        // A fresh segment without a batch is of no use any more.
         if let Some(last) = self.segments.pop_back_if(|last| last.first == batch) {
             self.junk.push(last.number);
         }
@@ -78,7 +80,8 @@ impl Log {
         self.worsen(now);
     }
 
-    /// A try to write has failed: the next one comes at once, or when some time has passed.
+    /// Notes that a try to write has failed. After the first failure the next try comes at once,
+    /// after further ones when some time has passed.
     pub(super) fn worsen(&mut self, now: u64) {
         if self.health == Health::Up {
             self.health = Health::Failed;

@@ -1,32 +1,33 @@
-//! Faults of a disk, in tests: operations on files that fail. Otherwise nothing fails here.
+//! Faults of a disk, in tests: file operations that fail. Outside of tests nothing fails here.
 
 #[cfg(test)]
 pub(crate) use in_tests::{Fault, plan, plan_reads};
 
-/// Before each operation on a file.
+/// Called before each operation on a file.
 ///
 /// # Errors
-/// In tests, when the operation is one of those that are to fail.
+/// In tests, when the operation is one that is to fail.
 #[cfg(not(test))]
 #[inline]
 pub fn operation() -> std::io::Result<()> {
     Ok(())
 }
 
-/// Before each read of a file; these are counted apart.
+/// Called before each read of a file; reads are counted apart from other operations.
 ///
 /// # Errors
-/// The same.
+/// As for [`operation`].
 #[cfg(not(test))]
 #[inline]
 pub fn read() -> std::io::Result<()> {
     Ok(())
 }
 
-/// Before each write of a commit: how many of its bytes are written.
+/// Called before each write of a commit. The error has the number of bytes that are written all the
+/// same.
 ///
 /// # Errors
-/// The same.
+/// As for [`operation`].
 #[cfg(not(test))]
 #[inline]
 pub fn write(_: usize) -> Result<(), (usize, std::io::Error)> {
@@ -41,8 +42,8 @@ mod in_tests {
     use std::cell::Cell;
     use std::io;
 
-    /// Which operations of this thread fail, counted from the first; and how much of a write is
-    /// done all the same.
+    /// The operations of this thread that fail, counted from 0, and how many bytes of a write are
+    /// written all the same.
     #[derive(Clone, Copy, Default, Debug)]
     pub(crate) struct Fault {
         pub first: u32,
@@ -58,13 +59,13 @@ mod in_tests {
         static READ: Cell<u32> = const { Cell::new(0) };
     }
 
-    /// From now on these fail; gives how many operations there were since this was last said.
+    /// Sets the operations that fail from now on; returns how many there were since the last call.
     pub(crate) fn plan(fault: Option<Fault>) -> u32 {
         FAULT.set(fault);
         DONE.replace(0)
     }
 
-    /// The same for reads.
+    /// As [`plan`], for reads.
     pub(crate) fn plan_reads(fault: Option<Fault>) -> u32 {
         READ_FAULT.set(fault);
         READ.replace(0)

@@ -1,9 +1,10 @@
-//! One log's directory: its segments as files. Plain reads, writes and syncs, which block: only for
-//! threads that nothing else waits for.
+//! The directory of one log, with its segments as files. Reads, writes and syncs block, so this is
+//! only for threads that no other work waits for.
 //!
-//! A segment is a file `<number>.seg`, allocated when it is made, so that a commit changes no
-//! metadata but what the file system does for its first writes. A dropped one is kept as
-//! `<number>.free` for reuse, a few of them. After each change of names the directory is synced.
+//! A segment is a file `<number>.seg`. It is allocated when it is made, so that a commit changes no
+//! metadata except what the file system changes for the first write to a block. A dropped segment's
+//! file is kept for reuse as `<number>.free`, a few of them at most. After each change of names the
+//! directory is synced.
 
 use super::places::Span;
 use super::{Answer, Extent, StorageCommand};
@@ -24,25 +25,26 @@ const KEPT: usize = 1 << 20;
 /// Bytes that stay free on the file system whatever is configured.
 const FREE: u64 = 64 << 20;
 
-/// Bytes between two spans that are read with them rather than by another call.
+/// A gap of at most this many bytes between two spans is read with them, instead of by another
+/// call.
 const GAP: usize = 16 << 10;
-/// Bytes that are read by one call, if one span has not more.
+/// Most bytes that are read by one call, unless a single span is longer.
 const READ: usize = 1 << 20;
 
 /// The files of one log.
 pub struct Files {
     directory: PathBuf,
     open: BTreeMap<u32, File>,
-    /// Segments that a commit to failed.
+    /// Segments to which a commit failed.
     failed: BTreeSet<u32>,
-    /// Segments with something that is not synced.
+    /// Segments with batches that are not synced.
     dirty: BTreeSet<u32>,
     spare: Vec<PathBuf>,
     frames: Vec<u8>,
 }
 
 impl Files {
-    /// The files in that directory.
+    /// Opens the files of the log in this directory.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -68,8 +70,8 @@ impl Files {
         File::open(&self.directory)?.sync_all()
     }
 
-    /// Numbers of the segments in ascending order, and how many bytes of each there are to read:
-    /// what was allocated and never written behind those is left out.
+    /// The numbers of the segments in ascending order, with the bytes of each that have to be read:
+    /// allocated space behind them that was never written is left out.
     ///
     /// # Errors
     /// When the directory cannot be read.
@@ -95,7 +97,7 @@ impl Files {
         self.open.get(&segment).ok_or_else(|| ErrorKind::NotFound.into())
     }
 
-    /// Reads so many bytes from an offset; fewer where the file ends.
+    /// Reads `length` bytes from an offset; fewer where the file ends.
     ///
     /// # Errors
     /// When the file cannot be read.
@@ -108,7 +110,7 @@ impl Files {
         Ok(bytes)
     }
 
-    /// Reads spans; those that lie close to each other at once.
+    /// Reads spans; those that lie close together are read by one call.
     fn read_spans(&mut self, spans: &[Span]) -> Vec<Result<Vec<u8>, String>> {
         let mut read = Vec::with_capacity(spans.len());
         let mut left = spans;
@@ -139,14 +141,14 @@ impl Files {
     /// Makes a segment ready to be written.
     ///
     /// # Errors
-    /// When there is no room, or the file system says so.
+    /// When there is no room, or the file system reports an error.
     pub fn create(&mut self, segment: u32, size: u64) -> io::Result<()> {
         faults::operation()?;
         let path = self.path(segment);
         let reused = self.spare.pop();
         let made = self.make(&path, reused.as_deref(), size);
         if made.is_err() {
-            // Half a segment is of no use, and takes room that is short.
+            // A segment that is only partly made is of no use and takes scarce room.
             let _ = std::fs::remove_file(&path);
         }
         self.open.insert(segment, made?);
@@ -172,7 +174,7 @@ impl Files {
         } else if length < size {
             let wanted = i64::try_from(size).unwrap_or(i64::MAX);
             match fallocate(file.as_raw_fd(), FallocateFlags::empty(), 0, wanted) {
-                // Where it cannot be done ahead, a full disk shows at a commit.
+                // On a file system that cannot allocate ahead, a full disk shows only at a commit.
                 Err(nix::Error::EOPNOTSUPP) => file.set_len(size)?,
                 outcome => outcome?,
             }
@@ -182,7 +184,7 @@ impl Files {
         Ok(file)
     }
 
-    /// Whether the file system has that much room and some besides.
+    /// Checks that the file system has `size` bytes free, and [`FREE`] besides.
     fn leave_room(&self, size: u64) -> io::Result<()> {
         let stat = nix::sys::statvfs::statvfs(&self.directory)?;
         let free = stat.blocks_available().saturating_mul(stat.fragment_size());
@@ -192,10 +194,10 @@ impl Files {
         Ok(())
     }
 
-    /// Writes a batch and syncs.
+    /// Writes a batch, and syncs as `sync` says.
     ///
     /// # Errors
-    /// When one of that fails; then the segment takes no other batch.
+    /// When the write or a sync fails. The segment then takes no other batch.
     pub fn commit(
         &mut self,
         stamp: frame::Stamp,
@@ -207,7 +209,8 @@ impl Files {
         if sync == Extent::Everything {
             self.sync_older(segment)?;
         }
-        // Older ones are not written any more, nor synced: what they have and should is here again.
+        // Older segments are neither written nor synced any more: each of their batches is synced,
+        // or is written again from this segment on.
         self.open.retain(|&number, _| number >= segment);
         self.dirty.retain(|&number| number >= segment);
         if self.failed.contains(&segment) {
@@ -243,7 +246,7 @@ impl Files {
         self.open.remove(&segment);
     }
 
-    /// Syncs what is written to segments before that one.
+    /// Syncs the batches in segments before this one.
     fn sync_older(&mut self, segment: u32) -> io::Result<()> {
         while let Some(older) = self.dirty.first().copied().filter(|&older| older < segment) {
             let synced = self.file(older).and_then(|file| file.sync_data());
@@ -256,11 +259,11 @@ impl Files {
         Ok(())
     }
 
-    /// What has to be synced so that everything that is written is, in order. Each file is opened
-    /// for that: the kernel tells of an error once to whoever has a file open.
+    /// The files that have to be synced so that every written batch is durable, in order. Each is
+    /// opened anew: the kernel reports a write error once to each open file description.
     ///
     /// # Errors
-    /// When one cannot be opened.
+    /// When a file cannot be opened.
     pub fn unsynced(&mut self) -> io::Result<Vec<File>> {
         let opened = self.dirty.iter().map(|&segment| File::open(self.path(segment))).collect();
         self.dirty.clear();
@@ -270,7 +273,7 @@ impl Files {
     /// Removes a segment, or keeps its file for reuse; durably.
     ///
     /// # Errors
-    /// When it may still be there.
+    /// When the segment may still exist.
     pub fn drop_segment(&mut self, segment: u32, reuse: bool) -> io::Result<()> {
         faults::operation()?;
         let path = self.path(segment);
@@ -317,8 +320,8 @@ impl Files {
     }
 }
 
-/// Where the last written part of a file ends. A file system that does not know which parts are
-/// says that all are.
+/// The end of the last written part of a file. A file system that does not track holes reports all
+/// of a file as written.
 fn written_end(file: &File) -> io::Result<u64> {
     let mut end = 0;
     loop {
@@ -334,7 +337,8 @@ fn written_end(file: &File) -> io::Result<u64> {
     }
 }
 
-/// How many of the first spans are read at once, and the bytes that they take together.
+/// How many of the first spans are read by one call, and the bytes from the first to the last of
+/// them.
 fn together(spans: &[Span]) -> (usize, usize) {
     let Some(first) = spans.first() else { return (0, 0) };
     let (mut count, mut length) = (1, first.length);
@@ -350,7 +354,7 @@ fn together(spans: &[Span]) -> (usize, usize) {
     (count, length)
 }
 
-/// Syncs those files; the answer to [`StorageCommand::Sync`].
+/// Syncs these files; returns the answer to [`StorageCommand::Sync`].
 pub(super) fn sync(batch: u64, files: io::Result<Vec<File>>) -> Answer {
     let synced = files.and_then(|files| files.iter().try_for_each(File::sync_data));
     match synced {

@@ -1,4 +1,4 @@
-//! Frames: how a batch of records lies in a segment.
+//! Frames: the layout of a batch of records in a segment.
 //!
 //! A batch is what one commit makes durable. Its records form one string of bytes, which is cut
 //! into frames of at most [`FRAME_PAYLOAD`] bytes. A frame begins at a multiple of [`ALIGNMENT`]
@@ -24,7 +24,7 @@ pub const ALIGNMENT: usize = 4096;
 pub const HEADER: usize = 64;
 /// Most payload of one frame in bytes: a full frame takes 256 KiB.
 pub const FRAME_PAYLOAD: usize = (256 << 10) - HEADER;
-/// Most payload of one batch in bytes; one record must fit.
+/// Most payload of one batch in bytes; the largest record must fit.
 pub const BATCH_PAYLOAD: usize = (1 << 28) - 1;
 /// Magic, with the version of the format in its last byte.
 const MAGIC: [u8; 8] = *b"RINGMQL\x01";
@@ -38,9 +38,9 @@ pub struct Header {
     pub log: u64,
     /// The batch.
     pub batch: u64,
-    /// The oldest batch that is still needed: recovery misses no segment before it.
+    /// The oldest batch that is still needed: recovery can do without segments before it.
     pub needed: u64,
-    /// The segment; what is left of a segment's earlier use has another number.
+    /// The segment. Frames that are left from an earlier use of the file have another number.
     pub segment: u32,
     /// Which frame of the batch this is.
     pub frame: u32,
@@ -59,9 +59,9 @@ pub struct Header {
 /// Why there is no frame in some bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NoFrame {
-    /// No header with a right checksum and lengths that go together.
+    /// There is no header with a correct checksum and consistent lengths.
     Header,
-    /// A header of a later version of the format: its number.
+    /// The header has a later version of the format: its number.
     Version(u8),
     /// The bytes end before the payload does.
     Short,
@@ -123,7 +123,7 @@ impl Header {
         if header.is_sound() { Ok(header) } else { Err(NoFrame::Header) }
     }
 
-    /// Whether the lengths go together.
+    /// Whether the lengths are consistent.
     fn is_sound(&self) -> bool {
         let total = self.total as usize;
         let before = (self.frame as usize).saturating_mul(FRAME_PAYLOAD);
@@ -145,22 +145,22 @@ impl Header {
     }
 }
 
-/// Bytes that a batch with so much payload takes in a segment.
+/// Bytes that a batch with this much payload takes in a segment.
 pub fn disk_size(payload: usize) -> usize {
     let (full, rest) = (payload / FRAME_PAYLOAD, payload % FRAME_PAYLOAD);
     let last = if rest == 0 { 0 } else { (HEADER + rest).next_multiple_of(ALIGNMENT) };
     full * (HEADER + FRAME_PAYLOAD) + last
 }
 
-/// Where in a written batch its payload's bytes from `offset` on are, `length` of them: the first
-/// byte, and how many bytes from there, headers of frames included.
+/// The place, within a written batch, of `length` bytes of its payload from `offset` on: the first
+/// byte, and the number of bytes from there, headers of frames included.
 pub fn span(offset: usize, length: usize) -> (usize, usize) {
     let place = |offset: usize| (offset / FRAME_PAYLOAD + 1) * HEADER + offset;
     let first = place(offset);
     (first, place(offset + length.max(1) - 1) + 1 - first)
 }
 
-/// Takes the headers of frames out of the bytes of a [`span`] that begins at `offset` of the
+/// Removes the headers of frames from the bytes of a [`span`] that begins at `offset` of the
 /// payload.
 pub fn unframe(offset: usize, bytes: &mut Vec<u8>) {
     let mut end = FRAME_PAYLOAD - offset % FRAME_PAYLOAD;
@@ -170,7 +170,7 @@ pub fn unframe(offset: usize, bytes: &mut Vec<u8>) {
     }
 }
 
-/// Which batch it is, and where it goes.
+/// The numbers of a batch, and the segment that it goes to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stamp {
     /// The log.
@@ -185,7 +185,7 @@ pub struct Stamp {
     pub unsynced: u32,
 }
 
-/// Writes the frames of a batch behind what is in `out`. The payload is not empty and has at most
+/// Appends the frames of a batch to `out`. The payload must not be empty and has at most
 /// [`BATCH_PAYLOAD`] bytes.
 pub fn write(stamp: Stamp, payload: &[u8], out: &mut Vec<u8>) {
     out.reserve(disk_size(payload.len()));
@@ -213,7 +213,7 @@ pub fn write(stamp: Stamp, payload: &[u8], out: &mut Vec<u8>) {
 /// The frame at the start of `bytes`: its header and payload.
 ///
 /// # Errors
-/// When there is no whole one with right checksums.
+/// When there is no whole frame with correct checksums.
 pub fn read(bytes: &[u8]) -> Result<(Header, &[u8]), NoFrame> {
     let header = Header::read(bytes)?;
     let end = HEADER + header.length as usize;

@@ -1,6 +1,6 @@
-//! What the records of a log come to: sessions with what belongs to them, messages that they wait
-//! for, and retained messages. Built while recovery reads, and taken apart by the shard that goes
-//! on.
+//! The content of a log: sessions with what belongs to them, the messages that wait for them, and
+//! retained messages. Recovery builds an image while it reads; the shard that goes on takes the
+//! image apart.
 
 use super::index::Value;
 use super::record::{
@@ -9,8 +9,8 @@ use super::record::{
 use hashbrown::HashMap;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The number under which messages wait that belong to no session: they are on their way from one
-/// member of a share group to the next.
+/// The session number for messages without a session: they are on their way from one member of a
+/// share group to the next.
 pub const RETURNING: u64 = 0;
 
 /// A message.
@@ -26,9 +26,10 @@ pub struct Body {
     pub expires: u64,
     /// QoS and RETAIN flag.
     pub flags: u8,
-    /// If it is retained: the bounds that it counts for, as one number; 0 for none.
+    /// If it is retained: the accounts that it counts for ([`crate::message::Accounts`]), as one
+    /// number; 0 for none.
     pub accounts: u64,
-    /// The same on a node of a cluster: its stamp; 0 for none.
+    /// If it is retained on a node of a cluster: its stamp; 0 for none.
     pub stamp: u64,
 }
 
@@ -45,7 +46,7 @@ impl Body {
         }
     }
 
-    /// As it is stored.
+    /// The body in the form that records have.
     pub fn stored(&self) -> StoredMessage<'_> {
         StoredMessage {
             topic: &self.topic,
@@ -59,7 +60,7 @@ impl Body {
     }
 }
 
-/// What is kept of a message whose body is left where it is.
+/// What is kept of a message whose body stays on disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Brief {
     /// Bytes of topic, properties and payload.
@@ -71,7 +72,7 @@ pub struct Brief {
 }
 
 impl Brief {
-    /// Of the message with that number.
+    /// The brief of the message with this number.
     pub fn of(message: u64, body: &StoredMessage<'_>) -> Brief {
         let mut bytes = Vec::new();
         Record::Put { message, body: *body }.encode(&mut bytes);
@@ -85,15 +86,16 @@ impl Brief {
 pub struct Head {
     /// ClientId.
     pub client_id: Box<str>,
-    /// Prefix of its topics.
+    /// The listener's prefix of its topics.
     pub mountpoint: Box<str>,
     /// Session Expiry Interval in seconds.
     pub expiry: u32,
-    /// When it ends, in milliseconds since 1970; 0 if it had a connection.
+    /// When it ends, in milliseconds since 1970; 0 if it had a connection, the largest number for
+    /// never.
     pub ends: u64,
     /// Protocol level.
     pub level: u8,
-    /// It was a bridge's.
+    /// True when it was a mosquitto bridge's.
     pub bridge: bool,
 }
 
@@ -121,7 +123,7 @@ pub struct Waiting {
     pub ids: Vec<u32>,
     /// Its share group; empty for none.
     pub share: Box<str>,
-    /// If it was sent: under which packet identifier, and how far it is.
+    /// If it was sent: its packet identifier, and the state of its delivery.
     pub sent: Option<(u16, Phase)>,
 }
 
@@ -145,47 +147,48 @@ pub struct Stored {
     pub head: Option<Head>,
     /// Subscriptions by filter: options and identifier.
     pub subscriptions: BTreeMap<Box<str>, (u8, u32)>,
-    /// What waits for it, in order.
+    /// Messages that wait for it, by slot.
     pub waiting: BTreeMap<u32, Waiting>,
-    /// Identifiers under which QoS 2 messages came.
+    /// Packet identifiers of QoS 2 messages that the client has sent.
     pub inbound: Vec<u16>,
     /// Its will.
     pub will: Option<LastWill>,
-    /// How far what was sent is; a copy of the message's record may come after it.
+    /// Packet identifiers and delivery states of sent messages, by slot. They are apart from
+    /// `waiting` because a copy of the `Fan` record may come after the `State` record.
     states: BTreeMap<u32, (u16, Phase)>,
-    /// Wherever something of it is.
+    /// The position of each value of the session.
     values: HashMap<Key, Value>,
 }
 
-/// Everything.
+/// The content of one log.
 #[derive(Default)]
 pub struct Image {
     /// Sessions by number.
     pub sessions: BTreeMap<u64, Stored>,
     /// Messages by number.
     pub messages: BTreeMap<u64, Body>,
-    /// Messages whose bodies there was no room for.
+    /// Messages whose bodies are not in memory, for lack of room.
     pub briefs: BTreeMap<u64, Brief>,
-    /// How many bytes of bodies there is room for; `None` for all.
+    /// Bytes of bodies that there is still room for; `None` for no bound.
     room: Option<usize>,
     /// Retained messages by topic.
     pub retained: HashMap<Box<str>, Body>,
-    /// Messages on their way from one member of a share group to the next. Known when
-    /// [`Image::finish`] was called.
+    /// Messages on their way from one member of a share group to the next. Set by
+    /// [`Image::finish`].
     pub returning: BTreeMap<u32, Waiting>,
     /// The largest number of a session, and of a message, that was ever seen.
     pub last: (u64, u64),
-    /// Where messages and retained messages are.
+    /// The positions of messages and retained messages.
     values: HashMap<Key, Value>,
 }
 
 impl Image {
-    /// An empty one with room for so many bytes of messages' bodies; `None` for all.
+    /// An empty image with room for `room` bytes of bodies; `None` for all.
     pub fn within(room: Option<usize>) -> Image {
         Image { room, ..Image::default() }
     }
 
-    /// The next record, and where it is.
+    /// Takes the next record, which is at `value`.
     pub fn take(&mut self, record: &Record<'_>, value: Value, secret: Secret) {
         let values = match record.session() {
             Some(session) => {
@@ -227,7 +230,7 @@ impl Image {
         if let Some(room) = &mut self.room {
             let size = body.topic.len() + body.properties.len() + body.payload.len();
             if *room < size {
-                // A copy may come after the message.
+                // The record may be a copy of a message that was taken before.
                 self.messages.remove(&message);
                 self.briefs.insert(message, Brief::of(message, body));
                 return;
@@ -238,8 +241,8 @@ impl Image {
         self.messages.insert(message, Body::of(body));
     }
 
-    /// Messages whose bodies are needed at once and were left where they are: those that were sent,
-    /// and those of share groups. Comes after [`Image::finish`].
+    /// Messages whose bodies are on disk and needed at once: those that were sent, and those of
+    /// share groups. To be called after [`Image::finish`].
     pub fn wanted(&self) -> Vec<u64> {
         let needed = |waiting: &&Waiting| waiting.sent.is_some() || !waiting.share.is_empty();
         let waiting = self.sessions.values().flat_map(|stored| stored.waiting.values());
@@ -250,15 +253,15 @@ impl Image {
         wanted.into_iter().collect()
     }
 
-    /// The body of such a message.
+    /// Adds the body of such a message.
     pub fn fill(&mut self, message: u64, body: &StoredMessage<'_>) {
         if self.briefs.remove(&message).is_some() {
             self.messages.insert(message, Body::of(body));
         }
     }
 
-    /// Sessions that lack something, as after damage: number, ClientId if it is known, what. Comes
-    /// before [`Image::finish`].
+    /// Sessions that lack something after damage: number, ClientId if known, and what they lack. To
+    /// be called before [`Image::finish`].
     pub fn incomplete(&self) -> Vec<(u64, Option<&str>, String)> {
         let mut found = Vec::new();
         for (&number, stored) in &self.sessions {
@@ -274,7 +277,8 @@ impl Image {
         found
     }
 
-    /// Leaves out what nothing refers to. Returns every value that is alive, for the log's index.
+    /// Removes everything that nothing refers to. Returns every value that is alive, for the log's
+    /// index.
     pub fn finish(&mut self) -> Vec<(Key, Value)> {
         self.sessions.retain(|&number, s| s.head.is_some() || number == RETURNING);
         let mut wanted = hashbrown::HashSet::new();

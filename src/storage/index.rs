@@ -1,9 +1,10 @@
-//! Which stored values are alive, and where each is. What is alive of a segment shows when it is
-//! read: a record is alive when the index has its position.
+//! The values that are alive, and the position of each. A record that is read from a segment is
+//! alive when the index has its position.
 //!
-//! Memory: a session's own record and one of its subscriptions share an entry of 44 bytes, every
-//! other value has one of 28; and each entry takes 6 to 12 bytes in a table of numbers. Entries lie
-//! in chunks and tables consist of segments, so growth never moves more than a 256th of them.
+//! Memory: a session's own record and one of its subscriptions share an entry of 44 bytes; every
+//! other value has an entry of 28 bytes. Each entry takes another 6 to 12 bytes in a table of entry
+//! numbers. Entries are allocated in chunks and tables in segments, so growth never moves more than
+//! a 256th of them.
 
 use super::key::Key;
 use super::kind::{SESSION, SUBSCRIBED};
@@ -12,13 +13,13 @@ use crate::split::SplitTable;
 use std::hash::{BuildHasher, Hash};
 use std::num::NonZeroU32;
 
-/// Bits of a [`RecordPosition`] that say where in a batch.
+/// Bits of a [`RecordPosition`] that hold the offset in a batch.
 const OFFSET_BITS: u32 = 28;
-/// Bytes of an entry's place in a table, on average.
+/// Bytes of an entry's number in a table, on average.
 const NUMBER: usize = 9;
 
-/// Where a record is: its batch, and the byte of the batch's payload that it begins at. Not where
-/// in which file: a batch that cannot be written where it was meant to go is written elsewhere.
+/// The position of a record: its batch, and the byte of the batch's payload that it begins at. It
+/// names no file, because a batch that cannot be written in one segment is written in another.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct RecordPosition(u64);
 
@@ -41,12 +42,12 @@ impl RecordPosition {
 
 const _: () = assert!(super::frame::BATCH_PAYLOAD < 1 << OFFSET_BITS);
 
-/// The newest value of a key: where it is, and its bytes.
+/// The newest value of a key: the position and the length of its record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Value {
-    /// Where.
+    /// Its position.
     pub position: RecordPosition,
-    /// Bytes of the record.
+    /// Bytes of its record.
     pub length: u32,
 }
 
@@ -54,7 +55,7 @@ pub struct Value {
 #[derive(Default)]
 pub struct Index {
     hasher: foldhash::fast::RandomState,
-    /// Sessions' own records, each with the first subscription.
+    /// Sessions' own records, each with one subscription.
     pairs: Entries<Pair>,
     /// All other values.
     singles: Entries<Single>,
@@ -97,7 +98,7 @@ struct Single {
 
 struct Pair {
     session: [u32; 2],
-    /// What tells the subscription apart from others of the session.
+    /// The hash of the subscription's filter, as in its key.
     filter: [u16; 5],
     #[expect(dead_code, reason = "what it never is tells an entry from a free place")]
     always: Always,
@@ -105,18 +106,18 @@ struct Pair {
     subscription: Option<Place>,
 }
 
-/// Says nothing.
+/// Has no meaning of its own; its value is never 0.
 #[derive(Clone, Copy)]
 #[repr(u16)]
 enum Always {
     One = 1,
 }
 
-// What each stored value costs, besides what tables leave empty.
+// The memory of each stored value, besides what tables leave empty.
 const _: () = assert!(arena::slot_size::<Single>() == 28);
 const _: () = assert!(arena::slot_size::<Pair>() == 44);
 
-/// Something that is found by its key.
+/// An entry that is found by its key.
 trait Keyed {
     type Key: Copy + PartialEq + Hash;
     fn key(&self) -> Self::Key;
@@ -142,7 +143,7 @@ impl Keyed for Pair {
 /// Entries of one kind.
 struct Entries<E> {
     entries: NodeArena<E>,
-    /// Their numbers, by the hash of their key.
+    /// The numbers of the entries, by the hash of their key.
     numbers: SplitTable<u32>,
 }
 
@@ -160,7 +161,7 @@ impl<E: Keyed> Entries<E> {
         self.numbers.find(hash, |&id| self.entries.get(id).key() == key).copied()
     }
 
-    /// Adds an entry whose key has none, and returns its number.
+    /// Adds an entry, whose key has none yet; returns its number.
     fn insert(&mut self, hasher: &Hasher, entry: E) -> u32 {
         let hash = hasher.hash_one(entry.key());
         let id = self.entries.insert(entry);
@@ -183,13 +184,14 @@ impl<E: Keyed> Entries<E> {
     }
 }
 
-/// Where a key is looked for.
+/// The place where a key is looked up.
 enum Where {
-    /// It is a session's own record.
+    /// In the pair of this session, as its own record.
     Own(u64),
-    /// It is a subscription of that session.
+    /// In the pair of this session, as its subscription with this hash; otherwise among the
+    /// singles.
     Subscription(u64, [u16; 5]),
-    /// It is something else.
+    /// Among the singles.
     Single,
 }
 
@@ -245,7 +247,7 @@ impl Index {
         Some(self.singles.entries.get(id).place.value())
     }
 
-    /// A newer value.
+    /// Replaces the value of a key, or adds it.
     pub fn put(&mut self, key: Key, value: Value) {
         let place = Place::of(value);
         let old = match where_is(key) {
@@ -279,7 +281,7 @@ impl Index {
         None
     }
 
-    /// The entry of that session, which is made if there is none.
+    /// The pair of this session, made if there is none.
     fn pair(&mut self, session: u64) -> &mut Pair {
         let id = match self.pairs.find(&self.hasher, session) {
             Some(id) => id,
@@ -293,7 +295,7 @@ impl Index {
         self.pairs.entries.get_mut(id)
     }
 
-    /// No value any more; true when there was one.
+    /// Removes the value of a key; true when there was one.
     pub fn take(&mut self, key: Key) -> bool {
         let taken = match where_is(key) {
             Where::Own(session) => self.take_of_pair(session, |pair| pair.own.take()),

@@ -1,5 +1,5 @@
-//! A store as people look at it: `ringmq storage check` and `show`, which change nothing; and what
-//! they do to it while no broker uses it: `check --repair` and `compact`.
+//! The commands for an operator's look at a store: `ringmq storage check` and `show`, which change
+//! nothing, and `check --repair` and `compact`, which change it while no broker uses it.
 
 use super::image::Image;
 use super::rewrite::{Placed, rewrite};
@@ -9,7 +9,7 @@ use std::io::Write;
 
 fn written(outcome: std::io::Result<()>) -> Result<(), Unusable> {
     match outcome {
-        // A reader that went away (`| head`) is no failure.
+        // A reader that has closed the pipe (`| head`) is not a failure.
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(Unusable::new(format!("cannot write to standard output: {error}")))
         }
@@ -17,11 +17,11 @@ fn written(outcome: std::io::Result<()>) -> Result<(), Unusable> {
     }
 }
 
-/// Reads every shard's log and says what is in it; of a damaged one, what is lost and which
+/// Reads every shard's log and prints what is in it; for a damaged one, what is lost and which
 /// sessions lack something.
 ///
 /// # Errors
-/// When one cannot be read or is damaged; the others are read all the same.
+/// When a log cannot be read or is damaged. The others are checked nevertheless.
 pub fn check(store: &Store, out: &mut dyn Write) -> Result<(), Unusable> {
     let mut wrong = None;
     for shard in 0..store.shards {
@@ -61,7 +61,7 @@ pub fn check(store: &Store, out: &mut dyn Write) -> Result<(), Unusable> {
     }
 }
 
-/// Says what is lost of a shard's log; returns what is whole.
+/// Prints what is lost of a shard's log; returns the content that is whole.
 fn tell_lost(store: &Store, shard: u8, out: &mut dyn Write) -> Result<Image, Unusable> {
     let (mut image, lost) = store.salvage(shard)?;
     for lost in &lost {
@@ -75,13 +75,13 @@ fn tell_lost(store: &Store, shard: u8, out: &mut dyn Write) -> Result<Image, Unu
     Ok(image)
 }
 
-/// Where everything stays on its shard.
+/// Leaves everything on its shard.
 fn as_it_is(_: Placed<'_>, source: u8) -> u8 {
     source
 }
 
-/// Writes the store anew of what is whole of it, and says what is lost. The old logs stay under
-/// names that begin with `damaged-`. A store that is whole is left alone.
+/// Rewrites a damaged store from the content that is whole, and prints what is lost. The old logs
+/// stay under names that begin with `damaged-`. A store that is whole is left alone.
 ///
 /// # Errors
 /// When it cannot be read or written.
@@ -108,7 +108,7 @@ pub fn repair(store: &mut Store, out: &mut dyn Write) -> Result<(), Unusable> {
     check(store, out)
 }
 
-/// Writes the store anew without what is dead.
+/// Rewrites the store without dead records.
 ///
 /// # Errors
 /// When it is damaged, or cannot be written.

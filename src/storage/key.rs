@@ -1,10 +1,10 @@
-//! Keys: what a stored value is the newest value of.
+//! Keys: what a value is stored under. Of all records with the same key, the newest one counts.
 
 use super::kind::{FAN, INBOUND, PUT, RETAIN, SESSION, STATE, SUBSCRIBED, WILL};
 
-/// What a value is stored under: a kind, a session or message, and what tells apart within it.
-/// Filters and topics are in it as hashes of 80 and 120 bits under a secret of the store, so that
-/// no client can make two of them meet, and by chance none will.
+/// A key: a kind, a session or message, and what tells several values of these apart. Filters are
+/// in it as hashes of 80 bits and topics as hashes of 124 bits, under a secret of the store, so
+/// that no client can make two of them collide, and by chance none will.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct Key(pub u64, pub u64);
 
@@ -13,18 +13,18 @@ impl Key {
         (self.0 >> 60) as u8
     }
 
-    /// The session that it belongs to, if it is of a kind that belongs to one.
+    /// The session that the key belongs to, if it is of a kind that belongs to one.
     pub(super) fn session(self) -> u64 {
         self.0 >> 16 & SESSIONS
     }
 
-    /// The first part of what tells it apart.
+    /// The part of the first word that tells keys of the same kind and session apart.
     pub(super) fn high(self) -> u16 {
         self.0 as u16
     }
 }
 
-/// A secret that keys are hashed under; one for each store.
+/// The secret that keys are hashed under. Each store has its own.
 #[derive(Clone, Copy, Debug)]
 pub struct Secret(pub [u64; 2]);
 
@@ -38,11 +38,11 @@ impl Secret {
     }
 }
 
-/// The largest number of a session that keys can name.
+/// The largest number of a session in a key.
 const SESSIONS: u64 = (1 << 44) - 1;
 
-/// Kind in the highest four bits: a session's number has 44 bits, what is left of the first word is
-/// the first part of what tells apart.
+/// The first word has the kind in its highest four bits, then 44 bits of a session's number, then
+/// 16 bits that tell keys apart.
 pub(super) fn key(kind: u8, session: u64, high: u64, low: u64) -> Key {
     Key(u64::from(kind) << 60 | (session & SESSIONS) << 16 | high & 0xffff, low)
 }
@@ -62,12 +62,13 @@ pub fn message_key(message: u64) -> Key {
     key(PUT, 0, 0, message)
 }
 
-/// The keys of a message that waits for a session: of the reference, and of how far it is.
+/// The keys of a message that waits for a session: of the reference to it, and of the state of its
+/// delivery.
 pub fn slot_keys(session: u64, slot: u32) -> [Key; 2] {
     [key(FAN, session, 0, u64::from(slot)), key(STATE, session, 0, u64::from(slot))]
 }
 
-/// The key of an identifier under which a message of QoS 2 came.
+/// The key of the packet identifier of a QoS 2 message that a client has sent.
 pub fn inbound_key(session: u64, packet: u16) -> Key {
     key(INBOUND, session, 0, u64::from(packet))
 }

@@ -1,4 +1,5 @@
-//! The byte that says of what kind a record is. A number keeps its meaning for ever.
+//! The byte that tells the kind of a record. A number keeps its meaning for ever, since stores on
+//! disk have it.
 
 pub(super) const SESSION: u8 = 1;
 pub(super) const END: u8 = 2;

@@ -1,4 +1,6 @@
-//! A shard's log: records in, commands to the owner of the files out. A pure state machine.
+//! A shard's log. It takes records and issues commands to the owner of the files. Owns which batch
+//! a record is in, which batches are durable, and which values are alive. It is a pure state
+//! machine: time is an argument, and it does no I/O.
 
 pub use super::bounds::Bounds;
 
@@ -13,11 +15,12 @@ use super::{Answer, Extent, StorageCommand};
 use crate::mutant::Mutant;
 use std::collections::VecDeque;
 
-/// Segments that are kept ready besides the next one, for what takes values out and for copying.
+/// Segments that are kept ready besides the next one, for records that take values out and for
+/// copies.
 pub const RESERVE: usize = 2;
-/// A batch of so many bytes is committed without further gathering.
+/// A batch of this many bytes is committed without further gathering.
 pub(super) const ENOUGH: usize = 256 << 10;
-/// A batch of so many bytes, or as many as a segment has room for, takes no more while it waits.
+/// A batch of this many bytes, or of a quarter of a segment if that is less, takes no more records.
 const LARGE: usize = 16 << 20;
 /// Microseconds between tries while storage is down or the disk is full.
 const RETRY: u64 = 1_000_000;
@@ -29,11 +32,11 @@ pub struct LogSegment {
     pub number: u32,
     /// Its first batch.
     pub first: u64,
-    /// Where its last good batch ends, in bytes.
+    /// The end of its last good batch, in bytes.
     pub end: u64,
 }
 
-/// What recovery found, to go on from.
+/// The state of a log that recovery found.
 #[derive(Debug, Default)]
 pub struct Found {
     /// Segments with batches, oldest first.
@@ -42,23 +45,23 @@ pub struct Found {
     pub last_batch: u64,
     /// The largest segment number that any file has or had.
     pub last_segment: u32,
-    /// Where in its segment each batch begins, in multiples of [`frame::ALIGNMENT`].
+    /// The offset of each batch in its segment, in multiples of [`frame::ALIGNMENT`].
     pub blocks: Vec<u32>,
 }
 
-/// A batch on its way.
+/// The batch that is being written, or is the next to be.
 pub(super) struct Flight {
     pub(super) stamp: Stamp,
-    /// The records while they are here: to be written again.
+    /// The records, while the owner of the files does not have them.
     pub(super) payload: Option<Vec<u8>>,
     pub(super) since: u64,
     pub(super) bytes: usize,
     pub(super) sync: bool,
-    /// What it was written to failed meanwhile: it has to be written again.
+    /// Its segment has failed meanwhile, so the batch has to be written again.
     pub(super) doomed: bool,
 }
 
-/// A batch that is complete and waits for its turn.
+/// A complete batch that waits to be written.
 pub(super) struct Waiting {
     pub(super) batch: u64,
     pub(super) payload: Vec<u8>,
@@ -76,7 +79,8 @@ pub struct Figures {
     pub copied: u64,
     /// Commits that failed.
     pub failures: u64,
-    /// Segments that could not be made, read or dropped.
+    /// Segments that could not be made, read or dropped, syncs that failed, and messages that could
+    /// not be read back.
     pub troubles: u64,
 }
 
@@ -88,17 +92,17 @@ pub struct Log {
     pub(super) index: Index,
     /// Oldest first; the last one is written to, unless it is sealed.
     pub(super) segments: VecDeque<LogSegment>,
-    /// The last segment takes no further batch.
+    /// True when the last segment takes no further batch.
     pub(super) sealed: bool,
     ready: VecDeque<u32>,
     pub(super) creating: bool,
     create_after: u64,
-    /// The last try to make a segment has failed.
+    /// True when the last try to make a segment has failed.
     short: bool,
     last_segment: u32,
     pub(super) places: Places,
     pub(super) filling: Vec<u8>,
-    /// Where in it the last record begins.
+    /// The offset in `filling` at which the last record begins.
     pub(super) last: usize,
     filling_since: u64,
     pub(super) spare: Vec<u8>,
@@ -113,28 +117,29 @@ pub struct Log {
     pub(super) health: Health,
     pub(super) degraded: bool,
     pub(super) cleaning: Option<Cleaning>,
-    /// The oldest segment needs no more, once this batch is durable.
+    /// The oldest segment is not needed any more once this batch is durable.
     pub(super) retiring: Option<u64>,
-    /// Segments that hold nothing good, to be dropped.
+    /// Segments without a good batch, to be dropped.
     pub(super) junk: Vec<u32>,
     /// Segments to which a commit failed.
     pub(super) failed: Vec<u32>,
     /// Microseconds until the next try while storage is down.
     pub(super) patience: u64,
     pub(super) dropping: Option<u32>,
-    /// Cleaning met something that cannot be read: nothing is dropped any more.
+    /// Cleaning met something unreadable, or a segment may not be gone: no segment with batches is
+    /// dropped any more.
     pub(super) stuck: bool,
     /// See [`Log::hold`].
     pub(super) held: bool,
     pub(super) trouble: Option<String>,
     pub(super) figures: Figures,
-    /// What is to be done, in order.
+    /// Commands for the owner of the files, in order. The caller takes them out.
     pub commands: Vec<StorageCommand>,
 }
 
 impl Log {
-    /// A log with that secret number, that goes on from what was found. Values found alive are told
-    /// by [`Log::adopt`].
+    /// A log with this secret number, which goes on from what was found. [`Log::adopt`] adds the
+    /// values that are alive.
     pub fn new(id: u64, secret: Secret, bounds: Bounds, found: Found) -> Log {
         let first = found.segments.first().map_or(1, |segment| segment.first);
         Log {
@@ -143,7 +148,7 @@ impl Log {
             bounds,
             index: Index::default(),
             segments: found.segments.into(),
-            // What a file may have behind its last good batch is not known.
+            // The content of a file behind its last good batch is unknown.
             sealed: true,
             ready: VecDeque::new(),
             creating: false,
@@ -177,13 +182,13 @@ impl Log {
         }
     }
 
-    /// A value that recovery found alive.
+    /// Adds a value that recovery found alive.
     pub fn adopt(&mut self, key: Key, value: Value) {
         self.index.put(key, value);
     }
 
-    /// Appends a record at `now`, in microseconds; returns the batch it is in. It survives a power
-    /// cut once [`Log::durable`] has come to that.
+    /// Appends a record at `now`, in microseconds; returns the number of its batch. The record
+    /// survives a power cut once [`Log::durable`] has reached that number.
     pub fn append(&mut self, record: &Record<'_>, now: u64) -> u64 {
         if self.filling.len() >= LARGE.min(self.bounds.segment as usize / 4) {
             self.put_aside(now);
@@ -206,12 +211,12 @@ impl Log {
         self.next_batch
     }
 
-    /// A value is not alive any more, by what another record says that was appended.
+    /// Removes a value that is not alive any more, as another appended record implies.
     pub fn forget(&mut self, key: Key) {
         self.index.take(key);
     }
 
-    /// Whether a value is stored under that key.
+    /// Whether a value is stored under this key.
     pub fn has(&self, key: Key) -> bool {
         self.index.get(key).is_some()
     }
@@ -221,12 +226,12 @@ impl Log {
         self.durable
     }
 
-    /// The last batch that clients may be told of.
+    /// The last batch whose records may be acknowledged to clients.
     pub fn kept(&self) -> u64 {
         match self.bounds.interval {
             _ if self.degraded => self.next_batch,
             Some(_) if Mutant::StorageWrittenEarly.is_on() => self.next_batch,
-            // Nobody is told of more while what was written is written again.
+            // While written batches are written again, nothing beyond them is acknowledged.
             Some(_) => {
                 let flying = self.in_flight.as_ref().map(|flight| flight.stamp.batch);
                 let waiting = self.waiting.front().map(|waiting| waiting.batch);
@@ -237,7 +242,7 @@ impl Log {
         }
     }
 
-    /// The batch that what is appended now is in.
+    /// The batch that a record appended now would be in.
     pub fn filling(&self) -> u64 {
         self.next_batch
     }
@@ -249,11 +254,11 @@ impl Log {
         written && self.unsynced.is_at_rest() && !self.wants_mark()
     }
 
-    /// True while no room is left for new values.
+    /// True while there is no room for new values.
     pub fn is_full(&self) -> bool {
         let room = self.segments.back().filter(|_| !self.sealed);
         let room = room.map_or(0, |last| self.bounds.segment.saturating_sub(last.end));
-        // What waits already and what comes in one step must fit besides.
+        // The bytes that wait already, and those that come in one step, must fit as well.
         let enough = self.bounds.segment / 4 + self.backlog() as u64;
         self.ready.len() < RESERVE || self.ready.len() == RESERVE && room < enough
     }
@@ -264,18 +269,18 @@ impl Log {
         self.is_full() && !self.creating && tried
     }
 
-    /// Whether one more segment is within what the log may take of the disk.
+    /// Whether the log may take one more segment of the disk.
     fn may_grow(&self) -> bool {
         let count = (self.segments.len() + self.ready.len() + self.junk.len()) as u64;
         (count + 1).saturating_mul(self.bounds.segment) <= self.bounds.disk
     }
 
-    /// Whether new values are taken. What takes values out always is.
+    /// Whether new values are taken. Records that take values out always are.
     pub fn accepts(&self, now: u64) -> bool {
         self.degraded || !self.is_down() && !self.is_full() && !self.is_behind(now)
     }
 
-    /// Whether not even what takes values out can be written, and not only later.
+    /// Whether even records that take values out cannot be written, for more than a short delay.
     pub fn takes_nothing(&self, now: u64) -> bool {
         let next = frame::disk_size(self.backlog() + frame::ALIGNMENT) as u64;
         let fits = |last: &LogSegment| last.end + next <= self.bounds.segment;
@@ -283,12 +288,13 @@ impl Log {
         self.refuses(now) && (self.is_down() || self.ready.is_empty() && !writable)
     }
 
-    /// True when as much as may waits to be durable, or for as long.
+    /// True when as many bytes as may wait to be durable do, or have waited for as long as they
+    /// may.
     pub fn is_behind(&self, now: u64) -> bool {
         self.backlog() >= self.bounds.backlog || self.age(now) >= self.bounds.age
     }
 
-    /// True when half as much waits, or for half as long.
+    /// True when half as many bytes wait to be durable, or have waited for half as long.
     pub fn is_half_behind(&self, now: u64) -> bool {
         self.backlog() >= self.bounds.backlog / 2 || self.age(now) >= self.bounds.age / 2
     }
@@ -300,7 +306,8 @@ impl Log {
         self.filling.len() + flying + waiting + self.unsynced.bytes()
     }
 
-    /// Microseconds that the oldest of them has waited; what may be synced later waits from then.
+    /// Microseconds that the oldest of these bytes have waited. Bytes that may be synced later
+    /// count from the time their sync is due.
     pub fn age(&self, now: u64) -> u64 {
         let filling = (!self.filling.is_empty()).then_some(self.filling_since);
         let flying = self.in_flight.as_ref().map(|flight| flight.since);
@@ -311,7 +318,7 @@ impl Log {
         since.map_or(0, |since| now.saturating_sub(since))
     }
 
-    /// Bytes of records that are alive, and bytes that segments hold.
+    /// Bytes of records that are alive, and bytes in all segments.
     pub fn sizes(&self) -> (u64, u64) {
         (self.index.live(), self.segments.iter().map(|segment| segment.end).sum())
     }
@@ -335,13 +342,13 @@ impl Log {
         self.figures
     }
 
-    /// What went wrong last, once.
+    /// The last trouble; each is returned once.
     pub fn take_trouble(&mut self) -> Option<String> {
         self.trouble.take()
     }
 
-    /// Does what is due at `now`; what it wants is in [`Log::commands`]. Returns when to call it
-    /// again at the latest, if it has not been told an answer by then.
+    /// Does the work that is due at `now`; its commands are in [`Log::commands`]. Returns the time
+    /// of the next call, in microseconds, if no answer comes before.
     pub fn turn(&mut self, now: u64) -> Option<u64> {
         self.keep_house(now);
         self.judge(now);
@@ -352,7 +359,7 @@ impl Log {
             Health::Up | Health::Failed => None,
         };
         let create = (self.wants_segment() && !self.held).then_some(self.create_after);
-        // Later than now: what is due and was not done waits for an answer.
+        // This is later than now: work that is due and was not done waits for an answer.
         let late = (self.bounds.degraded > 0 && !self.is_settled())
             .then(|| now + self.bounds.age.saturating_sub(self.age(now)));
         [gathered, retry, create, self.sync_due(), late]
@@ -410,7 +417,7 @@ impl Log {
         self.in_flight = Some(Flight { stamp, payload, since, bytes, sync, doomed: false });
     }
 
-    /// The batch that is being filled takes no more.
+    /// Closes the batch that is being filled, and puts it among those that wait.
     fn put_aside(&mut self, now: u64) {
         let (batch, since) = (self.next_batch, self.filling_since);
         let payload = std::mem::take(&mut self.filling);
@@ -419,7 +426,7 @@ impl Log {
         self.filling_since = now;
     }
 
-    /// The oldest batch that recovery cannot do without.
+    /// The oldest batch that recovery needs when `batch` is durable.
     fn needed(&self, batch: u64) -> u64 {
         let leaves = self.retiring.is_some()
             || self.dropping.is_some()
@@ -430,7 +437,7 @@ impl Log {
         if Mutant::StorageNeedsTooMuch.is_on() { batch } else { oldest }
     }
 
-    /// Sends the batch that is to go to where there is room for it.
+    /// Issues the command to write the batch in flight, if there is a segment with room for it.
     pub(super) fn launch(&mut self) {
         let Some(flight) = &mut self.in_flight else { return };
         if flight.payload.is_none() {
@@ -440,7 +447,8 @@ impl Log {
         let fits = |last: &LogSegment| last.end + size <= self.bounds.segment;
         let fresh = self.sealed || !self.segments.back().is_some_and(fits);
         if (fresh || flight.sync) && self.unsynced.is_syncing() {
-            // It may fail: then comes what is not synced first, and the segment is synced no more.
+            // The sync may fail. Then unsynced batches are written before this one, and the segment
+            // must not be synced again.
             return;
         }
         if fresh {
@@ -448,7 +456,7 @@ impl Log {
             let first = flight.stamp.batch;
             self.segments.push_back(LogSegment { number, first, end: 0 });
             self.sealed = false;
-            // So that what a power cut tears is all in one segment.
+            // Synced, so that everything that a power cut can tear is in one segment.
             flight.sync = true;
         }
         let Some(last) = self.segments.back_mut() else { return };
@@ -467,7 +475,7 @@ impl Log {
         self.commands.push(StorageCommand::Commit { stamp, offset, payload, sync });
     }
 
-    /// What became of a command.
+    /// Takes the answer to a command.
     pub fn answered(&mut self, answer: Answer, now: u64) {
         self.take_answer(answer, now);
         if !Mutant::StorageDegradedLate.is_on() {
@@ -485,7 +493,7 @@ impl Log {
                 self.creating = false;
                 self.create_after = now + RETRY;
                 self.figures.troubles += 1;
-                // Tried every second, and told once.
+                // Making a segment is tried every second; the trouble is reported once.
                 if !std::mem::replace(&mut self.short, true) {
                     self.trouble = Some(format!(
                         "segment {segment} cannot be made, and is tried again every second: {why}"
@@ -503,7 +511,7 @@ impl Log {
                 self.stuck = true;
                 self.trouble(format!("segment {segment} cannot be read: {why}"));
             }
-            // The shard has them.
+            // The shard takes these bytes itself.
             Answer::Bytes { .. } => {}
             Answer::Dropped { segment, outcome } => {
                 self.dropping = None;
@@ -515,8 +523,9 @@ impl Log {
                 let junk = self.junk.iter().position(|&junk| junk == segment);
                 junk.map(|at| self.junk.remove(at));
                 if let Err(why) = outcome {
-                    // Whether it is still there is unknown: dropping a later one could bring back
-                    // what that one says is gone. But not with one that holds nothing good.
+                    // Whether the segment still exists is unknown. Dropping a later one could bring
+                    // values back which that later one takes out. A segment without a good batch
+                    // cannot do that.
                     self.stuck |= junk.is_none();
                     self.trouble(format!("segment {segment} cannot be removed: {why}"));
                 }
@@ -524,12 +533,12 @@ impl Log {
         }
     }
 
-    /// What clients are to be sent cannot be read.
+    /// Notes that messages for clients cannot be read back.
     pub fn cannot_read(&mut self, why: &str) {
         self.trouble(format!("messages cannot be read back: {why}"));
     }
 
-    /// How many messages and bytes of a queue are kept in memory.
+    /// How many messages and bytes of a session's queue are kept in memory.
     pub fn head(&self) -> (usize, usize) {
         self.bounds.head
     }
@@ -547,7 +556,7 @@ impl Log {
         self.unsynced.clear();
         (self.durable, self.written) = (batch, self.written.max(batch));
         if self.health != Health::Up {
-            // What had no room meanwhile may have it now.
+            // There may be room again for a segment that could not be made meanwhile.
             self.create_after = now;
         }
         (self.health, self.patience) = (Health::Up, RETRY);
@@ -556,7 +565,7 @@ impl Log {
         self.spare = payload;
     }
 
-    /// The batch is in the last segment; returns where in it.
+    /// Counts a batch that is now in the last segment; returns its offset there.
     pub(super) fn count_written(&mut self, flight: &Flight) -> u64 {
         let size = frame::disk_size(flight.bytes) as u64;
         self.figures.commits += 1;

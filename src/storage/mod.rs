@@ -1,28 +1,29 @@
-//! What survives a restart: one log per shard, in segments that are files.
+//! What survives a restart: one log for each shard, in segments that are files.
 //!
-//! [`log::Log`] is a shard's part: it takes records, gathers them into batches, says where they go,
-//! and knows what of them is alive. It does no I/O: it says [`StorageCommand`]s, and is told
-//! [`Answer`]s. Whoever carries them out owns the files; in the broker a thread beside the shards,
-//! in tests a disk that loses and breaks what a disk may. [`recovery`] reads what is there back.
+//! [`log::Log`] belongs to a shard. It takes records, gathers them into batches, decides where they
+//! are written, and knows which of them are alive. It does no I/O: it issues [`StorageCommand`]s
+//! and gets [`Answer`]s. The files belong to whatever carries the commands out: in the broker a
+//! thread beside the shard, in tests a simulated disk that loses and breaks what a real disk may.
+//! [`recovery`] reads a log back.
 //!
 //! # The rules
-//! 1. One batch is on its way at a time, in one write and one sync; another one is filled
-//!    meanwhile. So only the newest batch can be torn by a crash, and it is dropped whole. With
-//!    `durability: async` syncs come apart from writes: then a power cut may tear any of the
-//!    batches that were written since the last sync, and the log is cut before the first of them.
-//!    Each batch says up to which one the log was durable when it was written, and a log at rest
-//!    ends with one that says it of all: so damage is known from what was torn.
-//! 2. A file is never synced again after an error: the batch, which is still in memory, is written
-//!    to a fresh segment. When that fails too, storage is down, and says so, until a later try
-//!    with another fresh segment succeeds.
-//! 3. Segments are dropped oldest first, each after what is alive of it was copied behind the
-//!    newest batch and that copy is durable, and after a durable batch says that it is not
-//!    needed. So a record that takes a value out is never missing while one that put it in is
-//!    still there.
-//! 4. A batch that is broken and has a later one after it is damage: recovery names it and guesses
+//! 1. One batch is written at a time, with one write and one sync, while the next one is filled. So
+//!    a crash can tear only the newest batch, which is then dropped whole. With `durability: async`
+//!    syncs are separate from writes: a power cut may then tear any of the batches that were
+//!    written since the last sync, and recovery cuts the log before the first of them. Each batch
+//!    records up to which batch the log was durable when it was written, and a log at rest ends
+//!    with a batch that records it of all others. By that, recovery tells damage from torn batches.
+//! 2. A file is never synced again after an error. The batch, which is still in memory, is written
+//!    to a fresh segment instead. If that fails too, storage is down and reports so, until a later
+//!    try with another fresh segment succeeds.
+//! 3. Segments are dropped oldest first. Before one is dropped, its live records are copied behind
+//!    the newest batch, that copy becomes durable, and a durable batch records that the segment is
+//!    not needed. So a record that takes a value out is never missing while a record that put the
+//!    value in still exists.
+//! 4. A broken batch with a later batch behind it is damage: recovery reports it and guesses
 //!    nothing.
-//! 5. Two segments are kept in reserve: on a full disk no new values are taken, but what takes
-//!    values out and what makes room by copying still has somewhere to go.
+//! 5. Two segments are kept in reserve. On a full disk new values are refused, but records that
+//!    take values out, and copies that make room, can still be written.
 
 #[cfg(feature = "runtime")]
 pub mod backup;
@@ -58,19 +59,19 @@ pub mod writer;
 
 use places::Span;
 
-/// What the log wants from whoever owns the files. Each is answered once, in order.
+/// What the log asks of the owner of the files. Each command is answered once, in order.
 #[derive(Debug)]
 pub enum StorageCommand {
-    /// Make a segment of that many bytes ready, by allocating or reusing a file, so that writing to
-    /// it needs no further room: [`Answer::SegmentReady`] or [`Answer::NoSegment`].
+    /// Make a segment of `size` bytes ready, by allocating or reusing a file, so that writing to it
+    /// needs no further room. Answered by [`Answer::SegmentReady`] or [`Answer::NoSegment`].
     Create {
         /// Its number.
         segment: u32,
         /// Its bytes.
         size: u64,
     },
-    /// Write a batch at `offset` of its segment, and sync as `sync` says: [`Answer::Durable`], or
-    /// [`Answer::Written`] if nothing is synced, or [`Answer::Failed`].
+    /// Write a batch at `offset` of its segment, and sync as `sync` says. Answered by
+    /// [`Answer::Durable`], or [`Answer::Written`] if nothing is synced, or [`Answer::Failed`].
     Commit {
         /// The batch and its segment.
         stamp: frame::Stamp,
@@ -81,13 +82,14 @@ pub enum StorageCommand {
         /// What to sync.
         sync: Extent,
     },
-    /// Sync what was written, while further commands are carried out: [`Answer::Synced`] or
-    /// [`Answer::Unsynced`].
+    /// Sync what was written, while further commands are carried out. Answered by
+    /// [`Answer::Synced`] or [`Answer::Unsynced`].
     Sync {
         /// The last batch that was written.
         batch: u64,
     },
-    /// Read so many bytes of a segment to be cleaned: [`Answer::Slice`] or [`Answer::Unread`].
+    /// Read bytes of a segment that is being cleaned. Answered by [`Answer::Slice`] or
+    /// [`Answer::Unread`].
     Clean {
         /// The segment.
         segment: u32,
@@ -96,12 +98,12 @@ pub enum StorageCommand {
         /// How many, at most.
         length: usize,
     },
-    /// Read records back that clients are to be sent: [`Answer::Bytes`].
+    /// Read records back that are to be sent to clients. Answered by [`Answer::Bytes`].
     Read {
-        /// Where they are, headers of frames in between included.
+        /// Where they are, including the headers of frames between their bytes.
         spans: Vec<Span>,
     },
-    /// Remove a segment, or keep its file for reuse, durably: [`Answer::Dropped`].
+    /// Remove a segment, or keep its file for reuse, durably. Answered by [`Answer::Dropped`].
     Drop {
         /// The segment.
         segment: u32,
@@ -115,13 +117,14 @@ pub enum StorageCommand {
 pub enum Extent {
     /// Nothing.
     Nothing,
-    /// Its own segment.
+    /// The batch's own segment.
     Segment,
-    /// First what older segments have that is not synced, then its own segment.
+    /// First everything that is not synced in older segments, then the batch's own segment.
     Everything,
 }
 
-/// What became of a [`StorageCommand`]. In their order, but for those to [`StorageCommand::Sync`].
+/// The outcome of a [`StorageCommand`]. Answers come in the order of the commands, except those to
+/// [`StorageCommand::Sync`].
 #[derive(Debug)]
 pub enum Answer {
     /// The segment can be written.
@@ -129,7 +132,7 @@ pub enum Answer {
         /// Which.
         segment: u32,
     },
-    /// It cannot be made: no room, or an error.
+    /// The segment cannot be made: there is no room, or an error occurred.
     NoSegment {
         /// Which.
         segment: u32,
@@ -150,19 +153,19 @@ pub enum Answer {
         /// The records, which are needed should the sync fail.
         payload: Vec<u8>,
     },
-    /// Everything up to that batch survives a power cut.
+    /// Every batch up to this one survives a power cut.
     Synced {
         /// Which.
         batch: u64,
     },
-    /// The sync failed; what of the files is on the disk is unknown.
+    /// The sync failed; which parts of the files are on the disk is unknown.
     Unsynced {
         /// The batch of the command.
         batch: u64,
         /// Why.
         why: String,
     },
-    /// Writing or syncing failed; what is in that file from its offset on is unknown.
+    /// Writing or syncing failed; the content of that file from the batch's offset on is unknown.
     Failed {
         /// Which batch.
         batch: u64,
@@ -171,7 +174,7 @@ pub enum Answer {
         /// Why.
         why: String,
     },
-    /// What was to be read.
+    /// The bytes of a [`StorageCommand::Clean`].
     Slice {
         /// The segment.
         segment: u32,
@@ -180,23 +183,23 @@ pub enum Answer {
         /// The bytes; fewer than asked for only at the end of the file.
         bytes: Vec<u8>,
     },
-    /// It cannot be read.
+    /// The segment cannot be read.
     Unread {
         /// The segment.
         segment: u32,
         /// Why.
         why: String,
     },
-    /// What records were to be read back for; each as it was asked for.
+    /// The bytes of a [`StorageCommand::Read`], in the order of its spans.
     Bytes {
         /// The bytes of each span, or why it cannot be read.
         spans: Vec<Result<Vec<u8>, String>>,
     },
-    /// The segment is gone; `Err` when it may not be.
+    /// The segment is gone; `Err` when it may still exist.
     Dropped {
         /// Which.
         segment: u32,
-        /// Why not, maybe.
+        /// Why it may still exist, in the error.
         outcome: Result<(), String>,
     },
 }

@@ -1,4 +1,4 @@
-//! Where a log's records are by now: in memory, on their way to the disk, or in which bytes of
+//! Where a log's records are at present: in memory, on their way to the disk, or in which bytes of
 //! which segment.
 
 use super::frame;
@@ -7,7 +7,7 @@ use super::log::Log;
 use super::record::Key;
 use std::collections::VecDeque;
 
-/// Where in its segment each batch begins, in multiples of [`frame::ALIGNMENT`]; in the order of
+/// The offset of each batch in its segment, in multiples of [`frame::ALIGNMENT`]; in the order of
 /// batches, without a gap.
 #[derive(Debug, Default)]
 pub(super) struct Places {
@@ -16,12 +16,12 @@ pub(super) struct Places {
 }
 
 impl Places {
-    /// Those that recovery found, of which `first` is the first batch.
+    /// The batches that recovery found, the first of which has the number `first`.
     pub(super) fn new(first: u64, blocks: Vec<u32>) -> Places {
         Places { first, blocks: blocks.into() }
     }
 
-    /// The next batch is written at that byte.
+    /// Adds the next batch, written at `offset` bytes.
     pub(super) fn add(&mut self, batch: u64, offset: u64) {
         if self.blocks.is_empty() {
             self.first = batch;
@@ -30,13 +30,13 @@ impl Places {
         self.blocks.push_back(u32::try_from(offset / frame::ALIGNMENT as u64).unwrap_or(u32::MAX));
     }
 
-    /// Batches from that one on are not where they were written.
+    /// Forgets the batches from this one on, which are written again elsewhere.
     pub(super) fn cut(&mut self, batch: u64) {
         let left = batch.saturating_sub(self.first);
         self.blocks.truncate(usize::try_from(left).unwrap_or(usize::MAX));
     }
 
-    /// Those before that one are dropped.
+    /// Forgets the batches before this one, whose segment is dropped.
     pub(super) fn drop_before(&mut self, batch: u64) {
         let gone = batch.saturating_sub(self.first).min(self.blocks.len() as u64);
         self.blocks.drain(..gone as usize);
@@ -65,22 +65,22 @@ pub struct Span {
     pub length: usize,
 }
 
-/// Where a record is.
+/// The place of a record.
 #[derive(PartialEq, Eq, Debug)]
 pub enum RecordPlace<'a> {
-    /// Nowhere: there is no such value.
+    /// There is no such value.
     Nowhere,
     /// In memory: its bytes.
     Here(&'a [u8]),
-    /// On its way to the disk: known when that is over.
+    /// On its way to the disk: the place is known when the write is over.
     OnItsWay,
-    /// On the disk: there, from that byte of its batch's payload on.
+    /// On the disk: in this span, which begins at that byte of the batch's payload.
     There(Span, usize),
 }
 
 impl Log {
-    /// Where the newest value of a key is by now. What is asked for in the order of commands is
-    /// still there: a segment is dropped by a later one.
+    /// The place of the newest value of a key. A read that is commanded now finds it there, because
+    /// a segment is dropped only by a later command.
     pub fn locate(&self, key: Key) -> RecordPlace<'_> {
         match self.index.get(key) {
             Some(value) => self.locate_at(value).unwrap_or(RecordPlace::Nowhere),
@@ -111,7 +111,7 @@ impl Log {
         Some(RecordPlace::There(span, offset))
     }
 
-    /// CRC32C of the record that was appended last.
+    /// The CRC32C of the record that was appended last.
     pub fn last_checksum(&self) -> u32 {
         crc32c::crc32c(self.filling.get(self.last..).unwrap_or(&[]))
     }

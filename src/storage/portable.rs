@@ -1,5 +1,6 @@
-//! A store in one file, for another host or version: `ringmq storage export` and `import`. A line
-//! of magic, the records of everything that is alive, and a checksum of all before it.
+//! A store in one file, for another host or version: `ringmq storage export` and `import`. The file
+//! has a line of magic, the records of everything that is alive, and a checksum of all bytes before
+//! it.
 
 use super::image::{Image, RETURNING, Stored, Waiting};
 use super::index::{RecordPosition, Value};
@@ -14,7 +15,7 @@ const MAGIC: &[u8] = b"ringmq-export 1\n";
 /// Bytes of the checksum.
 const CHECKSUM: usize = 4;
 
-/// A writer that knows the checksum of what went through it.
+/// A writer that computes the checksum of the bytes it has written.
 struct Summed<'a> {
     out: &'a mut dyn Write,
     sum: u32,
@@ -38,7 +39,7 @@ impl Summed<'_> {
 }
 
 impl Summed<'_> {
-    /// Writes the records that `tell` says.
+    /// Writes the records that `tell` passes to its argument.
     fn each(&mut self, tell: impl FnOnce(&mut dyn FnMut(&Record<'_>))) -> Result<(), Unusable> {
         let mut outcome = Ok(());
         tell(&mut |record| {
@@ -54,10 +55,10 @@ fn cannot_write(error: std::io::Error) -> Unusable {
     Unusable::new(format!("the export cannot be written: {error}"))
 }
 
-/// Writes messages that wait, each body before the first that waits for it.
+/// Writes waiting messages; each body comes before the first reference to it.
 #[derive(Default)]
 struct Bodies {
-    /// Numbers in the export, by shard and number there.
+    /// A message's number in the export, by its shard and its number there.
     numbers: HashMap<(usize, u64), u64>,
 }
 
@@ -79,8 +80,8 @@ impl Bodies {
     }
 }
 
-/// Writes everything that is stored to `out`: the same bytes for the same content, however it lies
-/// in its shards.
+/// Writes everything that is stored to `out`. The same content gives the same bytes, however it is
+/// distributed among shards.
 ///
 /// # Errors
 /// When the store cannot be read or is damaged, or `out` cannot be written.
@@ -125,12 +126,11 @@ fn name_of(stored: &Stored) -> Option<&str> {
     stored.head.as_ref().map(|head| &*head.client_id)
 }
 
-/// Makes a store at `path` of what [`export`] wrote. It has one shard: a broker with others writes
-/// it anew at its start.
+/// Makes a store at `path` from what [`export`] wrote. The store has one shard; a broker with
+/// another number of shards rewrites it when it starts.
 ///
 /// # Errors
-/// When there is a store already, what is read is no export or is damaged, or the store cannot be
-/// written.
+/// When there is a store already, the input is not a whole export, or the store cannot be written.
 pub fn import(path: &Path, input: &mut dyn Read, fresh: [u64; 2]) -> Result<(), Unusable> {
     if Store::is_at(path) {
         let place = path.display();

@@ -1,9 +1,9 @@
-//! Records: what is stored, and the key that each is the newest value of.
+//! Records: the form of everything that is stored, and the key of each.
 //!
-//! A record either puts a value under its [`Key`], replacing the one before, or takes one out. So
-//! the state after any run of records is the newest value of each key, less those that were taken
-//! out. A record that takes something out need not outlive the records before it: segments are
-//! dropped oldest first.
+//! A record either puts a value under its [`Key`], replacing the previous one, or takes a value
+//! out. So the state after any sequence of records is the newest value of each key, except those
+//! that were taken out. A record that takes a value out does not have to outlive the records before
+//! it, because segments are dropped oldest first.
 //!
 //! In a batch each record has a byte that says its kind, four bytes of length, and its body. All
 //! numbers are little-endian; a text has two bytes of length, bytes have four.
@@ -16,7 +16,7 @@ pub use super::key::{
     Key, Secret, inbound_key, message_key, session_key, slot_keys, subscription_key, will_key,
 };
 
-/// Beside the flags of a message: it is on accounts, which follow; and it has a stamp, which does.
+/// Bits beside the flags of a message: an account number follows; a stamp follows.
 const HAS_ACCOUNTS: u8 = 8;
 const HAS_STAMP: u8 = 16;
 
@@ -39,7 +39,7 @@ pub struct StoredSession<'a> {
     pub ends: u64,
     /// Protocol level of its last connection: 3, 4 or 5.
     pub level: u8,
-    /// It was a mosquitto bridge's.
+    /// True when it was a mosquitto bridge's.
     pub bridge: bool,
 }
 
@@ -56,19 +56,19 @@ pub struct StoredMessage<'a> {
     pub expires: u64,
     /// QoS and RETAIN flag of the publication: 0 to 2, and 4.
     pub flags: u8,
-    /// If it is retained: the bounds that it counts for, as one number; 0 for none.
+    /// If it is retained: the accounts that it counts for, as one number; 0 for none.
     pub accounts: u64,
-    /// If it is retained on a node of a cluster: which of two nodes' messages is the newer one; 0
-    /// for none.
+    /// If it is retained on a node of a cluster: the stamp that decides which of two nodes'
+    /// messages is newer; 0 for none.
     pub stamp: u64,
 }
 
-/// Where a message stands that was sent to a client.
+/// The delivery state of a QoS 1 or 2 message that was sent to a client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Phase {
-    /// Sent, not answered.
+    /// Sent and not answered.
     Sent,
-    /// PUBREC came, PUBREL is due.
+    /// PUBREC has arrived, PUBREL is due.
     Released,
 }
 
@@ -77,7 +77,7 @@ pub enum Phase {
 pub enum Record<'a> {
     /// A session began, or what is known of it changed.
     Session(StoredSession<'a>),
-    /// A session ended, with all that belongs to it.
+    /// A session ended, with everything that belongs to it.
     End {
         /// The session.
         session: u64,
@@ -93,14 +93,15 @@ pub enum Record<'a> {
         /// Subscription Identifier; 0 for none.
         subscription_id: u32,
     },
-    /// A session has it no more.
+    /// A session has this subscription no more.
     Unsubscribed {
         /// The session.
         session: u64,
         /// The filter.
         filter: &'a str,
     },
-    /// A message that sessions wait for. What refers to it follows; it is gone with the last.
+    /// A message that waits for sessions. Records that refer to it follow; it is dead when the last
+    /// of them is.
     Put {
         /// Its number, never used twice; later messages have larger ones.
         message: u64,
@@ -122,7 +123,7 @@ pub enum Record<'a> {
         /// The share group that picked the session for it; empty for none.
         share: &'a str,
     },
-    /// That message was sent.
+    /// A waiting message was sent.
     State {
         /// The session.
         session: u64,
@@ -130,24 +131,24 @@ pub enum Record<'a> {
         slot: u32,
         /// Packet identifier.
         packet: u16,
-        /// How far it is.
+        /// The state of its delivery.
         phase: Phase,
     },
-    /// That message is done with.
+    /// The delivery of a waiting message is complete, or was given up.
     Ack {
         /// The session.
         session: u64,
         /// Its number within the session.
         slot: u32,
     },
-    /// A message of QoS 2 came from a client under this identifier.
+    /// A client has sent a QoS 2 message with this packet identifier.
     Inbound {
         /// The session.
         session: u64,
         /// Packet identifier.
         packet: u16,
     },
-    /// The identifier is free again.
+    /// The client may use this packet identifier again.
     Outbound {
         /// The session.
         session: u64,
@@ -156,7 +157,7 @@ pub enum Record<'a> {
     },
     /// A topic's retained message.
     Retain(StoredMessage<'a>),
-    /// A topic has none.
+    /// A topic has no retained message any more.
     Unretain {
         /// The topic.
         topic: &'a str,
@@ -179,31 +180,31 @@ pub enum Record<'a> {
         /// The session.
         session: u64,
     },
-    /// Nothing: makes a commit happen.
+    /// No content: appended to have a commit.
     Nothing,
 }
 
-/// What a record does to its key.
+/// The effect of a record on its key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Effect {
     /// Puts a value under it.
     Put(Key),
     /// Takes the value out.
     Take(Key),
-    /// Takes two values out.
+    /// Takes both values out.
     TakeBoth([Key; 2]),
-    /// Neither.
+    /// Neither puts nor takes a value.
     None,
 }
 
-/// Bytes that are no record.
+/// Why bytes are not a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NoRecord {
     /// A kind that this build does not know.
     Unknown(u8),
     /// A body that is too short, too long, or no text where there should be one.
     Malformed(u8),
-    /// The bytes end within it.
+    /// The bytes end within the record.
     Short,
 }
 
@@ -218,7 +219,7 @@ impl fmt::Display for NoRecord {
 }
 
 impl Record<'_> {
-    /// What it does to which key.
+    /// The effect of the record, and the key of it.
     pub fn effect(&self, secret: Secret) -> Effect {
         let slot_key = |kind, session, slot| key(kind, session, 0, u64::from(slot));
         match *self {
@@ -248,7 +249,7 @@ impl Record<'_> {
         }
     }
 
-    /// The session that it is about.
+    /// The session that the record belongs to, if it belongs to one.
     pub fn session(&self) -> Option<u64> {
         match *self {
             Record::Session(stored) => Some(stored.session),
@@ -388,7 +389,7 @@ fn put_message(out: &mut Vec<u8>, body: &StoredMessage<'_>) {
     further.for_each(|(number, _)| out.extend_from_slice(&number.to_le_bytes()));
 }
 
-/// QoS and RETAIN flag.
+/// Whether the flags are a QoS level and a RETAIN flag.
 fn is_sound(flags: u8) -> bool {
     flags < 8 && flags & 3 != 3
 }
@@ -398,7 +399,7 @@ pub fn word(bytes: &[u8]) -> u32 {
     <[u8; 4]>::try_from(bytes).map_or(0, u32::from_le_bytes)
 }
 
-/// Reads a body from its start.
+/// Reads the fields of a body, from its start.
 struct Body<'a>(&'a [u8]);
 
 impl<'a> Body<'a> {

@@ -1,11 +1,11 @@
-//! Records are read as they were written, and nothing else is.
+//! Tests that records are decoded as they were encoded, and that nothing else is decoded.
 
 use super::*;
 use proptest::prelude::*;
 
 const SECRET: Secret = Secret([3, 4]);
 
-/// One of each kind.
+/// A record of each kind.
 pub(crate) fn samples() -> Vec<Record<'static>> {
     let body = StoredMessage {
         topic: "a/b",
@@ -44,7 +44,7 @@ pub(crate) fn samples() -> Vec<Record<'static>> {
     ]
 }
 
-/// Retained messages of the same topic, with what only some have.
+/// Retained messages of the same topic, with and without the optional fields.
 fn retained() -> Vec<Record<'static>> {
     let of = |accounts, stamp| {
         let body = StoredMessage {

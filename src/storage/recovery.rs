@@ -1,11 +1,12 @@
-//! From the segments of a log to its records, and to what the log goes on from.
+//! Reads the segments of a log: yields its records, and the state that the log goes on from.
 //!
-//! Batches have consecutive numbers. A segment's are read until one is missing or broken, or until
-//! the number that a later segment begins with: a batch that could not be written, or was torn by a
-//! crash, comes again at the beginning of the next segment, and what the older one has of it means
-//! nothing. Where the run of numbers ends without a later segment going on, that is a torn tail if
-//! nothing follows that was written when the missing batch was durable, as each batch says of those
-//! before it; else something is missing that was durable, and recovery stops.
+//! Batches have consecutive numbers. Those of a segment are read until one is missing or broken, or
+//! until the number that a later segment begins with. A batch that could not be written, or was
+//! torn by a crash, is written again at the beginning of the next segment, and the part of it in
+//! the older segment is void. Where the sequence ends and no later segment continues it, the end is
+//! a torn tail, unless a frame follows that was written when the missing batch was durable; each
+//! batch records that about those before it. If such a frame follows, something durable is missing,
+//! and recovery stops.
 
 use super::frame::{self, Header, NoFrame};
 use super::image::Image;
@@ -16,10 +17,11 @@ use super::record::{self, NoRecord, Record, message_key};
 use crate::mutant::Mutant;
 use std::fmt;
 
-/// The most batches that positions can name.
+/// The number of batches that positions can name.
 const BATCHES: u64 = 1 << 36;
 
-/// Reads so many bytes of a segment from an offset; fewer where the file ends.
+/// Reads bytes of a segment from an offset: the segment, the offset, the length. Returns fewer
+/// where the file ends.
 pub type Read<'a> = dyn FnMut(u32, u64, usize) -> Result<Vec<u8>, String> + 'a;
 
 /// Why a log cannot be read.
@@ -32,7 +34,7 @@ pub enum Trouble {
         /// Why.
         why: String,
     },
-    /// It was written by a later version of the format.
+    /// A segment was written in a later version of the format.
     Newer {
         /// The segment.
         segment: u32,
@@ -43,9 +45,9 @@ pub enum Trouble {
     Damaged {
         /// The segment.
         segment: u32,
-        /// Where in it, in bytes.
+        /// The place in the segment, in bytes.
         offset: u64,
-        /// What.
+        /// The damage.
         what: Damage,
     },
 }
@@ -53,11 +55,11 @@ pub enum Trouble {
 /// What is wrong with a log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Damage {
-    /// This batch should be here.
+    /// This batch should be at this place.
     Batch(u64),
     /// Segments that hold batches from this one on are missing.
     Missing(u64),
-    /// A batch holds something that is no record.
+    /// A batch contains something that is not a record.
     Record(NoRecord),
 }
 
@@ -87,12 +89,12 @@ impl fmt::Display for Trouble {
     }
 }
 
-/// What was found.
+/// The result of recovery.
 #[derive(Debug, Default)]
 pub struct Recovered {
-    /// To go on from.
+    /// The state that the log goes on from.
     pub found: Found,
-    /// Where the last batch was torn by a crash, if one was: segment and byte.
+    /// The segment and the byte where the last batch was torn by a crash, if one was.
     pub torn: Option<(u32, u64)>,
     /// Segments that hold no batch of the log.
     pub unused: Vec<u32>,
@@ -100,16 +102,17 @@ pub struct Recovered {
 
 struct Head {
     number: u32,
-    /// The batch that its first frame says it begins with.
+    /// The batch that the segment begins with, according to its first frame.
     first: Option<u64>,
 }
 
-/// Reads the log with that secret number from its segments, given by number in ascending order
-/// and with their lengths in bytes. Each record is shown to `take` in order. Holds one segment in
-/// memory at a time.
+/// Reads the log with this secret number. `segments` has the numbers of its segments in ascending
+/// order, with their lengths in bytes. Each record is passed to `take`, in order. At most one
+/// segment is in memory at a time.
 ///
 /// # Errors
-/// When something cannot be read or is damaged; what was shown until then is not all there was.
+/// When something cannot be read or is damaged; the records that were passed until then are not
+/// all.
 pub fn recover(
     log: u64,
     segments: &[(u32, u64)],
@@ -155,7 +158,7 @@ pub fn recover(
         };
         let goes_on = limit.is_some() && expected == limit;
         if !goes_on && let (Some(limit), Some(next)) = (limit, expected) {
-            // What comes before the first head is looked at below.
+            // Segments before the first one that begins with a batch are handled below.
             if next < limit && at >= first_of(&heads) {
                 return damaged(offset, next);
             }
@@ -182,10 +185,10 @@ pub fn recover(
     Ok(recovered)
 }
 
-/// Reads the bodies that are needed at once and were left where they are.
+/// Reads the bodies of messages that are needed at once and are not in `image` yet.
 ///
 /// # Errors
-/// When one cannot be read.
+/// When a body cannot be read.
 pub fn fill(log: &Log, image: &mut Image, read: &mut Read<'_>) -> Result<(), Trouble> {
     for number in image.wanted() {
         let RecordPlace::There(span, offset) = log.locate(message_key(number)) else { continue };
@@ -202,8 +205,8 @@ pub fn fill(log: &Log, image: &mut Image, read: &mut Read<'_>) -> Result<(), Tro
 }
 
 impl Recovered {
-    /// Adds a segment of which so many bytes are whole batches, `first` the first of them; false
-    /// when there are none.
+    /// Adds a segment of which the first `bytes` bytes are whole batches, beginning with batch
+    /// `first`; false when there are none.
     fn add(&mut self, number: u32, first: u64, bytes: usize) -> bool {
         if bytes == 0 {
             self.unused.push(number);
@@ -213,19 +216,19 @@ impl Recovered {
         bytes > 0
     }
 
-    /// A batch was torn there, unless one was before.
+    /// Notes where a batch was torn; the first place counts.
     fn note_torn(&mut self, segment: u32, offset: usize) {
         self.torn = self.torn.or(Some((segment, offset as u64)));
     }
 }
 
-/// Batches from `needed` on are still needed, and not all of them are there.
+/// The trouble when batches from `needed` on are needed and not all of them exist.
 fn missing(recovered: &Recovered, last: u32, needed: u64) -> Trouble {
     let segment = recovered.found.segments.first().map_or(last, |segment| segment.number);
     Trouble::Damaged { segment, offset: 0, what: Damage::Missing(needed) }
 }
 
-/// The place of the first segment that begins with a batch.
+/// The index of the first segment that begins with a batch.
 fn first_of(heads: &[Head]) -> usize {
     heads.iter().position(|head| head.first.is_some()).unwrap_or(heads.len())
 }
@@ -271,12 +274,12 @@ fn show(
     Ok(())
 }
 
-/// What lies behind the last good batch of a segment.
+/// What is behind the last good batch of a segment.
 enum Behind {
     Nothing,
-    /// Something of the batch that was on its way.
+    /// Frames of batches that were not durable when the crash came.
     Torn,
-    /// Something that was written when that one was durable.
+    /// A frame that was written when the missing batch was durable.
     Later,
 }
 

@@ -1,6 +1,6 @@
-//! A store written anew: for another number of shards, without what is dead, or of what is left of
-//! a damaged one. The new logs lie beside the old ones until `FORMAT` names them, which is one
-//! rename: a crash at any moment leaves the old store or the new one.
+//! Rewrites a store: for another number of shards, without dead records, or from what is left of a
+//! damaged store. The new logs lie beside the old ones until `FORMAT` names them. That takes one
+//! rename, so a crash at any moment leaves either the old store or the new one.
 
 use super::Answer;
 use super::files::Files;
@@ -10,10 +10,10 @@ use super::record::{Record, Secret, StoredSession};
 use super::store::{Store, Unusable};
 use std::collections::HashMap;
 
-/// Bytes that gather before they are written.
+/// Bytes that are gathered before they are written.
 const GATHER: usize = 4 << 20;
 
-/// What is to have a shard.
+/// Something that is to be assigned to a shard.
 #[derive(Clone, Copy, Debug)]
 pub enum Placed<'a> {
     /// A session, by its ClientId.
@@ -22,11 +22,12 @@ pub enum Placed<'a> {
     Topic(&'a str),
 }
 
-/// The shard of the new store for something that the old one had in that shard.
+/// Returns the new store's shard for something that was in the given shard of the old store.
 pub type Place<'a> = dyn Fn(Placed<'_>, u8) -> u8 + 'a;
 
 impl Stored {
-    /// The records of the session under that number, but for messages that wait for it.
+    /// Passes the records of the session under this number to `say`, except for messages that wait
+    /// for it.
     pub fn records(&self, session: u64, say: &mut dyn FnMut(&Record<'_>)) {
         let Some(head) = &self.head else { return };
         say(&Record::Session(StoredSession {
@@ -52,7 +53,7 @@ impl Stored {
 }
 
 impl Waiting {
-    /// The records of a message with that number that waits for that session.
+    /// Passes the records of this waiting message, with its new numbers, to `say`.
     pub fn records(&self, session: u64, slot: u32, message: u64, say: &mut dyn FnMut(&Record<'_>)) {
         let ids: Vec<u8> = self.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
         let (flags, ids, share) = (self.flags, &*ids, &*self.share);
@@ -69,9 +70,9 @@ struct Target {
     files: Files,
     now: u64,
     last_session: u64,
-    /// The number of the last message that is on its way between members of a share group.
+    /// The slot of the last message that is on its way between members of a share group.
     last_returning: u32,
-    /// Numbers of messages, by the old shard and their number there.
+    /// The new number of each message, by its old shard and its number there.
     messages: HashMap<(u8, u64), u64>,
 }
 
@@ -87,7 +88,7 @@ impl Target {
         self.log.append(record, self.now);
     }
 
-    /// Writes what has gathered, if it is enough.
+    /// Writes what was appended, if it is `least` bytes or more.
     fn write(&mut self, least: usize) -> Result<(), Unusable> {
         if self.log.backlog() < least {
             return Ok(());
@@ -118,7 +119,7 @@ impl Target {
         self.write(GATHER)
     }
 
-    /// A message that waits for a session, and its body when that is not there yet.
+    /// Appends a message that waits for a session, with its body if that is not in the log yet.
     fn waiting(
         &mut self,
         session: u64,
@@ -140,11 +141,12 @@ impl Target {
     }
 }
 
-/// Writes what `images` hold, one of each shard until now, as the store's `shards` logs, and makes
-/// them the store. `kept`: the old logs stay there under other names.
+/// Writes the content of `images` (one for each old shard) to `shards` new logs, and makes these
+/// the store. With `kept` the old logs stay in the directory under other names.
 ///
 /// # Errors
-/// When something cannot be written; then the store is as it was.
+/// When something cannot be written. The store is then as it was, unless only the removal of the
+/// old logs has failed.
 pub fn rewrite(
     store: &mut Store,
     images: &[Image],
@@ -173,7 +175,7 @@ pub fn rewrite(
             let Some(target) = targets.get_mut(usize::from(shard)) else { continue };
             target.session(source, stored, image)?;
         }
-        // Whichever shard has them gives them to their groups.
+        // These may go to any shard: the shard that has them passes them to their groups.
         let at = usize::from(source) % targets.len().max(1);
         let Some(target) = targets.get_mut(at) else { continue };
         for waiting in image.returning.values() {

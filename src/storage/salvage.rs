@@ -1,6 +1,6 @@
-//! What is left of a damaged log: every batch that checks, in order, whatever is missing between
-//! them. What the missing ones said is gone: messages may come again that were acknowledged, and
-//! sessions may lack what was stored there.
+//! Reads what is left of a damaged log: every batch with correct checksums, in order, whatever is
+//! missing between them. The records of missing batches are lost: messages that were acknowledged
+//! may be sent again, and sessions may lack what was stored there.
 
 use super::frame;
 use super::index::{RecordPosition, Value};
@@ -9,33 +9,33 @@ use super::recovery::{self, Read};
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// A part of a log that is of no use.
+/// A part of a log that is lost.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Lost {
-    /// These bytes of a segment are no batch.
+    /// These bytes of a segment are not a batch.
     Bytes {
         /// The segment.
         segment: u32,
-        /// From where.
+        /// The first byte.
         from: u64,
-        /// To where.
+        /// The byte behind the last.
         to: u64,
     },
-    /// A batch holds something that is no record; what comes before it is used.
+    /// A batch contains something that is not a record; the records before it are used.
     Record {
         /// The segment.
         segment: u32,
         /// The batch.
         batch: u64,
     },
-    /// Batches that are nowhere.
+    /// Batches that no segment has.
     Batches {
         /// The first.
         from: u64,
         /// The last.
         to: u64,
     },
-    /// A segment cannot be read, or not to its end.
+    /// A segment cannot be read to its end.
     Segment {
         /// Which.
         segment: u32,
@@ -59,16 +59,16 @@ impl fmt::Display for Lost {
     }
 }
 
-/// Where a batch is.
+/// The place of a batch.
 struct Place {
     segment: u32,
     offset: u64,
     size: usize,
 }
 
-/// Shows each record of the log with that secret number that is whole, in order, to `take`.
-/// Segments are given by number in ascending order, with their lengths. Returns what is lost. Holds
-/// one segment in memory at a time.
+/// Passes each whole record of the log with this secret number to `take`, in order. `segments` has
+/// the numbers of the segments in ascending order, with their lengths in bytes. Returns what is
+/// lost. At most one segment is in memory at a time.
 pub fn salvage(
     log: u64,
     segments: &[(u32, u64)],
@@ -76,8 +76,8 @@ pub fn salvage(
     take: &mut dyn FnMut(&Record<'_>, Value),
 ) -> Vec<Lost> {
     let (mut lost, mut found) = (Vec::new(), BTreeMap::new());
-    // A batch that a later segment has, or that comes after the one that a later segment begins
-    // with, is void in an older one: it was written again.
+    // In an older segment, the first batch of a later segment and all batches behind it are void,
+    // because they were written again.
     let mut limit = u64::MAX;
     for &(segment, length) in segments.iter().rev() {
         match read(segment, 0, usize::try_from(length).unwrap_or(usize::MAX)) {
@@ -111,7 +111,7 @@ fn scan(
     lost: &mut Vec<Lost>,
 ) -> u64 {
     let (mut at, mut payload) = (0, Vec::new());
-    // Where what is no batch began, and whether there was anything but zeros in it.
+    // The offset where bytes that are not a batch began, and whether any of them is not zero.
     let mut gap: Option<(usize, bool)> = None;
     while at < bytes.len() {
         let rest = bytes.get(at..).unwrap_or(&[]);
@@ -138,7 +138,8 @@ fn scan(
 }
 
 fn note(segment: u32, gap: Option<(usize, bool)>, to: usize, lost: &mut Vec<Lost>) {
-    // What lies behind the last batch means nothing: a torn one, or an older use of the file.
+    // Bytes behind the last batch of a segment are not lost data: they are a torn batch, or from an
+    // earlier use of the file.
     if let Some((from, true)) = gap {
         lost.push(Lost::Bytes { segment, from: from as u64, to: to as u64 });
     }

@@ -1,9 +1,9 @@
-//! A store on disk: its directory, who may use it, and what all its logs have in common.
+//! A store on disk: its directory, the lock on it, and what all its logs have in common.
 //!
-//! `FORMAT` is a small text file: the version of the format, how many shards there are, and a
-//! secret that places ClientIds and topics and that no client may learn. `LOCK` is locked while a
-//! process uses the store. Each shard has a directory `shard-NNN`, or `shard-NNN.G` in the G-th
-//! writing of the store: see [`super::rewrite`].
+//! `FORMAT` is a small text file with the version of the format, the number of shards, and a secret
+//! by which ClientIds and topics are assigned to shards; no client may learn the secret. `LOCK` is
+//! locked while a process uses the store. Each shard has a directory `shard-NNN`, or `shard-NNN.G`
+//! after the store was rewritten G times: see [`super::rewrite`].
 
 use super::files::Files;
 use super::image::Image;
@@ -17,7 +17,7 @@ use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Bytes of messages' bodies that a shard has in memory while it reads its log at the start.
+/// Bytes of messages' bodies that a shard keeps in memory while it reads its log at the start.
 const BODIES: usize = 128 << 20;
 /// The version of the format that this build writes, and the only one so far.
 const VERSION: u32 = 1;
@@ -27,7 +27,7 @@ const VERSION: u32 = 1;
 pub struct Unusable(String);
 
 impl Unusable {
-    /// With that text.
+    /// With this text.
     pub fn new(what: impl fmt::Display) -> Unusable {
         Unusable(what.to_string())
     }
@@ -46,18 +46,18 @@ fn unusable<E: fmt::Display>(path: &Path, what: &str) -> impl FnOnce(E) -> Unusa
     move |error| Unusable(format!("{place}: {error}"))
 }
 
-/// A store that this process has for itself.
+/// A store that this process has locked.
 pub struct Store {
     path: PathBuf,
     /// How many shards it has.
     pub shards: u8,
-    /// How often it was written anew.
+    /// How often it was rewritten.
     generation: u32,
     secret: [u64; 2],
     lock: File,
 }
 
-/// A shard's part of a store, read back.
+/// A shard's part of a store, after it was read.
 pub struct Part {
     /// Its log, which goes on.
     pub log: Log,
@@ -65,12 +65,13 @@ pub struct Part {
     pub files: Files,
     /// What was stored.
     pub image: Image,
-    /// Where the last batch was torn, if it was.
+    /// The segment and the byte where the last batch was torn, if it was.
     pub torn: Option<(u32, u64)>,
 }
 
 impl Store {
-    /// Opens the store at `path`, or makes one for so many shards when nothing is there.
+    /// Opens the store at `path`, or makes one with `shards` shards and the secret `fresh` when
+    /// nothing is there.
     ///
     /// # Errors
     /// When the directory cannot be used, another process uses it, or it was made by a later
@@ -92,10 +93,10 @@ impl Store {
         Ok(store)
     }
 
-    /// Opens the store of the process that has locked it and hands over that lock.
+    /// Opens the store of a process that has locked it and hands its lock over.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When the store cannot be read, or `lock` is that of another store.
     pub fn handed_over(path: &Path, lock: File) -> Result<Store, Unusable> {
         let format = path.join("FORMAT");
         let text = std::fs::read_to_string(&format).map_err(unusable(&format, "cannot be read"))?;
@@ -116,21 +117,21 @@ impl Store {
         }
     }
 
-    /// One more descriptor of its lock, for the process that takes it over. The lock is held for as
-    /// long as either process has one.
+    /// Another descriptor of the lock, for the process that takes the store over. The store is
+    /// locked as long as either process has one.
     ///
     /// # Errors
-    /// When there is none left.
+    /// When no descriptor can be made.
     pub fn share_lock(&self) -> std::io::Result<File> {
         self.lock.try_clone()
     }
 
-    /// Where it is.
+    /// The directory of the store.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Opens a store that is there, to look at it.
+    /// Opens an existing store for inspection.
     ///
     /// # Errors
     /// When there is none, or another process uses it.
@@ -152,8 +153,8 @@ impl Store {
         Store { path: path.to_owned(), shards, generation, secret, lock }
     }
 
-    /// Removes logs of other writings than the current one: a crash came before the switch or
-    /// after it.
+    /// Removes the logs that `FORMAT` does not name. They are left when a rewrite crashed before
+    /// the switch to the new logs, or before the old ones were removed.
     fn tidy_up(&self) -> std::io::Result<()> {
         let current: Vec<PathBuf> = (0..self.shards).map(|shard| self.directory(shard)).collect();
         for entry in std::fs::read_dir(&self.path)? {
@@ -166,7 +167,8 @@ impl Store {
         Ok(())
     }
 
-    /// Makes room for a shard's log of the next writing: its secret number, and its files.
+    /// Makes an empty directory for a shard's log of the next generation; returns the log's secret
+    /// number, and its files.
     pub(super) fn begin_anew(&self, shard: u8) -> Result<(u64, Files), Unusable> {
         let next = self.generation + 1;
         let directory = directory_of(&self.path, next, shard);
@@ -181,8 +183,8 @@ impl Store {
         Ok((log_of(self.secret, next, shard), files))
     }
 
-    /// From now on the logs of the next writing are the store's. The old ones are removed, or
-    /// `kept` under names that begin with `damaged-`.
+    /// Makes the logs of the next generation the store's. The old ones are removed, or kept under
+    /// names that begin with `damaged-` if `kept`.
     pub(super) fn switch(&mut self, shards: u8, kept: bool) -> Result<(), Unusable> {
         let old: Vec<PathBuf> = (0..self.shards).map(|shard| self.directory(shard)).collect();
         let next = Format { shards, generation: self.generation + 1, secret: self.secret };
@@ -200,12 +202,12 @@ impl Store {
         Ok(())
     }
 
-    /// The secret under which ClientIds and topics are placed.
+    /// The secret by which ClientIds and topics are assigned to shards.
     pub fn placement(&self) -> [u64; 2] {
         self.secret
     }
 
-    /// The secret of keys.
+    /// The secret that keys are hashed under.
     pub fn secret(&self) -> Secret {
         Secret([self.secret[0].rotate_left(17), !self.secret[1]])
     }
@@ -219,15 +221,15 @@ impl Store {
         directory_of(&self.path, self.generation, shard)
     }
 
-    /// Reads a shard's log. Nothing is changed.
+    /// Reads a shard's log without changing anything.
     ///
     /// # Errors
-    /// When it cannot be read, or is damaged: which file, where, and what.
+    /// When the log cannot be read, or is damaged: names the file, the place and the damage.
     pub fn read(&self, shard: u8) -> Result<(Recovered, Image, Files), Unusable> {
         self.read_within(shard, None)
     }
 
-    /// The same, with so many bytes of messages' bodies in memory; `None` for all.
+    /// Reads a shard's log with at most `room` bytes of messages' bodies in memory; `None` for all.
     fn read_within(
         &self,
         shard: u8,
@@ -254,11 +256,11 @@ impl Store {
         Ok((recovered, image, files))
     }
 
-    /// Reads what is whole of a shard's damaged log, and says what is lost. The image is not
-    /// finished.
+    /// Reads what is whole of a shard's damaged log, and returns what is lost. [`Image::finish`] is
+    /// left to the caller.
     ///
     /// # Errors
-    /// When its directory cannot be read.
+    /// When the log's directory cannot be read.
     pub fn salvage(&self, shard: u8) -> Result<(Image, Vec<Lost>), Unusable> {
         let directory = self.directory(shard);
         let files = Files::open(&directory).map_err(unusable(&directory, "cannot be used"))?;
@@ -273,7 +275,7 @@ impl Store {
         Ok((image, lost))
     }
 
-    /// Reads what all shards hold.
+    /// Reads the content of all shards.
     ///
     /// # Errors
     /// As [`Store::read`].
@@ -286,15 +288,15 @@ impl Store {
         (0..self.shards).map(image).collect()
     }
 
-    /// Reads a shard's log and goes on with it.
+    /// Reads a shard's log, and prepares it to go on.
     ///
     /// # Errors
-    /// As [`Store::read`], and when what is of no use any more cannot be removed.
+    /// As [`Store::read`], and when a segment cannot be synced, or an unused one cannot be removed.
     pub fn resume(&self, shard: u8, bounds: Bounds) -> Result<Part, Unusable> {
         let (recovered, mut image, mut files) = self.read_within(shard, Some(BODIES))?;
         let directory = self.directory(shard);
-        // A process that was killed may have written them and not synced; from now on they count
-        // as durable.
+        // A process that was killed may have written batches without syncing them. From now on they
+        // count as durable.
         for segment in &recovered.found.segments {
             let synced = files.sync(segment.number);
             synced.map_err(unusable(&directory, "cannot be synced"))?;
@@ -314,12 +316,12 @@ impl Store {
 }
 
 impl Store {
-    /// Reads a shard's log that another process of the broker has written and rests with. It may
-    /// yet go on with it: nothing is changed before [`Log::go_on`]. No bodies of messages are read:
-    /// they are handed over.
+    /// Reads a shard's log that another process of the broker has written and now holds at rest.
+    /// That process may still go on with the log, so nothing is changed before [`Log::go_on`]. The
+    /// bodies of messages are not read, because the other process hands them over.
     ///
     /// # Errors
-    /// As [`Store::read`], and when it does not end with a whole batch.
+    /// As [`Store::read`], and when the log does not end with a whole batch.
     pub fn resume_beside(&self, shard: u8, bounds: Bounds) -> Result<Part, Unusable> {
         let (recovered, mut image, files) = self.read_within(shard, Some(0))?;
         if recovered.torn.is_some() {
@@ -350,7 +352,7 @@ fn describe(directory: &Path, trouble: &Trouble) -> String {
     format!("storage.path: {}: {trouble}{advice}", file.display())
 }
 
-/// Makes sure that no other process uses the store.
+/// Locks the store, so that no other process uses it.
 fn lock(path: &Path) -> Result<File, Unusable> {
     let name = path.join("LOCK");
     let file = File::options()
@@ -382,7 +384,7 @@ fn log_of(secret: [u64; 2], generation: u32, shard: u8) -> u64 {
     secret[0] ^ secret[1].rotate_left(32) ^ which
 }
 
-/// What `FORMAT` says.
+/// The content of `FORMAT`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Format {
     shards: u8,
@@ -404,18 +406,18 @@ impl Format {
 }
 
 fn begin(path: &Path, shards: u8, secret: [u64; 2]) -> std::io::Result<String> {
-    // Before the file that says that they are there.
+    // The directories are made before the file that names them.
     for shard in 0..shards {
         std::fs::create_dir_all(directory_of(path, 0, shard))?;
     }
     write_format(path, &Format { shards, generation: 0, secret })
 }
 
-/// Replaces `FORMAT`, durably and at once.
+/// Replaces `FORMAT`, durably and atomically.
 fn write_format(path: &Path, format: &Format) -> std::io::Result<String> {
     let text = format.text();
     let (fresh, format) = (path.join("FORMAT.new"), path.join("FORMAT"));
-    // The directories that it names have to be there first.
+    // The directories that `FORMAT` names have to be durable first.
     File::open(path)?.sync_all()?;
     let mut file = File::create(&fresh)?;
     file.write_all(text.as_bytes())?;

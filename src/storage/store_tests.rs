@@ -1,4 +1,4 @@
-//! A store on real files: made, locked, refused, gone on with.
+//! Tests of a store on real files: made, locked, refused, continued.
 
 use super::*;
 use crate::storage::Answer;
@@ -197,7 +197,7 @@ fn a_store_is_written_anew_for_another_number_of_shards() {
         }
         settle(&mut part);
     }
-    // By the last digit.
+    // Assigned by the last digit of the ClientId or topic.
     let by_digit = |placed: Placed<'_>, _| {
         let (Placed::Session(name) | Placed::Topic(name)) = placed;
         name.as_bytes().last().expect("not empty") - b'0'
@@ -256,6 +256,6 @@ fn with_async_what_is_written_is_there_and_synced_later() {
     assert_eq!(recovered.found.last_batch, part.log.kept());
     assert!(image.retained.len() > 20);
     settle(&mut part);
-    // All but the mark, which says so.
+    // All batches but the mark are durable.
     assert_eq!(part.log.kept(), part.log.durable() + 1);
 }

@@ -1,10 +1,12 @@
 //! Batches that are written and not synced yet, with `durability: async`. They survive the end of
-//! the process, so clients are told of them; a power cut may take them. Their records stay in
-//! memory until a sync has succeeded: after one that failed they are written elsewhere.
+//! the process, so their records are acknowledged to clients, but a power cut may lose them. Their
+//! records stay in memory until a sync has succeeded. After a sync that failed they are written
+//! elsewhere.
 //!
-//! Each batch says how many before it were not synced when it was written, so that recovery knows
-//! damage from what a power cut has torn. When the log comes to rest, nothing would say that of the
-//! last ones: then a *mark* follows, a batch without content, which need not be synced.
+//! Each batch records how many batches before it were not synced when it was written. By that,
+//! recovery tells damage from what a power cut has torn. When the log comes to rest, no later batch
+//! would record that the last ones are durable. So a *mark* follows, a batch without content, which
+//! does not have to be synced itself.
 
 use super::StorageCommand;
 use super::failing::Health;
@@ -13,32 +15,32 @@ use super::record::Record;
 use crate::mutant::Mutant;
 use std::collections::VecDeque;
 
-/// A batch that is written.
+/// A batch that is written and not synced.
 struct Written {
     batch: u64,
     payload: Vec<u8>,
-    /// Where: in that segment, from that byte on.
+    /// Its segment, and its first byte there.
     segment: u32,
     offset: u64,
-    /// When, in microseconds.
+    /// When it was written, in microseconds.
     since: u64,
 }
 
-/// Those of a log, in order.
+/// The unsynced batches of a log, in order.
 #[derive(Default)]
 pub(super) struct Unsynced {
     batches: VecDeque<Written>,
     bytes: usize,
-    /// A sync up to that batch is under way.
+    /// The batch up to which a sync is under way.
     syncing: Option<u64>,
-    /// The batch that is the newest mark; 0 for none.
+    /// The number of the newest mark; 0 for none.
     mark: u64,
-    /// The last batch of which a later one that is written says that it is durable.
+    /// The last batch that a later written batch records as durable.
     told: u64,
 }
 
 impl Unsynced {
-    /// With what recovery found, up to that batch.
+    /// No unsynced batch, after those up to `found` that recovery has found.
     pub(super) fn after(found: u64) -> Unsynced {
         Unsynced { told: found, ..Unsynced::default() }
     }
@@ -48,28 +50,28 @@ impl Unsynced {
         self.batches.is_empty()
     }
 
-    /// True when everything that is written is synced, but maybe a mark.
+    /// True when everything that is written is synced, except perhaps a mark.
     pub(super) fn is_at_rest(&self) -> bool {
         self.since().is_none()
     }
 
-    /// A batch is written that says that those up to `durable` are durable.
+    /// Notes that a written batch records those up to `durable` as durable.
     pub(super) fn tell(&mut self, durable: u64) {
         self.told = self.told.max(durable);
     }
 
-    /// Bytes of records.
+    /// Bytes of records in unsynced batches.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// When the oldest was written, in microseconds; but for marks.
+    /// When the oldest unsynced batch other than a mark was written, in microseconds.
     pub(super) fn since(&self) -> Option<u64> {
         let first = self.batches.iter().find(|written| written.batch != self.mark);
         first.map(|first| first.since)
     }
 
-    /// The segment of the oldest.
+    /// The segment of the oldest unsynced batch.
     pub(super) fn first_segment(&self) -> Option<u32> {
         self.batches.front().map(|first| first.segment)
     }
@@ -79,13 +81,13 @@ impl Unsynced {
         self.syncing.is_some()
     }
 
-    /// Everything is synced.
+    /// Notes that everything is synced.
     pub(super) fn clear(&mut self) {
         let (mark, told) = (self.mark, self.told);
         *self = Unsynced { mark, told, ..Unsynced::default() };
     }
 
-    /// Everything up to that batch is synced.
+    /// Notes that everything up to this batch is synced.
     fn take_up_to(&mut self, batch: u64) {
         while let Some(first) = self.batches.pop_front_if(|first| first.batch <= batch) {
             self.bytes -= first.payload.len();
@@ -94,22 +96,22 @@ impl Unsynced {
 }
 
 impl Log {
-    /// Whether a mark is due: the log is at rest, and nothing says yet that its last batch is
+    /// Whether a mark is due: the log is at rest, and no batch records yet that its last one is
     /// durable.
     pub(super) fn wants_mark(&self) -> bool {
         let Unsynced { batches, mark, told, .. } = &self.unsynced;
         let rests = self.filling.is_empty() && self.waiting.is_empty() && self.in_flight.is_none();
         let asked = self.bounds.interval.is_some() && !Mutant::StorageMarkForgotten.is_on();
-        // A mark needs none, and what comes after it would say more.
+        // A mark needs no other mark after it, and any later batch records more.
         asked && rests && batches.is_empty() && self.durable > *told && self.durable != *mark
     }
 
-    /// Begins the batch that is the next mark.
+    /// Begins the batch that becomes the next mark.
     pub(super) fn begin_mark(&mut self, now: u64) {
         self.unsynced.mark = self.append(&Record::Nothing, now);
     }
 
-    /// Has what is written synced when that is due.
+    /// Issues the command to sync the written batches when that is due.
     pub(super) fn sync(&mut self, now: u64) {
         let Some(last) = self.unsynced.batches.back() else { return };
         let waits = self.unsynced.is_syncing()
@@ -119,7 +121,7 @@ impl Log {
         let batch = last.batch;
         let much = self.unsynced.bytes >= self.bounds.backlog / 4;
         let due = self.sync_due().is_some_and(|due| now >= due);
-        // What makes room must be durable first.
+        // The copies that cleaning has made must be durable before it can drop their segment.
         let retires = self.retiring.is_some();
         if !waits && (due || much || retires) && !Mutant::StorageNeverSynced.is_on() {
             self.unsynced.syncing = Some(batch);
@@ -173,8 +175,8 @@ impl Log {
         self.worsen(now);
     }
 
-    /// What is not synced is written again, from a fresh segment on: a failed sync may have lost
-    /// any of it, and another one could not tell.
+    /// Has the unsynced batches written again, from a fresh segment on: a failed sync may have lost
+    /// any of them, and another sync could not tell.
     pub(super) fn write_again(&mut self) {
         self.sealed = true;
         let mut batches = std::mem::take(&mut self.unsynced.batches);
@@ -198,7 +200,7 @@ impl Log {
         }
     }
 
-    /// Puts a batch where it belongs among those that wait.
+    /// Inserts a batch in its place among those that wait.
     pub(super) fn put_in_front(&mut self, waiting: Waiting) {
         let at = self.waiting.partition_point(|other| other.batch < waiting.batch);
         self.waiting.insert(at, waiting);

@@ -1,8 +1,7 @@
-//! The threads that own a log's files, and the shard's ends of the rings between them: one carries
-//! commands out, in order; with `durability: async` another one syncs meanwhile.
-//!
-//! The rings have room for more than a log asks at once, so neither side waits for room. A thread
-//! sleeps while there is nothing to do; answers ring the doorbell of the shard's core.
+//! The threads that own a log's files, and the shard's ends of the rings to and from them. One
+//! thread carries commands out, in order. With `durability: async` a second thread syncs meanwhile.
+//! The rings have room for more commands than a log has under way, so neither side ever waits for
+//! room. A thread parks while there is nothing to do. After each answer it wakes the shard's core.
 #![allow(clippy::disallowed_methods, reason = "the threads beside a shard that write its log")]
 
 use super::files::{self, Files};
@@ -12,17 +11,17 @@ use std::fs::File;
 use std::io;
 use std::thread::{JoinHandle, Thread};
 
-/// A log has one commit, one sync, one segment to make, one to clean, one to drop and one read for
-/// clients under way at most.
+/// Places in a ring. A log has at most one commit, one sync, one segment to make, one to clean, one
+/// to drop and one read for clients under way.
 const ROOM: usize = 16;
 
-/// What wakes the shard.
+/// Wakes the shard.
 pub type Wake = Box<dyn Fn() + Send>;
 
-/// What is to be synced: up to that batch, those files.
+/// A job of the syncing thread: the batch up to which to sync, and the files.
 type Job = (u64, io::Result<Vec<File>>);
 
-/// A thread and the ring of what it is to do.
+/// A thread, the ring of its jobs, and the ring of its answers.
 struct Worker<T> {
     jobs: Option<Producer<T>>,
     answers: Consumer<Answer>,
@@ -43,7 +42,8 @@ impl<T: Send + 'static> Worker<T> {
                 match receiver.pop() {
                     Ok(job) => {
                         let Some(answer) = work(job) else { continue };
-                        // There is room: a log asks for less at once than the ring holds.
+                        // There is room: a log has fewer commands under way than the ring has
+                        // places.
                         if sender.push(answer).is_err() {
                             return;
                         }
@@ -69,27 +69,27 @@ impl<T> Worker<T> {
 }
 
 impl<T> Drop for Worker<T> {
-    /// Waits for what is under way.
+    /// Waits until the thread has done its jobs.
     fn drop(&mut self) {
         self.jobs = None;
         self.sleeper.unpark();
         if let Some(thread) = self.thread.take() {
-            // A panic there has been told already.
+            // A panic of the thread has been reported already.
             let _ = thread.join();
         }
     }
 }
 
-/// The shard's side.
+/// The shard's side of the threads.
 pub struct Writer {
     writes: Worker<StorageCommand>,
-    /// Answers of the thread that syncs, if there is one; the other one has its jobs.
+    /// Answers of the syncing thread, if there is one. Its jobs come from the other thread.
     synced: Option<Consumer<Answer>>,
 }
 
 impl Writer {
-    /// Starts the thread of shard number `shard`; and one that syncs, if something is to wake the
-    /// shard when that has answered.
+    /// Starts the thread of shard number `shard`. Starts a syncing thread as well if `syncing` is
+    /// given, which wakes the shard after its answers.
     ///
     /// # Errors
     /// When no thread can be started.
@@ -106,13 +106,13 @@ impl Writer {
         };
         let mut syncs = syncing.map(start).transpose()?;
         let synced = syncs.as_mut().map(|syncs| {
-            // The shard's end goes to the shard; this one stays empty.
+            // The real end of the ring goes to the shard; the worker keeps an empty one.
             std::mem::replace(&mut syncs.answers, RingBuffer::new(1).1)
         });
         let writes = Worker::start(format!("ringmq-store-{shard}"), wake, move |command| {
             match (command, &mut syncs) {
                 (StorageCommand::Sync { batch }, Some(syncs)) => {
-                    // There is room: one sync is under way at a time.
+                    // There is room: at most one sync is under way.
                     let refused = syncs.send((batch, files.unsynced())).err();
                     refused.map(|(batch, files)| files::sync(batch, files))
                 }
@@ -125,7 +125,7 @@ impl Writer {
     /// Passes a command on.
     ///
     /// # Errors
-    /// Gives it back when the ring is full, which is a mistake of the log's.
+    /// The command, when the ring is full, which would be a defect of the log.
     pub fn send(&mut self, command: StorageCommand) -> Result<(), StorageCommand> {
         self.writes.send(command)
     }

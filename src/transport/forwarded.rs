@@ -1,13 +1,15 @@
-//! `X-Forwarded-For`: who a client is, as the proxies on its way say. Owns how it is read.
+//! `X-Forwarded-For`: the address of a client, as the proxies between it and the broker report it.
+//! Owns how the header is read.
 
 use super::network::Networks;
 use crate::ids::Peer;
 use std::net::{IpAddr, SocketAddr};
 
-/// The client of a request that came from `peer`: of the addresses that its headers give, in their
-/// order, the last one that is no trusted proxy. Each proxy appends who it was asked by, so what
-/// stands before that address was said by nobody who is believed. `peer` when it is not trusted
-/// itself, or nothing follows from the headers.
+/// The address of the client whose request came from `peer`: the last address in `headers` (in
+/// their order) that is not that of a trusted proxy. Each proxy appends the address it was asked
+/// from, so every address before that one was written by a host that is not trusted. When all of
+/// them are trusted, the first address is the client's. The result is `peer` when `peer` is not
+/// trusted, or no address can be read from the headers.
 pub fn client<'a>(
     peer: Peer,
     trusted: &Networks,
@@ -19,7 +21,8 @@ pub fn client<'a>(
             if !trusted.trusts(client) {
                 return client;
             }
-            // What cannot be read was written by who is believed, but nothing before it can be.
+            // A trusted proxy wrote this entry, which cannot be read, so nothing before it can be
+            // used.
             let Some((address, port)) = address(hop) else { return client };
             client = Peer::Tcp(address.to_canonical(), port);
         }
@@ -27,7 +30,7 @@ pub fn client<'a>(
     client
 }
 
-/// An address with or without port; port 0 stands for none.
+/// Parses an address with or without a port; port 0 stands for none.
 fn address(hop: &[u8]) -> Option<(IpAddr, u16)> {
     let hop = std::str::from_utf8(hop).ok()?.trim();
     if let Ok(address) = hop.parse::<IpAddr>() {

@@ -1,18 +1,20 @@
-//! What carries MQTT on a connection, as layers of bytes to bytes: PROXY protocol, then TLS, then
-//! WebSocket, then MQTT, in any combination. Pure: no socket, no clock, no lock.
+//! The layers that carry MQTT on a connection: PROXY protocol, then TLS, then WebSocket, then MQTT,
+//! in any combination. Each layer turns bytes into bytes. The code here is pure: it uses no socket,
+//! no clock and no lock.
 //!
-//! A listener has a [`Stack`], which says what its connections consist of. A connection with any
-//! layer has one [`Layers`] value, which its shard keeps beside the connection and which moves with
-//! the socket to the home shard. A plain connection has none.
+//! A listener has a [`Stack`], which names the layers of its connections. A connection with at
+//! least one layer has one [`Layers`] value. The shard keeps that value beside the connection, and
+//! the value moves with the socket to the home shard. A plain connection has none.
 //!
 //! Received bytes go through [`Layers::open`], which appends the MQTT bytes in them to
-//! [`Exchange::plain`], and what the layers answer themselves to [`Exchange::wire`]. The latter is
-//! as it goes to the socket, and is sent before anything that is sealed later. Output is queued as
-//! MQTT and sealed when a send is made ([`Layers::frame`]), so nothing is framed for a client that
-//! does not read. The last bytes of a connection are [`Layers::farewell`].
+//! [`Exchange::plain`], and the answers of the layers themselves to [`Exchange::wire`]. The bytes
+//! in `wire` are ready for the socket and are sent before anything that is sealed later. Output is
+//! queued as MQTT and is framed and sealed only when a send is made ([`Layers::frame`],
+//! [`Layers::seal`]), so no frame is made for a client that does not read. The last bytes of a
+//! connection are [`Layers::farewell`].
 //!
-//! Until CONNECT is accepted a client has a box with whatever has to be known of its beginning;
-//! [`Layers::settle`] keeps the few bytes that an open connection needs.
+//! Until CONNECT is accepted, a connection has a box with everything that only its beginning needs;
+//! [`Layers::settle`] then keeps the few bytes that an open connection needs.
 
 pub mod forwarded;
 mod moved;
@@ -33,21 +35,21 @@ pub use upgrade::Web;
 use websocket::Frames;
 pub use websocket::Header;
 
-/// What the connections of a listener consist of.
+/// The layers that every connection of a listener has.
 #[derive(Debug, Default)]
 pub struct Stack {
     /// A PROXY header comes first.
     pub proxy: Option<proxy::Versions>,
-    /// The name in the client's certificate, as the PROXY header has it, is its user name.
+    /// The common name of the client's certificate, taken from the PROXY header, is its user name.
     pub proxy_username: bool,
-    /// TLS is beneath the rest.
+    /// MQTT, or WebSocket, is carried in TLS.
     pub tls: bool,
     /// MQTT is carried in WebSocket frames.
     pub web: Option<Web>,
 }
 
 impl Stack {
-    /// Of connections without any layer.
+    /// The stack of connections without any layer.
     pub const PLAIN: Stack = Stack { proxy: None, proxy_username: false, tls: false, web: None };
 
     /// The layers of a new connection; `None` when it has none.
@@ -69,7 +71,7 @@ impl Stack {
         Some(Layers(State::Opening(Box::new(opening))))
     }
 
-    /// What comes behind the PROXY header, or first when there is none.
+    /// What follows the PROXY header, or comes first when the stack has none.
     fn behind_proxy(&self) -> Awaits {
         if self.tls { Awaits::Handshake } else { self.behind_tls() }
     }
@@ -80,50 +82,51 @@ impl Stack {
     }
 }
 
-/// What the layers of one connection are told besides its bytes.
+/// What the layers of one connection need to know besides its bytes.
 pub struct Context<'a> {
-    /// That of the listener.
+    /// The stack of the listener.
     pub stack: &'a Stack,
-    /// Whom to believe who a client is.
+    /// The proxies whose `X-Forwarded-For` is believed.
     pub trusted: &'a Networks,
-    /// Who is at the other end, as far as is known.
+    /// The address of the client, as far as it is known.
     pub peer: Peer,
 }
 
-/// What received bytes come to.
+/// What [`Layers::open`] makes of received bytes.
 #[derive(Default)]
 pub struct Exchange {
     /// MQTT bytes, appended.
     pub plain: Vec<u8>,
-    /// Bytes for the peer that are not to be sealed, appended.
+    /// Bytes for the peer that are sealed already or need no seal, appended.
     pub wire: Vec<u8>,
-    /// Content of TLS records for the layer above.
+    /// Room for the content of TLS records on its way to the layer above; empty between two calls.
     pub content: Vec<u8>,
-    /// A handshake has ended.
+    /// How the TLS handshake ended, once it has ended.
     pub shaken: Option<HandshakeStep>,
-    /// How much of such bytes waits already, because the peer does not read.
+    /// Bytes of earlier `wire` output that still wait because the peer does not read.
     pub waiting: usize,
-    /// Who the client is, when a proxy has told.
+    /// The address of the client, when a proxy has named it.
     pub peer: Option<Peer>,
-    /// What was done, in units of [`crate::limits::cost`].
+    /// The work that was done, in units of [`crate::limits::cost`].
     pub work: u32,
 }
 
 /// Why nothing more is to be read from a connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum End {
-    /// The peer has ended it in the layer's own way.
+    /// The peer has ended the connection as the layer provides: a WebSocket Close or a
+    /// close_notify.
     Ended,
     /// The peer broke a rule of a layer.
     Fault(Fault),
-    /// TLS says why.
+    /// TLS failed, for this reason.
     Insecure(tls::Failure),
 }
 
-/// A rule that was broken: where, and what, for the log.
+/// A rule that the peer broke, for the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Fault {
-    /// The layer.
+    /// The layer whose rule it is.
     pub layer: Layer,
     /// What was wrong.
     pub what: &'static str,
@@ -140,34 +143,34 @@ pub enum Layer {
     WebSocket,
 }
 
-/// Why the rest of a beginning is not waited for.
+/// Why the broker does not wait for the rest of a connection's beginning.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TurnedAway {
     /// The broker is short of memory.
     Memory,
-    /// Too many others are not whole either.
+    /// Too many other beginnings are unfinished as well.
     Busy,
-    /// It has had its time.
+    /// The time for it is over.
     Late,
 }
 
-/// How the broker ends a connection, for the layers that have words for it.
+/// How the broker ends a connection, for the layers whose last bytes depend on that.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ending {
-    /// As it should be.
+    /// The connection ends regularly.
     Normal,
     /// The broker stops.
     GoingAway,
     /// The client broke a rule of MQTT.
     ProtocolError,
-    /// The broker will not have it.
+    /// The broker does not permit the connection.
     Policy,
 }
 
 /// The layers of one connection, between any two pieces of its bytes.
 pub struct Layers(State);
 
-// What a million WebSocket clients multiply.
+// A million WebSocket clients have a million of these.
 const _: () = assert!(size_of::<Option<Layers>>() <= 16);
 
 enum State {
@@ -175,9 +178,9 @@ enum State {
     Opening(Box<Opening>),
     /// Only WebSocket frames.
     WebSocket(Frames),
-    /// Only TLS, as [`tls::Tls`] has it; here, so that the value has two words.
+    /// Only TLS. The variants of [`tls::Tls`] are repeated here so that the value has two words.
     Short(Box<tls::Records<32>>),
-    /// The same with longer secrets.
+    /// Only TLS, with longer secrets.
     Long(Box<tls::Records<48>>),
     /// WebSocket over TLS.
     SecureWeb(Box<SecureWeb>),
@@ -186,12 +189,12 @@ enum State {
 /// The beginning of a connection.
 struct Opening {
     awaits: Awaits,
-    /// What has come of the header that is awaited.
+    /// The part of the awaited header that has arrived.
     head: Vec<u8>,
     tls: Option<Securing>,
     /// The frames, once the upgrade was granted.
     frames: Option<Frames>,
-    /// Who the client is by its certificate.
+    /// The names in the client's certificate.
     identity: Option<Box<tls::PeerCertificate>>,
     /// The common name in a certificate that a trusted proxy has verified.
     common_name: Option<Box<str>>,
@@ -206,18 +209,17 @@ enum Awaits {
     Handshake,
     /// An HTTP request.
     Upgrade,
-    /// None: the layers are through.
+    /// None: every layer is past its beginning.
     Nothing,
     /// None, because the connection is at its end.
     End,
 }
 
 impl Layers {
-    /// Takes bytes that were received. What is in `exchange` counts in any case, and before the end
-    /// that may be returned; nothing is taken after an end.
-    ///
+    /// Takes bytes that were received. The content of `exchange` counts even when an error is
+    /// returned. Bytes after an end are ignored.
     /// # Errors
-    /// When nothing more is to be read.
+    /// [`End`], when nothing more is to be read from the connection.
     pub fn open(
         &mut self,
         context: &Context<'_>,
@@ -239,7 +241,7 @@ impl Layers {
         }
     }
 
-    /// What goes in front of the next `length` bytes of MQTT, more than none.
+    /// The header that goes in front of the next `length` bytes of MQTT. `length` is not 0.
     pub fn frame(&mut self, length: usize) -> Header {
         match &mut self.0 {
             State::Opening(opening) if opening.frames.is_none() => Header::default(),
@@ -248,15 +250,15 @@ impl Layers {
         }
     }
 
-    /// The broker ends the connection: it has [`Layers::farewell`] to say, unless an end was
-    /// decided before.
+    /// Notes that the broker ends the connection. [`Layers::farewell`] then has a Close to send,
+    /// unless an end was decided before.
     pub fn end(&mut self, ending: Ending) {
         if let Some(frames) = self.frames() {
             frames.end(ending);
         }
     }
 
-    /// The peer will not hear anything more, or not want to.
+    /// Notes that the peer can receive nothing more, or does not want to: there is no farewell.
     pub fn cut(&mut self) {
         if let Some(frames) = self.frames() {
             frames.cut();
@@ -272,7 +274,7 @@ impl Layers {
             || self.peek().is_some_and(|records| records.owes_close())
     }
 
-    /// Appends the last bytes of the connection to those for the peer, once.
+    /// Appends the last bytes of the connection to `wire`, once.
     pub fn farewell(&mut self, keys: &mut tls::KeyCache, wire: &mut Vec<u8>) {
         let start = wire.len();
         if let Some(frames) = self.frames() {
@@ -285,8 +287,8 @@ impl Layers {
         }
     }
 
-    /// CONNECT was accepted: what only a beginning needs goes. `None` when nothing is left, and the
-    /// connection is a plain one from now on.
+    /// Drops what only a beginning needs, once CONNECT was accepted. `None` when nothing is left:
+    /// the connection is a plain one from now on.
     pub fn settle(self) -> Option<Layers> {
         let State::Opening(opening) = self.0 else { return Some(self) };
         let tls = match opening.tls {
@@ -300,7 +302,7 @@ impl Layers {
         }))
     }
 
-    /// Who the client is by the certificate that it has shown; known until [`Layers::settle`].
+    /// The names in the certificate that the client has shown; known until [`Layers::settle`].
     pub fn identity(&self) -> Option<&tls::PeerCertificate> {
         match &self.0 {
             State::Opening(opening) => opening.identity.as_deref(),
@@ -328,7 +330,7 @@ impl Layers {
         }
     }
 
-    /// Bytes of the first header, of the PROXY protocol or HTTP, while it is not whole.
+    /// Bytes of a PROXY header or an HTTP request that is not complete yet.
     pub fn unfinished_header(&self) -> usize {
         match &self.0 {
             State::Opening(opening) => opening.head.len(),
@@ -336,7 +338,7 @@ impl Layers {
         }
     }
 
-    /// What has not come that should have before MQTT; `None` when all has.
+    /// What has to arrive before MQTT and has not, for the log; `None` when everything has.
     pub fn overdue(&self) -> Option<&'static str> {
         let State::Opening(opening) = &self.0 else { return None };
         match opening.awaits {
@@ -347,9 +349,10 @@ impl Layers {
         }
     }
 
-    /// A beginning that is not whole is not waited for any more: what is held of it goes, and the
-    /// peer is told, if its protocol has a way. Who has begun nothing may be a browser that
-    /// connects ahead of need: an answer would be taken for one to its next request.
+    /// Gives up a beginning that is not complete. What is held of it is dropped. A client that has
+    /// sent a part of its HTTP request gets an answer. A client that has sent nothing gets none: a
+    /// browser may have opened the connection ahead of need, and would take the answer for one to
+    /// its next request.
     pub fn turn_away(&mut self, why: TurnedAway, keys: &mut tls::KeyCache, wire: &mut Vec<u8>) {
         let State::Opening(opening) = &mut self.0 else { return };
         let awaited = std::mem::replace(&mut opening.awaits, Awaits::End);
@@ -357,7 +360,7 @@ impl Layers {
             let mut said = Vec::new();
             upgrade::turn_away(why, &mut said);
             match opening.tls.as_mut().and_then(Securing::layer) {
-                // When nothing can be sealed any more, the client is not told.
+                // When the key cannot seal any more, the client gets no answer.
                 Some(records) => _ = records.seal(keys, &said, wire),
                 None => wire.append(&mut said),
             }
@@ -368,7 +371,7 @@ impl Layers {
         opening.head = Vec::new();
     }
 
-    /// True when every layer is through with its beginning.
+    /// True when every layer is past its beginning.
     pub fn is_through(&self) -> bool {
         match &self.0 {
             State::Opening(opening) => opening.awaits == Awaits::Nothing,
@@ -406,14 +409,14 @@ impl Layers {
 }
 
 impl Opening {
-    /// Begins TLS when its turn has come.
+    /// Begins TLS if a handshake comes next.
     fn begin_tls(&mut self) {
         if self.awaits == Awaits::Handshake {
             self.tls = Some(Securing::Handshake(Box::default()));
         }
     }
 
-    /// The handshake is over.
+    /// Notes that the handshake is over.
     fn secured(&mut self, stack: &Stack) {
         self.awaits = stack.behind_tls();
     }
@@ -512,7 +515,7 @@ impl Opening {
     }
 }
 
-/// What was held with what has come.
+/// Bytes that were held, followed by bytes that have arrived.
 fn join(held: Vec<u8>, bytes: Cow<'_, [u8]>) -> Cow<'_, [u8]> {
     if held.is_empty() {
         return bytes;
@@ -522,7 +525,7 @@ fn join(held: Vec<u8>, bytes: Cow<'_, [u8]>) -> Cow<'_, [u8]> {
     Cow::Owned(held)
 }
 
-/// Without the first `used` bytes.
+/// `bytes` without the first `used` of them.
 fn skip(bytes: Cow<'_, [u8]>, used: usize) -> Cow<'_, [u8]> {
     match bytes {
         Cow::Borrowed(bytes) => Cow::Borrowed(bytes.get(used..).unwrap_or_default()),

@@ -1,5 +1,5 @@
-//! The layers of an open connection that goes on in another process. Those of a connection whose
-//! beginning is not over cannot move: a handshake is not ours to write down.
+//! The layers of an open connection that moves to another process. A connection whose beginning is
+//! not over cannot move: the state of its handshake is inside rustls, which cannot write it down.
 
 use super::secure::SecureWeb;
 use super::tls::Tls;
@@ -7,13 +7,14 @@ use super::websocket::Frames;
 use super::{Layers, State};
 use crate::upgrade::code::{Body, Code, Secret};
 
-/// Bytes that are written of a connection besides what its layers hold: lengths and flags.
+/// Bytes that are written for a connection besides the state of its layers: lengths and flags.
 const ROOM: usize = 128;
 
 impl Layers {
-    /// What goes on, as bytes with secrets in them; `None` when it cannot move.
+    /// The state of the layers, as bytes with secrets in them; `None` when it cannot move.
     pub fn moved(&self) -> Option<Secret> {
-        // Room for all of it: growing would leave secrets behind in what was too small.
+        // Allocated at its full size: a `Vec` that grows would leave secrets behind in the memory
+        // it gives up.
         let mut out = Vec::with_capacity(ROOM + self.heap());
         match &self.0 {
             State::Opening(_) => return None,
@@ -31,7 +32,7 @@ impl Layers {
             }
             State::SecureWeb(both) => {
                 2u8.put(&mut out);
-                // Before there are secrets in what is written.
+                // Fails here, if at all, before `out` contains secrets.
                 both.frames.moved(&mut Vec::new())?;
                 both.tls.put(&mut out);
                 both.frames.moved(&mut out)?;
@@ -41,7 +42,7 @@ impl Layers {
         Some(Secret(out))
     }
 
-    /// Goes on with what [`Layers::moved`] has written; `None` when the bytes are none of its.
+    /// Restores what [`Layers::moved`] has written; `None` when the bytes were not written by it.
     pub fn of_moved(moved: &Secret) -> Option<Layers> {
         let mut from = Body::new(&moved.0);
         let state = match u8::get(&mut from)? {

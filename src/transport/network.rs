@@ -1,5 +1,5 @@
-//! Networks by address and prefix, such as the proxies that are believed. Owns how they are read
-//! and matched.
+//! Networks by address and prefix, such as those of trusted proxies. Owns how they are parsed and
+//! matched.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -10,9 +10,9 @@ use crate::ids::Peer;
 /// The addresses that share a prefix.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Network {
-    /// One of them.
+    /// An address in the network.
     address: IpAddr,
-    /// Bits that are the same for all of them.
+    /// Number of leading bits that all addresses of the network share.
     prefix: u8,
 }
 
@@ -21,16 +21,16 @@ pub struct Network {
 pub enum NoNetwork {
     /// It does not begin with an IP address.
     Address,
-    /// What follows the address is no number of its bits.
+    /// What follows the address is not a number between 0 and the bits of the address.
     Prefix,
-    /// The address has bits behind the prefix.
+    /// The address has bits set behind the prefix.
     Bits,
 }
 
 impl FromStr for Network {
     type Err = NoNetwork;
 
-    /// `10.0.0.0/8`, `2001:db8::/32`, or one address.
+    /// Parses `10.0.0.0/8`, `2001:db8::/32`, or a single address.
     fn from_str(text: &str) -> Result<Network, NoNetwork> {
         let network = Network::around(text)?;
         if mask(network.address, network.prefix) != bits(network.address) {
@@ -41,10 +41,12 @@ impl FromStr for Network {
 }
 
 impl Network {
-    /// The same, but any address of the network will do: `10.1.2.3/8` is what `10.0.0.0/8` is.
+    /// Parses as `from_str` does, but accepts any address of the network: `10.1.2.3/8` means
+    /// `10.0.0.0/8`.
     ///
     /// # Errors
-    /// When it begins with no address, or what follows is no number of its bits.
+    /// [`NoNetwork::Address`] when `text` begins with no address, [`NoNetwork::Prefix`] when the
+    /// prefix is not a number between 0 and the bits of the address.
     pub fn around(text: &str) -> Result<Network, NoNetwork> {
         let (address, prefix) = match text.split_once('/') {
             Some((address, prefix)) => (address, Some(prefix)),
@@ -72,12 +74,12 @@ impl fmt::Display for Network {
 }
 
 impl Network {
-    /// True for every address of the family.
+    /// True when the network contains every address of its family.
     pub fn is_everybody(&self) -> bool {
         self.prefix == 0
     }
 
-    /// True when the address is one of them.
+    /// True when the network contains the address. An IPv4-mapped IPv6 address counts as IPv4.
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         address.is_ipv4() == self.address.is_ipv4()
@@ -85,7 +87,7 @@ impl Network {
     }
 }
 
-/// Bits of an address of that family.
+/// Bits of an address of this address's family.
 fn width(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
 }
@@ -103,18 +105,18 @@ fn mask(address: IpAddr, prefix: u8) -> u128 {
     bits(address).checked_shr(dropped).unwrap_or(0).checked_shl(dropped).unwrap_or(0)
 }
 
-/// Some networks.
+/// A list of networks.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Networks(pub Vec<Network>);
 
 impl Networks {
-    /// True when one of them has the address.
+    /// True when one of the networks contains the address.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.iter().any(|network| network.contains(address))
     }
 
-    /// True when what that peer says of others is believed: whoever reaches a unix socket is on
-    /// this host, and let in by the rights of the file.
+    /// True when the peer is believed about the addresses of its own clients. A peer on a unix
+    /// socket always is: it runs on this host, and the rights of the socket's file have let it in.
     pub fn trusts(&self, peer: Peer) -> bool {
         match peer {
             Peer::Tcp(address, _) => self.contains(address),

@@ -1,5 +1,6 @@
-//! The PROXY protocol's header, versions 1 and 2: who the client of a load balancer is. Owns which
-//! headers are accepted. Whose headers, is checked before: see [`super::network`].
+//! The PROXY protocol's header, versions 1 and 2: the address of the client behind a load balancer.
+//! Owns which headers are accepted. Which hosts may send one is checked before: see
+//! [`super::network`].
 
 use super::{Exchange, Fault, Layer};
 use crate::ids::Peer;
@@ -17,7 +18,7 @@ pub enum Versions {
     Any,
 }
 
-/// What the versions begin with.
+/// The first bytes of each version.
 const FIRST: &[u8] = b"PROXY ";
 const SECOND: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Bytes of the longest header of version 1, its line end included.
@@ -25,13 +26,13 @@ const LONGEST_LINE: usize = 107;
 /// Bytes of a header of version 2 up to its length, which is the last two of them.
 const FIXED: usize = 16;
 
-/// The command in the low half of its byte: the proxy speaks for itself.
+/// The command, in the low half of its byte, of a connection that the proxy makes for itself.
 const LOCAL: u8 = 0;
-/// Bytes of what is behind the addresses, up to its value: what it is, and a length of two.
+/// Bytes of a TLV's head: its type, and a length of two bytes.
 const TLV: usize = 3;
-/// A checksum of the whole header, for which its own bytes are 0.
+/// The TLV type of a checksum of the whole header, computed with the checksum's own bytes as 0.
 const CRC32C: u8 = 0x03;
-/// What the proxy knows of the client's TLS.
+/// The TLV type of what the proxy knows of the client's TLS.
 const SSL: u8 = 0x20;
 
 const fn fault(what: &'static str) -> Fault {
@@ -45,7 +46,7 @@ type Taken = (usize, Option<Box<str>>);
 /// Looks at the beginning of a connection for a header; `None` while it is not complete.
 ///
 /// # Errors
-/// When it is no header of these versions.
+/// A [`Fault`], when the bytes are not a header of these versions.
 pub(super) fn take(
     head: &[u8],
     versions: Versions,
@@ -69,8 +70,8 @@ pub(super) fn take(
     let config = ParseConfig { include_tlvs: true, allow_v1, allow_v2 };
     let (header, used) = match ProxyHeader::parse(head, config) {
         Ok((header, used)) if used <= most && !has_inner_line(head, used) => (header, used),
-        // The crate takes some lengths that are too short for what is said to be there for more
-        // that is to come.
+        // The crate reports some headers whose length field is too short for their content as
+        // incomplete, so its word counts only while fewer than `most` bytes are here.
         Err(proxy_header::Error::BufferTooShort)
             if head.len() < most && !(head[0] == b'P' && head.contains(&b'\n')) =>
         {
@@ -85,7 +86,8 @@ pub(super) fn take(
         exchange.peer = Some(Peer::from(address.source));
     }
     let binary = head[0] != b'P';
-    // What a proxy says of a connection of its own, such as a health check, is not to be looked at.
+    // What a proxy says in the header of its own connection, such as a health check, must be
+    // ignored.
     if binary && head[FIXED - 4] & 0x0F == LOCAL {
         return Ok(Some((used, None)));
     }
@@ -96,10 +98,10 @@ pub(super) fn take(
     Ok(Some((used, name)))
 }
 
-/// What is behind the addresses of a whole header of version 2.
+/// Checks what follows the addresses in a whole header of version 2.
 ///
 /// # Errors
-/// When a length is wrong, or the checksum (section 2.2.3 of the protocol).
+/// A [`Fault`], when a length or the checksum (section 2.2.3 of the protocol) is wrong.
 fn check_tlvs(header: &[u8]) -> Result<(), Fault> {
     const LENGTHS: Fault = fault("a PROXY header with wrong lengths");
     let addresses = match header[FIXED - 3] >> 4 {
@@ -133,7 +135,8 @@ fn check_tlvs(header: &[u8]) -> Result<(), Fault> {
     Ok(())
 }
 
-/// What is said of TLS: flags, the verdict, then parts with lengths. `None` when one is wrong.
+/// Checks the lengths in an SSL value: flags, the verdict, then parts with lengths. `None` when one
+/// is wrong.
 fn check_ssl(value: &[u8]) -> Option<()> {
     let mut rest = value.get(5..)?;
     while let [_, high, low, parts @ ..] = rest {
@@ -147,7 +150,7 @@ fn has_inner_line(head: &[u8], used: usize) -> bool {
     head[0] == b'P' && head[..used - 1].contains(&b'\n')
 }
 
-/// True when the client showed a certificate that the proxy has found good.
+/// True when the client showed a certificate that the proxy has verified successfully.
 fn is_verified(ssl: &SslInfo<'_>) -> bool {
     ssl.verify() == 0 && (ssl.client_cert_conn() || ssl.client_cert_sess())
 }

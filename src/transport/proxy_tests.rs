@@ -2,10 +2,10 @@ use super::*;
 use proxy_header::{ProxiedAddress, Tlv};
 use std::net::SocketAddr;
 
-/// Bytes of a header, whose name it has, and whose address.
+/// The length of a header in bytes, the name in the certificate, and the address of the client.
 type Taken = (usize, Option<Box<str>>, Option<Peer>);
 
-/// What a header comes to, given in pieces of `size` bytes.
+/// The outcome of a header that arrives in pieces of `size` bytes.
 fn take_in_pieces(
     bytes: &[u8],
     versions: Versions,
@@ -85,7 +85,7 @@ fn the_name_of_a_certificate_counts_when_the_proxy_has_verified_it() {
     }
 }
 
-/// A header with a checksum at its end, which is right.
+/// A header with a correct checksum at its end.
 fn checked(tlvs: &[Tlv<'_>]) -> Vec<u8> {
     let all = [tlvs, &[Tlv::Crc32c(0)]].concat();
     let mut bytes = second("203.0.113.7:51000", "192.0.2.1:1883", &all);
@@ -97,7 +97,8 @@ fn checked(tlvs: &[Tlv<'_>]) -> Vec<u8> {
 
 #[test]
 fn a_checksum_holds_for_every_byte_of_the_header() {
-    // By a CRC of the bitwise kind, from the polynomial of RFC 3720, not by the library.
+    // The checksum is computed bit by bit from the polynomial of RFC 3720, independently of the
+    // library.
     let slow = |bytes: &[u8]| {
         let step = |sum: u32, _| if sum & 1 == 1 { sum >> 1 ^ 0x82F6_3B78 } else { sum >> 1 };
         !bytes.iter().fold(!0, |sum, &byte| (0..8).fold(sum ^ u32::from(byte), step))
@@ -113,7 +114,8 @@ fn a_checksum_holds_for_every_byte_of_the_header() {
             let mut wrong = right.clone();
             wrong[at] ^= 1 << bit;
             let found = take_in_pieces(&wrong, Versions::V2, wrong.len());
-            // That it is a connection of the proxy's own, or that there is no checksum at all.
+            // Two changes cannot be noticed: one turns the command into LOCAL, one turns the
+            // checksum into a TLV of another type.
             let unseen = (at, bit) == (FIXED - 4, 0) || at == right.len() - 4 - TLV;
             assert!(unseen || !matches!(found, Ok(Some(_))), "byte {at}, bit {bit}: {found:?}");
         }

@@ -1,5 +1,5 @@
-//! TLS among the layers of a connection: beneath WebSocket, above the PROXY header. Owns how the
-//! two meet; what TLS is, is in [`super::tls`].
+//! TLS among the layers of a connection: beneath WebSocket, above the PROXY header. Owns how TLS
+//! and the layer above exchange bytes; TLS itself is in [`super::tls`].
 
 use super::tls::{Advanced, Handshake, KeyCache, Opened, RecordLayer, Sealed, Server, Tls};
 use super::websocket::Frames;
@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 /// TLS of a connection whose CONNECT has not been accepted.
 pub(super) enum Securing {
-    /// In its handshake.
+    /// The handshake is under way.
     Handshake(Box<Handshake>),
-    /// Past it.
+    /// The handshake is over.
     Done(Tls),
 }
 
@@ -22,18 +22,18 @@ pub(super) struct SecureWeb {
     pub frames: Frames,
 }
 
-/// What a step of a handshake came to.
+/// The outcome of one step of a handshake.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HandshakeStep {
-    /// More has to come.
+    /// More bytes have to arrive.
     Waits,
-    /// Another step can be made.
+    /// Another step can be made with the bytes that are here.
     Again,
-    /// It is over.
+    /// The handshake is over.
     Done {
-        /// Of TLS 1.3.
+        /// True for TLS 1.3, false for TLS 1.2.
         tls13: bool,
-        /// From an earlier session.
+        /// True when an earlier TLS session was resumed.
         resumed: bool,
     },
 }
@@ -57,7 +57,8 @@ impl Securing {
 /// The layer above, which takes the content of records.
 type Above<'a> = &'a mut dyn FnMut(&[u8], &mut Exchange) -> Result<(), End>;
 
-/// Opens records in `bytes`, hands their content to the layer above, and seals what that answers.
+/// Opens the records in `bytes`, hands their content to the layer above, and seals the answer of
+/// that layer.
 pub(super) fn open(
     records: &mut dyn RecordLayer,
     keys: &mut KeyCache,
@@ -75,7 +76,7 @@ pub(super) fn open(
     let outcome = if content.is_empty() { Ok(()) } else { above(&content, exchange) };
     if exchange.wire.len() > start {
         let said = exchange.wire.split_off(start);
-        // When nothing can be sealed any more, the connection is at its end.
+        // When the key cannot seal any more, the connection is at its end and needs no answer.
         let _ = records.seal(keys, &said, &mut exchange.wire);
     }
     content.clear();
@@ -112,21 +113,22 @@ impl Layers {
         self.handshake().is_some_and(Handshake::is_ready)
     }
 
-    /// True when nothing of a handshake has come.
+    /// True when a handshake is awaited and no byte of it has arrived.
     pub fn is_untouched(&self) -> bool {
         self.handshake().is_some_and(Handshake::is_untouched)
     }
 
-    /// True while rustls has nothing of the handshake.
+    /// True while a handshake is awaited and rustls has been given no record of it.
     pub fn is_new(&self) -> bool {
         self.handshake().is_some_and(Handshake::is_waiting)
     }
 
-    /// Makes a step of the handshake, which takes up to some 200 µs. What follows the handshake is
-    /// opened at once.
+    /// Makes one step of the handshake, which takes up to about 200 µs. Bytes behind the handshake
+    /// are opened in the same call.
     ///
     /// # Errors
-    /// When nothing more is to be read. A failed handshake has told the client why.
+    /// [`End`], when nothing more is to be read. The alert of a failed handshake is in
+    /// `exchange.wire`.
     pub fn shake(
         &mut self,
         server: &Arc<Server>,
@@ -170,7 +172,7 @@ impl Layers {
         }
     }
 
-    /// The same, only to look at.
+    /// The record layer, once the handshake is over, without write access.
     pub fn peek(&self) -> Option<&dyn RecordLayer> {
         match &self.0 {
             State::Opening(opening) => match opening.tls.as_ref()? {
@@ -184,8 +186,8 @@ impl Layers {
         }
     }
 
-    /// Appends a piece of what is sent, sealed. False when it cannot be, and the connection has to
-    /// end.
+    /// Appends `piece` to `wire`, sealed. False when it cannot be sealed; the connection then has
+    /// to end.
     pub fn seal(&mut self, keys: &mut KeyCache, piece: &[u8], wire: &mut Vec<u8>) -> bool {
         match self.records() {
             Some(records) => records.seal(keys, piece, wire) == Sealed::All,
@@ -193,7 +195,7 @@ impl Layers {
         }
     }
 
-    /// True when what is sent has to be sealed, or may not be sent because the handshake is not
+    /// True when output has to be sealed, or must not be sent yet because the handshake is not
     /// over.
     pub fn is_sealed(&self) -> bool {
         match &self.0 {

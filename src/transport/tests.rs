@@ -1,4 +1,4 @@
-//! The layers together.
+//! Tests of the layers in combination.
 
 use super::tls::KeyCache;
 use super::*;
@@ -37,7 +37,7 @@ fn open(
     for piece in bytes.chunks(size) {
         let context = Context { stack, trusted, peer: at };
         outcome = layers.open(&context, &mut KeyCache::default(), piece, &mut exchange);
-        // As a shard does.
+        // A shard does the same with the address that a proxy names.
         at = exchange.peer.unwrap_or(at);
         if outcome.is_err() {
             break;
@@ -55,7 +55,7 @@ fn each_combination_comes_to_the_same_however_it_is_cut() {
         bytes.extend(if web { [REQUEST, FRAME].concat() } else { b"hello".to_vec() });
         let client = match (proxy, web) {
             (true, false) => "10.0.0.5:51000",
-            // Through a proxy that is trusted, of which the other tells.
+            // The request names the client: the address before it is that of a trusted proxy.
             _ => "192.0.2.9:0",
         };
         for size in 1..=bytes.len() {

@@ -10,30 +10,30 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use httparse::{Header, Request};
 use sha1::{Digest, Sha1};
 
-/// What a listener wants of a request.
+/// What a listener requires of a request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Web {
     /// The path, without query.
     pub path: Box<str>,
-    /// Where pages may come from, as browsers say in `Origin`; `None` for anywhere. Whoever sends
-    /// no `Origin` is no browser, and let in.
+    /// The values of `Origin` that are accepted; `None` for any. A client that sends no `Origin` is
+    /// not a browser and is accepted.
     pub origins: Option<Box<[Box<str>]>>,
 }
 
-/// Names of the subprotocol, the one preferred first [MQTT-6.0.0-3]; some libraries name the older
-/// one for MQTT 3.1.
+/// Names of the subprotocol, the preferred one first [MQTT-6.0.0-3]. Some libraries send the older
+/// name, of MQTT 3.1.
 const SUBPROTOCOLS: [&str; 2] = ["mqtt", "mqttv3.1"];
-/// What the key is hashed with (section 1.3).
+/// The text that is hashed behind the key (section 1.3).
 const SUFFIX: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// The version of the protocol.
 const VERSION: &str = "13";
 
-/// How a request is refused.
+/// The answer to a request that is refused.
 struct Refusal {
     status: &'static str,
     /// Further headers, each with its line end.
     headers: &'static str,
-    /// For the log, and the text of the answer.
+    /// The reason, for the log and as the text of the answer.
     what: &'static str,
 }
 
@@ -43,11 +43,12 @@ const fn refusal(status: &'static str, what: &'static str) -> Refusal {
 
 const BAD_REQUEST: &str = "400 Bad Request";
 
-/// Looks at the beginning of a connection, of whose bytes the first `known` were seen before.
-/// Returns how many of them are the request, which is answered; `None` while it is not whole.
+/// Looks for a request at the beginning of a connection. The first `known` bytes of `head` were
+/// looked at before. Returns the length of the request in bytes once it was granted; `None` while
+/// it is incomplete.
 ///
 /// # Errors
-/// When it is refused, which it has been told.
+/// A [`Fault`], when the request is refused; the answer that says so is in `exchange.wire`.
 pub(super) fn take(
     head: &[u8],
     known: usize,
@@ -61,7 +62,8 @@ pub(super) fn take(
         answer(&mut exchange.wire, refusal, is_head);
         Err(Fault { layer: Layer::Upgrade, what: refusal.what })
     };
-    // Whatever is no method is no HTTP: an MQTT client on the wrong port, TLS, garbage.
+    // What does not begin with a letter is not HTTP: an MQTT client on the wrong port, TLS,
+    // garbage.
     if head.first().is_some_and(|byte| !byte.is_ascii_alphabetic()) {
         return refuse(&refusal(BAD_REQUEST, "no HTTP request"), false, exchange);
     }
@@ -91,7 +93,8 @@ pub(super) fn take(
             let named = Named(request.headers);
             let lines = named.all("x-forwarded-for").map(|header| header.value);
             let client = forwarded::client(peer, trusted, lines);
-            // Otherwise what a PROXY header has just told holds.
+            // When the request names no other client, the address from a PROXY header stays in
+            // force.
             if client != peer {
                 exchange.peer = Some(client);
             }
@@ -117,8 +120,8 @@ pub(super) fn turn_away(why: TurnedAway, wire: &mut Vec<u8>) {
     answer(wire, &refusal, false);
 }
 
-/// Where the head's last line ends, the empty one. It is looked for in what is new, and the three
-/// bytes before.
+/// The position behind the empty line that ends the head. Only bytes that are new, and the three
+/// before them, are searched, so a head that arrives byte by byte costs no more.
 fn end_of_head(head: &[u8], known: usize) -> Option<usize> {
     let from = known.saturating_sub(3);
     let new = head.get(from..)?;
@@ -133,7 +136,7 @@ impl<'h, 'b> Named<'h, 'b> {
         self.0.iter().filter(move |header| header.name.eq_ignore_ascii_case(name))
     }
 
-    /// The only header of that name.
+    /// The value of the only header of that name; `None` when there is none, or several.
     fn one(&self, name: &'static str) -> Option<&'b str> {
         let mut all = self.all(name);
         let found = all.next()?;
@@ -143,7 +146,7 @@ impl<'h, 'b> Named<'h, 'b> {
         }
     }
 
-    /// The elements of all lists of that name.
+    /// The elements of all comma-separated lists in headers of that name.
     fn list(&self, name: &'static str) -> impl Iterator<Item = &'b str> {
         let text = |header: &'h Header<'b>| std::str::from_utf8(header.value).ok();
         self.all(name).filter_map(text).flat_map(|text| text.split(',')).map(str::trim)
@@ -158,7 +161,7 @@ impl<'h, 'b> Named<'h, 'b> {
     }
 }
 
-/// The key and the subprotocol of a request that is granted.
+/// The key and the subprotocol of a request that can be granted, or why it is refused.
 fn examine<'r>(request: &Request<'_, 'r>, web: &Web) -> Result<(&'r str, &'static str), Refusal> {
     let headers = Named(request.headers);
     let target = request.path.unwrap_or_default();
@@ -218,7 +221,7 @@ fn upgrade_required(what: &'static str) -> Refusal {
     Refusal { status: "426 Upgrade Required", headers, what }
 }
 
-/// Grants the request: no extension, so no compression.
+/// Writes the answer that grants the request. No extension is accepted, hence no compression.
 fn grant(out: &mut Vec<u8>, key: &str, subprotocol: &str) {
     let digest = Sha1::new().chain_update(key).chain_update(SUFFIX).finalize();
     let accept = BASE64_STANDARD.encode(digest);
@@ -234,10 +237,11 @@ fn grant(out: &mut Vec<u8>, key: &str, subprotocol: &str) {
     }
 }
 
-/// Refuses the request. The answer to HEAD has no text (RFC 9110, section 9.3.2).
+/// Writes the answer that refuses the request. The answer to HEAD has no body (RFC 9110, section
+/// 9.3.2).
 fn answer(out: &mut Vec<u8>, refusal: &Refusal, is_head: bool) {
     let Refusal { status, headers, what } = refusal;
-    // 426 names Upgrade in Connection (RFC 9110, section 15.5.22).
+    // An answer 426 has to name Upgrade in Connection (RFC 9110, section 15.5.22).
     let connection = if headers.contains("Upgrade:") { "Upgrade, close" } else { "close" };
     let head = format!(
         "HTTP/1.1 {status}\r\n{headers}Connection: {connection}\r\n\

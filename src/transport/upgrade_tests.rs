@@ -22,7 +22,8 @@ fn request(lines: &[&str]) -> Vec<u8> {
     lines.iter().flat_map(|line| [line, "\r\n"]).chain(["\r\n"]).collect::<String>().into_bytes()
 }
 
-/// The request with one line in place of another; an empty one for none.
+/// The request with the line that begins with `old` replaced by `new`, or removed if `new` is
+/// empty.
 fn instead(old: &str, new: &str) -> Vec<u8> {
     let lines: Vec<&str> = LINES
         .iter()
@@ -36,7 +37,7 @@ fn peer() -> Peer {
     Peer::from("10.0.0.1:7".parse::<SocketAddr>().expect("an address"))
 }
 
-/// What a request in pieces of `size` bytes comes to, and the answer.
+/// The outcome of a request that arrives in pieces of `size` bytes, and the answer.
 fn ask(bytes: &[u8], size: usize) -> (Result<Option<usize>, &'static str>, String) {
     let trusted = Networks(vec!["10.0.0.0/8".parse().expect("a network")]);
     let mut exchange = Exchange::default();

@@ -1,9 +1,10 @@
-//! WebSocket frames (RFC 6455, section 5) of a client, and those for it. Owns what has to be known
-//! between two pieces of a connection: one byte between frames, the mask within one.
+//! WebSocket frames (RFC 6455, section 5) from a client and to it. Owns the state between two
+//! pieces of a connection's bytes: one byte between frames, the mask and the bytes left within one.
 //!
-//! A frame's payload is handed on as it comes: no frame and no message is put together here, so a
-//! large one costs nothing. MQTT packets may be cut by frames anywhere and share them
-//! [MQTT-6.0.0-2]. What is not MQTT in binary frames ends the connection [MQTT-6.0.0-1].
+//! A frame's payload is handed on as it arrives: neither frames nor messages are assembled here, so
+//! a large one needs no memory. MQTT packets may begin and end anywhere in frames, and several may
+//! share one [MQTT-6.0.0-2]. Anything but binary frames with MQTT ends the connection
+//! [MQTT-6.0.0-1].
 
 use super::{End, Ending, Exchange, Fault, Layer};
 use crate::limits::{LARGEST_FRAME, LATE_PONGS, cost};
@@ -13,11 +14,11 @@ use std::io::Cursor;
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
-/// Bytes of the longest frame header a client sends: two, a length of eight, a mask of four.
+/// Bytes of the longest frame header of a client: two, an eight-byte length, a four-byte mask.
 const LONGEST_HEADER: usize = 14;
 /// Bytes of the longest payload of a control frame (section 5.5).
 const LONGEST_CONTROL: usize = 125;
-/// First bytes of the frames that the broker sends: final, and what they are.
+/// First bytes of the frames that the broker sends: the FIN bit and the opcode.
 const BINARY: u8 = 0x82;
 const CLOSE: u8 = 0x88;
 const PONG: u8 = 0x8A;
@@ -30,35 +31,35 @@ const UNSUPPORTED_DATA: u16 = 1003;
 const INVALID_DATA: u16 = 1007;
 const POLICY: u16 = 1008;
 const TOO_BIG: u16 = 1009;
-/// A Close without a code is answered by one without a code.
+/// Stands for no code: a Close without a code is answered by a Close without a code.
 const NO_CODE: u16 = 0;
 
-/// Where a connection is in its client's frames.
+/// The position of a connection in the frames of its client.
 #[derive(Debug)]
 pub(super) enum Frames {
     /// Between two frames.
     Between(Message),
-    /// In the payload of a binary message: so many bytes of the frame are to come, and the mask as
-    /// the next one needs it.
+    /// In the payload of a frame: `left` bytes of the frame are to come, and `mask` is rotated so
+    /// that it begins with the mask of the next byte.
     Within { message: Message, left: u32, mask: [u8; 4] },
-    /// A header or a control frame has come in part.
+    /// A part of a header or of a control frame has arrived.
     Cut(Message, Box<Cut>),
-    /// No more is read: this Close is to be sent.
+    /// Nothing more is read, and a Close with this code is to be sent.
     Ending(u16),
-    /// No more is read, and nothing is to be sent.
+    /// Nothing more is read, and nothing is to be sent.
     Over,
 }
 
 /// Whether a message goes on in the next data frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Message {
-    /// It does not.
+    /// The message ends with its frame, or there is none.
     Whole,
-    /// It does, in a continuation.
+    /// The message goes on in a continuation frame.
     Open,
 }
 
-/// What has come of a header or control frame.
+/// The part of a header or control frame that has arrived.
 #[derive(Debug)]
 pub(super) struct Cut {
     length: u8,
@@ -76,7 +77,7 @@ impl Cut {
         &self.bytes[..usize::from(self.length)]
     }
 
-    /// Takes bytes until there are `most`; returns what is left.
+    /// Takes bytes until `most` are held; returns the bytes that were not taken.
     fn fill<'a>(&mut self, bytes: &'a [u8], most: usize) -> &'a [u8] {
         let from = usize::from(self.length);
         let count = most.min(self.bytes.len()).saturating_sub(from).min(bytes.len());
@@ -92,7 +93,7 @@ impl Default for Frames {
     }
 }
 
-/// How [`Frames`] are written for another process; those that are at their end are not.
+/// How [`Frames`] are written for another process. Frames that are at their end are not written.
 impl Frames {
     pub(super) fn moved(&self, out: &mut Vec<u8>) -> Option<()> {
         match self {
@@ -129,7 +130,7 @@ impl Frames {
     }
 }
 
-/// The header of a frame for the client; empty for none. Servers do not mask (section 5.1).
+/// The header of a frame for the client; empty for no frame. Servers do not mask (section 5.1).
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Header {
     length: u8,
@@ -137,7 +138,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// Of a binary message in one frame.
+    /// The header of a binary message in one frame.
     pub(super) fn binary(payload: usize) -> Header {
         Header::new(BINARY, payload)
     }
@@ -164,7 +165,7 @@ impl Header {
         Header { length, bytes }
     }
 
-    /// As it goes to the socket.
+    /// The bytes of the header as they go to the socket.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.length)]
     }
@@ -172,9 +173,9 @@ impl Header {
 
 /// What a frame's header means for what follows it.
 enum Begun {
-    /// So many bytes of MQTT.
+    /// `length` bytes of MQTT follow.
     Data { fin: bool, length: u32, mask: [u8; 4] },
-    /// A control frame with so many bytes.
+    /// A control frame with a payload of `length` bytes follows.
     Control { kind: Control, length: usize, mask: [u8; 4] },
 }
 
@@ -204,7 +205,8 @@ impl Frames {
                 }
                 Frames::Cut(message, cut) => {
                     let message = *message;
-                    // A byte at a time until the header is whole: it says how many follow.
+                    // The header is completed byte by byte, because only the whole header gives the
+                    // length of what follows.
                     let most = match parse(cut.have()) {
                         Ok(Some((header, Begun::Control { length, .. }))) => header + length,
                         _ => cut.have().len() + 1,
@@ -223,7 +225,8 @@ impl Frames {
         Ok(())
     }
 
-    /// Begins with the frame at the start of `bytes`; returns what is behind what was taken.
+    /// Begins with the frame at the start of `bytes`; returns the bytes behind those that were
+    /// taken.
     fn next_frame<'a>(
         &mut self,
         message: Message,
@@ -273,8 +276,9 @@ impl Frames {
 
     fn control(&mut self, kind: Control, text: &[u8], exchange: &mut Exchange) -> Result<(), End> {
         match kind {
-            // Of several pings only the last has to be answered (section 5.5.2): who does not read
-            // its pongs gets no more of them.
+            // Only the latest of several pings has to be answered (section 5.5.2), so a client that
+            // does not read its pongs gets no more of them. Otherwise pongs would pile up in
+            // memory.
             Control::Ping if exchange.waiting + exchange.wire.len() < LATE_PONGS => {
                 exchange.wire.extend_from_slice(Header::new(PONG, text.len()).as_bytes());
                 exchange.wire.extend_from_slice(text);
@@ -342,10 +346,11 @@ impl Frames {
     }
 }
 
-/// The header at the start of `bytes`: its length and what it means; `None` while it is not whole.
+/// The header at the start of `bytes`: its length in bytes and its meaning; `None` while it is
+/// incomplete.
 ///
 /// # Errors
-/// A close code and what is wrong, when no client may send such a frame here.
+/// A close code and what is wrong, when a client must not send such a frame here.
 fn parse(bytes: &[u8]) -> Result<Option<(usize, Begun)>, (u16, &'static str)> {
     let mut cursor = Cursor::new(bytes);
     let (header, length) = match FrameHeader::parse(&mut cursor) {
@@ -381,8 +386,8 @@ fn parse(bytes: &[u8]) -> Result<Option<(usize, Begun)>, (u16, &'static str)> {
     Ok(Some((cursor.position() as usize, begun)))
 }
 
-/// True when [`Frames::next_frame`] goes on from `bytes`: a header and, of a control frame, all of
-/// it; or a header that nobody may send.
+/// True when [`Frames::next_frame`] can proceed with `bytes`: they are a whole header, and for a
+/// control frame also its whole payload, or a header that no client may send.
 fn is_whole(bytes: &[u8]) -> bool {
     match parse(bytes) {
         Ok(None) => false,
@@ -391,12 +396,12 @@ fn is_whole(bytes: &[u8]) -> bool {
     }
 }
 
-/// What a client may give as the reason of its Close (section 7.4).
+/// True for the codes that a client may send in its Close (section 7.4).
 fn is_close_code(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
-/// Appends `piece` without its mask, which is left as the next byte needs it.
+/// Appends `piece` unmasked, and rotates `mask` so that it begins with the mask of the next byte.
 fn unmask(out: &mut Vec<u8>, piece: &[u8], mask: &mut [u8; 4]) {
     let from = out.len();
     out.extend_from_slice(piece);

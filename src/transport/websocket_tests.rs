@@ -21,7 +21,7 @@ fn frame(first: u8, payload: &[u8], mask: [u8; 4]) -> Vec<u8> {
     out
 }
 
-/// What the bytes come to in pieces of `size`, and the Close that is owed in the end.
+/// The outcome of bytes that arrive in pieces of `size`, and the Close that is owed in the end.
 fn open(bytes: &[u8], size: usize) -> (Result<(), End>, Exchange, Vec<u8>) {
     let (mut frames, mut exchange) = (Frames::default(), Exchange::default());
     let mut outcome = Ok(());

@@ -3,7 +3,7 @@
 use rustls::Error;
 use std::borrow::Cow;
 
-/// An alert's description. Those that the record layer sends or knows.
+/// An alert's description. The constants are those that the record layer sends or recognizes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Alert(pub u8);
 
@@ -26,14 +26,14 @@ impl Alert {
     pub const ILLEGAL_PARAMETER: Alert = Alert(47);
     /// A message cannot be read.
     pub const DECODE_ERROR: Alert = Alert(50);
-    /// Something is wrong with us.
+    /// This end has failed.
     pub const INTERNAL_ERROR: Alert = Alert(80);
-    /// The sender gives up for a reason that is not the protocol's.
+    /// The sender gives up for a reason outside the protocol.
     pub const USER_CANCELED: Alert = Alert(90);
     /// No second handshake on a connection (TLS 1.2).
     pub const NO_RENEGOTIATION: Alert = Alert(100);
 
-    /// What a client is told of an error that rustls has not told it.
+    /// The alert for an error of rustls for which rustls itself has written no alert.
     pub fn for_error(error: &Error) -> Alert {
         match error {
             Error::InappropriateMessage { .. } | Error::InappropriateHandshakeMessage { .. } => {
@@ -46,9 +46,9 @@ impl Alert {
     }
 }
 
-/// Of a warning.
+/// The level of a warning.
 pub const WARNING: u8 = 1;
-/// Of an alert that ends the connection.
+/// The level of an alert that ends the connection.
 pub const FATAL: u8 = 2;
 
 /// Kinds of failures, each with a label of `ringmq_tls_handshakes_failed_total`.
@@ -64,7 +64,7 @@ pub enum Kind {
     CertificateExpired,
     /// The certificate leads to none of the authorities that are trusted here.
     UnknownAuthority,
-    /// The certificate was revoked, or no CRL says whether.
+    /// The certificate was revoked, or no CRL says whether it was.
     CertificateRevoked,
     /// Anything else that is wrong with the certificate or its use.
     BadCertificate,
@@ -74,30 +74,30 @@ pub enum Kind {
     Protocol,
     /// The handshake was not over in time.
     TimedOut,
-    /// It stood still while others waited.
+    /// The handshake made no progress while others waited for its place.
     Shed,
     /// The client left.
     Left,
-    /// It failed here.
+    /// The broker failed.
     Internal,
 }
 
 /// Why a connection is refused or ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Failure {
-    /// Of which kind that is.
+    /// The kind, for the counters.
     pub kind: Kind,
-    /// For the log.
+    /// The description, for the log.
     pub what: Cow<'static, str>,
 }
 
 impl Failure {
-    /// Of a kind, in words.
+    /// A failure of this kind with this description.
     pub fn new(kind: Kind, what: impl Into<Cow<'static, str>>) -> Self {
         Failure { kind, what: what.into() }
     }
 
-    /// The client broke a rule.
+    /// The failure of a client that broke a rule of the protocol.
     pub fn protocol(what: &'static str) -> Self {
         Failure::new(Kind::Protocol, what)
     }

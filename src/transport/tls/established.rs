@@ -1,5 +1,5 @@
-//! What goes on where a handshake is over: rustls gives its secrets out, and a record layer takes
-//! them over. The load generator compiles this file, too, for the client's end.
+//! The handover after a handshake: rustls gives its secrets out and a record layer takes them over.
+//! The load generator also compiles this file, for the client's end.
 
 use super::key_log::{Heard, Secret};
 use super::keys::KeyCache;
@@ -8,11 +8,11 @@ use super::suite::{LONGEST_KEY, NONCE, Suite};
 use rustls::{ConnectionTrafficSecrets, ExtractedSecrets, ProtocolVersion};
 use zeroize::Zeroize;
 
-/// What goes on where a handshake is over, by the room that its secrets need.
+/// The record layer of a connection after its handshake, by the room that its secrets need.
 pub enum Tls {
-    /// With a hash of 32 bytes, or AES-128 in TLS 1.2.
+    /// Secrets of up to 32 bytes: TLS 1.3 with SHA-256, TLS 1.2 with AES-128.
     Short(Box<Records<32>>),
-    /// With longer secrets.
+    /// Secrets of up to 48 bytes: every other suite.
     Long(Box<Records<48>>),
 }
 
@@ -25,7 +25,7 @@ impl Tls {
         }
     }
 
-    /// The same, only to look at.
+    /// The record layer, without write access.
     pub fn peek(&self) -> &dyn RecordLayer {
         match self {
             Tls::Short(records) => &**records,
@@ -33,12 +33,11 @@ impl Tls {
         }
     }
 
-    /// Takes over from rustls, whose handshake is over: its secrets become a record layer's. In
-    /// TLS 1.3 they are those that its key log has `heard`, and must lead to the keys that it gave
-    /// out: both were learnt apart. The keys, which are needed at once, are in `cache` then.
-    ///
+    /// Takes over from rustls after its handshake. In TLS 1.3 the secrets are those that its key
+    /// log has `heard`. They must lead to the keys in `extracted`, since the two were obtained
+    /// separately. The keys are needed at once and are in `cache` afterwards.
     /// # Errors
-    /// What does not fit.
+    /// The suite is unknown, or the secrets do not lead to the keys, or are too long.
     pub fn take_over(
         version: ProtocolVersion,
         extracted: ExtractedSecrets,
@@ -68,7 +67,8 @@ impl Tls {
         tls.ok_or("no room for the secrets")
     }
 
-    /// Of secrets and sequence numbers of both directions.
+    /// A record layer from the secret and the sequence number of each direction. `None` when a
+    /// secret is too long.
     pub(super) fn new(
         suite: Suite,
         receive: (&[u8], u64),
@@ -87,7 +87,7 @@ impl Tls {
 pub enum Role {
     /// It answered the ClientHello.
     Server,
-    /// It sent the ClientHello. The load generator's end; the broker has none.
+    /// It sent the ClientHello. Only the load generator has this end; the broker never does.
     Client,
 }
 

@@ -1,9 +1,10 @@
 //! The handshake: rustls, one record at a time.
 //!
-//! rustls takes a connection's records until the handshake is over; then its secrets are taken out
-//! and it goes. What it had read further would be lost with it, a KeyUpdate even after it was
-//! answered: so it is given no record before the last one has been dealt with. Until a whole first
-//! record has come, a connection has nothing of rustls's.
+//! rustls gets a connection's records until the handshake is over; then its secrets are extracted
+//! and its connection is dropped. Anything that rustls had read beyond the handshake would be lost
+//! with it, even a KeyUpdate that it has already answered. Therefore rustls gets one record only
+//! after the previous one was processed. Until a whole first record has arrived, a connection has
+//! no state of rustls.
 
 use super::alert::{Alert, FATAL, Failure, Kind};
 use super::established::Role;
@@ -21,39 +22,41 @@ use zeroize::Zeroize;
 
 /// Bytes that a record may add to its content before its key is known (RFC 5246 section 6.2.3).
 const GROWTH: usize = 2048;
-/// Records of one handshake; one more ends it. A large ClientHello may come in small ones.
+/// Records of one handshake; one more ends it. The bound is high because a large ClientHello may
+/// come in small records.
 const RECORDS: u16 = 2048;
 
 /// A handshake under way.
 pub struct Handshake {
     stage: Stage,
-    /// What has come and was not yet looked at.
+    /// Bytes that have arrived and were not given to rustls yet.
     input: Vec<u8>,
     records: u16,
 }
 
 enum Stage {
-    /// No whole record has come.
+    /// No whole record has arrived.
     Waiting,
     /// The ClientHello is not complete.
     Hello(Box<Acceptor>),
-    /// It is answered.
+    /// The ClientHello is answered.
     Agreeing(Box<Agreeing>),
 }
 
 struct Agreeing {
     connection: ServerConnection,
-    /// As it was when the handshake began: a reload does not change one under way.
+    /// The listener's settings when the handshake began: a reload does not change a handshake under
+    /// way.
     server: Arc<Server>,
     /// Traffic secrets of TLS 1.3, client's and server's.
     secrets: key_log::Heard,
 }
 
-/// What a step came to.
+/// The outcome of one step.
 pub enum Advanced {
-    /// More has to come.
+    /// More bytes have to arrive.
     Wait,
-    /// Another record is here.
+    /// Another whole record is here.
     Again,
     /// The handshake is over.
     Done(Box<Established>),
@@ -61,25 +64,25 @@ pub enum Advanced {
 
 /// A handshake that is over.
 pub struct Established {
-    /// What goes on.
+    /// The record layer that takes over.
     pub tls: Tls,
-    /// Who the client is by its certificate, if it has shown one.
+    /// The names in the client's certificate, if it has shown one.
     pub identity: Option<Box<PeerCertificate>>,
-    /// What came after it, still sealed.
+    /// Bytes that arrived behind the handshake, still sealed.
     pub rest: Vec<u8>,
     /// True for TLS 1.3.
     pub tls13: bool,
-    /// It went on from an earlier connection.
+    /// True when it resumed the session of an earlier connection.
     pub resumed: bool,
 }
 
-/// What can be said of the first record in some bytes.
+/// The state of the first record in some bytes.
 enum First {
     /// It is not complete.
     Part,
-    /// It has so many bytes.
+    /// It is complete and has this many bytes.
     Whole(usize),
-    /// It is none.
+    /// The bytes do not begin with a valid record.
     Bad,
 }
 
@@ -106,7 +109,7 @@ impl Default for Handshake {
 }
 
 impl Handshake {
-    /// More has come.
+    /// Adds bytes that have arrived.
     pub fn add(&mut self, bytes: &[u8]) {
         self.input.extend_from_slice(bytes);
     }
@@ -116,17 +119,17 @@ impl Handshake {
         !matches!(first_record(&self.input), First::Part)
     }
 
-    /// True when nothing has come.
+    /// True when no byte has arrived.
     pub fn is_untouched(&self) -> bool {
         self.records == 0 && self.input.is_empty()
     }
 
-    /// True when rustls has nothing of it yet: the ClientHello is not complete.
+    /// True while rustls was given no record: no whole one has arrived.
     pub fn is_waiting(&self) -> bool {
         matches!(self.stage, Stage::Waiting)
     }
 
-    /// Bytes of memory, about: what rustls holds is not told exactly.
+    /// Bytes of memory. The part that rustls holds is an estimate, since rustls does not tell it.
     pub fn held(&self) -> usize {
         let rustls = match self.stage {
             Stage::Waiting => 0,
@@ -136,13 +139,13 @@ impl Handshake {
         self.input.capacity() + rustls
     }
 
-    /// True when the next record will cost a lot: keys are exchanged, signatures made or checked.
+    /// True when the next record will be costly: keys are exchanged, signatures made or checked.
     pub fn is_dear(&self) -> bool {
         self.input.first() != Some(&content::CHANGE_CIPHER_SPEC)
     }
 
-    /// Deals with the next record, if it is complete. What the client has to be told goes to
-    /// `out`, also when this fails.
+    /// Processes the next record, if it is complete. Bytes for the client go to `out`, also on
+    /// failure.
     pub fn advance(
         &mut self,
         server: &Arc<Server>,
@@ -161,7 +164,7 @@ impl Handshake {
                 out.extend_from_slice(&[content::ALERT, 3, 3, 0, 2, FATAL, alert.0]);
                 return Err(not_tls(&self.input));
             }
-            // rustls says what is wrong.
+            // rustls gets the bytes to find out what is wrong with them, and writes the alert.
             First::Bad => self.input.len(),
         };
         self.records += 1;
@@ -212,7 +215,7 @@ impl Handshake {
                 // A Vec takes everything.
                 let _ = alert.write_all(out);
                 if out.len() == before {
-                    // Of a first message that is no ClientHello rustls says nothing here.
+                    // For a first message other than a ClientHello, rustls writes no alert here.
                     let alert = Alert::for_error(&error);
                     out.extend_from_slice(&[content::ALERT, 3, 3, 0, 2, FATAL, alert.0]);
                 }
@@ -265,15 +268,15 @@ impl Agreeing {
         let before = out.len();
         self.say(out);
         if result.is_err() && out.len() == before {
-            // Of a message that is too long rustls says nothing, and lets nobody else choose an
-            // alert: that the connection ends can be said.
+            // For a message that is too long, rustls writes no alert, and offers no way to choose
+            // one. The client is at least told that the connection ends.
             self.connection.send_close_notify();
             self.say(out);
         }
         result.map(|_| ()).map_err(|error| refused(&error))
     }
 
-    /// Takes over from rustls: its secrets become a record layer's.
+    /// Moves the secrets of rustls into a record layer.
     fn establish(
         self: Box<Self>,
         rest: Vec<u8>,
@@ -298,7 +301,7 @@ impl Agreeing {
         let certificate = identity.as_ref().map_or_else(Default::default, |one| one.mark());
         let mut tls = Tls::take_over(version, extracted, secrets, Role::Server, certificate, cache)
             .map_err(internal)?;
-        // rustls checks neither when a session is resumed.
+        // rustls does not check expiry and revocation again when a session is resumed.
         if let Err((alert, failure)) = verdict {
             tls.layer().fail(cache, alert, out);
             return Err(failure);
@@ -308,7 +311,7 @@ impl Agreeing {
     }
 }
 
-/// What came in place of a first record.
+/// The failure for bytes that are not a first record.
 fn not_tls(bytes: &[u8]) -> Failure {
     let what = match bytes {
         [0x10, ..] => "MQTT without TLS on a listener for TLS",
@@ -319,7 +322,7 @@ fn not_tls(bytes: &[u8]) -> Failure {
     Failure::new(Kind::NotTls, what)
 }
 
-/// The alert for a client whose certificate was in order when it connected first.
+/// The alert for a client whose certificate has expired since its session began.
 pub fn expired() -> (Alert, Failure) {
     let what = "the certificate has expired since the session was begun";
     (Alert::CERTIFICATE_EXPIRED, Failure::new(Kind::CertificateExpired, what))
@@ -331,7 +334,7 @@ pub fn nameless() -> (Alert, Failure) {
     (Alert::BAD_CERTIFICATE, Failure::new(Kind::BadCertificate, what))
 }
 
-/// The same of one that was revoked.
+/// The alert for a client whose certificate was revoked since its session began.
 pub fn revoked() -> (Alert, Failure) {
     let what = "the certificate was revoked since the session was begun";
     (Alert::CERTIFICATE_REVOKED, Failure::new(Kind::CertificateRevoked, what))

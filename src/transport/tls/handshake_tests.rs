@@ -53,7 +53,7 @@ fn every_suite_carries_data_both_ways() {
 fn a_first_message_that_is_no_client_hello_gets_an_alert() {
     let (_, files) = usual();
     let server = files.server("").unwrap();
-    // ClientKeyExchange, a type that nobody knows, and a ClientHello that ends within its version.
+    // ClientKeyExchange, an unknown type, and a ClientHello that ends within its version.
     for (message, alert) in [
         (&[16, 0, 0, 1, 0][..], Alert::UNEXPECTED_MESSAGE),
         (&[0xb7, 0, 0, 1, 0], Alert::UNEXPECTED_MESSAGE),
@@ -356,8 +356,8 @@ fn what_is_not_tls_is_said_so() {
     }
 }
 
-/// A whole conversation, with what the client sends cut at `cut`, the rest coming later: the last
-/// of the handshake, data, a KeyUpdate and data again are one piece.
+/// A whole conversation. The bytes of the client are cut at `cut`, and the rest arrives later. The
+/// last part of the handshake, data, a KeyUpdate and data again are one piece.
 fn conversation(config: &Arc<ClientConfig>, server: &Arc<Server>, cut: Option<usize>) -> usize {
     let mut pair = Pair::new(config, server);
     let hello = pair.client_says();
@@ -398,7 +398,7 @@ fn finished_with_data_and_key_update_may_be_cut_anywhere() {
     for tls13 in [false, true] {
         let suites = provider().cipher_suites.clone();
         let suites = suites.into_iter().filter(|suite| suite.tls13().is_some() == tls13);
-        // One with each hash.
+        // One suite for each hash.
         for suite in suites.filter(|suite| !format!("{suite:?}").contains("RSA")).take(3) {
             let mut config = client_config(&authority, None, Some(suite));
             config.resumption = rustls::client::Resumption::disabled();

@@ -1,4 +1,5 @@
-//! Who a client is by its certificate. Taken when the handshake is over, in place of the chain.
+//! The names in a client's certificate. They are read when the handshake is over, and kept in place
+//! of the chain.
 
 use super::records::CertificateMark;
 use crate::access::Identity;
@@ -14,23 +15,23 @@ use x509_parser::prelude::{
 /// What is kept of a client's certificate until its CONNECT has been answered.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PeerCertificate {
-    /// The last Common Name of the subject, the most specific one; the first alternative name that
-    /// is text: of a host, a mailbox or a URI; the whole subject, the most specific part first.
+    /// The last Common Name of the subject, which is the most specific one; the first alternative
+    /// name that is a host, a mailbox or a URI; the whole subject, the most specific part first.
     pub names: Identity,
     /// The serial number, hexadecimal.
     pub serial: Box<str>,
     /// Names the certificate by issuer and serial number, as [`fingerprint`] does. Never 0.
     pub fingerprint: u64,
-    /// Last second of its validity, since 1970; 0 when that is later than 2106.
+    /// Last second of its validity, counted from 1970; 0 when that is later than 2106.
     pub not_after: u32,
     /// The user name that the listener takes from it, if it takes any.
     pub username: Option<Box<str>>,
 }
 
 impl PeerCertificate {
-    /// Of a certificate in DER. `None` when it cannot be read.
+    /// Reads a certificate in DER; `None` when it cannot be parsed.
     pub fn of(certificate: &CertificateDer<'_>) -> Option<PeerCertificate> {
-        // webpki has looked at the extensions; of these only one is read here.
+        // webpki has checked the extensions; only one of them is read here.
         let mut parser = X509CertificateParser::new().with_deep_parse_extensions(false);
         let (_, certificate) = parser.parse(certificate).ok()?;
         let subject = certificate.subject();
@@ -70,12 +71,12 @@ impl PeerCertificate {
         size_of::<PeerCertificate>() + names + username + self.serial.len()
     }
 
-    /// What is kept of it after CONNECT.
+    /// The part that is kept after CONNECT.
     pub fn mark(&self) -> CertificateMark {
         CertificateMark { fingerprint: self.fingerprint, not_after: self.not_after }
     }
 
-    /// Whether its time was over at `now`, seconds since 1970.
+    /// Whether its validity was over at `now`, seconds since 1970.
     pub fn has_expired(&self, now: u64) -> bool {
         self.not_after != 0 && u64::from(self.not_after) < now
     }
@@ -86,8 +87,8 @@ fn user_name(text: &str) -> Box<str> {
     if text.contains('\0') { Box::default() } else { text.into() }
 }
 
-/// Eight bytes in place of an issuer and a serial number. Never 0. What it is used for only ends
-/// connections: two certificates with the same eight bytes have to be made on purpose, by an
+/// Eight bytes that stand for an issuer and a serial number. Never 0. They are used only to end
+/// connections. Two certificates with the same eight bytes could only be made on purpose, by an
 /// authority that is trusted here.
 pub fn fingerprint(issuer: &[u8], serial: &[u8]) -> u64 {
     let start = serial.iter().position(|&byte| byte != 0).unwrap_or(serial.len());
@@ -144,7 +145,7 @@ pub fn distinguished_name(name: &X509Name<'_>) -> String {
     text
 }
 
-/// RFC 4514 section 2.4.
+/// Escapes a value as RFC 4514 section 2.4 says.
 fn escape(value: &str, text: &mut String) {
     let last = value.chars().count().saturating_sub(1);
     for (at, letter) in value.chars().enumerate() {

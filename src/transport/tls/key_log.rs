@@ -1,9 +1,9 @@
-//! How the traffic secrets of TLS 1.3 are learnt. rustls gives out keys when a handshake is over,
-//! but a KeyUpdate needs the secrets behind them, and those it only tells a key log.
+//! How the traffic secrets of TLS 1.3 are obtained. When a handshake is over rustls extracts keys,
+//! but a KeyUpdate needs the secrets behind them, which rustls tells only to a key log.
 //!
-//! A key log is shared by all connections of a listener and is told on the thread that drives the
-//! handshake, while it does: so what was said waits in a place of the thread, which is emptied
-//! before and after every call into rustls. Nothing is shared between threads.
+//! All connections of a listener share one key log. rustls calls it on the thread that drives the
+//! handshake, while it does. The log therefore stores the secrets in a variable of the thread,
+//! which is emptied before and after every call into rustls. Nothing is shared between threads.
 
 use super::keys::LONGEST_SECRET;
 use rustls::KeyLog;
@@ -14,7 +14,7 @@ thread_local! {
     static HEARD: RefCell<Heard> = const { RefCell::new(Heard { client: None, server: None }) };
 }
 
-/// One traffic secret. Wiped when it goes.
+/// One traffic secret. Its bytes are wiped when it is dropped.
 pub struct Secret {
     bytes: [u8; LONGEST_SECRET],
     length: usize,
@@ -39,16 +39,16 @@ impl Drop for Secret {
     }
 }
 
-/// What one call into rustls has told.
+/// The secrets that one call into rustls has logged.
 #[derive(Default)]
 pub struct Heard {
-    /// Of what the client sends.
+    /// The secret of what the client sends.
     pub client: Option<Secret>,
-    /// Of what the server sends.
+    /// The secret of what the server sends.
     pub server: Option<Secret>,
 }
 
-/// Calls into rustls; returns what it told besides.
+/// Makes a call into rustls; returns its result and the secrets that it logged.
 pub fn listen<T>(call: impl FnOnce() -> T) -> (T, Heard) {
     HEARD.take();
     let result = call();

@@ -1,11 +1,11 @@
-//! Keys made ready for use, and where those of busy clients wait.
+//! Derived keys, and the cache of them that each shard has for its busy clients.
 //!
-//! A client keeps its secrets only. The key for a direction is made from them when a record comes
-//! or goes, which costs several times what the record itself costs; so the shard keeps the keys
-//! that it made last. What is kept is found by the secret itself: a key cannot be taken for that
-//! of another connection or of another generation, and nothing has to be told to a client when its
-//! key goes. A key that nobody has used for some seconds goes too: what is held for clients that
-//! are idle is their secrets.
+//! A connection keeps only its secrets. The key of a direction is derived from its secret when a
+//! record arrives or is sent. That costs several times as much as the record itself, so the shard
+//! caches the keys that it derived last. A cached key is found by the secret itself. It can
+//! therefore not be mistaken for the key of another connection or another generation, and a
+//! connection does not have to know when its key is evicted. A key that was not used for some
+//! seconds is wiped too, so that an idle client costs the memory of its secrets only.
 
 use super::suite::{LONGEST_KEY, NONCE, Suite};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -15,7 +15,7 @@ use zeroize::Zeroize;
 /// The longest secret, bytes.
 pub const LONGEST_SECRET: usize = 48;
 
-/// The key of one direction. It cannot be copied, and goes with its bytes wiped.
+/// The key of one direction. It cannot be copied, and its bytes are wiped when it is dropped.
 pub struct Key {
     /// aws-lc wipes it when it is freed.
     aead: aead::LessSafeKey,
@@ -29,8 +29,8 @@ impl Drop for Key {
 }
 
 impl Key {
-    /// Makes the key of `secret`, whose length is [`Suite::secret`]. `None` when the library
-    /// cannot, or the key and its initialization vector are others than `expected`.
+    /// Derives the key of `secret`, whose length is [`Suite::secret`]. `None` when the library
+    /// fails, or when the key or its initialization vector differ from `expected`.
     pub fn derive(suite: Suite, secret: &[u8], expected: Option<(&[u8], &[u8])>) -> Option<Key> {
         let (mut key, mut iv) = ([0; LONGEST_KEY], [0; NONCE]);
         let length = suite.aead().key_len();
@@ -55,9 +55,9 @@ impl Key {
         made
     }
 
-    /// The nonce of a record: the initialization vector, its end combined with the sequence number
-    /// (RFC 8446 section 5.3, RFC 7905 section 2). AES-GCM of TLS 1.2 lets the sender choose the
-    /// last eight bytes; these do as well.
+    /// The nonce of a record: the initialization vector, its last eight bytes XORed with the
+    /// sequence number (RFC 8446 section 5.3, RFC 7905 section 2). In AES-GCM of TLS 1.2 the sender
+    /// may choose these eight bytes; the broker makes them in the same way.
     pub fn nonce(&self, sequence: u64) -> [u8; NONCE] {
         let mut nonce = self.iv;
         for (byte, with) in nonce.iter_mut().skip(NONCE - 8).zip(sequence.to_be_bytes()) {
@@ -66,15 +66,15 @@ impl Key {
         nonce
     }
 
-    /// The nonce of an AES-GCM record of TLS 1.2 that has come with these eight bytes.
+    /// The nonce of a received AES-GCM record of TLS 1.2, which carries these eight bytes.
     pub fn nonce_with(&self, explicit: [u8; 8]) -> [u8; NONCE] {
         let mut nonce = self.iv;
         nonce[NONCE - 8..].copy_from_slice(&explicit);
         nonce
     }
 
-    /// Checks and decrypts `sealed`, without its `tag`, into `plain`, which is as long. False when
-    /// it is not genuine; then `plain` holds anything.
+    /// Checks and decrypts `sealed`, whose `tag` is apart, into `plain`, which is as long. False
+    /// when the record is not genuine; the content of `plain` is then unspecified.
     pub fn open(
         &self,
         nonce: [u8; NONCE],
@@ -87,8 +87,8 @@ impl Key {
         self.aead.open_separate_gather(nonce, aead::Aad::from(aad), sealed, tag, plain).is_ok()
     }
 
-    /// Encrypts `plain`, followed by `inner`, into `sealed`, followed by the tag. The lengths must
-    /// agree. False when they do not, or the library fails.
+    /// Encrypts `plain` followed by `inner` into `sealed`, which ends with the tag. False when the
+    /// lengths do not agree or the library fails.
     pub fn seal(
         &self,
         nonce: [u8; NONCE],
@@ -104,7 +104,7 @@ impl Key {
     }
 }
 
-/// Bytes of derived output.
+/// The number of bytes to derive.
 struct Length(usize);
 
 impl hkdf::KeyType for Length {
@@ -134,12 +134,13 @@ pub fn update(suite: Suite, secret: &mut [u8]) -> Option<()> {
     expand_label(&prk, b"traffic upd", secret)
 }
 
-/// Places of a set: a secret's first bytes choose the set, and it may be in any of its places.
+/// Places of a set. The first bytes of a secret choose its set; the key may be in any place of that
+/// set.
 const WAYS: usize = 4;
-/// Sets of one shard. A key takes about 700 bytes: 1.4 MiB when all places are taken.
+/// Sets of one shard. A key takes about 700 bytes, so a full cache takes 1.4 MiB.
 const SETS: usize = 512;
-/// Sets that [`KeyCache::age`] looks at: all, once a second, or the answers to the pings of a large
-/// fleet would keep the cache full without being of use to anybody.
+/// Sets that one call of [`KeyCache::age`] looks at: all, once a second. With fewer, keys that are
+/// derived only to answer a ping of an idle client would fill the cache of a large fleet.
 const AGED: usize = SETS;
 
 struct Place {
@@ -157,9 +158,9 @@ impl Drop for Place {
 #[derive(Default)]
 struct Set {
     places: [Option<Box<Place>>; WAYS],
-    /// Which place is taken next.
+    /// The place that the next key of the set takes.
     next: u8,
-    /// Which places were used since the set was last looked at, a bit each.
+    /// A bit for each place that was used since [`KeyCache::age`] last looked at the set.
     used: u8,
 }
 
@@ -169,9 +170,9 @@ const _: () = assert!(WAYS <= u8::BITS as usize);
 #[derive(Default)]
 pub struct KeyCache {
     sets: Vec<Set>,
-    /// The set that is looked at next for keys that are not used.
+    /// The set at which the next call of [`KeyCache::age`] begins.
     aged: usize,
-    /// Keys that had to be made.
+    /// How many keys were derived.
     pub derived: u64,
 }
 
@@ -180,12 +181,12 @@ impl KeyCache {
         if self.sets.is_empty() {
             self.sets.resize_with(SETS, Set::default);
         }
-        // Secrets are random: each set is as likely as the others.
+        // Secrets are random, so the sets fill evenly.
         let first = secret.first_chunk().map_or(0, |bytes| u16::from_le_bytes(*bytes));
         &mut self.sets[usize::from(first) % SETS]
     }
 
-    /// The key of `secret`, made if it is not here. `None` when it cannot be made.
+    /// The key of `secret`, derived if it is not cached. `None` when the library fails.
     pub fn get(&mut self, suite: Suite, secret: &[u8]) -> Option<&Key> {
         let set = self.set(secret);
         if let Some(at) = set.find(suite, secret) {
@@ -196,7 +197,7 @@ impl KeyCache {
         self.make(suite, secret, None)
     }
 
-    /// Whether `secret` leads to this key and initialization vector. It is here then.
+    /// Whether `secret` leads to this key and initialization vector. If so, the key is cached.
     pub fn admit(&mut self, suite: Suite, secret: &[u8], expected: (&[u8], &[u8])) -> bool {
         secret.len() == suite.secret() && self.make(suite, secret, Some(expected)).is_some()
     }
@@ -220,7 +221,7 @@ impl KeyCache {
         Some(&set.places[at].insert(place).key)
     }
 
-    /// A secret is not used any more: neither is its key.
+    /// Wipes the key of a secret that is not used any more.
     pub fn remove(&mut self, suite: Suite, secret: &[u8]) {
         if self.sets.is_empty() {
             return;
@@ -231,8 +232,8 @@ impl KeyCache {
         }
     }
 
-    /// Looks at some of the keys, and wipes those that were not used since they were last looked
-    /// at. Returns how many that were.
+    /// Wipes the keys that were not used since the previous call that looked at them; returns how
+    /// many. Called once a second.
     pub fn age(&mut self) -> usize {
         let from = self.aged.min(self.sets.len());
         let sets = self.sets.iter_mut().skip(from).take(AGED);
@@ -241,7 +242,7 @@ impl KeyCache {
         wiped
     }
 
-    /// How many keys are held.
+    /// How many keys are cached.
     pub fn held(&self) -> usize {
         self.sets.iter().map(|set| set.places.iter().flatten().count()).sum()
     }
@@ -273,7 +274,7 @@ impl Set {
 mod tests {
     use super::*;
 
-    /// Calls of [`KeyCache::age`] after which a key has gone that was not used meanwhile.
+    /// After this many calls of [`KeyCache::age`] a key that was not used meanwhile is wiped.
     const AGES: usize = 2 * SETS / AGED;
 
     fn suite() -> Suite {

@@ -1,5 +1,5 @@
-//! What a peer says besides data once the handshake is over: alerts, KeyUpdates of TLS 1.3, and in
-//! TLS 1.2 attempts to shake hands again. As `records`, of which this is a part.
+//! The messages of a peer other than data, once the handshake is over: alerts, KeyUpdates of TLS
+//! 1.3, and attempts to renegotiate in TLS 1.2. A part of `records`, under the same rules.
 
 use super::alert::{Alert, FATAL, Failure, Kind, WARNING};
 use super::keys::KeyCache;
@@ -8,17 +8,18 @@ use super::records::{Event, KEY_UPDATE, NOT_NOW, Records, Refused, broken, refus
 
 /// KeyUpdates without data between them; one more ends the connection.
 const UPDATES: u8 = 32;
-/// Answers to KeyUpdates before any data is sent; later ones wait for data, before which they must
-/// come (RFC 8446 section 4.6.3), and are one then. A peer that asks and does not read would have
-/// them pile up.
+/// KeyUpdates that are answered at once while no data is sent. A further request is answered by a
+/// single KeyUpdate in front of the next data, where one must come at the latest (RFC 8446 section
+/// 4.6.3). Without this bound a peer that asks and does not read would have answers pile up in
+/// memory.
 const ANSWERS: u8 = 16;
-/// Warnings in all; one more ends the connection.
+/// Warnings in the whole life of a connection; one more ends it.
 const WARNINGS: u8 = 4;
 /// First byte of a ClientHello message.
 const CLIENT_HELLO: u8 = 1;
 
 impl<const N: usize> Records<N> {
-    /// An alert (RFC 8446 section 6).
+    /// Handles an alert (RFC 8446 section 6).
     pub(super) fn hear_alert(&mut self, said: &[u8]) -> Result<Event, Refused> {
         let &[level, description] = said else {
             return refuse(Alert::DECODE_ERROR, "an alert that cannot be read");
@@ -45,8 +46,8 @@ impl<const N: usize> Records<N> {
         Ok(Event::None)
     }
 
-    /// A KeyUpdate, or a part of one, of TLS 1.3 (RFC 8446 section 4.6.3). It ends with its record:
-    /// what follows has another key.
+    /// Handles a KeyUpdate of TLS 1.3, or a part of one (RFC 8446 section 4.6.3). It has to end
+    /// with its record, because the next record has another key.
     pub(super) fn hear_key_update(
         &mut self,
         cache: &mut KeyCache,
@@ -95,8 +96,8 @@ impl<const N: usize> Records<N> {
         Ok(Event::None)
     }
 
-    /// A handshake message of TLS 1.2: there is no second handshake on a connection. The first
-    /// attempt is declined (RFC 5246 section 7.2.2), the second one ends it.
+    /// Handles a handshake message of TLS 1.2. There is no second handshake on a connection: the
+    /// first attempt is declined (RFC 5246 section 7.2.2), the second one ends the connection.
     pub(super) fn hear_hello(
         &mut self,
         cache: &mut KeyCache,

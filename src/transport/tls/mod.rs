@@ -1,17 +1,18 @@
-//! TLS 1.2 and 1.3, with and without certificates of clients. Pure: bytes in, bytes out.
+//! TLS 1.2 and 1.3, with and without certificates of clients. Pure: it turns bytes into bytes.
 //!
-//! rustls makes the handshake (`handshake`); then its secrets are taken out, it goes, and a record
-//! layer of ours goes on (`records`) with two secrets, two sequence numbers and a few flags:
-//! at most 112 bytes for an idle client with AES-128 or ChaCha20, 144 with AES-256, where
-//! rustls's own connection keeps 9 KB and OpenSSL's 25 to 59. Expanded keys are made when they are
-//! needed, and a few of them kept per shard (`keys`).
+//! rustls makes the handshake (`handshake`). Then its secrets are extracted, its connection is
+//! dropped, and a record layer of ours (`records`) takes over with two secrets, two sequence
+//! numbers and a few flags. That is at most 112 bytes for an idle client with AES-128, or with
+//! ChaCha20 in TLS 1.3, and 144 with the other suites, where rustls's own connection keeps 9 KB and
+//! OpenSSL's 25 to 59. Expanded keys are derived when they are needed, and each shard keeps a few
+//! of them (`keys`).
 //!
 //! The kernel's TLS is not used: it would need a descriptor per socket to be set up with, keeps
 //! several kilobytes per connection in the kernel, and does not know KeyUpdate before Linux 6.14.
 //!
-//! Absent on purpose: CBC suites, RSA key exchange, versions below 1.2, pre-shared keys without
-//! certificates, compression, early data (it can be replayed). rustls offers none of the first
-//! four.
+//! Deliberately absent: CBC suites, RSA key exchange, versions below 1.2, pre-shared keys without
+//! certificates, compression, and early data, because it can be replayed. rustls offers none of the
+//! first four.
 
 mod alert;
 mod established;
@@ -43,8 +44,8 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::{CertificateError, CipherSuite, Error};
 use std::sync::Arc;
 
-/// What the handshakes are made with: aws-lc-rs, the suites with AES-128 first. Deriving keys with
-/// SHA-384 costs three times as much, and AES-256 more memory per client.
+/// The cryptography of the handshakes: aws-lc-rs, with the AES-128 suites preferred. Deriving keys
+/// with SHA-384 costs three times as much, and AES-256 needs more memory per client.
 pub fn provider() -> Arc<CryptoProvider> {
     let mut provider = aws_lc_rs::default_provider();
     provider.cipher_suites.sort_by_key(|suite| match suite.suite() {
@@ -60,15 +61,15 @@ pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(provider)
 }
 
-/// The library's first random number takes it tens of milliseconds; no client is to wait for that.
-/// Each thread has a generator of its own.
+/// Draws a first random number on the calling thread. It takes the library tens of milliseconds,
+/// for which no client should have to wait. Each thread has a generator of its own.
 pub fn warm_up() {
     let mut bytes = [0; 16];
-    // A failure will show again in the first handshake.
+    // If this fails, the first handshake fails as well and reports it.
     let _ = ::aws_lc_rs::rand::fill(&mut bytes);
 }
 
-/// What rustls said, for the log and the counters.
+/// An error of rustls as a [`Failure`], for the log and the counters.
 fn refused(error: &Error) -> Failure {
     let kind = match error {
         Error::NoCertificatesPresented => Kind::NoCertificate,

@@ -1,6 +1,6 @@
-//! The record layer of a connection that goes on in another process: its secrets, its sequence
-//! numbers, and what was counted. No record is sealed here afterwards: the same number under the
-//! same secret would give its key away.
+//! The record layer of a connection that moves to another process: its secrets, its sequence
+//! numbers and its counters. This process seals no record afterwards: a second record with the same
+//! number under the same secret would give the key away.
 
 use super::established::Tls;
 use super::records::{CertificateMark, Direction, Partial, Records, Tally};
@@ -13,11 +13,11 @@ record! {
     pub struct MovedTls {
         /// Its place in [`SUITES`].
         pub suite: u8,
-        /// Secret and sequence number.
+        /// Secret and sequence number of what the client sends.
         pub receive: (Secret, u64),
-        /// The same.
+        /// Secret and sequence number of what the broker sends.
         pub send: (Secret, u64),
-        /// An unfinished record.
+        /// The part of an unfinished record that has arrived.
         pub partial: Option<Bytes>,
         /// See [`Records`].
         pub certificate: u64,
@@ -99,7 +99,7 @@ impl Tls {
         }
     }
 
-    /// Goes on with what was written; `None` when the bytes are none of that.
+    /// Restores what [`Tls::put`] has written; `None` when the bytes were not written by it.
     pub fn get(from: &mut Body<'_>) -> Option<Tls> {
         let moved = MovedTls::get(from)?;
         let suite = *SUITES.get(usize::from(moved.suite))?;

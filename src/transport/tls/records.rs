@@ -1,12 +1,14 @@
-//! The record layer after the handshake: what an idle client keeps, records in, records out.
+//! The record layer after the handshake: the state that an idle client keeps, and the opening and
+//! sealing of records.
 //!
-//! rustls makes the handshake and then gives its secrets out; from there on a connection is two
-//! secrets, two sequence numbers and a few flags, for every suite of TLS 1.2 and 1.3. Records are
-//! decrypted from where they were received into where the next layer reads, and encrypted when a
-//! send is made, never before: a message for many clients is not stored once per key.
+//! rustls makes the handshake and then gives its secrets out. From there on a connection is two
+//! secrets, two sequence numbers and a few flags, for every suite of TLS 1.2 and 1.3. A record is
+//! decrypted from the buffer it was received in straight into the buffer that the next layer reads.
+//! A record is encrypted when a send is made, never before, so a message for many clients is not
+//! stored once per key.
 //!
-//! Bounds on what a peer may send without saying anything are those of rustls: 32 empty records in
-//! a row, 32 KeyUpdates without data between them, 4 warnings, one attempt to renegotiate.
+//! The bounds on messages of a peer that carry no data are those of rustls: 32 empty records in a
+//! row, 32 KeyUpdates without data between them, 4 warnings, one attempt to renegotiate.
 
 use super::alert::{Alert, FATAL, Failure, Kind, WARNING};
 use super::keys::{self, KeyCache};
@@ -18,9 +20,9 @@ use zeroize::Zeroize;
 pub const HEADER: usize = 5;
 /// Bytes of content that a record carries at most (RFC 8446 section 5.1).
 pub const PLAIN: usize = 16 * 1024;
-/// Bytes that a record of TLS 1.3 may add to that (RFC 8446 section 5.2).
+/// Bytes that a record of TLS 1.3 may have beyond [`PLAIN`] (RFC 8446 section 5.2).
 const GROWTH_13: usize = 256;
-/// The same in TLS 1.2 (RFC 5246 section 6.2.3).
+/// Bytes that a record of TLS 1.2 may have beyond [`PLAIN`] (RFC 5246 section 6.2.3).
 const GROWTH_12: usize = 2048;
 /// Empty records in a row; one more ends the connection.
 const EMPTY: u8 = 32;
@@ -33,14 +35,14 @@ pub mod content {
     pub const CHANGE_CIPHER_SPEC: u8 = 20;
     /// An alert.
     pub const ALERT: u8 = 21;
-    /// A part of the handshake, or what is said about keys after it.
+    /// A part of the handshake, or a KeyUpdate after it.
     pub const HANDSHAKE: u8 = 22;
-    /// What the layer above says.
+    /// Data of the layer above.
     pub const DATA: u8 = 23;
 }
 
-/// One direction: its secret ([`Suite::secret`]) and how many records it has protected. It cannot
-/// be copied: no two records have the same number under the same secret.
+/// One direction: its secret ([`Suite::secret`]) and the number of records it has protected. It
+/// cannot be copied, so that no two records have the same number under the same secret.
 pub(super) struct Direction<const N: usize> {
     secret: [u8; N],
     pub(super) sequence: u64,
@@ -63,7 +65,8 @@ impl<const N: usize> Direction<N> {
         self.secret.get(..suite.secret()).unwrap_or_default()
     }
 
-    /// Goes on with the next secret (RFC 8446 section 7.2).
+    /// Replaces the secret by the next one (RFC 8446 section 7.2), and removes its key from
+    /// `cache`.
     pub(super) fn update(&mut self, suite: Suite, cache: &mut KeyCache) -> Option<()> {
         cache.remove(suite, self.secret(suite));
         keys::update(suite, self.secret.get_mut(..suite.secret())?)?;
@@ -72,39 +75,39 @@ impl<const N: usize> Direction<N> {
     }
 }
 
-/// What a peer may do once only, or so many times.
+/// Counters of what a peer may do only once, or only a few times.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Tally {
     /// Empty records in a row.
     pub(super) empty: u8,
     /// KeyUpdates since the last data.
     pub(super) updates: u8,
-    /// Warnings in all.
+    /// Warnings since the handshake.
     pub(super) warnings: u8,
     /// Bytes of a KeyUpdate that have come in records of their own; at most all but the last.
     pub(super) begun: u8,
-    /// KeyUpdates that it asked for and was sent since data was.
+    /// KeyUpdates that the peer has asked for and that were sent to it since data was last sent.
     pub(super) answers: u8,
-    /// It has asked for one more, which goes before the next data.
+    /// The peer has asked for one more KeyUpdate, which is sent before the next data.
     pub(super) owes_update: bool,
-    /// It has tried to renegotiate.
+    /// The peer has tried to renegotiate.
     pub(super) renegotiated: bool,
-    /// We have said that we send nothing more.
+    /// Nothing more may be sent: the peer was told of the end, or the connection has failed.
     pub(super) said_close: bool,
-    /// The peer does not wait for that.
+    /// The peer can receive nothing more, so no close_notify is owed.
     pub(super) cut: bool,
 }
 
-/// The part of a record that has come so far.
+/// The part of an unfinished record that has arrived.
 pub(super) struct Partial(pub(super) Vec<u8>);
 
 /// What is known of a client's certificate for as long as the client is connected, so that a live
 /// client can be ended when it is revoked or has expired.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct CertificateMark {
-    /// Names it among those that are revoked; 0 for none.
+    /// Identifies the certificate among those that are revoked; 0 when the client showed none.
     pub fingerprint: u64,
-    /// Last second of its validity, since 1970; 0 for ever.
+    /// Last second of its validity, counted from 1970; 0 for no end.
     pub not_after: u32,
 }
 
@@ -112,42 +115,43 @@ pub struct CertificateMark {
 pub struct Records<const N: usize> {
     pub(super) receive: Direction<N>,
     pub(super) send: Direction<N>,
-    /// The part of a record that has come so far.
+    /// The part of an unfinished record that has arrived.
     pub(super) partial: Option<Box<Partial>>,
-    /// Names the client's certificate among those that are revoked; 0 for none.
+    /// Identifies the client's certificate among those that are revoked; 0 for none.
     pub(super) certificate: u64,
-    /// Until when it is valid, seconds since 1970; 0 for ever.
+    /// Last second of the certificate's validity, counted from 1970; 0 for no end.
     pub(super) not_after: u32,
     pub(super) suite: Suite,
     pub(super) tally: Tally,
 }
 
-// What a million clients multiply: a size class of the allocator each.
+// A million clients have a million of these; each bound is a size class of the allocator.
 const _: () = assert!(size_of::<Records<32>>() <= 112);
 const _: () = assert!(size_of::<Records<48>>() <= 160);
 
-/// What became of what was received.
+/// The outcome of opening received bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Opened {
-    /// All whole records in it were opened.
+    /// All whole records in the bytes were opened.
     All,
     /// The peer has said that it sends nothing more.
     Closed,
-    /// The connection has to end. An alert that the peer is owed is in the output.
+    /// The connection has to end. The alert for the peer, if one is due, is in the output.
     Failed(Failure),
 }
 
-/// What became of what was to be sent.
+/// The outcome of sealing bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sealed {
-    /// It is in the output.
+    /// All bytes are in the output.
     All,
-    /// Not all of it: the key may not be used any more, and TLS 1.2 has no other. The connection
-    /// has to end; the peer is told in the output.
+    /// Not all bytes are in the output, because the key is worn out and TLS 1.2 has no other, or
+    /// because sealing has ended before. The connection has to end; what the peer is told of that
+    /// is in the output.
     Exhausted,
 }
 
-/// What is told about the record that was opened last.
+/// The effect of the record that was opened last on the connection.
 pub(super) enum Event {
     None,
     Closed,
@@ -168,10 +172,10 @@ pub(super) fn broken() -> Refused {
     (Some(Alert::INTERNAL_ERROR), Failure::new(Kind::Internal, "a key could not be made"))
 }
 
-/// What goes on after a handshake, whatever room its secrets need.
+/// The record layer after a handshake, whatever room its secrets need.
 pub trait RecordLayer {
-    /// Opens the records in `bytes`, which continue what came before: content goes to `plain`,
-    /// what the peer has to be told to `out`. Of an unfinished record what there is of it is kept.
+    /// Opens the records in `bytes`, which continue the bytes of the previous call. Content goes to
+    /// `plain`, answers for the peer to `out`. The part of an unfinished record is kept.
     fn open(
         &mut self,
         cache: &mut KeyCache,
@@ -179,18 +183,18 @@ pub trait RecordLayer {
         plain: &mut Vec<u8>,
         out: &mut Vec<u8>,
     ) -> Opened;
-    /// Appends `plain` to `out` in as few records as can be. Nothing, once it was said that nothing
-    /// more is sent.
+    /// Appends `plain` to `out`, sealed, in as few records as possible. Appends nothing once the
+    /// end was announced to the peer.
     fn seal(&mut self, cache: &mut KeyCache, plain: &[u8], out: &mut Vec<u8>) -> Sealed;
-    /// Says that nothing more is sent, unless that was said.
+    /// Appends a close_notify, unless the end was announced before.
     fn close(&mut self, cache: &mut KeyCache, out: &mut Vec<u8>);
-    /// Ends the connection with an alert.
+    /// Appends a fatal alert, unless the end was announced before.
     fn fail(&mut self, cache: &mut KeyCache, alert: Alert, out: &mut Vec<u8>);
-    /// The peer does not wait for the end to be said.
+    /// Notes that the peer can receive nothing more: no close_notify is owed.
     fn cut(&mut self);
-    /// Whether the end is still to be said.
+    /// Whether a close_notify is still to be sent.
     fn owes_close(&self) -> bool;
-    /// The connection is over, or goes elsewhere: its keys are not kept here.
+    /// Removes the connection's keys from the cache, because it is over or moves elsewhere.
     fn forget(&self, cache: &mut KeyCache);
     /// The client's certificate.
     fn certificate(&self) -> CertificateMark;
@@ -241,7 +245,8 @@ impl<const N: usize> RecordLayer for Records<N> {
                     return Sealed::Exhausted;
                 }
             }
-            // One is left: for the KeyUpdate, or to say that this is the end.
+            // The last record that the key may protect is kept for the KeyUpdate or the
+            // close_notify.
             if self.send.sequence >= self.suite.limit() - 1 {
                 let updated = self.suite.is_tls13() && self.update_send(cache, out).is_some();
                 if !updated {
@@ -302,8 +307,8 @@ impl<const N: usize> RecordLayer for Records<N> {
 }
 
 impl<const N: usize> Records<N> {
-    /// Of a handshake that is over: secrets and sequence numbers of both directions. `None` when
-    /// there is no room for the secrets.
+    /// A record layer from the secret and the sequence number of each direction. `None` when a
+    /// secret is longer than `N` bytes.
     pub fn new(
         suite: Suite,
         receive: (&[u8], u64),
@@ -321,7 +326,7 @@ impl<const N: usize> Records<N> {
         })
     }
 
-    /// Opens the record at the start of `bytes`, or keeps them all.
+    /// Opens the record at the start of `bytes`, or keeps all of `bytes` while it is incomplete.
     fn open_first(
         &mut self,
         cache: &mut KeyCache,
@@ -370,8 +375,9 @@ impl<const N: usize> Records<N> {
         }
     }
 
-    /// How long the record is whose header begins `bytes`; `None` while that is not known. What is
-    /// wrong is said before the rest is waited for.
+    /// The length of the record whose header is at the start of `bytes`, without the header; `None`
+    /// while the header is incomplete. A bad header is refused before the rest of the record
+    /// arrives.
     fn check_header(&self, bytes: &[u8]) -> Result<Option<usize>, Refused> {
         let known = match bytes.first() {
             Some(&content::DATA) | None => true,
@@ -430,7 +436,7 @@ impl<const N: usize> Records<N> {
         }
     }
 
-    /// Appends what is in a record to `plain`; returns its type.
+    /// Appends the content of a record to `plain`; returns its type.
     fn decrypt(
         &mut self,
         cache: &mut KeyCache,
@@ -439,7 +445,8 @@ impl<const N: usize> Records<N> {
     ) -> Result<u8, Refused> {
         let (suite, sequence) = (self.suite, self.receive.sequence);
         let Some(key) = cache.get(suite, self.receive.secret(suite)) else { return Err(broken()) };
-        // The peer has to change its key before this; it is the only bound in its direction.
+        // The peer has to change its key before its numbers run out; there is no other bound on
+        // received records.
         let Some(next) = sequence.checked_add(1) else {
             return refuse(Alert::INTERNAL_ERROR, "too many records with one key");
         };
@@ -490,12 +497,12 @@ impl<const N: usize> Records<N> {
 
     pub(super) fn say(&mut self, cache: &mut KeyCache, level: u8, alert: Alert, out: &mut Vec<u8>) {
         if !self.tally.said_close {
-            // Without a key there is nothing that could be said.
+            // If the key cannot seal, the peer gets no alert.
             let _ = self.encrypt(cache, content::ALERT, &[level, alert.0], out);
         }
     }
 
-    /// Tells the peer that the next record has another key, and changes it.
+    /// Appends a KeyUpdate and changes the key of what is sent.
     pub(super) fn update_send(&mut self, cache: &mut KeyCache, out: &mut Vec<u8>) -> Option<()> {
         let [kind, a, b, c] = KEY_UPDATE;
         self.encrypt(cache, content::HANDSHAKE, &[kind, a, b, c, 0], out)?;
@@ -515,7 +522,7 @@ impl<const N: usize> Records<N> {
         if sequence >= suite.limit() {
             return None;
         }
-        // Counted first: whatever happens, this number is not used again.
+        // The number is counted before it is used: whatever fails, it is never used again.
         if !Mutant::TlsSequenceKept.is_on() {
             self.send.sequence = sequence.checked_add(1)?;
         }
@@ -548,8 +555,8 @@ impl<const N: usize> Records<N> {
     }
 }
 
-/// What TLS 1.2 authenticates besides the content: number, type, version, length (RFC 5246 section
-/// 6.2.3.3).
+/// What TLS 1.2 authenticates besides the content: sequence number, type, version, length (RFC 5246
+/// section 6.2.3.3).
 fn aad_12(sequence: u64, [kind, major, minor]: [u8; 3], length: usize) -> [u8; 13] {
     let [a, b, c, d, e, f, g, h] = sequence.to_be_bytes();
     let [high, low] = u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes();

@@ -1,4 +1,4 @@
-//! The record layer against rustls, and against a peer that keeps no rule.
+//! Tests of the record layer against rustls, and against a peer that breaks the rules.
 
 use super::alert::Alert;
 use super::keys::{Key, KeyCache};
@@ -251,7 +251,8 @@ fn nothing_is_said_after_the_end() {
         rogue.tls.layer().fail(&mut rogue.cache, Alert::INTERNAL_ERROR, &mut out);
         assert_eq!(rogue.tls.layer().seal(&mut rogue.cache, b"x", &mut out), Sealed::Exhausted);
         assert_eq!(out.len(), length);
-        // What comes is still heard, and a KeyUpdate changes the key it came with.
+        // Received records are still opened, and a KeyUpdate still changes the key of what is
+        // received.
         if suite.is_tls13() {
             assert_eq!(rogue.says(content::HANDSHAKE, &[24, 0, 0, 1, 1]), Opened::All);
             assert!(rogue.out.is_empty());
@@ -371,8 +372,8 @@ fn act() -> impl Strategy<Value = Act> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Whatever is done, no record has the key and the number of another: each is opened by exactly
-    /// the key and number that follow from the records before it.
+    /// Whatever the order of the calls, no two records have the same key and number: each record
+    /// can be opened by exactly the key and number that follow from the records before it.
     #[test]
     fn no_key_protects_two_records_with_one_number(
         suite in 0..SUITES.len(),
@@ -429,7 +430,7 @@ proptest! {
         }
     }
 
-    /// Whatever comes, and however it is cut, is not a panic, and nothing of it is taken for data.
+    /// Arbitrary bytes, cut anywhere, cause no panic, and none of them is taken for data.
     #[test]
     fn any_bytes_are_borne(
         suite in 0..SUITES.len(),

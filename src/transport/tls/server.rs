@@ -1,8 +1,10 @@
-//! One listener's side of TLS: certificates, keys, authorities and CRLs, read from files and
-//! checked; what rustls needs of them, and what is asked of them later.
+//! The TLS settings of one listener: certificates, keys, authorities and CRLs, checked after they
+//! were read from files. Owns the configuration of rustls, and the answers about certificates that
+//! are asked for later.
 //!
-//! Files are read by whoever calls, at the start, for `--test-config` and for a reload: nothing
-//! here opens one. A set that cannot be used is refused as a whole, with the file and the reason.
+//! The caller reads the files: at the start, for `--test-config` and for a reload. Nothing here
+//! opens a file. A set of files that cannot be used is refused as a whole, with the file and the
+//! reason.
 
 use super::alert::{Alert, Failure};
 use super::identity::{PeerCertificate, distinguished_name, fingerprint};
@@ -29,7 +31,7 @@ use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 /// Reads a file.
 pub type Reader<'a> = &'a dyn Fn(&Path) -> io::Result<Vec<u8>>;
 
-/// A set of files cannot be used: which key of the section, which file, why, and what to do.
+/// Why a set of files cannot be used: the key of the section, the file, the reason, and the remedy.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Unusable {
     /// The key below `tls`.
@@ -46,19 +48,18 @@ impl fmt::Display for Unusable {
     }
 }
 
-/// What a listener's connections are made with. One is shared by all connections that began while
-/// it was in force.
+/// The TLS settings of a listener. All connections that began while one was in force share it.
 pub struct Server {
     config: Arc<ServerConfig>,
     /// Whether certificates of clients are verified.
     verifies: bool,
     /// Certificates that are revoked, as [`fingerprint`] names them.
     revoked: HashSet<u64>,
-    /// Until when all of the server's certificates are valid, seconds since 1970.
+    /// The time until which all of the server's certificates are valid, seconds since 1970.
     pub not_after: u64,
-    /// What gives a client its user name.
+    /// The part of the certificate that becomes the client's user name.
     pub username_from: UsernameFrom,
-    /// Live clients whose certificate was revoked or has expired are ended.
+    /// Whether connections end whose client certificate was revoked or has expired.
     pub ends_revoked: bool,
     /// Milliseconds that a handshake may take.
     pub handshake_timeout: u64,
@@ -74,14 +75,15 @@ impl fmt::Debug for Server {
     }
 }
 
-/// The keys for tickets that a section asks for; they outlive a reload.
+/// The ticket keys of a section, if it enables tickets. They outlive a reload.
 pub fn ticket_keys(section: &Section) -> Option<Arc<TicketKeys>> {
     let rotate = section.tickets.rotate.get();
     section.tickets.enabled.then(|| TicketKeys::new(rotate))
 }
 
 impl Server {
-    /// Reads and checks what `section` names. `listener` is its name, `now` seconds since 1970.
+    /// Reads and checks the files that `section` names. `listener` is the listener's name, `now`
+    /// the seconds since 1970.
     ///
     /// # Errors
     /// When a file cannot be read or used.
@@ -148,18 +150,19 @@ impl Server {
         })
     }
 
-    /// What rustls needs.
+    /// The configuration of rustls.
     pub(super) fn config(&self) -> &Arc<ServerConfig> {
         &self.config
     }
 
-    /// Seconds since 1970.
+    /// The present time, seconds since 1970.
     pub fn now(&self) -> u64 {
         self.config.time_provider.current_time().map_or(0, |now| now.as_secs())
     }
 
-    /// Whether a client with this certificate may still connect, which one that goes on from an
-    /// earlier session does not show again; sets its user name.
+    /// Checks that a client with this certificate may still connect, and sets its user name. rustls
+    /// does not check again when a client resumes an earlier session, because the client shows no
+    /// certificate then.
     pub(super) fn check(&self, certificate: &mut PeerCertificate) -> Result<(), (Alert, Failure)> {
         if certificate.has_expired(self.now()) {
             return Err(handshake::expired());
@@ -175,7 +178,7 @@ impl Server {
         Ok(())
     }
 
-    /// Why a live client with this certificate is to be ended, if it is.
+    /// Why the connection of a client with this certificate has to end; `None` when it may go on.
     pub fn is_over(&self, certificate: CertificateMark, now: u64) -> Option<&'static str> {
         let CertificateMark { fingerprint, not_after } = certificate;
         if !self.verifies || !self.ends_revoked || fingerprint == 0 {
@@ -210,7 +213,7 @@ fn config(
     };
     let mut config = builder.with_cert_resolver(Arc::new(certificates));
     config.alpn_protocols = section.alpn.0.iter().map(|name| name.as_bytes().to_vec()).collect();
-    // Ours: AES-128 first.
+    // The broker's order counts: AES-128 first.
     config.ignore_client_order = true;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
@@ -237,11 +240,11 @@ struct Files<'a> {
     now: u64,
 }
 
-/// A certificate chain with its private key, from files of the section `tls` that has nothing else:
-/// valid at `now` (seconds since 1970).
+/// A certificate chain with its private key, for a `tls` section that has only these two keys, such
+/// as that of the admin server: valid at `now` (seconds since 1970).
 ///
 /// # Errors
-/// A file cannot be read, is not what it should be, or they do not belong together.
+/// A file cannot be read or parsed, or the certificate and the key do not belong together.
 pub fn certified(
     certificate: &str,
     private_key: &str,
@@ -263,7 +266,7 @@ impl Files<'_> {
         })
     }
 
-    /// A chain with its key, and until when it is valid.
+    /// A chain with its key, and the time until which it is valid.
     fn certified(
         &self,
         key: &str,
@@ -309,7 +312,8 @@ impl Files<'_> {
         Ok(all)
     }
 
-    /// Whether a chain is in order and in time; until when it is valid.
+    /// Checks that each certificate of a chain is valid now and names the next one as its issuer.
+    /// Returns the time until which all are valid.
     fn check_chain(
         &self,
         key: &str,
@@ -331,7 +335,7 @@ impl Files<'_> {
         Ok(until)
     }
 
-    /// A certificate that is valid now.
+    /// Parses a certificate and checks that it is valid now.
     fn certificate<'d>(
         &self,
         key: &str,
@@ -358,7 +362,7 @@ impl Files<'_> {
         Err(unusable(key, what, "renew it, or set the clock"))
     }
 
-    /// Who verifies clients, if they are to be, and which certificates are revoked.
+    /// The verifier of client certificates, if there is one, and the certificates that are revoked.
     fn verifier(
         &self,
         section: &Section,
@@ -417,7 +421,7 @@ impl Files<'_> {
         Ok((Some(Arc::new(Verifier::new(verifier))), revoked))
     }
 
-    /// Notes what a CRL revokes.
+    /// Adds the certificates that a CRL revokes to `revoked`.
     fn take_crl(
         &self,
         path: &str,

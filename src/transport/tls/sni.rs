@@ -1,4 +1,5 @@
-//! Which of a listener's certificates a client gets: by the name that it asks for.
+//! Chooses the certificate that a listener shows to a client, by the server name that the client
+//! asks for.
 
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -8,7 +9,7 @@ use std::sync::Arc;
 
 /// A listener's certificates.
 pub struct Certificates {
-    /// For clients that ask for no name, or for one that nobody has.
+    /// For clients that ask for no name, or for one that no certificate of the listener has.
     first: Arc<CertifiedKey>,
     /// By name, in lower case; those for all hosts of a domain begin with `*.`.
     by_name: HashMap<Box<str>, Arc<CertifiedKey>>,
@@ -21,18 +22,18 @@ impl fmt::Debug for Certificates {
 }
 
 impl Certificates {
-    /// Only one.
+    /// A listener's only certificate.
     pub fn new(first: Arc<CertifiedKey>) -> Self {
         Certificates { first, by_name: HashMap::new() }
     }
 
-    /// One more, for `name`.
+    /// Adds a certificate for `name`.
     pub fn add(&mut self, name: &str, certified: Arc<CertifiedKey>) {
         self.by_name.insert(name.to_ascii_lowercase().into(), certified);
     }
 
-    /// The one for `name`: its own, or that of its domain (RFC 6125 section 6.4.3: `*` stands for
-    /// one level).
+    /// The certificate for `name`: its own, or that of its domain (RFC 6125 section 6.4.3: `*`
+    /// stands for one level), or the first.
     fn find(&self, name: &str) -> &Arc<CertifiedKey> {
         let name = name.to_ascii_lowercase();
         let domain = || self.by_name.get(format!("*.{}", name.split_once('.')?.1).as_str());

@@ -1,4 +1,4 @@
-//! The cipher suites, and what each needs: which AEAD, which hash, how long its secrets are.
+//! The cipher suites and the parameters of each: its AEAD, its hash, the length of its secrets.
 //!
 //! All suites that rustls offers are here: AES-128-GCM, AES-256-GCM and ChaCha20-Poly1305 in
 //! TLS 1.2 and 1.3. In TLS 1.2 the key exchange and the kind of certificate are part of a suite's
@@ -37,7 +37,8 @@ pub const GCM_RECORDS: u64 = 1 << 24;
 pub const LONGEST_KEY: usize = 32;
 
 impl Suite {
-    /// The suite of a connection whose secrets rustls has given out.
+    /// The suite of a connection from the secrets that rustls has extracted; `None` for an unknown
+    /// one.
     pub fn of(version: ProtocolVersion, secrets: &ConnectionTrafficSecrets) -> Option<Suite> {
         let tls13 = match version {
             ProtocolVersion::TLSv1_3 => true,
@@ -77,8 +78,8 @@ impl Suite {
         }
     }
 
-    /// Bytes that are kept per direction: the traffic secret in TLS 1.3; key and initialization
-    /// vector in TLS 1.2, where no secret lies behind them.
+    /// Bytes that are kept per direction: the traffic secret in TLS 1.3; in TLS 1.2, which derives
+    /// its keys from no traffic secret, the key and the initialization vector.
     pub fn secret(self) -> usize {
         match self {
             Suite::Tls13Aes128 | Suite::Tls13ChaCha20 => 32,
@@ -100,7 +101,7 @@ impl Suite {
     /// How many records one key may protect.
     pub fn limit(self) -> u64 {
         match self {
-            // No bound but that sequence numbers do not wrap (RFC 8446 section 5.3).
+            // The only bound is that sequence numbers must not wrap (RFC 8446 section 5.3).
             Suite::Tls13ChaCha20 | Suite::Tls12ChaCha20 => u64::MAX,
             _ => GCM_RECORDS,
         }

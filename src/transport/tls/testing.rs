@@ -1,4 +1,4 @@
-//! Authorities, certificates and clients for the tests: rustls in the client's role, in memory.
+//! Authorities, certificates and clients for the tests: rustls as the client, in memory.
 
 use super::{
     Advanced, Failure, Handshake, KeyCache, Opened, PeerCertificate, Server, Tls, provider,
@@ -137,7 +137,7 @@ impl Files {
     }
 }
 
-/// A client's settings: whom it trusts, who it is, with which suites.
+/// A client's settings: the authority that it trusts, its certificate, its only suite.
 pub fn client_config(
     authority: &Authority,
     certified: Option<&Certified>,
@@ -174,7 +174,7 @@ pub struct Pair {
     pub identity: Option<Box<PeerCertificate>>,
     pub resumed: bool,
     pub cache: KeyCache,
-    /// What the server has understood.
+    /// The data that the server has received.
     pub heard: Vec<u8>,
     pub opened: Opened,
 }
@@ -199,7 +199,7 @@ impl Pair {
         }
     }
 
-    /// What the client has to say.
+    /// The bytes that the client wants to send.
     pub fn client_says(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         while self.client.wants_write() {
@@ -208,7 +208,7 @@ impl Pair {
         bytes
     }
 
-    /// The server takes bytes; what it answers.
+    /// Gives bytes to the server; returns its answer.
     pub fn server_takes(&mut self, bytes: &[u8]) -> Result<Vec<u8>, (Failure, Vec<u8>)> {
         let mut out = Vec::new();
         let Some(handshake) = &mut self.handshake else {
@@ -238,7 +238,7 @@ impl Pair {
         self.opened = tls.open(&mut self.cache, bytes, &mut self.heard, out);
     }
 
-    /// The client takes bytes; what it understands, or why it does not.
+    /// Gives bytes to the client; returns the data in them, or its error.
     pub fn client_takes(&mut self, mut bytes: &[u8]) -> Result<Vec<u8>, rustls::Error> {
         let mut plain = Vec::new();
         while !bytes.is_empty() {
@@ -282,7 +282,7 @@ impl Pair {
         out
     }
 
-    /// A line each way arrives.
+    /// Sends a line each way and checks that it arrives.
     pub fn talk(&mut self) {
         self.heard.clear();
         self.client_writes(b"to the server");
@@ -296,7 +296,7 @@ impl Pair {
     }
 }
 
-/// An authority, and a server of it with certificate and key in place.
+/// An authority, and files with the certificate and the key of a server that it has signed.
 pub fn usual() -> (Authority, Files) {
     let authority = Authority::new("Test CA");
     let files = Files::default()

@@ -1,10 +1,11 @@
-//! Session tickets: what a client shows to go on from an earlier handshake.
+//! Session tickets: what a client shows to resume the session of an earlier handshake.
 //!
-//! A ticket is sealed with a key of this process, or of the one whose clients it has taken over
-//! ([`crate::upgrade`]), and bound to its listener and to what that
-//! listener trusts (authorities, CRLs, whether certificates are asked for): it opens nowhere else,
-//! and not after a reload that changed any of that. rustls does neither by itself. Keys are changed
-//! every so often, and the one before is still accepted, so a ticket lasts once to twice that time.
+//! A ticket is sealed with a key of this process, or of the process whose clients this one has
+//! taken over ([`crate::upgrade`]). It is bound to its listener and to what that listener trusts:
+//! authorities, CRLs, and whether certificates are asked for. Another listener cannot open it, nor
+//! can the same listener after a reload that changed any of that. rustls does neither by itself. A
+//! key is replaced at its first use after the rotation time, and the previous one is still
+//! accepted, so a ticket is good for at least one rotation and less than three.
 #![allow(clippy::disallowed_types, reason = "each shard takes the tickets of the others")]
 #![allow(clippy::disallowed_methods, reason = "rustls asks for tickets without a time")]
 
@@ -26,7 +27,7 @@ const EXPORTED: usize = NAME + KEY + size_of::<u64>();
 
 struct TicketKey {
     name: [u8; NAME],
-    /// What `key` was made of: it goes to a process that takes this one's clients over.
+    /// The bytes that `key` was made of, for a process that takes over this one's clients.
     bytes: Zeroizing<[u8; KEY]>,
     key: aead::LessSafeKey,
     made: Instant,
@@ -52,8 +53,9 @@ struct Pair {
     previous: Option<TicketKey>,
 }
 
-/// The keys of one listener. Shared by all shards, which accept each other's tickets: behind a lock
-/// that a handshake takes for a few hundred nanoseconds, and that is written once per rotation.
+/// The keys of one listener. All shards share them, since each accepts the tickets of the others. A
+/// handshake holds the read lock for a few hundred nanoseconds; the write lock is taken once per
+/// rotation.
 pub struct TicketKeys {
     rotate: Duration,
     pair: RwLock<Pair>,
@@ -66,13 +68,13 @@ impl fmt::Debug for TicketKeys {
 }
 
 impl TicketKeys {
-    /// Without a key yet; a new one is made every `rotate`.
+    /// No key yet: the first use makes one, and a new one is made every `rotate`.
     pub fn new(rotate: Duration) -> Arc<TicketKeys> {
         Arc::new(TicketKeys { rotate, pair: RwLock::default() })
     }
 
-    /// The keys for another process of this broker: of each its name, itself and its age in
-    /// milliseconds, the present one first.
+    /// The keys for another process of this broker, the current one first. Each has its name, its
+    /// bytes, and its age in milliseconds, little-endian.
     pub fn exported(&self, now: Instant) -> Secret {
         let pair = self.pair.read().unwrap_or_else(PoisonError::into_inner);
         let mut bytes = Vec::with_capacity(2 * EXPORTED);
@@ -85,7 +87,7 @@ impl TicketKeys {
         Secret(bytes)
     }
 
-    /// Goes on with the keys of another process; bytes that are none of them are ignored.
+    /// Adopts the keys that another process has exported; malformed bytes are ignored.
     pub fn adopt(&self, exported: &Secret, now: Instant) {
         let read = |bytes: &[u8]| {
             let (name, bytes) = bytes.split_first_chunk::<NAME>()?;
@@ -106,13 +108,13 @@ impl TicketKeys {
         self.rotate
     }
 
-    /// Calls `with` with the present keys, after changing them if it is time.
+    /// Calls `with` with the current keys, after replacing them if it is time.
     fn with<T>(&self, now: Instant, with: impl Fn(&Pair) -> Option<T>) -> Option<T> {
         let is_due = |pair: &Pair| match &pair.current {
             Some(key) => now.saturating_duration_since(key.made) >= self.rotate,
             None => true,
         };
-        // A thread that panicked ends the process: what it left behind does not matter.
+        // A panic on any thread ends the process, so the state of a poisoned lock does not matter.
         let pair = self.pair.read().unwrap_or_else(PoisonError::into_inner);
         if !is_due(&pair) {
             return with(&pair);
@@ -121,7 +123,7 @@ impl TicketKeys {
         let mut pair = self.pair.write().unwrap_or_else(PoisonError::into_inner);
         if is_due(&pair) {
             let old = pair.current.replace(TicketKey::random(now)?);
-            // After a long pause the old one is too old as well.
+            // After a long pause the previous key is too old as well.
             let fresh = |key: &TicketKey| {
                 now.saturating_duration_since(key.made) < self.rotate.saturating_mul(2)
             };
@@ -131,10 +133,10 @@ impl TicketKeys {
     }
 }
 
-/// What makes and takes the tickets of a listener, as long as its trust does not change.
+/// Makes and opens the tickets of a listener, as long as what the listener trusts does not change.
 pub struct Ticketer {
     keys: Arc<TicketKeys>,
-    /// What the tickets are bound to.
+    /// A digest of what the tickets are bound to.
     bound: [u8; 32],
 }
 
@@ -154,7 +156,8 @@ impl Ticketer {
     fn seal(&self, plain: &[u8], now: Instant) -> Option<Vec<u8>> {
         self.keys.with(now, |pair| {
             let TicketKey { name, key, .. } = pair.current.as_ref()?;
-            // Random: 2^32 tickets of one key would be too many, and no listener makes as many.
+            // A random nonce is safe for fewer than 2^32 tickets of one key; no listener makes as
+            // many.
             let mut nonce = [0; aead::NONCE_LEN];
             rand::fill(&mut nonce).ok()?;
             let mut ticket = Vec::with_capacity(NAME + nonce.len() + plain.len() + 16);

@@ -1,5 +1,5 @@
-//! Verifies certificates of clients: webpki, and a word for keys that are too short, which webpki
-//! only calls a bad signature.
+//! Verifies certificates of clients: webpki, and a check for RSA keys that are too short, which
+//! webpki reports only as a bad signature.
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::pki_types::{CertificateDer, UnixTime};
@@ -12,24 +12,24 @@ use std::sync::Arc;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
-/// The shortest RSA key of a client, bits.
+/// The shortest RSA key that a client may have, bits.
 const RSA: usize = 2048;
 
 /// rsaEncryption (RFC 8017 appendix C): every certificate of an RSA key has these bytes.
 const RSA_ENCRYPTION: [u8; 9] = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1];
 
-/// Around webpki's verifier.
+/// A verifier that adds its check to webpki's.
 #[derive(Debug)]
 pub struct Verifier(Arc<dyn ClientCertVerifier>);
 
 impl Verifier {
-    /// Around this one.
+    /// Adds the check to `inner`.
     pub fn new(inner: Arc<dyn ClientCertVerifier>) -> Self {
         Verifier(inner)
     }
 }
 
-/// An RSA key is too short.
+/// The RSA key of a certificate is too short: it has this many bits.
 #[derive(Debug)]
 pub(super) struct ShortKey(usize);
 
@@ -61,7 +61,8 @@ impl ClientCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let verified = self.0.verify_client_cert(end_entity, intermediates, now)?;
-        // Others are not parsed once more: most devices have ECDSA keys.
+        // Certificates without an RSA key are not parsed a second time: most devices have ECDSA
+        // keys.
         if end_entity.windows(RSA_ENCRYPTION.len()).any(|bytes| *bytes == RSA_ENCRYPTION)
             && let Ok((_, certificate)) = X509Certificate::from_der(end_entity)
             && let Ok(PublicKey::RSA(key)) = certificate.public_key().parsed()
