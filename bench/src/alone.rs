@@ -97,7 +97,8 @@ impl Alone {
         (below.made.is_some() || below.web).then_some(below)
     }
 
-    /// Where clients live is asked of the admin server of the broker that is started.
+    /// Gives the broker that is started an admin server, which tells on which shard each client
+    /// lives.
     fn open_admin(&mut self) -> Result<(), String> {
         if let scenario::Kind::CrossShard { .. } = self.scenario.kind
             && let Some(Candidate { kind: Kind::RingMq { settings, .. }, .. }) = &mut self.broker

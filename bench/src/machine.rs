@@ -57,7 +57,7 @@ pub fn cpus() -> Vec<usize> {
 /// Raises the soft limit of open files to the hard limit and returns it.
 pub fn nofile() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: reads and writes one rlimit.
+    // SAFETY: the calls read and write one live rlimit.
     #[allow(unsafe_code)]
     unsafe {
         libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
@@ -67,7 +67,7 @@ pub fn nofile() -> u64 {
     limit.rlim_cur
 }
 
-/// What `program` prints with `arguments`, first line; empty when it does not run.
+/// The first line that `program` prints with `arguments`; empty when the program does not run.
 pub fn command(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output();
     let text = output.map(|o| [o.stdout, o.stderr].concat()).unwrap_or_default();

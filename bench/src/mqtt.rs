@@ -1,9 +1,11 @@
-//! The client's half of MQTT 3.1, 3.1.1 and 5: just what a load generator says and hears.
+//! The client's half of MQTT 3.1, 3.1.1 and 5: the packets that a load generator sends and
+//! receives.
 //!
-//! Written by hand and on purpose not the broker's codec. Trusts nothing it reads, but does not
-//! check what only a conformance test needs.
+//! This code is written by hand and is not the broker's codec, so that an error of that codec does
+//! not go unnoticed. It trusts no byte that it reads, but does not check what only a conformance
+//! test needs.
 
-/// Protocol version spoken by every client of a run.
+/// The protocol version of all clients of a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Version {
     /// MQTT 3.1
@@ -14,7 +16,7 @@ pub enum Version {
     V5,
 }
 
-/// First bytes of the packets without flags of their own.
+/// First bytes of packets, which hold the packet type and fixed flags.
 pub mod first {
     /// CONNACK
     pub const CONNACK: u8 = 0x20;
@@ -39,7 +41,7 @@ pub mod first {
 pub struct Packet<'a> {
     /// Packet type and flags.
     pub first: u8,
-    /// Everything behind the fixed header.
+    /// The bytes after the fixed header.
     pub body: &'a [u8],
     /// Length of the whole packet in bytes.
     pub total: usize,
@@ -87,7 +89,7 @@ pub struct Publish<'a> {
     pub payload: &'a [u8],
 }
 
-/// Takes a PUBLISH apart.
+/// Decodes a PUBLISH.
 #[inline]
 pub fn publish_of<'a>(version: Version, packet: &Packet<'a>) -> Result<Publish<'a>, Malformed> {
     let qos = (packet.first >> 1) & 3;
@@ -107,8 +109,8 @@ pub fn publish_of<'a>(version: Version, packet: &Packet<'a>) -> Result<Publish<'
     Ok(Publish { qos, id, topic, payload: rest })
 }
 
-/// Packet identifier of PUBACK, PUBREC, PUBREL, PUBCOMP or SUBACK, and whether the peer refused; of
-/// a SUBACK, whether it refused any filter.
+/// The packet identifier of PUBACK, PUBREC, PUBREL, PUBCOMP or SUBACK, and whether the peer
+/// refused; for a SUBACK, whether it refused any filter.
 #[inline]
 pub fn ack_of(version: Version, packet: &Packet<'_>) -> Result<(u16, bool), Malformed> {
     let id = u16_at(packet.body)?;
@@ -134,18 +136,18 @@ fn suback_refuses(version: Version, body: &[u8]) -> bool {
 pub struct Connack {
     /// Return or reason code; 0 is success.
     pub code: u8,
-    /// The broker kept a session for us.
+    /// Whether the broker has kept a session of the client.
     pub session_present: bool,
-    /// How many QoS 1 and 2 messages the broker takes at once (MQTT 5, 3.2.2.3.3).
+    /// The most unacknowledged QoS 1 and 2 messages that the broker takes (MQTT 5, 3.2.2.3.3).
     pub receive_maximum: u16,
 }
 
-/// Takes a CONNACK apart.
+/// Decodes a CONNACK.
 pub fn connack_of(version: Version, packet: &Packet<'_>) -> Result<Connack, Malformed> {
     let [flags, code, rest @ ..] = packet.body else { return Err(Malformed) };
     let mut connack =
         Connack { code: *code, session_present: flags & 1 == 1, receive_maximum: u16::MAX };
-    // A broker that refuses the version answers in its own.
+    // A broker that refuses the version may answer in a version of its own, without properties.
     if version == Version::V5 && !rest.is_empty() {
         let (length, used) = varint(rest)?.ok_or(Malformed)?;
         let mut properties = rest.get(used..used + length).ok_or(Malformed)?;
@@ -295,12 +297,12 @@ pub fn put_subscribe(out: &mut Vec<u8>, version: Version, id: u16, filters: &[Fi
     }
 }
 
-/// Appends DISCONNECT: the connection ends in good order.
+/// Appends DISCONNECT, which ends the connection without the will message.
 pub fn put_disconnect(out: &mut Vec<u8>) {
     out.extend_from_slice(&[0xe0, 0]);
 }
 
-/// Appends PUBLISH. `id` is ignored with QoS 0.
+/// Appends PUBLISH; `id` is ignored with QoS 0.
 #[inline]
 pub fn put_publish(
     out: &mut Vec<u8>,
@@ -313,16 +315,16 @@ pub fn put_publish(
     put_flagged(out, version, qos << 1, topic, id, payload);
 }
 
-/// Appends PUBLISH with QoS 1 that the broker keeps for later subscribers, or, without a payload,
-/// no longer keeps.
+/// Appends a retained PUBLISH with QoS 1. An empty payload removes the retained message of the
+/// topic.
 pub fn put_retained(out: &mut Vec<u8>, version: Version, topic: &[u8], id: u16, payload: &[u8]) {
     put_flagged(out, version, 1 << 1 | RETAIN, topic, id, payload);
 }
 
-/// The flag of a PUBLISH that is retained.
+/// The RETAIN flag of PUBLISH.
 pub const RETAIN: u8 = 1;
 
-/// Appends PUBLISH with `flags` as in its first byte: QoS in bits 1 and 2, and [`RETAIN`].
+/// Appends PUBLISH with `flags` in its first byte: QoS in bits 1 and 2, and [`RETAIN`].
 #[inline]
 pub fn put_flagged(
     out: &mut Vec<u8>,
@@ -353,7 +355,8 @@ pub fn put_pingreq(out: &mut Vec<u8>) {
     out.extend_from_slice(&[0xc0, 0]);
 }
 
-/// Appends PUBACK, PUBREC, PUBREL or PUBCOMP in its two-byte form, which both versions know.
+/// Appends PUBACK, PUBREC, PUBREL or PUBCOMP with a packet identifier alone, which is valid in all
+/// versions.
 #[inline]
 pub fn put_ack(out: &mut Vec<u8>, first: u8, id: u16) {
     let [high, low] = id.to_be_bytes();

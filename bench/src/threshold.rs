@@ -1,9 +1,9 @@
 //! Conditions on a result that make a run fail, such as `p99>20ms` or `lost>0`.
 //!
-//! A condition is a figure, a comparison and a value. The figure is a path into the result
-//! (`memory.rss`, of a comparison `fanin.ringmq-1.cpu_us`) or one of the short names below. A
-//! condition about a figure that the result does not have holds: a check that cannot be made must
-//! not pass.
+//! A condition is a figure, a comparison and a value. The figure is a path into the result, such as
+//! `memory.rss` (in a comparison `fanin.ringmq-1.cpu_us`), or one of the short names below. A
+//! condition on a figure that the result does not have holds, so the run fails: a check that cannot
+//! be made must not pass.
 
 use serde_json::{Value, json};
 use std::fmt;
@@ -15,7 +15,7 @@ pub struct Threshold {
     text: String,
     path: String,
     comparison: Comparison,
-    /// In the unit of the figure.
+    /// The value in the unit of the figure.
     value: f64,
 }
 
@@ -29,7 +29,8 @@ enum Comparison {
     Unequal,
 }
 
-/// The longer ones first: `>=` begins with `>`.
+/// Comparison operators. Their order does not matter: `from_str` takes the longest one at its
+/// place.
 const COMPARISONS: [(&str, Comparison); 6] = [
     (">=", Comparison::AtLeast),
     ("<=", Comparison::AtMost),
@@ -40,11 +41,11 @@ const COMPARISONS: [(&str, Comparison); 6] = [
 ];
 
 const PERCENTILES: [&str; 5] = ["p50", "p90", "p99", "p99.9", "max"];
-/// A short name means the first of its figures that a result has.
+/// Fields for a short name, which stands for the first of them that a result has.
 const LATENCIES: [&str; 3] = ["latency_ms", "ack_ms", "connack_ms"];
 const RATES: [&str; 3] = ["delivered_per_s", "published_per_s", "connects_per_s"];
 
-/// What a figure is counted in, by its name.
+/// The unit of a figure, known by its name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Unit {
     Nanoseconds(u32),
