@@ -20,7 +20,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// Reads `/proc`.
+    /// Reads `/proc`; a value that is missing there counts as 0.
     pub fn now() -> Self {
         let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let sockets = fs::read_to_string("/proc/net/sockstat").unwrap_or_default();

@@ -81,11 +81,11 @@ fn varint(bytes: &[u8]) -> Result<Option<(usize, usize)>, Malformed> {
 pub struct Publish<'a> {
     /// 0, 1 or 2.
     pub qos: u8,
-    /// 0 with QoS 0.
+    /// The packet identifier; 0 with QoS 0.
     pub id: u16,
-    /// Topic name as it came.
+    /// The topic name as it came.
     pub topic: &'a [u8],
-    /// Application message.
+    /// The application message.
     pub payload: &'a [u8],
 }
 
@@ -164,7 +164,7 @@ pub fn connack_of(version: Version, packet: &Packet<'_>) -> Result<Connack, Malf
 /// The property Receive Maximum (MQTT 5, 2.2.2.2).
 const RECEIVE_MAXIMUM: u8 = 0x21;
 
-/// Bytes of a property's value, by the table of MQTT 5, 2.2.2.2.
+/// Bytes of a property's value, from the table in MQTT 5, 2.2.2.2.
 fn property_length(name: u8, bytes: &[u8]) -> Result<usize, Malformed> {
     Ok(match name {
         0x01 | 0x17 | 0x19 | 0x24 | 0x25 | 0x28 | 0x29 | 0x2a => 1,
@@ -182,36 +182,36 @@ fn property_length(name: u8, bytes: &[u8]) -> Result<usize, Malformed> {
     })
 }
 
-/// What becomes of a client's session.
+/// How CONNECT treats the client's session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Session {
-    /// A new one, which ends with the connection.
+    /// A new session, which ends with the connection.
     Clean,
-    /// A new one that stays so many seconds after the connection (MQTT 5; otherwise like
+    /// A new session that stays this many seconds after the connection (MQTT 5; otherwise like
     /// [`Session::Clean`]).
     Fresh(u32),
-    /// The former one if there is one, and it stays for so many seconds (MQTT 3: as long as the
-    /// broker keeps it).
+    /// The former session if there is one. It stays this many seconds after the connection (MQTT 3:
+    /// as long as the broker keeps it).
     Lasting(u32),
 }
 
-/// Seconds that the session of a scenario stays, with MQTT 5.
+/// Session Expiry Interval of a scenario's sessions in seconds, with MQTT 5.
 pub const EXPIRY: u32 = 3600;
 
-/// What a client says of itself.
+/// The fields of CONNECT.
 #[derive(Clone, Copy, Debug)]
 pub struct Connect<'a> {
     /// Protocol version.
     pub version: Version,
     /// ClientId.
     pub client_id: &'a str,
-    /// In seconds.
+    /// Keep Alive in seconds.
     pub keep_alive: u16,
-    /// What becomes of the session.
+    /// How the session is treated.
     pub session: Session,
-    /// User name, and with it a password.
+    /// The user name.
     pub username: Option<&'a str>,
-    /// Password.
+    /// The password; MQTT 3 has it only with a user name.
     pub password: Option<&'a str>,
 }
 

@@ -62,7 +62,7 @@ struct Client {
 /// Counts of a run.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Counts {
-    /// Messages given to the kernel or about to be.
+    /// Messages queued for the kernel, whether or not it has taken them.
     pub published: u64,
     bytes: u64,
     acknowledged: u64,

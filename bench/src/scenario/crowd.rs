@@ -177,7 +177,8 @@ pub struct Crowd<T> {
     /// When the next turn should begin at the latest.
     planned: u64,
     fatal: bool,
-    /// The broker may turn away as many as it likes: they come back until they are in.
+    /// Whether the broker may turn clients away without limit: they return until they are
+    /// connected.
     pub patient: bool,
 }
 

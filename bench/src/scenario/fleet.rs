@@ -1,5 +1,6 @@
-//! Devices as they are: a heartbeat of 20 bytes every 15 s (QoS 0), a status of 500 bytes every
-//! minute (QoS 1) that a backend answers, a ping every two minutes; few backends hear all of it.
+//! Devices as they occur in practice: a heartbeat of 20 bytes every 15 s (QoS 0), a status of 500
+//! bytes every minute (QoS 1) that a backend answers, and a ping every two minutes. A few backends
+//! receive the messages of all devices.
 
 use super::crowd::{Crowd, Stage, Sweep, Talk};
 use super::{Settings, Snapshot};

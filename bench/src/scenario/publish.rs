@@ -10,7 +10,7 @@ const WINDOW: u32 = 100;
 /// One publishing client.
 #[derive(Clone, Copy, Default)]
 struct Publisher {
-    /// Number of its next message.
+    /// The number of its next message.
     next: u64,
     last_id: u16,
     in_flight: u32,

@@ -20,7 +20,7 @@ const PUBLISHERS: u32 = 4;
 const DEPTH: u32 = 10;
 /// Nanoseconds in which the broker notices which clients have left.
 const SETTLE: u64 = SECOND;
-/// Bytes of a message's number, with which a payload begins.
+/// Bytes of the message's number, with which a payload begins.
 const HEADER: usize = 8;
 
 struct Queue {

@@ -116,7 +116,7 @@ impl Talk for Retained {
 }
 
 impl Retained {
-    /// Before anything was published; `messages` are to be.
+    /// A run before anything is published; `messages` messages are to be.
     fn new(subscribers: u32, messages: u64, settings: &Settings) -> Self {
         let words = messages.div_ceil(64) as usize;
         let rate = settings.rate.unwrap_or(0);
