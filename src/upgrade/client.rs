@@ -126,7 +126,8 @@ record! {
         pub mechanism: u8,
         /// When the client has to authenticate again.
         pub ends: Instant,
-        /// The identity of the credential that the client showed.
+        /// Identifies the credential that the client showed: after a reload it tells whether that
+        /// is still right. 0 when that is not checked.
         pub credential: u64,
         /// The other end of its connection.
         pub peer: Peer,
