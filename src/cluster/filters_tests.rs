@@ -4,7 +4,7 @@ use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
-/// Applies a record to a set; returns the wanted filters and how often each is wanted.
+/// Applies what is told to `remote`; `wanted` has the wanted filters and how often each is wanted.
 fn apply(
     telling: &mut Telling,
     local: &LocalFilters,

@@ -22,7 +22,7 @@ pub struct PendingAsks {
 }
 
 impl PendingAsks {
-    /// Of so many shards.
+    /// For `shards` shards.
     pub fn new(shards: u8) -> PendingAsks {
         let taken = vec![0; usize::from(shards)];
         PendingAsks { taken, fresh: Vec::new(), waiting: VecDeque::new() }

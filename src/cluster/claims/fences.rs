@@ -8,16 +8,17 @@
 pub enum Job {
     /// A session moves.
     Session {
-        /// Whose claim; `None`: this node's.
+        /// The claimant; `None` for this node.
         claimant: Option<u8>,
-        /// Its number.
+        /// The claim's number.
         claim: u64,
-        /// Who is to hear of it; `None`: this node.
+        /// The node that is to hear of the fence; `None` for this node.
         holder: Option<u8>,
     },
-    /// That node is told of all retained messages.
+    /// The node with this number is told all retained messages.
     Retelling(u8),
-    /// That node has asked with that number, and the shards have to know of its share groups.
+    /// The node with the first number has asked a question with the second one, and the shards have
+    /// to know its share groups before the answer.
     Known(u8, u64),
 }
 
