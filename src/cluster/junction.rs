@@ -71,7 +71,7 @@ pub struct Junction {
 
 /// The clock by which mail is ordered, and the shards' doorbells.
 pub trait Around {
-    /// The time in nanoseconds, by one clock for all shards; no reading is earlier than the one
+    /// The time in nanoseconds, by one clock for all shards; each reading is later than the one
     /// before.
     fn stamp(&mut self) -> u64;
     /// Wakes a shard that has mail.

@@ -41,7 +41,7 @@ struct Subjects {
 pub struct Nats {
     client: Client,
     subjects: Subjects,
-    /// Frames for after the step.
+    /// Frames that [`Nats::flush`] sends after the step.
     frames: Vec<(Subject, Vec<u8>)>,
     /// Frames that could not be sent.
     pub unsent: u64,
@@ -112,7 +112,7 @@ impl Nats {
 
     /// Waits until everything that was sent is on its way, at most for `patience`.
     pub async fn finish(&self, patience: Duration) {
-        // It goes, or the process does.
+        // On a timeout there is nothing left to do: the process ends.
         let _ = tokio::time::timeout(patience, self.client.flush()).await;
     }
 }

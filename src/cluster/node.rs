@@ -94,7 +94,7 @@ pub struct NodePlan {
 /// This node, with what it knows of the others.
 pub struct Node {
     plan: NodePlan,
-    /// The others, by number.
+    /// The other nodes, by number.
     peers: Vec<Option<Peer>>,
     filters: LocalFilters,
     /// How far each other node has been told the retained messages.
@@ -121,7 +121,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node that knows nobody.
+    /// A node that knows no other node.
     pub fn new(plan: NodePlan, now: Instant) -> Node {
         let claims = Claims::new(&plan.name, plan.shards, plan.incarnation, now);
         Node {

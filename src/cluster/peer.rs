@@ -233,7 +233,7 @@ impl Peer {
         }
         if state.stream > self.back {
             if !self.is_drained() {
-                return; // what it has said before is taken in first; it will say this again
+                return; // earlier records come first; the node will send this frame again
             }
             self.back = state.stream;
             self.arrivals = Default::default();

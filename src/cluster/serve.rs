@@ -55,7 +55,7 @@ impl View {
 pub struct Service {
     /// The node and its mailboxes.
     pub junction: Junction,
-    /// The cluster's keys.
+    /// The section `cluster` of the configuration.
     pub config: config::Cluster,
     /// This node's name.
     pub name: String,

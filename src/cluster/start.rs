@@ -36,10 +36,11 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// What the configuration says; `None` when this broker is alone. `host`: the host's name.
+    /// Plans the cluster from the configuration; `None` when this broker is not in a cluster.
+    /// `host` is the host's name.
     ///
+    /// # Errors
     /// The reason why this broker cannot be a node.
-    /// Why this cannot be a node.
     pub fn plan(config: &Config, shards: usize, host: &str) -> Result<Option<Cluster>, String> {
         let cluster = &config.cluster;
         if cluster.name.is_empty() {

@@ -109,7 +109,7 @@ impl LocalWills {
 /// Up to which ClientId the will messages have been told.
 #[derive(Default)]
 enum HowFar {
-    /// Nothing has.
+    /// Nothing has been told.
     #[default]
     Begin,
     /// Those of the ClientIds up to this one; `None` when the beginning alone has been told.

@@ -13,7 +13,6 @@
 //! the other node's digest, and neither has changed for [`QUIET`] milliseconds, each node tells the
 //! other everything. Two nodes may differ permanently, for example when only one of them has room
 //! for a message; therefore the time until the next comparison doubles, up to [`RARELY`].
-//! after twice as long, up to [`RARELY`].
 
 use crate::cluster::claims::{Claims, Job, Whom};
 use crate::cluster::peer::{Broker, Peer};
