@@ -74,7 +74,8 @@ struct Set {
 
 /// The owner of the running bridges.
 enum Owner {
-    /// No owner: there are no cores yet, or a changing thread has panicked.
+    /// No owner: there are no cores yet, or the thread that changes the bridges has panicked or
+    /// could not be started.
     Nobody,
     /// The control thread.
     Control(Box<Set>),
