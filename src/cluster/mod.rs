@@ -17,8 +17,8 @@
 //! the node dies ([`wills`]).
 //!
 //! [`lane`] repairs what the engine loses, duplicates or reorders. [`node`] knows which nodes are
-//! there. These modules are pure: frames, mail and the time come in as arguments. Only [`nats`],
-//! [`serve`] and [`start`] use sockets and threads, in the cluster's own thread.
+//! there. These modules are pure: frames, mail and the time come in as arguments. Only `nats`,
+//! `serve` and `start` use sockets and threads, in the cluster's own thread.
 
 pub mod announced;
 pub mod claims;
