@@ -1,4 +1,4 @@
-//! How long the codec takes for the packets of the hot path.
+//! The time that the codec takes for the packets of the hot path.
 
 use ringmq::packet::{
     AckKind, Framing, OutPublish, Packet, PacketId, Publish, Qos, Version, decode, encode_ack,
@@ -8,11 +8,11 @@ use std::hint::black_box;
 use std::time::Instant;
 
 const ROUNDS: u32 = 10_000;
-/// The longest packet that is taken.
+/// Bytes of the longest accepted packet.
 const LARGEST: u32 = 1 << 20;
 
-/// Nanoseconds per call: the best of many runs, each shorter than a time slice, so that other load
-/// on the machine does not count.
+/// Prints the nanoseconds per call of `work` in the best of many runs. Each run is shorter than a
+/// time slice, so that other load on the machine does not disturb the best one.
 fn measure(name: &str, mut work: impl FnMut()) {
     let mut best = f64::MAX;
     for _ in 0..1000 {

@@ -1,5 +1,5 @@
-//! What the io_uring driver costs per message, beside epoll, recv and send as a C program would
-//! use them: closed-loop clients on one thread, an echo on another.
+//! The CPU time of the io_uring driver per message, compared with epoll, recv and send as a C
+//! program would use them: closed-loop clients on one thread, an echo on another.
 #![allow(unsafe_code)]
 
 use crate::timing::cpu_time;
@@ -31,7 +31,7 @@ const CLIENTS: usize = 200;
 const SIZE: usize = 20;
 const TIME: Duration = Duration::from_secs(4);
 
-/// Closed-loop clients on one thread: each sends its next message when the last came back.
+/// Closed-loop clients on one thread: each sends its next message when the last one has returned.
 fn load(address: SocketAddr, stop: Arc<AtomicBool>) -> thread::JoinHandle<()> {
     thread::spawn(move || {
         let mut streams: Vec<TcpStream> = (0..CLIENTS).map(|_| connect(address)).collect();
@@ -56,7 +56,8 @@ fn report(what: &str, messages: u64, cpu: Duration, wall: Duration) {
     );
 }
 
-/// Echoes without copies: the buffer of the last send is filled again. No table but one `Vec`.
+/// Echoes without allocations: the buffer of the last send is filled again. A single `Vec` indexed
+/// by socket number is the only table.
 #[derive(Default)]
 struct FlatEcho {
     spare: Vec<Option<Vec<u8>>>,
@@ -142,14 +143,14 @@ fn through_the_driver_in_glommio() {
     clients.join().expect("no client failed");
 }
 
-/// The floor: epoll, recv and send, as a C program would.
+/// The reference: epoll, recv and send, as a C program would use them.
 fn through_plain_epoll() {
     let stop = Arc::new(AtomicBool::new(false));
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let clients = load(listener.local_addr().expect("it is bound"), stop.clone());
     let streams: Vec<_> =
         (0..CLIENTS).map(|_| listener.accept().expect("a client comes").0).collect();
-    // SAFETY: plain system calls on descriptors and buffers that live to the end of the test.
+    // SAFETY: plain system calls on descriptors and buffers that live until the measurement ends.
     unsafe {
         let epoll = libc::epoll_create1(0);
         for stream in &streams {

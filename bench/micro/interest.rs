@@ -1,5 +1,5 @@
-//! A million filters in one shard's index and in the interest table that all shards share: memory
-//! per filter, how long adding one takes, and how long a publish takes to ask.
+//! A million filters in one shard's index, and in the interest table that all shards share: memory
+//! per filter, the time for adding one, and the time of a look-up for a publish.
 
 use crate::timing::{give_back, nanoseconds, resident_bytes};
 use ringmq::ids::ShardId;
@@ -18,7 +18,7 @@ pub fn wildcard() {
     measure(["fleet/", "/+"]);
 }
 
-/// Filters of a number between these two texts.
+/// Measures filters that consist of a number between the two texts of `form`.
 fn measure(form: [&str; 2]) {
     let seeds = Seeds::fixed(0);
     let filter = |at: usize| format!("{}{at:07}{}", form[0], form[1]);

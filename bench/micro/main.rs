@@ -1,8 +1,9 @@
-//! Measurements of single parts of the broker, each on its own: `cargo bench --bench micro`, with
-//! names after `--` to run only these (`cargo bench --bench micro -- codec echo`).
+//! Measurements of single parts of the broker: `cargo bench --bench micro` runs all of them; names
+//! after `--` select some (`cargo bench --bench micro -- codec echo`).
 //!
-//! These print figures and judge nothing. `scripts/bench` measures whole brokers under load, and
-//! `scripts/instructions` counts instructions, which other work on the machine does not change.
+//! The measurements print figures and judge nothing. `scripts/bench` measures whole brokers under
+//! load. `scripts/instructions` counts instructions, which do not depend on other work of the
+//! machine.
 
 mod codec;
 mod echo;
@@ -13,11 +14,11 @@ mod retained;
 mod rules;
 mod timing;
 
-/// The broker's own allocator: bytes per filter depend on its size classes.
+/// The broker's own allocator, as bytes per filter depend on its size classes.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Name, function, what it measures.
+/// The name, the function, and what it measures.
 const MEASUREMENTS: [(&str, fn(), &str); 8] = [
     ("codec", codec::run, "a PUBLISH and a PUBACK framed, decoded and encoded: ns"),
     ("matching", matching::run, "a topic against up to a million filters: ns"),
@@ -30,7 +31,7 @@ const MEASUREMENTS: [(&str, fn(), &str); 8] = [
 ];
 
 fn main() {
-    // cargo bench adds an option of its own, `--bench`.
+    // cargo bench adds an option `--bench`, which is not for this program.
     let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
     let known = |word: &String| MEASUREMENTS.iter().any(|(name, ..)| name == word);
     if !words.iter().all(known) {
@@ -49,8 +50,8 @@ fn main() {
         }
         return;
     }
-    // Each in a process of its own: what an earlier one has freed would be part of the next one's
-    // memory.
+    // Each measurement runs in a process of its own: memory that an earlier one has freed would
+    // otherwise count for the next one.
     let program = std::env::current_exe().expect("it has just been started");
     let all = MEASUREMENTS.map(|(name, ..)| name.to_owned()).to_vec();
     for name in if words.is_empty() { all } else { words } {

@@ -1,9 +1,9 @@
-//! How long one shard's index takes to find the subscribers of a topic.
+//! The time in which one shard's index finds the subscribers of a topic name.
 
 use crate::timing::nanoseconds;
 use ringmq::topic::{Index, Seeds, Subscriber, TopicHash};
 
-/// Filters with wildcards of different shapes, each of which a match has to look up.
+/// Wildcard filters of different shapes; a match has to look up each shape.
 const WILDCARDS: [&str; 10] = [
     "+/+/+/+/+",
     "fleet/+/+/+/state",

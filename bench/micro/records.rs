@@ -1,5 +1,5 @@
-//! What the record layer of TLS takes beyond the AEAD beneath it, with keys that are kept and with
-//! keys that are made for one record; and what a handshake takes beyond rustls.
+//! The time of the record layer of TLS beyond the AEAD below it, with expanded keys that are kept
+//! and with keys that are expanded for one record; and the time of a handshake beyond rustls.
 
 use super::timing::cpu_time;
 use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
@@ -17,10 +17,10 @@ use std::time::Instant;
 
 const RECORDS: usize = 1000;
 const PASSES: usize = 200;
-/// Handshakes that are timed.
+/// The number of handshakes that are timed.
 const HANDSHAKES: u32 = 500;
 
-/// Nanoseconds per record: the best of many passes. `prepare` is not timed.
+/// Nanoseconds per record in the best of many passes; `prepare` is not timed.
 fn best<T>(mut prepare: impl FnMut() -> T, mut pass: impl FnMut(T)) -> f64 {
     let mut best = f64::MAX;
     for _ in 0..PASSES {
@@ -32,7 +32,7 @@ fn best<T>(mut prepare: impl FnMut() -> T, mut pass: impl FnMut(T)) -> f64 {
     best
 }
 
-/// Server and client, which shows a certificate, of one authority.
+/// A server and a client that shows a certificate, both with certificates of one authority.
 fn ends() -> (Arc<Server>, Arc<ClientConfig>) {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, "CA");
@@ -73,7 +73,8 @@ fn ends() -> (Arc<Server>, Arc<ClientConfig>) {
     (Arc::new(server), Arc::new(config))
 }
 
-/// A handshake; the server's record layer, the client, and nanoseconds of CPU of the server.
+/// Makes a handshake. Returns the server's record layer, the client, and the server's CPU time in
+/// nanoseconds.
 fn shake(
     server: &Arc<Server>,
     config: &Arc<ClientConfig>,
@@ -172,7 +173,7 @@ pub fn run() {
                 }
             },
         );
-        // The client's records, each of which is opened once.
+        // The client's records, each of which can be opened only once.
         client.set_buffer_limit(None);
         let records = || {
             let mut wire = Vec::new();

@@ -1,4 +1,4 @@
-//! A million retained messages: memory each, and how long setting and replaying them takes.
+//! A million retained messages: memory per message, and the times of storing and replaying them.
 
 use crate::timing::resident_bytes;
 use ringmq::topic::{Pass, Retained};
@@ -14,7 +14,7 @@ fn time(what: &str, count: usize, work: &mut dyn FnMut()) {
 
 pub fn run() {
     let name = |at: usize| format!("fleet/{:03}/truck/{at:07}/state", at % 500);
-    // In an order that is not the tree's.
+    // The names are in another order than the tree's.
     let names: Vec<String> = (0..COUNT).map(|at| name(at * 999_983 % COUNT)).collect();
     let before = resident_bytes();
     let mut retained = Retained::new();

@@ -1,5 +1,5 @@
-//! Rules of access: what a decision costs that is remembered, and one that is not, by how many
-//! rules there are.
+//! The time of an authorization decision that is remembered and of one that is not, by the number
+//! of rules.
 
 use crate::timing::nanoseconds;
 use ringmq::access::cache::{Cache, NO_END};
@@ -8,8 +8,8 @@ use ringmq::access::{Deed, Grant, Who, acl_file};
 
 const DEED: Deed = Deed::Publish { qos: 0, retain: false };
 
-/// An acl file of so many lines about one user, and as many about others as mosquitto's users have;
-/// the last line of each decides.
+/// An ACL file with `rules` lines about one user, and about others as many as Mosquitto's users
+/// have; the last line of each user decides.
 fn set(rules: usize) -> RuleSet {
     let mut text = String::from("user ann\n");
     for n in 1..rules {

@@ -1,9 +1,9 @@
-//! How time and memory are taken.
+//! How the measurements read time and memory.
 
 use std::time::{Duration, Instant};
 
-/// Prints the time per call of `call`, in nanoseconds: the best of many passes over the inputs, for
-/// the machine has other work. And what the calls returned on average.
+/// Prints the time per call of `call` in nanoseconds, and what the calls returned on average. The
+/// time is that of the best of many passes over the inputs, as other work disturbs the machine.
 pub fn nanoseconds<T>(what: &str, inputs: &[T], mut call: impl FnMut(&T) -> usize) {
     let passes = (8_000_000 / inputs.len()).max(5);
     let mut best = f64::MAX;
@@ -16,17 +16,18 @@ pub fn nanoseconds<T>(what: &str, inputs: &[T], mut call: impl FnMut(&T) -> usiz
     println!("  {what}: {best:.1} ns, {:.2} found", found as f64 / inputs.len() as f64);
 }
 
-/// Bytes of this process in memory (resident, without shared pages).
+/// Resident bytes of this process, without shared pages.
 pub fn resident_bytes() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux has /proc");
     let fields: Vec<usize> = statm.split(' ').filter_map(|field| field.parse().ok()).collect();
     (fields[1] - fields[2]) * 4096
 }
 
-/// Has the allocator return what it does not use, so that [`resident_bytes`] does not count it.
+/// Makes the allocator return unused memory, so that [`resident_bytes`] does not count it.
 #[allow(unsafe_code)]
 pub fn give_back() {
-    // SAFETY: takes no pointer; works on the calling thread's heap and what no heap owns.
+    // SAFETY: the call takes no pointer; it works on the calling thread's heap and on abandoned
+    // memory.
     unsafe { libmimalloc_sys::mi_collect(true) };
 }
 
@@ -34,7 +35,7 @@ pub fn give_back() {
 #[allow(unsafe_code)]
 pub fn cpu_time() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: writes one timespec that lives on this stack.
+    // SAFETY: the call writes one timespec that lives on this stack.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }

@@ -1,5 +1,5 @@
-//! One scenario against one broker, which is started for it unless it runs already: a table for a
-//! person and a file for later.
+//! One scenario against one broker, which is started for the scenario unless a target is given:
+//! tables on standard output for a person, and a result file.
 
 use crate::arguments::Outcome;
 use crate::broker::{self, Below, Broker, Candidate, Kind};
@@ -16,24 +16,25 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-/// What is run against what.
+/// One scenario and the broker that it runs against.
 pub struct Alone {
-    /// Which scenario.
+    /// The scenario.
     pub scenario: &'static Scenario,
-    /// How; the target and the process are filled in when a broker is started.
+    /// The scenario's settings; the target and the process are filled in when a broker is started.
     pub settings: Box<Settings>,
-    /// What to start; `None`: `settings.target` runs already.
+    /// The broker to start; `None` when the broker at `settings.target` runs already.
     pub broker: Option<Candidate>,
-    /// What it is started with, if with TLS.
+    /// The certificates that the started broker uses; `None` without TLS.
     pub made: Option<Made>,
-    /// Where a drawing goes, of scenarios that have a course.
+    /// Where to draw the course of the run, for scenarios that have one.
     pub plot: Option<plot::Target>,
-    /// Where the result goes, `bench/out/` unless it says so, and what makes it fail.
+    /// Where the result goes, `bench/out/` unless told otherwise, and which conditions make the run
+    /// fail.
     pub outcome: Outcome,
 }
 
 impl Alone {
-    /// Runs it, prints the tables and writes the result file.
+    /// Runs the scenario, prints the tables and writes the result file.
     pub fn run(mut self) -> Result<Verdict, String> {
         let machine = machine::describe();
         let scratch = scratch();
@@ -74,7 +75,8 @@ impl Alone {
             "machine": machine, "broker": command, "broker_log": words,
             "took_s": (clock::now() - started) as f64 / 1e9, "result": report,
         });
-        // First the files: whoever reads the tables may close the pipe.
+        // The files come first: the reader of the tables may close the pipe, and printing then
+        // fails.
         let written = [self.draw(&report)?, self.write(&machine, &file)?];
         if !self.outcome.to_output() {
             println!("{}{}", self.table(&report), summary::table(&report));
@@ -89,13 +91,14 @@ impl Alone {
         if stop::requested() { Err("interrupted".into()) } else { Ok(verdict) }
     }
 
-    /// What carries MQTT.
+    /// The layers between TCP and MQTT; `None` when MQTT runs directly on TCP.
     fn below(&self) -> Option<Below<'_>> {
         let below = Below { made: self.made.as_ref(), web: self.settings.web.is_some() };
         (below.made.is_some() || below.web).then_some(below)
     }
 
-    /// Where clients live is asked of the admin server of the broker that is started.
+    /// Gives the broker that is started an admin server, which tells on which shard each client
+    /// lives.
     fn open_admin(&mut self) -> Result<(), String> {
         if let scenario::Kind::CrossShard { .. } = self.scenario.kind
             && let Some(Candidate { kind: Kind::RingMq { settings, .. }, .. }) = &mut self.broker
@@ -133,7 +136,7 @@ impl Alone {
     }
 }
 
-/// Where what a run needs is kept while it lasts.
+/// The directory for the temporary files of this process's run.
 pub fn scratch() -> PathBuf {
     std::env::temp_dir().join(format!("ringmq-bench-{}", std::process::id()))
 }

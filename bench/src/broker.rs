@@ -1,7 +1,7 @@
 //! Brokers under test: how each is started, found ready, and ended.
 //!
-//! Every broker is a child that dies with us: by [`Broker::drop`], and by the kernel's
-//! parent-death signal should we be killed ourselves.
+//! Every broker is a child process that ends with this program: [`Broker::drop`] ends it, and the
+//! kernel's parent-death signal does so when this program is killed.
 
 use crate::certificates::Made;
 use crate::clock::{self, MILLISECOND, SECOND};
@@ -34,19 +34,19 @@ pub enum Kind {
     RingMq { program: PathBuf, cores: Vec<usize>, settings: Vec<String> },
     /// Mosquitto with a generated file.
     Mosquitto { program: PathBuf },
-    /// A shell command with `{port}` in it.
+    /// A shell command that contains `{port}`.
     Shell { command: String },
-    /// Our own echo server.
+    /// This program's own echo server.
     EchoFloor,
 }
 
 /// A running broker.
 pub struct Broker {
-    /// Its first process.
+    /// The process that was started; a shell command may have started others below it.
     pub pid: i32,
-    /// Where it listens.
+    /// The address of its plain TCP listener.
     pub target: SocketAddrV4,
-    /// Where it listens with layers below MQTT, if it does.
+    /// The address of its listener for TLS, WebSockets or both, if it has one.
     pub layered: Option<SocketAddrV4>,
     /// The command and configuration, for the report.
     pub started_as: String,
@@ -54,17 +54,17 @@ pub struct Broker {
     scratch: PathBuf,
 }
 
-/// What carries MQTT at a broker's second listener.
+/// The layers between TCP and MQTT at a broker's second listener.
 #[derive(Clone, Copy)]
 pub struct Below<'a> {
-    /// TLS, with these certificates.
+    /// TLS with these certificates; `None` without TLS.
     pub made: Option<&'a Made>,
-    /// WebSockets.
+    /// Whether MQTT is carried in WebSockets.
     pub web: bool,
 }
 
 impl Below<'_> {
-    /// A listener of RingMQ.
+    /// An entry of RingMQ's setting `listeners`.
     fn ringmq(&self, port: u16) -> String {
         let kind = match (self.made, self.web) {
             (Some(_), true) => "wss",
@@ -75,7 +75,7 @@ impl Below<'_> {
         format!("{{name: {kind}, type: {kind}, bind: 127.0.0.1:{port}{tls}}}")
     }
 
-    /// A listener of Mosquitto.
+    /// The lines of a listener in Mosquitto's configuration file.
     fn mosquitto(&self, port: u16) -> String {
         let tls = self.made.map(Made::mosquitto).unwrap_or_default();
         let web = if self.web { "protocol websockets\n" } else { "" };
@@ -84,9 +84,9 @@ impl Below<'_> {
 }
 
 impl Candidate {
-    /// Starts it on a free port of 127.0.0.1 and waits until it accepts connections. `queues`
-    /// asks for a window of 100 and pending queues that do not overflow; with `below` it listens on
-    /// another port, too.
+    /// Starts the broker on a free port of 127.0.0.1 and waits until it accepts connections. With
+    /// `queues`, RingMQ and Mosquitto get an in-flight window of 100 and pending queues that do not
+    /// overflow; with `below`, the broker listens on a second port, too.
     pub fn start(
         &self,
         queues: bool,
@@ -167,8 +167,8 @@ impl Candidate {
     }
 }
 
-/// Debian's defaults without statistics messages and files. Nagle's algorithm stays on, as it is by
-/// default: it makes Mosquitto cheaper, so ratios err in its favour.
+/// Debian's defaults without statistics messages and files. Nagle's algorithm stays on, which is
+/// Mosquitto's default: Mosquitto spends less CPU time with it, so ratios err in its favour.
 fn mosquitto_config(port: u16, second: Option<(u16, Below<'_>)>, queues: bool) -> String {
     let mut text = format!(
         "listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nsys_interval 0\n\
@@ -183,7 +183,7 @@ fn mosquitto_config(port: u16, second: Option<(u16, Below<'_>)>, queues: bool) -
     text
 }
 
-/// Starts a child that the kernel ends with us.
+/// Starts a child that the kernel kills when this program ends.
 pub fn spawn(command: &mut Command) -> io::Result<Child> {
     // SAFETY: prctl is async-signal-safe.
     #[allow(unsafe_code)]
@@ -193,7 +193,8 @@ pub fn spawn(command: &mut Command) -> io::Result<Child> {
             Ok(())
         });
     }
-    // A group of its own: the terminal's Ctrl-C is ours to pass on.
+    // The child gets a process group of its own: the terminal's Ctrl-C then reaches this program
+    // only, and `stop` passes the signal on.
     let child = command.process_group(0).spawn()?;
     stop::with(child.id() as i32);
     Ok(child)
@@ -208,7 +209,8 @@ impl Broker {
             }
             let target = self.target.into();
             if TcpStream::connect_timeout(&target, Duration::from_millis(200)).is_ok() {
-                // Let it notice that the probe is gone before memory is read.
+                // The broker needs time to notice that the probe is closed; otherwise the first
+                // reading of its memory would include the probe's connection.
                 std::thread::sleep(Duration::from_millis(200));
                 return Ok(());
             }
@@ -219,7 +221,7 @@ impl Broker {
         }
     }
 
-    /// The end of its log, for an error message.
+    /// The last three lines of the broker's log, for an error message.
     pub fn last_words(&self) -> String {
         let text = fs::read_to_string(self.scratch.join("log")).unwrap_or_default();
         let lines: Vec<_> = text.lines().rev().take(3).collect();
@@ -238,7 +240,7 @@ impl Drop for Broker {
     }
 }
 
-/// SIGTERM to `pids`, SIGKILL to what is left after a while; reaps `child`.
+/// Sends SIGTERM to `pids` and, after `STOP_LIMIT`, SIGKILL to those that still run; reaps `child`.
 pub fn end(child: &mut Child, pids: &[i32]) {
     reap(child, pids);
     stop::without(child.id() as i32);
@@ -261,10 +263,10 @@ fn reap(child: &mut Child, pids: &[i32]) {
     let _ = child.wait();
 }
 
-/// Sends a signal to processes that we have started.
+/// Sends `signal` to processes that this program has started.
 pub fn signal(pids: &[i32], signal: i32) {
     for &pid in pids {
-        // SAFETY: a plain system call on a child of ours.
+        // SAFETY: a plain system call without pointers, on a child of this process.
         #[allow(unsafe_code)]
         unsafe {
             libc::kill(pid, signal);
@@ -272,12 +274,12 @@ pub fn signal(pids: &[i32], signal: i32) {
     }
 }
 
-/// A port of 127.0.0.1 on which nobody listens.
+/// A port of 127.0.0.1 that is free at the moment.
 pub fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
-/// Where Mosquitto is, installing Debian's when it is missing and we may.
+/// The path of Mosquitto; installs Debian's package when it is missing and this user is root.
 pub fn mosquitto() -> Result<PathBuf, String> {
     let find = || {
         let places = ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto", "/usr/bin/mosquitto"];

@@ -1,5 +1,5 @@
-//! Certificates for brokers that are started with TLS, and for their clients: ECDSA P-256, as
-//! devices have them. Made for a run, in files that go with it.
+//! Certificates for brokers that are started with TLS, and for their clients: ECDSA P-256, the kind
+//! that devices commonly have. Each run makes its own, in files of the run's temporary directory.
 
 use crate::clients::tls::Identity;
 use rcgen::{
@@ -9,19 +9,19 @@ use rcgen::{
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The files.
+/// Paths of the certificates and keys of one run.
 #[derive(Clone, Debug)]
 pub struct Made {
-    /// Whom both sides trust.
+    /// The root certificate that both sides trust.
     pub authority: PathBuf,
-    /// Who the server is.
+    /// The server's certificate and key.
     pub server: Identity,
-    /// Who the clients are.
+    /// The clients' certificates and keys; empty when clients show none.
     pub clients: Vec<Identity>,
 }
 
 impl Made {
-    /// The section `tls` of a listener of RingMQ.
+    /// The value of `tls` in a listener of RingMQ.
     pub fn ringmq(&self) -> String {
         let (certificate, key) = (self.server.certificate.display(), self.server.key.display());
         let mut text = format!("{{certificate: {certificate}, private_key: {key}");
@@ -32,7 +32,7 @@ impl Made {
         text
     }
 
-    /// The lines of a listener of Mosquitto.
+    /// The lines about TLS in a listener of Mosquitto.
     pub fn mosquitto(&self) -> String {
         let (certificate, key) = (self.server.certificate.display(), self.server.key.display());
         let mut text = format!("certfile {certificate}\nkeyfile {key}\n");
@@ -46,8 +46,8 @@ impl Made {
 
 type Issuer = CertifiedIssuer<'static, KeyPair>;
 
-/// Makes an authority, a server's certificate below an intermediate one, and `clients` with chains
-/// of `chain` certificates.
+/// Makes a root authority, a server's certificate below an intermediate authority, and `clients`
+/// client certificates with chains of `chain` certificates.
 pub fn make(directory: &Path, clients: u32, chain: u8) -> Result<Made, String> {
     let fail = |e: &dyn std::fmt::Display| format!("certificates in {}: {e}", directory.display());
     fs::create_dir_all(directory).map_err(|e| fail(&e))?;
@@ -91,7 +91,7 @@ fn named(name: &str) -> DistinguishedName {
     names
 }
 
-/// A certificate that `issuer` signs, with `rest` behind it, and its key.
+/// Writes a certificate signed by `issuer`, followed by the PEM text `rest`, and its private key.
 fn write(
     directory: &Path,
     name: &str,

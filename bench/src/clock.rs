@@ -14,7 +14,8 @@ pub fn now() -> u64 {
     read(libc::CLOCK_MONOTONIC).unwrap_or(0)
 }
 
-/// Nanoseconds by which `CLOCK_REALTIME` is ahead of [`now`], for times that the kernel gives.
+/// Nanoseconds by which `CLOCK_REALTIME` is ahead of [`now`]. The kernel stamps packets in real
+/// time; this difference converts its stamps.
 pub fn wall_ahead() -> u64 {
     let wall = read(libc::CLOCK_REALTIME).unwrap_or(0);
     wall.saturating_sub(now())
@@ -30,12 +31,12 @@ pub fn cpu_of_thread() -> u64 {
     read(libc::CLOCK_THREAD_CPUTIME_ID).unwrap_or(0)
 }
 
-/// CPU time of all threads that `pid` has or had, in nanoseconds; `None` when it is gone.
+/// CPU time of all threads that process `pid` has or had, in nanoseconds; `None` when it has ended.
 ///
-/// The scheduler's own sum, not the 10 ms ticks of `/proc/PID/stat`.
+/// The value is the scheduler's own sum, not the 10 ms ticks of `/proc/PID/stat`.
 pub fn cpu_of(pid: i32) -> Option<u64> {
     let mut id: libc::clockid_t = 0;
-    // SAFETY: writes one clockid_t through a valid pointer.
+    // SAFETY: the call writes one clockid_t through a valid pointer.
     #[allow(unsafe_code)]
     let error = unsafe { libc::clock_getcpuclockid(pid, &mut id) };
     if error != 0 {
@@ -47,7 +48,7 @@ pub fn cpu_of(pid: i32) -> Option<u64> {
 #[inline]
 fn read(id: libc::clockid_t) -> Option<u64> {
     let mut time = MaybeUninit::<libc::timespec>::uninit();
-    // SAFETY: the kernel fills `time` when it returns 0.
+    // SAFETY: the kernel has filled `time` when it returns 0.
     #[allow(unsafe_code)]
     let time = unsafe {
         if libc::clock_gettime(id, time.as_mut_ptr()) != 0 {

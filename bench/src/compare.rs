@@ -1,7 +1,8 @@
-//! `compare` and `floor`: several brokers, the same scenarios, one run.
+//! `compare` and `floor`: several brokers and the same scenarios in one run.
 //!
-//! Each measurement is a fresh broker and a fresh generator process, so nothing is carried over;
-//! repeats go round through all brokers, so that a noisy minute meets all of them.
+//! Each measurement has a fresh broker and a fresh generator process, so no state is carried over.
+//! Repeats go round through all brokers, so that a minute of noise on the machine disturbs all of
+//! them.
 
 use crate::arguments;
 use crate::broker::{self, Broker, Candidate};
@@ -19,10 +20,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// A generator process that takes longer than its measurement and this is ended, in nanoseconds.
+/// Nanoseconds beyond the measurement's length after which a generator process is ended.
 const OVERTIME: u64 = 240 * SECOND;
 
-/// What is run.
+/// Which brokers are compared, how, and what becomes of the results.
 pub struct Comparison {
     /// Brokers, in the order of the report.
     pub candidates: Vec<Candidate>,
@@ -30,17 +31,17 @@ pub struct Comparison {
     pub reference: String,
     /// What to measure: a scenario, its title and further arguments for the generator.
     pub cases: Vec<Case>,
-    /// Rounds.
+    /// Rounds of measurement.
     pub repeat: u32,
-    /// Measured seconds each.
+    /// Measured seconds of each run.
     pub seconds: f64,
-    /// Warm-up seconds each.
+    /// Warm-up seconds of each run.
     pub warmup: f64,
     /// Where the result file goes; `None` for `bench/out/`.
     pub json: Option<PathBuf>,
-    /// Where a drawing goes.
+    /// Where a drawing goes; `None` draws nothing.
     pub plot: Option<plot::Target>,
-    /// What makes it fail.
+    /// Conditions that make the comparison fail.
     pub fail_if: Vec<Threshold>,
     /// Candidates that were left out, and why.
     pub absent: Vec<(String, String)>,
@@ -52,7 +53,7 @@ pub struct Case {
     pub name: String,
     /// Heading in the table.
     pub title: String,
-    /// What is run.
+    /// The scenario that is run.
     pub scenario: &'static Scenario,
     /// Appended to the generator's arguments.
     pub arguments: Vec<String>,
@@ -173,7 +174,8 @@ impl Comparison {
     ) -> Result<Value, String> {
         let own = std::env::current_exe().map_err(|e| format!("own path: {e}"))?;
         let mut command = Command::new(own);
-        // Files, not pipes: the child never waits for us.
+        // The child writes to files: a pipe that this process does not read would block it when
+        // full.
         let (written, said) = (scratch.join("report.json"), scratch.join("generator.log"));
         let log = fs::File::create(&said).map_err(|e| format!("{}: {e}", said.display()))?;
         command.args(["run", "--scenario", case.scenario.name, "--json"]).arg(&written);
@@ -208,7 +210,7 @@ impl Comparison {
         let text = fs::read_to_string(&written).map_err(|e| format!("generator's report: {e}"))?;
         let mut report: Value =
             serde_json::from_str(&text).map_err(|e| format!("generator's report: {e}"))?;
-        // The course of a single run says nothing about a median.
+        // A series over time belongs to one run; the medians of several runs have none.
         if let Some(report) = report.as_object_mut() {
             report.remove("series");
         }
@@ -249,7 +251,7 @@ impl Comparison {
     }
 }
 
-/// A histogram of one run is not that of a median.
+/// Removes histograms, which belong to one run; the medians of several runs have none.
 fn without_histograms(value: &mut Value) {
     match value {
         Value::Object(fields) => {
@@ -273,7 +275,7 @@ fn version(candidate: &Candidate) -> Option<String> {
     }
 }
 
-/// The source tree: given by `scripts/bench`, else where we are.
+/// The root of the source tree: `$BENCH_ROOT` from `scripts/bench`, else the current directory.
 pub fn root() -> PathBuf {
     std::env::var_os("BENCH_ROOT").map_or_else(|| PathBuf::from("."), PathBuf::from)
 }

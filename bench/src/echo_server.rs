@@ -1,6 +1,7 @@
-//! The floor: the least a server of this shape can do. One ring, multishot receive into provided
-//! buffers, direct descriptors, deferred task work; what comes in goes out again, copied once
-//! because the receive buffer goes back at once, as in the broker.
+//! The echo server of `floor`: the least work that a server of the broker's shape can do. The
+//! server has one ring with multishot receives into provided buffers, direct descriptors and
+//! deferred task work. It sends back what it receives and copies the bytes once, because the
+//! receive buffer returns to the kernel at once, as in the broker.
 #![allow(unsafe_code)]
 
 use crate::clients::{Buffers, GROUP, socket};
@@ -33,7 +34,7 @@ struct Server {
     listener: i32,
 }
 
-/// Serves on 127.0.0.1 until a signal comes.
+/// Serves on 127.0.0.1:`port` until this process is told to stop.
 pub fn run(port: u16) -> Result<(), String> {
     let listener = TcpListener::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))
         .map_err(|e| format!("port {port}: {e}"))?;

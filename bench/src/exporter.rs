@@ -1,7 +1,7 @@
-//! `--prometheus`: the figures of a run while it goes on, at `/metrics`.
+//! `--prometheus`: the figures of a run, served at `/metrics` while the run goes on.
 //!
-//! The generator writes a page once a second, from what it has counted anyway; a thread answers
-//! requests with the page of that moment. Nothing is done per message.
+//! The generator's thread renders a page once a second from its existing counts; another thread
+//! answers requests with the latest page. No work is added per message.
 
 use crate::monitor::Sample;
 use crate::stats::Latency;
@@ -30,37 +30,37 @@ const BOUNDS: [u64; 16] = [
     10_000_000_000,
     60_000_000_000,
 ];
-/// A request is at most so long, in bytes, and takes at most so long.
+/// The longest request, in bytes, and the longest time for reading it and for writing the answer.
 const REQUEST: usize = 4096;
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The page and who serves it.
+/// The latest page, shared with the thread that serves it.
 #[derive(Clone, Debug)]
 pub struct Exporter {
     page: Arc<Mutex<String>>,
 }
 
-/// Sums over a run, as Prometheus wants them.
+/// Sums since the run began, which Prometheus takes as counters.
 #[derive(Clone, Debug, Default)]
 pub struct Totals {
     /// Connections acknowledged so far.
     pub connects: u64,
-    /// Connections that ended without our doing.
+    /// Connections that ended without being ended by this program.
     pub disconnects: u64,
-    /// Messages published and received, where they are counted.
+    /// Messages published and received; `None` when the run does not count them.
     pub messages: Option<(u64, u64)>,
 }
 
-/// What the buckets hold so far.
+/// The latency histogram since the run began.
 #[derive(Clone, Debug, Default)]
 pub struct Buckets {
     counts: [u64; BOUNDS.len() + 1],
-    /// Nanoseconds, all messages together.
+    /// The sum of all latencies, in nanoseconds.
     sum: u128,
 }
 
 impl Buckets {
-    /// Adds the latencies of a second.
+    /// Adds the latencies of one second.
     pub fn add(&mut self, latency: &Latency) {
         latency.each(|nanos, count| {
             let bucket = BOUNDS.iter().position(|bound| nanos <= *bound).unwrap_or(BOUNDS.len());
@@ -89,7 +89,7 @@ impl Exporter {
         Ok(Exporter { page })
     }
 
-    /// Replaces the page.
+    /// Replaces the page with the figures given.
     pub fn show(&self, sample: &Sample, totals: &Totals, buckets: &Buckets) {
         let text = page(sample, totals, buckets);
         if let Ok(mut page) = self.page.lock() {
@@ -149,7 +149,7 @@ fn page(sample: &Sample, totals: &Totals, buckets: &Buckets) -> String {
 
 fn serve(listener: &TcpListener, page: &Mutex<String>) {
     for stream in listener.incoming().flatten() {
-        // A scraper that goes away has no answer; the next one asks again.
+        // A failed answer concerns one scraper only; the next request is served.
         let _ = answer(stream, page);
     }
 }
@@ -159,7 +159,8 @@ fn answer(mut stream: TcpStream, page: &Mutex<String>) -> std::io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut request = [0; REQUEST];
     let mut length = 0;
-    // A peer that says a byte at a time has no more time than one that says nothing.
+    // The deadline covers the whole request: a peer that sends one byte at a time has no more time
+    // than a silent peer.
     let end = Instant::now() + PATIENCE;
     while length < REQUEST && !request[..length].contains(&b'\n') && Instant::now() < end {
         match stream.read(&mut request[length..])? {

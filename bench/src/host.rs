@@ -1,25 +1,26 @@
-//! The host's memory and sockets: what a million connections cost outside of any process.
+//! The host's memory and sockets: what connections cost outside of any process.
 
 use serde_json::{Value, json};
 use std::fs;
 
-/// Both ends of every connection, in bytes and sockets.
+/// Memory and sockets of the whole host at one moment. On loopback, both ends of a connection
+/// count.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub struct Host {
     /// `MemAvailable` in bytes.
     pub available: u64,
-    /// `Slab` in bytes: sockets, files, requests.
+    /// `Slab` in bytes: sockets, files and connection requests are in it.
     pub slab: u64,
     /// `KernelStack` and `PageTables` in bytes.
     pub tables: u64,
-    /// TCP sockets in use, of the whole host and both ends.
+    /// TCP sockets in use on the host, at both ends of connections.
     pub sockets: u64,
     /// Memory of all TCP buffers, in bytes.
     pub buffers: u64,
 }
 
 impl Host {
-    /// Reads `/proc`.
+    /// Reads `/proc`; a value that is missing there counts as 0.
     pub fn now() -> Self {
         let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let sockets = fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
@@ -46,7 +47,7 @@ impl Host {
         }
     }
 
-    /// What was used up since `before`. Other programs of the host are in it too.
+    /// What the host has used up since `before`, other programs' use included.
     pub fn since(&self, before: &Host) -> Value {
         let grown = |now: u64, then: u64| now as i64 - then as i64;
         json!({

@@ -1,10 +1,10 @@
-//! The machine and the programs, as written into every result file.
+//! The machine, the kernel and the command line, as written into every result file.
 
 use serde_json::{Value, json};
 use std::fs;
 use std::process::Command;
 
-/// What a reader needs to judge the figures.
+/// The facts that a reader needs to judge the figures.
 pub fn describe() -> Value {
     json!({
         "date": command("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"]),
@@ -20,7 +20,7 @@ pub fn describe() -> Value {
     })
 }
 
-/// A command line for others to read.
+/// The words of a command line with the password replaced by `***`.
 fn without_password(words: impl Iterator<Item = String>) -> Vec<String> {
     let mut hidden = false;
     let word = |word: String| {
@@ -54,10 +54,10 @@ pub fn cpus() -> Vec<usize> {
     }
 }
 
-/// The soft limit of open files, after raising it to the hard one.
+/// Raises the soft limit of open files to the hard limit and returns it.
 pub fn nofile() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: reads and writes one rlimit.
+    // SAFETY: the calls read and write one live rlimit.
     #[allow(unsafe_code)]
     unsafe {
         libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
@@ -67,7 +67,7 @@ pub fn nofile() -> u64 {
     limit.rlim_cur
 }
 
-/// What `program` prints with `arguments`, first line; empty when it does not run.
+/// The first line that `program` prints with `arguments`; empty when the program does not run.
 pub fn command(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output();
     let text = output.map(|o| [o.stdout, o.stderr].concat()).unwrap_or_default();

@@ -1,14 +1,15 @@
 //! `ringmq-bench`: a load generator for MQTT brokers, light enough to share two cores with one.
 //!
-//! `conn`, `pub` and `sub` are clients as their options describe them. `run` drives one scenario
-//! against a broker that runs already, or what a scenario file says; a scenario's name starts a
-//! broker for it; `compare` starts brokers afresh and compares them; `floor` compares a broker with
-//! a bare io_uring echo server; `merge` adds up what several machines measured.
+//! `conn`, `pub` and `sub` run clients as their options describe them. `run` drives one scenario
+//! against a broker that runs already, or performs what a scenario file says. A scenario's name as
+//! the command starts a broker for that scenario. `compare` starts each broker afresh and compares
+//! them. `floor` compares a broker with a bare io_uring echo server. `merge` adds up what several
+//! machines measured.
 //!
-//! Modules: `arguments` (the command line), `clients` (sockets), `mqtt` (bytes), `scenario` and
-//! `general` (who says what), `stats`, `process` and `monitor` (what is measured), `threshold`,
-//! `outcome` and `exporter` (what becomes of it), `broker`, `compare`, `report` (several brokers in
-//! one run).
+//! Modules: `arguments` reads the command line; `clients` owns the sockets; `mqtt` encodes and
+//! decodes packets; `scenario` and `general` decide which client sends what; `stats`, `process` and
+//! `monitor` measure; `threshold`, `outcome` and `exporter` judge and write the results; `broker`,
+//! `compare` and `report` handle several brokers in one run.
 
 mod alone;
 mod arguments;
@@ -55,7 +56,7 @@ fn main() -> ExitCode {
     let job = match arguments::parse() {
         Ok(job) => job,
         Err(error) => {
-            // Nobody reads it when standard error is closed.
+            // Printing fails when standard error is closed; then the message has no reader anyway.
             let _ = error.print();
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
@@ -114,7 +115,7 @@ fn plot_file(draw: &Draw) -> Result<Verdict, String> {
     if file.get("results").is_some() {
         return draw.target.compare(&file).map(|()| Verdict::Done);
     }
-    // `run` writes the result alone, a scenario by name wraps it.
+    // `run` writes the scenario's result alone; a scenario by name puts the result under `result`.
     let broker = file["broker"].as_str().and_then(|command| command.split(' ').next());
     alone::redraw(&draw.target, file.get("result").unwrap_or(&file), broker)?;
     Ok(Verdict::Done)
@@ -130,9 +131,9 @@ fn manual(directory: Option<&Path>) -> Result<Verdict, String> {
     done.map(|()| Verdict::Done).map_err(|error| format!("man: {error}"))
 }
 
-/// Without this a paced publisher wakes up to 50 µs late.
+/// Sets the timer slack to 1 ns; with the default slack a paced publisher wakes up to 50 µs late.
 fn wake_precisely() {
-    // SAFETY: changes this thread's timer slack only.
+    // SAFETY: prctl changes this thread's timer slack only and takes no pointer.
     #[allow(unsafe_code)]
     unsafe {
         libc::prctl(libc::PR_SET_TIMERSLACK, 1);
@@ -161,7 +162,7 @@ fn compare(asked: Comparing) -> Result<Comparison, String> {
     Ok(comparison(asked, candidates, cases, absent, "mosquitto"))
 }
 
-/// A case whose title is what a generator with these arguments would say of itself.
+/// A case whose title is the headline that a generator with these arguments gives itself.
 fn case_of(
     name: &str,
     scenario: &'static Scenario,

@@ -1,5 +1,6 @@
-//! The results of several generators that ran at the same time, as one: counts and rates are added,
-//! histograms are merged (percentiles are never averaged), and each part is kept beside the sum.
+//! Merging: the results of several generators that ran at the same time become one result. Counts
+//! and rates are added, histograms are merged (percentiles are never averaged), and each part is
+//! kept beside the sum.
 
 use crate::arguments::Outcome;
 use crate::outcome::{self, Verdict};
@@ -35,21 +36,22 @@ const SUMS: [&str; 24] = [
     "strange",
     "withheld",
 ];
-/// Of these the largest counts: what one generator is near, all are judged by.
+/// Fields of which the largest value counts: a generator at its limit makes all results doubtful.
 const LARGEST: [&str; 3] = ["seconds", "generator_percent", "generator_late_ms"];
-/// Commands whose results may be added to each other's; a scenario only to its like.
+/// Commands whose results may be merged with each other; a scenario merges with the same scenario
+/// only.
 const GENERAL: [&str; 3] = ["conn", "pub", "sub"];
 
-/// Also of what was merged before.
+/// Whether `name` consists of such commands; a merged result has several, joined by `+`.
 fn general(name: &str) -> bool {
     name.split('+').all(|one| GENERAL.contains(&one))
 }
 
-/// A result and where it comes from.
+/// A result and its origin.
 pub struct Part {
-    /// File or command.
+    /// The file, or the command that gave the result.
     pub name: String,
-    /// The report of a run, or a file around it.
+    /// The report of a run, or a result file that contains one.
     pub file: Value,
 }
 
@@ -64,7 +66,7 @@ impl Part {
     }
 }
 
-/// Reads the files, adds them up, and tells the outcome.
+/// Reads the files, merges their results, and judges and writes the merged one.
 pub fn run(files: &[PathBuf], asked: &Outcome) -> Result<Verdict, String> {
     let part =
         |path: &PathBuf| Ok(Part { name: path.display().to_string(), file: outcome::read(path)? });
@@ -75,7 +77,7 @@ pub fn run(files: &[PathBuf], asked: &Outcome) -> Result<Verdict, String> {
     Ok(verdict)
 }
 
-/// Prints a merged result and writes it where it is wanted.
+/// Prints a merged result and writes it to the file that was asked for.
 pub fn tell(merged: &Value, asked: &Outcome) -> Result<(), String> {
     if !asked.to_output() {
         println!("{}{}", merged["headline"].as_str().unwrap_or(""), summary::table(merged));
@@ -86,7 +88,8 @@ pub fn tell(merged: &Value, asked: &Outcome) -> Result<(), String> {
     }
 }
 
-/// The sum of `parts`.
+/// The merged result of `parts`. Fails for results of different scenarios, and for a result given
+/// twice.
 pub fn merge(parts: &[Part]) -> Result<Value, String> {
     let Some((first, others)) = parts.split_first() else {
         return Err("there is nothing to merge".into());
@@ -162,7 +165,7 @@ fn add(merged: &mut Map<String, Value>, key: &str, value: &Value) -> Result<(), 
     Ok(())
 }
 
-/// What is kept of a part: all but its course and its histograms.
+/// The report of a part without its series and its histograms.
 fn kept(part: &Part) -> Value {
     let mut report = part.report().clone();
     if let Some(fields) = report.as_object_mut() {

@@ -1,4 +1,5 @@
-//! What is seen while a long scenario runs: one sample a second, a progress line every few.
+//! Observation of a long scenario while it runs: one sample a second, and a progress line after
+//! several samples.
 
 use crate::clock::{self, SECOND};
 use crate::exporter::{Buckets, Exporter, Totals};
@@ -10,53 +11,53 @@ use serde_json::{Value, json};
 const EVERY: u64 = SECOND;
 /// Samples between two progress lines.
 const LINE: usize = 5;
-/// The host must keep this much memory, in bytes: below it the scenario ends early.
+/// Bytes of memory that must remain available on the host; with less the scenario ends early.
 pub const FLOOR: u64 = 3 << 29;
 
-/// One second of a run.
+/// The figures of one second of a run.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Sample {
     /// Seconds since the run began.
     pub at: f64,
-    /// Clients that are in.
+    /// Clients that are connected and ready.
     pub clients: u32,
     /// Clients that came in per second.
     pub joined: f64,
-    /// Broker: percent of one core, where its process is known.
+    /// Broker: percent of one core; `None` when its process is not known.
     pub cpu: Option<f64>,
-    /// Broker: percent of the second that threads of it waited for a CPU, all added.
+    /// Broker: time that its threads waited for a CPU, summed, in percent of the second.
     pub waited: f64,
     /// Generator: percent of one core.
     pub own_cpu: f64,
-    /// Generator: the latest it was for its own schedule, in milliseconds.
+    /// Generator: how late it was for its own schedule at most, in milliseconds.
     pub own_lag: f64,
     /// Broker: resident bytes.
     pub rss: u64,
-    /// The host.
+    /// Memory and sockets of the host.
     pub host: Host,
-    /// Latency in this second, milliseconds; 0 without messages.
+    /// Median latency in this second, in milliseconds; 0 without messages.
     pub p50: f64,
-    /// The same.
+    /// 99th percentile of the latency, in the same way.
     pub p99: f64,
-    /// Messages per second in this second, where they are counted.
+    /// Messages published per second in this second; 0 when they are not counted.
     pub published: f64,
-    /// The same.
+    /// Messages received per second, in the same way.
     pub delivered: f64,
 }
 
 /// Takes the samples.
 pub struct Monitor {
-    /// All of them.
+    /// All samples so far.
     pub samples: Vec<Sample>,
-    /// When a part of the run began, in seconds, and what it is called.
+    /// The start of each phase, in seconds since the run began, and the phase's name.
     pub phases: Vec<(f64, &'static str)>,
     /// The host before the first client.
     pub before: Host,
     /// Latencies of the current second.
     pub latency: Latency,
-    /// There was less than [`FLOOR`] left.
+    /// Whether less than [`FLOOR`] was available at some sample.
     pub floor_met: bool,
-    /// What was counted so far; its owner is who counts.
+    /// Sums so far; the scenario that counts writes them.
     pub totals: Totals,
     buckets: Buckets,
     exporter: Option<Exporter>,
@@ -69,12 +70,12 @@ pub struct Monitor {
     last_wait: u64,
     last_own: u64,
     last_clients: u32,
-    /// Nanoseconds, of the current second.
+    /// The largest lateness in the current second, in nanoseconds.
     lag: u64,
 }
 
 impl Monitor {
-    /// Begins now. `exporter` is shown each sample.
+    /// Begins the observation now. `pid` is the broker's process; `exporter` gets each sample.
     pub fn new(pid: Option<i32>, exporter: Option<Exporter>) -> Self {
         let tree = pid.map(Tree::of);
         let now = clock::now();
@@ -100,7 +101,7 @@ impl Monitor {
         }
     }
 
-    /// The generator was `nanos` behind its own schedule.
+    /// Notes that the generator was `nanos` nanoseconds behind its own schedule.
     pub fn late(&mut self, nanos: u64) {
         self.lag = self.lag.max(nanos);
     }
@@ -120,27 +121,27 @@ impl Monitor {
         self.tree.as_ref().map(Tree::peak)
     }
 
-    /// What the whole host uses more than before the first client.
+    /// What the whole host has used up since before the first client.
     pub fn host(&self) -> Value {
         Host::now().since(&self.before)
     }
 
-    /// When the next sample is due.
+    /// When the next sample is due, on [`clock::now`].
     pub fn due(&self) -> u64 {
         self.next
     }
 
-    /// A new part begins.
+    /// Notes that the phase `name` begins.
     pub fn phase(&mut self, name: &'static str) {
         self.phases.push((self.seconds(), name));
     }
 
-    /// Seconds since the beginning.
+    /// Seconds since the observation began.
     pub fn seconds(&self) -> f64 {
         (clock::now() - self.began) as f64 / 1e9
     }
 
-    /// Takes a sample if it is time. Fails when the broker is gone.
+    /// Takes a sample if one is due. Fails when the broker's process has ended.
     pub fn look(&mut self, clients: u32) -> Result<(), String> {
         let now = clock::now();
         if now < self.next {

@@ -1,9 +1,11 @@
-//! The client's half of MQTT 3.1, 3.1.1 and 5: just what a load generator says and hears.
+//! The client's half of MQTT 3.1, 3.1.1 and 5: the packets that a load generator sends and
+//! receives.
 //!
-//! Written by hand and on purpose not the broker's codec. Trusts nothing it reads, but does not
-//! check what only a conformance test needs.
+//! This code is written by hand and is not the broker's codec, so that an error of that codec does
+//! not go unnoticed. It trusts no byte that it reads, but does not check what only a conformance
+//! test needs.
 
-/// Protocol version spoken by every client of a run.
+/// The protocol version of all clients of a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Version {
     /// MQTT 3.1
@@ -14,7 +16,7 @@ pub enum Version {
     V5,
 }
 
-/// First bytes of the packets without flags of their own.
+/// First bytes of packets, which hold the packet type and fixed flags.
 pub mod first {
     /// CONNACK
     pub const CONNACK: u8 = 0x20;
@@ -39,7 +41,7 @@ pub mod first {
 pub struct Packet<'a> {
     /// Packet type and flags.
     pub first: u8,
-    /// Everything behind the fixed header.
+    /// The bytes after the fixed header.
     pub body: &'a [u8],
     /// Length of the whole packet in bytes.
     pub total: usize,
@@ -79,15 +81,15 @@ fn varint(bytes: &[u8]) -> Result<Option<(usize, usize)>, Malformed> {
 pub struct Publish<'a> {
     /// 0, 1 or 2.
     pub qos: u8,
-    /// 0 with QoS 0.
+    /// The packet identifier; 0 with QoS 0.
     pub id: u16,
-    /// Topic name as it came.
+    /// The topic name as it came.
     pub topic: &'a [u8],
-    /// Application message.
+    /// The application message.
     pub payload: &'a [u8],
 }
 
-/// Takes a PUBLISH apart.
+/// Decodes a PUBLISH.
 #[inline]
 pub fn publish_of<'a>(version: Version, packet: &Packet<'a>) -> Result<Publish<'a>, Malformed> {
     let qos = (packet.first >> 1) & 3;
@@ -107,8 +109,8 @@ pub fn publish_of<'a>(version: Version, packet: &Packet<'a>) -> Result<Publish<'
     Ok(Publish { qos, id, topic, payload: rest })
 }
 
-/// Packet identifier of PUBACK, PUBREC, PUBREL, PUBCOMP or SUBACK, and whether the peer refused; of
-/// a SUBACK, whether it refused any filter.
+/// The packet identifier of PUBACK, PUBREC, PUBREL, PUBCOMP or SUBACK, and whether the peer
+/// refused; for a SUBACK, whether it refused any filter.
 #[inline]
 pub fn ack_of(version: Version, packet: &Packet<'_>) -> Result<(u16, bool), Malformed> {
     let id = u16_at(packet.body)?;
@@ -134,18 +136,18 @@ fn suback_refuses(version: Version, body: &[u8]) -> bool {
 pub struct Connack {
     /// Return or reason code; 0 is success.
     pub code: u8,
-    /// The broker kept a session for us.
+    /// Whether the broker has kept a session of the client.
     pub session_present: bool,
-    /// How many QoS 1 and 2 messages the broker takes at once (MQTT 5, 3.2.2.3.3).
+    /// The most unacknowledged QoS 1 and 2 messages that the broker takes (MQTT 5, 3.2.2.3.3).
     pub receive_maximum: u16,
 }
 
-/// Takes a CONNACK apart.
+/// Decodes a CONNACK.
 pub fn connack_of(version: Version, packet: &Packet<'_>) -> Result<Connack, Malformed> {
     let [flags, code, rest @ ..] = packet.body else { return Err(Malformed) };
     let mut connack =
         Connack { code: *code, session_present: flags & 1 == 1, receive_maximum: u16::MAX };
-    // A broker that refuses the version answers in its own.
+    // A broker that refuses the version may answer in a version of its own, without properties.
     if version == Version::V5 && !rest.is_empty() {
         let (length, used) = varint(rest)?.ok_or(Malformed)?;
         let mut properties = rest.get(used..used + length).ok_or(Malformed)?;
@@ -162,7 +164,7 @@ pub fn connack_of(version: Version, packet: &Packet<'_>) -> Result<Connack, Malf
 /// The property Receive Maximum (MQTT 5, 2.2.2.2).
 const RECEIVE_MAXIMUM: u8 = 0x21;
 
-/// Bytes of a property's value, by the table of MQTT 5, 2.2.2.2.
+/// Bytes of a property's value, from the table in MQTT 5, 2.2.2.2.
 fn property_length(name: u8, bytes: &[u8]) -> Result<usize, Malformed> {
     Ok(match name {
         0x01 | 0x17 | 0x19 | 0x24 | 0x25 | 0x28 | 0x29 | 0x2a => 1,
@@ -180,36 +182,36 @@ fn property_length(name: u8, bytes: &[u8]) -> Result<usize, Malformed> {
     })
 }
 
-/// What becomes of a client's session.
+/// How CONNECT treats the client's session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Session {
-    /// A new one, which ends with the connection.
+    /// A new session, which ends with the connection.
     Clean,
-    /// A new one that stays so many seconds after the connection (MQTT 5; otherwise like
+    /// A new session that stays this many seconds after the connection (MQTT 5; otherwise like
     /// [`Session::Clean`]).
     Fresh(u32),
-    /// The former one if there is one, and it stays for so many seconds (MQTT 3: as long as the
-    /// broker keeps it).
+    /// The former session if there is one. It stays this many seconds after the connection (MQTT 3:
+    /// as long as the broker keeps it).
     Lasting(u32),
 }
 
-/// Seconds that the session of a scenario stays, with MQTT 5.
+/// Session Expiry Interval of a scenario's sessions in seconds, with MQTT 5.
 pub const EXPIRY: u32 = 3600;
 
-/// What a client says of itself.
+/// The fields of CONNECT.
 #[derive(Clone, Copy, Debug)]
 pub struct Connect<'a> {
     /// Protocol version.
     pub version: Version,
     /// ClientId.
     pub client_id: &'a str,
-    /// In seconds.
+    /// Keep Alive in seconds.
     pub keep_alive: u16,
-    /// What becomes of the session.
+    /// How the session is treated.
     pub session: Session,
-    /// User name, and with it a password.
+    /// The user name.
     pub username: Option<&'a str>,
-    /// Password.
+    /// The password; MQTT 3 has it only with a user name.
     pub password: Option<&'a str>,
 }
 
@@ -295,12 +297,12 @@ pub fn put_subscribe(out: &mut Vec<u8>, version: Version, id: u16, filters: &[Fi
     }
 }
 
-/// Appends DISCONNECT: the connection ends in good order.
+/// Appends DISCONNECT, which ends the connection without the will message.
 pub fn put_disconnect(out: &mut Vec<u8>) {
     out.extend_from_slice(&[0xe0, 0]);
 }
 
-/// Appends PUBLISH. `id` is ignored with QoS 0.
+/// Appends PUBLISH; `id` is ignored with QoS 0.
 #[inline]
 pub fn put_publish(
     out: &mut Vec<u8>,
@@ -313,16 +315,16 @@ pub fn put_publish(
     put_flagged(out, version, qos << 1, topic, id, payload);
 }
 
-/// Appends PUBLISH with QoS 1 that the broker keeps for later subscribers, or, without a payload,
-/// no longer keeps.
+/// Appends a retained PUBLISH with QoS 1. An empty payload removes the retained message of the
+/// topic.
 pub fn put_retained(out: &mut Vec<u8>, version: Version, topic: &[u8], id: u16, payload: &[u8]) {
     put_flagged(out, version, 1 << 1 | RETAIN, topic, id, payload);
 }
 
-/// The flag of a PUBLISH that is retained.
+/// The RETAIN flag of PUBLISH.
 pub const RETAIN: u8 = 1;
 
-/// Appends PUBLISH with `flags` as in its first byte: QoS in bits 1 and 2, and [`RETAIN`].
+/// Appends PUBLISH with `flags` in its first byte: QoS in bits 1 and 2, and [`RETAIN`].
 #[inline]
 pub fn put_flagged(
     out: &mut Vec<u8>,
@@ -353,7 +355,8 @@ pub fn put_pingreq(out: &mut Vec<u8>) {
     out.extend_from_slice(&[0xc0, 0]);
 }
 
-/// Appends PUBACK, PUBREC, PUBREL or PUBCOMP in its two-byte form, which both versions know.
+/// Appends PUBACK, PUBREC, PUBREL or PUBCOMP with a packet identifier alone, which is valid in all
+/// versions.
 #[inline]
 pub fn put_ack(out: &mut Vec<u8>, first: u8, id: u16) {
     let [high, low] = id.to_be_bytes();

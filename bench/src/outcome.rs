@@ -1,4 +1,4 @@
-//! What becomes of a result: conditions are judged, the file is written.
+//! What happens to a result: its conditions are judged and its file is written.
 
 use crate::arguments::Outcome;
 use crate::threshold;
@@ -6,40 +6,40 @@ use serde_json::Value;
 use std::fs;
 use std::path::Path;
 
-/// How a job ended that could be carried out.
+/// How a job ended that ran to its end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// In good order.
+    /// No condition of `--fail-if` holds.
     Done,
     /// A condition of `--fail-if` holds.
     Failed,
 }
 
 impl Verdict {
-    /// What `conditions` say about `report`, which notes it.
+    /// Judges `report` by `conditions` and writes the verdicts into `report`.
     pub fn of(conditions: &[threshold::Threshold], report: &mut Value) -> Verdict {
         if threshold::judge(conditions, report) { Verdict::Failed } else { Verdict::Done }
     }
 
-    /// The worse of the two.
+    /// The worse of two verdicts.
     pub fn and(self, other: Verdict) -> Verdict {
         if self == Verdict::Failed { self } else { other }
     }
 }
 
 impl Outcome {
-    /// Judges `report`.
+    /// Judges `report` by the conditions of `--fail-if`.
     pub fn judge(&self, report: &mut Value) -> Verdict {
         Verdict::of(&self.fail_if, report)
     }
 
-    /// The result goes to standard output.
+    /// Whether the result goes to standard output.
     pub fn to_output(&self) -> bool {
         self.json.as_deref().is_some_and(|path| path.as_os_str() == "-")
     }
 }
 
-/// Writes a result; `-` is standard output. Directories are made.
+/// Writes a result to `path`, whose directory is created; `-` stands for standard output.
 pub fn write(path: &Path, result: &Value) -> Result<(), String> {
     let text = serde_json::to_string_pretty(result).map_err(|e| e.to_string())? + "\n";
     if path.as_os_str() == "-" {

@@ -1,6 +1,7 @@
 //! Patterns of ClientIds, user names and topics: `bench/%i`, `%c/state`, `dev/%rand_100`.
 //!
-//! Variables are those of emqtt-bench, anywhere in the text; `%%` is a percent sign.
+//! The variables are those of emqtt-bench and may stand anywhere in the text; `%%` is a percent
+//! sign.
 
 use std::fmt::Write;
 
@@ -12,20 +13,20 @@ pub struct Pattern(Vec<Part>);
 enum Part {
     Text(String),
     Variable(Variable),
-    /// A number from 1 to this one.
+    /// A random number from 1 to this one.
     Random(u64),
 }
 
-/// What stands for a value.
+/// A placeholder for a value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Variable {
     /// `%i`: the number of the client.
     Number,
-    /// `%c`: its ClientId.
+    /// `%c`: the ClientId.
     ClientId,
-    /// `%u`: its user name.
+    /// `%u`: the user name.
     Username,
-    /// `%s`: the number of the message, of this client, from 1 on.
+    /// `%s`: the number of the client's message, from 1 on.
     Message,
 }
 
@@ -53,12 +54,13 @@ pub struct Scope<'a> {
     pub message: u64,
 }
 
-/// Random numbers, the same for the same seed (xorshift64*). Not for secrets.
+/// A random number generator (xorshift64*), which repeats its numbers for the same seed; not for
+/// secrets.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
 impl Random {
-    /// Of client number `stream` in a run with this seed.
+    /// The generator of client number `stream` in a run with this seed.
     pub fn new(seed: u64, stream: u64) -> Random {
         let mut random = Random((seed ^ stream.wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1);
         random.next();
@@ -80,7 +82,7 @@ impl Random {
 }
 
 impl Pattern {
-    /// Reads a pattern in which these variables, and `%rand_N`, may be.
+    /// Reads a pattern in which the variables `allowed` and `%rand_N` may be.
     pub fn parse(text: &str, allowed: &[Variable]) -> Result<Pattern, String> {
         let mut parts = Vec::new();
         let mut plain = String::new();
@@ -113,13 +115,14 @@ impl Pattern {
         Ok(Pattern(parts))
     }
 
-    /// The same with `text` before it.
+    /// The pattern with `text` before it.
     pub fn after(mut self, text: &str) -> Pattern {
         self.0.insert(0, Part::Text(text.to_string()));
         self
     }
 
-    /// The pattern of one client: only what each message has of its own is left.
+    /// The pattern of one client: its values are filled in, and only parts that differ from message
+    /// to message remain.
     pub fn bound(&self, scope: &Scope<'_>) -> Pattern {
         let mut parts = Vec::new();
         let mut plain = String::new();
@@ -139,19 +142,19 @@ impl Pattern {
         Pattern(parts)
     }
 
-    /// Whether each message has its own.
+    /// Whether the text differs from message to message.
     pub fn varies(&self) -> bool {
         let per_message =
             |part: &Part| matches!(part, Part::Random(_) | Part::Variable(Variable::Message));
         self.0.iter().any(per_message)
     }
 
-    /// Whether it names `variable`.
+    /// Whether the pattern contains `variable`.
     pub fn has(&self, variable: Variable) -> bool {
         self.0.contains(&Part::Variable(variable))
     }
 
-    /// Appends the text.
+    /// Appends the text with the values of `scope`.
     pub fn write(&self, out: &mut String, scope: &Scope<'_>, random: &mut Random) {
         for part in &self.0 {
             let number = match part {
@@ -171,12 +174,12 @@ impl Pattern {
                 Part::Variable(Variable::Message) => scope.message,
                 Part::Random(most) => random.up_to(most - 1) + 1,
             };
-            // A String takes everything.
+            // Writing to a String does not fail.
             let _ = write!(out, "{number}");
         }
     }
 
-    /// The text.
+    /// The text with the values of `scope`.
     pub fn text(&self, scope: &Scope<'_>, random: &mut Random) -> String {
         let mut text = String::new();
         self.write(&mut text, scope, random);

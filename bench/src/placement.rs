@@ -1,11 +1,12 @@
-//! Where RingMQ places a ClientId. That differs from one start to the next and cannot be worked
-//! out; the broker's admin server tells it to programs on the same host.
+//! The home shard of a ClientId in RingMQ. The placement differs from one start of the broker to
+//! the next and cannot be computed here; the broker's admin server tells it to programs on the same
+//! host.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// How long the admin server may take.
+/// The longest wait for an answer of the admin server.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A connection to a broker's admin server.
@@ -21,7 +22,7 @@ impl Placement {
         Ok(Placement(BufReader::new(stream)))
     }
 
-    /// The home shard of `client_id`, which must be of letters, digits and `-`.
+    /// The home shard of `client_id`, which must consist of letters, digits and `-`.
     pub fn home_of(&mut self, client_id: &str) -> Result<u8, String> {
         let page = self.ask(client_id).map_err(|error| format!("/placement: {error}"))?;
         page.trim().parse().map_err(|_| format!("/placement: {page}"))
@@ -51,13 +52,13 @@ impl Placement {
     }
 }
 
-/// A ClientId that begins with `prefix` and lives on shard `home`, according to `home_of`.
+/// A ClientId that begins with `prefix` and whose home is the shard `home`, according to `home_of`.
 pub fn named(
     prefix: &str,
     home: u8,
     home_of: &mut impl FnMut(&str) -> Result<u8, String>,
 ) -> Result<String, String> {
-    // With 64 shards one in a million million names would need more.
+    // With 64 shards, one name in about 10^13 would need more tries.
     for number in 0..2000 {
         let name = format!("{prefix}-{number}");
         if home_of(&name)? == home {

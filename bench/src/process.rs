@@ -1,9 +1,9 @@
-//! The broker as the kernel sees it: its processes, CPU time and memory.
+//! The broker's processes as the kernel describes them: their CPU time and memory.
 
 use crate::clock;
 use std::fs;
 
-/// A process and its descendants, as of when they were looked up.
+/// A process and its descendants at the time of [`Tree::of`]; later ones are not in it.
 pub struct Tree {
     pids: Vec<i32>,
 }
@@ -18,7 +18,7 @@ pub struct Memory {
 }
 
 impl Tree {
-    /// `root` and everything below it.
+    /// Finds `root` and all its descendants.
     pub fn of(root: i32) -> Self {
         let mut parents = Vec::new();
         for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -43,14 +43,14 @@ impl Tree {
         &self.pids
     }
 
-    /// CPU time so far in nanoseconds; `None` when the first process is gone.
+    /// CPU time of all the processes so far, in nanoseconds; `None` when the first one has ended.
     pub fn cpu(&self) -> Option<u64> {
         clock::cpu_of(*self.pids.first()?)?;
         Some(self.pids.iter().filter_map(|&pid| clock::cpu_of(pid)).sum())
     }
 
-    /// Nanoseconds that its threads were ready to run and had no CPU: what a busy machine took from
-    /// it. Threads that ended are not in it.
+    /// Nanoseconds in which the broker's threads were ready to run but had no CPU, which is what a
+    /// busy machine took from them. Threads that have ended are not included.
     pub fn waited(&self) -> u64 {
         let threads = |pid: &i32| fs::read_dir(format!("/proc/{pid}/task"));
         let threads = self.pids.iter().flat_map(threads).flatten().flatten();
@@ -61,7 +61,7 @@ impl Tree {
         threads.filter_map(wait).sum()
     }
 
-    /// Memory now, from `smaps_rollup`.
+    /// The memory now, from `smaps_rollup`.
     pub fn memory(&self) -> Memory {
         let mut sum = Memory::default();
         for pid in &self.pids {
@@ -78,21 +78,22 @@ impl Tree {
         self.pids.iter().map(|pid| field(&status(pid).unwrap_or_default(), "VmRSS:")).sum()
     }
 
-    /// Peak resident set size in bytes.
+    /// The sum of the processes' peak resident set sizes, in bytes.
     pub fn peak(&self) -> u64 {
         let status = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/status"));
         self.pids.iter().map(|pid| field(&status(pid).unwrap_or_default(), "VmHWM:")).sum()
     }
 }
 
-/// Resident memory of this process alone, in bytes: brokers it started are its children.
+/// Resident memory of this process alone, in bytes; brokers that it has started are not in it.
 pub fn own_resident() -> u64 {
     field(&fs::read_to_string("/proc/self/status").unwrap_or_default(), "VmRSS:")
 }
 
 fn parent_of(pid: i32) -> Option<i32> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in parentheses, may hold anything; the state and the parent follow the last one.
+    // The name stands in parentheses and may contain any character; the state and the parent follow
+    // the last closing parenthesis.
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 

@@ -1,17 +1,17 @@
-//! The table a person reads, and the medians behind it.
+//! The tables of a comparison for a person, and the medians behind them.
 
 use serde_json::{Map, Value};
 use std::fmt::Write;
 
-/// One broker in one scenario: its name and its median report, or why there is none.
+/// One broker in one scenario: its name and its median report, or why it has none.
 pub struct Row {
-    /// Broker.
+    /// The broker's name.
     pub name: String,
-    /// Report or reason.
+    /// The median report, or the reason why there is none.
     pub result: Result<Value, String>,
 }
 
-/// Medians of all numbers in `reports`, field by field; faults are summed up to their worst.
+/// Medians of all numbers in `reports`, field by field; for faults, the largest number instead.
 pub fn median(reports: &[Value]) -> Value {
     let Some(Value::Object(first)) = reports.first() else { return Value::Null };
     let mut result = Map::new();
@@ -30,7 +30,7 @@ pub fn median(reports: &[Value]) -> Value {
     Value::Object(result)
 }
 
-/// Counts of which the worst run is reported, not the median one.
+/// Counts of faults, for which the worst run is reported instead of the median one.
 const FAULTS: &[&str] = &[
     "lost",
     "reordered",
@@ -63,7 +63,7 @@ fn worst(all: &[&Value]) -> Value {
     all.iter().filter_map(|v| v.as_u64()).max().into()
 }
 
-/// A number out of a report; dots go into objects.
+/// The number at `path` in a report; dots lead into objects.
 pub fn number(report: &Value, path: &str) -> Option<f64> {
     if let Some(value) = report.get(path) {
         return value.as_f64();
@@ -72,12 +72,12 @@ pub fn number(report: &Value, path: &str) -> Option<f64> {
     report.get(object)?.get(key)?.as_f64()
 }
 
-/// A figure for a person: formatted like a number when there is one, else a dash.
+/// A figure for a person: shown as a number if it is known, else as a dash.
 #[derive(Clone, Copy, Debug)]
 pub struct Figure(pub Option<f64>);
 
 impl Figure {
-    /// Out of a report.
+    /// The figure at `path` of a report.
     pub fn of(report: &Value, path: &str) -> Figure {
         Figure(number(report, path))
     }
@@ -87,13 +87,13 @@ impl Figure {
         Figure(self.0.map(|bytes| bytes / 1_048_576.0))
     }
 
-    /// Divided by `other`; none when that is none or zero.
+    /// This figure divided by `other`; unknown when either is unknown or `other` is zero.
     pub fn over(self, other: Figure) -> Figure {
         let other = other.0.filter(|number| *number != 0.0);
         Figure(self.0.zip(other).map(|(number, other)| number / other))
     }
 
-    /// Less `other`.
+    /// This figure minus `other`; unknown when either is unknown.
     pub fn less(self, other: Figure) -> Figure {
         Figure(self.0.zip(other.0).map(|(number, other)| number - other))
     }
@@ -103,7 +103,7 @@ impl std::fmt::Display for Figure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.0.filter(|number| number.is_finite()) {
             Some(number) => number.fmt(f),
-            // Of the width that was asked for, without the digits.
+            // A dash takes the width that was asked for, without the digits.
             None => match f.width() {
                 Some(width) if f.align() == Some(std::fmt::Alignment::Left) => {
                     write!(f, "{:<width$}", "-")
@@ -115,7 +115,7 @@ impl std::fmt::Display for Figure {
     }
 }
 
-/// How a number is shown.
+/// How a number is shown in a column.
 #[derive(Clone, Copy)]
 enum Form {
     Count,
@@ -155,7 +155,7 @@ const IDLE: &[Column] = &[
     ("gen µs", "generator_cpu_us", Form::Two),
 ];
 
-/// One scenario as an aligned table. Ratios compare with the row called `reference`.
+/// One scenario as an aligned table. Ratios compare each row with the row `reference`.
 pub fn table(title: &str, rows: &[Row], reference: &str) -> String {
     let idle = rows.iter().any(|r| matches!(&r.result, Ok(v) if v.get("clients").is_some()));
     let columns = if idle { IDLE } else { TRAFFIC };
@@ -220,7 +220,7 @@ fn grouped(number: i64) -> String {
     if number < 0 { format!("-{text}") } else { text }
 }
 
-/// First column to the left, the others to the right.
+/// Aligns the first column to the left and the others to the right.
 fn aligned(lines: &[Vec<String>]) -> String {
     let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {

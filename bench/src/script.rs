@@ -1,8 +1,8 @@
-//! A scenario file with several parts: each is a generator process of its own, so that they use
-//! several cores and do not disturb each other's timing; their results are merged.
+//! A scenario file with several parts. Each part is a generator process of its own, so that the
+//! parts use several cores and do not disturb each other's timing; their results are merged.
 //!
-//! The parts begin in their order, each when all clients of the one before are in. They end when
-//! the last one has ended: the others are then told to.
+//! The parts start in the file's order, each when all clients of the previous one are connected.
+//! When the last part has ended, the others are told to end.
 
 use crate::arguments;
 use crate::arguments::file::{Part, Script};
@@ -15,12 +15,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// After the last part has ended the others have so long for what is under way, in nanoseconds.
+/// Nanoseconds that the other parts have for messages under way after the last part has ended.
 const GRACE: u64 = 2 * SECOND;
-/// A part that was told to end has so long, in nanoseconds.
+/// Nanoseconds that a part has for ending after it was told to.
 const ENDING: u64 = 40 * SECOND;
 const LOOK: Duration = Duration::from_millis(20);
-/// Exit code of a part of which a condition holds.
+/// Exit code of a part for which a condition of `--fail-if` holds.
 const CONDITION: i32 = 3;
 
 struct Running {
@@ -29,7 +29,7 @@ struct Running {
     result: PathBuf,
 }
 
-/// Carries out what the file says.
+/// Runs what the file describes.
 pub fn run(script: Script) -> Result<Verdict, String> {
     if !script.merged {
         let words = script.parts.into_iter().next().map(|part| part.words).unwrap_or_default();
@@ -79,7 +79,7 @@ fn together(script: &Script, scratch: &Path) -> Result<Verdict, String> {
     finish(script, running)
 }
 
-/// Starts a part and waits until its clients are in.
+/// Starts a part and waits until its clients are connected.
 fn begin(part: &Part, index: usize, scratch: &Path) -> Result<Running, String> {
     let own = std::env::current_exe().map_err(|e| format!("own path: {e}"))?;
     let ready = scratch.join(format!("{index}.ready"));
@@ -100,7 +100,7 @@ fn ended(child: &mut Child) -> bool {
     !matches!(child.try_wait(), Ok(None))
 }
 
-/// Waits for a part that was told to end, and kills it when it does not.
+/// Waits for a part that was told to end, and kills it when it does not end.
 fn end(child: &mut Child) {
     let pid = child.id() as i32;
     let limit = clock::now() + ENDING;

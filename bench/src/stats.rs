@@ -1,4 +1,4 @@
-//! What was received: order, loss and duplication per stream, and latency.
+//! Statistics of received messages: order, loss and duplication per stream, and latency.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -6,7 +6,7 @@ use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
 use serde_json::{Value, json};
 
-/// The messages of one publisher as one subscriber sees them. Sequence numbers count from 0.
+/// The messages of one publisher as one subscriber receives them. Sequence numbers count from 0.
 #[derive(Clone, Copy, Default)]
 pub struct Stream {
     next: u64,
@@ -17,21 +17,21 @@ pub struct Stream {
 /// Counts over all streams, of messages published after the warm-up.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Order {
-    /// Never came.
+    /// Messages that never came.
     pub lost: u64,
-    /// Came after a later one.
+    /// Messages that came after a later one.
     pub reordered: u64,
-    /// Came again.
+    /// Messages that came again.
     pub duplicated: u64,
 }
 
 impl Stream {
-    /// The next message is number `next`.
+    /// A stream whose next message has the number `next`; earlier ones are not expected.
     pub fn from(next: u64) -> Self {
         Self { next, seen: 0 }
     }
 
-    /// Message `seq` came; those before `mark` belong to the warm-up and are not counted.
+    /// Takes in message `seq`; messages before `mark` belong to the warm-up and are not counted.
     #[inline]
     pub fn take(&mut self, seq: u64, mark: u64, order: &mut Order) {
         if seq == self.next {
@@ -70,23 +70,23 @@ impl Stream {
         order.lost = order.lost.saturating_sub(1);
     }
 
-    /// The publisher stopped after `sent` messages: what is missing at the end is lost.
+    /// Ends the stream, whose publisher has sent `sent` messages: those still missing are lost.
     pub fn finish(&self, sent: u64, mark: u64, order: &mut Order) {
         order.lost += sent.saturating_sub(self.next.max(mark));
     }
 }
 
-/// Latencies from 1 µs to a minute, at three digits.
+/// A histogram of latencies from 1 µs to a minute, with three significant digits.
 pub struct Latency(Histogram<u32>);
 
 impl Latency {
-    /// Empty.
+    /// An empty histogram.
     pub fn new() -> Self {
         let histogram = Histogram::new_with_bounds(1_000, 60_000_000_000, 3);
         Self(histogram.expect("constant bounds are valid"))
     }
 
-    /// Records `nanos`, clipped to the bounds.
+    /// Records `nanos` nanoseconds, clipped to the bounds.
     #[inline]
     pub fn record(&mut self, nanos: u64) {
         self.0.saturating_record(nanos);
@@ -103,28 +103,28 @@ impl Latency {
         self.0.reset();
     }
 
-    /// Tells `each` the recorded values, in nanoseconds and upwards, with how often they were.
+    /// Calls `each` with every recorded value in nanoseconds, in ascending order, and its count.
     pub fn each(&self, mut each: impl FnMut(u64, u64)) {
         for step in self.0.iter_recorded() {
             each(step.value_iterated_to(), u64::from(step.count_at_value()));
         }
     }
 
-    /// Everything that `other` has recorded is recorded here, too.
+    /// Adds everything that `other` has recorded.
     pub fn add(&mut self, other: &Latency) -> Result<(), String> {
         self.0.add(&other.0).map_err(|error| error.to_string())
     }
 
-    /// The histogram in HdrHistogram's own encoding (V2, deflated, base64), in nanoseconds.
+    /// The histogram in nanoseconds, in HdrHistogram's own encoding (V2, deflated, base64).
     fn encoded(&self) -> Option<String> {
         let mut bytes = Vec::new();
         V2DeflateSerializer::new().serialize(&self.0, &mut bytes).ok()?;
         Some(STANDARD.encode(bytes))
     }
 
-    /// What a report has as `histogram`. The text may be anybody's.
+    /// Decodes the field `histogram` of a report, whose text may come from an untrusted file.
     pub fn decoded(text: &str) -> Result<Latency, String> {
-        /// A deflated histogram of ours has a few kilobytes.
+        /// Bytes of the longest accepted text; this program's own histograms take a few kilobytes.
         const MOST: usize = 1 << 20;
         if text.len() > MOST {
             return Err("the histogram is longer than any of ours".into());
@@ -137,8 +137,8 @@ impl Latency {
         Ok(latency)
     }
 
-    /// Percentiles in milliseconds, null when nothing was recorded, and the histogram itself, from
-    /// which results of several machines are added up.
+    /// Percentiles in milliseconds, null when nothing was recorded, and the histogram, which
+    /// merging the results of several machines needs.
     pub fn report(&self) -> Value {
         let ms = |nanos: u64| (!self.0.is_empty()).then(|| (nanos as f64 / 1e3).round() / 1e3);
         json!({

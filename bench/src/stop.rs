@@ -1,12 +1,12 @@
-//! Ctrl-C and SIGTERM. The first is noticed by every loop, which ends the run in good order and
-//! with it the children; the second ends the program and its children at once.
+//! Ctrl-C and SIGTERM. Every loop notices the first signal and ends the run and its children in
+//! good order; a second signal ends the program and its children at once.
 #![allow(unsafe_code)]
 
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 static REQUESTED: AtomicBool = AtomicBool::new(false);
 
-/// Children to be killed by a second signal, each the leader of its own process group; 0 is a free
+/// Children that a second signal kills, each the leader of its own process group; 0 is a free
 /// place.
 static CHILDREN: [AtomicI32; 64] = [const { AtomicI32::new(0) }; 64];
 
@@ -20,19 +20,19 @@ extern "C" fn request(_signal: i32) {
     for child in &CHILDREN {
         let group = child.load(Ordering::Relaxed);
         if group > 0 {
-            // SAFETY: kill and _exit are async-signal-safe; the group is a child's.
+            // SAFETY: kill is async-signal-safe, and the process group is that of a child.
             unsafe { libc::kill(-group, libc::SIGKILL) };
         }
     }
-    // SAFETY: ends the process without running anything else of it.
+    // SAFETY: _exit is async-signal-safe and runs no other code of this process.
     unsafe { libc::_exit(KILLED) };
 }
 
 /// Installs the handlers.
 pub fn install() {
     for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
-        // SAFETY: the handler does what is async-signal-safe; no SA_RESTART, so waits are
-        // interrupted.
+        // SAFETY: the handler calls async-signal-safe functions only. Without SA_RESTART a signal
+        // interrupts system calls that wait.
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
             action.sa_sigaction = request as extern "C" fn(i32) as usize;
@@ -41,13 +41,13 @@ pub fn install() {
     }
 }
 
-/// Somebody asked us to stop.
+/// Whether a signal has asked this program to stop.
 pub fn requested() -> bool {
     REQUESTED.load(Ordering::Relaxed)
 }
 
-/// From now on a second signal kills the process group that `child` leads. More children than
-/// there are places end by the kernel's parent-death signal alone.
+/// From now on a second signal kills the process group that `child` leads. When no place is free,
+/// only the kernel's parent-death signal ends the child.
 pub fn with(child: i32) {
     let free = |place: &&AtomicI32| {
         place.compare_exchange(0, child, Ordering::Relaxed, Ordering::Relaxed).is_ok()
@@ -55,7 +55,7 @@ pub fn with(child: i32) {
     let _ = CHILDREN.iter().find(free);
 }
 
-/// `child` has been reaped: its number may become another's.
+/// Removes `child`, which has been reaped: its process identifier may become another process's.
 pub fn without(child: i32) {
     for place in &CHILDREN {
         let _ = place.compare_exchange(child, 0, Ordering::Relaxed, Ordering::Relaxed);

@@ -1,11 +1,11 @@
-//! The table that ends every run: the same lines for every scenario, from fields that every report
-//! names alike; what a scenario does not measure is left out.
+//! The table that ends every run: the same lines for every scenario, from fields that all reports
+//! name alike. Figures that a scenario does not measure are left out.
 
 use crate::report::{self, Figure};
 use serde_json::Value;
 use std::fmt::Write;
 
-/// The table of one report.
+/// The table for one report.
 pub fn table(report: &Value) -> String {
     let figure = |path: &str| report::number(report, path);
     let mut text = String::from("\n  in short\n");

@@ -1,9 +1,9 @@
 //! Conditions on a result that make a run fail, such as `p99>20ms` or `lost>0`.
 //!
-//! A condition is a figure, a comparison and a value. The figure is a path into the result
-//! (`memory.rss`, of a comparison `fanin.ringmq-1.cpu_us`) or one of the short names below. A
-//! condition about a figure that the result does not have holds: a check that cannot be made must
-//! not pass.
+//! A condition is a figure, a comparison and a value. The figure is a path into the result, such as
+//! `memory.rss` (in a comparison `fanin.ringmq-1.cpu_us`), or one of the short names below. A
+//! condition on a figure that the result does not have holds, so the run fails: a check that cannot
+//! be made must not pass.
 
 use serde_json::{Value, json};
 use std::fmt;
@@ -15,7 +15,7 @@ pub struct Threshold {
     text: String,
     path: String,
     comparison: Comparison,
-    /// In the unit of the figure.
+    /// The value in the unit of the figure.
     value: f64,
 }
 
@@ -29,7 +29,8 @@ enum Comparison {
     Unequal,
 }
 
-/// The longer ones first: `>=` begins with `>`.
+/// Comparison operators. Their order does not matter: `from_str` takes the longest one at its
+/// place.
 const COMPARISONS: [(&str, Comparison); 6] = [
     (">=", Comparison::AtLeast),
     ("<=", Comparison::AtMost),
@@ -40,11 +41,11 @@ const COMPARISONS: [(&str, Comparison); 6] = [
 ];
 
 const PERCENTILES: [&str; 5] = ["p50", "p90", "p99", "p99.9", "max"];
-/// A short name means the first of its figures that a result has.
+/// Fields for a short name, which stands for the first of them that a result has.
 const LATENCIES: [&str; 3] = ["latency_ms", "ack_ms", "connack_ms"];
 const RATES: [&str; 3] = ["delivered_per_s", "published_per_s", "connects_per_s"];
 
-/// What a figure is counted in, by its name.
+/// The unit of a figure, known by its name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Unit {
     Nanoseconds(u32),
@@ -68,7 +69,7 @@ impl Unit {
         } else if path.ends_with("seconds") || (named("_s") && !path.contains("_per_s")) {
             Unit::Nanoseconds(1_000_000_000)
         } else if PERCENTILES.iter().any(|end| path.ends_with(&format!(".{end}"))) {
-            // `fanin.mosquitto.p99`, of a comparison.
+            // A path into a comparison, such as `fanin.mosquitto.p99`.
             Unit::Nanoseconds(1_000_000)
         } else {
             Unit::Plain
@@ -83,7 +84,8 @@ impl FromStr for Threshold {
         let found = COMPARISONS.iter().filter_map(|(sign, comparison)| {
             text.split_once(sign).map(|(path, value)| (path, *comparison, value))
         });
-        // Of `a>=1` both `>=` and `>` are found; the one with the shorter rest has the whole sign.
+        // In `a>=1` both `>=` and `>` are found; the operator with the shorter rest is the whole
+        // one.
         let (path, comparison, value) = found
             .min_by_key(|(path, _, value)| (path.len(), value.len()))
             .ok_or("a condition is FIGURE>VALUE, such as p99>20ms (or >= < <= == !=)")?;
@@ -129,7 +131,7 @@ fn plain(number: f64, suffix: &str, unit: Unit) -> Result<f64, String> {
     }
 }
 
-/// What `path` means in `report`: directly, or by a short name, at any depth.
+/// The value at `path` in `report`: a field, a short name, or either of them at any depth.
 fn find<'a>(report: &'a Value, path: &str) -> Option<&'a Value> {
     if let Some(value) = report.get(path) {
         return Some(value);
@@ -158,12 +160,12 @@ pub struct Judged<'a> {
     threshold: &'a Threshold,
     /// `None`: the result does not have the figure.
     found: Option<f64>,
-    /// The run has failed.
+    /// Whether the condition holds, so that the run has failed.
     pub holds: bool,
 }
 
 impl Threshold {
-    /// Whether it holds for `report`.
+    /// Applies the condition to `report`.
     pub fn judge(&self, report: &Value) -> Judged<'_> {
         let found = find(report, &self.path).and_then(Value::as_f64);
         let holds = found.is_none_or(|found| match self.comparison {
@@ -185,7 +187,7 @@ impl fmt::Display for Threshold {
 }
 
 impl Judged<'_> {
-    /// For the result file.
+    /// The entry in the result file.
     pub fn report(&self) -> Value {
         json!({"condition": self.threshold.text, "found": self.found, "failed": self.holds})
     }
@@ -204,8 +206,8 @@ impl fmt::Display for Judged<'_> {
     }
 }
 
-/// Judges all conditions, says on standard error what failed, and returns whether any did. What
-/// was found goes into the report.
+/// Judges all conditions, prints those that hold to standard error, and returns whether any holds.
+/// All outcomes are written into the report as `conditions`.
 pub fn judge(conditions: &[Threshold], report: &mut Value) -> bool {
     if conditions.is_empty() {
         return false;

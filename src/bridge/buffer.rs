@@ -1,9 +1,9 @@
-//! What waits for the other end of a bridge: in memory ([`Queue`]), on disk ([`Spool`]), or first
-//! the one and then the other. Of the bridge's own thread.
+//! The buffer of messages that wait for the other end of a bridge: in memory ([`Queue`]), on disk
+//! ([`Spool`]), or first in memory and then on disk. It belongs to the bridge's own thread.
 //!
-//! With a disk there is one rule: once something waits on disk, everything that is older is there
-//! too, and everything that comes goes behind it. So the order holds, and what is in memory is only
-//! a part of it that has been read ahead.
+//! One rule holds with a disk: once a message waits on disk, all older messages are on disk too,
+//! and all further ones go behind it. So the order is kept, and the messages in memory are only a
+//! part that has been read ahead.
 #![allow(clippy::disallowed_methods, reason = "on the bridge's own thread, never on a core's")]
 
 use super::queue::Queue;
@@ -15,17 +15,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Most bytes that are read ahead of a disk.
+/// The most bytes that are read ahead of a disk.
 const AHEAD: usize = 4 << 20;
-/// Most bytes in memory before what waits goes to disk.
+/// The most bytes in memory before messages go to disk.
 const MEMORY: u64 = 32 << 20;
-/// How often it is written down how far the other end has got.
+/// The interval at which the position of the other end is written down.
 const SAVED: Duration = Duration::from_millis(200);
-/// How often a disk that fails is complained of.
+/// The least interval between two log lines about a failing disk.
 const COMPLAINT: Duration = Duration::from_secs(10);
-/// A batch that cannot be read is tried again after this.
+/// The pause before a batch that cannot be read is tried again.
 const READ_AGAIN: Duration = Duration::from_millis(500);
-/// A batch that cannot be read for so long, while the disk can be written, is broken.
+/// A batch that cannot be read for this long, while the disk can be written, counts as broken.
 const UNREADABLE: Duration = Duration::from_secs(60);
 
 /// Where messages wait.
@@ -33,9 +33,9 @@ const UNREADABLE: Duration = Duration::from_secs(60);
 pub enum Place<'a> {
     /// In memory.
     Memory,
-    /// On disk, in segments of so many bytes.
+    /// On disk, in segments of this many bytes.
     Disk(&'a Path, u64),
-    /// In memory while they are few, then on disk.
+    /// In memory while the messages are few, then on disk, in segments of this many bytes.
     Both(&'a Path, u64),
 }
 
@@ -44,7 +44,7 @@ impl Place<'_> {
         matches!(self, Place::Disk(..))
     }
 
-    /// Bytes that are in memory, of at most so many that wait.
+    /// The most bytes in memory when at most `most` bytes may wait.
     fn in_memory(self, most: u64) -> usize {
         match self {
             Place::Memory => usize::try_from(most).unwrap_or(usize::MAX),
@@ -53,13 +53,14 @@ impl Place<'_> {
         }
     }
 
-    /// What the queue in memory does: before a disk it is never full.
+    /// The policy of the queue in memory. In front of a disk the queue is never full, so its policy
+    /// has no effect.
     fn when_queue_full(self, when_full: WhenFull) -> WhenFull {
         if self == Place::Memory { when_full } else { WhenFull::DropNew }
     }
 }
 
-/// Where what waits for that bridge is on disk; `storage`: `storage.path`.
+/// The directory of the bridge's messages on disk; `storage` is `storage.path`.
 pub fn directory(bridge: &Bridge, storage: &Path) -> PathBuf {
     match &*bridge.buffer.path {
         "" => storage.join("bridges").join(&*bridge.name),
@@ -67,18 +68,18 @@ pub fn directory(bridge: &Bridge, storage: &Path) -> PathBuf {
     }
 }
 
-/// The disk, if there is one.
+/// The buffer's part on disk.
 struct Disk {
     spool: Spool,
-    /// Everything goes there, however little waits.
+    /// Whether every message goes to disk, however few wait.
     always: bool,
     saved: Instant,
     complained: Option<Instant>,
-    /// The next batch, while it cannot be read.
+    /// The next batch, if it cannot be read now.
     unreadable: Option<Unreadable>,
-    /// Pause before it is tried again, and how long it is tried.
+    /// The pause before an unreadable batch is tried again, and how long it is tried.
     trying: (Duration, Duration),
-    /// Reads and writes that failed.
+    /// Counts of reads and writes that failed.
     failures: Failures,
 }
 
@@ -90,12 +91,12 @@ struct Unreadable {
     again: Instant,
 }
 
-/// Operations on a disk that failed.
+/// Counts of failed operations on a disk.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Failures {
-    /// Batches were not read.
+    /// Reads of batches.
     pub reads: u64,
-    /// Batches, or how far the other end has got, were not written.
+    /// Writes of batches, or of the other end's position.
     pub writes: u64,
 }
 
@@ -112,7 +113,7 @@ impl Disk {
         })
     }
 
-    /// The next batch, if there is one and it can be read now.
+    /// The next batch, if there is one and if it can be read now.
     fn read(&mut self) -> Option<(LinkBatch, u32)> {
         loop {
             if self.unreadable.is_some_and(|unreadable| unreadable.again > Instant::now()) {
@@ -129,7 +130,8 @@ impl Disk {
         }
     }
 
-    /// The next batch cannot be read; true when it is left out because of that.
+    /// Notes that the next batch cannot be read. Returns true when the batch is left out because of
+    /// that.
     fn failed_to_read(&mut self, error: &io::Error) -> bool {
         let (now, batch) = (Instant::now(), self.spool.next());
         let (pause, patience) = self.trying;
@@ -163,17 +165,17 @@ pub struct Buffer {
     most: u64,
     when_full: WhenFull,
     dropped: u64,
-    /// The last attempt to write failed.
+    /// Whether the last attempt to write failed.
     failing: bool,
-    /// Publishers that wait for what was dropped.
+    /// Publishers that wait for dropped messages.
     lost: Vec<Waiter>,
 }
 
 impl Buffer {
-    /// A buffer of at most so many bytes, with what is on disk.
+    /// A buffer of at most `most` bytes, with the messages that are on disk already.
     ///
     /// # Errors
-    /// When the directory cannot be used.
+    /// Fails when the directory cannot be used.
     pub fn open(most: u64, when_full: WhenFull, place: Place<'_>) -> io::Result<Buffer> {
         let disk = match place {
             Place::Memory => None,
@@ -188,17 +190,17 @@ impl Buffer {
         Ok(buffer)
     }
 
-    /// Another bound, policy and place from now on. What waits stays, in order. The directory of a
-    /// disk remains the same, and what was on disk stays there. Nothing may be under way.
+    /// Changes the bound, the policy and the place. Waiting messages stay, in order. The directory
+    /// of a disk remains the same, and what was on disk stays there. No message may be under way.
     ///
     /// # Errors
-    /// When the directory cannot be used: nothing has changed.
+    /// Fails when the directory cannot be used; then nothing has changed.
     pub fn change(&mut self, most: u64, when_full: WhenFull, place: Place<'_>) -> io::Result<()> {
         self.queue.rewind();
         match (&mut self.disk, place) {
             (None, Place::Disk(..) | Place::Both(..)) => {
                 let mut changed = Buffer::open(most, when_full, place)?;
-                // Nothing of it is dropped: the bound is for what comes.
+                // None of the waiting messages is dropped: the new bound is for further messages.
                 (changed.most, changed.when_full) = (u64::MAX, WhenFull::Pause);
                 for batch in self.queue.take_all() {
                     if let Some(batch) = changed.push(batch) {
@@ -225,7 +227,7 @@ impl Buffer {
         Ok(())
     }
 
-    /// The publishers that wait for something in it.
+    /// The publishers that wait for messages in the buffer.
     pub fn waiters(&self) -> Vec<Waiter> {
         let mut waiters = self.queue.waiters();
         waiters.extend(self.disk.iter().flat_map(|disk| disk.spool.waiters()));
@@ -239,8 +241,8 @@ impl Buffer {
         Buffer { queue, disk: None, most: most as u64, when_full, dropped, failing, lost }
     }
 
-    /// The end of the broker: where nothing is dropped, what comes now is taken whatever room there
-    /// is. It is what the cores still had.
+    /// Lifts the bound at the end of the broker: with a policy that drops nothing, the messages
+    /// that the cores still had are taken whatever room there is.
     pub fn unbind(&mut self) {
         if self.when_full == WhenFull::Pause {
             self.most = u64::MAX;
@@ -250,7 +252,7 @@ impl Buffer {
         }
     }
 
-    /// Whether a batch of so many bytes finds room, or something is dropped for it.
+    /// Whether a batch of `size` bytes finds room, or the policy makes room or drops.
     fn takes(&self, size: usize) -> bool {
         if self.when_full != WhenFull::Pause {
             return true;
@@ -261,7 +263,7 @@ impl Buffer {
         disk.spool.is_empty() || room
     }
 
-    /// Whether what comes waits because the disk cannot be written.
+    /// Whether messages wait because the disk cannot be written.
     pub fn is_failing(&self) -> bool {
         self.failing && self.when_full == WhenFull::Pause
     }
@@ -271,13 +273,13 @@ impl Buffer {
         self.disk.as_ref().is_some_and(|disk| disk.unreadable.is_some())
     }
 
-    /// What could not be read or written.
+    /// Counts of failed reads and writes.
     pub fn failures(&self) -> Failures {
         self.disk.as_ref().map(|disk| disk.failures).unwrap_or_default()
     }
 
-    /// Takes a batch in, or drops by the policy. Where that is to drop nothing, a batch that finds
-    /// no room, or cannot be written, comes back.
+    /// Takes a batch in, or drops by the policy. With a policy that drops nothing, a batch that
+    /// finds no room or cannot be written is returned.
     pub fn push(&mut self, batch: LinkBatch) -> Option<LinkBatch> {
         let size = batch.bytes().len();
         if !self.takes(size) {
@@ -316,7 +318,8 @@ impl Buffer {
         None
     }
 
-    /// Writes a batch to disk, what is older first, and keeps it when it comes next.
+    /// Writes a batch to disk behind all older batches, and keeps it in memory when it is the next
+    /// one.
     fn write(&mut self, batch: &LinkBatch) -> io::Result<()> {
         let Some(disk) = &mut self.disk else { return Ok(()) };
         self.queue.store_all(|older| disk.spool.append_kept(older))?;
@@ -357,13 +360,15 @@ impl Buffer {
         self.queue.read()
     }
 
-    /// Whether [`Buffer::read`] would find a message, or there is one that cannot be read now.
+    /// Whether [`Buffer::read`] would find a message, or there is a message that cannot be read
+    /// now.
     pub fn has_unread(&self) -> bool {
         let waits = |disk: &Disk| !disk.spool.is_all_read();
         self.queue.has_unread() || self.disk.as_ref().is_some_and(waits)
     }
 
-    /// The message of that number, which was read, is done; who waits for it.
+    /// Notes that the message with this number, which was read, is done. Returns the publisher that
+    /// waits for it.
     pub fn done(&mut self, number: u64) -> Option<Waiter> {
         let waiter = self.queue.done(number);
         if let Some(disk) = &mut self.disk {
@@ -375,7 +380,8 @@ impl Buffer {
         waiter
     }
 
-    /// The same, for who has it elsewhere: how far it was read is not written down.
+    /// Like [`Buffer::done`], for a caller that keeps the message elsewhere: the position is not
+    /// written down, so the files keep the message.
     pub fn pass(&mut self, number: u64) {
         self.queue.done(number);
         if let Some(disk) = &mut self.disk {
@@ -383,17 +389,17 @@ impl Buffer {
         }
     }
 
-    /// Makes everything in it durable.
+    /// Makes all messages in the buffer durable.
     ///
     /// # Errors
-    /// When that is not possible.
+    /// Fails when the disk cannot be written or synced.
     pub fn put_away(&mut self) -> io::Result<()> {
         let Some(disk) = &mut self.disk else { return Ok(()) };
         self.queue.store_all(|batch| disk.spool.append_kept(batch))?;
         disk.spool.sync()
     }
 
-    /// Publishers that wait for what was dropped since this was last asked.
+    /// Takes the publishers that wait for messages which were dropped since the last call.
     pub fn take_lost(&mut self) -> Vec<Waiter> {
         let mut lost = std::mem::take(&mut self.lost);
         lost.append(&mut self.queue.take_lost());
@@ -412,12 +418,12 @@ impl Buffer {
         }
     }
 
-    /// What was read and is not done is read again, in order.
+    /// Messages that were read and are not done are read again, in order.
     pub fn rewind(&mut self) {
         self.queue.rewind();
     }
 
-    /// Messages that are not done.
+    /// The number of messages that are not done.
     pub fn len(&self) -> usize {
         let unread = self.disk.as_ref().map_or(0, |disk| disk.spool.unread());
         self.queue.len() + unread as usize
@@ -428,28 +434,28 @@ impl Buffer {
         self.queue.is_empty() && self.disk.as_ref().is_none_or(|disk| disk.spool.is_empty())
     }
 
-    /// Bytes that wait, in memory or on disk.
+    /// Bytes of waiting messages, in memory or on disk.
     pub fn bytes(&self) -> usize {
         let disk = self.disk.as_ref().map_or(0, |disk| disk.spool.bytes());
         self.queue.bytes().max(usize::try_from(disk).unwrap_or(usize::MAX))
     }
 
-    /// Messages that were dropped because there was no room.
+    /// The number of messages that were dropped for lack of room.
     pub fn dropped(&self) -> u64 {
         self.dropped + self.queue.dropped()
     }
 
-    /// Batches on disk that were broken.
+    /// The number of broken batches on disk.
     pub fn damaged(&self) -> u64 {
         self.disk.as_ref().map_or(0, |disk| disk.spool.damaged())
     }
 
-    /// Whether what waits is there after a restart.
+    /// Whether waiting messages are still there after a restart.
     pub fn survives(&self) -> bool {
         self.disk.is_some()
     }
 
-    /// The bridge ends: what is in memory goes to disk, if there is one.
+    /// Ends the buffer: messages in memory go to disk, if there is one.
     pub fn close(&mut self) {
         let Some(disk) = &mut self.disk else { return };
         let stored = self.queue.store_all(|batch| disk.spool.append_kept(batch));

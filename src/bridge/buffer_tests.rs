@@ -37,7 +37,8 @@ fn what_does_not_fit_into_memory_goes_to_disk_and_comes_back_in_order() {
     assert_eq!(buffer.dropped() + buffer.damaged(), 0);
 }
 
-/// Whoever waits for a message is told of it once: when it is done, or when it is dropped.
+/// A publisher that waits for a message is told of it once: when the message is done, or when it is
+/// dropped.
 #[test]
 fn everybody_who_waits_is_known_once() {
     for when_full in [WhenFull::DropOldest, WhenFull::DropNew] {
@@ -94,7 +95,7 @@ fn a_full_disk_buffer_drops_by_its_policy() {
         let scratch = Scratch::new();
         let place = Place::Disk(&scratch.0, SEGMENT);
         let mut buffer = Buffer::open(10 * 4096, when_full, place).unwrap();
-        // Nothing is read ahead of the disk.
+        // Nothing is read ahead from the disk.
         buffer.queue = Queue::new(0, WhenFull::DropNew);
         buffer.push(batch(0..1));
         for at in 0..20 {
@@ -132,7 +133,7 @@ fn what_finds_no_room_comes_back_where_publishers_wait() {
             }
         }
         assert!(refused > 50 && !buffer.is_failing(), "{refused} came back");
-        // The end of the broker: what the cores still have is taken.
+        // At the end of the broker, the messages that the cores still have are taken.
         buffer.unbind();
         assert!((0..20).all(|_| !push(&mut buffer)));
         read.extend(read_all(&mut buffer));
@@ -155,7 +156,8 @@ fn a_disk_that_cannot_be_written_loses_nothing_where_publishers_wait() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
-    /// Killed at any moment, each message that was taken in comes at least once, in order.
+    /// If the process is killed at any moment, each message that was taken in comes at least once,
+    /// in order.
     #[test]
     fn as_a_list_that_survives(steps in prop::collection::vec(0u8..8, 1..150)) {
         let scratch = Scratch::new();
@@ -187,7 +189,7 @@ proptest! {
                     under_way.clear();
                 }
                 _ => {
-                    // As kill -9: nothing is said.
+                    // As with kill -9: nothing is closed.
                     drop(buffer);
                     buffer = open();
                     under_way.clear();
@@ -198,13 +200,13 @@ proptest! {
         got.extend(read_all(&mut buffer));
         prop_assert_eq!(buffer.dropped() + buffer.damaged(), 0);
         let mut seen = std::collections::BTreeSet::new();
-        // The first time that each comes is in order.
+        // The first deliveries of all messages are in order.
         let firsts: Vec<u64> = got.iter().copied().filter(|number| seen.insert(*number)).collect();
         prop_assert_eq!(firsts, (0..next).collect::<Vec<u64>>());
     }
 }
 
-/// Messages of a run: how many were pushed, those that were taken in, and those that came out.
+/// The messages of a run: how many were pushed, which were taken in, and which came out.
 struct Outcome {
     pushed: u64,
     got: Vec<u64>,
@@ -212,8 +214,8 @@ struct Outcome {
     operations: u32,
 }
 
-/// Fills and empties a buffer in turn while the disk has that fault; `killed`: the process ends
-/// as by kill -9 meanwhile.
+/// Fills and empties a buffer in turn while the disk has the given fault. With `killed`, the
+/// process ends in between as by kill -9.
 fn run(place: Place<'_>, when_full: WhenFull, fault: Option<Fault>, killed: bool) -> Outcome {
     let open = || {
         let mut buffer = Buffer::open(1 << 20, when_full, place).expect("a disk that can be read");
@@ -227,7 +229,7 @@ fn run(place: Place<'_>, when_full: WhenFull, fault: Option<Fault>, killed: bool
     let (mut next, mut got, mut dropped, mut held) = (0, Vec::new(), 0, None);
     for round in 0..6 {
         for _ in 0..4 {
-            // What came back is tried again, first.
+            // A batch that was returned is pushed again before others.
             let batch = held.take().unwrap_or_else(|| {
                 next += 10;
                 batch(next - 10..next)
@@ -256,8 +258,8 @@ fn run(place: Place<'_>, when_full: WhenFull, fault: Option<Fault>, killed: bool
     Outcome { pushed: next, got, dropped: dropped + buffer.dropped(), operations }
 }
 
-/// A disk that is full, or fails, at any of its operations, once or for a while, with all of a
-/// write lost or half of it there: nothing that was taken in is lost, and all is in order.
+/// A disk that is full or fails at any of its operations, once or for a while, with nothing or half
+/// of a write stored: no message that was taken in is lost, and all are in order.
 #[test]
 fn a_disk_that_fails_at_any_operation_loses_nothing_that_was_taken_in() {
     let run_at = |kind: usize, when_full, fault, killed| {
@@ -291,7 +293,7 @@ fn a_disk_that_fails_at_any_operation_loses_nothing_that_was_taken_in() {
                 assert!(firsts.iter().copied().eq(0..outcome.pushed), "{what}: {firsts:?}");
             }
             let known = firsts.len() as u64 + outcome.dropped;
-            // What was dropped may have been written all the same, and be there after a restart.
+            // A dropped message may have been written all the same, and be there after a restart.
             assert!(known == outcome.pushed || killed && known > outcome.pushed, "{what}");
             let again = (outcome.got.len() - firsts.len()) as u64;
             assert!(again <= if killed { 150 } else { 0 }, "{what}: {again} came twice");
@@ -301,7 +303,7 @@ fn a_disk_that_fails_at_any_operation_loses_nothing_that_was_taken_in() {
     assert!(faulty > 0, "nothing was ever dropped");
 }
 
-/// A buffer most of which is read from disk, at once when that has failed.
+/// A buffer most of which is read from disk; a read that fails is repeated at once.
 fn read_from_disk(place: Place<'_>) -> Buffer {
     let mut buffer = Buffer::open(1 << 20, WhenFull::Pause, place).unwrap();
     buffer.queue = Queue::new(600, WhenFull::DropNew);
@@ -309,7 +311,7 @@ fn read_from_disk(place: Place<'_>) -> Buffer {
     buffer
 }
 
-/// A disk of which any read fails, once or for a while: nothing is left out, all is in order.
+/// Any read of the disk fails, once or for a while: no message is left out, and all are in order.
 #[test]
 fn a_disk_that_cannot_be_read_for_a_while_loses_nothing() {
     let run = |kind: usize, fault: Option<Fault>| {
@@ -350,8 +352,8 @@ fn a_disk_that_cannot_be_read_for_a_while_loses_nothing() {
     }
 }
 
-/// What cannot be read for long is left out and counted, and who waits for it is known; but not
-/// while the disk cannot be written either: it may come back.
+/// A batch that cannot be read for long is left out and counted, and its waiting publishers are
+/// known. This does not happen while the disk cannot be written either: such a disk may recover.
 #[test]
 fn what_cannot_be_read_is_given_up_when_the_disk_is_known_to_work() {
     let scratch = Scratch::new();
@@ -375,7 +377,7 @@ fn what_cannot_be_read_is_given_up_when_the_disk_is_known_to_work() {
     assert!(buffer.is_empty() && !buffer.is_unreadable());
 }
 
-/// A start that cannot read says so and leaves everything where it is.
+/// A start that cannot read the disk fails and leaves everything where it is.
 #[test]
 fn a_buffer_that_cannot_be_read_at_the_start_is_not_opened() {
     let scratch = Scratch::new();
@@ -397,8 +399,8 @@ fn a_buffer_that_cannot_be_read_at_the_start_is_not_opened() {
     assert!(read_all(&mut open().unwrap()).iter().copied().eq(0..300));
 }
 
-/// Files that are cut at any byte, or with any bit of what is written turned over: what is read is
-/// what was written, whole batches in order, and what is missing between them is counted.
+/// Files are cut at any byte, or any bit of them is inverted: what is read is what was written, in
+/// whole batches and in order, and missing batches between them are counted.
 #[test]
 fn files_with_any_byte_cut_or_turned_over_are_read_as_far_as_they_go() {
     let scratch = Scratch::new();

@@ -1,5 +1,5 @@
-//! From a core to a bridge's thread: a bounded ring of batches, and a bell that the thread sleeps
-//! by. The core never waits: what does not fit into the ring stays in the shard's link.
+//! The way from a core to a bridge's thread: a bounded ring of batches, and a bell that wakes the
+//! thread. The core never waits: batches that do not fit into the ring stay in the shard's link.
 #![allow(
     clippy::disallowed_types,
     clippy::disallowed_methods,
@@ -18,49 +18,49 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use tokio::sync::Notify;
 
-/// Batches that a ring holds: with those of 64 KiB 4 MiB.
+/// The most batches in a ring; with batches of 64 KiB these are 4 MiB.
 const RING: usize = 64;
 
-/// Outcomes that a core is told at once.
+/// The most outcomes that a core is told at once.
 const OUTCOMES: usize = 256;
 
-/// Which bridge of this process, as cores know it.
+/// The number of a bridge's lane in this process, by which cores know it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BridgeId(pub u32);
 
-/// The core's end, before the core has it.
+/// A core's end of a ring before the core has it.
 pub struct FeederPlan {
     /// The link to open.
     link: LinkPlan,
     feeder: Feeder,
 }
 
-/// What a core is to do for a bridge, in one of its steps. The filters of one bridge are as many as
-/// there are for one order.
+/// An order to a core about a bridge, carried out in one of the core's steps. An order is for one
+/// lane, so the filters in an order are bounded by those of one bridge.
 pub enum FeedOrder {
-    /// It feeds this one, too.
+    /// The core opens this link and feeds this lane, too.
     Open(Box<FeederPlan>),
-    /// Its link takes what that plan says from now on.
+    /// The lane's link takes what the plan says from now on.
     Change(BridgeId, Box<LinkPlan>),
-    /// Its link takes nothing more; what is in it goes to the bridge's thread.
+    /// The lane's link takes no more messages; those in it go to the bridge's thread.
     Mute(BridgeId),
-    /// The bridge has ended.
+    /// The lane has ended.
     Close(BridgeId),
 }
 
-/// An order, and who is told that it has been carried out.
+/// An order, and the channel that reports its completion.
 pub struct FeedCommand {
     /// The order.
     pub order: FeedOrder,
-    /// Closed when that is done.
+    /// Dropped when the order has been carried out.
     pub done: mpsc::Sender<()>,
 }
 
-/// What the bridges take of one core.
+/// All feeders of one core.
 #[derive(Default)]
 pub struct Feeders(Vec<Feeder>);
 
-/// The core's end.
+/// A core's end of a ring.
 struct Feeder {
     bridge: BridgeId,
     link: Option<LinkId>,
@@ -72,20 +72,20 @@ struct Feeder {
     last: mpsc::Sender<LinkBatch>,
 }
 
-/// The thread's end of the ring of one core.
+/// A bridge thread's end of the ring of one core.
 pub struct Feed {
     ring: Consumer<LinkBatch>,
-    /// A batch that came back from the buffer.
+    /// A batch for which the buffer had no room.
     held: Option<LinkBatch>,
-    /// What the core had in its link when it ended.
+    /// Batches that were in the core's link when the core ended.
     last: mpsc::Receiver<LinkBatch>,
     starved: Arc<AtomicBool>,
     shard: Option<Submit>,
-    /// What became of messages that publishers wait for.
+    /// Outcomes of messages for which publishers wait, by the waiters' numbers.
     outcomes: Vec<(u64, LinkOutcome)>,
 }
 
-/// A ring for a core.
+/// Makes a ring between a core and a bridge's thread.
 pub fn feed(
     bridge: BridgeId,
     link: LinkPlan,
@@ -111,17 +111,17 @@ pub fn feed(
 }
 
 impl Feeders {
-    /// Opens the link of a bridge, whose filters have been checked.
+    /// Opens the link of a lane, whose filters have been checked.
     pub fn open(&mut self, plan: FeederPlan, shard: &mut Shard) {
         self.0.push(Feeder { link: shard.open_link(plan.link), ..plan.feeder });
     }
 
-    /// Puts what waits in the links into the rings, as far as there is room.
+    /// Moves waiting batches from the links into the rings while there is room.
     pub fn carry(&mut self, shard: &mut Shard) {
         self.0.iter_mut().for_each(|feeder| feeder.carry(shard));
     }
 
-    /// Carries an order out.
+    /// Carries out an order.
     pub fn obey(&mut self, command: FeedCommand, shard: &mut Shard) {
         let known = |id: BridgeId| move |feeder: &&mut Feeder| feeder.bridge == id;
         match command.order {
@@ -143,28 +143,28 @@ impl Feeders {
         }
     }
 
-    /// The core ends: what is in the links goes to the bridges' threads.
+    /// The core ends: batches in the links go to the bridges' threads.
     pub fn finish(&mut self, shard: &mut Shard) {
         self.0.drain(..).for_each(|mut feeder| feeder.finish(shard));
     }
 }
 
 impl Feeder {
-    /// Puts what waits in the link into the ring, as far as there is room.
+    /// Moves waiting batches from the link into the ring while there is room.
     fn carry(&mut self, shard: &mut Shard) {
         let Some(link) = self.link else { return };
         let mut carried = false;
         while shard.link_bytes(link) > 0 {
             if self.ring.is_full() {
-                // Told before the ring is looked at again: the thread that takes the next batch
-                // sees it, or there is room by now.
+                // The flag is set before the ring is looked at again: either the thread sees the
+                // flag when it takes its next batch, or the ring has room by now.
                 self.starved.store(true, Ordering::SeqCst);
                 if self.ring.is_full() {
                     break;
                 }
             }
             let Some(batch) = shard.take_from_link(link) else { break };
-            // There is room: nobody else puts anything in.
+            // There is room, as only this core puts batches in.
             let _ = self.ring.push(batch);
             carried = true;
         }
@@ -180,7 +180,7 @@ impl Feeder {
         }
     }
 
-    /// The link takes nothing more. Who waits for what it took goes on waiting.
+    /// The link takes no more messages. Publishers that wait for earlier ones continue to wait.
     fn mute(&mut self, shard: &mut Shard) {
         if let Some(link) = self.link {
             shard.mute_link(link);
@@ -188,8 +188,8 @@ impl Feeder {
         self.finish(shard);
     }
 
-    /// Nothing more comes: what is in the link goes to the bridge's thread, beside a ring that is
-    /// full. It is not more than a link holds.
+    /// The end of the feed: batches in the link go to the bridge's thread, past the ring if that is
+    /// full. They are bounded by the size of a link.
     fn finish(&mut self, shard: &mut Shard) {
         self.carry(shard);
         let Some(link) = self.link else { return };
@@ -203,12 +203,12 @@ impl Feeder {
 }
 
 impl Feed {
-    /// How the core is woken.
+    /// Sets the way to wake the core.
     pub fn wake_by(&mut self, shard: Submit) {
         self.shard = Some(shard);
     }
 
-    /// What became of a message that a publisher of that core waits for.
+    /// Notes the outcome of a message for which a publisher of this core waits.
     pub fn note_outcome(&mut self, number: u64, outcome: LinkOutcome) {
         self.outcomes.push((number, outcome));
         if self.outcomes.len() >= OUTCOMES {
@@ -216,7 +216,7 @@ impl Feed {
         }
     }
 
-    /// Tells the core what has been noted.
+    /// Tells the core the outcomes that were noted.
     pub fn tell_outcomes(&mut self) {
         let Some(submit) = self.shard.as_ref().filter(|_| !self.outcomes.is_empty()) else {
             return;
@@ -228,7 +228,8 @@ impl Feed {
         }));
     }
 
-    /// Takes everything out; false when the buffer has no room for all of it.
+    /// Moves all batches into the buffer; returns false when the buffer has no room for all of
+    /// them.
     pub fn drain(&mut self, buffer: &mut Buffer) -> bool {
         self.held = self.held.take().and_then(|batch| buffer.push(batch));
         while self.held.is_none()
@@ -238,7 +239,8 @@ impl Feed {
             if self.starved.swap(false, Ordering::SeqCst)
                 && let Some(submit) = &self.shard
             {
-                // Its next step carries on.
+                // The empty submission wakes the core, whose next step moves more batches into the
+                // ring.
                 submit(Box::new(|_| Box::new(|| {})));
             }
         }

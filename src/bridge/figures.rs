@@ -1,5 +1,5 @@
-//! What a bridge counts: written by its thread and by the cores that feed it, read by whoever shows
-//! it. Each figure has one writer.
+//! The figures of a bridge: written by its thread and by the cores that feed it, read by metrics,
+//! alarms and the admin server. Each figure has a single writer.
 #![allow(clippy::disallowed_types, reason = "figures that are read while they are written")]
 
 use super::mqtt::refusals::REASONS;
@@ -8,7 +8,7 @@ use crate::telemetry::BridgeRow;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What a bridge is doing.
+/// The state of a bridge.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum BridgeState {
@@ -18,14 +18,14 @@ pub enum BridgeState {
     Connecting,
     /// It is connected.
     Up,
-    /// It waits before the next attempt.
+    /// It waits before the next attempt to connect.
     Waiting,
-    /// Its thread has failed, and is started again after a pause.
+    /// Its thread has failed and starts again after a pause.
     Failed,
 }
 
 impl BridgeState {
-    /// All of them.
+    /// All states.
     pub const ALL: [BridgeState; 5] = [
         BridgeState::Idle,
         BridgeState::Connecting,
@@ -34,7 +34,7 @@ impl BridgeState {
         BridgeState::Failed,
     ];
 
-    /// As it is shown.
+    /// The state's name in metrics and the admin server.
     pub fn word(self) -> &'static str {
         match self {
             BridgeState::Idle => "idle",
@@ -46,7 +46,7 @@ impl BridgeState {
     }
 }
 
-/// The state of two lanes of a bridge together: that of who has most to complain of.
+/// The common state of two lanes of a bridge: the worse one.
 fn worse(one: &'static str, other: &'static str) -> &'static str {
     let by_trouble = ["failed", "waiting", "connecting", "idle", "up"];
     let find = |state| by_trouble.iter().position(|known| *known == state);
@@ -58,24 +58,24 @@ fn worse(one: &'static str, other: &'static str) -> &'static str {
 pub enum Lost {
     /// There was no room.
     Full,
-    /// Its time was over.
+    /// Its expiry interval was over.
     Expired,
-    /// It had come over this broker before, or over too many.
+    /// It had passed this broker before, or too many brokers.
     Loop,
-    /// It was larger than the other end takes.
+    /// It was larger than the other end accepts.
     TooLarge,
-    /// The other end did not want it.
+    /// The other end refused it.
     Rejected,
-    /// It was for no entry of the bridge, or against a rule here.
+    /// No entry of the bridge was for it, or a rule of this broker forbade it.
     Unwanted,
 }
 
 impl Lost {
-    /// All of them.
+    /// All reasons.
     pub const ALL: [Lost; 6] =
         [Lost::Full, Lost::Expired, Lost::Loop, Lost::TooLarge, Lost::Rejected, Lost::Unwanted];
 
-    /// As it is shown.
+    /// The label of the reason.
     pub fn word(self) -> &'static str {
         match self {
             Lost::Full => "full",
@@ -88,7 +88,7 @@ impl Lost {
     }
 }
 
-/// One figure.
+/// A figure with one writer and any number of readers.
 #[derive(Default, Debug)]
 pub struct Figure(AtomicU64);
 
@@ -98,39 +98,39 @@ impl Figure {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Sets it; for its writer only.
+    /// Sets the value; only for the figure's writer.
     pub fn set(&self, value: u64) {
         self.0.store(value, Ordering::Relaxed);
     }
 
-    /// Adds to it; for its writer only.
+    /// Adds to the value; only for the figure's writer.
     pub fn add(&self, more: u64) {
         self.set(self.get() + more);
     }
 }
 
-/// What one core counts of a bridge.
+/// The figures that one core has of a bridge.
 #[derive(Default, Debug)]
 pub struct FeedFigures {
-    /// Messages that matched, once for each filter.
+    /// Messages that matched, counted once for each matching filter.
     pub matched: Figure,
-    /// Messages that found no room in the link.
+    /// Messages for which the link had no room.
     pub dropped: Figure,
-    /// Bytes that wait in the link.
+    /// Bytes of messages in the link.
     pub bytes: Figure,
 }
 
-/// The figures of all bridges, in the order of the configuration: for who shows them.
+/// The figures of all bridges, in the order of the configuration.
 #[derive(Clone, Default)]
 pub struct Shown(Arc<Mutex<Vec<Arc<Figures>>>>);
 
 impl Shown {
-    /// These are the bridges.
+    /// Sets the figures of all bridges.
     pub fn set(&self, all: Vec<Arc<Figures>>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = all;
     }
 
-    /// Copies of all, to be shown. Lanes of one bridge are one.
+    /// Copies of the figures of all bridges; lanes of one bridge are added up.
     pub fn rows(&self) -> Vec<BridgeRow> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut rows: Vec<BridgeRow> = Vec::with_capacity(all.len());
@@ -144,49 +144,49 @@ impl Shown {
     }
 }
 
-/// The figures of a bridge.
+/// The figures of a bridge's lane.
 #[derive(Debug)]
 pub struct Figures {
-    /// Its name.
+    /// The bridge's name.
     pub name: String,
-    /// What is at its other end: the key of the configuration.
+    /// The kind of its other end: the key in the configuration.
     pub kind: &'static str,
-    /// Most bytes that may wait.
+    /// The most bytes that may wait.
     pub limit: Figure,
     state: AtomicU8,
-    /// Messages that wait, or are under way.
+    /// Messages that wait or are under way.
     pub waiting: Figure,
-    /// Bytes of them.
+    /// Bytes of these messages.
     pub waiting_bytes: Figure,
-    /// Messages that have arrived at the other end.
+    /// Messages that the other end has acknowledged.
     pub delivered: Figure,
-    /// Messages that were brought and accepted here.
+    /// Messages that the bridge has brought and this broker has accepted.
     pub brought: Figure,
     /// Connections that were made.
     pub connects: Figure,
-    /// Attempts that failed, and connections that ended otherwise than in order.
+    /// Failed attempts to connect, and connections that ended without being ended by the bridge.
     pub failures: Figure,
-    /// Messages that were tried again.
+    /// Messages that were sent again.
     pub retries: Figure,
     lost: [Figure; Lost::ALL.len()],
-    /// Refusals of another MQTT broker, by reason.
+    /// Refusals by another MQTT broker, by reason.
     refused: [Figure; REASONS.len()],
-    /// Messages that found no room in the bridge's queue.
+    /// Messages for which the bridge's buffer had no room.
     pub queue_dropped: Figure,
-    /// Batches on disk that were broken.
+    /// Broken batches on disk.
     pub damaged: Figure,
-    /// Reads of the buffer's disk that failed.
+    /// Failed reads of the buffer's disk.
     pub unread: Figure,
-    /// Writes of it that failed.
+    /// Failed writes of the buffer's disk.
     pub unwritten: Figure,
     /// 1 while there is no room and publishers wait.
     pub full: Figure,
-    /// Of each core.
+    /// The figures of each core.
     pub feeds: Vec<Arc<FeedFigures>>,
 }
 
 impl Figures {
-    /// All zero, for so many cores; at most `limit` bytes may wait.
+    /// Figures that are all zero, for `cores` cores; at most `limit` bytes may wait.
     pub fn new(name: &str, kind: &'static str, cores: usize, limit: u64) -> Arc<Figures> {
         let most = Figure::default();
         most.set(limit);
@@ -213,13 +213,13 @@ impl Figures {
         })
     }
 
-    /// What the bridge is doing.
+    /// The state of the bridge.
     pub fn state(&self) -> BridgeState {
         let state = usize::from(self.state.load(Ordering::Relaxed));
         BridgeState::ALL.get(state).copied().unwrap_or(BridgeState::Idle)
     }
 
-    /// A copy, to be shown.
+    /// A copy of all figures.
     pub fn row(&self) -> BridgeRow {
         let sum = |of: fn(&FeedFigures) -> &Figure| -> u64 {
             self.feeds.iter().map(|feed| of(feed).get()).sum()
@@ -246,19 +246,19 @@ impl Figures {
         }
     }
 
-    /// Says what the bridge is doing.
+    /// Sets the state of the bridge.
     pub fn set_state(&self, state: BridgeState) {
         self.state.store(state as u8, Ordering::Relaxed);
     }
 
-    /// A message was dropped by the bridge's thread, for another reason than room.
+    /// Counts a message that the bridge's thread dropped for another reason than lack of room.
     pub fn lose(&self, why: Lost) {
         if let Some(figure) = self.lost.get(why as usize) {
             figure.add(1);
         }
     }
 
-    /// Another MQTT broker has not taken a message.
+    /// Counts a message that another MQTT broker refused.
     pub fn refuse(&self, reason: ReasonCode) {
         let at = REASONS.iter().position(|&(known, _)| known == reason);
         if let Some(figure) = at.and_then(|at| self.refused.get(at)) {
@@ -266,14 +266,14 @@ impl Figures {
         }
     }
 
-    /// How often one has not, by reason; nothing for another kind of bridge.
+    /// The number of refusals by reason; empty for other kinds of bridges.
     fn refused(&self) -> Vec<(&'static str, u64)> {
         let all = REASONS.iter().zip(&self.refused);
         let shown = all.filter(|_| self.kind == "mqtt");
         shown.map(|(&(_, word), figure)| (word, figure.get())).collect()
     }
 
-    /// Messages that were dropped for that reason.
+    /// The number of messages that were dropped for this reason.
     pub fn lost(&self, why: Lost) -> u64 {
         let own = self.lost.get(why as usize).map_or(0, Figure::get);
         let full = || {

@@ -1,4 +1,5 @@
-//! What every bridge's thread has: the cores' rings, what waits, figures, and the order to end.
+//! The part that all kinds of bridges share, on the bridge's thread: the cores' rings, the buffer,
+//! the figures, and the orders to end.
 #![allow(clippy::disallowed_methods, reason = "on the bridge's own thread, never on a core's")]
 
 use super::buffer::Buffer;
@@ -11,46 +12,47 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::Notify;
 
-/// The near side of a bridge.
+/// The side of a bridge towards this broker.
 pub struct Intake {
-    /// What waits.
+    /// Messages that wait for the other end.
     pub buffer: Buffer,
     /// The cores' rings.
     pub feeds: Vec<Feed>,
-    /// What the bridge counts.
+    /// The bridge's figures.
     pub figures: Arc<Figures>,
-    /// By which its thread is woken.
+    /// Wakes the bridge's thread.
     pub bell: Arc<Notify>,
-    /// Whether it is to end.
+    /// Tells whether the bridge is to end.
     pub orders: Arc<Orders>,
-    /// What is done when there is no room.
+    /// The state of a buffer without room.
     pub waiting: Waiting,
-    /// Which filters records name.
+    /// The filters that the numbers in records mean.
     pub numbers: Numbers,
 }
 
-/// A buffer without room, whose publishers wait.
+/// The state of a buffer without room, whose publishers wait.
 #[derive(Default)]
 pub struct Waiting {
-    /// The bytes that were in it when something last found no room.
+    /// The bytes in the buffer when a batch last found no room.
     full: Option<usize>,
-    /// The core whose messages are taken first.
+    /// The index of the core whose batches are taken first.
     first: usize,
-    /// When a disk that could not be written or read is tried again.
+    /// When a failing disk is tried again.
     again: Option<Instant>,
 }
 
-/// A disk that cannot be written or read is tried again after this.
+/// The pause before a failing disk is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The time since 1970 in milliseconds, in which messages that wait say when they expire.
+/// The time since 1970 in milliseconds, in which the expiry of waiting messages is given.
 pub fn wall_millis() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     since.as_millis() as u64
 }
 
 impl Intake {
-    /// Takes in what the cores have, as far as there is room, in turn first from each.
+    /// Takes in the cores' batches while there is room; a different core comes first after each
+    /// failure.
     pub fn take(&mut self) {
         if self.orders.is_ending() && !self.orders.hands_over() {
             self.buffer.unbind();
@@ -71,7 +73,7 @@ impl Intake {
         self.show();
     }
 
-    /// The next message that is not done, and its number; none for a thread that only hands over.
+    /// The next message that is not done, and its number; `None` once the bridge is handing over.
     pub fn read(&mut self) -> Option<(u64, LinkRecord<'_>)> {
         if self.orders.hands_over() { None } else { self.buffer.read() }
     }
@@ -81,7 +83,7 @@ impl Intake {
         !self.orders.hands_over() && self.buffer.has_unread()
     }
 
-    /// A buffer whose disk cannot be written or read is looked at again after a while.
+    /// Schedules another look at a buffer whose disk cannot be written or read.
     fn try_disk_again(&mut self) {
         let now = Instant::now();
         let fails = self.buffer.is_failing() || self.buffer.is_unreadable();
@@ -95,7 +97,7 @@ impl Intake {
         }
     }
 
-    /// Shows what waits; takes in more soon when there is room again. Comes before the thread
+    /// Updates the figures, and wakes the thread when there is room again. Called before the thread
     /// sleeps.
     pub fn show(&mut self) {
         if self.waiting.full.is_some_and(|bytes| self.buffer.bytes() < bytes) {
@@ -118,17 +120,17 @@ impl Intake {
         self.feeds.iter_mut().for_each(Feed::tell_outcomes);
     }
 
-    /// Has the publisher that waits for a message told what became of it, before the thread sleeps.
+    /// Tells the publisher that waits for a message, if there is one, the message's outcome.
     fn tell(&mut self, waiter: Option<Waiter>, outcome: LinkOutcome) {
-        // There may have been more shards when it was written to the disk.
+        // A record from the disk may name a shard of an earlier process with more shards.
         let waits = waiter.and_then(|w| Some((self.feeds.get_mut(usize::from(w.shard.0))?, w)));
         if let Some((feed, waiter)) = waits {
             feed.note_outcome(waiter.number, outcome);
         }
     }
 
-    /// Who waits for a message is told that it is lost, though it goes on waiting here: nobody
-    /// knows how long.
+    /// Tells all waiting publishers that their messages are dropped, although these go on waiting
+    /// here: how long is unknown.
     pub fn release(&mut self) {
         for waiter in self.buffer.waiters() {
             self.tell(Some(waiter), LinkOutcome::Dropped);
@@ -136,14 +138,14 @@ impl Intake {
         self.show();
     }
 
-    /// The message of that number has arrived.
+    /// The message with this number has been delivered.
     pub fn delivered(&mut self, number: u64) {
         self.figures.delivered.add(1);
         let waiter = self.buffer.done(number);
         self.tell(waiter, LinkOutcome::Delivered);
     }
 
-    /// The message of that number is dropped.
+    /// The message with this number is dropped.
     pub fn lose(&mut self, number: u64, why: Lost) {
         self.figures.lose(why);
         let waiter = self.buffer.done(number);
@@ -151,7 +153,7 @@ impl Intake {
         self.tell(waiter, if there { LinkOutcome::Delivered } else { LinkOutcome::Refused });
     }
 
-    /// The bridge ends: what waits is put away, where there is a place for it.
+    /// Ends the bridge: waiting messages are put away, if there is a disk.
     pub fn close(&mut self) {
         self.take();
         self.buffer.close();

@@ -1,5 +1,6 @@
-//! What a bridge brings: to the shards, in order by topic, a few messages at a time, and each time
-//! when the last ones have been accepted. A shard that cannot take a message now is asked again.
+//! Messages that a bridge brings, on their way to the shards: in order by topic, a few at a time,
+//! each time after the last ones have been accepted. A shard that cannot take a message now is
+//! asked again.
 #![allow(clippy::disallowed_methods, reason = "on the bridge's own thread, never on a core's")]
 
 use super::lanes::State;
@@ -14,43 +15,43 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
-/// Has a shard publish something in its turn, and wakes its core. A core that has ended drops the
-/// submission.
+/// Submits a function to a shard, which runs it in its turn, and wakes the shard's core. A core
+/// that has ended drops the submission.
 pub type Submit = Arc<dyn Fn(Submission) + Send + Sync>;
 
-/// The shards, as bridges see them.
+/// The shards as bridges see them.
 #[derive(Clone)]
 pub struct Shards {
-    /// Each of them.
+    /// How to submit to each shard.
     pub submit: Vec<Submit>,
-    /// The one that a topic's messages are published by.
+    /// The index of the shard that publishes messages with this topic name.
     pub home: Arc<dyn Fn(&str) -> usize + Send + Sync>,
 }
 
-/// Messages that a shard is given at once.
+/// The most messages that a shard is given at once.
 const AT_ONCE: usize = 32;
-/// A shard that cannot take a message is asked again after this.
+/// The pause before a shard that cannot take a message is asked again.
 const REST: Duration = Duration::from_millis(5);
 
-/// What a shard answers.
+/// An answer of a shard.
 enum Answer {
     Messages {
         shard: usize,
-        /// Tickets of messages that are settled, and whether they were taken.
+        /// Tickets of settled messages with their outcomes.
         settled: Vec<(u64, Settled)>,
-        /// What it cannot take now.
+        /// Messages that the shard cannot take now.
         rest: VecDeque<Incoming>,
     },
     /// Whether the bridge's state could be published.
     State(bool),
 }
 
-/// What became of a message.
+/// The outcome of a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Settled {
-    /// It is published.
+    /// The message is published.
     Accepted,
-    /// It is against a rule of this broker.
+    /// A rule of this broker forbids the message; holds which.
     Denied(&'static str),
 }
 
@@ -61,7 +62,7 @@ struct Lane {
     again: Option<Instant>,
 }
 
-/// The bridge's state, on its way to a shard.
+/// The bridge's state on its way to a shard.
 struct Telling {
     topic: Arc<str>,
     state: State,
@@ -83,8 +84,8 @@ pub struct Inward {
 }
 
 impl Inward {
-    /// Nothing is under way. `own`: the bridge's key as a publisher; `topic`: where its state is
-    /// published here, of which this is one lane.
+    /// Starts without messages. `own` is the bridge's key as a publisher, `topic` is where the
+    /// bridge's state is published here, and `lane` is the lane whose part of that state this is.
     pub fn new(shards: Shards, own: ClientKey, topic: &str, state: &State, lane: u16) -> Inward {
         let (answer, answers) = mpsc::unbounded_channel();
         let lanes = shards.submit.iter().map(|_| Lane::default()).collect();
@@ -94,7 +95,7 @@ impl Inward {
         Inward { shards, own, lanes, answers, answer, under_way: 0, telling }
     }
 
-    /// Messages that are not settled.
+    /// The number of messages that are not settled.
     pub fn under_way(&self) -> usize {
         self.under_way
     }
@@ -108,7 +109,7 @@ impl Inward {
         }
     }
 
-    /// Hands messages to shards that have answered for the last ones.
+    /// Gives messages to shards that have answered for the last ones.
     pub fn hand_out(&mut self, now: Instant) {
         self.tell_state(now);
         for shard in 0..self.lanes.len() {
@@ -132,7 +133,7 @@ impl Inward {
                     messages.pop_front();
                 }
                 let told = Answer::Messages { shard, settled, rest: messages };
-                // The bridge may have ended.
+                // The receiver is gone if the bridge has ended.
                 Box::new(move || drop(answer.send(told)))
             };
             if let Some(submit) = self.shards.submit.get(shard) {
@@ -141,7 +142,7 @@ impl Inward {
         }
     }
 
-    /// Takes answers in; `Ready` when there was one.
+    /// Takes one answer in; `Ready` when there was one.
     pub fn poll_settled(
         &mut self,
         context: &mut Context<'_>,
@@ -180,7 +181,7 @@ impl Inward {
         lanes.chain(self.telling.again).min()
     }
 
-    /// Publishes the bridge's state here: below `$SYS/`, retained.
+    /// Publishes the bridge's state at this broker, below `$SYS/` and retained.
     pub fn publish_state(&mut self, up: bool) {
         self.telling.state.set(self.telling.lane, up);
         self.telling.wanted = Some(up);

@@ -1,7 +1,7 @@
-//! Bridges with several connections (`connections: N`): each connection is a *lane*, with links, a
-//! buffer and a thread of its own. A topic is always in the same lane, so that its messages stay in
-//! order. What is on disk belongs to a number of lanes; with another number it is moved at the
-//! start, before anything comes.
+//! Bridges with several connections (`connections: N`). Each connection is a *lane*, with links, a
+//! buffer and a thread of its own. All messages of one topic are in the same lane, which keeps
+//! their order. Messages on disk are laid out for a certain number of lanes; with another number
+//! they are moved at the start, before further messages come.
 #![allow(
     clippy::disallowed_types,
     clippy::disallowed_methods,
@@ -15,32 +15,32 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Which lane of a bridge.
+/// A lane of a bridge.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Lane {
-    /// From 0.
+    /// The lane's number, from 0.
     pub number: u16,
-    /// How many there are.
+    /// The number of lanes of the bridge.
     pub of: u16,
 }
 
 impl Lane {
-    /// All of so many.
+    /// All lanes of a bridge that has `of` lanes.
     pub fn all(of: u16) -> impl Iterator<Item = Lane> {
         (0..of).map(move |number| Lane { number, of })
     }
 
-    /// The first one, which has all that cannot be shared.
+    /// Whether this is the first lane, which does everything that cannot be shared.
     pub fn is_first(self) -> bool {
         self.number == 0
     }
 
-    /// What stands behind the ClientId.
+    /// The suffix of the lane's ClientId.
     pub fn suffix(self) -> String {
         if self.is_first() { String::new() } else { format!("-{}", self.number + 1) }
     }
 
-    /// Where what waits for it is, of the bridge whose directory that is.
+    /// The directory of the lane's messages, below that of the bridge.
     pub fn directory(self, of_bridge: &Path) -> PathBuf {
         match self.of {
             1 => of_bridge.to_owned(),
@@ -48,7 +48,7 @@ impl Lane {
         }
     }
 
-    /// The lane that a directory of a bridge is of.
+    /// The lane for which a directory of the bridge is, by its name.
     fn of_directory(name: &str) -> Option<Lane> {
         let (number, of) = name.split_once("-of-")?;
         let (number, of): (u16, u16) = (number.parse().ok()?, of.parse().ok()?);
@@ -56,23 +56,23 @@ impl Lane {
     }
 }
 
-/// The state of a bridge, of which each lane has a part: it is up while all are.
+/// The state of a bridge, to which each lane contributes: the bridge is up while all lanes are.
 #[derive(Clone)]
 pub struct State(Arc<Mutex<Parts>>);
 
 struct Parts {
     up: Vec<bool>,
-    /// What was told last.
+    /// The state that was published last.
     told: Option<bool>,
 }
 
 impl State {
-    /// Of so many lanes, none of which is up.
+    /// The state of a bridge with `lanes` lanes, none of which is up.
     pub fn new(lanes: u16) -> State {
         State(Arc::new(Mutex::new(Parts { up: vec![false; usize::from(lanes)], told: None })))
     }
 
-    /// A lane is up, or is not.
+    /// Notes whether a lane is up.
     pub fn set(&self, lane: u16, up: bool) {
         let mut parts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(part) = parts.up.get_mut(usize::from(lane)) {
@@ -80,7 +80,8 @@ impl State {
         }
     }
 
-    /// Tells how the bridge is, unless that was told last. One is told after the other.
+    /// Calls `tell` with the bridge's state, unless that was told last. The lock is held meanwhile,
+    /// so that lanes tell one after the other. Returns whether `tell` was called.
     pub fn tell(&self, tell: impl FnOnce(bool)) -> bool {
         let mut parts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let up = parts.up.iter().all(|&up| up);
@@ -92,17 +93,18 @@ impl State {
         new
     }
 
-    /// What was told has not arrived.
+    /// Notes that what was told has not arrived.
     pub fn forget(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).told = None;
     }
 }
 
-/// Moves what waits on disk for lanes of another number to those that there are. `most`: bytes of a
-/// segment.
+/// Moves messages on disk that are laid out for another number of lanes to the present ones.
+/// `segment` is the size of a segment in bytes. Returns the number of moved messages.
 ///
 /// # Errors
-/// When something cannot be read or written: what was there before is there, and some of it twice.
+/// Fails when the disk cannot be read or written. Everything that was there before is still there
+/// then, and some of it twice.
 pub fn gather(directory: &Path, of: u16, segment: u64) -> io::Result<usize> {
     let mut old = Vec::new();
     if of > 1 && has_segments(directory)? {
@@ -134,14 +136,15 @@ pub fn gather(directory: &Path, of: u16, segment: u64) -> io::Result<usize> {
     for lane in &mut lanes {
         lane.put_away()?;
     }
-    // Only now: what is there twice is sent twice, and what is nowhere is lost.
+    // The old files are removed last: messages that are there twice are sent twice, but messages
+    // that are nowhere are lost.
     for (lane, place) in &old {
         if lane.of == 1 { remove_segments(place)? } else { std::fs::remove_dir_all(place)? }
     }
     Ok(moved)
 }
 
-/// Reads all that waits in a buffer into those of lanes.
+/// Moves all messages of a buffer into those of the lanes. Returns their number.
 fn spread(old: &mut Buffer, lanes: &mut [Buffer]) -> io::Result<usize> {
     let mut batches: Vec<LinkBatch> = lanes.iter().map(|_| LinkBatch::default()).collect();
     let mut moved = 0;
@@ -216,7 +219,7 @@ mod tests {
         Buffer::open(u64::MAX, WhenFull::Pause, Place::Disk(path, 256 << 10)).unwrap()
     }
 
-    /// What waits in each lane, by topic.
+    /// The messages in each lane, by topic.
     fn waiting(directory: &Path, of: u16) -> BTreeMap<String, Vec<u64>> {
         let mut all = BTreeMap::new();
         for lane in Lane::all(of) {
@@ -252,7 +255,7 @@ mod tests {
         }
     }
 
-    /// A disk of which any read fails: what waits is moved another time, and nothing is lost.
+    /// Any read of the disk fails: the messages are moved another time, and none is lost.
     #[test]
     fn what_cannot_be_read_stays_where_it_is() {
         let mut failed = 0;

@@ -1,14 +1,15 @@
-//! Bridges: where messages go besides clients, and come from.
+//! Bridges: connections of the broker to other services, to which messages go and from which they
+//! come.
 //!
 //! A bridge has a link on every shard ([`crate::shard::LinkPlan`]), which copies the messages that
-//! match its filters into batches. After each step a core puts them into a bounded ring
-//! ([`feed`]); the bridge's own thread takes them out into its buffer ([`buffer`]: in memory,
-//! [`queue`], and on disk, [`spool`]), where they wait while the other end is slow or gone. A shard
-//! never waits for a bridge: what finds no room is dropped by the bridge's policy, and counted
-//! ([`figures`]).
+//! match the bridge's filters into batches. After each step a core puts these batches into a
+//! bounded ring ([`feed`]). The bridge's own thread takes the batches out into its buffer
+//! ([`buffer`]: in memory, [`queue`], and on disk, [`spool`]), where they wait while the other end
+//! is slow or gone. A shard never waits for a bridge: a message without room is dropped by the
+//! bridge's policy, and counted ([`figures`]).
 //!
-//! What a bridge brings is published by the shard that the topic's hash names, a few messages at a
-//! time, each time when the last ones have been accepted ([`inward`]).
+//! Messages that a bridge brings are published by the shard that the hash of the topic name
+//! selects, a few at a time, each time after the last ones have been accepted ([`inward`]).
 
 #[cfg(feature = "runtime")]
 pub mod buffer;

@@ -1,38 +1,38 @@
-//! The filters of a bridge by the numbers that its messages carry. A message waits longer than a
-//! configuration is in force: its number goes on meaning the same filter when routes are added,
-//! removed or put into another order, be it after a restart. Each filter of a route has one; where
-//! several routes have the same filter, each of them has.
+//! The filters of a bridge by the numbers in its messages. A message may wait longer than a
+//! configuration is in force: its number keeps its meaning when routes are added, removed or
+//! reordered, even across a restart. Each route's filter has a number; if several routes have the
+//! same filter, each of them has its own number.
 //!
-//! What waits on disk needs the meaning of its numbers there: they are in the file `filters` beside
-//! it.
+//! For messages on disk, the meaning of the numbers has to be on disk too: it is in the file
+//! `filters` in the same directory.
 #![allow(clippy::disallowed_methods, reason = "on the control thread and those of bridges")]
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
-/// The file.
+/// The name of the file.
 const FILE: &str = "filters";
-/// Most numbers. They begin anew when nothing waits.
+/// The most numbers. They begin anew when no message waits.
 const MOST: usize = u16::MAX as usize;
 
-/// A filter, and how many routes before it have the same.
+/// A filter, and the number of earlier routes with the same filter.
 type Name = (String, u16);
 
 /// The numbers of a bridge's filters.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Numbers {
-    /// By number.
+    /// Filters by number.
     names: Vec<Name>,
-    /// The numbers of the routes that there are, in their order.
+    /// The numbers of the present routes, in their order.
     current: Vec<u16>,
 }
 
 impl Numbers {
-    /// Those of routes with these filters, of which nothing waits.
+    /// Numbers for routes with these filters, for which no message waits.
     pub fn new<'a>(filters: impl Iterator<Item = &'a str>) -> Numbers {
         let mut numbers = Numbers::default();
-        // There are fewer routes than numbers.
+        // There are fewer routes than numbers, so this does not fail.
         let _ = numbers.change(filters);
         numbers
     }
@@ -40,7 +40,7 @@ impl Numbers {
     /// The routes have these filters from now on.
     ///
     /// # Errors
-    /// There were too many of them since nothing has waited.
+    /// Fails when there have been too many filters since the numbers last began anew.
     pub fn change<'a>(&mut self, filters: impl Iterator<Item = &'a str>) -> io::Result<()> {
         let mut new = Numbers { names: self.names.clone(), current: Vec::new() };
         for filter in filters {
@@ -60,10 +60,10 @@ impl Numbers {
         Ok(())
     }
 
-    /// Those of routes with these filters, where messages may wait in that directory.
+    /// Numbers for routes with these filters, when messages may wait in `directory`.
     ///
     /// # Errors
-    /// When the file cannot be read or written, or says nothing that makes sense.
+    /// Fails when the file cannot be read or written, or has no valid content.
     pub fn open<'a>(
         directory: &Path,
         filters: impl Iterator<Item = &'a str>,
@@ -76,7 +76,7 @@ impl Numbers {
                     let what = format!("{FILE}: not what was written there; remove it");
                     io::Error::new(ErrorKind::InvalidData, what)
                 })?,
-                // Its numbers are those of the routes.
+                // Without the file, the numbers in that directory are the routes' positions.
                 Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
                 Err(error) => return Err(error),
             };
@@ -89,7 +89,7 @@ impl Numbers {
     /// Writes the file.
     ///
     /// # Errors
-    /// When it cannot be written; the old one is there then.
+    /// Fails when it cannot be written; then the old file is still there.
     pub fn save(&self, directory: &Path) -> io::Result<()> {
         let names: Vec<_> = self.names.iter().map(|(filter, nth)| (filter, nth)).collect();
         let text = serde_json::to_vec(&names).map_err(io::Error::other)?;
@@ -105,12 +105,12 @@ impl Numbers {
         self.names.get(usize::from(number))
     }
 
-    /// The numbers of the routes, in their order.
+    /// The numbers of the present routes, in their order.
     pub fn current(&self) -> &[u16] {
         &self.current
     }
 
-    /// The place of each number's route; `None`: it is there no more.
+    /// The position of the route for each number; `None` when the route has been removed.
     pub fn places(&self) -> Vec<Option<u16>> {
         let mut places = vec![None; self.names.len()];
         for (place, &number) in self.current.iter().enumerate() {
@@ -122,7 +122,7 @@ impl Numbers {
     }
 }
 
-/// Whether something may wait there.
+/// Whether messages may wait in `directory`.
 fn is_used(directory: &Path) -> io::Result<bool> {
     for entry in std::fs::read_dir(directory)? {
         if entry?.path().extension().is_some_and(|extension| extension == "seg") {

@@ -1,4 +1,5 @@
-//! The order to a bridge's thread to end: given by the control thread, looked at by the bridge's.
+//! Orders to a bridge's thread to end: given by the control thread, or the thread that changes
+//! bridges, and read by the bridge's thread.
 #![allow(
     clippy::disallowed_types,
     clippy::disallowed_methods,
@@ -9,16 +10,16 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// What becomes of what waits when a bridge ends.
+/// What happens to waiting messages when a bridge ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum End {
-    /// It is sent, as far as there is time, and then put away.
+    /// They are sent while there is time, and the rest is put away.
     Send,
-    /// Another thread goes on with it.
+    /// Another thread continues with them.
     HandOver,
 }
 
-/// Whether a bridge is to end, and until when it may send what waits.
+/// Whether a bridge is to end, and until when it may send waiting messages.
 #[derive(Default)]
 pub struct Orders(Mutex<Option<(End, Instant)>>);
 
@@ -27,7 +28,7 @@ impl Orders {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Until when, if the bridge is to end.
+    /// The time of [`Orders::end`] or [`Orders::hand_over`], if the bridge is to end.
     pub fn deadline(&self) -> Option<Instant> {
         self.given().map(|(_, until)| until)
     }
@@ -37,28 +38,28 @@ impl Orders {
         self.given().is_some()
     }
 
-    /// Whether it is to end so that another thread goes on: nothing more is begun.
+    /// Whether the bridge is to end so that another thread continues: no further message is read.
     pub fn hands_over(&self) -> bool {
         self.given().is_some_and(|(end, _)| end == End::HandOver)
     }
 
-    /// Whether it should have ended.
+    /// Whether the time for ending is over.
     pub fn is_late(&self) -> bool {
         self.deadline().is_some_and(|until| until <= Instant::now())
     }
 
-    /// The bridge is to end, at most then.
+    /// Orders the bridge to end, at the latest at `until`.
     pub fn end(&self, until: Instant) {
         self.give(Some((End::Send, until)));
     }
 
-    /// The bridge is to end, at most then; what has been sent by then and is not confirmed is sent
-    /// again by who goes on.
+    /// Orders the bridge to end, at the latest at `until`. The thread that continues sends again
+    /// what has been sent by then and is not confirmed.
     pub fn hand_over(&self, until: Instant) {
         self.give(Some((End::HandOver, until)));
     }
 
-    /// Another thread goes on.
+    /// Withdraws the order: another thread continues.
     pub fn go_on(&self) {
         self.give(None);
     }
@@ -68,7 +69,7 @@ impl Orders {
     }
 }
 
-/// Waits until a thread has ended, at most until then.
+/// Waits until a thread has ended, at most until `until`.
 pub fn wait_for_end<T>(thread: &JoinHandle<T>, until: Instant) {
     while !thread.is_finished() && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(5));

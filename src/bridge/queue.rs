@@ -1,10 +1,10 @@
-//! What waits for the other end of a bridge, in memory: batches of records in the order in which
-//! links gave them, bounded in bytes. Pure.
+//! The queue of messages that wait for the other end of a bridge, in memory: batches of records in
+//! the order in which links gave them, bounded in bytes. Pure.
 //!
 //! Messages are read in order ([`Queue::read`]), each with a number, and leave when they are done
-//! ([`Queue::done`]): delivered, or dropped for a reason. What was read and is not done is read
-//! again after [`Queue::rewind`]. A batch leaves as a whole, when all of its messages are done and
-//! all before it: so the bound counts whole batches.
+//! ([`Queue::done`]): delivered, or dropped for a reason. Messages that were read and are not done
+//! are read again after [`Queue::rewind`]. A batch leaves as a whole, when its messages and all
+//! earlier ones are done; so the bound counts whole batches.
 
 use crate::link_record::{LinkBatch, LinkRecord, Waiter};
 use crate::shard::WhenFull;
@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 struct Held {
     first: u64,
     batch: LinkBatch,
-    /// It is on disk as well.
+    /// Whether the batch is on disk as well.
     stored: bool,
 }
 
@@ -24,7 +24,7 @@ impl Held {
         self.first + u64::from(self.batch.count())
     }
 
-    /// Where the message of that number begins in the batch.
+    /// Where the message with this number begins in the batch.
     fn position(&self, number: u64) -> usize {
         let mut at = 0;
         for _ in self.first..number {
@@ -46,11 +46,11 @@ struct Sent {
 /// The next message to be read.
 #[derive(Clone, Copy, Default, Debug)]
 struct Cursor {
-    /// Which batch.
+    /// The index of its batch.
     held: usize,
-    /// Where in it the last message that was read begins.
+    /// Where in the batch the message that was read last begins.
     before: usize,
-    /// Where in it the next one begins.
+    /// Where in the batch the next message begins.
     at: usize,
     number: u64,
 }
@@ -62,25 +62,25 @@ pub struct Queue {
     bytes: usize,
     most: usize,
     when_full: WhenFull,
-    /// Of the message that comes next.
+    /// The number of the next message that is pushed.
     next: u64,
     cursor: Cursor,
     /// Messages that were read, in order.
     sent: VecDeque<Sent>,
-    /// Messages that were done before the queue was rewound to one before them.
+    /// Messages that were done before the queue was rewound to an earlier message.
     settled: VecDeque<u64>,
-    /// Messages below this are done.
+    /// Messages with numbers below this are done.
     finished: u64,
     dropped: u64,
     stored_gone: usize,
-    /// Messages that are not done.
+    /// The number of messages that are not done.
     waiting: u64,
-    /// Publishers that wait for what was dropped.
+    /// Publishers that wait for dropped messages.
     lost: Vec<Waiter>,
 }
 
 impl Queue {
-    /// An empty queue of at most so many bytes; one batch may be larger when it is alone.
+    /// An empty queue of at most `most` bytes; a single batch may be larger.
     pub fn new(most: usize, when_full: WhenFull) -> Queue {
         Queue {
             batches: VecDeque::new(),
@@ -104,7 +104,7 @@ impl Queue {
         self.bytes
     }
 
-    /// Messages that are not done.
+    /// The number of messages that are not done.
     pub fn len(&self) -> usize {
         self.waiting as usize
     }
@@ -114,27 +114,27 @@ impl Queue {
         self.batches.is_empty()
     }
 
-    /// Messages that were dropped because there was no room.
+    /// The number of messages that were dropped for lack of room.
     pub fn dropped(&self) -> u64 {
         self.dropped
     }
 
-    /// Whether a batch of so many bytes finds room.
+    /// Whether a batch of `bytes` bytes finds room.
     pub fn has_room(&self, bytes: usize) -> bool {
         self.batches.is_empty() || bytes <= self.most.saturating_sub(self.bytes)
     }
 
-    /// From now on nothing lacks room.
+    /// Lifts the bound.
     pub fn unbind(&mut self) {
         self.most = usize::MAX;
     }
 
-    /// Another bound, and policy, from now on. What is beyond it stays.
+    /// Sets another bound and another policy. Batches beyond the new bound stay.
     pub fn rebind(&mut self, most: usize, when_full: WhenFull) {
         (self.most, self.when_full) = (most, when_full);
     }
 
-    /// Everything that is not done, in batches anew; nothing is left.
+    /// Takes out all messages that are not done, in new batches.
     pub fn take_all(&mut self) -> Vec<LinkBatch> {
         self.rewind();
         let (mut all, mut batch) = (Vec::new(), LinkBatch::default());
@@ -152,17 +152,17 @@ impl Queue {
         all
     }
 
-    /// The publishers that wait for something in it.
+    /// The publishers that wait for messages in the queue.
     pub fn waiters(&self) -> Vec<Waiter> {
         self.batches.iter().flat_map(|held| held.batch.waiters()).collect()
     }
 
-    /// Takes a batch in, or drops by the policy. Where nothing is dropped the caller has asked
-    /// [`Queue::has_room`].
+    /// Takes a batch in, or drops by the policy. With a policy that drops nothing, the caller has
+    /// checked [`Queue::has_room`].
     pub fn push(&mut self, batch: LinkBatch) {
         let size = batch.bytes().len();
         while !self.has_room(size) && self.when_full == WhenFull::DropOldest {
-            // What is under way is not dropped: it may have arrived.
+            // Messages under way are not dropped, as they may have arrived.
             let unread = self.cursor.held + usize::from(self.cursor.at > 0);
             let Some(oldest) = self.batches.remove(unread) else { break };
             self.bytes -= oldest.batch.bytes().len();
@@ -185,8 +185,8 @@ impl Queue {
         self.batches.push_back(Held { first, batch, stored: false });
     }
 
-    /// Takes in a batch that is on disk as well, whatever room there is; the first `done` of its
-    /// messages are done.
+    /// Takes in a batch that is on disk as well, whatever room there is; its first `done` messages
+    /// are done.
     pub fn push_stored(&mut self, batch: LinkBatch, done: u32) {
         self.bytes += batch.bytes().len();
         let first = self.next;
@@ -197,10 +197,10 @@ impl Queue {
         self.batches.push_back(Held { first, batch, stored: true });
     }
 
-    /// Has every batch that is not on disk put there, in order.
+    /// Calls `store` for every batch that is not on disk, in order, and marks it as stored.
     ///
     /// # Errors
-    /// The first one of `store`.
+    /// The first error of `store`.
     pub fn store_all<E>(
         &mut self,
         mut store: impl FnMut(&LinkBatch) -> Result<(), E>,
@@ -212,17 +212,17 @@ impl Queue {
         Ok(())
     }
 
-    /// How many batches that are on disk have left since this was last asked.
+    /// The number of batches on disk that have left the queue since the last call.
     pub fn take_stored(&mut self) -> usize {
         std::mem::take(&mut self.stored_gone)
     }
 
-    /// Publishers that wait for what was dropped since this was last asked.
+    /// Takes the publishers that wait for messages which were dropped since the last call.
     pub fn take_lost(&mut self) -> Vec<Waiter> {
         std::mem::take(&mut self.lost)
     }
 
-    /// Messages of the oldest batch that are done.
+    /// The number of messages of the oldest batch that are done.
     pub fn done_of_first(&self) -> u32 {
         self.batches.front().map_or(0, |held| self.finished.saturating_sub(held.first) as u32)
     }
@@ -247,7 +247,7 @@ impl Queue {
         }
     }
 
-    /// Goes one message on.
+    /// Moves the cursor one message on. Returns the message's number.
     fn advance(&mut self) -> Option<u64> {
         while let Some(held) = self.batches.get(self.cursor.held)
             && self.cursor.at >= held.batch.bytes().len()
@@ -269,7 +269,8 @@ impl Queue {
         rest || self.batches.len() > self.cursor.held + 1
     }
 
-    /// The message of that number, which was read, is done; who waits for it.
+    /// Notes that the message with this number, which was read, is done. Returns the publisher that
+    /// waits for it.
     pub fn done(&mut self, number: u64) -> Option<Waiter> {
         let at = self.sent.binary_search_by_key(&number, |sent| sent.number).ok()?;
         let mut waiter = None;
@@ -282,7 +283,7 @@ impl Queue {
         waiter
     }
 
-    /// Batches leave of which everything is done.
+    /// Removes batches whose messages are all done.
     fn settle(&mut self) {
         while let Some(&Sent { number, done: true, .. }) = self.sent.front() {
             self.sent.pop_front();
@@ -305,7 +306,7 @@ impl Queue {
         true
     }
 
-    /// What was read and is not done is read again, in order.
+    /// Messages that were read and are not done are read again, in order.
     pub fn rewind(&mut self) {
         let done = self.sent.drain(..).filter(|sent| sent.done).map(|sent| sent.number);
         let mut settled: VecDeque<u64> = done.collect();

@@ -68,8 +68,8 @@ fn a_full_queue_drops_by_its_policy_and_nothing_that_is_under_way() {
 }
 
 proptest! {
-    /// Against a list: whatever is pushed, read, done and read again, each message leaves once, in
-    /// order, unless it was dropped, which is counted.
+    /// Compared with a list: whatever is pushed, read, done and read again, each message leaves
+    /// once, in order, unless it was dropped, which is counted.
     #[test]
     fn as_a_list(steps in prop::collection::vec(0u8..6, 1..200), most in 100usize..2000) {
         let mut queue = Queue::new(most, WhenFull::DropOldest);

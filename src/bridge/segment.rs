@@ -1,36 +1,36 @@
-//! Where the batches are in the bytes of a segment of a bridge's disk, whatever has become of them.
+//! Finds the batches in the bytes of a segment of a bridge's disk, however damaged the bytes are.
 //! Pure.
 
 use crate::link_record::LinkBatch;
 use crate::storage::frame;
 
-/// A batch that is whole.
+/// A whole batch.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Found {
-    /// Its number.
+    /// The batch's number.
     pub batch: u64,
-    /// Where it is.
+    /// The offset in the segment.
     pub offset: usize,
-    /// Bytes that it takes there. Of the last ones, which say nothing, some may be missing when it
-    /// is at the end of a segment.
+    /// Bytes that the batch takes in the segment. At the end of a segment, some of the last ones
+    /// may be missing; these are padding.
     pub size: usize,
-    /// Its messages.
+    /// The batch's messages.
     pub messages: LinkBatch,
 }
 
-/// What a segment is looked through for.
+/// What a segment is searched for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Search {
     /// The log that it belongs to.
     pub log: u64,
     /// The number of the segment.
     pub segment: u32,
-    /// The first batch that may be in it.
+    /// The least number that a batch in it may have.
     pub from: u64,
 }
 
-/// Finds the whole batches of a segment, which have ascending numbers; gives the number after the
-/// last one, and how many places there are where one is broken or missing.
+/// Finds the whole batches of a segment, which have ascending numbers. Returns the number after the
+/// last one, and the number of places where a batch is broken or missing.
 pub fn scan(bytes: &[u8], search: Search, mut found: impl FnMut(Found)) -> (u64, u64) {
     let (mut offset, mut payload, mut broken) = (0, Vec::new(), false);
     let (mut next, mut last, mut damaged) = (search.from, None::<u64>, 0);
@@ -43,13 +43,14 @@ pub fn scan(bytes: &[u8], search: Search, mut found: impl FnMut(Found)) -> (u64,
         };
         let read = frame::read_batch(rest, &mut payload).ok();
         let Some((header, size)) = read.filter(|(header, _)| own(header)) else {
-            // What is left of an earlier use of the file is no damage, nor is what was never
-            // written: only what stands before a good batch.
+            // Remains of an earlier use of the file are no damage, and neither are bytes that were
+            // never written. A batch of this segment is broken when its header is intact and the
+            // rest of it is not.
             broken |= frame::Header::read(rest).is_ok_and(|header| own(&header));
             offset += frame::ALIGNMENT;
             continue;
         };
-        // Those of one segment have consecutive numbers.
+        // The batches of one segment have consecutive numbers.
         let gap = last.is_some_and(|last| header.batch > last + 1);
         damaged += u64::from(broken || gap);
         (broken, last) = (false, Some(header.batch));

@@ -1,12 +1,13 @@
-//! All bridges: started with the broker, changed by a reload, ended with the broker.
+//! All bridges of the broker: started with it, changed by a reload, and ended with it.
 //!
-//! A reload is carried out by a thread of its own, one at a time, because it waits for bridges'
-//! threads, for cores and for disks. A bridge that is as it was goes on untouched. One that is
-//! gone has its links take nothing more, sends what waits for at most `shutdown.grace`, and puts
-//! the rest away: on disk it stays. One that has changed sends nothing more, waits a little for
-//! what is under way, and hands its near side over to a new thread: its buffer, its rings and the
-//! shards' links, which from then on take what the new configuration says. So nothing is lost, and
-//! what waited comes first.
+//! A thread of its own carries a reload out, one at a time, because a reload waits for bridges'
+//! threads, for cores and for disks. A bridge without changes continues untouched. For a bridge
+//! that was removed, the links take no more messages; the bridge sends waiting messages for at most
+//! `shutdown.grace`, and puts the rest away: messages on disk stay there. A bridge that has changed
+//! sends no more messages, waits shortly for those under way, and hands the side towards this
+//! broker over to a new thread: its buffer, its rings and the shards' links, which from then on
+//! take what the new configuration says. So no message is lost, and messages that were waiting come
+//! first.
 #![allow(
     clippy::disallowed_types,
     clippy::disallowed_methods,
@@ -32,16 +33,16 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
-/// How long putting away what was not sent may take besides: it is written to a disk.
+/// The additional time for putting away unsent messages on a disk.
 const PUT_AWAY: Duration = Duration::from_secs(3);
-/// How long a bridge that changes waits for what is under way.
+/// How long a changed bridge waits for messages under way.
 const UNDER_WAY: Duration = Duration::from_secs(2);
-/// How long its thread may take besides: it leaves a group of Kafka.
+/// The additional time for its thread to end, in which it may have to leave a Kafka consumer group.
 const LEAVES: Duration = Duration::from_secs(8);
-/// How often somebody who waits looks whether the broker stops.
+/// The interval at which a waiting thread checks whether the broker stops.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Has a core do something for a bridge.
+/// Gives a core an order about a bridge.
 pub type TellCore = Arc<dyn Fn(FeedCommand) + Send + Sync>;
 
 /// A lane of a bridge whose thread runs.
@@ -59,7 +60,7 @@ struct Running {
     thread: JoinHandle<Intake>,
 }
 
-/// The bridges that run, with whoever changes them.
+/// The running bridges, owned by the thread that may change them.
 struct Set {
     running: Vec<Running>,
     common: Arc<Common>,
@@ -67,39 +68,40 @@ struct Set {
     cores: Vec<TellCore>,
     shown: Shown,
     last_id: u32,
-    /// The broker stops: nothing is waited for.
+    /// Set when the broker stops: then nothing is waited for.
     hurry: Arc<AtomicBool>,
 }
 
-/// Who has the bridges.
+/// The owner of the running bridges.
 enum Owner {
-    /// Nobody: there are no cores yet.
+    /// No owner: there are no cores yet, or the thread that changes the bridges has panicked or
+    /// could not be started.
     Nobody,
     /// The control thread.
     Control(Box<Set>),
-    /// A thread that changes them.
+    /// A thread that is changing them.
     Change(JoinHandle<Box<Set>>),
 }
 
-/// All bridges, as the control thread sees them.
+/// All bridges as the control thread sees them.
 pub struct Bridges {
     common: Arc<Common>,
     planned: Vec<Planned>,
     owner: Owner,
-    /// What is to be changed next.
+    /// The next change, and how long removed bridges may send waiting messages.
     next: Option<(Vec<Wanted>, Duration)>,
     shown: Shown,
     hurry: Arc<AtomicBool>,
     shards: Option<Shards>,
-    /// How many lanes each bridge has, while it is there.
+    /// The number of lanes of each present bridge, by name.
     lanes: HashMap<String, u16>,
 }
 
 impl Bridges {
-    /// The bridges of the configuration, and what each core needs for them.
+    /// Plans the bridges of the configuration, and what each core needs for them.
     ///
     /// # Errors
-    /// Which bridge cannot be had, and why.
+    /// The bridge that cannot be planned, and why.
     pub fn plan(
         config: &Config,
         common: Common,
@@ -133,15 +135,15 @@ impl Bridges {
         Ok((bridges, feeders))
     }
 
-    /// What each bridge counts.
+    /// The figures of all bridges.
     pub fn shown(&self) -> &Shown {
         &self.shown
     }
 
-    /// Starts their threads.
+    /// Starts the bridges' threads.
     ///
     /// # Errors
-    /// Which bridge cannot start, and why.
+    /// The bridge that cannot start, and why.
     pub fn start(
         &mut self,
         config: &Config,
@@ -169,7 +171,7 @@ impl Bridges {
         Ok(())
     }
 
-    /// What a configuration wants.
+    /// The lanes that a configuration wants.
     ///
     /// # Errors
     /// All that is wrong with its bridges, with the keys.
@@ -187,7 +189,7 @@ impl Bridges {
         if problems.is_empty() { Ok(wanted) } else { Err(problems) }
     }
 
-    /// How many lanes a bridge has: while it is there, as many as it had.
+    /// The number of lanes of a bridge: a present bridge keeps its number until a restart.
     fn lanes_of(&self, bridge: &config::Bridge) -> u16 {
         let wanted = bridge.connections() as u16;
         let known = self.lanes.get(&*bridge.name).copied();
@@ -198,7 +200,7 @@ impl Bridges {
         known.filter(|_| bridge.mqtt.is_some()).unwrap_or(wanted)
     }
 
-    /// The bridges become these. `grace`: how long those that are gone may send what waits.
+    /// Changes the bridges to these. `grace` is how long removed bridges may send waiting messages.
     pub fn change(&mut self, wanted: Vec<Wanted>, grace: Duration) {
         self.remember(&wanted);
         self.next = Some((wanted, grace));
@@ -210,7 +212,8 @@ impl Bridges {
         self.lanes = lanes.collect();
     }
 
-    /// Goes on with changes.
+    /// Continues with changes: takes the bridges back from a thread that is done, and starts the
+    /// next one.
     pub fn go_on(&mut self) {
         if matches!(&self.owner, Owner::Change(thread) if thread.is_finished()) {
             self.fetch();
@@ -233,7 +236,7 @@ impl Bridges {
         }
     }
 
-    /// The bridges come back from whoever has changed them.
+    /// Takes the bridges back from the thread that changed them.
     fn fetch(&mut self) {
         if let Owner::Change(thread) = std::mem::replace(&mut self.owner, Owner::Nobody) {
             match thread.join() {
@@ -243,11 +246,11 @@ impl Bridges {
         }
     }
 
-    /// The cores have ended: bridges send what waits, at most until then, put the rest away, and
-    /// end.
+    /// Ends all bridges after the cores have ended: they send waiting messages until `until` and
+    /// put the rest away.
     pub fn stop(&mut self, until: Instant) {
         self.hurry.store(true, Ordering::Relaxed);
-        // The cores may have left nothing of the time.
+        // The cores may have used up the time until `until`.
         let end = until.max(Instant::now()) + PUT_AWAY;
         if let Owner::Change(thread) = &self.owner {
             wait_for_end(thread, end);
@@ -261,14 +264,14 @@ impl Bridges {
             running.bell.notify_one();
         }
         for running in set.running.drain(..) {
-            // One that does not come back ends with the process.
+            // A thread that does not end now ends with the process.
             wait_for_end(&running.thread, end);
         }
     }
 }
 
 impl Set {
-    /// Whether nothing is to be changed.
+    /// Whether nothing has to be changed.
     fn is_the_same(&self, wanted: &[Wanted]) -> bool {
         self.running.len() == wanted.len()
             && self.running.iter().zip(wanted).all(|(running, wanted)| running.is(wanted))
@@ -288,7 +291,7 @@ impl Set {
         Ok(())
     }
 
-    /// The bridges become these.
+    /// Changes the bridges to these.
     fn change(&mut self, mut wanted: Vec<Wanted>, grace: Duration) {
         let key = |config: &config::Bridge, lane: Lane| (config.name.to_string(), lane.number);
         let order: Vec<_> = wanted.iter().map(|wanted| key(&wanted.config, wanted.lane)).collect();
@@ -351,7 +354,7 @@ impl Set {
         Ok(())
     }
 
-    /// A bridge that the configuration has no more.
+    /// Ends a bridge that the configuration no longer has.
     fn part(&mut self, running: Running, until: Instant) {
         let Running { id, config, lane, kind, figures, orders, bell, thread, .. } = running;
         let bridge = &*config.name;
@@ -388,12 +391,12 @@ impl Set {
             let Some(submit) = self.shards.submit.first() else { return };
             submit(Box::new(move |shard: &mut Shard| {
                 let done = shard.publish_state(&topic, b"");
-                // Who asked may have gone.
+                // The receiver may have given up.
                 Box::new(move || {
                     let _ = answer.send(done);
                 })
             }));
-            // Nobody answers where the core has ended.
+            // There is no answer when the core has ended.
             if told.recv_timeout(PUT_AWAY).unwrap_or(true) {
                 return;
             }
@@ -401,7 +404,8 @@ impl Set {
         }
     }
 
-    /// A bridge that has changed: another thread goes on with what waits.
+    /// Exchanges the thread of a bridge that has changed: a new thread continues with the waiting
+    /// messages.
     fn exchange(&mut self, running: Running, mut wanted: Wanted, until: Instant) {
         self.wait(&running.thread, until, || {});
         let bridge = running.config.name.to_string();
@@ -467,7 +471,7 @@ impl Set {
         }
     }
 
-    /// What is on disk stays where it is until the next start.
+    /// Keeps the directory of messages on disk as it is until the next start.
     fn keep_directory(&self, old: &config::Bridge, new: &mut config::Bridge) {
         let storage = &self.common.storage;
         let moves = new.buffer.mode == BufferMode::Memory
@@ -482,7 +486,7 @@ impl Set {
         }
     }
 
-    /// Gives each core an order, and waits until it is carried out.
+    /// Gives each core an order, and waits until all have been carried out.
     fn tell_cores(&self, mut order: impl FnMut(usize) -> Option<FeedOrder>) {
         let (done, answers) = channel();
         for (number, core) in self.cores.iter().enumerate() {
@@ -491,7 +495,7 @@ impl Set {
             }
         }
         drop(done);
-        // It is closed when the last one has been carried out, or its core has ended.
+        // The channel is closed when the last order has been carried out or its core has ended.
         while !self.hurries() {
             match answers.recv_timeout(LOOK) {
                 Ok(()) | Err(RecvTimeoutError::Timeout) => {}
@@ -504,7 +508,8 @@ impl Set {
         self.hurry.load(Ordering::Relaxed)
     }
 
-    /// Waits for a thread to end, at most until then. `hurry` is done when the broker stops.
+    /// Waits for a thread to end, at most until `until`. Calls `hurry` when the broker stops
+    /// meanwhile.
     fn wait(&self, thread: &JoinHandle<Intake>, mut until: Instant, hurry: impl Fn()) {
         let mut hurried = false;
         while !thread.is_finished() && Instant::now() < until {
@@ -518,7 +523,7 @@ impl Set {
 }
 
 impl Running {
-    /// Whether it is as it is wanted.
+    /// Whether the lane is as the configuration wants it.
     fn is(&self, wanted: &Wanted) -> bool {
         self.config == wanted.config && self.files == wanted.files
     }

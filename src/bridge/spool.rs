@@ -1,12 +1,12 @@
-//! What waits for the other end of a bridge on disk: batches in segments, in the form of the
-//! store's log ([`frame`]), written and read by the bridge's own thread. Segments go when nothing
-//! in them is waiting any more.
+//! Messages on disk that wait for the other end of a bridge: batches in segments, in the form of
+//! the store's log ([`frame`]), written and read by the bridge's own thread. A segment is removed
+//! when no message in it waits any more.
 //!
-//! What is written survives the process; a power cut may take what the system had not written yet.
-//! How far the other end has got is written to a file besides, a few times a second: after a crash
-//! what it had got since then is sent again. A batch that is broken is counted, named in the log
-//! and left out, and those after it are read. One that cannot be read now stays, and so do those
-//! behind it.
+//! Written batches survive the end of the process; a power cut may take those that the system had
+//! not written yet. The position of the other end is written to a separate file a few times a
+//! second: after a crash, messages that were delivered since then are sent again. A broken batch is
+//! counted, logged and left out, and later ones are read. A batch that cannot be read now stays,
+//! and so do later ones.
 
 use super::segment::{Found, Search, scan};
 use crate::link_record::{LinkBatch, Waiter};
@@ -20,10 +20,10 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// The file that says how far the other end has got.
+/// The file with the position of the other end.
 const POSITION: &str = "position";
 
-/// A batch on disk.
+/// The place of a batch on disk.
 #[derive(PartialEq, Eq, Debug)]
 struct Entry {
     batch: u64,
@@ -31,7 +31,7 @@ struct Entry {
     offset: u64,
     size: usize,
     count: u32,
-    /// Publishers that wait for its messages, until it is read.
+    /// Publishers that wait for its messages, until the batch is read.
     waiters: Vec<Waiter>,
 }
 
@@ -39,33 +39,33 @@ struct Entry {
 pub struct Spool {
     files: Files,
     position: File,
-    /// What the position file says.
+    /// The position in the position file: the batch, and the messages of it that are done.
     saved: (u64, u32),
     log: u64,
     segment_size: u64,
     entries: VecDeque<Entry>,
-    /// Of those, how many have been read and are not done.
+    /// The number of entries, from the front, that have been read and are not done.
     loaded: usize,
-    /// Messages of the others.
+    /// The number of messages in the other entries.
     unread: u64,
     bytes: u64,
-    /// Entries of each segment.
+    /// The number of entries in each segment.
     segments: BTreeMap<u32, usize>,
     current: Option<(u32, u64)>,
     last_segment: u32,
     next_batch: u64,
-    /// Messages of the first batch that were done when the process ended.
+    /// The number of messages of the first batch that were done when the process ended.
     skip: u32,
     damaged: u64,
-    /// Publishers that wait for what was dropped, or is broken.
+    /// Publishers that wait for messages in dropped or broken batches.
     lost: Vec<Waiter>,
 }
 
 impl Spool {
-    /// What is in that directory, which is made when it is not there.
+    /// Opens `directory`, which is created if it does not exist, and finds the batches in it.
     ///
     /// # Errors
-    /// When it cannot be read or made.
+    /// Fails when the directory cannot be read or created.
     pub fn open(directory: &Path, segment_size: u64) -> io::Result<Spool> {
         std::fs::create_dir_all(directory)?;
         let mut files = Files::open(directory)?;
@@ -98,7 +98,7 @@ impl Spool {
             let bytes = files.read(number, 0, usize::try_from(length).unwrap_or(usize::MAX))?;
             spool.recover(number, &bytes);
             if !spool.segments.contains_key(&number) {
-                // One that cannot be removed now is removed at the next start.
+                // A file that cannot be removed now is removed at the next start.
                 let _ = spool.files.drop_segment(number, false);
             }
         }
@@ -113,7 +113,7 @@ impl Spool {
         let search = Search { log: self.log, segment: number, from: self.next_batch };
         let mut found = Vec::new();
         let (next, damaged) = scan(bytes, search, |Found { batch, offset, size, messages }| {
-            // Those who waited were clients of an earlier process.
+            // The waiting publishers were clients of an earlier process.
             let (waiters, count) = (Vec::new(), messages.count());
             found.push(Entry {
                 batch,
@@ -140,17 +140,17 @@ impl Spool {
         self.entries.push_back(entry);
     }
 
-    /// True when nothing is on disk that is not done.
+    /// Whether no batch on disk waits.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Bytes on disk that wait.
+    /// Bytes of waiting batches on disk.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Messages on disk that have not been read.
+    /// The number of messages on disk that have not been read.
     pub fn unread(&self) -> u64 {
         self.unread
     }
@@ -160,15 +160,15 @@ impl Spool {
         self.loaded == self.entries.len()
     }
 
-    /// Batches that were broken.
+    /// The number of broken batches.
     pub fn damaged(&self) -> u64 {
         self.damaged
     }
 
-    /// Writes a batch behind the others.
+    /// Writes a batch behind all others.
     ///
     /// # Errors
-    /// When it cannot be written: it is not there then.
+    /// Fails when the batch cannot be written; then it is not in the spool.
     pub fn append(&mut self, batch: &LinkBatch) -> io::Result<()> {
         let size = frame::disk_size(batch.bytes().len());
         let fits = |&(_, offset): &(u32, u64)| offset + size as u64 <= self.segment_size;
@@ -180,7 +180,7 @@ impl Spool {
                 self.last_segment = segment;
                 let older = self.current.replace((segment, 0));
                 if let Some((older, _)) = older {
-                    // The same.
+                    // A file that cannot be removed now is removed at the next start.
                     let _ = self.free(older);
                 }
                 (segment, 0)
@@ -190,9 +190,9 @@ impl Spool {
         let needed = self.entries.front().map_or(number, |front| front.batch);
         let stamp = Stamp { log, segment, batch: number, needed, unsynced: 0 };
         if let Err(error) = self.files.commit(stamp, offset, batch.bytes(), Extent::Nothing) {
-            // All of it may be there nevertheless: nothing else may have its number. The next one
-            // goes to another segment, and this one goes when nothing in it waits, for each attempt
-            // would leave another one.
+            // The whole batch may be on disk nevertheless, so no other batch may have its number.
+            // The next batch goes to another segment. This segment is removed when no message in it
+            // waits, as each attempt would leave another one behind.
             (self.current, self.next_batch) = (None, number + 1);
             let _ = self.free(segment);
             return Err(error);
@@ -204,17 +204,17 @@ impl Spool {
         Ok(())
     }
 
-    /// The same for a batch that its caller has: it counts as read.
+    /// Like [`Spool::append`], for a batch that its caller keeps in memory: it counts as read.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// Fails when the batch cannot be written.
     pub fn append_kept(&mut self, batch: &LinkBatch) -> io::Result<()> {
         self.append(batch)?;
         self.keep_last();
         Ok(())
     }
 
-    /// The batch that was appended last counts as read: its caller has it.
+    /// The batch that was appended last counts as read, as its caller keeps it in memory.
     pub fn keep_last(&mut self) {
         let last = self.entries.len();
         for entry in self.entries.iter_mut().skip(std::mem::replace(&mut self.loaded, last)) {
@@ -223,11 +223,11 @@ impl Spool {
         }
     }
 
-    /// Reads the next batch, and how many of its first messages were done before. `None` at the
-    /// end. What is broken is left out.
+    /// Reads the next batch. Also returns how many of its first messages were done in an earlier
+    /// run. `None` at the end. Broken batches are left out.
     ///
     /// # Errors
-    /// When the next one cannot be read now: it stays the next one.
+    /// Fails when the next batch cannot be read now; it remains the next one.
     pub fn read(&mut self) -> io::Result<Option<(LinkBatch, u32)>> {
         while let Some(entry) = self.entries.get_mut(self.loaded) {
             let bytes = self.files.read(entry.segment, entry.offset, entry.size)?;
@@ -249,13 +249,13 @@ impl Spool {
         Ok(None)
     }
 
-    /// The number of the batch that is read next.
+    /// The number of the next batch to read.
     pub fn next(&self) -> Option<u64> {
         self.entries.get(self.loaded).map(|entry| entry.batch)
     }
 
-    /// The next batch could not be read for a long time. If the disk can be written, it is taken
-    /// for broken and left out; otherwise that is false.
+    /// The next batch could not be read for a long time. If the disk can be written, the batch
+    /// counts as broken and is left out; otherwise returns false.
     pub fn give_up_next(&mut self, why: &io::Error) -> bool {
         let works = self.test_disk().is_ok();
         if works {
@@ -264,7 +264,7 @@ impl Spool {
         works
     }
 
-    /// Whether the disk takes what it has already.
+    /// Whether the disk accepts a write of the present position.
     fn test_disk(&mut self) -> io::Result<()> {
         faults::operation()?;
         self.position.write_all_at(&written_position(self.saved), 0)?;
@@ -282,13 +282,13 @@ impl Spool {
         self.remove(self.loaded);
     }
 
-    /// Drops the oldest batch that has not been read; how many messages it had.
+    /// Drops the oldest batch that has not been read. Returns the number of its messages.
     pub fn drop_oldest(&mut self) -> Option<u32> {
         let entry = self.remove(self.loaded)?;
         Some(entry.count)
     }
 
-    /// So many of the oldest batches, which have been read, are done.
+    /// The oldest `batches` batches, which have been read, are done.
     pub fn release(&mut self, batches: usize) {
         for _ in 0..batches.min(self.loaded) {
             self.remove(0);
@@ -296,17 +296,17 @@ impl Spool {
         }
     }
 
-    /// Segments have so many bytes from now on.
+    /// Sets the size of further segments in bytes.
     pub fn set_segment_size(&mut self, bytes: u64) {
         self.segment_size = bytes;
     }
 
-    /// The publishers that wait for something that has not been read.
+    /// The publishers that wait for messages that have not been read.
     pub fn waiters(&self) -> Vec<Waiter> {
         self.entries.iter().flat_map(|entry| &entry.waiters).copied().collect()
     }
 
-    /// The same, but the files stay.
+    /// Like [`Spool::release`], but the files stay.
     pub fn keep_released(&mut self, batches: usize) {
         for _ in 0..batches.min(self.loaded) {
             if let Some(entry) = self.entries.pop_front() {
@@ -316,7 +316,8 @@ impl Spool {
         }
     }
 
-    /// Publishers that wait for what was dropped, or is broken, since this was last asked.
+    /// Takes the publishers that wait for messages in batches dropped or found broken since the
+    /// last call.
     pub fn take_lost(&mut self) -> Vec<Waiter> {
         std::mem::take(&mut self.lost)
     }
@@ -329,12 +330,12 @@ impl Spool {
         if let Some(left) = self.segments.get_mut(&entry.segment) {
             *left -= 1;
         }
-        // A file that cannot be removed is removed at the next start.
+        // A file that cannot be removed now is removed at the next start.
         let _ = self.free(entry.segment);
         Some(entry)
     }
 
-    /// Removes a segment if nothing in it waits and nothing more comes into it.
+    /// Removes a segment if no batch in it waits and none will be added.
     fn free(&mut self, segment: u32) -> io::Result<()> {
         let used = self.segments.get(&segment).is_some_and(|&left| left > 0);
         if used || self.current.is_some_and(|(current, _)| current == segment) {
@@ -344,11 +345,11 @@ impl Spool {
         self.files.drop_segment(segment, true)
     }
 
-    /// Writes down how far the other end has got: `done` messages of the oldest batch. Nothing is
-    /// written when that is known.
+    /// Writes the position of the other end: `done` messages of the oldest batch are done. An
+    /// unchanged position is not written again.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// Fails when the position cannot be written.
     pub fn save_position(&mut self, done: u32) -> io::Result<()> {
         let front = self.entries.front().map_or(self.next_batch, |front| front.batch);
         let position = (front, if self.entries.is_empty() { 0 } else { done });
@@ -361,10 +362,10 @@ impl Spool {
         Ok(())
     }
 
-    /// Makes everything that was written durable.
+    /// Makes all written batches and the position durable.
     ///
     /// # Errors
-    /// When the system cannot.
+    /// Fails when the system cannot do that.
     pub fn sync(&mut self) -> io::Result<()> {
         for file in self.files.unsynced()? {
             file.sync_data()?;
@@ -373,7 +374,7 @@ impl Spool {
     }
 }
 
-/// A position as it is written, with its checksum.
+/// The bytes of a position, with a checksum.
 fn written_position((batch, done): (u64, u32)) -> Vec<u8> {
     let mut bytes = batch.to_le_bytes().to_vec();
     bytes.extend_from_slice(&done.to_le_bytes());
@@ -382,7 +383,8 @@ fn written_position((batch, done): (u64, u32)) -> Vec<u8> {
     bytes
 }
 
-/// Batch and messages of it; the very beginning when there is none, or it is broken.
+/// The batch of a position, and the number of its messages that are done; the very beginning when
+/// the file has no valid position.
 fn read_position(file: &File) -> (u64, u32) {
     let mut bytes = [0; 16];
     if file.read_exact_at(&mut bytes, 0).is_err() {

@@ -60,8 +60,8 @@ fn a_position_within_a_batch_is_kept() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
-    /// Whatever happens to the bytes, what is read is what was written, in order, and what is
-    /// missing between two batches of a segment is counted.
+    /// Whatever happens to the bytes, what is read is what was written, in order, and missing
+    /// batches between two batches of a segment are counted.
     #[test]
     fn damage_loses_batches_and_nothing_else(
         flips in prop::collection::vec((0usize..4, 0usize..70_000, 0u8..8), 0..4),

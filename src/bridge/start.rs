@@ -1,5 +1,5 @@
-//! How a bridge of the configuration becomes one: the plan of its links, its near side, and what
-//! its thread does.
+//! Makes bridges from the configuration: the plan of their links, their [`Intake`]s, and the work
+//! of their threads.
 #![allow(
     clippy::disallowed_types,
     clippy::disallowed_methods,
@@ -32,50 +32,51 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::Notify;
 
-/// Bytes that wait in one shard's link at most: what comes while the thread writes to a disk.
+/// The most bytes that wait in one shard's link: messages that arrive while the thread writes to a
+/// disk.
 const LINK: u64 = 8 << 20;
 
-/// What all bridges of this process have in common.
+/// What all bridges of this process share.
 pub struct Common {
     /// This broker's name in ClientIds.
     pub host: String,
-    /// Its name on paths.
+    /// This broker's name on the paths of messages.
     pub instance: String,
     /// `storage.path`.
     pub storage: PathBuf,
     /// Milliseconds since 1970 at the zero of the shards' clock.
     pub zero: u64,
-    /// Cores.
+    /// The number of cores.
     pub cores: usize,
-    /// The key of a publisher's name.
+    /// Computes a publisher's key from its name.
     pub key: Box<dyn Fn(&str) -> u64 + Send + Sync>,
 }
 
-/// A lane of a bridge as the configuration wants it; what can be wrong with it has been looked at.
+/// A lane of a bridge as a configuration wants it, after all checks.
 pub struct Wanted {
-    /// What the configuration says.
+    /// The bridge's configuration.
     pub config: config::Bridge,
-    /// Which of its lanes.
+    /// The lane.
     pub lane: Lane,
-    /// What is at its other end.
+    /// The kind of its other end.
     pub kind: &'static str,
-    /// What is in the files that it names.
+    /// A digest of the files that the configuration names.
     pub files: u64,
-    /// What its thread does.
+    /// The work of its thread.
     pub work: Work,
 }
 
 /// A lane of a bridge before its thread runs.
 pub struct Planned {
-    /// What the configuration says.
+    /// The bridge's configuration.
     pub config: config::Bridge,
-    /// Which of its lanes.
+    /// The lane.
     pub lane: Lane,
-    /// Which one, for the cores.
+    /// Its number for the cores.
     pub id: BridgeId,
     /// Its link on each core.
     pub link: LinkPlan,
-    /// What it counts.
+    /// Its figures.
     pub figures: Arc<Figures>,
     numbers: Numbers,
     feeds: Vec<Feed>,
@@ -85,14 +86,14 @@ pub struct Planned {
 impl Common {
     /// The key of a bridge as a publisher.
     fn own(&self, name: &str) -> ClientKey {
-        // ClientIds have no such character: it is nobody else's key.
+        // ClientIds cannot contain NUL, so no client has this name.
         ClientKey::new((self.key)(&format!("\0bridge/{name}")))
     }
 
-    /// A lane of a bridge, and what each core needs for it.
+    /// Plans a lane of a bridge, and what each core needs for it.
     ///
     /// # Errors
-    /// When what its directory says cannot be read.
+    /// Fails when the file in its directory cannot be read.
     pub fn plan(
         &self,
         id: BridgeId,
@@ -110,7 +111,7 @@ impl Common {
         Ok((Planned { config, lane, id, link, figures, numbers, feeds, bell }, feeders))
     }
 
-    /// What waits on disk for another number of lanes comes to those that there are.
+    /// Moves messages on disk that are laid out for another number of lanes to the present lanes.
     fn gather(&self, config: &config::Bridge, of: u16) -> Result<(), String> {
         if config.buffer.mode == BufferMode::Memory || config.mqtt.is_none() {
             return Ok(());
@@ -125,7 +126,7 @@ impl Common {
         Ok(())
     }
 
-    /// What a link of a bridge's lane takes.
+    /// The plan for the links of a bridge's lane.
     pub fn link(&self, config: &config::Bridge, numbers: &Numbers, lane: Lane) -> LinkPlan {
         let kind = kind(config);
         let first = || config.mqtt.as_ref().map(|mqtt| Topics::new(&mqtt.topics).both());
@@ -134,7 +135,7 @@ impl Common {
         LinkPlan {
             filters: filters(config),
             numbers: numbers.current().to_vec(),
-            // Each route has its own copy.
+            // With Kafka, each route gets its own copy of a message.
             once: kind != "kafka",
             part: (lane.of > 1).then(part),
             bytes: (most_bytes(config, lane)).min(LINK / u64::from(lane.of)) as usize,
@@ -157,10 +158,10 @@ impl Common {
         opened.map_err(|error| format!("buffer: {}: {error}", directory.display()))
     }
 
-    /// The routes of a bridge have changed.
+    /// Updates the numbers of a bridge whose routes have changed.
     ///
     /// # Errors
-    /// When its directory cannot be told, or there were too many.
+    /// Fails when its directory cannot be written, or when there have been too many filters.
     pub fn renumber(&self, config: &config::Bridge, numbers: &mut Numbers) -> Result<(), String> {
         let Some(kafka) = &*config.kafka else { return Ok(()) };
         let filters = kafka.routes.iter().map(|route| &*route.filter);
@@ -176,11 +177,12 @@ impl Common {
         Ok(())
     }
 
-    /// The near side of a bridge's lane. With the first one, what waits for another number of lanes
-    /// is moved to these; not earlier, for during an upgrade the old process still has it.
+    /// The [`Intake`] of a bridge's lane. With the first lane, messages on disk that are laid out
+    /// for another number of lanes are moved; not earlier, because during an upgrade the old
+    /// process still owns them.
     ///
     /// # Errors
-    /// When its directory cannot be used.
+    /// Fails when its directory cannot be used.
     pub fn intake(&self, planned: Planned, shards: &Shards) -> Result<Intake, String> {
         let Planned { config, lane, figures, numbers, mut feeds, bell, .. } = planned;
         if lane.is_first() {
@@ -195,10 +197,10 @@ impl Common {
         Ok(Intake { buffer: opened?, feeds, figures, bell, orders, waiting, numbers })
     }
 
-    /// A buffer is what the configuration says from now on.
+    /// Changes a buffer to what the configuration says.
     ///
     /// # Errors
-    /// When its directory cannot be used: nothing has changed.
+    /// Fails when its directory cannot be used; then nothing has changed.
     pub fn change(
         &self,
         config: &config::Bridge,
@@ -225,10 +227,10 @@ impl Common {
         open(place).map_err(|error| format!("buffer: {}: {error}", directory.display()))
     }
 
-    /// The lanes of a bridge as the configuration wants it.
+    /// The lanes of a bridge that the configuration wants.
     ///
     /// # Errors
-    /// What is wrong with it, with the key.
+    /// What is wrong with the bridge, with the key.
     pub fn wanted(
         &self,
         bridge: &config::Bridge,
@@ -255,7 +257,7 @@ impl Common {
         Lane::all(lanes).map(wanted).collect()
     }
 
-    /// How a bridge hands messages to the shards.
+    /// How a bridge gives messages to the shards.
     fn inward(
         &self,
         name: &str,
@@ -291,7 +293,7 @@ impl Common {
         let tls = match &*http.tls {
             Some(tls) => secured(tls)?,
             None if http.url.starts_with("https:") => secured(&BridgeTls::default())?,
-            // Not used.
+            // This configuration is not used.
             None => without_authorities(),
         };
         let (plan, tls) = (Arc::new(RequestPlan::new(http, &self.instance)?), Arc::new(tls));
@@ -340,17 +342,17 @@ impl Common {
     }
 }
 
-/// Most bytes that wait in a lane of a bridge.
+/// The most bytes that wait in a lane of a bridge.
 pub fn most_bytes(bridge: &config::Bridge, lane: Lane) -> u64 {
     bridge.buffer.max_bytes.get() / u64::from(lane.of)
 }
 
-/// Where the state of a bridge is published here.
+/// The topic name of a bridge's state at this broker.
 pub fn state_topic(name: &str) -> String {
     format!("$SYS/broker/connection/{name}/state")
 }
 
-/// What is at the other end of a bridge: the key of the configuration.
+/// The kind of a bridge's other end: the key in the configuration.
 pub fn kind(bridge: &config::Bridge) -> &'static str {
     match (&*bridge.mqtt, &*bridge.http) {
         (Some(_), _) => "mqtt",
@@ -359,7 +361,7 @@ pub fn kind(bridge: &config::Bridge) -> &'static str {
     }
 }
 
-/// The filters of its links.
+/// The filters of a bridge's links.
 fn filters(bridge: &config::Bridge) -> Vec<Box<str>> {
     match (&*bridge.mqtt, &*bridge.http, &*bridge.kafka) {
         (Some(mqtt), ..) => Topics::new(&mqtt.topics).outward(),
@@ -369,8 +371,7 @@ fn filters(bridge: &config::Bridge) -> Vec<Box<str>> {
     }
 }
 
-/// What is in the files that a bridge names, in short: a certificate that has been renewed is
-/// another one.
+/// A digest of the files that a bridge names: it changes when a certificate is renewed.
 fn files(bridge: &config::Bridge) -> u64 {
     let mqtt = bridge.mqtt.as_ref().and_then(|mqtt| mqtt.tls.as_ref());
     let http = bridge.http.as_ref().and_then(|http| http.tls.as_ref());
@@ -422,7 +423,7 @@ fn answering(bridge: &config::Bridge) -> Answering {
     }
 }
 
-/// What TLS is spoken with.
+/// The TLS configuration for a bridge.
 fn secured(tls: &BridgeTls) -> Result<rustls::ClientConfig, String> {
     let own = OwnCertificate::at(&tls.certificate, &tls.private_key);
     client_config(Authorities::at(&tls.ca), own).map_err(|error| format!("tls.{error}"))

@@ -1,17 +1,19 @@
-//! Texts with placeholders that a message is filled into: topics, keys, headers and bodies of what
-//! a bridge sends. The notation is that of `access` ([`Template`]); what may stand in it is here:
+//! Templates: texts with placeholders that values of a message replace, for topics, keys, headers
+//! and bodies of what a bridge sends. The notation is that of `access` ([`Template`]). The
+//! placeholders are:
 //!
-//! | placeholder | what |
-//! |---|---|
-//! | `${client_id}` `${username}` `${cert_cn}` | who published: ClientId, user name, common name of the certificate |
-//! | `${topic}` `${topic.2}` | the topic name; its second level, counted from 1 |
-//! | `${payload}` `${payload.a.b}` | the payload; what its JSON has at `a`, then `b` (a number counts an array's elements from 0) |
-//! | `${qos}` `${retain}` `${timestamp}` | 0 to 2; true or false; milliseconds since 1970 when it was accepted |
-//! | `${user_property.x}` | the first user property of that name |
+//! - `${client_id}`, `${username}`, `${cert_cn}`: the publisher's ClientId, user name, and common
+//!   name in its certificate;
+//! - `${topic}`, `${topic.2}`: the topic name; its second level, counted from 1;
+//! - `${payload}`, `${payload.a.b}`: the payload; the value in its JSON at `a`, then `b` (a number
+//!   counts an array's elements from 0);
+//! - `${qos}`, `${retain}`, `${timestamp}`: 0 to 2; true or false; when the message was accepted,
+//!   in milliseconds since 1970;
+//! - `${user_property.x}`: the value of the first user property with that name.
 //!
-//! Templates are compiled at the start; an unknown placeholder is an error of the configuration.
-//! A value that a message does not have is filled in as nothing, and the caller is told. Filling in
-//! takes time in proportion to the template, and to the payload where its JSON is read.
+//! Templates are compiled at the start; an unknown placeholder is an error in the configuration. A
+//! missing value is replaced by nothing, and the caller is told. Filling in takes time in
+//! proportion to the template, and to the payload if its JSON is read.
 
 use crate::access::template::Template;
 use crate::link_record::LinkRecord;
@@ -19,10 +21,10 @@ use crate::packet::PublishProperties;
 use serde_json::Value;
 use std::cell::OnceCell;
 
-/// Most bytes of a template.
+/// The most bytes of a template.
 pub const MAX_TEMPLATE: usize = 4096;
 
-/// A value of a message.
+/// The value that a placeholder stands for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Source {
     ClientId,
@@ -81,7 +83,7 @@ impl Source {
         }
     }
 
-    /// Whether it is of who published the message.
+    /// Whether the value tells who published the message.
     fn is_name(&self) -> bool {
         matches!(self, Source::ClientId | Source::Username | Source::Certificate)
     }
@@ -90,18 +92,18 @@ impl Source {
 /// A compiled template.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MessageTemplate {
-    /// Each text, and what follows it.
+    /// Each text, and the placeholder that follows it.
     parts: Vec<(Box<str>, Option<Source>)>,
 }
 
-/// What a message is filled in from; its JSON is read once, when it is needed.
+/// The values of a message. The JSON of its payload is parsed at most once, when it is needed.
 pub struct Values<'a> {
     record: LinkRecord<'a>,
     json: OnceCell<Option<Value>>,
 }
 
 impl<'a> Values<'a> {
-    /// Those of that message.
+    /// The values of `record`.
     pub fn new(record: LinkRecord<'a>) -> Values<'a> {
         Values { record, json: OnceCell::new() }
     }
@@ -120,7 +122,7 @@ impl<'a> Values<'a> {
         })
     }
 
-    /// Gives the value to `take`, as bytes; false when the message has none.
+    /// Calls `take` with the value as bytes. Returns false when the message has no such value.
     fn with(&self, source: &Source, take: &mut dyn FnMut(&[u8])) -> bool {
         let record = &self.record;
         let mut named = |name: &str| {
@@ -165,20 +167,20 @@ impl<'a> Values<'a> {
 }
 
 impl MessageTemplate {
-    /// Reads its notation.
+    /// Compiles a template for messages.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// What is wrong with the template.
     pub fn new(text: &str) -> Result<MessageTemplate, String> {
         MessageTemplate::compile(text, Source::read)
     }
 
-    /// The same for records of Kafka: `${key}`, `${header.x}`, `${topic}`, `${payload}` and its
-    /// fields, `${timestamp}`. Filled in from a record whose ClientId is the key and whose user
-    /// properties are the headers.
+    /// Compiles a template for Kafka records: `${key}`, `${header.x}`, `${topic}`, `${payload}` and
+    /// its fields, `${timestamp}`. It is filled in from a `LinkRecord` whose ClientId is the
+    /// record's key and whose user properties are the record's headers.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// What is wrong with the template.
     pub fn of_record(text: &str) -> Result<MessageTemplate, String> {
         MessageTemplate::compile(text, Source::read_of_record)
     }
@@ -206,17 +208,17 @@ impl MessageTemplate {
         Ok(MessageTemplate { parts })
     }
 
-    /// Whether it asks who published a message.
+    /// Whether a placeholder asks who published a message.
     pub fn asks_for_names(&self) -> bool {
         self.parts.iter().flat_map(|(_, source)| source).any(Source::is_name)
     }
 
-    /// Appends the text for a message; false when a value was missing.
+    /// Appends the text for a message. Returns false when a value was missing.
     pub fn fill(&self, values: &Values<'_>, out: &mut Vec<u8>) -> bool {
         self.fill_with(values, out, |value, out| out.extend_from_slice(value))
     }
 
-    /// The same for a place in a URL: what is filled in is percent-encoded.
+    /// Like [`MessageTemplate::fill`], for a URL: the values are percent-encoded.
     pub fn fill_url(&self, values: &Values<'_>, out: &mut Vec<u8>) -> bool {
         self.fill_with(values, out, |value, out| {
             for &byte in value {
@@ -248,9 +250,9 @@ impl MessageTemplate {
         whole
     }
 
-    /// The value in a JSON document: of a template that is one placeholder, what the message has
-    /// there, a number as a number, JSON as JSON; of any other the text. `None` when a value was
-    /// missing.
+    /// The value for a JSON document. For a template that is a single placeholder, this is the
+    /// message's value: a number as a number, JSON as JSON. For any other template it is the text.
+    /// `None` when a value was missing.
     pub fn json(&self, values: &Values<'_>) -> Option<Value> {
         if let [(before, Some(source)), (after, None)] = &self.parts[..]
             && before.is_empty()

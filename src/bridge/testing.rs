@@ -1,4 +1,5 @@
-//! For tests of bridges: batches of numbered messages, and directories that go with the test.
+//! Helpers for tests of bridges: batches of numbered messages, and directories that are removed
+//! with the test.
 
 use crate::ids::ShardId;
 use crate::link_record::{LinkBatch, LinkRecord, Waiter};
@@ -6,7 +7,7 @@ use crate::packet::Qos;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A batch whose messages have these numbers as payloads.
+/// A batch with one message for each number, which is its payload.
 pub(crate) fn batch(numbers: std::ops::Range<u64>) -> LinkBatch {
     let mut batch = LinkBatch::default();
     for number in numbers {
@@ -20,7 +21,7 @@ pub(crate) fn batch(numbers: std::ops::Range<u64>) -> LinkBatch {
     batch
 }
 
-/// The same, whose publishers wait for them by these numbers.
+/// Such a batch, for whose messages publishers wait under the same numbers.
 pub(crate) fn waited(numbers: std::ops::Range<u64>) -> LinkBatch {
     let mut waited = LinkBatch::default();
     for number in numbers {
@@ -34,12 +35,12 @@ pub(crate) fn waited(numbers: std::ops::Range<u64>) -> LinkBatch {
     waited
 }
 
-/// The number that is the payload.
+/// The number in the payload.
 pub(crate) fn number(record: &LinkRecord<'_>) -> u64 {
     u64::from_le_bytes(record.payload.try_into().unwrap())
 }
 
-/// Those of a batch.
+/// The numbers in the payloads of a batch.
 pub(crate) fn numbers(batch: &LinkBatch) -> Vec<u64> {
     let (mut numbers, mut at) = (Vec::new(), 0);
     while let Some((record, next)) = batch.read(at) {
@@ -49,7 +50,7 @@ pub(crate) fn numbers(batch: &LinkBatch) -> Vec<u64> {
     numbers
 }
 
-/// A directory of a test's own.
+/// A directory of one test.
 pub(crate) struct Scratch(pub PathBuf);
 
 impl Scratch {

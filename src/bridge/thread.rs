@@ -1,6 +1,6 @@
-//! The thread of a bridge: it does the bridge's work, and begins again when that has failed. What
-//! waits and what the cores feed belong to the thread and not to the work, so that they outlive
-//! both a failure and a change of the configuration.
+//! The thread of a bridge: it does the bridge's work, and starts the work again after a failure.
+//! The buffer and the cores' rings belong to the thread and not to the work, so they outlive both a
+//! failure and a change of the configuration.
 #![allow(
     clippy::disallowed_types,
     clippy::disallowed_methods,
@@ -17,27 +17,28 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 
-/// What a bridge does until it is to end; it can be done again.
+/// What a bridge does until it is to end. After a failure it is called again.
 pub type Work = Arc<dyn Fn(&mut Intake, &Runtime) -> Result<(), String> + Send + Sync>;
 
-/// The pause after the first failure, and the longest.
+/// The pause after the first failure, and the longest pause.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
-/// Work that has gone on for so long has not failed again.
+/// After work has lasted this long, its next failure counts as the first one.
 const SOUND: Duration = Duration::from_secs(300);
-/// How often a thread that has failed takes in what the cores have.
+/// The interval at which a thread that has failed takes in the cores' messages.
 const TURN: Duration = Duration::from_millis(200);
 
-/// Starts the thread; it gives the near side back at its end.
+/// Starts the thread, which returns its [`Intake`] at its end.
 ///
 /// # Errors
-/// When there is no thread to be had.
+/// Fails when the system gives no thread.
 pub fn start(name: &str, work: Work, intake: Intake) -> io::Result<JoinHandle<Intake>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let thread = std::thread::Builder::new().name(format!("bridge-{name}"));
     thread.spawn(move || serve(&work, intake, &runtime, PAUSE))
 }
 
-/// Works until it is to end. Then what waits is put away, unless another thread goes on with it.
+/// Works until the bridge is to end. Then waiting messages are put away, unless another thread
+/// continues with them.
 fn serve(
     work: &Work,
     mut intake: Intake,
@@ -54,7 +55,7 @@ fn serve(
         let bridge = &*intake.figures.name;
         let seconds = pause.as_secs();
         tracing::error!(bridge, why, seconds, "a bridge has failed; it begins again");
-        // What cannot be done now either waits for the next attempt.
+        // If this fails too, the next attempt to work comes all the same.
         let _ = attempt(|| runtime.block_on(rest(&mut intake, pause)));
         if intake.orders.is_ending() {
             break;
@@ -73,7 +74,7 @@ fn serve(
     intake
 }
 
-/// Does something that may panic, where a panic does not end the process.
+/// Calls `work`, which may panic; a panic becomes an error and does not end the process.
 fn attempt(work: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(words(&*panic)))
 }
@@ -84,7 +85,8 @@ fn words(panic: &(dyn Any + Send)) -> String {
     text.unwrap_or("it panicked").to_owned()
 }
 
-/// After a failure: nobody waits for what it had; what comes is taken in.
+/// The pause after a failure: waiting publishers are told that their messages are dropped, and
+/// further messages are taken in.
 async fn rest(intake: &mut Intake, pause: Duration) -> Result<(), String> {
     intake.figures.set_state(BridgeState::Failed);
     intake.figures.failures.add(1);

@@ -7,8 +7,8 @@ use crate::bridge::testing::waited;
 use crate::shard::{Answering, LinkPlan, WhenFull};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A near side with three messages whose publishers wait, and how often its core has been told of
-/// some.
+/// An `Intake` with three messages for which publishers wait, and a count of how often their core
+/// was told outcomes.
 fn intake() -> (Intake, Arc<AtomicUsize>) {
     let figures = Figures::new("b", "mqtt", 1, 1000);
     let bell = Arc::default();
@@ -38,7 +38,8 @@ fn intake() -> (Intake, Arc<AtomicUsize>) {
 
 const SHORT: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(3));
 
-/// Work that panics, and work that cannot begin, is done again; nobody waits for what it had.
+/// Work that panics and work that cannot begin are tried again; publishers do not wait for the
+/// messages meanwhile.
 #[test]
 fn work_that_fails_is_done_again() {
     let (intake, told) = intake();
@@ -71,7 +72,7 @@ fn work_that_fails_is_done_again() {
     assert!(intake.buffer.is_empty());
 }
 
-/// A bridge that has failed ends when it is to end, and so does one that would fail for ever.
+/// A bridge that has failed ends when it is to end, and so does one that would fail without end.
 #[test]
 fn work_that_fails_ends_when_it_is_to_end() {
     let (intake, _) = intake();

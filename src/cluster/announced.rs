@@ -1,9 +1,11 @@
-//! SUBACK waits until the other nodes know the filters: what is published there after that comes.
+//! SUBACK waits until the other nodes know the filters of the SUBSCRIBE: a message that is
+//! published at another node after the SUBACK then reaches the subscriber.
 //!
-//! When a SUBSCRIBE is done at this node, its shard asks for that. All that were asked for within a
-//! step make a round: one record to each node that is there ([`Record::Ask`]), behind the filters
-//! that it is told, which it answers when it has them in its interest table ([`Record::Known`]).
-//! A round ends when all have answered or are gone, and no later than after [`PATIENCE`].
+//! When a SUBSCRIBE is done at this node, its shard asks the cluster. All questions of one step
+//! form a round: one record to each node that is there ([`Record::Ask`]), sent behind the filters
+//! that the node is told. The node answers ([`Record::Known`]) when those filters are in its
+//! interest table. A round ends when all nodes have answered or are gone, at the latest after
+//! [`PATIENCE`].
 //!
 //! [`Record::Ask`]: super::record::Record::Ask
 //! [`Record::Known`]: super::record::Record::Known
@@ -14,38 +16,38 @@ use crate::mesh::moves::ToShard;
 use crate::time::Instant;
 use std::collections::VecDeque;
 
-/// Milliseconds that a SUBACK waits for other nodes: a frame may be lost once.
+/// Milliseconds that a SUBACK waits for other nodes: enough for one lost frame to be sent again.
 pub const PATIENCE: u64 = 400;
 
-/// A SUBSCRIBE whose answer waits.
+/// The shard, the session and the ticket of a SUBSCRIBE whose SUBACK waits.
 type Waiter = (ShardId, SessionRef, u64);
 
 struct Round {
     number: u64,
     due: Instant,
-    /// Who has not answered.
+    /// Nodes that have not answered.
     awaited: Nodes,
     waiters: Vec<Waiter>,
 }
 
-/// The answers that wait. Each client has one at most.
+/// SUBACKs that wait. Each client has at most one.
 #[derive(Default)]
 pub struct Announced {
     next: Vec<Waiter>,
     rounds: VecDeque<Round>,
     number: u64,
-    /// Answers that went out though some node had not said that it knows the filters.
+    /// SUBACKs that went out although some node had not confirmed that it knows the filters.
     pub unanswered: u64,
 }
 
 impl Announced {
-    /// A shard asks.
+    /// A shard asks for the SUBSCRIBE with this ticket.
     pub fn ask(&mut self, shard: ShardId, session: SessionRef, ticket: u64) {
         self.next.push((shard, session, ticket));
     }
 
-    /// Begins a round, if there is something to ask; its number, by which the nodes `up` are to be
-    /// asked. `reaches`: the engine carries frames.
+    /// Begins a round if there are questions. Returns the number with which the nodes `up` are to
+    /// be asked. `reaches` tells whether the engine carries frames.
     pub fn begin(&mut self, up: Nodes, reaches: bool, now: Instant) -> Option<u64> {
         if self.next.is_empty() {
             return None;
@@ -61,15 +63,15 @@ impl Announced {
         Some(self.number).filter(|_| reaches)
     }
 
-    /// A node knows all filters that it was told before it was asked with that number.
+    /// A node knows all filters that it had been told before it was asked with `number`.
     pub fn known(&mut self, node: u8, number: u64) {
-        // What was asked earlier it knows as well.
+        // The node then also knows what earlier rounds asked for.
         for round in self.rounds.iter_mut().take_while(|round| round.number <= number) {
             round.awaited &= !(1 << node);
         }
     }
 
-    /// Ends the rounds that are over. `up`: who is there.
+    /// Ends the rounds that are over; `up` are the nodes that are there.
     pub fn run(&mut self, up: Nodes, now: Instant, mail: &mut Vec<(Whom, ToShard)>) {
         self.rounds.iter_mut().for_each(|round| round.awaited &= up);
         while let Some(round) =
@@ -84,7 +86,7 @@ impl Announced {
         }
     }
 
-    /// When something is due.
+    /// When the oldest round ends at the latest.
     pub fn deadline(&self) -> Option<Instant> {
         self.rounds.front().map(|round| round.due)
     }

@@ -1,28 +1,29 @@
-//! Two nodes' clocks: where a time of the other one's is on ours.
+//! Clocks of two nodes: the conversion of the other node's times to this node's clock.
 //!
-//! Each frame carries its sender's time. The smallest difference to ours at arrival is that of the
-//! clocks, and the shortest delay of a frame, usually some hundred microseconds. So a message
-//! expires at the other node later by that delay at most, however long it has waited on the way.
-//! Clocks drift apart: the smallest difference is looked for anew in each [`PERIOD`].
+//! Each frame carries its sender's time. The smallest difference to this node's time at arrival is
+//! the difference of the clocks plus the shortest delay of a frame, usually some hundred
+//! microseconds. So a message expires at the other node at most that delay later, however long the
+//! message has waited on its way. Clocks drift apart, so the smallest difference is determined anew
+//! in each [`PERIOD`].
 //!
-//! And how far the times are apart that two nodes have ([`Apart`]): stamps are told by them.
+//! [`Apart`] tells how far the two nodes' times since 1970 differ, from which stamps are made.
 
 use crate::time::Instant;
 
-/// Milliseconds after which a difference is not trusted any more unless it was met again.
+/// Milliseconds after which a difference is forgotten unless it occurred again.
 const PERIOD: u64 = 60_000;
 
-/// The difference of two clocks in milliseconds.
+/// The difference between this node's and another node's clock, in milliseconds.
 #[derive(Clone, Copy, Default)]
 pub struct Offset {
-    /// The smallest of the period before, and of this one.
+    /// The smallest difference in the previous period, and in this one.
     before: Option<i64>,
     smallest: Option<i64>,
     began: Instant,
 }
 
 impl Offset {
-    /// A frame that was sent at `theirs` is here at `now`.
+    /// Notes that a frame that was sent at `theirs` arrived at `now`.
     pub fn see(&mut self, theirs: u64, now: Instant) {
         let difference = now.0.wrapping_sub(theirs) as i64;
         if now.millis_since(self.began) >= PERIOD {
@@ -31,18 +32,18 @@ impl Offset {
         self.smallest = Some(self.smallest.map_or(difference, |known| known.min(difference)));
     }
 
-    /// Their time on our clock; never before its zero.
+    /// The other node's time `theirs` on this node's clock, never before its zero.
     pub fn ours(&self, theirs: Instant) -> Instant {
         let known = [self.before, self.smallest].into_iter().flatten().min().unwrap_or(0);
-        // The end of time is one on each clock.
+        // `Instant::END` means the end of time on every clock.
         if theirs == Instant::END { theirs } else { Instant(theirs.0.saturating_add_signed(known)) }
     }
 }
 
-/// Milliseconds for which the smallest difference of two nodes' times is looked for.
+/// Milliseconds during which the smallest difference of two nodes' times is looked for.
 const LOOK: u64 = 2000;
 
-/// How far the time of another node is from this one's.
+/// How far another node's time since 1970 is from this node's, in milliseconds.
 #[derive(Clone, Copy, Default)]
 pub struct Apart {
     smallest: Option<i64>,
@@ -51,18 +52,19 @@ pub struct Apart {
 }
 
 impl Apart {
-    /// A frame that was sent when it was `theirs` there is here at `now`, when it is `ours`.
+    /// Notes that a frame arrived at `now`: the sender's time was `theirs` when it was sent, and
+    /// this node's time is `ours`.
     pub fn see(&mut self, theirs: u64, ours: u64, now: Instant) {
         if now.millis_since(self.began) >= LOOK {
             self.began = now;
             self.known = self.smallest.take().unwrap_or(self.known);
         }
-        // The way of a frame only adds to it.
+        // A frame's delay can only increase the difference.
         let difference = ours.wrapping_sub(theirs) as i64;
         self.smallest = Some(self.smallest.map_or(difference, |known| known.min(difference)));
     }
 
-    /// By how many milliseconds this node's time is ahead.
+    /// The milliseconds by which this node's time is ahead.
     pub fn millis(&self) -> i64 {
         self.known
     }

@@ -1,11 +1,11 @@
-//! The filters that clients want: those of this node ([`LocalFilters`]), how far another node has
-//! been told of them ([`Telling`]), and those that another node has told of ([`RemoteFilters`]). A
-//! share group that has members is told as a filter, with `$share/GROUP/` before it.
+//! Filters that clients of the cluster want: those of this node ([`LocalFilters`]), how far another
+//! node has been told of them ([`Telling`]), and those that another node has told
+//! ([`RemoteFilters`]). A share group with members counts as a filter, written as
+//! `$share/GROUP/FILTER`.
 //!
-//! This node numbers its filters. Another node is told of them in the order of their numbers, and
-//! afterwards of each that changes. What it has been told is checked by a digest: the sum of a hash
-//! of each filter with its number, which changes with each filter and does not depend on their
-//! order.
+//! This node numbers its filters. Another node is told them in the order of their numbers, and
+//! afterwards each one that changes. A digest checks the result: the sum of a hash of each filter
+//! with its number, which changes with each filter and does not depend on their order.
 
 use super::frame::Told;
 use super::record::Record;
@@ -16,17 +16,17 @@ use hashbrown::HashTable;
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
 
-/// Changes that wait to be told to one node; with more of them it is told everything again.
+/// The most changes that wait to be told to one node; with more, the node is told everything again.
 const CHANGES: usize = 1 << 16;
-/// What stands for the filters beyond the most that are told one by one.
+/// The filter that replaces all filters beyond the number that is told one by one.
 const EVERYTHING: &str = "#";
 
-/// Whether it is the name of a share group, which has members.
+/// Whether `filter` is a share group.
 pub fn is_group(filter: &str) -> bool {
     filter.starts_with("$share/")
 }
 
-/// What a filter adds to a digest.
+/// The summand of a filter in the digest.
 fn share(number: u32, filter: &str) -> u64 {
     let sum = u64::from(crc32c::crc32c(filter.as_bytes()));
     spread(sum | u64::from(number) << 32)
@@ -34,7 +34,7 @@ fn share(number: u32, filter: &str) -> u64 {
 
 struct LocalFilter {
     text: Box<str>,
-    /// Shards that have subscribers.
+    /// The number of shards that have subscribers.
     shards: u32,
 }
 
@@ -45,9 +45,9 @@ pub struct LocalFilters {
     numbers: HashTable<u32>,
     hasher: foldhash::fast::RandomState,
     digest: u64,
-    /// Those that found no number.
+    /// Filters that got no number.
     beyond: u64,
-    /// Share groups that found none.
+    /// Share groups that got no number.
     groups_beyond: u64,
     most: usize,
 }
@@ -59,7 +59,8 @@ impl Default for LocalFilters {
 }
 
 impl LocalFilters {
-    /// At most so many have numbers; if there are more, the others want everything.
+    /// Filters with at most `most` numbers; if there are more, this node asks the others for
+    /// everything.
     pub fn with_most(most: usize) -> Self {
         LocalFilters {
             all: Vec::new(),
@@ -73,17 +74,17 @@ impl LocalFilters {
         }
     }
 
-    /// How many there are.
+    /// The number of filters that have a number.
     pub fn len(&self) -> usize {
         self.numbers.len()
     }
 
-    /// True when there is none.
+    /// Whether no filter has a number.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Share groups that other nodes are not told of, as there are too many filters.
+    /// Share groups that other nodes are not told, as there are too many filters.
     pub fn groups_beyond(&self) -> u64 {
         self.groups_beyond
     }
@@ -93,22 +94,23 @@ impl LocalFilters {
         self.numbers.find(self.hasher.hash_one(filter), same).copied()
     }
 
-    /// The filter with that number.
+    /// The filter with the number `number`.
     pub fn text(&self, number: u32) -> Option<&str> {
         self.all.get(number as usize)?.as_ref().map(|filter| &*filter.text)
     }
 
-    /// A shard has its first subscriber of the filter; the number that has changed, if one has.
+    /// A shard has its first subscriber of the filter. Returns the filter's number if that is to be
+    /// told.
     pub fn add(&mut self, filter: &str) -> Option<u32> {
         if let Some(number) = self.find(filter) {
             let known = self.all.get_mut(number as usize)?.as_mut()?;
             known.shards += 1;
             return None;
         }
-        // The last place is kept for what stands for all others.
+        // The last number is reserved for `EVERYTHING`, which covers all filters without a number.
         if self.len() + 1 >= self.most && filter != EVERYTHING {
             if is_group(filter) {
-                // Nothing stands for a share group: the other nodes do not know of it.
+                // No filter covers a share group: the other nodes do not know this one.
                 self.groups_beyond += 1;
                 return None;
             }
@@ -131,7 +133,8 @@ impl LocalFilters {
         Some(number)
     }
 
-    /// A shard has no subscriber of the filter any more; the number that has changed, if one has.
+    /// A shard has no subscriber of the filter any more. Returns the number that is to be told, if
+    /// any.
     pub fn remove(&mut self, filter: &str) -> Option<u32> {
         let Some(number) = self.find(filter) else {
             if is_group(filter) {
@@ -165,37 +168,37 @@ impl LocalFilters {
         Some(number)
     }
 
-    /// Numbers are below this.
+    /// All numbers are below this one.
     pub fn end(&self) -> u32 {
         self.all.len() as u32
     }
 }
 
-/// How far another node has been told.
+/// How far another node has been told this node's filters.
 #[derive(Default)]
 pub struct Telling {
-    /// The numbers below this have been told.
+    /// Numbers below this have been told.
     next: u32,
-    /// The end of the snapshot has been told.
+    /// Whether the end of the snapshot has been told.
     ended: bool,
-    /// Which snapshot this is.
+    /// The number of the snapshot, as the other node counts.
     snapshot: u32,
-    /// Numbers below `next` of which it has to be told again.
+    /// Told numbers that have changed since.
     changes: VecDeque<u32>,
 }
 
 impl Telling {
-    /// Everything is told again, as the snapshot of that number.
+    /// Begins to tell everything again, as the snapshot with this number.
     pub fn begin(&mut self, snapshot: u32) {
         *self = Telling { snapshot, ..Telling::default() };
     }
 
-    /// Which snapshot this is.
+    /// The number of the snapshot.
     pub fn snapshot(&self) -> u32 {
         self.snapshot
     }
 
-    /// What is said of that number has changed.
+    /// The filter with this number has changed.
     pub fn changed(&mut self, number: u32) {
         if number >= self.next && !self.ended || Mutant::ClusterChangeUntold.is_on() {
             return;
@@ -207,7 +210,7 @@ impl Telling {
         self.changes.push_back(number);
     }
 
-    /// The next thing to tell.
+    /// The next record to send, if there is one.
     pub fn next<'a>(&mut self, filters: &'a LocalFilters) -> Option<Record<'a>> {
         let said = |number: u32| match filters.text(number) {
             Some(text) => Record::Filter(number, text),
@@ -227,19 +230,19 @@ impl Telling {
         Some(Record::AllFilters(self.next, self.snapshot))
     }
 
-    /// True when all has been told.
+    /// Whether everything has been told.
     pub fn is_done(&self) -> bool {
         self.ended && self.changes.is_empty()
     }
 
-    /// What all filters add up to, once all have been told; `at`: the segment that comes next.
+    /// Count and digest of all filters, once all have been told; `at` is the next segment's number.
     pub fn told(&self, filters: &LocalFilters, at: u64) -> Option<Told> {
         let (count, digest) = (filters.len() as u32, filters.digest);
         self.is_done().then_some(Told { at, filters: count, digest })
     }
 }
 
-/// The filters that another node has told of.
+/// The filters that another node has told.
 #[derive(Default)]
 pub struct RemoteFilters {
     all: Vec<Option<Box<str>>>,
@@ -248,23 +251,24 @@ pub struct RemoteFilters {
 }
 
 impl RemoteFilters {
-    /// How many there are.
+    /// The number of filters.
     pub fn len(&self) -> usize {
         self.filters as usize
     }
 
-    /// True when there is none.
+    /// Whether there is no filter.
     pub fn is_empty(&self) -> bool {
         self.filters == 0
     }
 
-    /// Places that [`RemoteFilters::sweep`] has to look at.
+    /// The number of places that [`RemoteFilters::sweep`] has to look at.
     pub fn places(&self) -> usize {
         self.all.len()
     }
 
-    /// Takes in what is said of a number, which is below [`CLUSTER_FILTERS`]. `change` is told the
-    /// filter that is not wanted any more (false) and that which is from now on (true).
+    /// Takes in what a node says of a number, which is below [`CLUSTER_FILTERS`]. `change` is
+    /// called with the filter that is wanted from now on (true) and with the one that is wanted no
+    /// more (false).
     pub fn set(&mut self, number: u32, filter: Option<&str>, change: &mut dyn FnMut(&str, bool)) {
         let at = number as usize;
         if self.all.get(at).is_some_and(|known| known.as_deref() == filter) {
@@ -276,7 +280,8 @@ impl RemoteFilters {
             }
             self.all.resize_with(at + 1, || None);
         }
-        // First what is wanted from now on: a shard may be looking.
+        // The new filter comes first: a shard may look at the interest table at any moment, and a
+        // message must not miss both.
         if let Some(filter) = filter {
             change(filter, true);
             self.filters += 1;
@@ -290,7 +295,8 @@ impl RemoteFilters {
         }
     }
 
-    /// There are none from that number on. Looks at `most` places; true when that was all.
+    /// Removes all filters from the number `end` on, looking at no more than `most` places. Returns
+    /// true when that was all.
     pub fn sweep(&mut self, end: u32, most: usize, change: &mut dyn FnMut(&str, bool)) -> bool {
         for _ in 0..most {
             if self.all.len() <= end as usize {
@@ -307,7 +313,7 @@ impl RemoteFilters {
         done
     }
 
-    /// Whether they are those.
+    /// Whether these filters agree with the count and the digest in `told`.
     pub fn agrees(&self, told: &Told) -> bool {
         (self.filters, self.digest) == (told.filters, told.digest)
     }

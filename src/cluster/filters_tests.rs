@@ -4,7 +4,7 @@ use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
-/// Applies what is told; the filters that are wanted, and how often.
+/// Applies what is told to `remote`; `wanted` has the wanted filters and how often each is wanted.
 fn apply(
     telling: &mut Telling,
     local: &LocalFilters,
@@ -86,7 +86,7 @@ fn a_node_with_too_many_changes_is_told_everything_again() {
 }
 
 proptest! {
-    /// Filters come and go, at any place of a snapshot, which may begin anew at any time.
+    /// Filters come and go at any place of a snapshot, and snapshots begin anew at any time.
     #[test]
     fn what_is_told_is_what_is_there(
         steps in prop::collection::vec((0..14usize, 0..5usize), 1..200),

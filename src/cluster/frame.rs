@@ -1,9 +1,9 @@
-//! Frames: what one node sends to another, or to all, through the engine.
+//! Frames: what one node sends through the engine, to one other node or to all.
 //!
-//! A frame is a header and, in a frame of data, one segment of a lane ([`super::lane`]). All
-//! numbers are little-endian. A frame that is cut short, longer than it says, of another version,
-//! or from a node without a usable name is refused, with the reason; nothing is reserved on its
-//! word.
+//! A frame is a header and, in a frame of data, one segment of a lane ([`super::lane`]). Numbers
+//! are little-endian. A frame is refused, with a reason, if it is cut short, too long, of another
+//! version, or from a node without a valid name. No memory is reserved because of lengths in a
+//! frame.
 
 use super::lane::{Acknowledgement, Lane, SEGMENT};
 
@@ -11,9 +11,9 @@ use super::lane::{Acknowledgement, Lane, SEGMENT};
 pub const VERSION: u8 = 5;
 /// The first bytes of each frame.
 const MAGIC: [u8; 2] = *b"RQ";
-/// Longest name of a node in bytes.
+/// The longest name of a node in bytes.
 pub const LONGEST_NAME: usize = 64;
-/// Largest frame in bytes: what a node sends has at most this.
+/// The largest frame in bytes.
 pub const LARGEST: usize = SEGMENT + 256;
 
 const HELLO: u8 = 0;
@@ -24,20 +24,20 @@ const GOODBYE: u8 = 3;
 /// Why a frame was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refused {
-    /// It is no frame of this protocol.
+    /// The bytes are no frame of this protocol.
     Foreign,
-    /// It is of a version that this node does not speak.
+    /// The frame has a version that this node does not speak.
     Version,
-    /// It ends before, or after, where it says.
+    /// The frame is shorter or longer than its contents say.
     Length,
-    /// The name of its sender cannot be one.
+    /// The sender's name is not valid.
     Name,
-    /// It is of an unknown kind, or for an unknown lane.
+    /// The frame's kind or lane is unknown.
     Kind,
 }
 
 impl Refused {
-    /// As it is shown.
+    /// The label of the reason in logs.
     pub fn word(self) -> &'static str {
         match self {
             Refused::Foreign => "foreign",
@@ -49,79 +49,79 @@ impl Refused {
     }
 }
 
-/// Who sends a frame.
+/// The sender of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sender<'a> {
-    /// Its name.
+    /// The node's name.
     pub name: &'a str,
-    /// Tells the runs of one node apart; a later run has a larger one.
+    /// Distinguishes the runs of one node; a later run has a larger number.
     pub incarnation: u64,
-    /// Its clock in milliseconds, from an origin of its own.
+    /// The sender's clock in milliseconds, from an origin of its own.
     pub clock: u64,
-    /// The time that it has, in milliseconds since 1970.
+    /// The sender's time in milliseconds since 1970.
     pub time: u64,
 }
 
-/// What a node tells one other node in each frame to it.
+/// What a node tells another node in each frame to it.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct State {
     /// The incarnation of the node that the frame is for.
     pub to: u64,
-    /// The number of the sender's stream to it.
+    /// The number of the sender's stream to that node.
     pub stream: u32,
-    /// The number of the stream that the acknowledgements are for; 0: none is known.
+    /// The number of the stream that the acknowledgements are for; 0 when none is known.
     pub back: u32,
-    /// By lane.
+    /// How far the sender has received, by lane.
     pub acknowledged: [Acknowledgement; Lane::ALL.len()],
-    /// The snapshot of filters that the sender wants from the other.
+    /// The snapshot of filters that the sender wants from that node.
     pub snapshot: u32,
-    /// What the sender's filters add up to, if all of them have been told.
+    /// Count and digest of the sender's filters, if all of them have been told.
     pub told: Option<Told>,
-    /// What the sender's retained messages add up to.
+    /// The digest of the sender's retained messages.
     pub retained: u64,
 }
 
-/// All filters of a node, as they were told by a place of its control lane.
+/// Count and digest of all filters of a node, valid at a place in its control lane.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Told {
-    /// The segment after the last one that tells of them.
+    /// The number of the segment after the last one that tells filters.
     pub at: u64,
-    /// How many there are.
+    /// The number of filters.
     pub filters: u32,
-    /// What they add up to.
+    /// The digest of the filters.
     pub digest: u64,
 }
 
-/// What a frame says.
+/// The content of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Said<'a> {
-    /// The sender is there; for everybody.
+    /// The sender is there; for all nodes.
     Hello,
-    /// The sender ends; for everybody.
+    /// The sender ends; for all nodes.
     Goodbye,
-    /// Nothing more than the state.
+    /// The state alone.
     State(State),
-    /// A segment.
+    /// The state, and a segment: its lane, its number and its bytes.
     Data(State, Lane, u64, &'a [u8]),
 }
 
 /// A frame, borrowed from its bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Frame<'a> {
-    /// Whose it is.
+    /// The node that sent it.
     pub sender: Sender<'a>,
-    /// What it says.
+    /// Its content.
     pub said: Said<'a>,
 }
 
-/// True for what may be the name of a node: a token of a subject, and a label.
+/// Whether `name` is valid as a node's name: it must serve as a token of a subject and as a label.
 pub fn is_name(name: &str) -> bool {
     let plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_');
     !name.is_empty() && name.len() <= LONGEST_NAME && name.bytes().all(plain)
 }
 
 impl<'a> Frame<'a> {
-    /// Its bytes.
+    /// The frame's bytes.
     pub fn write(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(200 + self.segment().len());
         let kind = match self.said {
@@ -157,7 +157,7 @@ impl<'a> Frame<'a> {
     /// Reads a frame.
     ///
     /// # Errors
-    /// Why it is none, or none for this version.
+    /// The reason why `bytes` are no frame, or none of this version.
     pub fn read(bytes: &'a [u8]) -> Result<Frame<'a>, Refused> {
         let mut rest = Bytes(bytes);
         let [m, n, version, kind] = rest.take::<4>().map_err(|_| Refused::Foreign)?;
@@ -238,7 +238,7 @@ impl State {
     }
 }
 
-/// Bytes that are read from the front.
+/// Bytes that are read from front to back.
 struct Bytes<'a>(&'a [u8]);
 
 impl<'a> Bytes<'a> {
@@ -332,7 +332,7 @@ mod tests {
         #[test]
         fn any_bytes_do_no_harm(mut bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = Frame::read(&bytes);
-            // The same with a head that is taken for one.
+            // The same bytes with a valid head.
             if let Some(head) = bytes.first_chunk_mut::<4>() {
                 *head = [b'R', b'Q', VERSION, head[3] % 4];
             }

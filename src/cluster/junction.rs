@@ -1,15 +1,16 @@
-//! Where the cluster meets the shards: their mail for other nodes goes into windows, what other
-//! nodes send goes into their mailboxes, and the filters of other nodes into the interest table.
+//! The junction between the cluster and the shards: mail of the shards for other nodes goes into
+//! the windows to these nodes, messages from other nodes go into the shards' mailboxes, and filters
+//! of other nodes go into the interest table. It lives on the cluster's thread.
 //!
-//! To the shards, whose numbers are `0..shards`, the cluster is one more shard with the number
-//! `shards`: it sends them publications, and they tell it of their filters by control mail. Each
-//! place for another node is one more receiver with a number of its own after that
-//! ([`crate::mesh::mailbox::clustered`]): a mailbox that is full, because the node is slow, makes
-//! those wait who publish to that node, and nobody else.
+//! To the shards, whose numbers are `0..shards`, the cluster is one more shard, with the number
+//! `shards`: it sends them publications, and they report their filters to it by control mail. Each
+//! place for another node is one more receiver with a number after that
+//! ([`crate::mesh::mailbox::clustered`]). When the mailbox of a place is full because its node is
+//! slow, only the clients that publish to that node wait.
 //!
-//! What comes from another node is put into the mailboxes of the shards that want it and into no
-//! other node's: the interest table is masked. Links of bridges do not see it, since the node where
-//! it was published has given it to its own.
+//! Messages from another node go into the mailboxes of the shards that want them and into no other
+//! node's: the result of the interest table is masked. Links of bridges do not get these messages,
+//! since the node where they were published has given them to its own links.
 
 use super::claims::Whom;
 use super::filters::is_group;
@@ -33,14 +34,14 @@ use crate::topic::{FilterKey, TopicHash};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Mails of one shard for one node that are taken out at once.
+/// Mails for one node that are taken out of its mailboxes at a time.
 const MAILS: usize = 64;
-/// Control mails of one shard that are taken out at once.
+/// Control mails of one shard that are taken out at a time.
 const CONTROL: usize = 4096;
-/// What taking a message out costs, in the units of [`crate::limits::cost`]: roughly.
+/// The approximate cost of taking a message out, in the units of [`crate::limits::cost`].
 const MESSAGE: u64 = 2;
 
-/// Mail of which the part before `at` is in the window.
+/// Mail whose part before `at` is in the window.
 struct Open {
     from: ShardId,
     data: Data,
@@ -52,7 +53,7 @@ struct Door {
     ends: MailEnds<Stamped, Control>,
     reading: Reading,
     open: Option<Open>,
-    /// What goes behind the mail before a position.
+    /// Records that go behind the mail before a position.
     behind: VecDeque<(MailPosition, Vec<u8>)>,
 }
 
@@ -68,16 +69,17 @@ pub struct Junction {
     scratch: Vec<u8>,
 }
 
-/// What is around: the clock by which mail is ordered, and the shards' doorbells.
+/// The clock by which mail is ordered, and the shards' doorbells.
 pub trait Around {
-    /// The time in nanoseconds: one clock for all shards, which each reading finds later.
+    /// The time in nanoseconds, by one clock for all shards; each reading is later than the one
+    /// before.
     fn stamp(&mut self) -> u64;
-    /// That shard has mail.
+    /// Wakes a shard that has mail.
     fn ring(&mut self, shard: ShardId);
 }
 
 impl Junction {
-    /// Joins a node to the shards, which are `shards`.
+    /// Connects a node to the shards with the numbers below `shards`.
     pub fn new(
         node: Node,
         shared: Arc<Shared>,
@@ -105,28 +107,28 @@ impl Junction {
         }
     }
 
-    /// The node.
+    /// The node of this junction.
     pub fn node(&self) -> &Node {
         &self.node
     }
 
-    /// A frame has come.
+    /// Takes in a frame.
     pub fn received(&mut self, frame: &[u8], now: Instant) {
         self.node.received(frame, now);
     }
 
-    /// It is `micros` since 1970 by the clock of the host: what stamps are told by.
+    /// Notes that the host's clock says `micros` microseconds since 1970; stamps follow that clock.
     pub fn see_time(&mut self, micros: u64, now: Instant) {
         self.node.see_time(micros, now);
         self.shared.stamp_origin.set(self.node.stamp_origin());
     }
 
-    /// When something is due though nothing comes.
+    /// When the junction has something to do even if nothing arrives.
     pub fn deadline(&self, now: Instant) -> Instant {
         self.node.deadline(now)
     }
 
-    /// One pass over all that there is to do. True when there may be more at once.
+    /// Does everything that can be done now. Returns true when there may be more to do at once.
     pub fn step(
         &mut self,
         now: Instant,
@@ -160,7 +162,7 @@ impl Junction {
         more && !waits
     }
 
-    /// What is held for wills counts as what the shards hold does.
+    /// Counts memory for will messages like the memory of the shards.
     fn tell_memory(&self) {
         let (before, held) = (self.shared.cluster_memory.used(), self.node.held() as u64);
         if before != held {
@@ -169,12 +171,14 @@ impl Junction {
         }
     }
 
-    /// True while something waits for room in a shard's mailbox; nobody rings when there is room.
+    /// Whether mail waits for room in a shard's mailbox. The caller has to look again by itself: no
+    /// doorbell tells that there is room.
     pub fn awaits_room(&self) -> bool {
         !self.outbox.is_empty() || self.node.has_waiting()
     }
 
-    /// What shards say of their filters, and of what messages have cost them.
+    /// Takes in control mail of the shards: changes of filters, and reports about the cost of
+    /// messages.
     fn take_control(&mut self, now: Instant) -> bool {
         let mut more = self.take_some_control(now);
         if self.asks.is_waiting() {
@@ -216,7 +220,7 @@ impl Junction {
         more
     }
 
-    /// Puts mail for one node into its window, as far as there is room. True when there is more
+    /// Puts mail for one node into its window while there is room. Returns true when there is more
     /// that has room.
     fn take_data(&mut self, number: usize, now: Instant) -> bool {
         let Some(Door { ends, reading, open, .. }) = self.doors.get_mut(number) else {
@@ -250,7 +254,8 @@ impl Junction {
         true
     }
 
-    /// All shards have written down what they routed before a fence: it goes behind that.
+    /// All shards have written down what they routed before a fence: notes that the fence goes
+    /// behind that mail.
     fn note_fences(&mut self) {
         for (number, record) in self.node.behind_messages() {
             let Some(door) = self.doors.get_mut(usize::from(number)) else { continue };
@@ -259,7 +264,7 @@ impl Junction {
         }
     }
 
-    /// Sends the fences to a node whose turn has come.
+    /// Sends a node the fences whose preceding mail is in the window.
     fn send_fences(&mut self, number: usize) {
         let Some(Door { reading, behind, .. }) = self.doors.get_mut(number) else { return };
         while let Some((_, record)) = behind.pop_front_if(|(position, _)| reading.is_past(position))
@@ -268,7 +273,7 @@ impl Junction {
         }
     }
 
-    /// Puts staged mail into the shards' mailboxes, as far as they have room.
+    /// Puts staged mail into the shards' mailboxes while they have room.
     fn carry(&mut self, around: &mut impl Around) {
         for shard in self.outbox.shards_with_mail().iter() {
             if self.outbox.carry(shard, &mut self.ends, &mut || around.stamp()) > 0 {
@@ -278,7 +283,7 @@ impl Junction {
     }
 }
 
-/// Goes on with a mail. Returns whether all of it has gone, and how many messages were taken out.
+/// Continues with a mail. Returns whether all of it has gone, and how many messages were taken out.
 fn send_mail(node: &mut Node, number: u8, open: &mut Open, now: Instant) -> (PassedTo, u64) {
     let mut messages = 0;
     match &open.data {
@@ -305,13 +310,13 @@ fn send_mail(node: &mut Node, number: u8, open: &mut Open, now: Instant) -> (Pas
     (PassedTo::Node, messages)
 }
 
-/// What other nodes bring, on its way to the shards.
+/// The way of messages from other nodes to the shards.
 struct Inward<'a> {
     shared: &'a Shared,
     shards: u8,
     outbox: &'a mut Outbox,
     scratch: &'a mut Vec<u8>,
-    /// A message found no room.
+    /// Whether a message found no room.
     refused: bool,
 }
 
@@ -352,7 +357,8 @@ impl Broker for Inward<'_> {
             let kept_by = retained_home(&hash, self.shards);
             all.insert(kept_by);
             home = Some(kept_by);
-            // Before it can be seen: what answers it has a newer stamp.
+            // The stamp is raised before the message can be seen: a message that answers it has a
+            // newer stamp.
             self.shared.stamps.raise(stamp);
         }
         if self.outbox.first_full(all, wanted, (topic, Turn::OfNobody)).is_some() {
@@ -400,7 +406,7 @@ impl Broker for Inward<'_> {
     }
 }
 
-/// The number among all receivers of mail that a place for another node has.
+/// The number of a place for another node among all receivers of mail.
 pub fn place_of(shards: u8, node: u8) -> ShardId {
     debug_assert!(usize::from(node) < CLUSTER_PEERS);
     ShardId(shards + 1 + node)

@@ -1,35 +1,36 @@
 //! Lanes: streams of records from one node to another, in order and without loss, over an engine
-//! that loses, doubles and reorders.
+//! that loses, duplicates and reorders frames.
 //!
-//! There are three lanes from each node to each other one: [`Lane::Control`] for what nodes tell
-//! each other, [`Lane::Messages`] for publications, and [`Lane::Bulk`] for sessions that move and
-//! retained messages that a node lacks, so that the first never waits behind the others. The
-//! sender ([`Window`]) cuts a lane's records into segments of at most [`SEGMENT`] bytes, numbered
-//! from 1, and keeps each until the receiver has acknowledged it. The receiver ([`Arrivals`]) takes
-//! segments in the order of their numbers only: after a gap the sender begins again at the first
-//! one that is missing. A record may be longer than a segment.
+//! There are three lanes from each node to each other node: [`Lane::Control`] for what nodes tell
+//! each other, [`Lane::Messages`] for publications, and [`Lane::Bulk`] for moving sessions and for
+//! retained messages that a node lacks. With separate lanes, control records never wait behind the
+//! others. The sender ([`Window`]) cuts a lane's records into segments of at most [`SEGMENT`]
+//! bytes, numbered from 1, and keeps each segment until the receiver has acknowledged it. The
+//! receiver ([`Arrivals`]) takes segments only in the order of their numbers: after a gap, the
+//! sender starts again with the first missing one. A record may be longer than a segment.
 
 use crate::mutant::Mutant;
 use crate::time::Instant;
 use std::collections::VecDeque;
 
-/// Bytes of a segment at most: then what an engine costs per frame is shared by about a hundred
-/// messages.
+/// The most bytes of a segment: large enough for about a hundred messages to share the engine's
+/// cost of a frame.
 pub const SEGMENT: usize = 16 * 1024;
-/// Bytes of records at the receiver that wait to be taken, past which it asks for no more.
+/// Bytes of records waiting at the receiver, above which the receiver asks for no more.
 pub const RECEIVED: usize = 4 << 20;
-/// Bytes of a record at most: a message of the largest packet, with its topic.
+/// The most bytes of a record: a message of the largest packet, with its topic name.
 pub const LARGEST_RECORD: usize = crate::limits::MAX_REMAINING_LENGTH as usize + (128 << 10);
-/// Bytes before a record: its length.
+/// Bytes of the length that precedes each record.
 pub const LENGTH: usize = 4;
-/// Milliseconds without an acknowledgement after which what was sent is sent again; twice as long
+/// Milliseconds without an acknowledgement after which segments are sent again. The time doubles
 /// each further time, up to the longest.
 const RESEND: u64 = 250;
 const LONGEST_RESEND: u64 = 2000;
-/// Milliseconds between beginnings after gaps: what was under way meanwhile reports the same gap.
+/// The least milliseconds between two restarts because of gaps: acknowledgements that were under
+/// way report the same gap again.
 const AFTER_GAP: u64 = 50;
 
-/// Which stream of records.
+/// The lanes by their purpose.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Lane {
@@ -37,51 +38,51 @@ pub enum Lane {
     Control,
     /// Publications.
     Messages,
-    /// Sessions that move, and retained messages that a node lacks.
+    /// Moving sessions, and retained messages that a node lacks.
     Bulk,
 }
 
 impl Lane {
-    /// All of them, by number.
+    /// All lanes, by number.
     pub const ALL: [Lane; 3] = [Lane::Control, Lane::Messages, Lane::Bulk];
 }
 
 /// How far the receiver of a lane has got.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Acknowledgement {
-    /// The next segment that it lacks.
+    /// The number of the next segment that the receiver lacks.
     pub next: u64,
-    /// It takes segments below this.
+    /// The receiver takes segments with numbers below this.
     pub until: u64,
-    /// It has had later ones.
+    /// Whether the receiver has got later segments.
     pub gap: bool,
 }
 
-/// A segment that is not acknowledged.
+/// A segment that has not been acknowledged.
 struct Segment {
     bytes: Vec<u8>,
-    /// Records that end in it.
+    /// The number of records that end in it.
     records: u32,
-    /// So many bytes at its front belong to a record of the segments before.
+    /// The number of bytes at its front that belong to a record of earlier segments.
     rest: usize,
 }
 
 /// The sending end of a lane.
 pub struct Window {
-    /// What is not yet a segment, and how many records end in it.
+    /// Bytes that are not a segment yet.
     open: Segment,
     kept: VecDeque<Segment>,
     /// The number of the first segment in `kept`.
     first: u64,
-    /// How many of `kept` have been sent.
+    /// How many segments of `kept` have been sent.
     sent: usize,
     bytes: usize,
-    /// The receiver takes segments below this.
+    /// The receiver takes segments with numbers below this.
     until: u64,
     resend_at: Option<Instant>,
     patience: u64,
     began_again: Instant,
-    /// Times that something was sent again.
+    /// How often segments were sent again.
     resends: u64,
 }
 
@@ -103,27 +104,27 @@ impl Default for Window {
 }
 
 impl Window {
-    /// Bytes that are not acknowledged.
+    /// Bytes that have not been acknowledged.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// True when all was acknowledged.
+    /// Whether everything has been acknowledged.
     pub fn is_empty(&self) -> bool {
         self.bytes == 0
     }
 
-    /// True when the receiver has never acknowledged a segment: it can begin anew with the first.
+    /// Whether the receiver has acknowledged no segment: a new receiver can start with the first.
     pub fn is_whole(&self) -> bool {
         self.first == 1
     }
 
-    /// Records that are not acknowledged.
+    /// Records that have not been acknowledged.
     pub fn records(&self) -> u64 {
         self.kept.iter().chain([&self.open]).map(|segment| u64::from(segment.records)).sum()
     }
 
-    /// Hands out the records of which nothing has been acknowledged, in order.
+    /// Hands out, in order, the records of which no part has been acknowledged.
     pub fn unacknowledged(&self, take: &mut dyn FnMut(&[u8])) {
         let mut bytes = Vec::with_capacity(self.bytes);
         for segment in self.kept.iter().chain([&self.open]) {
@@ -140,7 +141,7 @@ impl Window {
         }
     }
 
-    /// Times that something was sent again.
+    /// How often segments were sent again.
     pub fn resends(&self) -> u64 {
         self.resends
     }
@@ -162,26 +163,26 @@ impl Window {
         }
     }
 
-    /// Makes segments of what is open: full ones, and the rest stays open.
+    /// Makes segments of the open bytes; less than a full segment stays open.
     fn cut(&mut self) {
         let rest = self.open.bytes.len() % SEGMENT;
         let full = self.open.bytes.len() - rest;
         let tail = self.open.bytes.split_off(full);
-        // The last record ends in the tail, if there is one; the others in the first segment,
-        // since this is done as soon as there is one.
+        // The last record ends in the tail if there is one; the others end in the first segment,
+        // because `cut` is called as soon as there is a full segment.
         let in_tail = u32::from(!tail.is_empty());
         let mut records = self.open.records - in_tail;
         let mut rest = self.open.rest;
         for bytes in self.open.bytes.chunks(SEGMENT) {
             let records = std::mem::take(&mut records);
             self.kept.push_back(Segment { bytes: bytes.to_vec(), records, rest });
-            // Only the last record is longer than what is left of the first segment.
+            // Only the last record extends beyond the first segment.
             rest = SEGMENT;
         }
         self.open = Segment { rest: tail.len(), bytes: tail, records: in_tail };
     }
 
-    /// Closes what is open, and returns the number of the segment that comes after it.
+    /// Closes the open segment. Returns the number of the segment that comes next.
     pub fn close(&mut self) -> u64 {
         if !self.open.bytes.is_empty() {
             let empty = Segment { bytes: Vec::with_capacity(SEGMENT), records: 0, rest: 0 };
@@ -190,7 +191,7 @@ impl Window {
         self.first + self.kept.len() as u64
     }
 
-    /// The next segment to send and its number, if the receiver takes one.
+    /// The next segment to send with its number, if the receiver takes one.
     pub fn next(&mut self, now: Instant) -> Option<(u64, &[u8])> {
         if self.sent == self.kept.len() {
             self.close();
@@ -205,13 +206,13 @@ impl Window {
         Some((number, &segment.bytes))
     }
 
-    /// What [`Window::next`] has returned last.
+    /// The segment that [`Window::next`] returned last.
     pub fn last_sent(&self) -> Option<(u64, &[u8])> {
         let at = self.sent.checked_sub(1)?;
         Some((self.first + at as u64, &self.kept.get(at)?.bytes))
     }
 
-    /// The receiver has got so far.
+    /// Takes in an acknowledgement.
     pub fn acknowledged(&mut self, by: Acknowledgement, now: Instant) {
         let end = self.first + self.kept.len() as u64;
         if by.next < self.first || by.next > end {
@@ -223,7 +224,7 @@ impl Window {
         }
         self.first = by.next;
         self.sent = self.sent.saturating_sub(done);
-        // Never so far that the end of numbers is near.
+        // A bound on `until` keeps hostile values away from the end of the number range.
         self.until = self.until.max(by.until.min(by.next + (LARGEST_RECORD / SEGMENT) as u64 * 2));
         if done > 0 {
             self.patience = RESEND;
@@ -234,7 +235,7 @@ impl Window {
         }
     }
 
-    /// Sends again what was not acknowledged in time.
+    /// Starts again with the first unacknowledged segment if its acknowledgement is overdue.
     pub fn tick(&mut self, now: Instant) {
         if self.resend_at.is_some_and(|at| at <= now) {
             self.patience = (self.patience * 2).min(LONGEST_RESEND);
@@ -242,7 +243,7 @@ impl Window {
         }
     }
 
-    /// What was sent may be lost: it is sent again.
+    /// Sends everything unacknowledged again, as it may be lost.
     pub fn begin_again(&mut self, now: Instant) {
         self.resend_at = None;
         self.began_again = now;
@@ -252,13 +253,13 @@ impl Window {
         }
     }
 
-    /// When something is to be done without an acknowledgement.
+    /// When segments are sent again unless an acknowledgement arrives.
     pub fn deadline(&self) -> Option<Instant> {
         self.resend_at
     }
 }
 
-/// A record, or the stream, is not what a node of this version sends.
+/// A record or a stream is not what a node of this version sends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Malformed;
 
@@ -267,12 +268,12 @@ pub struct Arrivals {
     /// The number of the next segment.
     next: u64,
     bytes: Vec<u8>,
-    /// What is before this has been taken.
+    /// Bytes before this have been taken.
     at: usize,
     gap: bool,
-    /// The sender does not know yet how far this has got.
+    /// Whether the sender still has to be told how far this lane has got.
     due: bool,
-    /// What it was told last.
+    /// The value of `until` that the sender was told last.
     told: u64,
 }
 
@@ -283,7 +284,7 @@ impl Default for Arrivals {
 }
 
 impl Arrivals {
-    /// A segment has come.
+    /// Takes in a segment.
     pub fn take(&mut self, number: u64, segment: &[u8]) {
         self.due = true;
         let early = Mutant::ClusterGapTaken.is_on() && number > self.next;
@@ -307,7 +308,7 @@ impl Arrivals {
         self.gap = false;
     }
 
-    /// Bytes that may wait here.
+    /// The most bytes that may wait here.
     fn bound(&self) -> usize {
         RECEIVED + self.length().unwrap_or(0).min(LARGEST_RECORD)
     }
@@ -317,16 +318,16 @@ impl Arrivals {
         self.bytes.len() - self.at
     }
 
-    /// The length of the record at the front.
+    /// The length of the record at the front, if it is there.
     fn length(&self) -> Option<usize> {
         let head = self.bytes.get(self.at..)?.first_chunk::<LENGTH>()?;
         Some(u32::from_le_bytes(*head) as usize)
     }
 
-    /// The record at the front, if all of it is there.
+    /// The record at the front, if it is complete.
     ///
     /// # Errors
-    /// It is longer than any.
+    /// Fails when the record is longer than any record may be.
     pub fn record(&self) -> Result<Option<&[u8]>, Malformed> {
         let Some(length) = self.length() else { return Ok(None) };
         if length > LARGEST_RECORD {
@@ -336,7 +337,7 @@ impl Arrivals {
         Ok(self.bytes.get(begin..begin + length))
     }
 
-    /// The record at the front has been taken.
+    /// Removes the record at the front.
     pub fn taken(&mut self) {
         let Some(length) = self.length() else { return };
         self.at = (self.at + LENGTH + length).min(self.bytes.len());
@@ -347,7 +348,7 @@ impl Arrivals {
         }
     }
 
-    /// The next segment, when all records before it have been taken.
+    /// The number of the next segment, if all records before it have been taken.
     pub fn all_taken(&self) -> Option<u64> {
         (self.at == self.bytes.len()).then_some(self.next)
     }
@@ -357,12 +358,12 @@ impl Arrivals {
         self.next + (room / SEGMENT) as u64
     }
 
-    /// Whether the sender is to be told how far this has got.
+    /// Whether the sender should be told how far this lane has got.
     pub fn is_due(&self) -> bool {
         self.due || self.until() >= self.told + (RECEIVED / SEGMENT / 4) as u64
     }
 
-    /// What the sender is told now.
+    /// The acknowledgement that the sender is told now.
     pub fn acknowledgement(&mut self) -> Acknowledgement {
         self.due = false;
         self.told = self.until();

@@ -1,4 +1,4 @@
-//! Tests of lanes: any records over any engine.
+//! Tests of lanes: any records, over any engine.
 
 use super::*;
 use proptest::prelude::*;
@@ -7,7 +7,7 @@ fn record(length: usize, fill: u8) -> Vec<u8> {
     vec![fill; length]
 }
 
-/// Takes everything out.
+/// Takes all records out.
 fn drain(arrivals: &mut Arrivals) -> Vec<Vec<u8>> {
     let mut records = Vec::new();
     while let Some(record) = arrivals.record().unwrap() {
@@ -135,7 +135,7 @@ fn hostile_acknowledgements_and_lengths_do_no_harm() {
 }
 
 proptest! {
-    /// Segments are lost, doubled and swapped; records come once and in order.
+    /// Segments are lost, duplicated and swapped; records arrive once and in order.
     #[test]
     fn whatever_the_engine_does_records_come_once_and_in_order(
         lengths in prop::collection::vec(0..3 * SEGMENT, 1..20),
@@ -168,7 +168,7 @@ proptest! {
                 }
             }
             came.extend(drain(&mut arrivals));
-            // A fate that repeats itself must not keep a whole run from its end.
+            // The losses may repeat, but must not prevent a whole run from ending.
             if fates.next() != Some(0) || now.0 % 3 == 0 {
                 window.acknowledged(arrivals.acknowledgement(), now);
             }

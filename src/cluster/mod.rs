@@ -1,22 +1,24 @@
-//! Several nodes that are one broker: what they tell each other, over an engine that carries
-//! frames.
+//! Clusters: several nodes that act as one broker. This module is what the nodes tell each other,
+//! over an engine that carries frames.
 //!
 //! Nodes tell each other the filters of their clients ([`filters`]), so that a publication goes
-//! only to the nodes that want it, and address each other by name: no filter becomes a subject of
-//! the engine, and the engine's work does not grow with clients. To the shards another node is one
-//! more mailbox and one more bit in the interest table ([`junction`]); what comes from it is put
-//! into the shards' mailboxes as their own mail is, and goes to no further node.
+//! only to the nodes that want it. Nodes address each other by name: no filter becomes a subject of
+//! the engine, and the engine's work does not grow with the number of clients. To the shards,
+//! another node is one more mailbox and one more bit in the interest table ([`junction`]). Messages
+//! from another node go into the shards' mailboxes as mail between shards does, and are not passed
+//! on to a further node.
 //!
-//! SUBACK waits until the others know the filters ([`announced`]).
+//! SUBACK waits until the other nodes know the filters ([`announced`]).
 //!
-//! A ClientId is at one node: CONNECT claims it from all others, and its session comes along
-//! ([`claims`]).
+//! A ClientId is at one node only: CONNECT claims it from all others, and its session moves to the
+//! node of the connection ([`claims`]).
 //!
-//! The wills of a node's clients are told to the others, one of which publishes them when the node
-//! dies ([`wills`]).
+//! A node tells the others the will messages of its clients; one of the others publishes them when
+//! the node dies ([`wills`]).
 //!
-//! What the engine loses, doubles or reorders is put right by [`lane`]. [`node`] knows who is
-//! there. All of this is pure: frames, mail and the time come in as arguments.
+//! [`lane`] repairs what the engine loses, duplicates or reorders. [`node`] knows which nodes are
+//! there. These modules are pure: frames, mail and the time come in as arguments. Only `nats`,
+//! `serve` and `start` use sockets and threads, in the cluster's own thread.
 
 pub mod announced;
 pub mod claims;

@@ -1,9 +1,10 @@
-//! NATS as the engine: two subjects per node, one of its own and one that all nodes share. No
-//! filter of a client becomes a subject.
+//! NATS as the engine of a cluster. There are two subjects per node: one of its own, and one that
+//! all nodes share. No filter of a client becomes a subject.
 //!
-//! The client library connects again by itself, to the next server of its list. What is sent while
-//! no connection stands is dropped here, not queued: the lanes send it again ([`super::lane`]), and
-//! a queue would bring it twice. The same happens to what finds the library's queue full.
+//! The client library reconnects by itself, to the next server of its list. Frames without a
+//! connection are dropped here instead of queued: the lanes send them again ([`super::lane`]), so a
+//! queue would deliver them twice. Frames that find the library's queue full are dropped in the
+//! same way.
 #![allow(
     clippy::disallowed_types,
     reason = "TLS settings by the library's own handle, and what its tasks have said"
@@ -20,14 +21,14 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// Between pings of a server: one that hangs is left after two without an answer, before the others
-/// take this node for dead ([`super::node`]).
+/// The interval between pings of a server. A server that hangs is left after two pings without an
+/// answer, before the other nodes consider this node dead ([`super::node`]).
 const PING: Duration = Duration::from_millis(500);
-/// Longest time for a connection.
+/// The longest time for opening a connection.
 const CONNECT: Duration = Duration::from_secs(2);
-/// Frames that wait for the library: all that windows may hold.
+/// The most frames that wait for the library: as many as all windows may hold.
 const QUEUE: usize = 8192;
-/// Longest time between attempts to connect.
+/// The longest time between two attempts to connect.
 const RETRY: Duration = Duration::from_secs(2);
 
 /// The subjects of a cluster.
@@ -40,11 +41,11 @@ struct Subjects {
 pub struct Nats {
     client: Client,
     subjects: Subjects,
-    /// Frames for after the step.
+    /// Frames that [`Nats::flush`] sends after the step.
     frames: Vec<(Subject, Vec<u8>)>,
     /// Frames that could not be sent.
     pub unsent: u64,
-    /// Bytes that were sent.
+    /// Bytes of frames that were sent.
     pub bytes: u64,
 }
 
@@ -59,10 +60,10 @@ impl Engine for Nats {
 }
 
 impl Nats {
-    /// Begins to connect, and to listen to the subjects of the node `name`.
+    /// Begins to connect, and subscribes to the subjects for the node `name`.
     ///
     /// # Errors
-    /// A file or an address that cannot be used.
+    /// The file or the address that cannot be used.
     pub async fn connect(config: &Cluster, name: &str) -> Result<(Nats, [Subscriber; 2]), String> {
         let mut servers = Vec::new();
         for server in config.nats.servers.iter() {
@@ -86,7 +87,7 @@ impl Nats {
         Ok((Nats { client, subjects, frames: Vec::new(), unsent: 0, bytes: 0 }, subscribers))
     }
 
-    /// Whether a connection stands.
+    /// Whether there is a connection.
     pub fn is_connected(&self) -> bool {
         self.client.connection_state() == State::Connected
     }
@@ -109,9 +110,9 @@ impl Nats {
         }
     }
 
-    /// Waits until all that was sent is on its way, or no longer than that.
+    /// Waits until everything that was sent is on its way, at most for `patience`.
     pub async fn finish(&self, patience: Duration) {
-        // It goes, or the process does.
+        // On a timeout there is nothing left to do: the process ends.
         let _ = tokio::time::timeout(patience, self.client.flush()).await;
     }
 }
@@ -157,7 +158,8 @@ async fn options(config: &Cluster, name: &str) -> Result<ConnectOptions, String>
         .event_callback(|event| async move { tell(&event) }))
 }
 
-/// Says why no server takes this node, before it tries again: once, until that changes.
+/// Logs why no server accepts this node before the next attempt, and again only when the reasons
+/// change.
 fn complain(servers: &[Server], told: &Mutex<String>) {
     let mut reasons = String::new();
     for Server { addr, last_error, .. } in servers {
@@ -175,12 +177,12 @@ fn complain(servers: &[Server], told: &Mutex<String>) {
     }
 }
 
-/// What happens to the connection, for the log.
+/// Logs an event of the connection.
 fn tell(event: &Event) {
     match event {
         Event::Connected => tracing::info!("cluster: connected to a NATS server"),
         Event::Disconnected => tracing::warn!("cluster: the connection to NATS is lost"),
-        // Each attempt that fails; that there is no connection has been said.
+        // Each failed attempt; the missing connection has been logged as a warning already.
         Event::ClientError(error) => tracing::debug!(%error, "cluster: NATS"),
         Event::SlowConsumer(_) => tracing::debug!("cluster: frames were dropped on arrival"),
         event => tracing::warn!(%event, "cluster: NATS"),

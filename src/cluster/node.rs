@@ -1,11 +1,12 @@
-//! This node among the others: who is there, what goes to whom, and what is done while it does not.
+//! This node among the others: which nodes are there, which messages go to which node, and what
+//! happens to messages for a node that cannot be reached.
 //!
-//! Every node says [`Said::Hello`] to all, twice a second, and hears its own as well: a node that
-//! does not hear itself is *cut off* from the engine. Another node that has not been heard for
-//! [`SILENT`] milliseconds is down: its filters are swept, and what its window holds waits for it
-//! until it is given up. While this node is cut off, nobody is down: windows fill, and what has no
-//! room then is dropped or waits with its publisher, by the policy, until the node gives all others
-//! up and is a broker by itself.
+//! Every node sends [`Said::Hello`] to all nodes twice a second, and receives its own as well: a
+//! node that does not receive its own hello is *cut off* from the engine. Another node that has not
+//! been heard for [`SILENT`] milliseconds is down: its filters are swept, and the contents of its
+//! window wait until the node returns or is given up. While this node is cut off, no other node
+//! counts as down. Windows then fill; a message without room is dropped, or its publisher waits, by
+//! the policy, until this node gives all others up and is a broker on its own.
 
 mod passing;
 mod retelling;
@@ -36,91 +37,91 @@ use wills::NodeWills;
 
 /// Milliseconds between hellos.
 const HELLO: u64 = 500;
-/// A node that has not heard itself for so long is cut off.
+/// A node that has not received its own hello for this many milliseconds is cut off.
 const CUT_OFF: u64 = 1500;
-/// A node that has not been heard for so long is down.
+/// A node that has not been heard for this many milliseconds is down.
 const SILENT: u64 = 2500;
-/// Milliseconds for which nobody counts as silent after this node was cut off itself.
+/// Milliseconds after this node was cut off itself during which no other node counts as silent.
 const GRACE: u64 = 10_000;
-/// Bytes of what is told of filters that are on their way to one node.
+/// Bytes of records about filters that are on their way to one node at most.
 const TELLING: usize = 1 << 20;
 
-/// Whom a frame is for.
+/// The addressee of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum To<'a> {
     /// Every node, this one included.
     All,
-    /// The node of that name.
+    /// The node with this name.
     Node(&'a str),
 }
 
-/// What carries frames between nodes. It may lose, double and reorder them.
+/// The engine, which carries frames between nodes. It may lose, duplicate and reorder them.
 pub trait Engine {
     /// Sends a frame.
     fn send(&mut self, to: To<'_>, frame: Vec<u8>);
 }
 
 /// What happens to messages of QoS 1 and 2 for a node that cannot be reached, once its window is
-/// full. Those of QoS 0 are dropped.
+/// full. Messages of QoS 0 are dropped then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WhenCutOff {
     /// Their publishers wait.
     Park,
-    /// They are dropped.
+    /// The messages are dropped.
     Drop,
 }
 
-/// What a node is told at its start.
+/// The parameters of a node.
 #[derive(Clone, Debug)]
 pub struct NodePlan {
     /// Its name.
     pub name: String,
-    /// Tells its runs apart; larger than that of any earlier one. Microseconds of a clock that
-    /// other nodes have too, more or less.
+    /// Distinguishes the node's runs; larger than that of any earlier run. The start in
+    /// microseconds since 1970, by a clock that agrees roughly with that of other nodes.
     pub incarnation: u64,
-    /// How many shards it has.
+    /// The number of the node's shards.
     pub shards: u8,
-    /// Bytes of messages for one node that may be unacknowledged.
+    /// Bytes of unacknowledged messages for one other node at most.
     pub window: usize,
     /// Milliseconds after which a node that cannot be reached is given up.
     pub give_up: u64,
-    /// What happens to messages that have no room meanwhile.
+    /// What happens to messages without room meanwhile.
     pub when_cut_off: WhenCutOff,
-    /// Bytes of wills of other nodes' clients that are kept.
+    /// Bytes of will messages of other nodes' clients that are kept at most.
     pub wills: usize,
 }
 
-/// This node.
+/// This node, with what it knows of the others.
 pub struct Node {
     plan: NodePlan,
-    /// The others, by number.
+    /// The other nodes, by number.
     peers: Vec<Option<Peer>>,
     filters: LocalFilters,
-    /// How far each of the others has been told of the retained messages.
+    /// How far each other node has been told the retained messages.
     retellings: Vec<Retelling>,
-    /// What those add up to.
+    /// The digest of this node's retained messages, and since when it has that value.
     retained: Since,
     announced: Announced,
     claims: Claims,
     wills: NodeWills,
-    /// Messages of share groups that the node with that number has not acknowledged, and is not
-    /// sent any more.
+    /// Messages of share groups that the node with that number had not acknowledged when the stream
+    /// to it ended.
     unpassed: VecDeque<(u8, Vec<u8>)>,
-    /// The number of the last stream.
+    /// The number of the last stream that this node began.
     streams: u32,
     next_hello: Instant,
-    /// When it heard itself last.
+    /// When this node last received its own hello.
     echoed: Instant,
-    /// Since when it does not.
+    /// Since when this node is cut off.
     cut_off: Option<Instant>,
-    /// From when on others that were not heard meanwhile count as gone.
+    /// Until then, other nodes that were not heard do not count as gone.
     heard_by: Instant,
     counts: NodeCounts,
     warned: bool,
 }
 
 impl Node {
-    /// A node that knows nobody.
+    /// A node that knows no other node.
     pub fn new(plan: NodePlan, now: Instant) -> Node {
         let claims = Claims::new(&plan.name, plan.shards, plan.incarnation, now);
         Node {
@@ -143,18 +144,19 @@ impl Node {
         }
     }
 
-    /// A shard of this node has its first subscriber of the filter (true), or has none any more.
+    /// A shard of this node has its first subscriber of the filter (true), or has none any more
+    /// (false).
     pub fn want(&mut self, filter: &str, wanted: bool) {
         let topics = topic::parse_share(filter).and_then(Result::ok).map(|share| share.filter);
         if topics.unwrap_or(filter).starts_with("$SYS/") {
-            return; // what a broker says of itself
+            return; // a broker's own statistics
         }
         let number = if wanted { self.filters.add(filter) } else { self.filters.remove(filter) };
         let Some(number) = number else { return };
         self.peers.iter_mut().flatten().for_each(|peer| peer.changed(number));
     }
 
-    /// A shard says something about ClientIds or sessions.
+    /// Takes in what a shard says about ClientIds, sessions, retained messages or will messages.
     pub fn told(&mut self, shard: ShardId, told: ToCluster, now: Instant) {
         match told {
             ToCluster::Retold(told) => {
@@ -173,22 +175,23 @@ impl Node {
         }
     }
 
-    /// What the retained messages of this node add up to now.
+    /// Notes the present digest of this node's retained messages.
     pub fn see_retained(&mut self, digest: u64, now: Instant) {
         self.retained.see(digest, now);
     }
 
-    /// The time that stamps of retained messages have when the shards' clock is at 0.
+    /// The time in microseconds since 1970 from which stamps count, at the zero of the shards'
+    /// clock.
     pub fn stamp_origin(&self) -> u64 {
         self.claims.origin()
     }
 
-    /// It is `micros` since 1970 by the clock of the host.
+    /// Notes that the host's clock says `micros` microseconds since 1970.
     pub fn see_time(&mut self, micros: u64, now: Instant) {
         self.claims.see_time(micros, now);
     }
 
-    /// Which other nodes are there, as bits by their numbers.
+    /// The other nodes that are there, as bits by their numbers.
     pub fn present(&self) -> Nodes {
         let up = |(at, peer): (usize, &Option<Peer>)| match peer {
             Some(peer) if peer.presence == Presence::Up => 1 << at,
@@ -197,20 +200,20 @@ impl Node {
         self.peers.iter().enumerate().map(up).sum()
     }
 
-    /// Records for other nodes, by number, that go behind the messages that shards have written
+    /// Records for other nodes, by number, that go behind the messages that the shards have written
     /// down by now.
     pub fn behind_messages(&mut self) -> Vec<(u8, Vec<u8>)> {
         std::mem::take(&mut self.claims.behind_messages)
     }
 
-    /// Sends such a record.
+    /// Sends a record of [`Node::behind_messages`].
     pub fn send_behind(&mut self, number: u8, record: &[u8]) {
         if let Some(peer) = self.peers.get_mut(usize::from(number)).and_then(Option::as_mut) {
             peer.push(Lane::Messages, record);
         }
     }
 
-    /// What is counted of claims, and how many sessions are coming or leaving.
+    /// Counts about claims, and the number of sessions that are arriving or leaving.
     pub fn claims(&self) -> (ClaimCounts, usize) {
         (self.claims.counts, self.claims.moving())
     }
@@ -220,15 +223,16 @@ impl Node {
         self.cut_off.is_some()
     }
 
-    /// Whether all that was sent to nodes that are there has been acknowledged, and so has what is
-    /// said of wills: those that are sent here are not theirs to send.
+    /// Whether all nodes that are there have acknowledged everything that was sent to them,
+    /// including what was said of will messages: those of clients that disconnect here are sent by
+    /// this node, and the others must not send them again.
     pub fn is_empty(&self) -> bool {
         let up = |peer: &&Peer| peer.presence == Presence::Up;
         let mut there = self.peers.iter().flatten().filter(up);
         there.all(|peer| peer.window() == 0 && peer.knows_wills())
     }
 
-    /// Filters of this node.
+    /// The number of this node's filters.
     pub fn filters(&self) -> usize {
         self.filters.len()
     }
@@ -242,8 +246,8 @@ impl Node {
         !self.unpassed.is_empty() || self.peers.iter().flatten().any(|peer| !peer.is_drained())
     }
 
-    /// A message for the node with that number, whose expiry is by this node's clock. False when it
-    /// has to wait; otherwise it is sent, or dropped and counted.
+    /// Sends a message to the node with that number; its expiry is on this node's clock. Returns
+    /// false when the message has to wait; otherwise it is sent, or dropped and counted.
     pub fn send(
         &mut self,
         number: u8,
@@ -268,7 +272,7 @@ impl Node {
             return self.unsent(Unsent::Down);
         }
         if self.cut_off.is_none() && now.millis_since(peer.heard) < CUT_OFF {
-            return false; // it is slow
+            return false; // the node is slow
         }
         match (message.qos, self.plan.when_cut_off) {
             (Qos::AtMostOnce, _) | (_, WhenCutOff::Drop) => {
@@ -286,7 +290,7 @@ impl Node {
         true
     }
 
-    /// A frame has come.
+    /// Takes in a frame.
     pub fn received(&mut self, bytes: &[u8], now: Instant) {
         self.counts.frames_received += 1;
         let frame = match Frame::read(bytes) {
@@ -303,7 +307,8 @@ impl Node {
         if let Said::State(state) | Said::Data(state, ..) = frame.said
             && state.to != self.plan.incarnation
         {
-            // What was said to an earlier run of this node only shows that the other is there.
+            // The frame is for an earlier run of this node, so it only shows that the sender is
+            // there.
             self.counts.stale += 1;
             frame.said = Said::Hello;
         }
@@ -354,11 +359,13 @@ impl Node {
         tracing::debug!(reason = why.word(), bytes, "cluster: a frame was refused");
     }
 
-    /// A frame of this node's name: its own, or that of another one that should not be there.
+    /// Takes in a frame with this node's name: its own frame, or that of another node with the same
+    /// name.
     fn hear_itself(&mut self, frame: &Frame<'_>, now: Instant) {
         if frame.sender.incarnation != self.plan.incarnation {
             self.counts.doubles += 1;
-            // One that has just ended may still be on its way; then it is one warning.
+            // Frames of a run that has just ended may still be on their way; these cause one
+            // warning.
             if self.counts.doubles.is_power_of_two() {
                 let name = &*self.plan.name;
                 tracing::warn!(node = name, "cluster: another node has this node's name");
@@ -371,14 +378,14 @@ impl Node {
             tracing::info!(millis, "cluster: the engine carries frames again");
             self.heard_by = now.plus_millis(GRACE);
             for peer in self.peers.iter_mut().flatten() {
-                // Nobody could be heard meanwhile, and others may take longer to come back.
+                // No node could be heard meanwhile, and others may take longer to reconnect.
                 peer.heard = now.plus_millis(GRACE);
                 peer.begin_again(now);
             }
         }
     }
 
-    /// Tells the others that this node ends.
+    /// Tells the other nodes that this node ends.
     pub fn say_goodbye(&self, now: Instant, engine: &mut impl Engine) {
         let NodePlan { name, incarnation, .. } = &self.plan;
         let time = self.claims.time(now);
@@ -386,7 +393,7 @@ impl Node {
         engine.send(To::All, Frame { sender, said: Said::Goodbye }.write());
     }
 
-    /// The number of a node, which it gets now if it is new. `None` when there is none left.
+    /// The number of a node; a new node gets a free one. `None` when there is none left.
     fn number_of(&mut self, sender: &Sender<'_>, now: Instant) -> Option<usize> {
         let known = |peer: &Option<Peer>| peer.as_ref().is_some_and(|p| *p.name == *sender.name);
         if let Some(at) = self.peers.iter().position(known) {
@@ -409,8 +416,8 @@ impl Node {
         Some(at)
     }
 
-    /// Does what is due: hellos, filters told and taken in, messages taken in, frames sent. True
-    /// when there is more to do at once.
+    /// Does what is due: sends hellos, tells and takes in filters, takes in messages, sends frames.
+    /// Returns true when there is more to do at once.
     pub fn run(
         &mut self,
         now: Instant,
@@ -495,7 +502,7 @@ impl Node {
         }
     }
 
-    /// Takes in what others have said, some of each.
+    /// Takes in what other nodes have sent, a bounded number of records of each.
     fn take_in(&mut self, now: Instant, broker: &mut impl Broker) -> bool {
         let mut more = false;
         for (number, place) in self.peers.iter_mut().enumerate() {
@@ -513,7 +520,7 @@ impl Node {
         more
     }
 
-    /// Goes on with claims, and hands out what they have to say.
+    /// Continues claims, and hands out their records and mail.
     fn run_claims(&mut self, now: Instant, broker: &mut impl Broker) {
         let up = self.present();
         self.claims.see(up, now);
@@ -537,7 +544,7 @@ impl Node {
         }
     }
 
-    /// Asks the other nodes whether they know filters, and hands out what they have answered.
+    /// Asks the other nodes whether they know filters, and hands out their answers.
     fn run_announced(&mut self, up: Nodes, now: Instant) {
         if let Some(number) = self.announced.begin(up, self.cut_off.is_none(), now) {
             for node in (0..CLUSTER_PEERS as u8).filter(|node| up & 1 << node != 0) {
@@ -550,11 +557,11 @@ impl Node {
         self.announced.run(up, now, &mut self.claims.mail);
     }
 
-    /// When something is due though nothing comes.
+    /// When the node has something to do even if nothing arrives.
     pub fn deadline(&self, now: Instant) -> Instant {
         let resends = self.peers.iter().flatten().filter_map(Peer::deadline);
         let resends = resends.filter(|_| self.cut_off.is_none());
-        // What a node that is down has to be looked at for is no more urgent than a hello.
+        // Looking after a node that is down is no more urgent than the next hello.
         resends
             .chain([self.next_hello])
             .chain(self.claims.deadline())

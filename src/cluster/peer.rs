@@ -1,11 +1,13 @@
-//! One other node, as this one sees it: whether it is there, the lanes to it and from it, and the
-//! filters of its clients. What it says of ClientIds and sessions goes to [`super::claims`].
+//! One other node as this node sees it: whether it is there, the lanes to it and from it, and the
+//! filters of its clients. What the other node says of ClientIds and sessions goes to
+//! [`super::claims`].
 //!
-//! A stream is what two nodes have said to each other since they know each other: both lanes, each
-//! with its numbers. It has a number of its sender's own. When one of the two has lost it (it was
-//! started anew, or has given the other up), it begins with a new number; the other one then begins
-//! anew as well, unless nothing of its own has been acknowledged and so everything can be sent
-//! again. What is lost by that is counted.
+//! A stream is everything that one node has sent another since they know each other: all lanes,
+//! each with its own segment numbers. The sender gives each stream a number. When one of two nodes
+//! has lost its state of the other (because it restarted or gave the other up), it begins a stream
+//! with a new number. The other node then begins a new stream as well, unless none of its own
+//! segments has been acknowledged, so that all of them can be sent again. What is lost by this is
+//! counted.
 
 use super::claims::{Claims, Whom};
 use super::clock::{Apart, Offset};
@@ -21,52 +23,52 @@ use crate::mutant::Mutant;
 use crate::packet::Qos;
 use crate::time::Instant;
 
-/// Records of one node that are taken in at once, before others have their turn.
+/// Records of one node that are taken in at a time, before other nodes have their turn.
 const RECORDS: usize = 256;
-/// Filters of a node that is gone that are taken out at once.
+/// Filters of a node that is gone that are removed at a time.
 const SWEPT: usize = 1024;
 
 /// What a node needs of its broker.
 pub trait Broker {
-    /// The node with that number wants the filter from now on (true), or does not any more.
+    /// The node with that number wants the filter from now on (true), or wants it no more (false).
     fn want(&mut self, node: u8, filter: &str, wanted: bool);
-    /// Takes in a publication, or a retained message, of another node; false when there is no room
-    /// now.
+    /// Takes in a publication, or a retained message, of another node. Returns false when there is
+    /// no room now.
     fn publish(&mut self, message: &MessageRef<'_>, purpose: MailPurpose) -> bool;
-    /// Whether there is so much to be told to the shards that no more filters are taken in now.
+    /// Whether so much mail for the shards is waiting that no more filters should be taken in now.
     fn is_congested(&mut self) -> bool {
         false
     }
-    /// Takes in a message of a share group that has come from the node with that number, or comes
-    /// back; false when there is no room now.
+    /// Takes in a message of a share group that comes from the node with that number, or comes back
+    /// from it. Returns false when there is no room now.
     fn pass(&mut self, node: u8, passed: &PassedRef<'_>) -> bool;
-    /// Tells shards about ClientIds and sessions, behind all that was published.
+    /// Sends shards mail about ClientIds and sessions, behind everything that was published.
     fn tell(&mut self, whom: Whom, what: ToShard);
 }
 
-/// Whether a node is there.
+/// Whether another node is there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Presence {
-    /// It is heard.
+    /// The node is heard.
     Up,
-    /// It has not been heard for a while; since then.
+    /// The node has not been heard for a while; holds since when.
     Down(Instant),
 }
 
-/// What has become of records.
+/// Counts about records to and from another node.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct PeerCounts {
-    /// Messages sent to it: put into the window.
+    /// Messages that were put into the window to the node.
     pub sent: u64,
-    /// Messages of it that were taken in.
+    /// Messages of the node that were taken in.
     pub received: u64,
-    /// Messages that were in the window when it was given up.
+    /// Messages that were lost with a window.
     pub lost: u64,
-    /// Times that something was sent again, in windows that are gone.
+    /// How often segments were sent again, in windows that are gone.
     pub resends: u64,
-    /// Times that its filters were not what it said.
+    /// How often the node's filters did not match the node's digest.
     pub disagreements: u64,
-    /// Streams that said what no node may say.
+    /// Streams that contained something that no node may send.
     pub malformed: u64,
 }
 
@@ -82,39 +84,39 @@ pub struct Peer {
     pub heard: Instant,
     /// What has become of records.
     pub counts: PeerCounts,
-    /// The number of the stream to it, and of that from it (0: none yet).
+    /// The numbers of the stream to the node, and of the stream from it (0: none yet).
     stream: u32,
     back: u32,
     windows: [Window; Lane::ALL.len()],
     arrivals: [Arrivals; Lane::ALL.len()],
     telling: Telling,
     filters: RemoteFilters,
-    /// Which snapshot is wanted of it, and whether it has come.
+    /// The snapshot of filters that is wanted of the node, and whether it has arrived.
     snapshot: u32,
     is_whole: bool,
     offset: Offset,
-    /// How far its time is from this node's.
+    /// How far the node's time is from this node's time.
     pub apart: Apart,
-    /// The state is to be sent, whether or not something else is.
+    /// Whether the state is to be sent even if no data is.
     state_due: bool,
-    /// It may lack some of this node's retained messages.
+    /// Whether the node may lack some of this node's retained messages.
     pub lacks_retained: bool,
-    /// What its retained messages add up to, as far as it has said.
+    /// The digest of the node's retained messages, if it has told one.
     pub retained: Option<u64>,
-    /// What it is told that those of this node add up to.
+    /// The digest of this node's retained messages, which the node is told.
     pub retained_here: u64,
-    /// It has told of share groups since it last asked whether its filters are known.
+    /// Whether the node has told share groups since it last asked whether its filters are known.
     groups_told: bool,
-    /// Messages of share groups that it has not acknowledged and is not sent any more.
+    /// Messages of share groups that the node had not acknowledged when a window was given up.
     unpassed: Vec<Vec<u8>>,
-    /// How far it has been told of wills.
+    /// How far the node has been told the will messages.
     wills: WillTelling,
-    /// It is down because it has ended, as it said.
+    /// Whether the node is down because it has ended, as its goodbye told.
     pub has_ended: bool,
 }
 
 impl Peer {
-    /// A node that was not known; `stream` is this node's next.
+    /// A node that was not known before; `stream` is the number of this node's stream to it.
     pub fn new(sender: &Sender<'_>, stream: u32, now: Instant) -> Peer {
         Peer {
             name: sender.name.into(),
@@ -143,17 +145,17 @@ impl Peer {
         }
     }
 
-    /// The numbers of the streams to it and from it.
+    /// The numbers of the streams to the node and from it.
     pub fn streams(&self) -> (u32, u32) {
         (self.stream, self.back)
     }
 
-    /// Filters of its clients.
+    /// The number of filters of the node's clients.
     pub fn filters(&self) -> usize {
         self.filters.len()
     }
 
-    /// True when its filters are known, and it has been told ours.
+    /// Whether the node's filters are known here, and the node has been told those of this node.
     pub fn is_settled(&self) -> bool {
         self.presence == Presence::Up
             && self.is_whole
@@ -161,27 +163,27 @@ impl Peer {
             && self.windows.iter().all(Window::is_empty)
     }
 
-    /// Bytes of messages that it has not acknowledged.
+    /// Bytes of messages that the node has not acknowledged.
     pub fn window(&self) -> usize {
         self.windows[Lane::Messages as usize].bytes()
     }
 
-    /// Bytes of its messages that wait for this broker.
+    /// Bytes of the node's messages that wait for this broker.
     pub fn waiting(&self) -> usize {
         self.arrivals[Lane::Messages as usize].waiting()
     }
 
-    /// Times that something was sent again.
+    /// How often segments were sent again.
     pub fn resends(&self) -> u64 {
         self.counts.resends + self.windows.iter().map(Window::resends).sum::<u64>()
     }
 
-    /// Whether all that it has said has been taken in, as far as it is complete.
+    /// Whether every complete record of the node has been taken in.
     pub fn is_drained(&self) -> bool {
         self.arrivals.iter().all(|lane| !matches!(lane.record(), Ok(Some(_))))
     }
 
-    /// It was started anew. `stream` is this node's next.
+    /// The node has restarted. `stream` is the number of this node's new stream to it.
     pub fn restarted(&mut self, incarnation: u64, stream: u32) {
         self.incarnation = incarnation;
         self.back = 0;
@@ -192,7 +194,7 @@ impl Peer {
         self.begin_stream(stream);
     }
 
-    /// What was sent to it and not acknowledged is lost: a new stream begins.
+    /// Begins a new stream; what was sent to the node and not acknowledged is lost.
     fn begin_stream(&mut self, stream: u32) {
         self.counts.resends = self.resends();
         self.lose_messages();
@@ -202,7 +204,7 @@ impl Peer {
         self.state_due = true;
     }
 
-    /// It is told everything again, as the snapshot of that number.
+    /// Tells the node everything again, as the snapshot with this number.
     fn tell_anew(&mut self, snapshot: u32) {
         self.telling.begin(snapshot);
         self.wills.begin();
@@ -216,7 +218,8 @@ impl Peer {
         self.state_due = true;
     }
 
-    /// What a frame of this incarnation of it says. `next_stream` gives this node's next one.
+    /// Takes in a frame of this incarnation. `next_stream` gives the number of this node's next
+    /// stream.
     pub fn take(&mut self, frame: &Frame<'_>, now: Instant, next_stream: &mut dyn FnMut() -> u32) {
         self.heard = self.heard.max(now);
         (self.presence, self.has_ended) = (Presence::Up, false);
@@ -226,11 +229,11 @@ impl Peer {
             Said::State(state) | Said::Data(state, ..) => state,
         };
         if state.stream < self.back || state.stream == 0 {
-            return; // of a stream that is over
+            return; // a frame of a stream that has ended
         }
         if state.stream > self.back {
             if !self.is_drained() {
-                return; // what it has said before is taken in first; it will say this again
+                return; // earlier records come first; the node will send this frame again
             }
             self.back = state.stream;
             self.arrivals = Default::default();
@@ -255,7 +258,7 @@ impl Peer {
         self.compare(&state);
     }
 
-    /// Compares its filters with what it says that they add up to.
+    /// Compares the node's filters with the digest that the node has told.
     fn compare(&mut self, state: &State) {
         let Some(told) = state.told.filter(|_| self.is_whole) else { return };
         let here = self.arrivals[Lane::Control as usize].all_taken();
@@ -265,13 +268,13 @@ impl Peer {
         }
     }
 
-    /// It has not been heard for a while: its filters are swept.
+    /// The node has not been heard for a while: its filters are to be swept.
     pub fn silent(&mut self, now: Instant) {
         self.presence = Presence::Down(now);
         self.want_snapshot();
     }
 
-    /// Takes its filters out, some at a time; true when there is none left.
+    /// Removes the node's filters, some at a time. Returns true when none is left.
     pub fn sweep(&mut self, node: u8, broker: &mut impl Broker) -> bool {
         if broker.is_congested() {
             return false;
@@ -280,15 +283,16 @@ impl Peer {
         self.filters.sweep(0, SWEPT, change)
     }
 
-    /// It is given up.
+    /// Gives the node up. Returns the number of lost messages.
     pub fn give_up(&mut self) -> u64 {
         let lost = self.lose_messages();
         self.windows = Default::default();
         lost
     }
 
-    /// What it has not acknowledged is lost, but for messages of share groups that another member
-    /// may have: with QoS 1, since they may have arrived. How many are lost.
+    /// Counts unacknowledged messages as lost, except those of share groups with QoS 1: another
+    /// member may get these, even though they may have arrived. Returns the number of lost
+    /// messages.
     fn lose_messages(&mut self) -> u64 {
         let window = &self.windows[Lane::Messages as usize];
         let (all, kept) = (window.records(), self.unpassed.len());
@@ -305,12 +309,12 @@ impl Peer {
         lost
     }
 
-    /// Messages of share groups that are to go to another member.
+    /// Takes out the messages of share groups that are to go to another member.
     pub fn take_unpassed(&mut self) -> Vec<Vec<u8>> {
         std::mem::take(&mut self.unpassed)
     }
 
-    /// What is said of a filter of this node has changed.
+    /// The filter of this node with this number has changed.
     pub fn changed(&mut self, number: u32) {
         self.telling.changed(number);
     }
@@ -325,7 +329,7 @@ impl Peer {
         });
     }
 
-    /// Puts a message of a share group into the window.
+    /// Puts a message for a share group into the window.
     pub fn pass(&mut self, passed: &Passed) {
         let Passed { name, asks, hops, message, .. } = passed;
         let (name, message) = (name.as_str(), message.view());
@@ -338,22 +342,23 @@ impl Peer {
         self.windows[record.lane() as usize].push(|out| record.write(out));
     }
 
-    /// Puts a record into the window of a lane.
+    /// Puts an encoded record into the window of `lane`.
     pub fn push(&mut self, lane: Lane, record: &[u8]) {
         self.windows[lane as usize].push(|out| out.extend_from_slice(record));
     }
 
-    /// Bytes of sessions and retained messages that it has not acknowledged.
+    /// Bytes in the bulk lane that the node has not acknowledged.
     pub fn bulk(&self) -> usize {
         self.windows[Lane::Bulk as usize].bytes()
     }
 
-    /// Whether it has been told of all filters, as far as they are in the window.
+    /// Whether all filters have been put into the window to the node.
     pub fn knows_filters(&self) -> bool {
         self.telling.is_done()
     }
 
-    /// Puts what is to be told of filters into the window, up to `most` bytes; true when some was.
+    /// Puts records about filters into the window, up to `most` bytes. Returns true if there were
+    /// any.
     pub fn tell(&mut self, filters: &LocalFilters, most: usize) -> bool {
         let window = &mut self.windows[Lane::Control as usize];
         let mut any = false;
@@ -366,17 +371,18 @@ impl Peer {
         any
     }
 
-    /// A client's will has changed.
+    /// The will message of a client of this node has changed.
     pub fn will_changed(&mut self, client: &str) {
         self.wills.changed(client);
     }
 
-    /// Whether it has been told of all wills, and has acknowledged that.
+    /// Whether the node has been told all will messages and has acknowledged that.
     pub fn knows_wills(&self) -> bool {
         self.wills.is_done() && self.windows[Lane::Bulk as usize].is_empty()
     }
 
-    /// Puts what is to be told of wills into the window, up to `most` bytes; true when some was.
+    /// Puts records about will messages into the window, up to `most` bytes. Returns true if there
+    /// were any.
     pub fn tell_wills(&mut self, wills: &LocalWills, most: usize) -> bool {
         let window = &mut self.windows[Lane::Bulk as usize];
         let mut any = false;
@@ -388,10 +394,10 @@ impl Peer {
         any
     }
 
-    /// Takes records in, some at a time. True when there are more that could be taken.
+    /// Takes in records, a bounded number at a time. Returns true when more could be taken in.
     ///
     /// # Errors
-    /// It said what no node may say; its stream is over.
+    /// Fails when the node has sent what no node may send; its stream is over then.
     pub fn take_in(
         &mut self,
         node: u8,
@@ -475,8 +481,8 @@ impl Peer {
         Ok(true)
     }
 
-    /// It has said what no node may say: its stream is over, and it has to begin another.
-    /// `stream` is this node's next.
+    /// The node has sent what no node may send: its stream is over, and it has to begin another
+    /// one. `stream` is the number of this node's new stream to it.
     pub fn refuse(&mut self, stream: u32) {
         self.counts.malformed += 1;
         self.arrivals = Default::default();
@@ -485,7 +491,7 @@ impl Peer {
         self.begin_stream(stream);
     }
 
-    /// What it is told of this node in each frame.
+    /// The state that the node is told in each frame.
     fn state(&mut self, filters: &LocalFilters) -> State {
         let control = &mut self.windows[Lane::Control as usize];
         let told = self.telling.told(filters, control.close());
@@ -501,7 +507,7 @@ impl Peer {
         }
     }
 
-    /// Sends what there is to send, as frames.
+    /// Sends everything that can be sent now, as frames.
     pub fn emit(
         &mut self,
         own: &Sender<'_>,
@@ -524,7 +530,7 @@ impl Peer {
         }
     }
 
-    /// Sends the state.
+    /// Sends a frame with the state alone.
     pub fn emit_state(
         &mut self,
         own: &Sender<'_>,
@@ -535,18 +541,18 @@ impl Peer {
         send(&self.name, Frame { sender: *own, said }.write());
     }
 
-    /// What was sent may be lost.
+    /// Sends all unacknowledged segments again, as they may be lost.
     pub fn begin_again(&mut self, now: Instant) {
         self.windows.iter_mut().for_each(|window| window.begin_again(now));
     }
 
-    /// When something is to be sent again.
+    /// When segments are to be sent again.
     pub fn deadline(&self) -> Option<Instant> {
         self.windows.iter().filter_map(Window::deadline).min()
     }
 }
 
-/// Takes in what a node says of wills, and what a claim says of them.
+/// Takes in what a record says of will messages, and what a claim means for them.
 fn take_will(
     node: u8,
     record: &Record<'_>,
@@ -568,7 +574,7 @@ fn take_will(
     }
 }
 
-/// Hands on what came, with its expiry by this node's clock.
+/// Hands a message on, with its expiry on this node's clock.
 fn publish(
     broker: &mut impl Broker,
     offset: &Offset,

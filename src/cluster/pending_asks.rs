@@ -1,46 +1,46 @@
-//! Questions of shards about what other shards have told: whether the other nodes know the
-//! filters of a SUBSCRIBE ([`super::announced`]).
+//! Questions of shards that depend on what other shards have told the cluster: whether the other
+//! nodes know the filters of a SUBSCRIBE ([`super::announced`]).
 //!
-//! A share group has its home at one shard, which tells the cluster of it, and its member at
-//! another, which asks when it was told that the member is in the group. The mail of each shard
-//! comes in order, but that of two shards does not: so a question waits until what was in all
-//! mailboxes when it was found there has been taken out.
+//! A share group has its home at one shard, which tells the cluster of the group. The member may be
+//! at another shard, which asks once it was told that the member is in the group. Mail of one shard
+//! arrives in order, but mail of two shards does not. Therefore a question waits until all mail
+//! that was in any mailbox when the question was found has been taken out.
 
 use crate::ids::{SessionRef, ShardId};
 use std::collections::VecDeque;
 
-/// The shard that asks, for whom, and its ticket.
+/// The asking shard, the session, and the ticket.
 pub type PendingAsk = (ShardId, SessionRef, u64);
 
-/// The questions that wait.
+/// The questions that wait for earlier mail.
 pub struct PendingAsks {
-    /// How many mails of each shard have been taken out.
+    /// The number of mails that have been taken out, by shard.
     taken: Vec<u64>,
     fresh: Vec<PendingAsk>,
-    /// How many are to be taken out first, for each shard.
+    /// Questions, and the value that `taken` has to reach for each shard.
     waiting: VecDeque<(Vec<u64>, Vec<PendingAsk>)>,
 }
 
 impl PendingAsks {
-    /// Of so many shards.
+    /// For `shards` shards.
     pub fn new(shards: u8) -> PendingAsks {
         let taken = vec![0; usize::from(shards)];
         PendingAsks { taken, fresh: Vec::new(), waiting: VecDeque::new() }
     }
 
-    /// A mail of that shard was taken out.
+    /// Notes that a mail of `shard` was taken out.
     pub fn took(&mut self, shard: ShardId) {
         if let Some(taken) = self.taken.get_mut(usize::from(shard.0)) {
             *taken += 1;
         }
     }
 
-    /// It was a question.
+    /// Notes that the last mail taken out was a question.
     pub fn ask(&mut self, ask: PendingAsk) {
         self.fresh.push(ask);
     }
 
-    /// So many mails of each shard wait now.
+    /// Notes how many mails of each shard are waiting now, behind which the new questions go.
     pub fn see(&mut self, waiting: impl Fn(ShardId) -> usize) {
         if self.fresh.is_empty() {
             return;
@@ -50,12 +50,12 @@ impl PendingAsks {
         self.waiting.push_back((until, std::mem::take(&mut self.fresh)));
     }
 
-    /// True when some wait.
+    /// Whether questions wait.
     pub fn is_waiting(&self) -> bool {
         !self.waiting.is_empty()
     }
 
-    /// Those whose turn it is.
+    /// The questions before which no mail is left.
     pub fn due(&mut self) -> Vec<PendingAsk> {
         let mut due = Vec::new();
         let taken = &self.taken;
@@ -82,7 +82,7 @@ mod tests {
         assert!(!asks.is_waiting() && asks.due().is_empty());
         asks.took(ShardId(1));
         asks.ask(asked(1));
-        // Shard 0 has told of a group meanwhile, behind two other mails.
+        // Meanwhile shard 0 has told of a group, behind two other mails.
         asks.see(|shard| if shard == ShardId(0) { 3 } else { 0 });
         asks.took(ShardId(0));
         asks.took(ShardId(0));

@@ -1,8 +1,9 @@
 //! Records: what the lanes between two nodes carry.
 //!
-//! A filter is told with its number at the node that has it, so that it can be taken back by the
-//! number alone; what is said of a number replaces what was said of it before, so that telling
-//! everything again makes no gap. Times are those of the sender's clock ([`super::clock`]).
+//! A filter is told with its number at the node that has it, so that the number alone suffices to
+//! take the filter back. A record about a number replaces the earlier one about that number, so
+//! telling everything again leaves no moment without a filter. Times are on the sender's clock
+//! ([`super::clock`]).
 
 use super::frame::is_name;
 use super::lane::{Lane, Malformed};
@@ -39,66 +40,69 @@ const RETAIN: u8 = 4;
 const EXPIRES: u8 = 8;
 const UNKNOWN: u8 = !(3 | RETAIN | EXPIRES);
 
-/// What one node tells another.
+/// What one node tells another node.
 #[derive(Clone, Copy, Debug)]
 pub enum Record<'a> {
-    /// A publication, for the subscribers at the receiver. Its expiry is by the sender's clock.
+    /// A publication for the subscribers at the receiver. Its expiry is on the sender's clock.
     Message(MessageRef<'a>),
-    /// A publication that all nodes are to retain, unless they have a newer one: its stamp.
+    /// A publication with its stamp that all nodes retain, unless they have a newer one.
     Stamped(u64, MessageRef<'a>),
-    /// A retained message of the sender's, not for subscribers that are there; without a payload:
-    /// its topic was cleared.
+    /// A retained message of the sender with its stamp, not for present subscribers. Without a
+    /// payload, its topic was cleared.
     Retained(u64, MessageRef<'a>),
     /// A publication for one share group.
     Passed(PassedRef<'a>),
-    /// Some client of the sender wants this; the number is the filter's. With `$share/GROUP/`
-    /// before it: that share group has members there.
+    /// A filter that a client of the sender wants, with its number. With `$share/GROUP/` before the
+    /// filter, the share group has members at the sender.
     Filter(u32, &'a str),
-    /// Nobody wants what was told with that number.
+    /// The filter with this number is wanted no more.
     NoFilter(u32),
-    /// All filters below that number have been told, and there are none from it on: the end of that
-    /// snapshot.
+    /// All filters with numbers below the first value have been told, and there are none from it
+    /// on: the end of the snapshot with the second number.
     AllFilters(u32, u32),
-    /// A client has connected to the sender: the claim's number and stamp, and the ClientId.
+    /// A client has connected to the sender. The claim's number, its stamp, what is wanted of the
+    /// session, and the ClientId.
     Claim(u64, u64, Wanted, &'a str),
-    /// What the sender says to the claim of that number.
+    /// The sender's answer to the claim with this number.
     Answer(u64, Verdict),
-    /// Subscriptions of the session that was claimed.
+    /// The subscriptions of the session that the claim with this number is for.
     Session(u64, &'a [u8]),
-    /// A part of its windows and queue; true: the last.
+    /// A part of the session's in-flight window and queue; true for the last part.
     Part(u64, bool, &'a [u8]),
-    /// The subscriptions that came with the sender's claim are among the filters that it has told.
-    /// The node of that name, which has the session, is to hear when the receiver sends what they
-    /// match to the sender.
+    /// The subscriptions that came with the sender's claim are among the filters that the sender
+    /// has told. The named node, which has the session, is to be told when the receiver's messages
+    /// that match them go to the sender, too.
     Fence(u64, &'a str),
-    /// The sender's messages from here on go to the node of that name too, as far as the session of
-    /// its claim wants them.
+    /// From here on the sender's messages also go to the named node, if the session of that node's
+    /// claim with this number wants them.
     Fenced(u64, &'a str),
     /// The sender has the session, or does not want it.
     Settled(u64),
-    /// Say when what was told before this is known.
+    /// A question: the receiver is to answer when it knows everything that was told before.
     Ask(u64),
-    /// What was told before the question of that number is known.
+    /// An answer: everything that was told before the question with this number is known.
     Known(u64),
-    /// The will of a client of the sender.
+    /// The will message of a client of the sender.
     Will(WillRef<'a>),
-    /// The client of that ClientId has none any more.
+    /// The client with this ClientId has no will message any more.
     NoWill(&'a str),
-    /// No will that was told before counts any more; those that do are told after this.
+    /// All will messages that were told before are void; those that still apply follow.
     NoWills,
-    /// The sender has published a will: the incarnation and the name of the client's node, and the
-    /// ClientId.
+    /// The sender has published a will message: the incarnation and the name of the client's node,
+    /// and the ClientId.
     WillSent(u64, &'a str, &'a str),
 }
 
-/// The will of a client. Its message has no expiry yet.
+/// The will message of a client. The message has no expiry yet, as that begins with its
+/// publication.
 #[derive(Clone, Copy, Debug)]
 pub struct WillRef<'a> {
-    /// When it was told, by the clock of claims: a later one takes it back.
+    /// The stamp of when it was told, by the clock of claims: a claim with a later stamp takes it
+    /// back.
     pub stamp: u64,
-    /// When it is due; a moment is one of the sender's clock.
+    /// When it is due; a moment is on the sender's clock.
     pub due: WillDue,
-    /// Its Message Expiry Interval in seconds.
+    /// Message Expiry Interval of the will message in seconds.
     pub message_expiry: Option<u32>,
     /// The ClientId.
     pub client: &'a str,
@@ -106,27 +110,27 @@ pub struct WillRef<'a> {
     pub message: MessageRef<'a>,
 }
 
-/// A message of a share group, as [`crate::mesh::mail::Passed`] tells of it.
+/// A message for a share group; see [`crate::mesh::mail::Passed`].
 #[derive(Clone, Copy, Debug)]
 pub struct PassedRef<'a> {
-    /// What the receiver is to do with it.
+    /// What the receiver is to do with the message.
     pub asks: PassedFor,
-    /// How often it has gone from one node to another.
+    /// How often the message has gone from one node to another.
     pub hops: u8,
-    /// The group: its whole filter.
+    /// The share group as a whole filter.
     pub name: &'a str,
     /// The message.
     pub message: MessageRef<'a>,
 }
 
-/// What a node says to the claim of another.
+/// A node's answer to the claim of another node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// There is no session here that could come.
+    /// There is no session here that could move.
     Nothing,
     /// There is a newer claim here.
     Newer,
-    /// There is a session, or will be, which comes; or [`Verdict::Nothing`] does.
+    /// There is a session here, or will be. It follows, or [`Verdict::Nothing`] does.
     Holds,
 }
 
@@ -134,7 +138,7 @@ const WANTED: [Wanted; 3] = [Wanted::Moved, Wanted::Ended, Wanted::Left];
 const VERDICTS: [Verdict; 3] = [Verdict::Nothing, Verdict::Newer, Verdict::Holds];
 
 impl<'a> Record<'a> {
-    /// Appends it.
+    /// Appends the record.
     pub fn write(&self, out: &mut Vec<u8>) {
         match *self {
             Record::Message(message) => {
@@ -184,7 +188,7 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// The same for what is about ClientIds and their sessions.
+    /// Appends a record about a ClientId or its session.
     fn write_claiming(&self, out: &mut Vec<u8>) {
         let mut begin = |kind: u8, claim: u64| {
             out.push(kind);
@@ -235,7 +239,7 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// The lane that it goes by.
+    /// The lane that carries the record.
     pub fn lane(&self) -> Lane {
         match self {
             Record::Message(_) | Record::Stamped(..) | Record::Passed(_) | Record::Fenced(..) => {
@@ -249,10 +253,10 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// Reads one.
+    /// Reads a record.
     ///
     /// # Errors
-    /// It is none, or says what no node may say.
+    /// Fails when `bytes` are no record, or say what no node may say.
     pub fn read(bytes: &'a [u8]) -> Result<Record<'a>, Malformed> {
         let (&kind, body) = bytes.split_first().ok_or(Malformed)?;
         match kind {
@@ -317,7 +321,7 @@ fn read_claiming(kind: u8, body: &[u8]) -> Result<Record<'_>, Malformed> {
     }
 }
 
-/// A ClientId.
+/// Reads a ClientId.
 fn client(bytes: &[u8]) -> Result<&str, Malformed> {
     if bytes.is_empty() || bytes.len() > usize::from(u16::MAX) {
         return Err(Malformed);
@@ -334,7 +338,7 @@ fn write_will(will: &WillRef<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(&will.stamp.to_le_bytes());
     out.push(is_moment);
     out.extend_from_slice(&due.to_le_bytes());
-    // The longest interval there is is as good as none.
+    // The longest interval has no effect, so its value stands for none.
     out.extend_from_slice(&will.message_expiry.unwrap_or(u32::MAX).to_le_bytes());
     out.extend_from_slice(&(will.client.len() as u16).to_le_bytes());
     out.extend_from_slice(will.client.as_bytes());
@@ -473,7 +477,7 @@ fn read_message(body: &[u8]) -> Result<MessageRef<'_>, Malformed> {
     })
 }
 
-/// Whether these are properties that go to subscribers as they are.
+/// Whether `properties` may be forwarded to subscribers unchanged.
 fn is_forwardable(properties: &[u8]) -> bool {
     properties.is_empty()
         || PublishProperties::parse(properties).is_ok_and(|parsed| parsed.is_forwardable_raw())
@@ -559,7 +563,8 @@ mod tests {
             Record::Message(MessageRef { topic: "a/#", ..message() }),
             Record::Message(MessageRef { topic: "$SYS/broker/uptime", ..message() }),
             Record::Message(MessageRef { topic: &deep, ..message() }),
-            // A Topic Alias is between a client and its broker; the second is cut short.
+            // A Topic Alias is valid between a client and its broker only; the second example is
+            // cut short.
             Record::Message(MessageRef { properties: &[35, 0, 1], ..message() }),
             Record::Message(MessageRef { properties: &[1], ..message() }),
             Record::Stamped(Retain::NEWEST + 1, message()),

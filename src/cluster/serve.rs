@@ -1,5 +1,5 @@
-//! The cluster's thread: one loop that takes frames of the engine and mail of the shards, and does
-//! what is due. It never waits for a shard, and no shard waits for it.
+//! The cluster's thread: one loop that takes in frames of the engine and mail of the shards, and
+//! does what is due. The thread never waits for a shard, and no shard waits for the thread.
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,
@@ -22,26 +22,26 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// Frames of one subject that are taken before other things have their turn.
+/// Frames of one subject that are taken in before other work has its turn.
 const FRAMES: usize = 256;
-/// How long it waits for room in a shard's mailbox before it looks again.
+/// The time after which the thread looks again for room in a shard's mailbox.
 const REST: Duration = Duration::from_micros(200);
-/// How often figures are shown.
+/// Milliseconds between two updates of [`View`].
 const SHOW: u64 = 500;
-/// How long what was sent may take to leave, at the end.
+/// The longest time, at the end, for sent frames to leave.
 const FAREWELL: Duration = Duration::from_millis(500);
 
-/// The time in nanoseconds, the same clock as that of the cores.
+/// The time in nanoseconds, on the clock of the cores.
 pub type Clock = Box<dyn Fn() -> u64 + Send>;
 /// Wakes a core.
 pub type Bell = Box<dyn Fn() + Send>;
 
-/// What is shown of the cluster: written by its thread, read by whoever shows it.
+/// The cluster's figures: written by the cluster's thread, read by metrics and the admin server.
 #[derive(Default)]
 pub struct View(Mutex<ClusterRow>);
 
 impl View {
-    /// A copy.
+    /// A copy of the figures.
     pub fn row(&self) -> ClusterRow {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -51,11 +51,11 @@ impl View {
     }
 }
 
-/// What the cluster's thread has.
+/// Everything that the cluster's thread owns.
 pub struct Service {
     /// The node and its mailboxes.
     pub junction: Junction,
-    /// The cluster's keys.
+    /// The section `cluster` of the configuration.
     pub config: config::Cluster,
     /// This node's name.
     pub name: String,
@@ -63,11 +63,11 @@ pub struct Service {
     pub clock: Clock,
     /// The cores' doorbells.
     pub bells: Vec<Bell>,
-    /// By which this thread is woken.
+    /// Wakes this thread.
     pub bell: Arc<Notify>,
-    /// Whether it is to end.
+    /// Tells whether this thread is to end.
     pub orders: Arc<Orders>,
-    /// What is shown.
+    /// Where this thread publishes its figures.
     pub view: Arc<View>,
 }
 
@@ -89,7 +89,7 @@ impl Around for Shards<'_> {
 }
 
 impl Service {
-    /// Runs until it is told to end.
+    /// Runs until the orders tell the thread to end.
     pub async fn run(mut self, mut nats: Nats, mut subscribers: [Subscriber; 2]) {
         let mut received = 0;
         let mut show_at = Instant(0);
@@ -127,7 +127,8 @@ impl Service {
         Instant((self.clock)() / 1_000_000)
     }
 
-    /// Takes frames, and waits for some, or for the shards, at most so long. Returns the bytes.
+    /// Waits for frames or for mail of the shards, at most for `patience`, and takes frames in.
+    /// Returns their bytes.
     async fn wait(&mut self, subscribers: &mut [Subscriber; 2], patience: Duration) -> u64 {
         let bell = Arc::clone(&self.bell);
         let mut notified = pin!(bell.notified());
@@ -143,7 +144,7 @@ impl Service {
         })
         .await;
         if patience.is_zero() {
-            // The library's own task has to have its turn.
+            // The library's own task runs on this thread and needs its turn.
             tokio::task::yield_now().await;
         }
         bytes
@@ -208,7 +209,7 @@ impl Service {
     }
 }
 
-/// Takes what has come; the bytes, or `None` when nothing has.
+/// Takes in the frames that have arrived. Returns their bytes, or `None` when there were none.
 fn take_frames(
     junction: &mut Junction,
     subscribers: &mut [Subscriber; 2],
@@ -228,13 +229,13 @@ fn take_frames(
     bytes
 }
 
-/// The time since 1970 in microseconds: what incarnations and stamps are told by.
+/// The time in microseconds since 1970, from which incarnations and stamps are made.
 pub fn incarnation() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.unwrap_or_default().as_micros() as u64
 }
 
-/// Milliseconds after which another node is given up.
+/// Milliseconds after which an unreachable node is given up.
 pub fn give_up(config: &config::Cluster) -> u64 {
     config.give_up_after.get().as_millis() as u64
 }

@@ -1,4 +1,4 @@
-//! The cluster at the start and the end of the broker.
+//! Starting and stopping the cluster's thread with the broker.
 #![allow(
     clippy::disallowed_types,
     clippy::disallowed_methods,
@@ -22,10 +22,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
-/// How long its thread may take to start.
+/// The longest time for the cluster's thread to start.
 const START: Duration = Duration::from_secs(10);
 
-/// The cluster that this broker is a node of.
+/// The cluster of which this broker is a node, as the control thread sees it.
 pub struct Cluster {
     config: config::Cluster,
     name: String,
@@ -36,10 +36,11 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// What the configuration says; `None` when this broker is alone. `host`: the host's name.
+    /// Plans the cluster from the configuration; `None` when this broker is not in a cluster.
+    /// `host` is the host's name.
     ///
     /// # Errors
-    /// Why this cannot be a node.
+    /// The reason why this broker cannot be a node.
     pub fn plan(config: &Config, shards: usize, host: &str) -> Result<Option<Cluster>, String> {
         let cluster = &config.cluster;
         if cluster.name.is_empty() {
@@ -65,20 +66,20 @@ impl Cluster {
         }))
     }
 
-    /// By which the cluster's thread is woken.
+    /// The bell that wakes the cluster's thread.
     pub fn bell(&self) -> Arc<Notify> {
         Arc::clone(&self.bell)
     }
 
-    /// What is shown of it.
+    /// The cluster's figures.
     pub fn view(&self) -> Arc<View> {
         Arc::clone(&self.view)
     }
 
-    /// Starts its thread.
+    /// Starts the cluster's thread.
     ///
     /// # Errors
-    /// Why it cannot be started.
+    /// The reason why the thread cannot be started.
     pub fn start(
         &mut self,
         shared: Arc<Shared>,
@@ -121,7 +122,7 @@ impl Cluster {
                     Ok(connecting) => (Ok(()), Some(connecting)),
                     Err(why) => (Err(why), None),
                 };
-                // Whoever starts this waits for it.
+                // `Cluster::start` waits for this.
                 let _ = started.send(outcome);
                 if let Some((nats, subscribers)) = connecting {
                     service.run(nats, subscribers).await;
@@ -129,7 +130,8 @@ impl Cluster {
             });
         });
         self.thread = Some(thread.map_err(|error| format!("cluster: {error}"))?);
-        // It does not wait for a server, only for files that it needs.
+        // The thread reports before it has a connection; it only has to read the files that it
+        // needs.
         match starts.recv_timeout(START) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(why)) => Err(format!("cluster.{why}")),
@@ -137,7 +139,8 @@ impl Cluster {
         }
     }
 
-    /// The cores have ended: what is in windows is sent, at most until then, and the thread ends.
+    /// Ends the thread after the cores have ended: the contents of the windows are sent first, at
+    /// most until `until`.
     pub fn stop(&mut self, until: Instant) {
         self.orders.end(until);
         self.bell.notify_one();
@@ -147,7 +150,7 @@ impl Cluster {
     }
 }
 
-/// The host's name without its domain, as the name of a node.
+/// The host's name without its domain, made valid as a node's name.
 fn name_of(host: &str) -> String {
     let first = host.split('.').next().unwrap_or_default();
     let plain = first.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' });

@@ -1,29 +1,31 @@
-//! Wills of clients whose node dies: one of the other nodes publishes them.
+//! Will messages of clients whose node dies: one of the other nodes publishes them.
 //!
-//! Each node tells all others the wills of its clients ([`LocalWills`], [`WillTelling`]), and takes
-//! one back when it is deleted, sent, or its client is elsewhere. The others keep them
-//! ([`FarWills`]), up to so many bytes. A run of a node is over when the node is down, has ended or
-//! was started anew. Then each of its wills is published when it is due: after its delay, counted
-//! from when that was noticed, or from when the connection ended if that was told.
+//! Each node tells all others the will messages of its clients ([`LocalWills`], [`WillTelling`]),
+//! and takes one back when it is deleted, sent, or its client connects elsewhere. The others keep
+//! them ([`FarWills`]) within a bound in bytes. A run of a node is over when the node is down, has
+//! ended or has restarted. Then each of its will messages is published when it is due: after its
+//! delay, counted from the moment when the end of the run was noticed, or from the end of the
+//! connection if that was told.
 //!
-//! # Who publishes
-//! The nodes that are there have an order, by their names. The first one publishes what is due, and
-//! tells the others of each will ([`Record::WillSent`]), which forget it. The next one waits: when
-//! it has not heard of any for [`TURN`] milliseconds, it publishes what it still keeps, and so on.
-//! So a will is published once, and is not lost when the first node did not know it, or has died as
-//! well. It is published twice if a node dies after it has published one and before it could say
-//! so.
+//! # Which node publishes
+//! The nodes that are there are ordered by their names. The first one publishes what is due and
+//! tells the others each will message ([`Record::WillSent`]), which they then forget. The next node
+//! waits: when it has not been told any for [`TURN`] milliseconds, it publishes what it still
+//! keeps, and so on. So a will message is published once, and is not lost when the first node did
+//! not know it or has died as well. It is published twice if a node dies after publishing it and
+//! before telling the others.
 //!
-//! Nobody publishes that is or was just cut off from the engine, or that sees less than half of the
-//! nodes that it knows: more are on the other side of a division then, with their clients. When a
-//! node in that place gives the others up, it forgets their wills, and counts them.
+//! A node does not publish while it is cut off from the engine or has just been, or while it sees
+//! less than half of the nodes that it knows: then more nodes are on the other side of a partition,
+//! with their clients. When a node in that position gives the others up, it forgets and counts
+//! their will messages.
 //!
-//! # Who is back
-//! A client that has connected to some node since then is not gone: its claim ([`super::claims`])
-//! takes its wills back that are older, wherever they were told [MQTT-3.1.3-9]. A node that was
-//! only divided from the others tells all its wills again.
+//! # Clients that return
+//! A client that has connected to another node meanwhile is not gone. Its claim ([`super::claims`])
+//! removes its older will messages at whichever node they were told [MQTT-3.1.3-9]. A node that was
+//! only partitioned from the others tells all its will messages again.
 //!
-//! Wills of sessions that their node stores are not told: it sends them when it comes back.
+//! Will messages of stored sessions are not told: their node publishes them when it returns.
 
 use super::clock::Offset;
 use super::record::{Record, WillRef};
@@ -38,14 +40,14 @@ use std::ops::Bound;
 
 /// Milliseconds without news of the nodes before it, after which a node publishes.
 const TURN: u64 = 3000;
-/// Wills that are put in the order in which they are due, or forgotten, at once.
+/// Will messages that are sorted by due time, or forgotten, at a time.
 const SLICE: usize = 1024;
-/// Changes that wait to be told to one node; with more of them it is told everything again.
+/// The most changes that wait to be told to one node; with more, the node is told everything again.
 const CHANGES: usize = 1 << 16;
-/// Bytes of a will besides its client's name and its message: its places here.
+/// Bytes of a will message's entries here, besides its ClientId and its message.
 const PLACE: usize = size_of::<KeptWill>() + size_of::<Box<str>>() + 64;
 
-/// The wills of this node's clients, by ClientId, with the stamp of when each was told.
+/// The will messages of this node's clients, by ClientId, each with the stamp of when it was told.
 #[derive(Default)]
 pub struct LocalWills {
     all: BTreeMap<Box<str>, (u64, FarWill)>,
@@ -53,22 +55,22 @@ pub struct LocalWills {
 }
 
 impl LocalWills {
-    /// How many there are.
+    /// The number of will messages.
     pub fn len(&self) -> usize {
         self.all.len()
     }
 
-    /// True when there is none.
+    /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
 
-    /// Bytes of their places. The messages belong to the sessions.
+    /// Bytes of the entries. The messages belong to the sessions.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// The will of that client from now on. True when there is something to tell.
+    /// Sets or removes the will message of a client. Returns true when there is something to tell.
     pub fn set(&mut self, client: &str, stamp: u64, will: Option<FarWill>) -> bool {
         let Some(will) = will else {
             let had = self.all.remove(client).is_some();
@@ -104,38 +106,38 @@ impl LocalWills {
     }
 }
 
-/// How far wills have been told.
+/// Up to which ClientId the will messages have been told.
 #[derive(Default)]
 enum HowFar {
-    /// Nothing has.
+    /// Nothing has been told.
     #[default]
     Begin,
-    /// Those of the ClientIds up to this one; `None`: of none yet.
+    /// Those of the ClientIds up to this one; `None` when the beginning alone has been told.
     UpTo(Option<Box<str>>),
-    /// All.
+    /// All have been told.
     Done,
 }
 
-/// How far another node has been told.
+/// How far another node has been told this node's will messages.
 #[derive(Default)]
 pub struct WillTelling {
     stage: HowFar,
-    /// ClientIds before that, of whose wills it has to be told again.
+    /// ClientIds that were told already and whose will messages have changed since.
     changes: VecDeque<Box<str>>,
 }
 
 impl WillTelling {
-    /// Everything is told again.
+    /// Begins to tell everything again.
     pub fn begin(&mut self) {
         *self = WillTelling::default();
     }
 
-    /// True when all has been told.
+    /// Whether everything has been told.
     pub fn is_done(&self) -> bool {
         matches!(self.stage, HowFar::Done) && self.changes.is_empty()
     }
 
-    /// A client's will has changed.
+    /// The will message of a client has changed.
     pub fn changed(&mut self, client: &str) {
         let known = match &self.stage {
             HowFar::Begin => false,
@@ -151,7 +153,7 @@ impl WillTelling {
         self.changes.push_back(client.into());
     }
 
-    /// Tells one thing more; false when there is none.
+    /// Tells one more record; returns false when there is none.
     pub fn next(&mut self, wills: &LocalWills, tell: &mut dyn FnMut(&Record<'_>)) -> bool {
         if let Some(client) = self.changes.pop_front() {
             wills.tell(&client, tell);
@@ -180,25 +182,25 @@ impl WillTelling {
     }
 }
 
-/// A will of another node's client.
+/// A will message of another node's client.
 struct KeptWill {
     stamp: u64,
     will: FarWill,
 }
 
-/// What is known of a run of a node that is over.
+/// The state of a node's run that is over.
 struct RunOver {
     since: Instant,
-    /// The ClientId up to which the wills are in `due`.
+    /// The ClientId up to which the will messages are in `due`.
     sorted: Option<Box<str>>,
     is_sorted: bool,
-    /// When each is due. Some may be gone by then.
+    /// When each will message is due. Some may have been removed since.
     due: BTreeSet<(Instant, Box<str>)>,
-    /// When another node said last that it has published one.
+    /// When another node last told that it has published one.
     heard: Instant,
 }
 
-/// A run of another node.
+/// A run of another node, with the will messages of its clients.
 struct NodeRun {
     node: Box<str>,
     incarnation: u64,
@@ -221,7 +223,7 @@ impl NodeRun {
         });
     }
 
-    /// Puts some wills in the order in which they are due; true when there are more.
+    /// Sorts some will messages by due time. Returns true when there are more to sort.
     fn sort(&mut self) -> bool {
         let Some(over) = self.over.as_mut().filter(|over| !over.is_sorted) else { return false };
         let from = over.sorted.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
@@ -238,7 +240,8 @@ impl NodeRun {
         !over.is_sorted
     }
 
-    /// Takes out a will that this node is to publish now. `before`: how many nodes come before it.
+    /// Takes out a will message that this node is to publish now. `before` is the number of nodes
+    /// before this one in the order.
     fn next_due(&mut self, before: u64, now: Instant) -> Option<(Box<str>, KeptWill)> {
         let over = self.over.as_mut()?;
         while let Some((due, client)) = over.due.first() {
@@ -256,7 +259,7 @@ impl NodeRun {
     }
 }
 
-/// When a will is due whose client's connection was over at `ended`, as far as is known.
+/// When a will message is due whose client's connection ended at `ended`, as far as is known.
 fn due_at(will: &FarWill, ended: Instant) -> Instant {
     match will.due {
         WillDue::After(_) if Mutant::ClusterWillDelayIgnored.is_on() => ended,
@@ -269,32 +272,32 @@ fn size(client: &str, will: &FarWill) -> usize {
     client.len() + will.message.size() + PLACE
 }
 
-/// What is counted.
+/// Counts about other nodes' will messages.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct WillCounts {
-    /// Wills of other nodes' clients that this node has published.
+    /// Will messages of other nodes' clients that this node has published.
     pub published: u64,
-    /// Wills that found no room here.
+    /// Will messages for which there was no room here.
     pub no_room: u64,
-    /// Wills that were forgotten, as less than half of the nodes were left here.
+    /// Will messages that were forgotten because less than half of the nodes were left here.
     pub no_majority: u64,
 }
 
-/// Who is there, when a will is to be published.
+/// The nodes that are there when a will message is to be published.
 pub struct Survivors<'a> {
-    /// This node.
+    /// This node's name.
     pub name: &'a str,
-    /// The others.
+    /// The names of the other nodes.
     pub others: Vec<&'a str>,
-    /// Whether this node publishes wills of others at all.
+    /// Whether this node publishes other nodes' will messages at all.
     pub may_publish: bool,
-    /// How many may be published now.
+    /// How many will messages may be published now.
     pub room: usize,
 }
 
 impl Survivors<'_> {
-    /// How many nodes come before this one. A node that was started anew does not publish its own
-    /// wills: it has forgotten them.
+    /// The number of nodes before this one in the order. A node that has restarted does not count
+    /// for its own will messages, because it has forgotten them.
     fn before(&self, node: &str) -> u64 {
         if Mutant::ClusterWillTwice.is_on() {
             return 0;
@@ -303,34 +306,34 @@ impl Survivors<'_> {
     }
 }
 
-/// A will that is to be published now.
+/// A will message that is to be published now.
 pub struct DueWill {
-    /// The client's node, and which run of it.
+    /// The name of the client's node.
     pub node: Box<str>,
-    /// The same.
+    /// The incarnation of that node.
     pub incarnation: u64,
-    /// Whose it is.
+    /// The ClientId.
     pub client: Box<str>,
-    /// The will.
+    /// The will message.
     pub will: FarWill,
 }
 
-/// The wills of other nodes' clients.
+/// The will messages of other nodes' clients.
 pub struct FarWills {
-    /// By the numbers of the nodes.
+    /// The present runs, by the nodes' numbers.
     runs: Vec<Option<NodeRun>>,
-    /// Runs of nodes that were given up, or were started anew.
+    /// Runs of nodes that were given up or have restarted.
     ended: Vec<NodeRun>,
-    /// What is forgotten, some at a time.
+    /// Will messages that are being released, some at a time; they still count in `bytes`.
     forgotten: Vec<BTreeMap<Box<str>, KeptWill>>,
     bytes: usize,
     most: usize,
-    /// What is counted.
+    /// Counts about them.
     pub counts: WillCounts,
 }
 
 impl FarWills {
-    /// At most so many bytes are kept.
+    /// Keeps at most `most` bytes.
     pub fn new(most: usize) -> FarWills {
         FarWills {
             runs: (0..CLUSTER_PEERS).map(|_| None).collect(),
@@ -342,17 +345,17 @@ impl FarWills {
         }
     }
 
-    /// How many are kept.
+    /// The number of will messages that are kept.
     pub fn len(&self) -> usize {
         self.runs.iter().flatten().chain(&self.ended).map(|run| run.wills.len()).sum()
     }
 
-    /// True when none is kept.
+    /// Whether none is kept.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Bytes of what is kept.
+    /// Bytes of the will messages, including those that are being released.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -361,9 +364,9 @@ impl FarWills {
         self.runs.get_mut(usize::from(number))?.as_mut()
     }
 
-    /// A node has joined under that number.
+    /// A node has joined under this number.
     pub fn joined(&mut self, number: u8, node: &str, incarnation: u64) {
-        // One that was given up and is the same has its clients still.
+        // A run that was given up and returns unchanged still has its clients.
         let same = |run: &mut NodeRun| *run.node == *node && run.incarnation == incarnation;
         let back: Vec<NodeRun> = self.ended.extract_if(.., same).collect();
         back.into_iter().for_each(|run| self.forget(run.wills));
@@ -372,7 +375,7 @@ impl FarWills {
         }
     }
 
-    /// A node was started anew: its last run is over.
+    /// A node has restarted: its former run is over.
     pub fn restarted(&mut self, number: u8, incarnation: u64, now: Instant) {
         let Some(run) = self.run_of(number) else { return };
         let next = NodeRun::new(&run.node, incarnation);
@@ -383,21 +386,22 @@ impl FarWills {
         }
     }
 
-    /// A node is down.
+    /// A node is down: its run is over, unless it returns.
     pub fn silent(&mut self, number: u8, now: Instant) {
         if let Some(run) = self.run_of(number) {
             run.end(now);
         }
     }
 
-    /// A node that was down is back, with its clients.
+    /// A node that was down has returned, with its clients.
     pub fn back(&mut self, number: u8) {
         if let Some(run) = self.run_of(number) {
             run.over = None;
         }
     }
 
-    /// A node is given up. `forget`: this node is one of the fewer that are left.
+    /// A node is given up. With `forget`, its will messages are forgotten, as this node is in a
+    /// minority.
     pub fn given_up(&mut self, number: u8, forget: bool, now: Instant) {
         let run = self.runs.get_mut(usize::from(number)).and_then(Option::take);
         let Some(mut run) = run.filter(|run| !run.wills.is_empty()) else { return };
@@ -410,14 +414,14 @@ impl FarWills {
         }
     }
 
-    /// All wills of that node are told from here on.
+    /// All will messages of this node are told again from here on.
     pub fn told_anew(&mut self, number: u8) {
         let Some(run) = self.run_of(number) else { return };
         let before = std::mem::take(&mut run.wills);
         self.forget(before);
     }
 
-    /// The will of a client of that node, whose clock differs by `offset`.
+    /// Keeps the will message of a client of that node; `offset` converts the node's times.
     pub fn set(&mut self, number: u8, told: &WillRef<'_>, offset: &Offset) {
         self.remove(number, told.client);
         let due = match told.due {
@@ -439,13 +443,13 @@ impl FarWills {
         self.bytes += size;
     }
 
-    /// A client of that node has no will any more.
+    /// A client of that node has no will message any more.
     pub fn remove(&mut self, number: u8, client: &str) {
         let gone = self.run_of(number).and_then(|run| run.wills.remove(client));
         self.bytes -= gone.map_or(0, |kept| size(client, &kept.will));
     }
 
-    /// Another node has published a will.
+    /// Another node has published a will message.
     pub fn sent(&mut self, node: &str, incarnation: u64, client: &str, now: Instant) {
         let of = |run: &&mut NodeRun| *run.node == *node && run.incarnation == incarnation;
         for run in self.runs.iter_mut().flatten().chain(&mut self.ended).filter(of) {
@@ -457,14 +461,14 @@ impl FarWills {
         }
     }
 
-    /// A client has connected to the node with that number (`None`: this one): what it was told to
-    /// leave before is not wanted any more.
+    /// A client has connected to the node with that number (`None` for this node): its will
+    /// messages that were told before are void.
     pub fn claimed(&mut self, by: Option<u8>, client: &str, stamp: u64) {
         if Mutant::ClusterWillClaimIgnored.is_on() {
             return;
         }
         let runs = self.runs.iter_mut().enumerate();
-        // That node says itself what has become of its own.
+        // The node of the connection tells itself what happens to its own will messages.
         let others = runs.filter(|(number, _)| by != Some(*number as u8));
         for run in others.filter_map(|(_, run)| run.as_mut()).chain(&mut self.ended) {
             if run.wills.get(client).is_some_and(|kept| kept.stamp < stamp)
@@ -475,7 +479,8 @@ impl FarWills {
         }
     }
 
-    /// Hands out what this node is to publish now. True when there is more to do at once.
+    /// Hands out the will messages that this node is to publish now. Returns true when there is
+    /// more to do at once.
     pub fn run(
         &mut self,
         now: Instant,
@@ -510,7 +515,7 @@ impl FarWills {
         }
     }
 
-    /// Whether some run is over, or something is to be forgotten.
+    /// Whether some run is over, or will messages are to be released.
     pub fn has_work(&self) -> bool {
         let is_over = |run: &NodeRun| run.over.is_some() && !run.wills.is_empty();
         !self.forgotten.is_empty()
@@ -518,7 +523,7 @@ impl FarWills {
             || self.runs.iter().flatten().any(is_over)
     }
 
-    /// Releases some of what is forgotten; true when there is more.
+    /// Releases some will messages. Returns true when there are more.
     fn forget_some(&mut self) -> bool {
         let Some(some) = self.forgotten.last_mut() else { return false };
         for _ in 0..SLICE {

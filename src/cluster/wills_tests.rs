@@ -34,7 +34,7 @@ fn survivors(name: &'static str, others: &[&'static str]) -> Survivors<'static> 
     Survivors { name, others: others.to_vec(), may_publish: true, room: 64 }
 }
 
-/// The ClientIds whose wills are published at that time.
+/// The ClientIds whose will messages are published at that time.
 fn published(far: &mut FarWills, by: &Survivors<'_>, now: u64) -> Vec<String> {
     let mut all = Vec::new();
     while far.run(Instant(now), by, &mut |due| all.push(due.client.into_string())) {}
@@ -53,7 +53,7 @@ fn the_first_of_those_who_are_left_publishes_and_the_next_one_waits_for_its_turn
     next.sent("a", 1, "x", Instant(1200));
     next.sent("a", 1, "y", Instant(1200));
     assert!(published(&mut next, &survivors("c", &["b"]), 1199 + TURN).is_empty());
-    // The first one did not know it.
+    // The first node did not know it.
     assert_eq!(published(&mut next, &survivors("c", &["b"]), 1200 + TURN), ["z"]);
     assert_eq!((first.bytes(), next.bytes()), (0, 0));
     assert_eq!((first.counts.published, next.counts.published), (2, 1));
@@ -68,7 +68,7 @@ fn delays_count_from_when_a_connection_is_known_to_be_over() {
     assert_eq!(published(&mut far, &me, 1000), ["z"]);
     assert_eq!(published(&mut far, &me, 3999), [""; 0]);
     assert_eq!(published(&mut far, &me, 4000), ["y"]);
-    // It is given up meanwhile.
+    // The node is given up meanwhile.
     far.given_up(0, false, Instant(5000));
     assert_eq!(published(&mut far, &me, 10_999), [""; 0]);
     assert_eq!(published(&mut far, &me, 11_000), ["x"]);
@@ -120,12 +120,12 @@ fn what_is_kept_has_a_bound() {
     far.most = one + one / 2;
     far.set(0, &wills[1], &Offset::default());
     assert_eq!((far.len(), far.bytes(), far.counts.no_room), (1, one, 1));
-    // The same again takes no more room.
+    // The same will message again takes no more room.
     far.set(0, &wills[0], &Offset::default());
     assert_eq!((far.len(), far.bytes(), far.counts.no_room), (1, one, 1));
 }
 
-/// What a node has been told, as it is afterwards.
+/// The will messages that a node has been told.
 fn tell_all(telling: &mut WillTelling, wills: &LocalWills, known: &mut Vec<String>) {
     while telling.next(wills, &mut |record| match record {
         Record::NoWills => known.clear(),

@@ -1,5 +1,5 @@
-//! A client as it is handed over: its session, and its connection if it has one. Moments are those
-//! of the clock that both processes go by.
+//! A client as it is handed over: its session, and its connection if it has one. All moments are on
+//! the clock that both processes share.
 
 use super::code::{Body, Bytes, Code, Secret, record};
 use crate::access::rule::RuleSet;
@@ -10,39 +10,39 @@ use crate::session::Queued;
 use crate::time::Instant;
 
 record! {
-    /// A client. One without a session has not sent its CONNECT yet.
+    /// A client. A client without a session has not sent its CONNECT yet.
     pub struct Client {
         /// Its session.
         pub session: Option<Session>,
-        /// Its connection, whose socket comes with this.
+        /// Its connection, whose socket travels beside this record.
         pub connection: Option<Connection>,
     }
 }
 
 record! {
-    /// What is copied of a client, with its socket, while the old process still serves it.
+    /// The part of a client that is copied, with its socket, while the old process still serves it.
     pub struct Early {
-        /// The shard of the old process that has it.
+        /// The shard of the old process that has the client.
         pub from: ShardId,
-        /// How that shard numbers what it copies: from 0 on, one after the other.
+        /// The number of this copy at that shard: from 0 on, in order.
         pub number: u32,
         /// ClientId.
         pub client_id: Box<str>,
-        /// Where its connection came in, as old numbers its listeners.
+        /// The listener of its connection, by old's number.
         pub listener: ListenerId,
-        /// Its session but for what is in flight and waits; with a store, nothing of it.
+        /// Its session without [`Session::flow`]; `None` with a store.
         pub session: Option<Session>,
     }
 }
 
 record! {
-    /// What was not copied of a client before, when all else is still the same.
+    /// The rest of a copied client whose other parts have not changed since the copy.
     pub struct Remainder {
-        /// The shard of the old process that has it.
+        /// The shard of the old process that has the client.
         pub from: ShardId,
-        /// The number that it was copied under.
+        /// The number of the copy at that shard.
         pub number: u32,
-        /// What is in flight and waits.
+        /// Messages in flight and messages that wait.
         pub flow: Option<Flow>,
         /// Its connection, whose socket was copied.
         pub connection: Connection,
@@ -58,51 +58,51 @@ record! {
         pub mountpoint: Box<str>,
         /// Protocol level of its last connection: 3, 4 or 5.
         pub level: u8,
-        /// The client wants reasons of failures.
+        /// Whether the client wants reason strings and user properties about failures.
         pub problem_information: bool,
-        /// It is a mosquitto bridge's.
+        /// Whether the client is a bridge of Mosquitto.
         pub bridge: bool,
         /// Session Expiry Interval in seconds.
         pub expiry: u32,
-        /// When it ends while there is no connection.
+        /// When the session ends if no connection comes before.
         pub ends: Instant,
         /// The client's Maximum Packet Size.
         pub maximum_packet_size: u32,
-        /// Most messages in flight to it.
+        /// The most unacknowledged messages to the client.
         pub window_limit: u16,
         /// When its last connection began, if that is known.
         pub connected: Option<Instant>,
-        /// Its subscriptions, those in share groups included.
+        /// Its subscriptions, including those in share groups.
         pub subscriptions: Vec<Subscription>,
-        /// Its will.
+        /// The will message.
         pub will: Option<Will>,
-        /// What the client was let in with, if that matters.
+        /// The result of the client's authentication, if it matters for later decisions.
         pub grant: Option<Grant>,
-        /// What is in flight and waits.
+        /// Messages in flight and messages that wait.
         pub flow: Option<Flow>,
-        /// What it is in the store, if it is stored.
+        /// Its numbers in the store, if it is stored.
         pub stored: Option<StoredAs>,
     }
 }
 
 record! {
-    /// A session that is in the store, whose files are taken over.
+    /// The numbers of a session in the store, whose files the new process takes over.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub struct StoredAs {
-        /// Its number.
+        /// The session's number.
         pub number: u64,
-        /// The number of the last message that waited for it.
+        /// The number of the last message that was queued for the session.
         pub slot: u32,
     }
 }
 
 record! {
-    /// A message that waits for a session in the store.
+    /// A message in the store that waits for a session.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub struct Kept {
-        /// Its number within the session.
+        /// The message's number within the session.
         pub slot: u32,
-        /// The number of the message.
+        /// The message's number in the store.
         pub number: u64,
         /// CRC32C of the message's record.
         pub checksum: u32,
@@ -110,27 +110,28 @@ record! {
 }
 
 record! {
-    /// What a client was let in with.
+    /// The result of a client's authentication.
     pub struct Grant {
         /// Its user name.
         pub username: Option<Box<str>>,
-        /// No rule of the configuration holds for it.
+        /// Whether no access rule of the configuration applies to the client.
         pub superuser: bool,
-        /// Rules of its own, which come first.
+        /// The client's own rules, which precede those of the configuration.
         pub rules: Option<RuleSet>,
-        /// What rules may ask for.
+        /// Attributes that rules may refer to.
         pub attributes: Vec<(Box<str>, Box<str>)>,
-        /// The common name of its certificate.
+        /// The common name in its certificate.
         pub certificate: Box<str>,
         /// The method of its enhanced authentication: 1 SCRAM-SHA-256, 2 SCRAM-SHA-512, or 0.
         pub mechanism: u8,
-        /// When it has to prove itself again.
+        /// When the client has to authenticate again.
         pub ends: Instant,
-        /// What it showed.
+        /// Identifies the credential that the client showed: after a reload it tells whether that
+        /// is still right. 0 when that is not checked.
         pub credential: u64,
-        /// Where it came from.
+        /// The other end of its connection.
         pub peer: Peer,
-        /// Where it came in, as old numbers its listeners.
+        /// The listener of its connection, by old's number.
         pub listener: ListenerId,
     }
 }
@@ -140,7 +141,7 @@ record! {
     pub struct Subscription {
         /// The filter, mountpoint included.
         pub filter: Box<str>,
-        /// Granted options, packed as in the index.
+        /// Granted options, packed as in the subscription index.
         pub options: u8,
         /// Subscription Identifier; 0 for none.
         pub id: u32,
@@ -148,36 +149,36 @@ record! {
 }
 
 record! {
-    /// A will.
+    /// A will message with its times.
     pub struct Will {
         /// The message.
         pub message: Message,
         /// Will Delay Interval in seconds.
         pub delay: u32,
-        /// Its Message Expiry Interval in seconds.
+        /// Message Expiry Interval of the will message in seconds.
         pub message_expiry: Option<u32>,
-        /// When it is due, while its delay runs.
+        /// When the will message is due, while its delay runs.
         pub due: Option<Instant>,
     }
 }
 
 record! {
-    /// What is in flight and waits.
+    /// Messages in flight and messages that wait.
     #[derive(Default)]
     pub struct Flow {
-        /// The first packet identifier of the window; not 0.
+        /// The first packet identifier of the in-flight window; not 0.
         pub first: u16,
-        /// What was sent under it and the following ones.
+        /// The places of the window, for that packet identifier and the following ones.
         pub sent: Vec<Sent>,
-        /// Messages that wait, in their order.
+        /// Messages that wait, in the order of their delivery.
         pub pending: Vec<Waiting>,
-        /// Those that wait behind them, and whose bodies are in the store only.
+        /// Messages that wait behind those, and whose bodies are in the store only.
         pub away: Vec<Away>,
-        /// Identifiers of QoS 2 messages from this connection that await PUBREL.
+        /// Packet identifiers of QoS 2 messages of this connection that await PUBREL.
         pub inbound: Vec<u16>,
-        /// The same of earlier connections.
+        /// Packet identifiers of QoS 2 messages of earlier connections that await PUBREL.
         pub inbound_earlier: Vec<u16>,
-        /// When what is unacknowledged is sent again.
+        /// When unacknowledged messages are sent again.
         pub retry: Option<Instant>,
     }
 }
@@ -187,17 +188,17 @@ record! {
     pub struct Waiting {
         /// The message.
         pub queued: Queued,
-        /// What it is in the store.
+        /// Its entry in the store, if it has one.
         pub kept: Option<Kept>,
     }
 }
 
 record! {
-    /// A message that waits in the store.
+    /// A message that waits in the store only.
     pub struct Away {
-        /// What it is there.
+        /// Its entry in the store.
         pub kept: Kept,
-        /// Bytes of topic, properties and payload.
+        /// Bytes of its topic name, properties and payload.
         pub size: u32,
         /// QoS of the delivery.
         pub qos: Qos,
@@ -211,17 +212,17 @@ record! {
 }
 
 record! {
-    /// A place of the window.
+    /// A place of the in-flight window.
     pub struct Sent {
-        /// What is awaited: 0 nothing, 1 PUBACK, 2 PUBREC, 3 PUBCOMP.
+        /// The awaited packet: 0 none, 1 PUBACK, 2 PUBREC, 3 PUBCOMP.
         pub awaits: u8,
-        /// It is to be sent again and was not yet.
+        /// Whether it is still to be sent again.
         pub again: bool,
-        /// The message, if it was kept.
+        /// The message, if it is kept in memory.
         pub queued: Option<Queued>,
-        /// What it is in the store.
+        /// Its entry in the store, if it has one.
         pub kept: Option<Kept>,
-        /// The stored message, where it is not kept for the session any more.
+        /// The stored message's body, when the store does not keep it for the session any more.
         pub body: Option<Message>,
     }
 }
@@ -229,33 +230,33 @@ record! {
 record! {
     /// A connection.
     pub struct Connection {
-        /// Where it came in, as old numbers its listeners.
+        /// The listener, by old's number.
         pub listener: ListenerId,
-        /// Who is at the other end.
+        /// The other end.
         pub peer: Peer,
-        /// When it was last heard.
+        /// When the broker last heard from the client.
         pub last_seen: Instant,
-        /// Milliseconds of silence allowed; 0 for any.
+        /// Milliseconds of silence after which the connection is closed; 0 for no limit.
         pub patience: u32,
-        /// Bytes that were received and not processed.
+        /// Bytes that were received but not processed.
         pub input: Bytes,
         /// Bytes of MQTT that were not sent.
         pub output: Bytes,
-        /// Bytes that go before those, as they are.
+        /// Bytes that go out before `output`, as they are: the layers do not process them again.
         pub wire: Bytes,
-        /// What is below MQTT, if anything is.
+        /// The state of the layers below MQTT (TLS, WebSockets), if there are any.
         pub layers: Option<Secret>,
-        /// Topic aliases that the client set: names by alias minus one.
+        /// Topic aliases that the client set: topic names, by the alias minus one.
         pub aliases_in: Vec<Option<Box<str>>>,
-        /// Those that the broker set.
+        /// Topic aliases that the broker set.
         pub aliases_out: Vec<(Box<str>, u16)>,
-        /// Most that the broker may set.
+        /// The most topic aliases that the broker may set.
         pub alias_limit: u16,
     }
 }
 
 impl Session {
-    /// Whether all numbers of it are possible.
+    /// Whether the session's numbers are possible.
     fn is_sound(&self) -> bool {
         (3..=5).contains(&self.level)
             && self.client_id.len() <= usize::from(u16::MAX)
@@ -271,7 +272,7 @@ impl Flow {
 }
 
 impl Early {
-    /// Reads a whole one; `None` when the bytes are none.
+    /// Reads a record that takes all of `bytes`; `None` when `bytes` are not one.
     pub fn decode(bytes: &[u8]) -> Option<Early> {
         let mut body = Body::new(bytes);
         let early = Early::get(&mut body).filter(|_| body.is_empty())?;
@@ -281,7 +282,7 @@ impl Early {
 }
 
 impl Remainder {
-    /// Reads a whole one; `None` when the bytes are none.
+    /// Reads a record that takes all of `bytes`; `None` when `bytes` are not one.
     pub fn decode(bytes: &[u8]) -> Option<Remainder> {
         let mut body = Body::new(bytes);
         let rest = Remainder::get(&mut body).filter(|_| body.is_empty())?;
@@ -290,7 +291,7 @@ impl Remainder {
 }
 
 impl Client {
-    /// Reads a whole client; `None` when the bytes are none.
+    /// Reads a client that takes all of `bytes`; `None` when `bytes` are not one.
     pub fn decode(bytes: &[u8]) -> Option<Client> {
         let mut body = Body::new(bytes);
         let client = Client::get(&mut body).filter(|_| body.is_empty())?;

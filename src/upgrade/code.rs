@@ -1,6 +1,6 @@
-//! How values are written between two processes of one broker: numbers little-endian, texts and
-//! lists with four bytes of length in front. Reading is fallible and never takes more memory than
-//! what is there to be read calls for.
+//! The encoding of values between the two processes of an upgrade: numbers are little-endian; texts
+//! and lists are preceded by four bytes with their length. Reading may fail, and never allocates
+//! more memory than the bytes that are there can fill.
 
 use crate::ids::{ClientKey, ListenerId, Peer, Publisher, ShardId};
 use crate::message::{Message, MessageRef};
@@ -11,18 +11,18 @@ use crate::time::Instant;
 use std::net::IpAddr;
 use zeroize::Zeroize;
 
-/// What can be written and read.
+/// A value with an encoding.
 pub trait Code: Sized {
-    /// How many bytes [`Code::put`] appends.
+    /// The number of bytes that [`Code::put`] appends.
     fn length(&self) -> usize;
-    /// Appends it.
+    /// Appends the value.
     fn put(&self, out: &mut Vec<u8>);
-    /// Reads it; `None` when the bytes are none.
+    /// Reads a value; `None` when the bytes are not one.
     fn get(from: &mut Body<'_>) -> Option<Self>;
 }
 
-/// Makes room for so many more bytes. What has been written may hold secrets, so a buffer that is
-/// too small is wiped before it goes; growing it in any other way would leave them behind.
+/// Makes room for `more` more bytes. `out` may hold secrets, so a buffer that is too small is wiped
+/// before it is freed; a `Vec` that grows by itself would leave the secrets in freed memory.
 pub fn make_room(out: &mut Vec<u8>, more: usize) {
     if out.capacity() - out.len() >= more {
         return;
@@ -32,16 +32,16 @@ pub fn make_room(out: &mut Vec<u8>, more: usize) {
     std::mem::replace(out, larger).zeroize();
 }
 
-/// Bytes that are read from their start.
+/// Bytes that are read from front to back.
 pub struct Body<'a>(&'a [u8]);
 
 impl<'a> Body<'a> {
-    /// Of these bytes.
+    /// A reader of `bytes`.
     pub fn new(bytes: &'a [u8]) -> Body<'a> {
         Body(bytes)
     }
 
-    /// True when all was read.
+    /// Whether all bytes have been read.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -103,7 +103,7 @@ fn slice_length(bytes: &[u8]) -> usize {
 }
 
 fn put_slice(bytes: &[u8], out: &mut Vec<u8>) {
-    // Nothing that is handed over has 4 GiB: a frame has less.
+    // No value has 4 GiB: `frame::LONGEST` bounds a frame's body.
     (bytes.len() as u32).put(out);
     out.extend_from_slice(bytes);
 }
@@ -122,7 +122,7 @@ impl Code for Box<str> {
     }
 }
 
-/// Bytes, in one piece.
+/// A sequence of bytes.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Bytes(pub Vec<u8>);
 
@@ -140,7 +140,7 @@ impl Code for Bytes {
     }
 }
 
-/// Bytes with secrets in them, wiped when they go.
+/// Bytes that contain secrets; they are wiped when the value is dropped.
 #[derive(PartialEq, Eq, Default)]
 pub struct Secret(pub Vec<u8>);
 
@@ -203,7 +203,8 @@ impl<T: Code> Code for Vec<T> {
     }
 
     fn get(from: &mut Body<'_>) -> Option<Self> {
-        // No room is made for more than there can be: each value has a byte at least.
+        // Each value takes at least one byte, so a longer list cannot be in the bytes that are
+        // left.
         let length = u32::get(from)? as usize;
         (length <= from.0.len()).then_some(())?;
         let mut list = Vec::new();
@@ -243,7 +244,7 @@ impl<A: Code, B: Code> Code for (A, B) {
     }
 }
 
-/// A moment of the clock that both processes go by.
+/// A moment on the clock that both processes share.
 impl Code for Instant {
     fn length(&self) -> usize {
         self.0.length()
@@ -326,7 +327,7 @@ impl Code for Peer {
     }
 }
 
-/// The address is that of a network's first host: how long its prefix is, new's configuration says.
+/// The address is that of the network's first host; new's configuration tells the prefix length.
 impl Code for Banned {
     fn length(&self) -> usize {
         match self {
@@ -405,8 +406,8 @@ impl Code for Message {
     fn get(from: &mut Body<'_>) -> Option<Self> {
         let (topic, properties, payload) = (from.text()?, from.slice()?, from.slice()?);
         let (qos, retain, expires) = (Qos::get(from)?, bool::get(from)?, Option::get(from)?);
-        // The number of shards may be another one: where the publisher is at home is asked when it
-        // matters, which it does not for a message that is kept.
+        // The number of shards may differ from old's, so the publisher's home is unknown here. For
+        // a message that is kept, the home of its publisher does not matter.
         let publisher = Option::<u64>::get(from)?;
         let publisher =
             publisher.map(|key| Publisher { client: ClientKey::new(key), shard: ShardId(0) });
@@ -443,7 +444,7 @@ impl Code for Queued {
     }
 }
 
-/// How a record that is declared elsewhere is written: its fields in turn.
+/// Implements [`Code`] for a record that is declared elsewhere: its fields, one after the other.
 macro_rules! fields {
     ($kind:ident { $($field:tt),* }) => {
         impl Code for $kind {
@@ -463,7 +464,7 @@ macro_rules! fields {
 }
 pub(crate) use fields;
 
-/// Declares a record and how it is written: its fields in turn.
+/// Declares a record and implements [`Code`] for it: its fields, one after the other.
 macro_rules! record {
     (
         $(#[$about:meta])*

@@ -1,6 +1,6 @@
-//! Frames between the two processes: four bytes of length, one that says the kind, and a body.
-//! Descriptors travel beside [`Frame::Files`], [`Frame::Listener`] and [`Frame::Store`] and are
-//! taken in their order.
+//! Frames between the two processes: four bytes with the body's length, one byte with the kind, and
+//! the body. Descriptors travel beside [`Frame::Files`], [`Frame::Listener`] and [`Frame::Store`],
+//! and the receiver takes them in the order of the frames.
 
 use super::client::{Client, Early, Remainder};
 use super::code::{Body, Code, Secret, make_room, record};
@@ -9,37 +9,37 @@ use crate::message::Message;
 use crate::overload::sources::Banned;
 use crate::time::Instant;
 
-/// Bytes before the body.
+/// Bytes of a frame before its body.
 pub const HEAD: usize = 5;
-/// Longest body, bytes. A client with more than that cannot move.
+/// Bytes of the longest body. A client whose record is longer cannot move.
 pub const LONGEST: usize = 256 << 20;
 
 record! {
-    /// The store that is handed over.
+    /// The store that old has.
     #[derive(Clone, PartialEq, Eq, Debug)]
     pub struct StoreIs {
-        /// Where it is.
+        /// The path of its directory.
         pub path: Box<str>,
-        /// How many shards it has.
+        /// The number of its shards.
         pub shards: u8,
     }
 }
 
 record! {
-    /// What old says first.
+    /// Old's first frame.
     #[derive(Clone)]
     pub struct Hello {
-        /// The version of the protocol that it speaks.
+        /// The version of the protocol that old speaks.
         pub version: u16,
-        /// The oldest one that it can speak.
+        /// The oldest version that old can speak.
         pub oldest: u16,
-        /// The version of its build.
+        /// The version of old's build.
         pub build: Box<str>,
-        /// Nanoseconds of CLOCK_MONOTONIC at the zero of its clock.
+        /// CLOCK_MONOTONIC in nanoseconds at the zero of old's clock.
         pub zero: u64,
-        /// The secret of placement: the same names are at home together.
+        /// The placement secret, which keeps ClientIds that share a home together.
         pub secret: (u64, u64),
-        /// Its store, if it has one.
+        /// Old's store, if it has one.
         pub store: Option<StoreIs>,
     }
 }
@@ -48,19 +48,19 @@ record! {
     /// A listener.
     #[derive(Clone, PartialEq, Eq, Debug)]
     pub struct Listener {
-        /// How old numbers it.
+        /// Old's number of the listener.
         pub id: ListenerId,
         /// Its name in the configuration.
         pub name: Box<str>,
-        /// Where it listens.
+        /// The address that it is bound to.
         pub bind: Box<str>,
-        /// Its listening sockets, which come with this.
+        /// The number of its listening sockets, whose descriptors travel beside this frame.
         pub sockets: u16,
     }
 }
 
 record! {
-    /// How much was handed over.
+    /// The totals of an upgrade.
     #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
     pub struct Totals {
         /// Sessions.
@@ -73,57 +73,58 @@ record! {
 }
 
 record! {
-    /// Somebody who may not connect for a while.
+    /// A client, user or address that may not connect for a while.
     #[derive(Clone, PartialEq, Eq, Debug)]
     pub struct Ban {
-        /// Who.
+        /// The banned client, user or address.
         pub who: Banned,
-        /// When it is over.
+        /// When the ban ends.
         pub until: Instant,
     }
 }
 
-/// What the two processes say.
+/// A frame, with the process that sends it.
 pub enum Frame {
-    /// Old: who it is.
+    /// Old: its greeting.
     Hello(Hello),
-    /// Either: it will not go on, for this reason.
+    /// Either: the sender gives the upgrade up, for this reason.
     Refused(Box<str>),
-    /// New: it has started, with so many shards.
+    /// New: it has started with this number of shards.
     Ready(u8),
     /// Old: a listener.
     Listener(Listener),
-    /// Old: the keys of a listener's tickets of TLS.
+    /// Old: the keys of a listener's TLS tickets.
     Tickets(ListenerId, Secret),
-    /// Old: all that is in its store is durable; the store's lock comes with this.
+    /// Old: everything in its store is durable. The descriptor of the store's lock travels beside
+    /// this frame.
     Store,
-    /// Old: so many sockets come with this, for the clients that follow.
+    /// Old: this number of sockets travels beside this frame, for the clients that follow.
     Files(u16),
     /// Old: a client.
     Client(Box<Client>),
-    /// Old: what is copied of a client that it still serves.
+    /// Old: the copied part of a client that old still serves.
     Early(Box<Early>),
-    /// Old: the socket of the next client was copied by that shard, under that number.
+    /// Old: the socket of the next client was copied by this shard, under this number.
     Known(ShardId, u32),
-    /// Old: what was not copied of a client before.
+    /// Old: the rest of a client that was copied.
     Rest(Box<Remainder>),
-    /// Old: retained messages, each with the accounts that it is on.
+    /// Old: retained messages, each with the accounts that it counts for.
     Retained(Vec<(u64, Message)>),
-    /// Old: who is banned.
+    /// Old: its bans.
     Bans(Vec<Ban>),
-    /// New: it has so many more clients.
+    /// New: this many more clients have been taken in.
     Taken(u32),
-    /// Old: that was all.
+    /// Old: everything was sent.
     All(Totals),
-    /// New: it has all of it.
+    /// New: it has everything and can serve.
     Prepared(Totals),
     /// Old: new may serve.
     Commit,
-    /// New: it serves.
+    /// New: it serves from now on.
     Committed,
 }
 
-/// Bytes that are no frame of this version.
+/// The bytes are not a frame of this version.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NoFrame;
 
@@ -151,7 +152,7 @@ impl Frame {
         }
     }
 
-    /// Bytes of its body.
+    /// Bytes of the frame's body.
     fn length(&self) -> usize {
         match self {
             Frame::Hello(hello) => hello.length(),
@@ -172,10 +173,10 @@ impl Frame {
         }
     }
 
-    /// Appends the frame. What `out` has held is wiped if it has to be moved.
+    /// Appends the frame. If `out` has to move to larger memory, its former memory is wiped.
     ///
     /// # Errors
-    /// When its body is longer than [`LONGEST`]; nothing is appended then.
+    /// Fails when the body is longer than [`LONGEST`]; then nothing is appended.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), NoFrame> {
         let length = self.length();
         if length > LONGEST {
@@ -240,10 +241,10 @@ impl Frame {
         Some(frame).filter(|_| body.is_empty())
     }
 
-    /// The frame at the start of `bytes`, and how many bytes it has; `None` while it is not whole.
+    /// The frame at the start of `bytes` and its length in bytes; `None` while it is incomplete.
     ///
     /// # Errors
-    /// When no frame of this version begins like that.
+    /// Fails when no frame of this version begins like that.
     pub fn read(bytes: &[u8]) -> Result<Option<(Frame, usize)>, NoFrame> {
         let Some((&[a, b, c, d, kind], rest)) = bytes.split_first_chunk::<HEAD>() else {
             return Ok(None);

@@ -44,7 +44,7 @@ fn rules() -> RuleSet {
     claims::rules(&list).expect("a rule")
 }
 
-/// A client with something in every field.
+/// A client with a value in every field.
 fn client(text: &str, bytes: &[u8]) -> Client {
     let flow = Flow {
         first: 9,
@@ -121,8 +121,8 @@ fn client(text: &str, bytes: &[u8]) -> Client {
     Client { session: Some(session), connection: Some(connection) }
 }
 
-/// Into a buffer with no room to spare: one that grew while it was written would leave a part of
-/// what was in it behind.
+/// Encodes into a buffer without spare capacity: a buffer that grew while a frame is written would
+/// leave a part of its content in freed memory.
 fn encoded(frame: &Frame) -> Vec<u8> {
     let mut bytes = Vec::new();
     frame.encode(&mut bytes).expect("it is not too long");
@@ -169,7 +169,7 @@ proptest! {
             let (read, used) = Frame::read(&written).expect("a frame").expect("a whole one");
             prop_assert_eq!(used, length);
             prop_assert_eq!(&encoded(&read)[..], &written[..length]);
-            // A part of it is none.
+            // A part of a frame is not a frame.
             let part = &written[..length - 1];
             prop_assert!(Frame::read(part).is_ok_and(|read| read.is_none()));
         }

@@ -1,50 +1,58 @@
 //! An upgrade: a broker hands its clients over to a new process without dropping a connection.
 //!
 //! # The way
-//! 1. The running broker (*old*) starts the new binary with one end of a socket pair and says
-//!    [`Frame::Hello`]: the version of this protocol, its clock and its secret of placement. The
-//!    new process (*new*) starts its cores with that clock and secret, opens nothing, and says
-//!    [`Frame::Ready`]; or it says why it refuses, and nothing has moved.
-//! 2. Old sends its listening sockets, and copies its clients while it serves them
-//!    ([`client::Early`]): a second descriptor of each socket, and of its session what seldom
-//!    changes. New puts both in place, where they do nothing. Old goes on as if nothing had been
-//!    copied; only, a socket that has a copy is shut down before it is closed.
+//! 1. The running broker (*old*) starts the new binary with one end of a socket pair and sends
+//!    [`Frame::Hello`]: the version of this protocol, old's clock and old's placement secret. The
+//!    new process (*new*) starts its cores with that clock and that secret, opens no listener, and
+//!    answers [`Frame::Ready`]. New may answer [`Frame::Refused`] with a reason instead; then
+//!    nothing has moved.
+//! 2. Old sends its listening sockets and copies its clients while it serves them
+//!    ([`client::Early`]): a second descriptor of each socket, and the parts of each session that
+//!    seldom change. New puts both in place, where they do nothing. Old goes on as if nothing had
+//!    been copied, with one exception: old shuts a copied socket down before closing it, as new's
+//!    descriptor would otherwise keep the connection open.
 //! 3. Old suspends its shards: no socket is read any more (each receive is cancelled and its last
-//!    bytes are processed), nobody is accepted, no timer fires. Mail, fan-outs and requests that
-//!    are under way are finished. If that takes too long, old goes on serving. With a store,
-//!    everything is made durable, and nothing is changed on the disk any more.
+//!    bytes are processed), no connection is accepted, and no timer fires. Mail, fan-outs and
+//!    requests that are under way are finished. If that takes too long, old goes on serving. With a
+//!    store, everything is made durable, and nothing on the disk changes any more.
 //! 4. Old takes back the sends that its clients do not read, and sends its clients and its retained
-//!    messages. Of a client that was copied and whose session is still the same, that is a
-//!    [`client::Remainder`]: what flows, what was received and not processed, what was not sent. Of
-//!    any other it is a [`client::Client`], all that belongs to it, with its socket if that was not
-//!    copied. Sockets travel by SCM_RIGHTS. New puts them into its rings and the clients into its
-//!    shards, each at its new home, and asks nothing of the sockets yet. Copies that nobody has
-//!    claimed by then go: their clients have gone since. The store's lock travels like a socket:
-//!    both processes have it. New reads where in the files each value is, and changes nothing
-//!    there; a stored session goes on under its number ([`client::StoredAs`]), and every session of
-//!    the store has to come.
-//! 5. When new has everything, and the numbers agree, it says [`Frame::Prepared`]; old says
-//!    [`Frame::Commit`]; new says [`Frame::Committed`] and serves. Old ends when it has read that.
+//!    messages. A client that was copied and whose session is unchanged since is sent as a
+//!    [`client::Remainder`]: its messages in flight, the bytes that were received but not
+//!    processed, and the bytes that were not sent. Any other client is sent as a whole
+//!    [`client::Client`], with its socket if that was not copied. Sockets travel by SCM_RIGHTS. New
+//!    puts the sockets into its rings and the clients into its shards, each at its new home, and
+//!    submits no operation on the sockets yet. Copies that no `Remainder` has claimed by then are
+//!    dropped: their clients have disconnected since. The store's lock travels like a socket, so
+//!    that both processes hold it. New finds out where each value is in the store's files and
+//!    changes nothing there. A stored session keeps its number ([`client::StoredAs`]), and every
+//!    session of the store has to arrive.
+//! 5. When new has everything, and the totals of both sides agree, new sends [`Frame::Prepared`],
+//!    old sends [`Frame::Commit`], and new sends [`Frame::Committed`] and serves. Old ends when it
+//!    has read that.
 //!
-//! Nothing of old is changed before that, so in every other case it goes on serving with what it
-//! has: [`sides`] is the whole of who serves when. New serves only after it has said
-//! [`Frame::Committed`], and old goes on only after new is dead and has not said it. So nothing is
-//! ever served by both. When old is killed in the middle, new serves what it has; the sockets that
-//! it has not are closed with old. With a store it serves only if it has every session of it, or it
-//! ends, and a start restores them.
+//! Old's state stays complete until then, so in every other case old goes on serving with it;
+//! [`sides`] decides which process serves when. New serves only after it has sent
+//! [`Frame::Committed`], and old goes on only after new is dead without having sent that. The two
+//! processes therefore never serve at the same time. If old is killed in the middle, new serves the
+//! clients that have arrived; the sockets that have not arrived are closed with old. With a store,
+//! new serves only if every session of the store has arrived; otherwise new ends, and the next
+//! start restores the sessions from the store.
 //!
-//! Bridges are started by new when old has ended: old's send what they have, as at any end of the
-//! broker, and leave the rest on the disk. What comes for them meanwhile waits in new's links.
+//! New starts the bridges when old has ended: old's bridges send what they have, as at any end of
+//! the broker, and leave the rest on the disk. Messages for the bridges wait in new's links
+//! meanwhile.
 //!
 //! # What this version does not do yet
-//! Both sides do not serve at the same time: clients are silent from step 3 to 5, about as long as
-//! it takes to stop and begin reading that many sockets, and to move what was not copied. Sessions
-//! without a connection, and stored ones, are not copied before. What cannot move is refused by
-//! name before anything does: a node of a cluster, bridges with `puback: delivered`, and clients
-//! that are being sent retained messages for longer than the pause lasts. Counters begin at zero in
-//! the new process, and so does the count of what leads to a ban; bans themselves go over.
+//! Both sides do not serve at the same time: clients get no answer from step 3 to step 5, for about
+//! as long as it takes to stop and restart reading on all sockets and to move what was not copied.
+//! Sessions without a connection, and stored sessions, are not copied in advance. Configurations
+//! and clients that cannot move are refused by name before anything moves: a node of a cluster,
+//! bridges with `puback: delivered`, and clients whose delivery of retained messages takes longer
+//! than the pause lasts. Counters begin at zero in the new process, and so do the counts that lead
+//! to a ban; bans themselves are handed over.
 //!
-//! This module is pure: it knows no socket and no process. `broker::upgrade` carries it out.
+//! This module is pure: it uses no socket and no process. `broker::upgrade` carries the upgrade
+//! out.
 
 pub mod client;
 pub mod code;
@@ -57,12 +65,13 @@ use crate::config::{Bridge, BridgePuback, Config};
 
 /// The version of the protocol that this build speaks.
 pub const VERSION: u16 = 4;
-/// The oldest version that it can take clients over from.
+/// The oldest version from which this build can take clients over.
 pub const OLDEST: u16 = 4;
 
-/// The key of what cannot be handed over, or be begun with by the new broker, yet. Two nodes of one
-/// name would be in a cluster at the same time; and a PUBLISH whose acknowledgement waits for a
-/// bridge's other end could not be acknowledged by a process that does not have it.
+/// The configuration key that rules an upgrade out, in the old or the new configuration, if there
+/// is one. With `cluster.name`, two nodes of the same name would be in the cluster at the same
+/// time. With `puback: delivered`, the acknowledgement of a PUBLISH waits for the other end of a
+/// bridge, and the new process does not have that bridge's state.
 pub fn unmovable(config: &Config) -> Option<&'static str> {
     let waits = |bridge: &Bridge| bridge.puback == BridgePuback::Delivered;
     let keys = [

@@ -1,39 +1,41 @@
-//! The two processes of an upgrade, as far as it matters who serves: what each does with what it
-//! hears from the other, with the other's death, and with too long a wait.
+//! The two processes of an upgrade as state machines that decide which process serves: how each
+//! reacts to the frames of the other process, to its death, and to a wait that takes too long. This
+//! module performs nothing; `broker::upgrade` carries the orders out.
 //!
-//! Old serves until it has read [`Frame::Committed`], with a pause; new serves once it has said it.
-//! Only what becomes of a new process that said [`Frame::Committed`] after old had given up waiting
-//! and killed it is lost: old cannot know what new has done for clients meanwhile, so it does not
-//! go on with what it has, and ends ([`OldOrder::EndLost`]).
+//! Old serves, except for a pause, until it has read [`Frame::Committed`]; new serves once it has
+//! sent that frame. One case loses messages: old gives up waiting and kills new, and afterwards
+//! reads a [`Frame::Committed`] that new had sent before. Old cannot know what new has done for
+//! clients in between, so old does not go on with its own state but ends ([`OldOrder::EndLost`]).
 //!
-//! When old is dead, nobody else serves: new serves what it has been sent by then, if old rested
-//! already; what was only copied of a client is of no use. Old is dead when
-//! its end is closed, if new is its child: while it lives, it kills its child before it closes its
-//! end. A program in between would be killed in place of new, so then new gives up.
+//! When old is dead, no other process serves, so new serves the clients that it was sent by then,
+//! if old had suspended its shards already; a copied part alone is of no use. If new is old's
+//! child, the end of the socket pair tells that old is dead: a living old kills its child before it
+//! closes its end. With another program between the two, old would kill that program in place of
+//! new; then new gives up instead.
 
 use super::frame::{Frame, Totals};
 use super::{OLDEST, VERSION};
 use std::time::Duration;
 
-/// What old learns.
+/// Events that old reacts to.
 pub enum OldInput<'a> {
-    /// New says this.
+    /// New has sent this frame.
     Heard(&'a Frame),
-    /// What can be copied of clients while they are served was sent.
+    /// The parts of clients that can be copied while old serves were sent.
     Copied,
-    /// Every shard is suspended and has finished what was under way.
+    /// Every shard is suspended and has finished the work that was under way.
     Quiet,
     /// All clients were sent.
     Sent(Totals),
-    /// New is dead, and all that it has said was heard.
+    /// New is dead, and all its frames have been read.
     Ended,
-    /// The stage has lasted for as long as it may.
+    /// The present stage has lasted longer than [`Old::patience`].
     Late,
-    /// It cannot go on, for this reason.
+    /// Old cannot go on with the upgrade, for this reason.
     Failed(String),
 }
 
-/// What old does next.
+/// Orders of old's state machine.
 #[derive(PartialEq, Eq, Debug)]
 pub enum OldOrder {
     /// Copy clients while they are served.
@@ -42,22 +44,22 @@ pub enum OldOrder {
     Suspend,
     /// Send the clients.
     Send,
-    /// Say that this was all.
+    /// Send [`Frame::All`].
     SayAll(Totals),
-    /// Say that new may serve.
+    /// Send [`Frame::Commit`].
     SayCommit,
     /// Kill new.
     Kill,
-    /// Serve on; new is dead or will be, and why.
+    /// Go on serving; new is dead or about to be, for this reason.
     GoOn(String),
     /// End: new serves.
     End,
-    /// End, since what new has done for clients before it was killed is not known.
+    /// End: new was killed, and what it had done for clients before is unknown.
     EndLost,
 }
 
 impl OldOrder {
-    /// Whether something begins with it that takes time.
+    /// Whether a stage begins with this order, whose duration is to be bounded.
     pub fn begins_stage(&self) -> bool {
         use OldOrder as O;
         matches!(self, O::Copy | O::Suspend | O::Send | O::SayAll(_) | O::SayCommit)
@@ -66,25 +68,25 @@ impl OldOrder {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum OldStage {
-    /// New starts.
+    /// New is starting.
     Starting,
-    /// Clients are copied, and served.
+    /// Clients are copied while old serves them.
     Copying,
-    /// The shards finish what is under way.
+    /// The shards finish work that is under way.
     Quieting,
-    /// Clients are sent.
+    /// Clients are being sent.
     Sending,
-    /// All were sent, new is not ready yet.
+    /// All clients were sent; new is not ready yet.
     Offered(Totals),
-    /// New may serve, and has not said so.
+    /// New may serve, and has not answered yet.
     Committing,
-    /// It was killed then.
+    /// New was killed in the stage before.
     Killed,
-    /// Decided.
+    /// The outcome is decided.
     Over,
 }
 
-/// The old process.
+/// The state machine of the old process.
 pub struct Old {
     stage: OldStage,
 }
@@ -96,7 +98,7 @@ impl Default for Old {
 }
 
 impl Old {
-    /// How long the present stage may last; `None` when all is decided.
+    /// How long the present stage may last; `None` when the outcome is decided.
     pub fn patience(&self) -> Option<Duration> {
         let seconds = match self.stage {
             OldStage::Starting => 60,
@@ -104,14 +106,14 @@ impl Old {
             OldStage::Quieting => 2,
             OldStage::Sending => 60,
             OldStage::Offered(_) | OldStage::Committing => 10,
-            // A killed process is dead soon; there is nothing else to do but wait.
+            // The kernel ends a killed process soon; old can only wait for that.
             OldStage::Killed => 60,
             OldStage::Over => return None,
         };
         Some(Duration::from_secs(seconds))
     }
 
-    /// What to do now, in turn.
+    /// Handles an event; returns the orders, in the order of their execution.
     pub fn handle(&mut self, input: OldInput<'_>) -> Vec<OldOrder> {
         use {OldInput as I, OldStage as S};
         match (self.stage, input) {
@@ -131,7 +133,7 @@ impl Old {
                 self.give_up("the new process has not got all clients".to_owned())
             }
             (S::Committing, I::Heard(Frame::Committed)) => self.go(S::Over, OldOrder::End),
-            // Killed first, and only what it said until then is decisive.
+            // New is killed first; only a frame that it had sent before decides the outcome.
             (S::Committing, I::Late | I::Failed(_) | I::Heard(_)) => {
                 self.go(S::Killed, OldOrder::Kill)
             }
@@ -157,7 +159,7 @@ impl Old {
         vec![order]
     }
 
-    /// New was never told to serve: it does not, dead or alive.
+    /// New was never permitted to serve, so it does not serve, dead or alive.
     fn give_up(&mut self, why: String) -> Vec<OldOrder> {
         self.stage = OldStage::Over;
         vec![OldOrder::Kill, OldOrder::GoOn(why)]
@@ -178,38 +180,38 @@ impl OldStage {
     }
 }
 
-/// What new learns.
+/// Events that new reacts to.
 pub enum NewInput<'a> {
-    /// Old says this.
+    /// Old has sent this frame.
     Heard(&'a Frame),
-    /// Its cores run, so many.
+    /// New's cores run; their number.
     Started(u8),
-    /// It has taken in so much by now, and its shards have finished what that caused.
+    /// What new has taken in so far, after its shards have finished the work that this caused.
     Holds(Totals),
-    /// Old has closed its end.
+    /// Old's end of the socket pair is closed.
     Ended,
-    /// It cannot go on, for this reason.
+    /// New cannot go on, for this reason.
     Failed(String),
 }
 
-/// What new does next.
+/// Orders of new's state machine.
 #[derive(PartialEq, Eq, Debug)]
 pub enum NewOrder {
-    /// Start its cores.
+    /// Start the cores.
     Start,
-    /// Say that it has started.
+    /// Send [`Frame::Ready`].
     SayReady(u8),
-    /// Take in what was heard.
+    /// Take in the frame that was received.
     Take,
-    /// Tell what it holds once all is taken in: [`NewInput::Holds`].
+    /// Report [`NewInput::Holds`] once everything is taken in.
     Settle,
-    /// Say that it is ready to serve this.
+    /// Send [`Frame::Prepared`] with these totals.
     SayPrepared(Totals),
-    /// Say that it serves, and then serve.
+    /// Send [`Frame::Committed`], and then serve.
     SayCommittedAndServe,
     /// Serve: old is dead.
     Serve,
-    /// Say why not, if anybody listens, and end.
+    /// Send the reason, if old still reads, and end.
     GiveUp(String),
 }
 
@@ -220,17 +222,17 @@ enum NewStage {
     Taking,
     Settling,
     Prepared,
-    /// Settling, and old is dead.
+    /// As in `Settling`, but old is dead.
     Alone,
     Over,
 }
 
-/// The new process.
+/// The state machine of the new process.
 pub struct New {
     stage: NewStage,
-    /// Something of a client that old serves no more has come.
+    /// Whether something has come of clients that old serves no more.
     took: bool,
-    /// Old is its parent.
+    /// Whether old is this process's parent.
     is_child: bool,
 }
 
@@ -241,12 +243,12 @@ impl Default for New {
 }
 
 impl New {
-    /// Old is this process's parent.
+    /// Notes that old is this process's parent.
     pub fn is_child(&mut self) {
         self.is_child = true;
     }
 
-    /// What to do now.
+    /// Handles an event; returns the order to execute, if there is one.
     pub fn handle(&mut self, input: NewInput<'_>) -> Option<NewOrder> {
         use {NewInput as I, NewStage as S};
         Some(match (self.stage, input) {
@@ -278,7 +280,8 @@ impl New {
                     | Frame::Store),
                 ),
             ) => {
-                // Whoever was only copied is served by old, and lost with it.
+                // A client of which only a copied part has come is still served by old, and is lost
+                // with old.
                 self.took |= matches!(
                     frame,
                     Frame::Client(_) | Frame::Rest(_) | Frame::Retained(_) | Frame::Bans(_)

@@ -7,21 +7,21 @@ use std::collections::VecDeque;
 
 const MOVED: Totals = Totals { sessions: 3, connections: 2, retained: 1 };
 
-/// Both processes with what is on its way between them, and what is true of each.
+/// Both processes with the frames between them, and what is true of each process.
 struct Pair {
     old: Old,
     new: New,
     to_new: VecDeque<Frame>,
     to_old: VecDeque<Frame>,
-    /// What each does by itself comes later, in its own time.
+    /// Events that each process causes itself; they come later, in their own time.
     old_will: VecDeque<OldInput<'static>>,
     new_will: VecDeque<NewInput<'static>>,
     old_lives: bool,
     new_lives: bool,
-    /// Old reads sockets and timers.
+    /// Whether old reads sockets and timers.
     old_serves: bool,
     new_serves: bool,
-    /// New has been sent everything.
+    /// Whether new has been sent everything.
     has_all: bool,
     /// What old has decided.
     decided: Option<OldOrder>,
@@ -121,7 +121,7 @@ impl Pair {
         }
     }
 
-    /// One thing happens, chosen by `what`.
+    /// Lets one event happen, chosen by `what`.
     fn step(&mut self, what: u8) {
         match what {
             0 if self.old_lives => {
@@ -160,7 +160,7 @@ impl Pair {
         assert!(!(decided_to_go_on && self.new_serves), "old goes on with what new has served");
     }
 
-    /// Everything that can happen happens.
+    /// Lets all events happen that can.
     fn settle(&mut self) {
         for _ in 0..20 {
             (0..4).for_each(|what| self.step(what));
@@ -227,7 +227,7 @@ fn a_process_that_old_does_not_kill_itself_never_serves_because_old_says_nothing
 }
 
 proptest! {
-    /// Steps in any order, and either side dies, or old loses patience, after any of them.
+    /// Steps in any order; after any of them either side may die, or old may lose patience.
     #[test]
     fn never_both_serve_and_old_goes_on_unless_new_has_said_that_it_serves(
         steps in proptest::collection::vec(0u8..4, 0..40),
@@ -253,7 +253,7 @@ proptest! {
         } else if pair.decided == Some(OldOrder::End) {
             prop_assert!(pair.new_serves);
         } else if pair.decided.is_none() {
-            // It was killed: new serves what it has, if it has anything.
+            // Old was killed: new serves what it has, if it has anything.
             prop_assert!(fate == 1 && pair.new_lives == pair.new_serves);
             prop_assert!(pair.new_serves || !pair.has_all, "new has everything and ends");
         } else {

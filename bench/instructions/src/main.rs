@@ -1,8 +1,10 @@
-//! One operation of the pure core, so often as asked, for a tool that counts instructions:
-//! `ringmq-instructions OPERATION COUNT`. Plays driver, mailboxes and clock; knows no kernel.
+//! One operation of the broker's pure core, repeated as often as asked, for a tool that counts
+//! instructions: `ringmq-instructions OPERATION COUNT`. This program takes the place of driver,
+//! mailboxes and clock and makes no system calls for them.
 //!
-//! Counting two runs of different COUNT and taking the difference leaves out what is done once.
-//! Uses only what the shard offers to its driver, so that other revisions build it.
+//! The difference between the counts of two runs with different COUNT leaves out what is done once.
+//! The program uses only what a shard offers to its driver, so that other revisions of the broker
+//! can be built with it.
 
 mod operations;
 mod packets;
@@ -11,10 +13,11 @@ mod world;
 use operations::*;
 use std::process::exit;
 
-/// Messages per step of the busy operations, clients per step where they move at a time.
+/// Messages per step in the busy operations, and clients per step in the one that moves several at
+/// once.
 const BUSY: usize = 32;
 
-/// Name, what one operation is, how to do it so many times.
+/// The name, what one operation is, and the function that repeats it.
 type Operation = (&'static str, &'static str, fn(usize));
 
 const OPERATIONS: [Operation; 24] = [

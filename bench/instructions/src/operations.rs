@@ -1,4 +1,5 @@
-//! The operations that are counted. Each takes how often it is done, and checks that it was.
+//! The operations that are counted. Each function takes the number of repetitions and checks that
+//! they had their effect.
 
 use crate::packets::{ack, hello, publish, subscribe, unsubscribe};
 use crate::world::{MOVED, World};
@@ -11,9 +12,9 @@ use std::hint::black_box;
 
 const PUBLISHER: SocketId = SocketId(0);
 const TOPIC: &str = "plant/7/line/3/speed";
-/// More topics than decisions are remembered.
+/// More topics than a shard remembers decisions for.
 const TOPICS: usize = 400;
-/// The longest packet that is taken.
+/// Bytes of the longest accepted packet.
 const LARGEST: u32 = 1 << 20;
 
 /// A PUBLISH is framed and decoded.
@@ -29,7 +30,8 @@ pub fn decoding(count: usize) {
     }
 }
 
-/// Publishing at QoS 0 on shard 0 to `subscribers` on the last of `shards`, `each` per step.
+/// Publishing at QoS 0 on shard 0 to `subscribers` on the last of `shards`, `each` messages per
+/// step.
 pub fn publishing(shards: u8, subscribers: u32, each: usize, count: usize) {
     let mut world = World::new(shards);
     world.client(0, PUBLISHER, "publisher");
@@ -50,9 +52,9 @@ pub fn publishing(shards: u8, subscribers: u32, each: usize, count: usize) {
     assert!(world.written() - before > least, "the messages did not go out");
 }
 
-/// Publishing under so many rules, to one topic or to many in turn.
+/// Publishing with `rules` access rules, to `topics` topics in turn.
 pub fn ruled(rules: usize, topics: usize, count: usize) {
-    // The last line lets the subscriber in.
+    // The last line permits the subscriber.
     let mut file = String::new();
     for n in 1..rules {
         file += &format!("topic readwrite plant/{n}/+/+/speed\n");
@@ -72,7 +74,7 @@ pub fn ruled(rules: usize, topics: usize, count: usize) {
     assert!(world.written() - before > count * 64, "the messages did not go out");
 }
 
-/// The same to topics in turn without rules: what [`ruled`] is compared with.
+/// Publishing to topics in turn without rules, for comparison with [`ruled`].
 pub fn unruled(count: usize) {
     let mut world = World::new(1);
     world.client(0, PUBLISHER, "publisher");
@@ -87,12 +89,12 @@ pub fn unruled(count: usize) {
     assert!(world.written() - before > count * 64, "the messages did not go out");
 }
 
-/// [`ruled`] with topics that are not remembered.
+/// [`ruled`] with more topics than a shard remembers decisions for.
 pub fn ruled_anew(rules: usize, count: usize) {
     ruled(rules, TOPICS, count);
 }
 
-/// QoS 1 from a publisher to a subscriber.
+/// QoS 1 from a publisher to a subscriber, with all acknowledgements.
 pub fn acknowledged(count: usize) {
     let mut world = World::new(1);
     world.client(0, PUBLISHER, "publisher");
@@ -107,7 +109,7 @@ pub fn acknowledged(count: usize) {
     }
 }
 
-/// QoS 2 from a publisher to a subscriber.
+/// QoS 2 from a publisher to a subscriber, with all acknowledgements.
 pub fn assured(count: usize) {
     let mut world = World::new(1);
     world.client(0, PUBLISHER, "publisher");
@@ -127,7 +129,7 @@ pub fn assured(count: usize) {
 pub fn subscribing(count: usize) {
     let mut world = World::new(1);
     world.client(0, PUBLISHER, "client");
-    // Neither always the same filter, nor an index that is otherwise empty.
+    // The filter changes each time, and the index has other filters.
     let filter = |n: usize| format!("plant/{n}/line/3/speed");
     for n in 0..1000 {
         world.step(0, &[(PUBLISHER, &subscribe(1, &filter(n), Qos::AtLeastOnce))]);
@@ -161,7 +163,7 @@ pub fn connecting(count: usize) {
     assert!(world.written() - before >= count * 4, "a CONNACK for each");
 }
 
-/// CONNECT at another shard than the client's own, and DISCONNECT, `each` clients at a time.
+/// CONNECT at another shard than the client's home, and DISCONNECT, `each` clients at a time.
 pub fn moving(each: usize, count: usize) {
     let mut world = World::new(2);
     let names: Vec<_> = (0..100).map(|n| world.named(1, &format!("visitor-{n}"))).collect();
@@ -192,7 +194,7 @@ pub fn moving(each: usize, count: usize) {
     assert!(world.written() - before >= count / each * each * 4, "a CONNACK for each");
 }
 
-/// A thousand clients with a Keep Alive of a minute ping once in 45 seconds.
+/// A thousand clients with a Keep Alive of a minute, each of which pings every 45 seconds.
 pub fn pinging(count: usize) {
     const CLIENTS: u32 = 1000;
     let mut world = World::new(1);
@@ -208,7 +210,7 @@ pub fn pinging(count: usize) {
     assert!(world.written() - before >= count * 2, "a PINGRESP for each");
 }
 
-/// Steps without anything to do, of one of so many shards.
+/// Steps of one of `shards` shards without anything to do.
 pub fn resting(shards: u8, count: usize) {
     let mut world = World::new(shards);
     for _ in 0..count {
@@ -216,7 +218,7 @@ pub fn resting(shards: u8, count: usize) {
     }
 }
 
-/// A record with a PUBLISH is sealed at one end, and opened at the other.
+/// A record with a PUBLISH is sealed at one end and opened at the other.
 pub fn sealing(count: usize) {
     let secrets = |byte: u8| ConnectionTrafficSecrets::Aes256Gcm {
         key: AeadKey::from([byte; 32]),

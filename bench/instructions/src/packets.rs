@@ -1,4 +1,4 @@
-//! Packets as clients send them, and what is read from what the broker sends.
+//! Packets as clients send them, and the parts of the broker's packets that are read.
 
 use ringmq::packet::{
     self, Connect, OutPublish, PacketId, Qos, Subscribe, SubscribeFilter, SubscribeFilters,
@@ -7,7 +7,8 @@ use ringmq::packet::{
 
 const PAYLOAD: [u8; 64] = [b'x'; 64];
 
-/// The packet identifier of a QoS 1 or 2 PUBLISH at the start of these bytes.
+/// The packet identifier of a QoS 1 or 2 PUBLISH at the start of `bytes`; `None` for another
+/// packet.
 pub fn identifier(bytes: &[u8]) -> Option<u16> {
     let publish = matches!(bytes[0] & 0xF6, 0x32 | 0x34) && bytes[1] < 0x80;
     let length = usize::from(u16::from_be_bytes([*bytes.get(2)?, *bytes.get(3)?]));
@@ -63,7 +64,7 @@ pub fn unsubscribe(id: u16, filter: &str) -> Vec<u8> {
     bytes
 }
 
-/// `count` times the same PUBLISH, of 64 bytes; `id` is 0 at QoS 0.
+/// The same PUBLISH of 64 bytes, `count` times; `id` is 0 at QoS 0.
 pub fn publish(topic: &str, qos: Qos, id: u16, count: usize) -> Vec<u8> {
     let publish = OutPublish {
         dup: false,

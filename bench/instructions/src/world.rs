@@ -1,4 +1,4 @@
-//! Shards without kernel: this plays driver, mailboxes and clock.
+//! Shards without a kernel: this module takes the place of driver, mailboxes and clock.
 
 use crate::packets::{hello, identifier, subscribe};
 use ringmq::access;
@@ -17,7 +17,7 @@ use ringmq::time::Instant;
 use ringmq::topic::Seeds;
 use std::sync::Arc;
 
-/// What is added to a socket's number on its way to another shard.
+/// Added to a socket's number when the socket moves to another shard.
 pub const MOVED: u32 = 100_000;
 const LISTENER: ListenerId = ListenerId(0);
 
@@ -25,16 +25,16 @@ const LISTENER: ListenerId = ListenerId(0);
 pub struct Node {
     pub shard: Shard,
     ends: MailEnds<Stamped, Control>,
-    /// What the driver has completed since the last step.
+    /// Completions since the last step.
     done: Done,
-    /// Packet identifiers of the QoS 1 and 2 messages among what was sent.
+    /// Packet identifiers of the QoS 1 and 2 messages among the sent bytes.
     pub ids: Vec<u16>,
     written: usize,
-    /// Sockets of clients that belong to another shard.
+    /// Sockets of clients whose home is another shard, with that shard and the cookie of the move.
     pub strangers: Vec<(SocketId, ShardId, u64)>,
 }
 
-/// Completions of a driver.
+/// Completions that a driver reports to its shard.
 #[derive(Default)]
 struct Done {
     sent: Vec<(SocketId, Outgoing)>,
@@ -46,11 +46,12 @@ struct Done {
 pub struct World {
     pub nodes: Vec<Node>,
     stamp: u64,
-    /// Milliseconds.
+    /// The time in milliseconds.
     now: u64,
 }
 
-/// What is around a shard in one step: the completions of its driver, and what it asks for.
+/// What surrounds a shard in one step: the completions of its driver, and the requests of the
+/// shard.
 struct Around<'a> {
     input: &'a [(SocketId, &'a [u8])],
     visited: bool,
@@ -128,12 +129,12 @@ impl Surroundings for Around<'_> {
 }
 
 impl World {
-    /// So many shards with the built-in settings, but without `$SYS`, which publishes by itself.
+    /// `shards` shards with the built-in settings, but without `$SYS`, which publishes by itself.
     pub fn new(shards: u8) -> World {
         World::configured(shards, "", "")
     }
 
-    /// The same with a configuration, whose only file has that text.
+    /// Shards with the configuration `yaml`; every file that it names contains the text `file`.
     pub fn configured(shards: u8, yaml: &str, file: &str) -> World {
         let sources = Sources::default();
         let mut config: Config = sources.load_from("count", yaml.as_bytes()).expect("it is valid");
@@ -165,7 +166,7 @@ impl World {
         World { nodes: nodes.collect(), stamp: 0, now: 1 }
     }
 
-    /// One step of one shard, with that input.
+    /// One step of the shard `at`, with the received bytes `input`.
     pub fn step(&mut self, at: usize, input: &[(SocketId, &[u8])]) {
         let Node { shard, ends, done, ids, written, strangers } = &mut self.nodes[at];
         shard.begin(Instant(self.now), self.now * 1000);
@@ -174,13 +175,13 @@ impl World {
         Step::new(StepBounds { completions: 512, mail: MAIL_WORK }).run(shard, ends, &mut around);
     }
 
-    /// Lets time go on. It stands still otherwise: what a shard does once a second is no part of
-    /// most operations.
+    /// Moves the clock forward. It stands still otherwise: work that a shard does once a second is
+    /// no part of most operations.
     pub fn pass_millis(&mut self, millis: u64) {
         self.now += millis;
     }
 
-    /// Every shard takes in what the others have told it.
+    /// Runs all shards until each has processed the messages of the others.
     pub fn settle(&mut self) {
         for _ in 0..20 {
             (0..self.nodes.len()).for_each(|at| self.step(at, &[]));
@@ -192,19 +193,19 @@ impl World {
         self.nodes.iter().map(|node| node.written).sum()
     }
 
-    /// Whether the last step of that shard closed nothing and has nothing to report.
+    /// Whether the last step of the shard `at` closed connections.
     pub fn has_closed(&self, at: usize) -> bool {
         !self.nodes[at].done.closed.is_empty()
     }
 
-    /// Accepts a connection, whose first bytes are these.
+    /// Accepts a connection whose first bytes are `connect`.
     pub fn enter(&mut self, at: usize, socket: SocketId, connect: &[u8]) {
         self.nodes[at].shard.accepted(socket, LISTENER, Peer::Unix);
         self.step(at, &[(socket, connect)]);
     }
 
-    /// The drivers move the sockets of clients that entered at the wrong shard: there they have a
-    /// number that is [`MOVED`] higher.
+    /// Moves the sockets of clients that connected to the wrong shard, as the drivers do; at the
+    /// home shard a socket has a number that is higher by [`MOVED`].
     pub fn hand_over(&mut self, at: usize) {
         for (socket, home, cookie) in std::mem::take(&mut self.nodes[at].strangers) {
             self.nodes[at].done.handed_over.push((socket, cookie));

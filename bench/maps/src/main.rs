@@ -1,13 +1,13 @@
-//! The interest table's map (`src/mesh/map.rs`, compiled from there) beside `scc::HashIndex`,
-//! both from a 64-bit key to a set of at most 64 shards:
+//! Compares the interest table's map (`src/mesh/map.rs`, compiled from there) with
+//! `scc::HashIndex`. Both map a 64-bit key to a set of at most 64 shards.
 //!
-//! - `ringmq-maps bytes MAP COUNT`: bytes that the map takes per entry, and after all but a tenth
-//!   were removed, per entry that is left.
-//! - `ringmq-maps OPERATION MAP COUNT`: does `OPERATION` that many times on a map of 100,000
-//!   entries, for a tool that counts instructions: the difference of two runs of different COUNT
-//!   leaves out what is done once. `publish` is what a topic name costs with three wildcard shapes
-//!   in use: four look-ups under one guard, of which one finds something. `change` is a filter that
-//!   gets its first subscriber on a shard and loses it again.
+//! - `ringmq-maps bytes MAP COUNT` prints the bytes that the map takes per entry and, after nine
+//!   tenths of the entries are removed, per remaining entry.
+//! - `ringmq-maps OPERATION MAP COUNT` performs `OPERATION` COUNT times on a map of 100,000
+//!   entries, for a tool that counts instructions. The difference between two runs with different
+//!   COUNT leaves out what is done once. `publish` is the work for a topic name when three wildcard
+//!   shapes are in use: four look-ups under one guard, one of which finds something. `change` is a
+//!   filter that gets its first subscriber on a shard and loses it again.
 
 #[path = "../../../src/atomic.rs"]
 #[allow(unused_imports)]
@@ -22,22 +22,22 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::hint::black_box;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Counts what is allocated and not freed.
+/// Counts bytes that are allocated and not freed.
 struct Counting;
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: everything is left to the system's allocator.
+// SAFETY: all calls are passed on to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         LIVE.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller keeps the promises of `GlobalAlloc::alloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller keeps the promises of `GlobalAlloc::dealloc`.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
@@ -45,7 +45,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Keys are hashes already.
+/// A hasher that returns the key, as keys are hashes already.
 #[derive(Default)]
 pub struct Same(u64);
 
@@ -63,7 +63,7 @@ impl Hasher for Same {
 
 type Build = BuildHasherDefault<Same>;
 
-/// What the interest table asks of its map.
+/// The operations that the interest table needs of its map.
 trait Interest {
     /// The union of the sets of some keys.
     fn get(&self, keys: [u64; 4]) -> u64;
@@ -90,7 +90,7 @@ impl Interest for scc::HashIndex<u64, u64, Build> {
     }
 }
 
-/// Spread like hashes: the last step of SplitMix64.
+/// A key for a number, spread like a hash by the last step of SplitMix64.
 fn key(number: u64) -> u64 {
     let mut key = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     key = (key ^ (key >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -98,7 +98,7 @@ fn key(number: u64) -> u64 {
     key ^ (key >> 31)
 }
 
-/// Entries that the operations find.
+/// Entries of the map on which the operations work.
 const ENTRIES: u64 = 100_000;
 
 fn bytes(map: impl Fn() -> Box<dyn Interest>, count: u64) {
@@ -107,7 +107,7 @@ fn bytes(map: impl Fn() -> Box<dyn Interest>, count: u64) {
     (0..count).for_each(|number| map.add(key(number), 1));
     let full = LIVE.load(Ordering::Relaxed) - before;
     (count / 10..count).for_each(|number| map.remove(key(number)));
-    // What is retired is freed by later operations.
+    // Later operations free the entries that were removed before.
     (0..count / 10).for_each(|number| map.add(key(number), 2));
     let left = LIVE.load(Ordering::Relaxed) - before;
     println!("{:.1} {:.1}", full as f64 / count as f64, left as f64 / (count / 10) as f64);

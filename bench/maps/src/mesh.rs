@@ -1,4 +1,4 @@
-//! The room that `src/mesh/map.rs` lives in, with a door to it.
+//! The module that `src/mesh/map.rs` expects around it, and access to its map for this program.
 
 #[path = "../../../src/mesh/map.rs"]
 #[allow(dead_code)]

@@ -75,40 +75,40 @@ pub struct Options {
     others: Vec<Candidate>,
 }
 
-/// Options that each generator is given as they are, if its scenario uses them.
+/// Options that are passed on to each generator unchanged, if its scenario uses them.
 const PASSED_ON: [&str; 7] = ["protocol", "payload", "salt", "joining", "clients", "rate", "burst"];
 
-/// What is to be compared.
+/// What `compare` and `floor` were asked to do.
 pub struct Comparing {
-    /// Scenarios; empty: those that are compared when none is named.
+    /// Scenarios to run; when none is named, those that `compare` runs by default.
     pub scenarios: Vec<&'static Scenario>,
-    /// Fewer idle clients.
+    /// Whether idle scenarios have fewer clients.
     pub quick: bool,
-    /// Rounds.
+    /// Rounds of measurement.
     pub repeat: u32,
     /// Measured seconds.
     pub seconds: f64,
     /// Warm-up seconds.
     pub warmup: f64,
-    /// Result file.
+    /// Path of the result file.
     pub json: Option<PathBuf>,
-    /// Drawing.
+    /// Where the comparison is drawn.
     pub plot: Option<plot::Target>,
-    /// What makes it fail.
+    /// Conditions that make the run fail.
     pub fail_if: Vec<Threshold>,
-    /// The broker under test.
+    /// Path of the `ringmq` program.
     pub ringmq: Option<PathBuf>,
-    /// `ringmq`, `mosquitto`: not measured.
+    /// The brokers `ringmq` and `mosquitto` that are not measured.
     pub skip: Vec<String>,
-    /// NAME=COMMAND.
+    /// Further brokers, each given as NAME=COMMAND.
     pub others: Vec<Candidate>,
-    /// Row that ratios refer to.
+    /// The row that ratios refer to.
     pub reference: Option<String>,
     passed_on: Vec<(&'static str, String)>,
 }
 
 impl Options {
-    /// With `interval` measured seconds unless others are asked for.
+    /// The comparison, with `interval` measured seconds unless other ones are asked for.
     pub fn comparing(self, matches: &ArgMatches, interval: f64) -> Result<Comparing, String> {
         let given = PASSED_ON.into_iter().filter_map(|option| {
             let given = matches.value_source(option) == Some(ValueSource::CommandLine);
@@ -135,7 +135,7 @@ impl Options {
 }
 
 impl Comparing {
-    /// Options of the generator that runs `scenario`: of those given, what it uses.
+    /// Options of the generator that runs `scenario`: those given that the scenario uses.
     pub fn arguments(&self, scenario: &Scenario) -> Vec<String> {
         let used = self
             .passed_on

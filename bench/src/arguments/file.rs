@@ -1,4 +1,4 @@
-//! Scenario files: YAML in which a run is the same as a command line, its options by name.
+//! Scenario files: YAML mappings whose keys are the options of a command line, by their names.
 //!
 //! ```yaml
 //! command: pub
@@ -7,9 +7,9 @@
 //! fail-if: [ack.p99>20ms, unacknowledged>0]
 //! ```
 //!
-//! With `parts`, a list of such runs, these go on at the same time and their results are merged;
-//! what stands beside `parts` is for each of them, but for `json` and `fail-if`, which are for the
-//! merged result.
+//! A file with `parts`, a list of such runs, starts all of them at the same time and merges their
+//! results. An option beside `parts` applies to each part, except `json` and `fail-if`, which apply
+//! to the merged result.
 
 use super::Outcome;
 use clap::{ArgAction, Command};
@@ -20,30 +20,30 @@ use std::path::{Path, PathBuf};
 
 /// Bytes of the longest file.
 const LONGEST: u64 = 1 << 20;
-/// Most parts of a file: each is a process.
+/// The most parts of a file, which bounds the processes: each part is one.
 const MOST_PARTS: usize = 64;
 
-/// What a file describes.
+/// What a scenario file describes.
 #[derive(Debug)]
 pub struct Script {
-    /// For messages.
+    /// The file's path, for messages.
     pub path: PathBuf,
-    /// Runs at the same time, or one.
+    /// Runs that go on at the same time; exactly one without a list of parts.
     pub parts: Vec<Part>,
-    /// What becomes of the merged result.
+    /// Where the merged result goes and which conditions make it fail.
     pub outcome: Outcome,
-    /// There is a list of parts, even if it has but one.
+    /// Whether the file has a list of parts, even of one part.
     pub merged: bool,
 }
 
-/// One run.
+/// One run of a scenario file.
 #[derive(Debug)]
 pub struct Part {
     /// The command.
     pub command: String,
-    /// The whole command line, the program before it.
+    /// The whole command line, with the program's name first.
     pub words: Vec<OsString>,
-    /// Where its own result goes.
+    /// Path of this run's own result.
     pub json: Option<PathBuf>,
 }
 
@@ -63,8 +63,8 @@ struct Document {
 }
 
 impl Script {
-    /// Reads a file; each `KEY=VALUE` of `changes` replaces a value in it, `outcome` is what the
-    /// command line says beside the file.
+    /// Reads a file. Each `KEY=VALUE` of `changes` replaces a value of the file; `outcome` is what
+    /// the command line asks for beside the file.
     pub fn read(path: &Path, changes: &[String], outcome: Outcome) -> Result<Script, String> {
         let said = |why: String| format!("{}{why}", path.display());
         let length = fs::metadata(path).map_err(|e| said(format!(": {e}")))?.len();
@@ -165,13 +165,13 @@ fn part(all: &Command, entries: &[Entry], outcome: &Outcome) -> Result<Part, Str
         json = Some(path.clone());
     }
     words.extend(outcome.fail_if.iter().map(|one| format!("--fail-if={one}").into()));
-    // Nothing is done yet: this finds what is wrong.
+    // Only checks the words: a mistake in any part is found before the first part starts.
     let checked = all.clone().try_get_matches_from(&words);
     checked.map_err(|error| format!(": {error}"))?;
     Ok(Part { command: name.to_string(), words, json })
 }
 
-/// The words of an option.
+/// The words of the command line for one option.
 fn option(grammar: &Command, entry: &Entry) -> Result<Vec<String>, String> {
     let key = entry.key.as_str();
     let named = |arg: &&clap::Arg| {
@@ -200,7 +200,7 @@ fn option(grammar: &Command, entry: &Entry) -> Result<Vec<String>, String> {
     }
 }
 
-/// Reads YAML, as far as such a file needs it: no anchors, tags or deeper levels.
+/// Reads the part of YAML that a scenario file needs: no anchors, no tags, no deeper levels.
 struct Reader<'a> {
     parser: Parser<'a, saphyr_parser::StrInput<'a>>,
 }
@@ -273,7 +273,7 @@ impl<'a> Reader<'a> {
         Ok(entries)
     }
 
-    /// The next key of a mapping, which is not in it yet.
+    /// The next key of a mapping; fails when `entries` has that key already.
     fn key(&mut self, entries: &[Entry]) -> Result<Option<(String, usize)>, String> {
         match self.next()? {
             (Event::MappingEnd, _) => Ok(None),

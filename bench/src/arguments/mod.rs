@@ -1,8 +1,8 @@
-//! The command line: which commands there are, and from the words to a [`Job`].
+//! The command line: its commands, and the way from its words to a [`Job`].
 //!
 //! clap has the grammar, the help and the suggestions. Scenarios are commands of their own, made
-//! from the table in [`crate::scenario`], so that each has its help and refuses what it does not
-//! use.
+//! from the table in [`crate::scenario`], so that each has its own help and refuses options that it
+//! does not use.
 
 mod compare;
 pub mod file;
@@ -23,38 +23,38 @@ use clap::{ArgMatches, Args, Command, CommandFactory, Error, FromArgMatches, Par
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// What was asked for.
+/// What the command line asks for.
 pub enum Job {
-    /// Print this.
+    /// Print this text.
     Print(String),
-    /// Manual pages, to standard output or into a directory.
+    /// Write manual pages to standard output or into a directory.
     Manual(Option<PathBuf>),
-    /// One scenario against a running broker.
+    /// Run one scenario against a running broker.
     Run {
-        /// Which.
+        /// The scenario.
         scenario: &'static Scenario,
-        /// How.
+        /// Its settings.
         settings: Box<Settings>,
-        /// What becomes of the report.
+        /// Where the report goes and which conditions make the run fail.
         outcome: Outcome,
     },
-    /// One scenario, a broker started for it.
+    /// Run one scenario and start a broker for it, unless a target is given.
     Alone(Alone),
-    /// Clients as the options describe them.
+    /// Run clients as the options describe them.
     General(Box<Plan>),
-    /// What a file describes.
+    /// Run what a scenario file describes.
     File(file::Script),
-    /// The results of several generators as one.
+    /// Merge the results of several generators.
     Merge(Merge),
-    /// The course or the comparison in a result file.
+    /// Draw the series or the comparison in a result file.
     Draw(Draw),
-    /// Several brokers.
+    /// Compare several brokers.
     Compare(Comparing),
-    /// Brokers against the echo floor.
+    /// Compare brokers with the echo server.
     Floor(Comparing),
-    /// Be the echo floor.
+    /// Run the echo server.
     EchoServer {
-        /// On 127.0.0.1.
+        /// The port on 127.0.0.1.
         port: u16,
     },
 }
@@ -185,7 +185,7 @@ pub fn parse() -> Result<Job, Error> {
     parse_from(std::env::args_os())
 }
 
-/// Reads `words`, of which the first is the program.
+/// Reads `words`, the first of which is the program's name.
 pub fn parse_from<W>(words: impl IntoIterator<Item = W>) -> Result<Job, Error>
 where
     W: Into<OsString> + Clone,
@@ -209,7 +209,7 @@ where
     job.map_err(|wrong| wrong.told_by(&mut grammar))
 }
 
-/// Why words that clap accepts make no job.
+/// Why words that clap accepts make no [`Job`].
 enum Wrong {
     Clap(Error),
     Says(String),

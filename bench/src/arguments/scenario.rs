@@ -1,5 +1,5 @@
-//! The options of a scenario, and which scenario uses which: an option that a scenario would ignore
-//! is refused there.
+//! The options of a scenario, and which kinds of scenario use which option. An option that the
+//! chosen scenario would ignore is refused.
 
 use super::values;
 use crate::certificates;
@@ -192,7 +192,7 @@ pub struct Alone {
     pub broker: Option<String>,
 }
 
-/// Which kinds of scenario use an option; `None`: all of them do.
+/// The kinds of scenario that use an option; `None` when all kinds do.
 fn users(option: &str) -> Option<fn(&Kind) -> bool> {
     use Kind::{CrossShard, Echo, Fleet, Idle, Million, Queue, Retained, Storm, Traffic};
     Some(match option {
@@ -220,7 +220,7 @@ fn users(option: &str) -> Option<fn(&Kind) -> bool> {
     })
 }
 
-/// Whether a scenario of this kind does anything with `option`, by its name in this program.
+/// Whether a scenario of this kind uses `option`, given by its clap identifier.
 pub fn uses(kind: &Kind, option: &str) -> bool {
     users(option).is_none_or(|uses| uses(kind))
 }
@@ -240,7 +240,8 @@ pub fn unused<'a>(
 }
 
 impl Options {
-    /// Certificates for a broker that is started with TLS, in files below `scratch`.
+    /// Makes certificates for a broker that is started with TLS, in files below `scratch`; `None`
+    /// without `--made-tls`.
     pub fn make_certificates(&self, scratch: &Path) -> Result<Option<certificates::Made>, String> {
         let Some(clients) = self.made_tls else { return Ok(None) };
         certificates::make(&scratch.join("tls"), clients, self.chain).map(Some)
@@ -261,7 +262,7 @@ impl Options {
         tls::Settings::new(&asked, &[&self.tls_name]).map(Some)
     }
 
-    /// Everything that a run needs to know, for a broker that runs at `target` or is started with
+    /// The settings of a run against the broker at `target`, or against one that is started with
     /// the certificates `made`.
     pub fn settings(&self, made: Option<&certificates::Made>) -> Result<Settings, String> {
         let tls = self.tls(made).map_err(|why| format!("--tls: {why}"))?.map(Arc::new);

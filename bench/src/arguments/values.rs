@@ -1,5 +1,5 @@
-//! What the values of options look like. Each function reads one kind of value and says what is
-//! wrong with it; clap puts the name of the option before that.
+//! Parsers of option values. Each function reads one kind of value and says what is wrong with it;
+//! clap puts the name of the option before that message.
 
 use crate::broker::{Candidate, Kind};
 use crate::mqtt::Version;
@@ -13,12 +13,12 @@ pub fn seconds(text: &str) -> Result<f64, String> {
     within(text, 0.1, 3600.0)
 }
 
-/// A factor for clients and rates.
+/// A factor for clients and rates, 0.0001 to 20.
 pub fn scale(text: &str) -> Result<f64, String> {
     within(text, 0.0001, 20.0)
 }
 
-/// A factor for the frequency of messages.
+/// A factor for the frequency of messages, 0.01 to 100.
 pub fn speed(text: &str) -> Result<f64, String> {
     within(text, 0.01, 100.0)
 }
@@ -32,12 +32,12 @@ fn within(text: &str, least: f64, most: f64) -> Result<f64, String> {
     }
 }
 
-/// A whole number from 1 on.
+/// A whole number of at least 1.
 pub fn positive(text: &str) -> Result<u32, String> {
     whole(text, 1, u64::from(u32::MAX)).map(|number| number as u32)
 }
 
-/// A whole number between bounds.
+/// A whole number from `least` to `most`.
 pub fn whole(text: &str, least: u64, most: u64) -> Result<u64, String> {
     let number: u64 = text.parse().map_err(|_| "this is not a whole number".to_string())?;
     if (least..=most).contains(&number) {
@@ -49,12 +49,12 @@ pub fn whole(text: &str, least: u64, most: u64) -> Result<u64, String> {
     }
 }
 
-/// Bytes of a scenario's payload, which carries a header of bookkeeping.
+/// Bytes of a scenario's payload, which begins with a header of `traffic::HEADER` bytes.
 pub fn payload(text: &str) -> Result<usize, String> {
     whole(text, traffic::HEADER as u64, 1 << 20).map(|bytes| bytes as usize)
 }
 
-/// How a storm ends connections; `true`: by a reset.
+/// How the storm scenario ends connections; `true` stands for a reset.
 pub fn reset(text: &str) -> Result<bool, String> {
     match text {
         "reset" | "rst" => Ok(true),
@@ -80,7 +80,7 @@ pub fn level(text: &str) -> Result<Version, String> {
     }
 }
 
-/// `HOST:PORT`, with an IPv4 address behind it.
+/// `HOST:PORT`, resolved to the first IPv4 address.
 pub fn address(text: &str) -> Result<SocketAddrV4, String> {
     let all = text.to_socket_addrs().map_err(|error| error.to_string())?;
     let v4 = all.filter_map(|address| match address {
@@ -90,7 +90,7 @@ pub fn address(text: &str) -> Result<SocketAddrV4, String> {
     v4.into_iter().next().ok_or_else(|| "this has no IPv4 address".into())
 }
 
-/// Where we listen: `ADDRESS:PORT`, or a port of the loopback address.
+/// The address to listen on: `ADDRESS:PORT`, or a port alone for the loopback address.
 pub fn listen(text: &str) -> Result<SocketAddr, String> {
     if let Ok(port) = text.parse::<u16>() {
         return Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
@@ -98,9 +98,9 @@ pub fn listen(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "this is neither ADDRESS:PORT nor a port".into())
 }
 
-/// One address, or the first and the last of a range, `10.0.0.1-10.0.0.20`.
+/// One address, or a range with its first and last address, such as `10.0.0.1-10.0.0.20`.
 pub fn sources(text: &str) -> Result<Vec<IpAddr>, String> {
-    /// Each address has thousands of ports.
+    /// The most addresses of a range; each address provides thousands of ports.
     const MOST: u32 = 4096;
     let one = |text: &str| {
         text.trim().parse::<IpAddr>().map_err(|_| format!("{text:?} is no IP address"))
@@ -118,12 +118,13 @@ pub fn sources(text: &str) -> Result<Vec<IpAddr>, String> {
     }
 }
 
-/// A time in nanoseconds: milliseconds without a unit, as emqtt-bench has it, or `us ms s m h`.
+/// A time in nanoseconds, from `us`, `ms`, `s`, `m` or `h`; a number without a unit means
+/// milliseconds, as in emqtt-bench.
 pub fn milliseconds(text: &str) -> Result<u64, String> {
     time(text, 1e6)
 }
 
-/// A time in nanoseconds: seconds without a unit.
+/// A time in nanoseconds, with the same units; a number without a unit means seconds.
 pub fn duration(text: &str) -> Result<u64, String> {
     time(text, 1e9)
 }
@@ -157,7 +158,7 @@ pub fn candidate(text: &str) -> Result<Candidate, String> {
     Ok(Candidate { name: name.into(), kind: Kind::Shell { command: command.into() } })
 }
 
-/// A file to draw to.
+/// The file that a drawing is written to.
 pub fn target(text: &str) -> Result<plot::Target, String> {
     plot::Target::new(PathBuf::from(text))
 }

@@ -1,13 +1,13 @@
-//! The provided-buffer ring: where the kernel puts what it received.
+//! The provided-buffer ring of one io_uring, where the kernel puts received bytes.
 //!
-//! One allocation holds all buffers; an idle connection holds none.
+//! One allocation holds all buffers; an idle client occupies none of them.
 #![allow(unsafe_code)]
 
 use io_uring::{IoUring, types::BufRingEntry};
 use std::io;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// Buffer group of every receive.
+/// The buffer group that every receive uses.
 pub const GROUP: u16 = 0;
 
 /// A registered ring of `count` buffers of `size` bytes.

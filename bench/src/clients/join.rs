@@ -1,5 +1,5 @@
-//! Bringing clients in: connect, CONNECT, SUBSCRIBE, each step acknowledged, with a bounded number
-//! under way so that a listen queue does not overflow.
+//! Bringing clients in: the TCP connection, then CONNECT and CONNACK, then SUBSCRIBE and SUBACK.
+//! The number of clients under way is bounded so that the broker's listen queue does not overflow.
 
 use super::Net;
 use crate::clock::{self, SECOND};
@@ -8,27 +8,27 @@ use crate::pattern::{Pattern, Random, Scope};
 use crate::stats::Latency;
 use std::collections::{BTreeMap, HashMap};
 
-/// What the clients call themselves.
+/// How ClientIds and user names are made.
 #[derive(Clone, Debug)]
 pub enum Names {
-    /// This and the client's number.
+    /// This prefix and the client's number.
     Numbered(String),
-    /// One for each client.
+    /// One ClientId for each client.
     Listed(Vec<String>),
-    /// By a pattern.
+    /// By patterns.
     Made(Made),
 }
 
 /// ClientIds and user names by patterns.
 #[derive(Clone, Debug)]
 pub struct Made {
-    /// Of the ClientId.
+    /// The pattern of the ClientId.
     pub client_id: Pattern,
-    /// Of the user name.
+    /// The pattern of the user name; `None` when clients send none.
     pub username: Option<Pattern>,
     /// The number of client 0.
     pub first: u64,
-    /// Of random numbers.
+    /// The seed of the patterns' random numbers.
     pub seed: u64,
 }
 
@@ -39,7 +39,7 @@ impl Made {
 
     fn text(&self, pattern: &Pattern, client: u32) -> String {
         let scope = Scope { number: self.number(client), ..Scope::default() };
-        // The same for every connection of this client.
+        // The seed is fixed, so every connection of this client gets the same text.
         pattern.text(&scope, &mut Random::new(self.seed, scope.number))
     }
 }
@@ -54,7 +54,7 @@ impl Names {
         }
     }
 
-    /// The number of `client`, `%i` of a pattern.
+    /// The number of `client`, which is `%i` in patterns.
     pub fn number(&self, client: u32) -> u64 {
         match self {
             Names::Numbered(_) | Names::Listed(_) => u64::from(client),
@@ -71,16 +71,16 @@ impl Names {
     }
 }
 
-/// A client has its CONNACK.
+/// What is known of a client when its CONNACK has come.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival {
-    /// When its connection was begun, or was due.
+    /// When its connection was begun or, with a rate, was due, in nanoseconds.
     pub begun: u64,
-    /// QoS 1 and 2 messages that the broker takes from it at once.
+    /// The broker's receive maximum for QoS 1 and 2 messages.
     pub receive_maximum: u16,
 }
 
-/// Where one client is.
+/// How far one client has come.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Step {
     Outside,
@@ -89,31 +89,31 @@ enum Step {
     Ready,
 }
 
-/// Clients 0 to `total`, coming in.
+/// Brings in clients 0 to `total` - 1 and knows how far each has come.
 pub struct Join {
     /// Protocol version of every client.
     pub version: Version,
-    /// ClientIds.
+    /// How ClientIds and user names are made.
     pub names: Names,
-    /// Most clients under way at once.
+    /// The most clients that are under way at once.
     pub limit: u32,
-    /// Nanoseconds from one connection to the next; 0: as fast as `limit` allows.
+    /// Nanoseconds from one connection to the next; 0 begins as many as `limit` allows.
     pub interval: u64,
-    /// With which all clients say who they are, if they have a user name.
+    /// The password of all clients that have a user name.
     pub password: Option<String>,
-    /// Seconds of keep-alive that clients announce; 0: none.
+    /// Keep Alive of CONNECT in seconds; 0 switches it off.
     pub keep_alive: u16,
-    /// What becomes of the sessions.
+    /// Whether the broker keeps the sessions.
     pub session: Session,
-    /// Clients that have everything they need.
+    /// Clients that have completed every step.
     pub ready: u32,
-    /// Clients whose session the broker had kept.
+    /// Clients with Session Present in CONNACK.
     pub resumed: u32,
     /// Connections or subscriptions that were refused.
     pub refused: u32,
     /// CONNACK codes of the refused ones, and how many had each.
     pub refusals: BTreeMap<u8, u64>,
-    /// Nanoseconds from the first system call, or with a rate from when it was due, to CONNACK.
+    /// Nanoseconds to CONNACK from the first system call, or, with a rate, from the due time.
     pub connack: Latency,
     next: u32,
     again: Vec<u32>,
@@ -125,7 +125,7 @@ pub struct Join {
 }
 
 impl Join {
-    /// Nobody is in yet.
+    /// Clients 0 to `total` - 1, none of which is in yet; at most `limit` are under way at once.
     pub fn new(version: Version, names: Names, total: u32, limit: u32) -> Self {
         Self {
             version,
@@ -150,12 +150,12 @@ impl Join {
         }
     }
 
-    /// Connections are begun at so many per second; 0: as fast as `limit` allows.
+    /// Begins `rate` connections per second; 0 begins as many as `limit` allows.
     pub fn at_rate(&mut self, rate: u32) {
         self.interval = SECOND.checked_div(u64::from(rate)).unwrap_or(0);
     }
 
-    /// Everyone is in.
+    /// Whether all clients are in.
     pub fn complete(&self) -> bool {
         self.ready as usize == self.steps.len()
     }
@@ -177,8 +177,8 @@ impl Join {
                 }
                 None => break,
             };
-            // With a rate from when it was due: what a stall holds up counts (no coordinated
-            // omission).
+            // With a rate, the time counts from when the connection was due: the delay of a stall
+            // is then part of the measurement (no coordinated omission).
             let due = match self.interval {
                 0 => clock::now(),
                 interval => self.began + self.begun * interval,
@@ -201,7 +201,7 @@ impl Join {
         Ok(())
     }
 
-    /// The TCP connection stands: says CONNECT.
+    /// Sends CONNECT when the TCP connection is established.
     pub fn connected(&mut self, net: &mut Net, client: u32) {
         self.steps[client as usize] = Step::Connecting;
         let (id, username) = (self.names.of(client), self.names.username(client));
@@ -216,13 +216,14 @@ impl Join {
         mqtt::put_connect(net.out(client), &connect);
     }
 
-    /// Whether `client` takes part in the traffic.
+    /// Whether `client` has completed every step.
     pub fn is_ready(&self, client: u32) -> bool {
         self.steps[client as usize] == Step::Ready
     }
 
-    /// A packet for a client that is not ready. `filters` gives its subscriptions. At CONNACK
-    /// returns what that says.
+    /// Handles a packet for a client that is not ready; `filters` gives the client's subscriptions.
+    /// Returns an `Arrival` at CONNACK, and fails when the broker refuses the client or sends an
+    /// unexpected packet.
     pub fn packet(
         &mut self,
         net: &mut Net,
@@ -271,7 +272,7 @@ impl Join {
         self.under_way -= 1;
     }
 
-    /// The connection of `client` is gone, wherever it was. Returns whether it was in.
+    /// The connection of `client` has ended. Returns whether the client was ready before.
     pub fn left(&mut self, client: u32) -> bool {
         let was_ready =
             std::mem::replace(&mut self.steps[client as usize], Step::Outside) == Step::Ready;
@@ -284,18 +285,18 @@ impl Join {
         was_ready
     }
 
-    /// Brings `client`, who has left, in again with the next [`Self::pump`].
+    /// Connects `client`, which has left, again with the next [`Self::pump`].
     pub fn return_of(&mut self, client: u32) {
         self.again.push(client);
     }
 
-    /// Nobody else comes in.
+    /// Begins no further connections.
     pub fn stop(&mut self) {
         self.next = self.steps.len() as u32;
         self.again.clear();
     }
 
-    /// Forgets connect times and the pace so far: a new wave begins.
+    /// Forgets the CONNACK times and the pace so far: a new wave of connections begins.
     pub fn restart_clock(&mut self) {
         (self.began, self.begun) = (0, 0);
         self.connack = Latency::new();

@@ -1,11 +1,12 @@
-//! The engine: many TCP clients in one thread.
+//! The engine of the generator: many TCP clients in one thread.
 //!
-//! Owns sockets (direct descriptors: they cost no file descriptor), receive buffers and unsent
-//! bytes. Knows nothing of MQTT; a [`Handler`] does. A client is a dense number chosen by the
-//! scenario and is also its slot, so nothing is looked up. An idle client holds no buffer.
+//! The engine owns sockets (as direct descriptors, which take no file descriptor), receive buffers
+//! and unsent bytes. The engine knows nothing of MQTT; a [`Handler`] does. The scenario numbers its
+//! clients from 0 on. That number is also the index of the client's state and decides its ring and
+//! slot, so nothing is looked up. An idle client holds no buffer.
 //!
-//! A ring's table is limited to `RLIMIT_NOFILE` slots, so there are as many rings as the clients
-//! need. The thread sleeps in the first; the others wake it through an eventfd.
+//! `RLIMIT_NOFILE` bounds a ring's table of direct descriptors, so there are as many rings as the
+//! clients need. The thread sleeps in the first ring; the others wake it through an eventfd.
 
 mod buffers;
 pub mod join;
@@ -27,31 +28,32 @@ use std::net::SocketAddr;
 use tls::{KeyCache, Layer};
 use web::{Framed, Web};
 
-/// Few clients talk much; of many, each ring has its share of the buffers.
+/// `FEW` is for one ring, whose clients may send much; `MANY` is for each of several rings.
 const FEW: Sizes =
     Sizes { slots: 0, submissions: 2048, completions: 16_384, buffers: 512, buffer_bytes: 8192 };
 const MANY: Sizes =
     Sizes { slots: 0, submissions: 1024, completions: 16_384, buffers: 256, buffer_bytes: 2048 };
 /// Most slots of one ring; a power of two, so that a client's ring is found by a shift.
 const SLOTS: u32 = 16_384;
-/// A buffer that grew past this is freed instead of kept for the next client, in bytes.
+/// A larger buffer is freed instead of kept for the next client, in bytes.
 const KEEP_BYTES: usize = 64 * 1024;
-/// Spare buffers kept for clients that have something to send.
+/// The most spare buffers that are kept for clients that have something to send.
 const KEEP_BUFFERS: usize = 4096;
 
-/// What happened, told to the scenario. Called from [`Net::pass`]; it may queue more through `net`.
+/// The scenario's reaction to events of its clients. [`Net::pass`] calls these functions, which may
+/// queue more bytes through `net`.
 pub trait Handler {
-    /// The TCP connection stands.
+    /// The TCP connection is established.
     fn connected(&mut self, net: &mut Net, client: u32);
-    /// `bytes` begin at a packet boundary. Returns how many were used; the rest comes again with
-    /// what follows it.
+    /// `bytes` begin at a packet boundary. Returns how many bytes were used; the rest is given
+    /// again together with the bytes that follow.
     fn received(&mut self, net: &mut Net, client: u32, bytes: &[u8]) -> Result<usize, Malformed>;
-    /// Everything queued has been taken by the kernel.
+    /// The kernel has taken everything that was queued for `client`.
     fn drained(&mut self, net: &mut Net, client: u32) {
         let _ = (net, client);
     }
-    /// The connection is gone. `errno` is 0 when the peer closed it and `EPROTO` when it sent
-    /// something malformed.
+    /// The connection has ended. `errno` is 0 when the peer closed the connection and `EPROTO` when
+    /// the peer sent something malformed.
     fn closed(&mut self, net: &mut Net, client: u32, errno: i32);
 }
 
@@ -64,7 +66,7 @@ struct Client {
     open: bool,
     dirty: bool,
     in_flight: bool,
-    /// Its own port was taken: the kernel chooses.
+    /// The client's own port was in use, so the kernel chooses one.
     any_port: bool,
 }
 
@@ -80,27 +82,29 @@ const IGNORED: u64 = 5;
 pub struct Net {
     rings: Vec<Ring>,
     bell: Bell,
-    /// The first ring listens to the bell.
+    /// Whether a poll of `bell` waits in the first ring.
     listening: bool,
-    /// Clients per ring, as a power of two.
+    /// The base-2 logarithm of the slots per ring.
     shift: u32,
     clients: Vec<Client>,
-    /// One for each client, or none at all without TLS.
+    /// TLS of each client; empty without TLS.
     layers: Vec<Layer>,
-    /// The same of WebSockets.
+    /// The WebSocket of each client; empty without WebSockets.
     webs: Vec<Web>,
-    /// What WebSockets have to say to a client's broker, before anything else.
+    /// WebSocket frames that answer the broker's pings, per client; they go out before queued
+    /// bytes.
     pongs: HashMap<u32, Vec<u8>>,
-    /// Of the clients that were heard or spoke last.
+    /// Expanded keys of the clients that received or sent last.
     keys: KeyCache,
-    /// What TLS itself has to say to a client's broker, before anything else.
+    /// Records that TLS itself sends, per client; they go out before queued bytes.
     wire: HashMap<u32, Vec<u8>>,
-    /// Where what comes is decrypted.
+    /// Scratch memory for decrypted bytes.
     plain: Vec<u8>,
     dirty: Vec<u32>,
     spare: Vec<Vec<u8>>,
     batch: Vec<(u64, i32, u32)>,
-    /// Clients go to them in turn. Never changed: the kernel reads the addresses.
+    /// Brokers, of which clients use the next one in turn. Never changed, as the kernel reads the
+    /// addresses.
     targets: Vec<(SocketAddr, Raw)>,
     options: Options,
 }
@@ -153,7 +157,7 @@ impl Net {
     }
 
     /// Starts connecting `client`; [`Handler::connected`] or [`Handler::closed`] follows. Fails
-    /// with `EBUSY` while its former connection is still being ended.
+    /// with `EBUSY` while a send of the client's former connection is still in flight.
     pub fn connect(&mut self, client: u32) -> io::Result<()> {
         if self.clients[client as usize].in_flight {
             return Err(io::Error::from_raw_os_error(libc::EBUSY));
@@ -161,11 +165,11 @@ impl Net {
         let index = client as usize % self.targets.len();
         let (target, raw) = &self.targets[index];
         let connect = (raw.pointer(), raw.length());
-        // All sources are used for each of the targets.
+        // Clients of each target are numbered on their own, so that every target sees all sources.
         let turn = client / self.targets.len() as u32;
         let port = if self.clients[client as usize].any_port { Port::Any } else { Port::Own };
         let socket = socket::open(*target, turn, &self.options, port)?;
-        // The slot takes its own reference; the descriptor is closed at once.
+        // The slot takes a reference of its own; `socket` is closed when this function returns.
         let slot = self.slot(client);
         self.ring(client).adopt(slot, &socket)?;
         let connect = opcode::Connect::new(types::Fixed(slot), connect.0, connect.1);
@@ -173,19 +177,19 @@ impl Net {
         Ok(())
     }
 
-    /// Ends the connection of `client` without a word and without [`Handler::closed`].
+    /// Ends the connection of `client` without DISCONNECT and without [`Handler::closed`].
     pub fn hang_up(&mut self, client: u32) {
         if std::mem::take(&mut self.clients[client as usize].open) {
             self.release(client);
         }
     }
 
-    /// The connection of `client` stands.
+    /// Whether the connection of `client` is established.
     pub fn is_open(&self, client: u32) -> bool {
         self.clients[client as usize].open
     }
 
-    /// Where to append bytes for `client`; they leave with the next pass, in one piece.
+    /// The buffer for bytes to `client`; the next pass sends them together.
     #[inline]
     pub fn out(&mut self, client: u32) -> &mut Vec<u8> {
         let state = &mut self.clients[client as usize];
@@ -199,7 +203,7 @@ impl Net {
         &mut state.out
     }
 
-    /// Bytes queued and not yet handed to the kernel.
+    /// Bytes for `client` that the kernel has not taken yet.
     #[inline]
     pub fn unsent(&self, client: u32) -> usize {
         let state = &self.clients[client as usize];
@@ -207,7 +211,7 @@ impl Net {
     }
 
     /// One turn: hands queued bytes to the kernel, waits up to `wait` nanoseconds for `want`
-    /// completions (0 does not wait), and tells `handler` about all there are.
+    /// completions (0 does not wait), and passes all completions to `handler`.
     pub fn pass(
         &mut self,
         handler: &mut impl Handler,
@@ -238,11 +242,12 @@ impl Net {
         Ok(())
     }
 
-    /// Submits in all rings, waits in the first, and lets those with news run what is deferred.
+    /// Submits in all rings, waits in the first, and runs the deferred work of rings that have
+    /// some.
     fn turn(&mut self, mut wait: u64, want: usize) -> io::Result<()> {
         let Some((first, others)) = self.rings.split_first_mut() else { return Ok(()) };
         if !others.is_empty() && !self.listening {
-            // Before the look at the others: what rings after it ends the wait.
+            // The reset precedes the look at the other rings: a completion after it ends the wait.
             self.bell.reset();
             first.watch(&self.bell, WATCH << 32);
             self.listening = true;
@@ -300,7 +305,8 @@ impl Net {
         {
             let mut wire = self.wire.remove(&client).or_else(|| self.spare.pop());
             let wire = wire.get_or_insert_default();
-            // A failure has been told, and what the broker is not sent it will miss.
+            // `seal` has printed its failure; the broker misses what is not sent and ends the
+            // connection.
             let _ = layer.seal(&mut self.keys, &state.sending, wire);
             let plain = std::mem::replace(&mut state.sending, std::mem::take(wire));
             self.keep(plain);
@@ -346,8 +352,8 @@ impl Net {
         client & ((1 << self.shift) - 1)
     }
 
-    /// What an entry points at (bytes in `sending`, the target address) stays in place until its
-    /// completion: `sending` is replaced only when no send is in flight.
+    /// The memory that an entry points at (bytes in `sending`, the target's address) stays in place
+    /// until its completion: `sending` is replaced only when no send is in flight.
     fn push(&mut self, client: u32, entry: squeue::Entry, operation: u64) {
         let entry = entry.user_data(operation << 32 | u64::from(client));
         self.ring(client).push(&entry);
@@ -391,7 +397,8 @@ impl Net {
     fn on_receive(&mut self, handler: &mut impl Handler, client: u32, result: i32, flags: u32) {
         let buffer = cqueue::buffer_select(flags);
         if result == -libc::ECANCELED {
-            // Ours, of a connection that was ended; there may be another one by now.
+            // The cancelled receive belongs to a connection that this program ended; the client may
+            // already have its next connection.
             return;
         }
         if result > 0
@@ -412,7 +419,7 @@ impl Net {
         }
     }
 
-    /// Takes TLS off, where there is any.
+    /// Decrypts received bytes, if the client has TLS, and passes them on.
     fn hear(
         &mut self,
         handler: &mut impl Handler,
@@ -436,7 +443,7 @@ impl Net {
         digested
     }
 
-    /// Takes frames off, where there are any.
+    /// Takes received bytes out of WebSocket frames, if the client has any, and passes them on.
     fn unframe(
         &mut self,
         handler: &mut impl Handler,
@@ -514,7 +521,8 @@ impl Net {
         }
     }
 
-    /// What is in flight holds the socket, so it is cancelled before the slot is emptied.
+    /// Requests in flight hold a reference to the socket, so they are cancelled before the slot is
+    /// emptied.
     fn release(&mut self, client: u32) {
         let slot = self.slot(client);
         let state = &mut self.clients[client as usize];

@@ -1,4 +1,4 @@
-//! One io_uring: its direct descriptors, its receive buffers, its system calls.
+//! One io_uring of the generator: its direct descriptors, its receive buffers and its system calls.
 
 use super::buffers::{Buffers, GROUP};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue, types};
@@ -16,28 +16,28 @@ pub struct Sizes {
     pub completions: u32,
     /// Receive buffers, a power of two.
     pub buffers: u16,
-    /// Bytes of each.
+    /// Bytes of each receive buffer.
     pub buffer_bytes: usize,
 }
 
-/// A ring and what belongs to it.
+/// A ring and its receive buffers.
 pub struct Ring {
-    // Before the buffers: the kernel must let go of them first.
+    // Declared before the buffers, so dropped first: the kernel must not write to unmapped memory.
     ring: IoUring,
-    /// Where it puts what it receives.
+    /// Where the kernel puts received bytes.
     pub buffers: Buffers,
-    /// Entries that close descriptors wait to be submitted.
+    /// Whether entries that close descriptors wait to be submitted.
     pub closing: bool,
 }
 
-/// Wakes the first ring when others have something. A poll of a ring's own descriptor is not woken
-/// by deferred completions, an eventfd is.
+/// An eventfd that wakes the thread in its first ring when another ring has completions. A poll of
+/// a ring's own descriptor is not woken by deferred completions; an eventfd is.
 pub struct Bell(OwnedFd);
 
 impl Bell {
-    /// A counter at zero.
+    /// An eventfd whose counter is zero.
     pub fn new() -> io::Result<Self> {
-        // SAFETY: no pointers; the descriptor is ours.
+        // SAFETY: the call takes no pointers; nothing else owns the descriptor.
         #[allow(unsafe_code)]
         unsafe {
             let fd = libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK);
@@ -48,10 +48,10 @@ impl Bell {
         }
     }
 
-    /// Forgets the rings of the bell so far.
+    /// Sets the counter to zero.
     pub fn reset(&self) {
         let mut count = 0u64;
-        // SAFETY: reads eight bytes into a live u64; an empty counter is an error we want.
+        // SAFETY: reads eight bytes into a live u64; reading an empty counter fails harmlessly.
         #[allow(unsafe_code)]
         unsafe {
             libc::read(self.0.as_raw_fd(), (&raw mut count).cast(), 8);
@@ -88,7 +88,7 @@ impl Ring {
         self.ring.submitter().register_files_update(slot, &[socket.as_raw_fd()]).map(|_| ())
     }
 
-    /// Queues `entry`. What it points at must stay in place until its completion.
+    /// Queues `entry`. The memory that the entry points at must stay in place until its completion.
     #[inline]
     pub fn push(&mut self, entry: &squeue::Entry) {
         // SAFETY: the caller's promise; see `Net::push`.
@@ -100,7 +100,8 @@ impl Ring {
         }
     }
 
-    /// Queues an end of everything under way with `requests` as user data, then of the descriptor.
+    /// Queues cancellations of the requests with `requests` as user data, then the close of the
+    /// direct descriptor `slot`. All their completions carry `ignored`.
     pub fn close(&mut self, slot: u32, requests: &[u64], ignored: u64) {
         for &request in requests {
             self.push(&opcode::AsyncCancel::new(request).build().user_data(ignored));
@@ -109,30 +110,30 @@ impl Ring {
         self.closing = true;
     }
 
-    /// Queues a receive that goes on until told otherwise.
+    /// Queues a multishot receive.
     pub fn receive(&mut self, slot: u32, data: u64) {
         self.buffers.publish();
         self.push(&opcode::RecvMulti::new(types::Fixed(slot), GROUP).build().user_data(data));
     }
 
-    /// From now on `bell` rings when this ring has something.
+    /// From now on a completion of this ring raises the counter of `bell`.
     pub fn ring_with(&mut self, bell: &Bell) -> Result<(), String> {
         let submitter = self.ring.submitter();
         submitter.register_eventfd(bell.0.as_raw_fd()).map_err(|e| format!("eventfd: {e}"))
     }
 
-    /// Queues one completion for when `bell` rings.
+    /// Queues one poll, whose completion comes when the counter of `bell` is above zero.
     pub fn watch(&mut self, bell: &Bell, data: u64) {
         let fd = types::Fd(bell.0.as_raw_fd());
         self.push(&opcode::PollAdd::new(fd, libc::POLLIN as u32).build().user_data(data));
     }
 
-    /// Entries wait to be submitted.
+    /// Whether entries wait to be submitted.
     pub fn has_entries(&mut self) -> bool {
         !self.ring.submission().is_empty()
     }
 
-    /// Something happened that [`Self::enter`] or [`Self::collect`] would find.
+    /// Whether [`Self::enter`] or [`Self::collect`] would find completions.
     pub fn has_news(&mut self) -> bool {
         let waiting = {
             let queue = self.ring.submission();

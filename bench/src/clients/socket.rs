@@ -1,4 +1,4 @@
-//! Sockets before they become direct descriptors: options and source addresses.
+//! Sockets before they become direct descriptors: their options, source addresses and ports.
 #![allow(unsafe_code)]
 
 use super::tls;
@@ -7,32 +7,32 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::Arc;
 
-/// What the sockets of a run have in common.
+/// Options that all sockets of a run share.
 #[derive(Clone, Default, Debug)]
 pub struct Options {
-    /// Bounds unsent data, in bytes; 0 leaves the system's.
+    /// `SO_SNDBUF` in bytes, which bounds unsent data; 0 leaves the system's default.
     pub send_buffer: u32,
-    /// Ends connections by a reset, which leaves nothing behind in the kernel.
+    /// Whether connections end by a reset, which leaves no state (TIME_WAIT) behind in the kernel.
     pub reset: bool,
-    /// Below MQTT.
+    /// TLS below MQTT, if any.
     pub tls: Option<Arc<tls::Settings>>,
-    /// MQTT is carried by WebSockets at this path.
+    /// The path of WebSockets that carry MQTT, if any.
     pub web: Option<Arc<str>>,
-    /// Addresses of this host from which clients connect, in turn; none: the system's choice, and
-    /// many on the loopback network.
+    /// Addresses of this host from which clients connect, in turn. When empty, the system chooses,
+    /// except for targets on the loopback network: there each block of clients has its own address.
     pub sources: Vec<IpAddr>,
-    /// The first and the last port of this host for connections, when so many clients share a
-    /// source address that each must have a port of its own at once: see [`own_port`].
+    /// The first and the last local port of connections. Given when so many clients share a source
+    /// address that each needs a port of its own, chosen here: see [`own_port`].
     pub ports: Option<(u16, u16)>,
 }
 
-/// Connections that share one source address: well under the ports of one address, so that the
-/// kernel's search for a free port stays short.
+/// Clients that share one source address on the loopback network: well under the number of ports of
+/// one address, so that the kernel's search for a free port stays short.
 pub const CLIENTS_PER_ADDRESS: u32 = 4000;
 /// `IP_LOCAL_PORT_RANGE` of <linux/in.h>, since Linux 6.3.
 const IP_LOCAL_PORT_RANGE: i32 = 51;
 
-/// The C form of an address.
+/// A socket address as system calls take it.
 #[derive(Clone, Copy)]
 pub struct Raw {
     storage: libc::sockaddr_storage,
@@ -40,10 +40,10 @@ pub struct Raw {
 }
 
 impl Raw {
-    /// Of an address and a port.
+    /// Converts `address`.
     pub fn of(address: SocketAddr) -> Raw {
-        // SAFETY: all zeros is a sockaddr_storage, and either kind of address fits into one, which
-        // is aligned for both.
+        // SAFETY: all zeros is a valid sockaddr_storage; either kind of address fits into a
+        // sockaddr_storage, which is aligned for both.
         unsafe {
             let mut storage: libc::sockaddr_storage = std::mem::zeroed();
             let place = &raw mut storage;
@@ -72,30 +72,30 @@ impl Raw {
         }
     }
 
-    /// As system calls take it; valid as long as `self` stays where it is.
+    /// A pointer for system calls; valid as long as `self` stays where it is.
     pub fn pointer(&self) -> *const libc::sockaddr {
         (&raw const self.storage).cast()
     }
 
-    /// Its length in bytes.
+    /// The length of the address in bytes.
     pub fn length(&self) -> u32 {
         self.length
     }
 }
 
-/// Who chooses a client's port.
+/// Which side chooses a client's local port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Port {
-    /// We do, where [`Options::ports`] says so.
+    /// This program, where [`Options::ports`] is given.
     Own,
-    /// The kernel: it looks for one that is free.
+    /// The kernel, which searches for a free port.
     Any,
 }
 
-/// A stream socket for client number `client`, bound to its source address where there is one: on
-/// the loopback network always.
+/// A stream socket for client number `client`, bound to its source address if the client has one;
+/// to targets on the loopback network it always has.
 ///
-/// The port is left to `connect`, which may use one for each pair of source and target
+/// `connect` chooses the port, so that one port can serve several targets
 /// (`IP_BIND_ADDRESS_NO_PORT`).
 pub fn open(target: SocketAddr, client: u32, options: &Options, port: Port) -> io::Result<OwnedFd> {
     let family = if target.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
@@ -121,18 +121,20 @@ pub fn open(target: SocketAddr, client: u32, options: &Options, port: Port) -> i
     if port == Port::Own
         && let Some(port) = own_port(target, client, options)
     {
-        // An older kernel looks for a port itself.
+        // A kernel before Linux 6.3 refuses this option and searches for a port itself.
         let range = u32::from(port) | u32::from(port) << 16;
         let _ = set(&socket, libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE, range);
     }
     Ok(socket)
 }
 
-/// The port of `client` among all that share its source address.
+/// The local port of `client`, different for all clients that share its source address. `None` lets
+/// the kernel choose.
 ///
-/// The kernel looks for a free port from a random one on, first among those of one parity. When
-/// these are all taken, half of the range, every search goes through thousands of them: 14,000
-/// connections per address come in at thousands per second, the next ones at 30.
+/// The kernel searches for a free port from a random one on, first among the ports of one parity.
+/// When that half of the range is taken, each search goes through thousands of ports: the first
+/// 14,000 connections of an address come in at thousands per second, the next ones at 30 per
+/// second.
 fn own_port(target: SocketAddr, client: u32, options: &Options) -> Option<u16> {
     let (first, last) = options.ports?;
     let fitting = options.sources.iter().filter(|one| one.is_ipv4() == target.is_ipv4()).count();
@@ -141,7 +143,7 @@ fn own_port(target: SocketAddr, client: u32, options: &Options) -> Option<u16> {
     (port <= last).then_some(port)
 }
 
-/// The address from which `client` connects to `target`; `None`: the system chooses.
+/// The address from which `client` connects to `target`; `None` lets the system choose.
 pub fn source(target: SocketAddr, client: u32, sources: &[IpAddr]) -> Option<IpAddr> {
     if sources.is_empty() {
         return (target.is_ipv4() && target.ip().is_loopback()).then(|| loopback(client).into());
@@ -152,7 +154,7 @@ pub fn source(target: SocketAddr, client: u32, sources: &[IpAddr]) -> Option<IpA
     fitting().nth(turn).copied()
 }
 
-/// 127.1.0.1 and up: never an address that a broker listens on by accident.
+/// 127.1.0.1 and following ones, on which no broker listens by accident.
 fn loopback(client: u32) -> Ipv4Addr {
     let block = client / CLIENTS_PER_ADDRESS;
     let [_, high, middle, low] = (block + 1).to_be_bytes();
@@ -167,15 +169,15 @@ pub fn check(source: IpAddr) -> io::Result<()> {
 fn bind(socket: &OwnedFd, address: SocketAddr) -> io::Result<()> {
     use std::os::fd::AsRawFd;
     let address = Raw::of(address);
-    // SAFETY: `address` is a valid address of the length given.
+    // SAFETY: `address` is a live address of the given length.
     let result = unsafe { libc::bind(socket.as_raw_fd(), address.pointer(), address.length()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Sets one option, given as the kernel expects it.
+/// Sets one socket option to `value`, whose type must be the one that the kernel expects.
 pub fn set<T: Copy>(socket: &OwnedFd, level: i32, name: i32, value: T) -> io::Result<()> {
     use std::os::fd::AsRawFd;
-    // SAFETY: passes the address and size of a live, plain value.
+    // SAFETY: passes the address and the size of a live, plain value.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),

@@ -1,5 +1,5 @@
-//! WebSockets below MQTT (RFC 6455), the client's end: the request, then binary frames, one per
-//! send. Between frames a client keeps nothing but that it is upgraded.
+//! The client's end of WebSockets below MQTT (RFC 6455): the upgrade request, then binary frames,
+//! one for each send. Between two frames, a connection's only state is that it is upgraded.
 
 use crate::clock;
 use crate::mqtt::Malformed;
@@ -9,35 +9,35 @@ const CLOSE: u8 = 0x88;
 const PING: u8 = 0x89;
 const PONG: u8 = 0x8A;
 
-/// One connection's WebSocket, if it has one.
+/// The WebSocket of one connection.
 #[derive(Default)]
 #[allow(clippy::box_collection, reason = "what a million clients have: a Vec takes 24 bytes")]
 pub enum Web {
-    /// None.
+    /// The connection has no WebSocket.
     #[default]
     Absent,
-    /// The request is still to be sent.
+    /// The upgrade request is still to be sent.
     Silent,
-    /// It is sent; this has come of the answer.
+    /// The request is sent; holds the part of the response that has come.
     Asking(Box<Vec<u8>>),
-    /// Between two frames.
+    /// The WebSocket is open, and no part of a frame is held.
     Open,
-    /// Within a frame.
+    /// The WebSocket is open; holds the part of a frame that has come.
     Within(Box<Vec<u8>>),
 }
 
 const _: () = assert!(size_of::<Web>() <= 16);
 
-/// What became of what a client says.
+/// What [`Web::seal`] did with the client's bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Framed {
-    /// It is in the output.
+    /// They are in the output.
     All,
-    /// It has to wait until the server has answered the request.
+    /// They have to wait until the server has answered the upgrade request.
     Waits,
 }
 
-/// The request for one at `path` of `host`.
+/// The upgrade request for a WebSocket at `path` of `host`.
 fn request(host: &str, path: &str) -> String {
     format!(
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -47,12 +47,13 @@ fn request(host: &str, path: &str) -> String {
 }
 
 impl Web {
-    /// True when there is one.
+    /// Whether the connection has a WebSocket.
     pub fn is_present(&self) -> bool {
         !matches!(self, Web::Absent)
     }
 
-    /// Appends `plain` in a frame, or the request for the WebSocket at `path` when it is time.
+    /// Appends `plain` in one frame to `out`; appends the upgrade request for `path` instead while
+    /// that is still to be sent.
     pub fn seal(&mut self, path: &str, plain: &[u8], out: &mut Vec<u8>) -> Framed {
         match self {
             Web::Silent => {
@@ -70,8 +71,8 @@ impl Web {
         }
     }
 
-    /// Appends what is in the frames of `bytes` to `plain`, and to `answers` what they are owed.
-    /// True when the WebSocket has just been granted.
+    /// Appends the contents of the binary frames of `bytes` to `plain`, and pongs for its pings to
+    /// `answers`. Returns true when `bytes` completed the response that grants the WebSocket.
     pub fn open(
         &mut self,
         bytes: &[u8],
@@ -112,7 +113,7 @@ impl Web {
     }
 }
 
-/// Takes whole frames; returns what is left.
+/// Takes whole frames off the front of `bytes`; returns the rest.
 fn take_frames<'a>(
     mut bytes: &'a [u8],
     plain: &mut Vec<u8>,
@@ -125,7 +126,7 @@ fn take_frames<'a>(
                 (u64::from_be_bytes([a, b, c, d, e, f, g, h]), 10)
             }
             [_, short @ 0..=125, ..] => (u64::from(short), 2),
-            // A server does not mask (section 5.1).
+            // A server does not mask its frames (section 5.1).
             [_, 128..=255, ..] => return Err(Malformed),
             _ => return Ok(bytes),
         };
@@ -142,7 +143,8 @@ fn take_frames<'a>(
 }
 
 fn frame(first: u8, payload: &[u8], out: &mut Vec<u8>) {
-    // Masks keep caches on the way from being fed (section 10.3), and there are none here.
+    // Masks protect caches between client and server from poisoning (section 10.3). No cache is
+    // between a generator and a broker, so the mask need not be unpredictable.
     let mask = (clock::now() as u32).wrapping_mul(0x9e37_79b9).to_be_bytes();
     out.push(first);
     match payload.len() {

@@ -1,4 +1,4 @@
-//! Brokers by name, and what this host has to reach them: ports and its own name.
+//! Brokers by name, and what this host has for reaching them: local ports and its own name.
 
 use crate::clients::socket;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -14,7 +14,7 @@ pub fn name_of(host: &str) -> &str {
     }
 }
 
-/// The address of `HOST`, `HOST:PORT` or an IPv6 address, with `port` where there is none.
+/// Resolves `HOST`, `HOST:PORT` or an IPv6 address; `port` is taken when none is given.
 pub fn resolve(host: &str, port: u16) -> Result<SocketAddr, String> {
     let name = name_of(host);
     let failed = |why: &str| format!("--host {host}: {why}");
@@ -25,12 +25,12 @@ pub fn resolve(host: &str, port: u16) -> Result<SocketAddr, String> {
     };
     let all = (name, port).to_socket_addrs().map_err(|error| failed(&error.to_string()))?;
     let all: Vec<SocketAddr> = all.collect();
-    // Brokers that listen on one family only listen on this one.
+    // IPv4 comes first: brokers that listen on one family only usually listen on IPv4.
     let first = all.iter().find(|address| address.is_ipv4()).or(all.first());
     first.copied().ok_or_else(|| failed("it has no address"))
 }
 
-/// Clients of one target that have the same source address.
+/// The number of clients of one target that share a source address.
 pub fn sharing(clients: u32, targets: &[SocketAddr], sources: &[IpAddr]) -> u32 {
     let loopback = |target: &SocketAddr| target.is_ipv4() && target.ip().is_loopback();
     if sources.is_empty() && targets.iter().all(loopback) {
@@ -41,19 +41,19 @@ pub fn sharing(clients: u32, targets: &[SocketAddr], sources: &[IpAddr]) -> u32 
     clients.div_ceil(targets.len().max(1) as u32).div_ceil(fewest as u32)
 }
 
-/// The first and the last of the ports that the system gives to connections from one address.
+/// The first and the last port of the system's range for outgoing connections.
 pub fn ports() -> (u16, u16) {
     let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
     let text = text.unwrap_or_default();
     let ends: Vec<u16> = text.split_whitespace().filter_map(|end| end.parse().ok()).collect();
     match ends[..] {
         [first, last] if last >= first => (first, last),
-        // Linux's own.
+        // Linux's default range.
         _ => (32_768, 60_999),
     }
 }
 
-/// What this host calls itself.
+/// The host's name.
 pub fn hostname() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim();

@@ -1,7 +1,7 @@
 //! `conn`, `pub` and `sub`: clients as the options describe them, against brokers that run already.
 //!
-//! Owns how clients come in, come back and leave; what they say and hear is `publishers`' and
-//! `subscribers`'.
+//! This module owns how clients connect, reconnect and leave. `publishers` owns what clients
+//! publish; `subscribers` owns what they receive.
 
 mod hosts;
 pub mod options;
@@ -33,29 +33,30 @@ use serde_json::{Map, Value, json};
 use std::collections::VecDeque;
 use subscribers::Subscribers;
 
-/// A client that failed or was lost tries again after so long, in nanoseconds.
+/// Nanoseconds after which a client that failed or was lost tries again.
 const AGAIN: u64 = SECOND;
-/// A ping is never more than this late, and many wait for each other this long, in nanoseconds.
+/// The most a ping is late, in nanoseconds; the pings of that time are sent together.
 const PING_GRAIN: u64 = 2 * MILLISECOND;
-/// Connections are begun at least so often while some are due, in nanoseconds.
+/// The longest sleep while connections are due, in nanoseconds.
 const PACE_GRAIN: u64 = MILLISECOND;
-/// At full speed the generator sleeps until so many things happened, or so long in nanoseconds: see
+/// At full speed the generator sleeps until this number of completions or these nanoseconds: see
 /// `scenario::traffic`.
 const COALESCED: usize = 64;
 const COALESCE: u64 = MILLISECOND;
-/// Bounds what a publisher at full speed has in the kernel, in bytes.
+/// Send buffer of a publisher at full speed, in bytes; it bounds what the kernel holds.
 const SEND_BUFFER: u32 = 32 * 1024;
-/// Acknowledgements are waited for so long, and so long after the last one, in nanoseconds.
+/// Acknowledgements are waited for at most `DRAIN` nanoseconds, and at most `SILENCE` nanoseconds
+/// after the last one.
 const DRAIN: u64 = 20 * SECOND;
 const SILENCE: u64 = 2 * SECOND;
-/// Brokers have so long to close what has ended, in nanoseconds.
+/// Nanoseconds that brokers have for closing connections after DISCONNECT.
 const CLOSING: u64 = 2 * SECOND;
-/// The host keeps so much memory, in bytes: below it the run ends.
+/// Bytes of memory that must remain available on the host; with less the run ends.
 const LEAST_MEMORY: u64 = 128 << 20;
-/// Clients that leave at once.
+/// The most clients that disconnect at the same time.
 const LEAVE_AT_ONCE: u32 = 512;
 
-/// `count` per second; null without a time.
+/// `count` per second; null when `seconds` is not positive.
 fn rate(count: u64, seconds: f64) -> Value {
     if seconds > 0.0 { (count as f64 / seconds).into() } else { Value::Null }
 }
@@ -81,14 +82,14 @@ struct Engine {
     monitor: Monitor,
     speakers: Speakers,
     phase: Phase,
-    /// Tries of each client so far, and returns.
+    /// Failed tries of each client so far; `returns` are its reconnections.
     tries: Vec<u16>,
     returns: Vec<u16>,
     was_in: Vec<bool>,
-    /// Who tries again, and when.
+    /// When a client tries again, and its number, in order of time.
     later: VecDeque<(u64, u32)>,
     pings: Option<Sweep>,
-    /// Clients that will not be in again.
+    /// Clients that will not connect any more.
     gone: u32,
     connected: u64,
     failed: u64,
@@ -105,7 +106,7 @@ struct Engine {
     planned: u64,
 }
 
-/// Carries the plan out and tells the result.
+/// Carries out the plan and reports its result.
 pub fn run(plan: Plan) -> Result<Verdict, String> {
     let machine = machine::describe();
     let headline = headline(&plan);
@@ -141,7 +142,7 @@ pub fn run(plan: Plan) -> Result<Verdict, String> {
     Ok(verdict)
 }
 
-/// The result for a person.
+/// The result as text for a person.
 fn table(report: &Value) -> String {
     let mut text =
         format!("{}{}", report["headline"].as_str().unwrap_or(""), summary::table(report));
@@ -231,7 +232,7 @@ impl Engine {
         }
     }
 
-    /// Everything up to the last message. Returns the clocks at both ends of what is measured.
+    /// Runs until the last message. Returns the snapshots at both ends of the measured interval.
     fn traffic(&mut self, net: &mut Net, plan: &Plan) -> Result<(Snapshot, Snapshot), String> {
         self.monitor.phase("joining");
         self.know_the_time();
@@ -262,7 +263,7 @@ impl Engine {
             }
             _ => from,
         };
-        // Of connections only what they took to come in.
+        // Of connections, only the time until all clients were in counts.
         let to = match (&self.speakers, self.all_in) {
             (Speakers::Quiet, Some(all_in)) => all_in,
             _ => to,
@@ -291,7 +292,8 @@ impl Engine {
             || clock::now() >= end
     }
 
-    /// Before the kernel ends somebody for it.
+    /// Whether the host is short of memory: the run ends before the kernel's OOM killer ends a
+    /// process.
     fn short_of_memory(&self) -> bool {
         let available = self.monitor.samples.last().map(|sample| sample.host.available);
         available.is_some_and(|bytes| bytes > 0 && bytes < LEAST_MEMORY)
@@ -301,7 +303,8 @@ impl Engine {
         self.join.ready + self.gone >= self.clients && self.later.is_empty()
     }
 
-    /// The clock of messages counts from 1970, so that other machines understand it.
+    /// Sets the clock of message stamps, which count from 1970 so that other machines understand
+    /// them.
     fn know_the_time(&mut self) {
         let wall = clock::wall_ahead();
         match &mut self.speakers {
@@ -311,7 +314,8 @@ impl Engine {
         }
     }
 
-    /// One turn, at most until `end`.
+    /// One turn: connects, pings and publishes what is due, then waits for completions, at most
+    /// until `end`.
     fn turn(&mut self, net: &mut Net, end: u64) -> Result<(), String> {
         let now = clock::now();
         self.monitor.late(now.saturating_sub(self.planned));
@@ -341,7 +345,7 @@ impl Engine {
                 next = next.min(now + COALESCE);
             }
         }
-        // Waking later than planned is only late when something is due by itself.
+        // The thread wakes no later than `next`; the next turn notes by how much it was late.
         self.planned = next;
         net.pass(self, next.saturating_sub(clock::now()).max(1), want)?;
         self.look()
@@ -358,7 +362,7 @@ impl Engine {
         *next = (*next).min(pings.due().max(now + PING_GRAIN));
     }
 
-    /// Takes a sample if it is time.
+    /// Updates the totals and takes a sample, if one is due.
     fn look(&mut self) -> Result<(), String> {
         if clock::now() >= self.monitor.due() {
             let messages = match &self.speakers {
@@ -373,7 +377,7 @@ impl Engine {
         self.monitor.look(self.join.ready)
     }
 
-    /// Nothing more is published; waits for what is under way.
+    /// Stops publishing and waits for acknowledgements and unsent bytes.
     fn drain(&mut self, net: &mut Net) -> Result<(), String> {
         if let Speakers::Publishers(publishers) = &mut self.speakers {
             publishers.stop();
@@ -399,8 +403,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Says DISCONNECT for everyone, and waits for the brokers to close the connections: what they
-    /// have not read yet would be lost by closing them here.
+    /// Sends DISCONNECT for all clients and waits for the brokers to close the connections: closing
+    /// them here would lose bytes that a broker has not read yet.
     fn leave(&mut self, net: &mut Net) -> Result<(), String> {
         self.phase = Phase::Leaving;
         let limit = clock::now() + CLOSING;
@@ -492,7 +496,7 @@ impl Engine {
         report
     }
 
-    /// `client` is not in: it tries again, or it does not.
+    /// `client` is not connected: it tries again later if `again`, otherwise it is gone.
     fn again_or_gone(&mut self, client: u32, again: bool) {
         if again {
             self.later.push_back((clock::now() + AGAIN, client));

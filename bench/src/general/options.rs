@@ -1,5 +1,5 @@
-//! The options of `conn`, `pub` and `sub`, which are emqtt-bench's where there are such, and the
-//! plan that they make.
+//! The options of `conn`, `pub` and `sub`, and the plan that they make. Where emqtt-bench has an
+//! option of the same purpose, its names and meaning are taken over.
 
 use super::hosts::{hostname, name_of, ports, resolve, sharing};
 use super::payload::{Body, Header, Template};
@@ -18,15 +18,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Variables of a topic that is published to.
+/// Variables that a topic name may contain.
 pub const TOPIC: [Variable; 4] =
     [Variable::Number, Variable::ClientId, Variable::Username, Variable::Message];
-/// Of a filter.
+/// Variables that a topic filter may contain.
 const FILTER: [Variable; 3] = [Variable::Number, Variable::ClientId, Variable::Username];
 const NUMBER: [Variable; 1] = [Variable::Number];
 /// Bytes of the largest payload.
 const LARGEST: u64 = 16 << 20;
-/// Connections under way at once: without a pace like the scenarios, else enough for a slow one.
+/// The most connections under way at once: without a rate as in the scenarios, with a rate enough
+/// for a slow broker.
 const JOINING: u32 = 64;
 const JOINING_PACED: u32 = 10_000;
 
@@ -259,14 +260,14 @@ fn topic(text: &str) -> Result<Pattern, String> {
 }
 
 impl Conn {
-    /// What was asked for.
+    /// The plan that these options ask for.
     pub fn plan(self) -> Result<Plan, String> {
         self.base.plan(Role::Connect)
     }
 }
 
 impl Sub {
-    /// What was asked for.
+    /// The plan that these options ask for.
     pub fn plan(self) -> Result<Plan, String> {
         let limit = (self.limit > 0).then_some(self.limit);
         let (filters, qos, headers) = (self.topic, self.qos, self.payload_hdrs);
@@ -276,7 +277,7 @@ impl Sub {
 }
 
 impl Pub {
-    /// What was asked for.
+    /// The plan that these options ask for.
     pub fn plan(self) -> Result<Plan, String> {
         let publications = match &self.topics_payload {
             Some(path) => {
@@ -421,7 +422,7 @@ impl Base {
             if fitting == 0 && !sources.is_empty() {
                 return Err(format!("--ifaddr has no address of the family of {target}"));
             }
-            // The loopback network has addresses enough of its own.
+            // The loopback network has enough source addresses.
             if fitting == 0 && target.is_ipv4() && target.ip().is_loopback() {
                 continue;
             }

@@ -1,4 +1,4 @@
-//! What a run of `conn`, `pub` or `sub` does, made from its options.
+//! The plan of a run of `conn`, `pub` or `sub`, made from its options.
 
 use super::payload::{Body, Header};
 use crate::arguments::Outcome;
@@ -12,64 +12,65 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// What a publisher says again and again.
+/// A message that a publisher sends repeatedly.
 #[derive(Clone, Debug)]
 pub struct Publication {
-    /// To which topic.
+    /// The topic name.
     pub topic: Pattern,
-    /// With which QoS.
+    /// The QoS.
     pub qos: u8,
-    /// As a retained message.
+    /// Whether the messages are retained.
     pub retain: bool,
-    /// Nanoseconds from one message to the next; 0: as fast as they go.
+    /// Nanoseconds from one message to the next; 0 publishes as fast as possible.
     pub interval: u64,
-    /// Its payload.
+    /// The payload.
     pub body: Body,
 }
 
 /// What publishers do.
 #[derive(Clone, Debug)]
 pub struct Publishing {
-    /// Each of them.
+    /// What each publisher sends.
     pub publications: Vec<Publication>,
-    /// Before each payload.
+    /// Headers before each payload.
     pub headers: Vec<Header>,
-    /// Messages, all clients together.
+    /// Messages of all clients together, after which publishing ends.
     pub limit: Option<u64>,
-    /// Unacknowledged messages of a client.
+    /// The most unacknowledged messages of a client; 0 leaves the bound to the broker's receive
+    /// maximum.
     pub inflight: u16,
-    /// Nobody begins before all are in.
+    /// Whether publishing begins only when all clients are connected.
     pub wait: bool,
-    /// Each client begins so many nanoseconds later, at random.
+    /// The least and the most nanoseconds, chosen at random, by which each client begins later.
     pub delay: (u64, u64),
 }
 
 /// What subscribers do.
 #[derive(Clone, Debug)]
 pub struct Subscribing {
-    /// Of each client.
+    /// The topic filters of each client.
     pub filters: Vec<Pattern>,
-    /// That is asked for.
+    /// The maximum QoS of the subscriptions.
     pub qos: u8,
-    /// Messages, all clients together.
+    /// Received messages of all clients together, after which the run ends.
     pub limit: Option<u64>,
-    /// Before each payload.
+    /// Headers that are expected before each payload.
     pub headers: Vec<Header>,
 }
 
-/// What clients do once they are in.
+/// What clients do once they are connected.
 #[derive(Clone, Debug)]
 pub enum Role {
-    /// Ping.
+    /// They only ping.
     Connect,
-    /// Publish.
+    /// They publish.
     Publish(Publishing),
-    /// Subscribe.
+    /// They subscribe.
     Subscribe(Subscribing),
 }
 
 impl Role {
-    /// As the command is called.
+    /// The name of the command.
     pub fn name(&self) -> &'static str {
         match self {
             Role::Connect => "conn",
@@ -79,55 +80,55 @@ impl Role {
     }
 }
 
-/// Everything that a run needs to know.
+/// Everything that a run of `conn`, `pub` or `sub` needs.
 #[derive(Debug)]
 pub struct Plan {
     /// What clients do.
     pub role: Role,
-    /// Brokers as they were given, for the headline.
+    /// The brokers as they were given, for the headline.
     pub hosts: String,
-    /// Brokers.
+    /// The brokers' addresses; clients use them in turn.
     pub targets: Vec<SocketAddr>,
-    /// Addresses to connect from.
+    /// Addresses to connect from, in turn; empty lets the system choose.
     pub sources: Vec<IpAddr>,
-    /// Ports that clients are given, when they are too many for the kernel to search.
+    /// The range of local ports from which each client gets its own; see `socket::Options::ports`.
     pub ports: Option<(u16, u16)>,
-    /// Below MQTT.
+    /// TLS below MQTT, if any.
     pub tls: Option<Arc<tls::Settings>>,
-    /// MQTT is carried by WebSockets at this path.
+    /// The path of WebSockets that carry MQTT, if any.
     pub web: Option<Arc<str>>,
-    /// Spoken by all clients.
+    /// The protocol version of all clients.
     pub version: Version,
-    /// Clients.
+    /// The number of clients.
     pub clients: u32,
-    /// ClientIds and user names.
+    /// How ClientIds and user names are made.
     pub names: Made,
-    /// Of all clients.
+    /// The password of all clients.
     pub password: Option<String>,
-    /// Nanoseconds from one connection to the next; 0: as fast as they go.
+    /// Nanoseconds from one connection to the next; 0 connects as fast as possible.
     pub interval: u64,
-    /// Connections under way at once.
+    /// The most connections under way at once.
     pub joining: u32,
-    /// Tries again when a connection fails.
+    /// How often a client tries again after a failed connection.
     pub retries: u16,
-    /// Times that a client comes back.
+    /// How often a client reconnects after a lost connection.
     pub reconnects: u16,
-    /// In seconds; 0: none.
+    /// Keep Alive in seconds; 0 switches it off.
     pub keep_alive: u16,
-    /// What becomes of sessions.
+    /// Whether the broker keeps the sessions.
     pub session: Session,
-    /// The broker's process.
+    /// The broker's process, whose CPU time and memory are measured.
     pub pid: Option<i32>,
-    /// Nanoseconds after all are in.
+    /// Nanoseconds of the run after all clients are connected; `None` sets no limit.
     pub duration: Option<u64>,
-    /// What becomes of the result.
+    /// Where the result goes and which conditions make the run fail.
     pub outcome: Outcome,
-    /// Where a drawing goes.
+    /// Where the run's course is drawn.
     pub plot: Option<plot::Target>,
-    /// Shown the figures while the run goes on.
+    /// Serves the figures while the run goes on.
     pub exporter: Option<Exporter>,
-    /// Made when all are in.
+    /// A file that is created when all clients are connected.
     pub ready_file: Option<PathBuf>,
-    /// Tells this run from others.
+    /// A number that distinguishes this run's messages from other runs'.
     pub run: u32,
 }

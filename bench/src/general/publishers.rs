@@ -1,7 +1,8 @@
-//! Clients that publish: what each says when, what waits for acknowledgements, and what is counted.
+//! Clients that publish: what each client sends at which time, which messages wait for
+//! acknowledgements, and the counts.
 //!
-//! Paced messages are open loop: each counts from when it was due, also when its client had to wait
-//! for acknowledgements or the kernel (no coordinated omission).
+//! Paced messages are open loop: the latency of a message counts from when it was due, even if its
+//! client had to wait for acknowledgements or for the kernel (no coordinated omission).
 
 use super::payload::{Message, Payload};
 use super::plan::{Plan, Publication, Publishing};
@@ -14,33 +15,33 @@ use crate::stats::Latency;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 
-/// Bytes that a client without acknowledgements writes at once, at full speed.
+/// Bytes that a client at full speed with QoS 0 has unsent at most.
 const BURST: usize = 2048;
-/// Bytes that a client has unsent at most, with acknowledgements or at a pace.
+/// Bytes that any other client has unsent at most: with acknowledgements or at a pace.
 const UNSENT: usize = 256 * 1024;
-/// Of 65,535 packet identifiers so many are in use at most.
+/// The most packet identifiers in use at once, of 65,535.
 const IDENTIFIERS: u16 = 60_000;
-/// Reason code of an acknowledgement: nobody has subscribed (MQTT 5, 3.4.2.1).
+/// Reason code No matching subscribers of PUBACK and PUBREC (MQTT 5, 3.4.2.1).
 const NO_SUBSCRIBERS: u8 = 0x10;
 
-/// What a client publishes to.
+/// The topic name of a stream.
 #[derive(Clone, Debug)]
 enum Topic {
-    /// Not known before the client comes in.
+    /// Not known yet: the client has not connected.
     Unknown,
-    /// Always this one.
+    /// The same for every message.
     Fixed(Box<[u8]>),
-    /// Another one for each message.
+    /// A new one for each message.
     Varying(Box<Pattern>),
 }
 
 /// One publication of one client.
 #[derive(Clone, Debug)]
 struct Stream {
-    /// When its next message is due; `u64::MAX`: at its next turn.
+    /// When its next message is due; `u64::MAX` stands for the stream's next turn.
     due: u64,
     sent: u64,
-    /// It has a turn in the schedule.
+    /// Whether the schedule has a turn for it.
     scheduled: bool,
     topic: Topic,
 }
@@ -49,62 +50,62 @@ const _: () = assert!(size_of::<Stream>() <= 48);
 
 #[derive(Clone, Debug, Default)]
 struct Client {
-    /// Identifiers of what is not acknowledged, and since when it should be.
+    /// Packet identifiers of unacknowledged messages, and when each message was due.
     waiting: VecDeque<(u16, u64)>,
     last_id: u16,
-    /// Most of them at once.
+    /// The most unacknowledged messages.
     window: u16,
-    /// Publication that is next at full speed.
+    /// Index in `Publishers::fast` of the publication that is next at full speed.
     turn: u32,
 }
 
 /// Counts of a run.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Counts {
-    /// Messages given to the kernel or about to be.
+    /// Messages queued for the kernel, whether or not it has taken them.
     pub published: u64,
     bytes: u64,
     acknowledged: u64,
     refused: u64,
     without_subscribers: u64,
     overrun: u64,
-    /// Acknowledgements that did not come before the connection was lost.
+    /// Messages whose connection was lost before their acknowledgement.
     unacknowledged: u64,
     out_of_order: u64,
     strange: u64,
 }
 
-/// All publishers.
+/// All clients that publish, and their streams.
 pub struct Publishers {
     plan: Publishing,
     version: Version,
     clients: Vec<Client>,
-    /// Client by client, each publication.
+    /// The streams of all clients, sorted by client, then by publication.
     streams: Vec<Stream>,
     payloads: Vec<Payload>,
     schedules: Vec<Schedule>,
-    /// Publications without an interval.
+    /// Indexes of publications without an interval.
     fast: Vec<usize>,
     random: Random,
     /// Messages that may still be published.
     left: u64,
-    /// Where topics are put together.
+    /// Scratch memory for topic names that vary.
     topic: String,
-    /// Counted so far.
+    /// Counts so far.
     pub counts: Counts,
-    /// From when a message was due to its acknowledgement.
+    /// Nanoseconds from when a message was due to its acknowledgement.
     pub latency: Latency,
-    /// Messages of all clients that are not acknowledged.
+    /// Unacknowledged messages of all clients.
     waiting: u64,
     running: bool,
     /// When the first message was published.
     pub began: u64,
-    /// What has to be added to the clock for the time since 1970.
+    /// Nanoseconds to add to [`crate::clock::now`] for the time since 1970.
     pub wall: u64,
 }
 
 impl Publishers {
-    /// Nobody is in yet.
+    /// Publishers none of which is connected yet.
     pub fn new(plan: &Plan, publishing: &Publishing) -> Publishers {
         let kinds = &publishing.publications;
         let stream = Stream { due: u64::MAX, sent: 0, scheduled: false, topic: Topic::Unknown };
@@ -136,7 +137,7 @@ impl Publishers {
         }
     }
 
-    /// `client` is in, or in again.
+    /// `client` has connected or reconnected; `most` is the broker's receive maximum.
     pub fn arrived(&mut self, net: &mut Net, join: &Join, client: u32, most: u16, now: u64) {
         let wanted = if self.plan.inflight == 0 { u16::MAX } else { self.plan.inflight };
         self.clients[client as usize].window = wanted.min(most).min(IDENTIFIERS);
@@ -146,7 +147,7 @@ impl Publishers {
         }
     }
 
-    /// Everyone is in: those who waited for that begin.
+    /// All clients are connected: those that waited for this begin to publish.
     pub fn all_in(&mut self, net: &mut Net, join: &Join, now: u64) {
         if !std::mem::replace(&mut self.running, true) {
             for client in 0..self.clients.len() as u32 {
@@ -186,7 +187,8 @@ impl Publishers {
             if kind.interval == 0 && most == 0 {
                 stream.due = now;
             } else if std::mem::replace(&mut stream.scheduled, true) {
-                // Its turn of before comes soon.
+                // The turn from before the reconnection is still in the schedule and comes within
+                // an interval.
                 stream.due = u64::MAX;
             } else {
                 stream.due = start;
@@ -201,7 +203,7 @@ impl Publishers {
         self.schedules.iter().map(Schedule::due).min().unwrap_or(u64::MAX)
     }
 
-    /// Publishes what is due by `now`.
+    /// Publishes everything that is due by `now`.
     pub fn speak(&mut self, net: &mut Net, join: &Join, now: u64) {
         let kinds = self.plan.publications.len();
         for index in 0..kinds {
@@ -215,7 +217,8 @@ impl Publishers {
                     stream.due = due;
                 }
                 if self.plan.publications[index].interval == 0 {
-                    // Its start, after a random wait.
+                    // This turn is the start after a random delay; the stream needs no further
+                    // turns.
                     stream.scheduled = false;
                     self.at_full_speed(net, client, now);
                     continue;
@@ -228,7 +231,7 @@ impl Publishers {
         }
     }
 
-    /// Publishes everything of one publication that is due; `false`: the client has to wait.
+    /// Publishes the due messages of one publication; returns false if the client has to wait.
     fn catch_up(&mut self, net: &mut Net, client: u32, index: usize, now: u64) -> bool {
         let at = client as usize * self.plan.publications.len() + index;
         while self.streams[at].due <= now && self.left > 0 {
@@ -268,7 +271,8 @@ impl Publishers {
         }
     }
 
-    /// Something of what `client` waited for has come: what is due goes out.
+    /// `client` may have room again, after an acknowledgement or a drained buffer: publishes what
+    /// is due.
     pub fn may_again(&mut self, net: &mut Net, client: u32, now: u64) {
         if !self.running || self.left == 0 {
             return;
@@ -318,7 +322,8 @@ impl Publishers {
         self.counts.bytes += payload.len() as u64;
     }
 
-    /// A packet for a publisher. Returns the nanoseconds that an acknowledgement took.
+    /// Handles a packet for a publisher. Returns the nanoseconds from the message's due time to its
+    /// final acknowledgement, if the packet is one.
     #[inline]
     pub fn packet(
         &mut self,
@@ -359,34 +364,34 @@ impl Publishers {
         Ok(Some(took))
     }
 
-    /// The connection of `client` is gone.
+    /// The connection of `client` has ended.
     pub fn left(&mut self, client: u32) {
         let waiting = std::mem::take(&mut self.clients[client as usize].waiting);
         self.waiting -= waiting.len() as u64;
         self.counts.unacknowledged += waiting.len() as u64;
     }
 
-    /// Somebody publishes as fast as it goes.
+    /// Whether a publication is sent as fast as possible and messages are left.
     pub fn at_any_speed(&self) -> bool {
         !self.fast.is_empty() && self.left > 0
     }
 
-    /// Everything that may be published is.
+    /// Whether all messages that may be published have been.
     pub fn done(&self) -> bool {
         self.left == 0
     }
 
-    /// Nothing more is published.
+    /// Publishes no further messages.
     pub fn stop(&mut self) {
         self.left = 0;
     }
 
-    /// Nothing waits for an acknowledgement any more.
+    /// Whether no message waits for an acknowledgement.
     pub fn all_acknowledged(&self) -> bool {
         self.waiting == 0
     }
 
-    /// The counts.
+    /// Adds the counts to `report`.
     pub fn report(&self, report: &mut Value, seconds: f64) {
         let Counts { published, bytes, .. } = self.counts;
         report["published"] = published.into();

@@ -1,13 +1,13 @@
-//! Whose turn it is: every publisher of a publication at the same interval, each from its own start
-//! on.
+//! When each publisher of one publication publishes: all at the same interval, each from its own
+//! start on.
 //!
-//! Turns are taken in the order in which they are due, and each puts the next one an interval
-//! later, so those wait in a queue that is in order by itself; only starts need a heap.
+//! Turns are taken in the order in which they are due, and the next turn of a client is one
+//! interval later, so a queue of turns is sorted without effort. Only starts need a heap.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
-/// Turns of one publication.
+/// The turns of one publication.
 #[derive(Debug)]
 pub struct Schedule {
     interval: u64,
@@ -16,7 +16,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// Nobody's turn comes yet. `interval` in nanoseconds.
+    /// A schedule without turns; `interval` in nanoseconds.
     pub fn new(interval: u64) -> Schedule {
         Schedule { interval, turns: VecDeque::new(), starts: BinaryHeap::new() }
     }
@@ -26,15 +26,16 @@ impl Schedule {
         self.starts.push(Reverse((start, client)));
     }
 
-    /// When the next turn is due; `u64::MAX`: never.
+    /// When the next turn is due; `u64::MAX` when there is none.
     pub fn due(&self) -> u64 {
         let turn = self.turns.front().map_or(u64::MAX, |turn| turn.0);
         let start = self.starts.peek().map_or(u64::MAX, |start| start.0.0);
         turn.min(start)
     }
 
-    /// The next turn that is due by `now`: whose, and since when. It comes back when
-    /// [`Self::again`] is called before the next call of this.
+    /// Takes the next turn that is due by `now`: its client and when it was due. The client has
+    /// further turns only if the caller calls [`Self::again`] before the next call of this
+    /// function.
     pub fn next(&mut self, now: u64) -> Option<(u32, u64)> {
         let due = self.due();
         if due > now {
@@ -47,7 +48,7 @@ impl Schedule {
         Some((client, due))
     }
 
-    /// `client`, whose turn was due at `due`, has another one an interval later.
+    /// Schedules another turn for `client`, one interval after `due`.
     pub fn again(&mut self, client: u32, due: u64) {
         self.turns.push_back((due + self.interval, client));
     }
@@ -65,7 +66,7 @@ mod tests {
         }
         assert_eq!(schedule.next(9), None);
         let mut seen = Vec::new();
-        // In two steps: the second late, so that much is due at once.
+        // In two steps, the second of them late, so that several turns are due at once.
         for now in [60, 260] {
             while let Some((client, due)) = schedule.next(now) {
                 seen.push((due, client));

@@ -1,4 +1,5 @@
-//! Clients that subscribe: what they receive, how late, and what of it is missing or came twice.
+//! Clients that subscribe: what they receive, with which latency, and which messages are missing or
+//! came twice.
 
 use super::payload;
 use super::plan::{Plan, Subscribing};
@@ -14,7 +15,8 @@ use std::hash::{BuildHasherDefault, Hasher};
 /// Streams whose order is watched; messages of further ones are only counted.
 const MOST_STREAMS: usize = 1 << 20;
 
-/// Mixes the two numbers of a key: they are our own, nobody chooses them against us.
+/// Mixes the numbers of a key. A weak hash suffices, as the keys are this program's own numbers and
+/// no adversary chooses them.
 #[derive(Default)]
 struct Mix(u64);
 
@@ -37,39 +39,41 @@ impl Hasher for Mix {
     }
 }
 
-/// All subscribers.
+/// All clients that subscribe, and the streams that they receive.
 pub struct Subscribers {
     plan: Subscribing,
     version: Version,
     seed: u64,
-    /// A client shares its subscription: what others get of a stream is not missing.
+    /// Whether a subscription is shared. Other members of the share group get messages of the same
+    /// stream, so gaps are not losses.
     shared: bool,
-    /// Client and stream, and where the latter is in `streams`.
+    /// The index in `streams` of each client's stream, by client and stream.
     places: HashMap<(u32, u64), u32, BuildHasherDefault<Mix>>,
     streams: Vec<Stream>,
-    /// The stream that a client heard last, and its place: mostly it is the next one, too.
+    /// The stream that each client received last, and its index: the next message is mostly of the
+    /// same stream.
     last: Vec<(u64, u32)>,
     order: Order,
-    /// From when a message was due to when it came.
+    /// Nanoseconds from when a message was due to its receipt.
     pub latency: Latency,
     /// Messages received.
     pub delivered: u64,
     bytes: u64,
     without_header: u64,
     untracked: u64,
-    /// Sent later than received, by the clocks: of two machines, that differ.
+    /// Messages whose stamp is later than their receipt: the clocks of two machines differ.
     skewed: u64,
     strange: u64,
     /// When the first and the last message came.
     pub span: Option<(u64, u64)>,
-    /// What has to be added to the clock for the time since 1970.
+    /// Nanoseconds to add to [`crate::clock::now`] for the time since 1970.
     pub wall: u64,
 }
 
 const NOBODY: (u64, u32) = (u64::MAX, 0);
 
 impl Subscribers {
-    /// Nobody is in yet.
+    /// Subscribers none of which is connected yet.
     pub fn new(plan: &Plan, subscribing: &Subscribing) -> Subscribers {
         let mut subscribers = Subscribers {
             plan: subscribing.clone(),
@@ -109,7 +113,8 @@ impl Subscribers {
         self.plan.filters.iter().map(filter).collect()
     }
 
-    /// A packet for a subscriber. Returns the nanoseconds that a message took.
+    /// Handles a packet for a subscriber. Returns the latency of a message in nanoseconds, if
+    /// known.
     #[inline]
     pub fn packet(
         &mut self,
@@ -176,7 +181,7 @@ impl Subscribers {
                 }
                 None => {
                     self.places.insert((client, stream), next);
-                    // What came before the first message is nobody's loss.
+                    // Messages before the first one that this client received are not missing.
                     self.streams.push(Stream::from(sequence));
                     next
                 }
@@ -186,12 +191,12 @@ impl Subscribers {
         self.streams[last.1 as usize].take(sequence, 0, &mut self.order);
     }
 
-    /// As many messages have come as were wanted.
+    /// Whether as many messages have come as were asked for.
     pub fn done(&self) -> bool {
         self.plan.limit.is_some_and(|limit| self.delivered >= limit)
     }
 
-    /// The counts.
+    /// Adds the counts to `report`.
     pub fn report(&self, report: &mut Value, seconds: f64) {
         report["delivered"] = self.delivered.into();
         report["delivered_per_s"] = super::rate(self.delivered, seconds);

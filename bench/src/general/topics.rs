@@ -1,4 +1,4 @@
-//! `--topics-payload`: emqtt-bench's JSON file with several topics per publisher, each with its
+//! `--topics-payload`: emqtt-bench's JSON file with several topics per publisher, each with its own
 //! interval and payload.
 
 use super::options::TOPIC;
@@ -7,7 +7,7 @@ use super::plan::Publication;
 use crate::pattern::Pattern;
 use serde_json::{Map, Value};
 
-/// What a topic of the file may have.
+/// Fields that a topic of the file may have.
 const FIELDS: [&str; 10] = [
     "name",
     "retain",
@@ -20,7 +20,7 @@ const FIELDS: [&str; 10] = [
     "stream_priority",
     "render",
 ];
-/// What `%pN` stands for: N times so many letters.
+/// `%pN` stands for N times this many letters.
 const PAGE: usize = 4096;
 /// Bytes of the longest rendered field.
 const LONGEST: usize = 16 << 20;
@@ -104,8 +104,8 @@ fn body(payload: &Value, timestamp: &Value, render: &Value) -> Result<Body, Wron
     }
 }
 
-/// `%pN` is N times 4 KiB. The number and the ClientId of a client would make a payload for each of
-/// them: they are not in it.
+/// Replaces `%pN` by N times 4 KiB. emqtt-bench's variables for a client's number and ClientId are
+/// not supported, as each client would need a payload of its own.
 fn rendered(text: &str) -> Result<String, Wrong> {
     let Some(at) = text.find('%') else { return Ok(text.to_string()) };
     let pages = text[at..].strip_prefix("%p").and_then(|number| number.parse::<usize>().ok());

@@ -1,5 +1,6 @@
-//! A comparison as a drawing: for each scenario a block, in it a bar for each broker and figure.
-//! Bars of one figure and scenario share a scale, as the ratios between brokers are what counts.
+//! A comparison as a drawing: a block for each scenario, with one bar for each broker and figure.
+//! Bars of one figure and scenario share a scale, so that their lengths show the ratios between
+//! brokers.
 
 use super::picture::{Anchor, Colour, Mark, Picture};
 use super::{FAINT_INK, GRID, INK, grouped, rule, write};
@@ -11,12 +12,12 @@ const WIDTH: f64 = 900.0;
 const LEFT: f64 = 20.0;
 const NAMES: f64 = 110.0;
 const COLUMN: f64 = 250.0;
-/// The longest bar; its number stands behind it.
+/// The longest bar, in units of the picture; its number stands to the right of it.
 const BAR: f64 = 160.0;
 const LINE: f64 = 17.0;
 const TOP: f64 = 40.0;
 const HEAD: f64 = 34.0;
-/// Letters of a title that fit into the width.
+/// The most letters of a title, which fit into the picture's width.
 const TITLE: usize = 110;
 const COLOURS: [Colour; 6] = [
     Colour(0x00_72b2),
@@ -27,7 +28,7 @@ const COLOURS: [Colour; 6] = [
     Colour(0xe6_9f00),
 ];
 
-/// Heading, field, and what it is divided by.
+/// The heading of a figure, and its field in the result.
 type Figure = (&'static str, &'static str);
 
 const TRAFFIC: [Figure; 3] = [
@@ -41,7 +42,7 @@ const IDLE: [Figure; 3] = [
     ("connections per second", "connects_per_s"),
 ];
 
-/// Draws the file that `compare` writes.
+/// Draws the result file of `compare`.
 pub fn comparison(file: &Value) -> Result<Picture, String> {
     let results = file["results"].as_object().filter(|results| !results.is_empty());
     let results = results.ok_or("this is not the result of a comparison")?;

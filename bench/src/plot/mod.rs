@@ -1,7 +1,7 @@
-//! A run over time as a drawing: clients, memory, CPU and latency below one another.
+//! A run over time as a drawing: panels with clients, memory, CPU and latency, one below the other.
 //!
-//! Owns what is drawn where; `picture` writes it as SVG, `raster` as PNG. Colours that also a
-//! colour-blind reader tells apart.
+//! This module decides what is drawn where; `picture` writes the drawing as SVG, `raster` as PNG.
+//! Colour-blind readers can tell the colours apart.
 
 mod bars;
 mod picture;
@@ -22,12 +22,12 @@ const INK: Colour = Colour(0x00_0000);
 const FAINT_INK: Colour = Colour(0x55_5555);
 const PHASE: Colour = Colour(0x99_9999);
 const GRID: Colour = Colour(0xdd_dddd);
-/// More points than this are thinned: a reader sees pixels.
+/// The most points of a line; more would be closer together than pixels.
 const MOST_POINTS: usize = 1500;
-/// Letters are about so wide, as a part of their size.
+/// The average width of a letter, as a fraction of its size.
 const LETTER: f64 = 0.62;
 
-/// A file to draw to, in the format that its name says.
+/// A file that a drawing is written to, in the format of its file name extension.
 #[derive(Clone, Debug)]
 pub struct Target {
     path: PathBuf,
@@ -41,8 +41,8 @@ enum Format {
 }
 
 impl Target {
-    /// Fails for a name that promises another format, and where no file can be: better before a
-    /// run than after.
+    /// Fails for an unknown extension and for a path that cannot be a file: before a run, not after
+    /// it.
     pub fn new(path: PathBuf) -> Result<Target, String> {
         let shown = path.display();
         let ending = path.extension().map(|e| e.to_string_lossy().to_lowercase());
@@ -58,17 +58,17 @@ impl Target {
         Ok(Target { path, format })
     }
 
-    /// Where it goes.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Draws the results of a comparison, as its file has them.
+    /// Draws the results of a comparison, given as its result file.
     pub fn compare(&self, file: &Value) -> Result<(), String> {
         self.write(&bars::comparison(file)?)
     }
 
-    /// Draws what [`crate::monitor::Monitor::report`] gave.
+    /// Draws a series that [`crate::monitor::Monitor::report`] gave.
     pub fn draw(&self, title: &str, series: &Value) -> Result<(), String> {
         self.write(&course(title, series))
     }
@@ -82,12 +82,12 @@ impl Target {
     }
 }
 
-/// Lines that share an axis.
+/// Lines that share axes.
 struct Panel {
     title: &'static str,
-    /// Decades instead of even steps.
+    /// Whether the axis is logarithmic, with a mark for each power of ten.
     decades: bool,
-    /// Name and values; a value that is not finite leaves a gap.
+    /// The name and the values of each line; a value that is not finite leaves a gap.
     lines: Vec<(&'static str, Vec<f64>)>,
 }
 
@@ -152,7 +152,7 @@ fn draw(title: &str, at: &[f64], panels: &[Panel], phases: &[(f64, &str)]) -> Pi
             let place = x(*seconds);
             rule(&mut out, (place, y0), (place, y0 + PANEL), Pen::Dashed, PHASE);
         }
-        // Above the first panel, where no line crosses them.
+        // Phase names stand above the first panel, where no line crosses them.
         if index == 0 {
             name_phases(&mut out, y0, phases, &x);
         }
@@ -172,7 +172,7 @@ fn draw(title: &str, at: &[f64], panels: &[Panel], phases: &[(f64, &str)]) -> Pi
     out
 }
 
-/// Names beside one another where they fit, in a second row below otherwise.
+/// Writes phase names beside one another, in a second row where they overlap.
 fn name_phases(out: &mut Picture, y0: f64, phases: &[(f64, &str)], x: &impl Fn(f64) -> f64) {
     let mut written_to = [0.0, LEFT + width_of("clients", 12.0) + 8.0];
     for (seconds, name) in phases {
@@ -196,7 +196,7 @@ fn rule(out: &mut Picture, from: Point, to: Point, pen: Pen, colour: Colour) {
     out.marks.push(Mark::Line { points: vec![from, to], pen, colour });
 }
 
-/// Heading, axes and their numbers.
+/// Draws the heading and the axes with their numbers.
 fn frame(out: &mut Picture, panel: &Panel, y0: f64, end: f64, x: &impl Fn(f64) -> f64) {
     let ends = range(panel);
     let right = WIDTH - RIGHT;
@@ -219,7 +219,7 @@ fn frame(out: &mut Picture, panel: &Panel, y0: f64, end: f64, x: &impl Fn(f64) -
     }
 }
 
-/// A number with its thousands apart: 1,000,000.
+/// A number with commas between thousands, such as 1,000,000.
 pub fn grouped(value: f64) -> String {
     let text = value.to_string();
     let (whole, rest) = text.split_at(text.find('.').unwrap_or(text.len()));
@@ -233,7 +233,8 @@ pub fn grouped(value: f64) -> String {
     out + rest
 }
 
-/// Lines through the values; gaps where there are none, peaks kept when there are too many.
+/// The lines through the values: gaps where values are missing, and peaks kept when values are
+/// thinned.
 fn runs(
     at: &[f64],
     values: &[f64],
@@ -251,7 +252,7 @@ fn runs(
     }
     runs.retain(|run| !run.is_empty());
     for run in &mut runs {
-        // A point with gaps on both sides is seen, too.
+        // A point between two gaps becomes a short line, which is visible.
         if let [(x, y)] = run[..] {
             run.push((x + 1.5, y));
         }
@@ -264,7 +265,7 @@ fn top_of(panel: &Panel) -> f64 {
     values.copied().filter(|v| v.is_finite()).fold(0.0, f64::max)
 }
 
-/// The ends of a panel's axis.
+/// The least and the largest number of a panel's axis.
 fn range(panel: &Panel) -> (f64, f64) {
     if !panel.decades {
         return (0.0, ceiling(top_of(panel)));
@@ -276,12 +277,12 @@ fn range(panel: &Panel) -> (f64, f64) {
     (low, power(top_of(panel).log10().ceil()).max(low * 10.0))
 }
 
-/// Where a value lies between the ends, from 0 to 1.
+/// The position of a value between the ends, from 0 to 1.
 fn part(panel: &Panel, (low, high): (f64, f64), value: f64) -> f64 {
     if panel.decades { (value / low).log10() / (high / low).log10() } else { value / high }
 }
 
-/// The numbers beside an axis.
+/// The numbers beside the axis.
 fn marks(panel: &Panel, (low, high): (f64, f64)) -> Vec<f64> {
     if !panel.decades {
         return vec![0.0, high / 2.0, high];

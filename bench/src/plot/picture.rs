@@ -1,33 +1,34 @@
-//! A picture of lines and words, and the same written as SVG. Knows neither runs nor fonts.
+//! A picture of lines, bars and texts, and its form as SVG. This module knows neither runs nor
+//! fonts.
 
 use std::fmt::Write;
 
-/// Red, green and blue, a byte each.
+/// A colour: red, green and blue, one byte each, blue in the lowest byte.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Colour(pub u32);
 
-/// Right and down, in units of the picture.
+/// A point: its distances to the right and downwards, in units of the picture.
 pub type Point = (f64, f64);
 
-/// What a text's place is.
+/// Which part of a text stands at its point.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Anchor {
-    /// Its left end.
+    /// The left end of the text.
     Start,
-    /// Its middle.
+    /// The middle of the text.
     Middle,
-    /// Its right end.
+    /// The right end of the text.
     End,
 }
 
 /// How a line is drawn.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Pen {
-    /// As a hair line.
+    /// A thin line.
     Thin,
-    /// As a hair line of dashes.
+    /// A thin dashed line.
     Dashed,
-    /// As a line that carries figures.
+    /// A line that shows values.
     Strong,
 }
 
@@ -38,53 +39,53 @@ impl Pen {
     }
 }
 
-/// What dashes and the gaps between them measure.
+/// The length of dashes and of the gaps between them, in units of the picture.
 pub const DASH: f64 = 3.0;
 
-/// One thing in a picture.
+/// An element of a picture.
 #[derive(Debug)]
 pub enum Mark {
     /// A line through points.
     Line {
-        /// At least two.
+        /// At least two points.
         points: Vec<Point>,
-        /// How.
+        /// The kind of the line.
         pen: Pen,
-        /// In which colour.
+        /// The colour of the line.
         colour: Colour,
     },
     /// A filled rectangle.
     Bar {
-        /// Its upper left corner.
+        /// The upper left corner.
         at: Point,
-        /// Right and down.
+        /// Width and height.
         size: Point,
-        /// In which colour.
+        /// The colour of the rectangle.
         colour: Colour,
     },
     /// A line of text.
     Text {
-        /// On the base line.
+        /// A point on the base line.
         at: Point,
-        /// Which end is there.
+        /// Which part of the text stands at this point.
         anchor: Anchor,
-        /// Height of the letters' box.
+        /// The size of the font.
         size: f64,
-        /// In which colour.
+        /// The colour of the text.
         colour: Colour,
-        /// What it says.
+        /// The words.
         text: String,
     },
 }
 
-/// Marks on a white ground.
+/// Marks on a white background.
 #[derive(Debug)]
 pub struct Picture {
-    /// In its own units; a viewer chooses how large one is.
+    /// The width in the picture's own units; a viewer scales them.
     pub width: f64,
-    /// The same.
+    /// The height in these units.
     pub height: f64,
-    /// From the hindmost to the foremost.
+    /// The marks; later ones cover earlier ones.
     pub marks: Vec<Mark>,
 }
 

@@ -1,13 +1,14 @@
-//! A picture as a PNG: lines and letters as pixels. Brings its own font, since a machine for
-//! measuring has none; who wants other letters takes the SVG.
+//! A picture as a PNG. This program contains a font, as servers have none; a reader who wants other
+//! letters takes the SVG.
 
 use super::picture::{Anchor, Colour, DASH, Mark, Pen, Picture, Point};
 use tiny_skia::{Color, FillRule, Paint, PathBuilder, Pixmap, Rect, Stroke, StrokeDash, Transform};
 use ttf_parser::{Face, OutlineBuilder};
 
-/// DejaVu Sans, Latin-1 only; its licence is beside it.
+/// DejaVu Sans, reduced to Latin-1; its licence lies beside it.
 const FONT: &[u8] = include_bytes!("DejaVuSans-Latin.ttf");
-/// Pixels per unit: small letters stay readable on a screen of today.
+/// Pixels per unit of the picture; with two, small letters are readable on a screen of high
+/// resolution.
 pub const SCALE: f64 = 2.0;
 
 /// The bytes of a PNG, [`SCALE`] times the picture's size.
@@ -49,7 +50,7 @@ fn line(canvas: &mut Pixmap, points: &[Point], pen: Pen, colour: Colour) {
         let (x, y) = (*x as f32, *y as f32);
         if index == 0 { path.move_to(x, y) } else { path.line_to(x, y) }
     }
-    // A line of one point has no length; nothing is to be seen.
+    // A line of a single point has no length and is not drawn.
     let Some(path) = path.finish() else { return };
     let dash = match pen {
         Pen::Dashed => StrokeDash::new(vec![DASH as f32, DASH as f32], 0.0),
@@ -62,7 +63,7 @@ fn line(canvas: &mut Pixmap, points: &[Point], pen: Pen, colour: Colour) {
 
 fn bar(canvas: &mut Pixmap, at: Point, size: Point, colour: Colour) {
     let side = |units: f64| units as f32;
-    // A bar without length is not seen.
+    // A bar without length is not drawn.
     let Some(bar) = Rect::from_xywh(side(at.0), side(at.1), side(size.0), side(size.1)) else {
         return;
     };
@@ -78,13 +79,13 @@ struct Letters {
 }
 
 impl Letters {
-    /// What the font does not have is drawn as its box for that.
+    /// Lays out `text`; a letter that the font lacks becomes the font's box for missing letters.
     fn lay_out(face: &Face<'_>, text: &str, size: f64) -> Letters {
         let unit = size as f32 / f32::from(face.units_per_em());
         let mut pen = Outline { path: PathBuilder::new(), left: 0.0, unit };
         for letter in text.chars() {
             let glyph = face.glyph_index(letter).unwrap_or_default();
-            // A space has no outline.
+            // A space has no outline, which is no error.
             let _ = face.outline_glyph(glyph, &mut pen);
             pen.left += f32::from(face.glyph_hor_advance(glyph).unwrap_or(0)) * unit;
         }
@@ -99,7 +100,7 @@ impl Letters {
     }
 }
 
-/// Takes a glyph's outline, whose units are the font's and go upwards.
+/// Receives a glyph's outline, in the font's units, whose y axis points upwards.
 struct Outline {
     path: PathBuilder,
     left: f32,

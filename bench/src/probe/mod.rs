@@ -1,10 +1,11 @@
-//! Steady pairs: what everybody else feels while a crowd comes in or storms.
+//! Probes: steady pairs of publisher and subscriber, whose latencies show what other clients
+//! experience while a crowd connects or storms.
 //!
-//! The pairs live on a thread of their own, with a higher priority than the one that drives the
-//! crowd, because on a small machine a probe would otherwise wait for the generator and not for the
-//! broker. What part is ours is measured, not assumed: a probe carries when it was due and when it
-//! was sent, and the kernel says when it arrived. Messages are due on a fixed schedule whatever
-//! becomes of the former ones (no coordinated omission).
+//! The pairs live on a thread of their own. This thread has a higher priority than the thread that
+//! drives the crowd, because on a small machine a probe would otherwise wait for the generator and
+//! not for the broker. The generator's part of the latency is measured, not assumed: a probe
+//! carries when it was due and when it was sent, and the kernel tells when it arrived. Messages are
+//! due on a fixed schedule, whether or not earlier ones have come (no coordinated omission).
 
 mod pairs;
 
@@ -19,33 +20,33 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 
-/// Longest wait for messages under way when the probes end, in nanoseconds.
+/// The longest wait for messages under way when the probes end, in nanoseconds.
 const LAST_ANSWERS: u64 = 2 * crate::clock::SECOND;
 
-/// How many, and how often.
+/// The number of probes and their rate.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    /// Pairs of a publisher and a subscriber; 0: no probes.
+    /// Pairs of a publisher and a subscriber; 0 makes no probes.
     pub pairs: u32,
-    /// Messages per second of each.
+    /// Messages per second of each pair.
     pub rate: u32,
     /// QoS 0 or 1.
     pub qos: u8,
 }
 
-/// What the thread tells.
+/// What the probes' thread tells the generator's thread.
 enum Event {
-    /// A message is on its way, or could not be written.
+    /// A message was sent, or should have been but could not be written.
     Sent { phase: usize },
-    /// It was heard. Times in nanoseconds of the monotonic clock.
+    /// A message was received. Times are on the monotonic clock, in nanoseconds.
     Heard { phase: usize, due: u64, sent: u64, arrived: u64, read: u64 },
-    /// A connection ended; the pair is silent from here on.
+    /// A connection ended; the pair sends or receives no more.
     Ended,
-    /// Nothing that we sent.
+    /// A packet that is no probe.
     Strange,
 }
 
-/// One part of the run.
+/// The figures of one phase of the run.
 struct Phase {
     name: &'static str,
     sent: u64,
@@ -75,7 +76,7 @@ impl Phase {
     }
 }
 
-/// Running probes.
+/// Running probes, as the generator's thread sees them.
 pub struct Probes {
     plan: Plan,
     events: Receiver<Event>,
@@ -89,7 +90,7 @@ pub struct Probes {
 }
 
 impl Probes {
-    /// Connects the pairs and lets them talk. The first phase is called `name`.
+    /// Connects the pairs and starts their messages. The first phase is called `name`.
     pub fn start(
         plan: Plan,
         target: SocketAddrV4,
@@ -103,7 +104,7 @@ impl Probes {
         let (ready, priority) = channel();
         let thread = Thread { pairs, events: sender, phase: phase.clone(), stop: stop.clone() };
         let thread = std::thread::Builder::new().name("probes".into()).spawn(move || {
-            // Nobody listens only if the run ended meanwhile.
+            // The receiver is gone only if the run has ended meanwhile.
             let _ = ready.send(pairs::rise());
             thread.run();
         });
@@ -114,13 +115,13 @@ impl Probes {
         Ok(Self { plan, events, phase, stop, thread, priority, phases, ended: 0, strange: 0 })
     }
 
-    /// From now on messages belong to another part of the run.
+    /// Begins the phase `name`: messages sent from now on belong to it.
     pub fn phase(&mut self, name: &'static str) {
         self.phase.store(self.phases.len(), Ordering::Relaxed);
         self.phases.push(Phase::new(name));
     }
 
-    /// Takes in what the thread has told; each latency also goes to `second`.
+    /// Takes in the events of the thread so far; each latency is also recorded in `second`.
     pub fn look(&mut self, second: &mut Latency) {
         while let Ok(event) = self.events.try_recv() {
             self.take(event, second);
@@ -144,7 +145,7 @@ impl Probes {
         }
     }
 
-    /// Stops the schedule, waits for what is under way, and tells all.
+    /// Stops the schedule, waits for messages under way, and returns the report of all phases.
     pub fn finish(mut self) -> Value {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
@@ -173,12 +174,12 @@ impl Drop for Probes {
     }
 }
 
-/// Latency of the probes of one phase of `report`, from when they were due; null without probes.
+/// Latencies of the probes in phase `name` of `report`, from their due times; null without probes.
 pub fn of_phase(report: &Value, name: &str) -> Value {
     report["probes"]["phases"][name]["total_ms"].clone()
 }
 
-/// The lines of a table about the probes of `report`, one per phase; empty without probes.
+/// The lines about probes in a table for `report`, one for each phase; empty without probes.
 pub fn table(report: &Value) -> String {
     let probes = &report["probes"];
     let Some(phases) = probes["phases"].as_object() else { return String::new() };

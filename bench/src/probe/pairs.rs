@@ -1,4 +1,5 @@
-//! The probes' thread: sockets, schedule, and the kernel's arrival times.
+//! The thread of the probes: its sockets, its schedule and the kernel's arrival times. Its sockets
+//! are polled directly and do not use the engine in `clients`, which belongs to the other thread.
 #![allow(unsafe_code)]
 
 use super::{Event, LAST_ANSWERS, Plan};
@@ -12,13 +13,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-/// Bytes of a probe: due, sent, phase and mark.
+/// Bytes of a probe: due time, sending time, phase and `MARK`.
 const PROBE: usize = 32;
-/// Tells a probe from other messages.
+/// Distinguishes a probe from other messages.
 const MARK: u64 = 0x7072_6f62_6500_0001;
-/// A handshake may take this long: the broker is idle then.
+/// The longest time for each step of a handshake, which happens while the broker is idle.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// The thread looks at the flags that often, in nanoseconds.
+/// The longest time between two looks at the flags of [`Thread`], in nanoseconds.
 const LOOK: u64 = 20 * MILLISECOND;
 
 struct Subscriber {
@@ -30,12 +31,12 @@ struct Subscriber {
 struct Publisher {
     socket: TcpStream,
     topic: Vec<u8>,
-    /// Of the last message, with QoS 1.
+    /// The packet identifier of the last message, with QoS 1.
     id: u16,
     open: bool,
 }
 
-/// Connected pairs.
+/// Connected pairs of a subscriber and a publisher.
 pub struct Pairs {
     version: Version,
     qos: u8,
@@ -45,7 +46,7 @@ pub struct Pairs {
 }
 
 impl Pairs {
-    /// Connects and subscribes all of them, one after the other.
+    /// Connects all pairs and subscribes, one pair after the other.
     pub fn connect(
         target: SocketAddrV4,
         version: Version,
@@ -112,12 +113,13 @@ fn subscribe(socket: &mut TcpStream, version: Version, topic: &str, qos: u8) -> 
     })
 }
 
-/// Reads one packet, which must be as `wanted`.
+/// Reads one packet and fails unless `wanted` accepts it.
 fn answer(socket: &mut TcpStream, wanted: impl Fn(&mqtt::Packet<'_>) -> bool) -> io::Result<()> {
     let mut bytes = Vec::new();
     let mut byte = [0];
     loop {
-        // Byte by byte: nothing that follows is lost, and it happens a few times per run.
+        // Single bytes are read so that no byte after the packet is taken; this happens a few times
+        // per run.
         socket.read_exact(&mut byte)?;
         bytes.push(byte[0]);
         match mqtt::split(&bytes) {
@@ -128,10 +130,10 @@ fn answer(socket: &mut TcpStream, wanted: impl Fn(&mqtt::Packet<'_>) -> bool) ->
     }
 }
 
-/// Asks the kernel to note when bytes arrived.
+/// Asks the kernel to report when received bytes arrived.
 fn stamp_arrivals(socket: &TcpStream) -> io::Result<()> {
     let on: libc::c_int = 1;
-    // SAFETY: passes the address and size of a live int.
+    // SAFETY: passes the address and the size of a live int.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
@@ -144,7 +146,8 @@ fn stamp_arrivals(socket: &TcpStream) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Gives this thread precedence over the crowd's: real-time if we may, else a better nice value.
+/// Gives this thread precedence over the crowd's thread: a real-time priority if permitted, else a
+/// better nice value. Returns which, for the report.
 pub fn rise() -> &'static str {
     let parameter = libc::sched_param { sched_priority: 1 };
     // SAFETY: plain system calls about the calling thread.
@@ -160,20 +163,20 @@ pub fn rise() -> &'static str {
     "no precedence (neither SCHED_FIFO nor a negative nice value is allowed)"
 }
 
-/// The thread.
+/// What the thread of the probes works with.
 pub struct Thread {
-    /// What it drives.
+    /// The pairs that it drives.
     pub pairs: Pairs,
-    /// What it tells.
+    /// The way back to the generator's thread.
     pub events: Sender<Event>,
-    /// Which part of the run it is.
+    /// The index of the current phase, set by the generator's thread.
     pub phase: Arc<AtomicUsize>,
-    /// It is over.
+    /// Set by the generator's thread when the probes shall end.
     pub stop: Arc<AtomicBool>,
 }
 
 impl Thread {
-    /// Until it is told to stop.
+    /// Drives the pairs until `stop` is set, then waits for messages under way.
     pub fn run(mut self) {
         let count = self.pairs.publishers.len();
         let begin = clock::now();
@@ -224,12 +227,12 @@ impl Thread {
             tv_nsec: (nanos % SECOND) as libc::c_long,
         };
         let length = polled.len() as libc::nfds_t;
-        // SAFETY: the entries and the time live during the call; no signal mask. An error leaves
-        // every `revents` at 0, and the next turn asks again.
+        // SAFETY: the entries and the time live during the call; there is no signal mask. An error
+        // leaves every `revents` at 0, and the next turn polls again.
         unsafe { libc::ppoll(polled.as_mut_ptr(), length, &time, std::ptr::null()) };
     }
 
-    /// Sends the probe that was due at `due`; whether an answer can be expected.
+    /// Sends the probe that was due at `due`. Returns whether a delivery can be expected.
     fn speak(&mut self, pair: usize, due: u64) -> bool {
         let phase = self.phase.load(Ordering::Relaxed);
         let publisher = &mut self.pairs.publishers[pair];
@@ -240,11 +243,11 @@ impl Thread {
         payload[8..16].copy_from_slice(&clock::now().to_le_bytes());
         let mut out = Vec::with_capacity(128);
         let qos = self.pairs.qos;
-        // Identifiers of QoS 1 are used again long after their acknowledgement; never 0.
+        // Identifiers of QoS 1 return long after their acknowledgement; 0 is no identifier.
         publisher.id = publisher.id % 60_000 + 1;
         let (version, id) = (self.pairs.version, publisher.id);
         mqtt::put_publish(&mut out, version, qos, &publisher.topic, id, &payload);
-        // A probe that cannot even be written counts as sent, and so as lost.
+        // A probe that cannot be written counts as sent, and therefore as lost.
         let _ = self.events.send(Event::Sent { phase });
         if !publisher.open {
             return false;
@@ -260,7 +263,8 @@ impl Thread {
         }
     }
 
-    /// Publishers are told nothing with QoS 0, and PUBACK with QoS 1; they may be thrown out.
+    /// Reads what came for a publisher: nothing with QoS 0, PUBACK with QoS 1, or the end of its
+    /// connection.
     fn look_at_publisher(&mut self, pair: usize) {
         let publisher = &mut self.pairs.publishers[pair];
         let mut bytes = [0; 256];
@@ -278,7 +282,7 @@ impl Thread {
         }
     }
 
-    /// Reads what came for one subscriber; the number of probes.
+    /// Reads what came for one subscriber. Returns the number of probes among it.
     fn hear(&mut self, pair: usize) -> i64 {
         let mut bytes = [0; 4096];
         let subscriber = &mut self.pairs.subscribers[pair];
@@ -310,12 +314,13 @@ impl Thread {
                     if id > 0 {
                         let mut out = Vec::with_capacity(4);
                         mqtt::put_ack(&mut out, first::PUBACK, id);
-                        // Lost only with the connection, which the next read tells.
+                        // An acknowledgement is lost only with the connection, whose end the next
+                        // read tells.
                         let _ = subscriber.socket.write(&out);
                     }
                     probes += 1;
-                    // Bytes that were read with later ones carry the later arrival; without a
-                    // stamp nothing is taken off the broker's part.
+                    // Bytes that were read together carry the arrival time of the last ones.
+                    // Without an arrival time the whole interval counts as the broker's.
                     let arrived = arrived.unwrap_or(read).clamp(sent, read.max(sent));
                     Event::Heard { phase, due, sent, arrived, read }
                 }
@@ -329,7 +334,8 @@ impl Thread {
     }
 }
 
-/// Identifier (0 with QoS 0), due, sent and phase of a probe.
+/// Packet identifier (0 with QoS 0), due time, sending time and phase of a probe; `None` for
+/// another packet.
 fn probe(version: Version, packet: &mqtt::Packet<'_>) -> Option<(u16, u64, u64, usize)> {
     if packet.first & 0xf0 != first::PUBLISH {
         return None;
@@ -344,12 +350,13 @@ fn probe(version: Version, packet: &mqtt::Packet<'_>) -> Option<(u16, u64, u64, 
     (word(24) == MARK).then(|| (publish.id, word(0), word(8), word(16) as usize))
 }
 
-/// Reads bytes, and when the kernel got the last of them, on the monotonic clock.
+/// Reads bytes. Also returns when the kernel received the last of them, on the monotonic clock.
 fn receive(socket: &TcpStream, bytes: &mut [u8]) -> io::Result<(usize, Option<u64>)> {
     let mut vector = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
     let mut control = [0u64; 16];
-    // SAFETY: all zeros is an empty message; vector, buffer and control area, which is aligned for
-    // a header, outlive the call, and the kernel's headers are read only where it says they are.
+    // SAFETY: all zeros is an empty message. Vector, buffer and control area outlive the call, and
+    // the control area is aligned for a header. The kernel's headers are read only where the kernel
+    // says they are.
     unsafe {
         let mut message: libc::msghdr = std::mem::zeroed();
         message.msg_iov = &raw mut vector;

@@ -1,5 +1,5 @@
-//! What it costs that publisher and subscriber live on different shards: the same pairs, once with
-//! a common home and once without, in turns against one broker.
+//! The cost of a publisher and a subscriber that live on different shards: the same pairs, once
+//! with a common home shard and once with two, alternate on one broker.
 
 use super::{Plan, Settings, traffic};
 use crate::clients::join::Names;
@@ -15,8 +15,8 @@ enum Homes {
     Apart,
 }
 
-/// Pairs at full speed (`full`) and at a low rate (`paced`), each with both kinds of homes on a
-/// broker of `settings.shards` shards.
+/// Runs pairs at full speed (`full`) and at a low rate (`paced`), each with both kinds of homes, on
+/// a broker of `settings.shards` shards.
 pub fn run(full: Plan, paced: Plan, settings: &Settings) -> Result<Value, String> {
     let shards = settings.shards;
     if !(2..=64).contains(&shards) {
@@ -52,8 +52,8 @@ pub fn run(full: Plan, paced: Plan, settings: &Settings) -> Result<Value, String
     Ok(Value::Object(result))
 }
 
-/// Subscriber n lives on shard n modulo the shards, its publisher there too or on the next one: the
-/// load on the shards is the same either way.
+/// ClientIds such that subscriber n lives on shard n modulo the number of shards, and its publisher
+/// on the same or on the next shard: the load of the shards is the same either way.
 fn names(
     plan: &Plan,
     salt: &str,

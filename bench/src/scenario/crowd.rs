@@ -1,5 +1,6 @@
-//! Very many clients that come in, stay alive by pings, and leave: the part that `million`, `storm`
-//! and `fleet` share. What else they say is a [`Talk`].
+//! A crowd: very many clients that connect, keep their connections by pings, and leave. `million`,
+//! `storm`, `fleet`, `queue` and `retained` share this. What else the clients send is up to a
+//! [`Talk`].
 
 use super::Settings;
 use crate::clients::join::{Join, Names};
@@ -14,26 +15,28 @@ use crate::process;
 use crate::stop;
 use serde_json::{Value, json};
 
-/// A ping is never more than this late, and many wait for each other this long, in nanoseconds.
+/// The most a ping is late, in nanoseconds; the pings of that time are sent together.
 const PING_GRAIN: u64 = 2 * MILLISECOND;
-/// Connections at a rate are begun this often, in nanoseconds.
+/// Nanoseconds between two looks at the schedule of connections, when these have a rate.
 const PACE_GRAIN: u64 = MILLISECOND;
-/// A client that was turned away so often, all clients together, ends the run.
+/// The run ends after the broker has turned clients away more often than this, all clients
+/// together.
 const MOST_REFUSALS: u64 = 10_000;
-/// Without a single new client for this long the broker counts as stuck, in nanoseconds.
+/// After this many nanoseconds without a new client the broker counts as stuck.
 const STUCK: u64 = 60 * SECOND;
-/// With fewer clients than these our memory is the rings', not the clients'.
+/// With fewer clients than these the generator's memory is mostly that of its rings, not of the
+/// clients.
 const MANY: u32 = 10_000;
-/// Without a packet for this long, what is missing is lost, in nanoseconds.
+/// After this many nanoseconds without a packet, missing messages count as lost.
 const SILENCE: u64 = 5 * SECOND;
-/// Connections ended between two looks at what comes back.
+/// Connections that are ended between two passes over completions.
 const LEAVE_AT_ONCE: u32 = 512;
 
-/// What clients say besides CONNECT, SUBSCRIBE and PINGREQ.
+/// What clients send besides CONNECT, SUBSCRIBE and PINGREQ, and how they react.
 pub trait Talk {
-    /// The one subscription of `client`.
+    /// The single subscription of `client`; `None` when it has none.
     fn filter(&self, client: u32) -> Option<(String, u8)>;
-    /// A packet, not a PINGRESP, for a client that is in.
+    /// Handles a packet other than PINGRESP for a client that is ready.
     fn packet(
         &mut self,
         stage: &mut Stage<'_>,
@@ -41,28 +44,28 @@ pub trait Talk {
         packet: &Packet<'_>,
         now: u64,
     ) -> Result<(), Malformed>;
-    /// `client` got its CONNACK; its connection was begun at `begun`.
+    /// `client` got its CONNACK; its connection was begun, or with a rate was due, at `begun`.
     fn arrived(&mut self, _client: u32, _begun: u64) {}
-    /// Messages published and received so far, where they are counted.
+    /// Messages published and received so far; `None` when they are not counted.
     fn messages(&self) -> Option<(u64, u64)> {
         None
     }
-    /// Says what is due by `now`; returns when it wants to be asked again.
+    /// Sends what is due by `now`; returns when it should be called again.
     fn speak(&mut self, _stage: &mut Stage<'_>, _now: u64) -> u64 {
         u64::MAX
     }
 }
 
-/// Clients that say nothing.
+/// Clients that publish nothing.
 pub struct Quiet {
-    /// Topics begin with this; `None`: no subscription.
+    /// The prefix of topics; `None` when clients do not subscribe.
     salt: Option<String>,
     /// Packets that came all the same.
     pub strange: u64,
 }
 
 impl Quiet {
-    /// With a subscription each, or none.
+    /// Quiet clients, each with a subscription if `subscribe`.
     pub fn new(salt: &str, subscribe: bool) -> Self {
         Self { salt: subscribe.then(|| salt.to_string()), strange: 0 }
     }
@@ -85,33 +88,33 @@ impl Talk for Quiet {
     }
 }
 
-/// What a [`Talk`] may use.
+/// The parts of a crowd that a [`Talk`] may use.
 pub struct Stage<'a> {
-    /// To say something.
+    /// For sending.
     pub net: &'a mut Net,
-    /// Who is in.
+    /// For which clients are ready.
     pub join: &'a Join,
-    /// Where latencies go.
+    /// For recording latencies.
     pub monitor: &'a mut Monitor,
 }
 
-/// Every client in turn, evenly spread over an interval.
+/// A schedule that visits every client in turn, evenly spread over an interval.
 #[derive(Clone, Copy, Debug)]
 pub struct Sweep {
     total: u64,
-    /// Nanoseconds for one round.
+    /// Nanoseconds of one round.
     interval: u64,
     start: u64,
     visits: u64,
 }
 
 impl Sweep {
-    /// Over clients 0 to `total`, each once per `interval` nanoseconds, from `start` on.
+    /// Visits clients 0 to `total` - 1 once per `interval` nanoseconds each, from `start` on.
     pub fn new(total: u32, interval: u64, start: u64) -> Self {
         Self { total: u64::from(total), interval, start, visits: 0 }
     }
 
-    /// When the next visit is due.
+    /// When the next visit is due; `u64::MAX` without clients.
     pub fn due(&self) -> u64 {
         if self.total == 0 {
             return u64::MAX;
@@ -121,7 +124,7 @@ impl Sweep {
         self.start + rounds * self.interval + part as u64
     }
 
-    /// The next client, if one is due by `now`, and when it was.
+    /// The next client, if one is due by `now`, and when it was due.
     pub fn next(&mut self, now: u64) -> Option<(u32, u64)> {
         let due = self.due();
         if due > now {
@@ -138,11 +141,11 @@ impl Sweep {
 pub struct Counts {
     /// Connections that the broker acknowledged.
     pub connects: u64,
-    /// Connections that ended without our doing, of clients that were in.
+    /// Connections of ready clients that ended without being ended by this program.
     pub disconnects: u64,
-    /// The same of clients that were coming in.
+    /// Connections of clients that were not ready yet, which ended in the same way.
     pub turned_away: u64,
-    /// The last error number of either; 0: closed by the broker.
+    /// The error number of the last such end; 0 when the broker closed the connection.
     pub last_errno: i32,
     /// PINGREQ sent.
     pub pings: u64,
@@ -150,36 +153,38 @@ pub struct Counts {
     pub pongs: u64,
 }
 
-/// Clients 0 to `crowd` with what they say; a [`Talk`] may have further clients behind them.
+/// Clients, and what they send. A [`Talk`] may divide them into groups by their numbers.
 pub struct Crowd<T> {
-    /// Who is in.
+    /// How far each client has come.
     pub join: Join,
-    /// What they say.
+    /// What they send.
     pub talk: T,
-    /// What is seen.
+    /// The samples of the run.
     pub monitor: Monitor,
     /// What happened.
     pub counts: Counts,
     probes: Option<Probes>,
-    /// What they saw.
+    /// The report of the probes when they have ended.
     probed: Option<Value>,
-    /// Our own resident bytes when nobody was in, and grown by each client since.
+    /// The generator's resident bytes before the first client, and its growth per client since
+    /// then.
     own_before: u64,
     own_per_client: f64,
     pings: Option<Sweep>,
     last_arrival: u64,
-    /// When somebody who is in last said anything but PINGRESP.
+    /// When a ready client last received a packet other than PINGRESP.
     last_packet: u64,
     /// When the next turn should begin at the latest.
     planned: u64,
     fatal: bool,
-    /// The broker may turn away as many as it likes: they come back until they are in.
+    /// Whether the broker may turn clients away without limit: they return until they are
+    /// connected.
     pub patient: bool,
 }
 
 impl<T: Talk> Crowd<T> {
-    /// Rings and a crowd of `total` clients, nobody in yet. `ping_interval` in seconds, 0 for
-    /// none; the keep-alive is a quarter longer.
+    /// The rings for a crowd of `total` clients, none of which is connected yet. `ping_interval` is
+    /// in seconds, 0 for no pings; Keep Alive is a quarter longer.
     pub fn new(
         total: u32,
         ping_interval: u32,
@@ -220,9 +225,10 @@ impl<T: Talk> Crowd<T> {
         Ok((crowd, net))
     }
 
-    /// Lets steady pairs talk beside the crowd from now on, unless the plan has none.
+    /// Starts probes beside the crowd, unless the plan has none or the broker has no plain
+    /// listener.
     pub fn probe(&mut self, plan: probe::Plan, settings: &Settings) -> Result<(), String> {
-        // The probes' sockets are their own, and plain.
+        // Probes have sockets of their own, without TLS and WebSockets.
         let plain = settings.plain.or(settings.tls.is_none().then_some(settings.target));
         if plan.pairs > 0
             && plan.rate > 0
@@ -234,14 +240,14 @@ impl<T: Talk> Crowd<T> {
         Ok(())
     }
 
-    /// The probes fall silent; [`Self::report`] has what they saw.
+    /// Ends the probes; [`Self::report`] then contains their figures.
     pub fn end_probes(&mut self) {
         if let Some(probes) = self.probes.take() {
             self.probed = Some(probes.finish());
         }
     }
 
-    /// A new part of the run begins, for samples and probes.
+    /// Begins a phase of the run, for samples and probes.
     pub fn phase(&mut self, name: &'static str) {
         self.monitor.phase(name);
         if let Some(probes) = &mut self.probes {
@@ -249,7 +255,7 @@ impl<T: Talk> Crowd<T> {
         }
     }
 
-    /// Takes a sample if it is time, and what the probes have told.
+    /// Takes in the probes' events, and takes a sample if one is due.
     fn look(&mut self) -> Result<(), String> {
         if let Some(probes) = &mut self.probes {
             probes.look(&mut self.monitor.latency);
@@ -259,7 +265,8 @@ impl<T: Talk> Crowd<T> {
         self.monitor.look(self.join.ready)
     }
 
-    /// One turn, at most until `end`. Fails when the run cannot go on.
+    /// One turn: pings and messages that are due, then completions, at most until `end`. Fails when
+    /// the run cannot go on.
     pub fn turn(&mut self, net: &mut Net, end: u64) -> Result<(), String> {
         let now = clock::now();
         self.monitor.late(now.saturating_sub(self.planned));
@@ -284,12 +291,12 @@ impl<T: Talk> Crowd<T> {
         Ok(())
     }
 
-    /// Memory is short or somebody wants us to stop.
+    /// Whether the run must stop, because memory is short or a signal asks for it.
     pub fn must_stop(&self) -> bool {
         self.monitor.floor_met || stop::requested()
     }
 
-    /// Brings in everyone who is outside. Returns early when the run must stop.
+    /// Connects all clients that are not connected. Returns early when the run must stop.
     pub fn come_in(&mut self, net: &mut Net) -> Result<(), String> {
         self.last_arrival = clock::now();
         while !self.join.complete() && !self.must_stop() {
@@ -309,7 +316,7 @@ impl<T: Talk> Crowd<T> {
         Ok(())
     }
 
-    /// Stays for `nanos`, or less when the run must stop.
+    /// Goes on for `nanos` nanoseconds, or less when the run must stop.
     pub fn stay(&mut self, net: &mut Net, nanos: u64) -> Result<(), String> {
         let end = clock::now() + nanos;
         while clock::now() < end && !self.must_stop() {
@@ -318,7 +325,7 @@ impl<T: Talk> Crowd<T> {
         Ok(())
     }
 
-    /// Turns until `done`, or nobody has said anything for a while.
+    /// Goes on until `done`, until no packet came for `SILENCE`, or until the run must stop.
     pub fn until(&mut self, net: &mut Net, done: impl Fn(&T) -> bool) -> Result<(), String> {
         self.last_packet = clock::now();
         while !done(&self.talk) && !self.must_stop() {
@@ -330,7 +337,7 @@ impl<T: Talk> Crowd<T> {
         Ok(())
     }
 
-    /// Ends the connections of `clients` as fast as they can be ended.
+    /// Ends the connections of `clients` as fast as possible.
     pub fn leave(&mut self, net: &mut Net, clients: std::ops::Range<u32>) -> Result<(), String> {
         for client in clients {
             if net.is_open(client) {
@@ -345,7 +352,7 @@ impl<T: Talk> Crowd<T> {
         net.pass(self, 0, 0)
     }
 
-    /// The counts, and what the probes say, which end with this.
+    /// Adds the counts and the probes' figures to `report`; ends the probes.
     pub fn report(&mut self, report: &mut Value) {
         self.end_probes();
         if let Some(probes) = self.probed.take() {

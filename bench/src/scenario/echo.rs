@@ -1,5 +1,5 @@
-//! Ping-pong: each client has a fixed number of 20-byte messages under way and sends one for each
-//! that comes back. The same loop speaks MQTT to a broker and bare bytes to the echo floor.
+//! Ping-pong: each client has a fixed number of 20-byte messages under way and sends a new one for
+//! each that returns. The same loop speaks MQTT to a broker and bare bytes to the echo server.
 
 use super::{Settings, Snapshot};
 use crate::clients::join::{Join, Names};
@@ -12,9 +12,9 @@ use crate::stats::Latency;
 use crate::stop;
 use serde_json::{Value, json};
 
-/// Bytes of one message on the wire, for MQTT 3.1.1 the whole PUBLISH packet.
+/// Bytes of one message on the wire; with MQTT 3.1.1, of the whole PUBLISH packet.
 pub const MESSAGE: usize = 20;
-/// Six bytes, so that header, topic and payload make [`MESSAGE`].
+/// Bytes of a topic name, such that fixed header, topic and payload make [`MESSAGE`].
 const TOPIC: usize = 6;
 const PAYLOAD: usize = MESSAGE - 4 - TOPIC;
 const JOIN_LIMIT: u64 = 60 * SECOND;
@@ -35,7 +35,7 @@ struct Echo {
     failure: Option<String>,
 }
 
-/// `clients` clients with `depth` messages each.
+/// Runs `clients` clients with `depth` messages under way each.
 pub fn run(clients: u32, depth: u32, settings: &Settings) -> Result<Value, String> {
     if clients > 10_000 {
         return Err("the echo scenario has at most 10000 clients".into());
@@ -85,7 +85,7 @@ pub fn run(clients: u32, depth: u32, settings: &Settings) -> Result<Value, Strin
     echo.running = false;
     let back = echo.returned;
     echo.until(&mut net, clock::now() + 200 * MILLISECOND)?;
-    // Everything under way should have come back by now.
+    // Within the last 200 ms every message under way should have returned.
     report["lost"] = u64::from(clients * depth).saturating_sub(echo.returned - back).into();
     report["latency_ms"] = echo.latency.report();
     report["disconnects"] = echo.disconnects.into();

@@ -1,5 +1,6 @@
-//! Devices as they are: a heartbeat of 20 bytes every 15 s (QoS 0), a status of 500 bytes every
-//! minute (QoS 1) that a backend answers, a ping every two minutes; few backends hear all of it.
+//! Devices as they occur in practice: a heartbeat of 20 bytes every 15 s (QoS 0), a status of 500
+//! bytes every minute (QoS 1) that a backend answers, and a ping every two minutes. A few backends
+//! receive the messages of all devices.
 
 use super::crowd::{Crowd, Stage, Sweep, Talk};
 use super::{Settings, Snapshot};
@@ -13,13 +14,13 @@ use std::io::Write;
 const HEARTBEAT_EVERY: u64 = 15 * SECOND;
 const STATUS_EVERY: u64 = 60 * SECOND;
 const PING_EVERY: u32 = 120;
-/// Bytes of a heartbeat: nonce, device, number and time.
+/// Bytes of a heartbeat: nonce, device, number and due time.
 const HEARTBEAT: usize = 20;
 const STATUS: usize = 500;
-/// Subscribers that share the devices, each by a wildcard filter.
+/// Subscribers among which the devices are divided, each with a wildcard filter.
 const BACKENDS: u32 = 4;
-/// Messages are due at multiples of this, in nanoseconds: at 50,000 per second a turn of the
-/// generator for each of them would cost more than the messages.
+/// Messages are due at multiples of this, in nanoseconds: at 50,000 messages per second, a turn of
+/// the generator for each message would cost more than the message.
 const TICK: u64 = MILLISECOND;
 
 struct Fleet {
@@ -30,14 +31,15 @@ struct Fleet {
     heartbeats: Option<Sweep>,
     statuses: Option<Sweep>,
     ids: Vec<u16>,
-    /// Number of the next heartbeat and status of each device: it says, and a backend heard.
+    /// The number of each device's next heartbeat and next status: to send (`said`), and to be
+    /// received by a backend (`heard`).
     said: Vec<[u8; 2]>,
     heard: Vec<[u8; 2]>,
     topic: Vec<u8>,
     payload: Vec<u8>,
     heartbeat_latency: Latency,
     answer_latency: Latency,
-    /// How late we were ourselves.
+    /// How late the generator sent heartbeats.
     lateness: Latency,
     counts: Counts,
 }
@@ -60,7 +62,7 @@ impl Talk for Fleet {
     fn messages(&self) -> Option<(u64, u64)> {
         let Counts { heartbeats_sent, heartbeats, statuses_sent, statuses, answers, .. } =
             self.counts;
-        // Each status that a backend hears is answered with a message.
+        // Each status that a backend receives is answered with a message.
         Some((heartbeats_sent + statuses_sent + statuses, heartbeats + statuses + answers))
     }
 
@@ -170,8 +172,9 @@ impl Fleet {
         *id
     }
 
-    /// Counts a message that overtook another one; `false` when it came before. Numbers are bytes:
-    /// half of them ahead is a jump, half of them back is late.
+    /// Counts a message that was overtaken by another one; returns false when it repeats the
+    /// message before. Numbers are single bytes: up to 127 ahead is a gap, otherwise the message is
+    /// late.
     fn in_order(&mut self, device: u32, qos: u8, number: u8) -> bool {
         let next = &mut self.heard[device as usize][usize::from(qos & 1)];
         let ahead = number.wrapping_sub(*next);
@@ -183,7 +186,7 @@ impl Fleet {
         true
     }
 
-    /// Device, number and time out of a payload of this run.
+    /// Device, number and due time of a payload of this run; `None` for another payload.
     fn head(&self, payload: &[u8]) -> Option<(u32, u8, u64)> {
         let head = payload.first_chunk::<HEARTBEAT>()?;
         let word =
@@ -199,7 +202,7 @@ impl Fleet {
 }
 
 impl Fleet {
-    /// Before anybody has come in.
+    /// A fleet before the first device connects.
     fn new(devices: u32, settings: &Settings) -> Self {
         Fleet {
             salt: settings.salt.clone(),
@@ -221,7 +224,7 @@ impl Fleet {
     }
 }
 
-/// `devices` come in, with their backends, and live for `settings.hold` seconds.
+/// Connects `devices` devices and the backends, and runs them for `settings.hold` seconds.
 pub fn run(devices: u32, settings: &Settings) -> Result<Value, String> {
     let fleet = Fleet::new(devices, settings);
     let (mut crowd, mut net) =

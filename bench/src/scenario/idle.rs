@@ -1,4 +1,4 @@
-//! Silent clients: what each costs to come in, and to keep.
+//! Silent clients: the cost of connecting each of them, and of keeping it.
 
 use super::{Settings, Snapshot};
 use crate::clients::join::{Join, Names};
@@ -12,7 +12,7 @@ use crate::stop;
 use serde_json::{Value, json};
 
 const JOIN_LIMIT: u64 = 180 * SECOND;
-/// The broker's memory is read this long after the last client came in.
+/// Nanoseconds from the last client's arrival until the broker's memory is read.
 const SETTLE: u64 = 5 * SECOND;
 
 struct Idle {
@@ -23,8 +23,8 @@ struct Idle {
     failure: Option<String>,
 }
 
-/// Brings in `clients` clients, each with one subscription to a topic of its own, then waits for
-/// the configured seconds without a word.
+/// Connects `clients` clients, each with one subscription to a topic of its own, then waits in
+/// silence for `settings.seconds`, but at most 5 s.
 pub fn run(clients: u32, settings: &Settings) -> Result<Value, String> {
     let mut idle = Idle {
         join: Join::new(

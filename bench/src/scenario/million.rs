@@ -1,4 +1,5 @@
-//! Connections: what each costs to come in and to keep, and whether memory comes back.
+//! Very many connections: the cost of opening and keeping each, and whether the broker returns
+//! memory.
 
 use super::crowd::{Crowd, Quiet};
 use super::{Settings, Snapshot};
@@ -9,19 +10,19 @@ use crate::process::Memory;
 use crate::report::Figure;
 use serde_json::{Value, json};
 
-/// Keep-alive is 300 s, and pings come this often, in seconds.
+/// Seconds between two pings of a client; Keep Alive is then 300 s.
 const PING_EVERY: u32 = 240;
-/// Probes alone before anybody comes in, in nanoseconds.
+/// Nanoseconds that the probes run alone, before the first client connects.
 const ALONE: u64 = 3 * SECOND;
-/// The broker is given this long after a phase before its memory is read.
+/// Nanoseconds that the broker has after a phase before its memory is read.
 const SETTLE: u64 = 2 * SECOND;
-/// And after everybody left, so that it can give memory back.
+/// Nanoseconds that the broker has for returning memory after all clients have left.
 const RETURN: u64 = 10 * SECOND;
-/// Longest wait for the broker to have closed everything.
+/// The longest wait, in nanoseconds, for the broker to close all connections.
 const CLOSING: u64 = 60 * SECOND;
 
-/// `clients` come in, `rate` per second or as fast as they can, stay for `settings.hold` seconds
-/// and leave.
+/// Connects `clients` clients, `rate` per second or, with 0, as fast as possible, keeps them for
+/// `settings.hold` seconds, and ends the connections.
 pub fn run(clients: u32, rate: u32, subscribe: bool, settings: &Settings) -> Result<Value, String> {
     let talk = Quiet::new(&settings.salt, subscribe);
     let (mut crowd, mut net) =
@@ -50,7 +51,7 @@ pub fn run(clients: u32, rate: u32, subscribe: bool, settings: &Settings) -> Res
     crowd.phase("settle");
     crowd.stay(&mut net, SETTLE)?;
     let full = crowd.monitor.memory();
-    // They would be most of the idle CPU.
+    // The probes would be most of the CPU time while the clients are idle.
     crowd.end_probes();
     crowd.phase("hold");
     let from = snapshot(&crowd, 0);
@@ -86,7 +87,7 @@ pub fn run(clients: u32, rate: u32, subscribe: bool, settings: &Settings) -> Res
     Ok(report)
 }
 
-/// The part of a report that there is when the broker failed.
+/// Completes the report of a run that failed with what is known.
 fn failed(mut report: Value, crowd: &mut Crowd<Quiet>, why: String) -> Result<Value, String> {
     crowd.report(&mut report);
     report["failure"] = why.into();
@@ -106,7 +107,8 @@ fn coming_in(from: &Snapshot, to: &Snapshot) -> Value {
     })
 }
 
-/// Until the host has hardly more sockets than before, and the memory had time to come back.
+/// Waits until the host has hardly more sockets than before the run, then gives the broker time to
+/// return memory. Returns when the sockets were gone.
 fn wait_for_broker(crowd: &mut Crowd<Quiet>, net: &mut crate::clients::Net) -> Gone {
     let limit = clock::now() + CLOSING;
     let rest = crowd.monitor.before.sockets + 200;

@@ -1,4 +1,4 @@
-//! The scenarios: what is run, and with which numbers.
+//! The table of scenarios with their numbers, and the settings that change them.
 
 pub mod crossshard;
 pub mod crowd;
@@ -30,10 +30,10 @@ use std::sync::Arc;
 pub enum Shape {
     /// Publisher n has subscriber n, by an exact filter.
     Pairs,
-    /// Publishers are dealt to the subscribers, each with a wildcard filter.
+    /// Publishers are divided among the subscribers, each of which has a wildcard filter.
     FanIn,
-    /// All subscribers share one wildcard subscription: each message goes to any one of them, so
-    /// the order of a publisher's messages is not defined.
+    /// All subscribers are in one share group with a wildcard filter: each message goes to any one
+    /// of them, so the order of a publisher's messages is not defined.
     Shared,
     /// Every subscriber receives from every publisher, by a wildcard filter.
     FanOut,
@@ -42,19 +42,20 @@ pub enum Shape {
 /// Numbers of a traffic scenario.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    /// Who hears whom.
+    /// Which publishers each subscriber receives from.
     pub shape: Shape,
     /// Publishing clients.
     pub publishers: u32,
-    /// Subscribing clients; pairs have as many as publishers.
+    /// Subscribing clients; with pairs, as many as publishers.
     pub subscribers: u32,
     /// QoS of publications and subscriptions.
     pub qos: u8,
     /// Unacknowledged messages per publisher, with QoS 1 and 2 and without a rate.
     pub window: u16,
-    /// Messages published per second, all publishers together; 0: as fast as they go.
+    /// Messages published per second, all publishers together; 0 publishes as fast as possible.
     pub rate: u32,
-    /// Messages that are due at the same moment when there is a rate, each from another publisher.
+    /// Messages that are due at the same moment when there is a rate, each from a different
+    /// publisher.
     pub burst: u32,
 }
 
@@ -63,58 +64,58 @@ pub struct Plan {
 pub enum Kind {
     /// Publishers and subscribers.
     Traffic(Plan),
-    /// Clients with one subscription each that then say nothing.
+    /// Clients with one subscription each that then are silent.
     Idle {
-        /// How many.
+        /// The number of clients.
         clients: u32,
     },
-    /// Pairs with a common home shard against pairs without.
+    /// Pairs with a common home shard, compared with pairs without.
     CrossShard {
-        /// Without a rate.
+        /// The pairs without a rate.
         full: Plan,
-        /// With one.
+        /// The pairs with a rate.
         paced: Plan,
     },
-    /// Clients that come in, ping, and leave.
+    /// Clients that connect, ping, and leave.
     Million {
-        /// How many.
+        /// The number of clients.
         clients: u32,
-        /// Per second; 0: as fast as they can.
+        /// Connections per second; 0 connects as fast as possible.
         rate: u32,
-        /// With one subscription each.
+        /// Whether each client has one subscription.
         subscribe: bool,
     },
-    /// Clients that drop at once and return.
+    /// Clients whose connections all end at once, and that return.
     Storm {
-        /// How many.
+        /// The number of clients.
         clients: u32,
     },
     /// Devices with heartbeats and statuses, and backends.
     Fleet {
-        /// How many devices.
+        /// The number of devices.
         clients: u32,
     },
-    /// Sessions that get messages while their clients are away.
+    /// Sessions that receive messages while their clients are disconnected.
     Queue {
-        /// How many.
+        /// The number of clients.
         clients: u32,
     },
-    /// Subscribers that are told many retained messages.
+    /// Subscribers to which many retained messages are sent.
     Retained {
-        /// How many.
+        /// The number of subscribers.
         subscribers: u32,
     },
-    /// Clients that publish to their own topic and wait for it, QoS 0, 20-byte packets.
+    /// Clients that publish to their own topic and wait for the message, QoS 0, 20-byte packets.
     Echo {
-        /// How many.
+        /// The number of clients.
         clients: u32,
-        /// Messages outstanding per client.
+        /// Messages under way per client.
         depth: u32,
     },
 }
 
 impl Kind {
-    /// Whether its report has a course over time that can be drawn.
+    /// Whether its report has a series over time, which can be drawn.
     pub fn has_course(&self) -> bool {
         !matches!(self, Kind::Idle { .. } | Kind::CrossShard { .. } | Kind::Echo { .. })
     }
@@ -123,13 +124,13 @@ impl Kind {
 /// A named scenario.
 #[derive(Clone, Copy, Debug)]
 pub struct Scenario {
-    /// As given to `--scenario`.
+    /// The name given to `--scenario`.
     pub name: &'static str,
-    /// One sentence.
+    /// One sentence for the list of scenarios.
     pub about: &'static str,
-    /// What it does.
+    /// What the scenario does.
     pub kind: Kind,
-    /// Whether `compare` runs it when none is named.
+    /// Whether `compare` runs it when no scenario is named.
     pub compared: bool,
 }
 
@@ -264,69 +265,69 @@ pub fn find(name: &str) -> Result<&'static Scenario, String> {
     })
 }
 
-/// What a run needs to know besides the scenario.
+/// What a run needs besides the scenario.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where the broker listens.
+    /// The broker's address.
     pub target: SocketAddrV4,
-    /// The broker's first process, for CPU and memory; without it those are absent.
+    /// The broker's first process; without it, CPU time and memory are not in the report.
     pub pid: Option<i32>,
     /// Measured seconds.
     pub seconds: f64,
-    /// Seconds of traffic before them.
+    /// Seconds of traffic before the measured ones.
     pub warmup: f64,
-    /// Protocol of all clients.
+    /// The protocol version of all clients.
     pub version: Version,
     /// Application message size in bytes, at least [`traffic::HEADER`].
     pub payload: usize,
-    /// ClientIds and topics begin with this.
+    /// The prefix of ClientIds and topics.
     pub salt: String,
-    /// The broker's admin server, which tells where clients live.
+    /// The broker's admin server, which tells on which shard a client lives.
     pub admin: Option<SocketAddr>,
-    /// Connections under way at once.
+    /// The most connections under way at once.
     pub joining: u32,
-    /// Replaces the scenario's number of clients (idle, echo) or publishers and, with pairs,
-    /// subscribers.
+    /// Replaces the scenario's number of clients; with traffic, of publishers and, for pairs, of
+    /// subscribers, too.
     pub clients: Option<u32>,
     /// Replaces the scenario's rate.
     pub rate: Option<u32>,
     /// Replaces the scenario's burst.
     pub burst: Option<u32>,
-    /// Replaces the window or the depth.
+    /// Replaces the window of traffic or the depth of echo.
     pub window: Option<u16>,
-    /// Shards of the broker, where it matters.
+    /// Shards of the broker, which `crossshard` needs.
     pub shards: u8,
-    /// Seconds between pings of one client, instead of the scenario's; 0: neither pings nor a
-    /// keep-alive.
+    /// Seconds between pings of one client, instead of the scenario's; 0 for neither pings nor Keep
+    /// Alive.
     pub ping: Option<u32>,
     /// Multiplies the scenario's clients and rates.
     pub scale: f64,
-    /// Divides the intervals of a fleet's messages: what more devices would say.
+    /// Divides the intervals of a fleet's messages, which then resemble those of more devices.
     pub speed: f64,
-    /// A storm drops connections by reset; else by an orderly close.
+    /// Whether connections are dropped by a reset; otherwise by an orderly close.
     pub reset: bool,
     /// Seconds that connected clients stay.
     pub hold: f64,
-    /// Messages per client (queue) or in all (retained), instead of the scenario's.
+    /// Messages per client (`queue`) or in all (`retained`), instead of the scenario's.
     pub messages: Option<u32>,
-    /// Below MQTT.
+    /// TLS below MQTT, if any.
     pub tls: Option<Arc<tls::Settings>>,
-    /// MQTT is carried by WebSockets at this path.
+    /// The path of WebSockets that carry MQTT, if any.
     pub web: Option<Arc<str>>,
-    /// A listener of the same broker with neither, where `target` has it: for probes.
+    /// A listener of the same broker without TLS and WebSockets, which probes use.
     pub plain: Option<SocketAddrV4>,
-    /// Steady pairs beside million, conn-tcp and storm.
+    /// Probes beside the scenarios `million`, `conn-tcp-1M-5K` and `storm`.
     pub probes: probe::Plan,
-    /// Rounds of a scenario that compares within itself.
+    /// Rounds of a scenario that compares by itself (`crossshard`).
     pub repeat: Option<u32>,
-    /// The echo scenario sends bare bytes to an echo server instead of MQTT.
+    /// Whether the echo scenario sends bare bytes to an echo server instead of MQTT.
     pub raw: bool,
-    /// Shown the figures while the run goes on.
+    /// Serves the figures while the run goes on.
     pub exporter: Option<Exporter>,
 }
 
 impl Settings {
-    /// The broker, for a [`crate::clients::Net`].
+    /// The broker's address in the form that [`crate::clients::Net`] takes.
     pub fn targets(&self) -> [SocketAddr; 1] {
         [self.target.into()]
     }
@@ -337,7 +338,7 @@ fn times(number: u32, scale: f64) -> u32 {
     if number == 0 { 0 } else { ((f64::from(number) * scale).round() as u32).max(1) }
 }
 
-/// A smaller or larger plan of the same shape: what one client does stays as it is.
+/// A smaller or larger plan of the same shape, in which the work of one client stays the same.
 fn scaled(plan: Plan, scale: f64) -> Plan {
     let subscribers = times(plan.subscribers, scale);
     match plan.shape {
@@ -349,7 +350,7 @@ fn scaled(plan: Plan, scale: f64) -> Plan {
     }
 }
 
-/// The tables of a scenario whose report has a form of its own.
+/// The tables of a scenario whose report has a form of its own; `None` for other scenarios.
 pub fn table(scenario: &Scenario, report: &Value) -> Option<String> {
     match scenario.kind {
         Kind::CrossShard { .. } => Some(crossshard::table(report)),
@@ -362,7 +363,7 @@ pub fn table(scenario: &Scenario, report: &Value) -> Option<String> {
     }
 }
 
-/// What a scenario does with these settings.
+/// The scenario's kind with the numbers that these settings replace.
 fn effective(kind: Kind, settings: &Settings) -> Kind {
     let clients = |number| settings.clients.unwrap_or(times(number, settings.scale));
     match kind {
@@ -399,7 +400,7 @@ fn effective(kind: Kind, settings: &Settings) -> Kind {
     }
 }
 
-/// What is run, in one line, from the numbers that are used.
+/// The scenario in one line, with the numbers that are used.
 pub fn headline(scenario: &Scenario, settings: &Settings) -> String {
     let number = |number: u32| grouped(f64::from(number));
     let text = match effective(scenario.kind, settings) {

@@ -1,40 +1,41 @@
-//! Publishers with a window, for scenarios that fill a broker: QoS 1, as fast as it acknowledges or
-//! at a rate.
+//! Publishers with a window, for scenarios that fill a broker: QoS 1, at a rate or as fast as the
+//! broker acknowledges.
 
 use super::crowd::Stage;
 use crate::mqtt::{self, Malformed, Packet, Version, first};
 
-/// Unacknowledged messages of one publisher.
+/// The most unacknowledged messages of one publisher.
 const WINDOW: u32 = 100;
 
 /// One publishing client.
 #[derive(Clone, Copy, Default)]
 struct Publisher {
-    /// Number of its next message.
+    /// The number of its next message.
     next: u64,
     last_id: u16,
     in_flight: u32,
 }
 
-/// A job: messages 0 to `total`, dealt to the publishers in turn: number modulo publishers.
+/// A job: messages 0 to `total` - 1, each published by the publisher whose number is the message's
+/// number modulo the number of publishers.
 pub struct Filling {
     version: Version,
-    /// Client number of the first publisher.
+    /// The client number of the first publisher; the others follow.
     base: u32,
     publishers: Vec<Publisher>,
     total: u64,
     said: u64,
     /// Messages that the broker acknowledged.
     pub acked: u64,
-    /// And those of them that it refused.
+    /// Acknowledged messages that the broker refused.
     pub refused: u64,
-    /// Messages per second; 0: as fast as they are acknowledged.
+    /// Messages per second; 0 publishes as fast as they are acknowledged.
     rate: u64,
     began: u64,
 }
 
 impl Filling {
-    /// Nothing to do yet for clients `base` and up.
+    /// A job without messages, for the clients from `base` on.
     pub fn new(version: Version, base: u32, publishers: u32, rate: u32) -> Self {
         let publishers = vec![Publisher::default(); publishers as usize];
         let rate = u64::from(rate);
@@ -42,7 +43,7 @@ impl Filling {
         Self { version, base, publishers, total, said, acked, refused, rate, began }
     }
 
-    /// From now on there are `total` messages to be said.
+    /// Begins the job anew with `total` messages.
     pub fn begin(&mut self, total: u64, now: u64) {
         (self.total, self.said, self.acked, self.began) = (total, 0, 0, now);
         for (number, publisher) in self.publishers.iter_mut().enumerate() {
@@ -50,18 +51,18 @@ impl Filling {
         }
     }
 
-    /// Everything is acknowledged.
+    /// Whether all messages are acknowledged.
     pub fn done(&self) -> bool {
         self.acked >= self.total
     }
 
-    /// `client` is one of the publishers.
+    /// Whether `client` is one of the publishers.
     pub fn is_publisher(&self, client: u32) -> bool {
         client >= self.base
     }
 
-    /// Says what may be said: `message` writes the topic name and the payload of a message, which
-    /// is retained if `retain`. Returns when more may be due.
+    /// Publishes what may be published: `message` writes the topic name and the payload of a
+    /// message, which is retained if `retain`. Returns when more may be due.
     pub fn speak(
         &mut self,
         stage: &mut Stage<'_>,
@@ -76,7 +77,8 @@ impl Filling {
         let (mut topic, mut payload) = (Vec::new(), Vec::new());
         let step = self.publishers.len() as u64;
         for (index, publisher) in self.publishers.iter_mut().enumerate() {
-            // Its share goes up with the whole, so a message is allowed by its number.
+            // Numbers alternate between the publishers, so the number alone tells whether a message
+            // is due.
             while publisher.next < allowed && publisher.in_flight < WINDOW {
                 publisher.in_flight += 1;
                 publisher.last_id = publisher.last_id.wrapping_add(1).max(1);
@@ -101,7 +103,7 @@ impl Filling {
         }
     }
 
-    /// A packet for a publisher.
+    /// Handles a packet for a publisher, which must be PUBACK.
     pub fn packet(&mut self, client: u32, packet: &Packet<'_>) -> Result<(), Malformed> {
         if packet.first != first::PUBACK {
             return Err(Malformed);

@@ -1,9 +1,9 @@
 //! Sessions that outlive their connections: clients leave, messages are queued for them, and all
-//! return at once to get them.
+//! clients return at once to receive them.
 //!
-//! A client waits from the beginning of its return, with a rate from when that was due, to its last
-//! message. Clients return as fast as `--joining` and `--rate` let them, whatever became of those
-//! before.
+//! The latency of a client lasts from the start of its return (with a rate, from when the return
+//! was due) to its last message. Clients return as fast as `--joining` and `--rate` allow, whether
+//! or not earlier ones have their messages.
 
 use super::crowd::{Crowd, Stage, Talk};
 use super::publish::Filling;
@@ -14,13 +14,13 @@ use crate::report::Figure;
 use crate::stats::{Latency, Order, Stream};
 use serde_json::{Value, json};
 
-/// Clients that publish, behind those that leave.
+/// Clients that publish; their numbers follow those of the clients that leave.
 const PUBLISHERS: u32 = 4;
 /// Messages for each client.
 const DEPTH: u32 = 10;
-/// The broker notices during this time who is gone, in nanoseconds.
+/// Nanoseconds in which the broker notices which clients have left.
 const SETTLE: u64 = SECOND;
-/// Bytes of a message's number, with which a payload begins.
+/// Bytes of the message's number, with which a payload begins.
 const HEADER: usize = 8;
 
 struct Queue {
@@ -32,7 +32,7 @@ struct Queue {
     filling: Filling,
     streams: Vec<Stream>,
     order: Order,
-    /// When each client's return began, and its messages so far.
+    /// When each client's return began, and the number of its messages so far.
     returns: Vec<(u64, u32)>,
     first: Latency,
     all: Latency,
@@ -42,7 +42,8 @@ struct Queue {
 
 impl Talk for Queue {
     fn filter(&self, client: u32) -> Option<(String, u8)> {
-        // The sessions know the subscriptions when their clients return.
+        // The broker keeps the subscriptions with the sessions, so clients do not subscribe when
+        // they return.
         let subscribes = client < self.clients && self.returns.is_empty();
         subscribes.then(|| (format!("{}/q/{client}", self.salt), 1))
     }
@@ -103,7 +104,7 @@ impl Talk for Queue {
 }
 
 impl Queue {
-    /// Before anything was published; each client is to get `depth` messages.
+    /// A run before anything is published; each client is to receive `depth` messages.
     fn new(clients: u32, depth: u64, settings: &Settings) -> Self {
         Queue {
             salt: settings.salt.clone(),
@@ -122,7 +123,7 @@ impl Queue {
         }
     }
 
-    /// Ends the counts, and adds them and the times of arrival to a report.
+    /// Completes the counts, and adds them and the latencies to a report.
     fn report(&mut self, report: &mut Value) {
         for stream in &self.streams {
             stream.finish(self.depth, 0, &mut self.order);
@@ -136,9 +137,10 @@ impl Queue {
     }
 }
 
-/// `clients` subscribe and leave, get messages while they are away, and return for them.
+/// `clients` clients subscribe, leave, are sent messages while they are away, and return.
 pub fn run(clients: u32, settings: &Settings) -> Result<Value, String> {
-    // So that all messages of a client come from one publisher, which defines their order.
+    // With such a number, all messages of a client come from one publisher, which defines their
+    // order.
     let clients = clients.next_multiple_of(PUBLISHERS);
     let depth = u64::from(settings.messages.unwrap_or(DEPTH));
     let queue = Queue::new(clients, depth, settings);

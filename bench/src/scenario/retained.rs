@@ -1,7 +1,7 @@
-//! Many retained messages, and subscribers with one wildcard filter that are told all of them.
+//! Many retained messages, and subscribers with one wildcard filter to which all of them are sent.
 //!
-//! All subscribers subscribe at the same moment, and every latency counts from then: what waits
-//! behind others shows (no coordinated omission).
+//! All subscribers subscribe at the same moment, and every latency counts from that moment: the
+//! wait behind other deliveries is part of it (no coordinated omission).
 
 use super::crowd::{Crowd, Stage, Talk};
 use super::publish::Filling;
@@ -12,17 +12,17 @@ use crate::report::Figure;
 use crate::stats::Latency;
 use serde_json::{Value, json};
 
-/// Clients that publish, behind the subscribers.
+/// Clients that publish; their numbers follow those of the subscribers.
 const PUBLISHERS: u32 = 4;
-/// Retained messages.
+/// The number of retained messages.
 const MESSAGES: u32 = 100_000;
-/// Topics with a common parent.
+/// Topic names with a common parent level.
 const SIBLINGS: u64 = 100;
 const SETTLE: u64 = SECOND;
 /// Bytes of a message's number, with which a payload begins.
 const HEADER: usize = 8;
 
-/// What one subscriber has heard.
+/// The messages that one subscriber has received, as bits by number, and their count.
 struct Heard {
     seen: Vec<u64>,
     count: u64,
@@ -35,9 +35,9 @@ struct Retained {
     messages: u64,
     payload: usize,
     filling: Filling,
-    /// The messages are being deleted.
+    /// Whether the messages are being deleted.
     emptying: bool,
-    /// When all subscribed; 0: not yet.
+    /// When all subscribed; 0 before that.
     asked: u64,
     heard: Vec<Heard>,
     each: Latency,
@@ -78,7 +78,7 @@ impl Talk for Retained {
         let number = publish.payload.first_chunk::<8>().copied().map(u64::from_le_bytes);
         let heard = self.heard.get_mut(client as usize);
         let (Some(number), Some(heard)) = (number.filter(|n| *n < self.messages), heard) else {
-            // Subscribers also hear the deletions, which are not retained and empty.
+            // Subscribers also receive the deletions, which come without RETAIN flag and payload.
             self.strange += u64::from(!self.emptying);
             return Ok(());
         };
@@ -116,7 +116,7 @@ impl Talk for Retained {
 }
 
 impl Retained {
-    /// Before anything was published; `messages` are to be.
+    /// A run before anything is published; `messages` messages are to be.
     fn new(subscribers: u32, messages: u64, settings: &Settings) -> Self {
         let words = messages.div_ceil(64) as usize;
         let rate = settings.rate.unwrap_or(0);
@@ -141,7 +141,7 @@ impl Retained {
     }
 }
 
-/// Publishes the messages, then lets `subscribers` ask for all of them at once.
+/// Publishes the messages, then subscribes `subscribers` clients to all of them at once.
 pub fn run(subscribers: u32, settings: &Settings) -> Result<Value, String> {
     let messages = u64::from(settings.messages.unwrap_or(MESSAGES));
     let retained = Retained::new(subscribers, messages, settings);
@@ -203,7 +203,7 @@ pub fn run(subscribers: u32, settings: &Settings) -> Result<Value, String> {
     Ok(report)
 }
 
-/// Every subscriber subscribes now.
+/// Subscribes all subscribers at the same moment.
 fn ask(crowd: &mut Crowd<Retained>, net: &mut crate::clients::Net) {
     let filters = [(format!("{}/r/#", crowd.talk.salt), 1)];
     crowd.talk.asked = clock::now();

@@ -1,15 +1,15 @@
-//! What every run has in common: reading the clocks at both ends of the measured interval.
+//! What all runs share: snapshots of clocks and counts at both ends of the measured interval.
 
 use crate::clock;
 use crate::process::Tree;
 use serde_json::{Value, json};
 
-/// The state of all clocks and counts at one moment.
+/// All clocks and counts at one moment.
 #[derive(Clone, Copy)]
 pub struct Snapshot {
-    /// [`clock::now`].
+    /// The time of [`clock::now`].
     pub time: u64,
-    /// CPU time of the broker in nanoseconds.
+    /// CPU time of the broker in nanoseconds; `None` when its process is unknown or has ended.
     pub broker: Option<u64>,
     /// CPU time of the generator in nanoseconds.
     pub own: u64,
@@ -20,14 +20,14 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Reads the clocks now.
+    /// Reads the clocks now; the counts are the caller's.
     pub fn take(broker: Option<&Tree>, delivered: u64, sent: u64) -> Self {
         let broker = broker.and_then(Tree::cpu);
         Self { time: clock::now(), broker, own: clock::own_cpu(), delivered, sent }
     }
 
-    /// The interval from `self` to `end` in the terms of the report. Rates are per second, CPU is
-    /// µs per delivered message and percent of one core.
+    /// The interval from `self` to `end` in the terms of a report: rates per second, CPU time in µs
+    /// per delivered message and in percent of one core.
     pub fn until(&self, end: &Snapshot) -> Value {
         let seconds = (end.time - self.time) as f64 / 1e9;
         let delivered = (end.delivered - self.delivered) as f64;

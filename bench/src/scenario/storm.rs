@@ -1,5 +1,5 @@
-//! Everybody drops at once and returns at once. Steady pairs show what others feel of it, and of
-//! the first arrival.
+//! The connections of all clients end at once, and all clients return at once. Probes show how
+//! this, and the clients' first arrival, disturb other clients.
 
 use super::crowd::{Crowd, Quiet};
 use super::{Settings, Snapshot};
@@ -9,12 +9,13 @@ use crate::probe;
 use crate::report::Figure;
 use serde_json::{Value, json};
 
-/// Keep-alive is 300 s, and pings come this often, in seconds.
+/// Seconds between two pings of a client; Keep Alive is then 300 s.
 const PING_EVERY: u32 = 240;
-/// Probes alone before, and after everything, in nanoseconds.
+/// Nanoseconds that the probes run before the first client connects, and after the storm.
 const ALONE: u64 = 3 * SECOND;
 
-/// `clients` come in, stay `settings.hold` seconds, drop by reset or by close, and return.
+/// Connects `clients` clients, keeps them `settings.hold` seconds, drops them by reset or by close,
+/// and connects them again.
 pub fn run(clients: u32, settings: &Settings) -> Result<Value, String> {
     let (mut crowd, mut net) = crowd_of(clients, settings)?;
     let snapshot = |crowd: &Crowd<Quiet>| {
@@ -90,7 +91,7 @@ fn crowd_of(clients: u32, settings: &Settings) -> Result<(Crowd<Quiet>, Net), St
     let ping = settings.ping.unwrap_or(PING_EVERY);
     let (mut crowd, net) = Crowd::new(clients, ping, settings.reset, talk, settings)?;
     crowd.join.at_rate(settings.rate.unwrap_or(0));
-    // An overloaded broker may refuse: what counts is when all are back.
+    // An overloaded broker may refuse connections; the result is when all clients are back.
     crowd.patient = true;
     Ok((crowd, net))
 }

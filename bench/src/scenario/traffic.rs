@@ -1,9 +1,9 @@
 //! Publishers and subscribers: every scenario with messages between clients.
 //!
-//! Subscribers are clients 0 to `subscribers`, publishers follow. Each message carries a nonce of
-//! the run, its publisher, its sequence number and when it was sent, or, when paced, when it
-//! should have been sent: a generator or broker that falls behind shows as latency (no coordinated
-//! omission).
+//! Subscribers are the first `subscribers` clients; publishers follow. Each message carries a nonce
+//! of the run, its publisher, its sequence number and a time. With a rate this is when the message
+//! was due, otherwise when it was sent: a generator or a broker that falls behind a rate therefore
+//! shows as latency (no coordinated omission).
 
 use super::{Plan, Settings, Shape, Snapshot};
 use crate::clients::join::{Join, Names};
@@ -17,21 +17,22 @@ use crate::stats::{Latency, Order, Stream};
 use crate::stop;
 use serde_json::{Value, json};
 
-/// Bytes of a payload that carry nonce, publisher, sequence number and time.
+/// Bytes with nonce, publisher, sequence number and time, with which a payload begins.
 pub const HEADER: usize = 24;
-/// Bytes that a publisher without acknowledgements writes at once.
+/// Bytes that a publisher without acknowledgements has unsent at most.
 const BURST_BYTES: usize = 2048;
-/// Bounds what a publisher at full speed has in the kernel.
+/// Send buffer of sockets, in bytes; it bounds what the kernel holds for a publisher at full speed.
 const SEND_BUFFER: u32 = 32 * 1024;
-/// Identifiers in flight at which a paced publisher withholds messages instead of reusing one.
+/// In-flight messages at which a paced publisher withholds messages instead of reusing an
+/// identifier.
 const MAX_IN_FLIGHT: u16 = 60_000;
-/// At full speed the generator sleeps until this many things happened, or this long in
-/// nanoseconds: otherwise the broker pays for waking it with every packet.
+/// At full speed the generator sleeps until this number of completions or these nanoseconds:
+/// otherwise the broker spends CPU time on waking it with every packet.
 const COALESCED: usize = 64;
 const COALESCE: u64 = MILLISECOND;
 const JOIN_LIMIT: u64 = 120 * SECOND;
 const DRAIN_LIMIT: u64 = 20 * SECOND;
-/// Without a delivery or acknowledgement for this long, what is missing is lost.
+/// After this many nanoseconds without a delivery or an acknowledgement, missing messages are lost.
 const SILENCE: u64 = SECOND;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -46,7 +47,7 @@ enum Phase {
 struct Publisher {
     topic: Box<[u8]>,
     sent: u64,
-    /// Messages before this one belong to the warm-up.
+    /// The sequence number of the first message after the warm-up.
     mark: u64,
     last_id: u16,
     acked_id: u16,
@@ -77,7 +78,8 @@ struct Traffic {
     failure: Option<String>,
 }
 
-/// Runs `plan` against the target; at most [`JOIN_LIMIT`] + warm-up + seconds + [`DRAIN_LIMIT`].
+/// Runs `plan` against the target, for at most [`JOIN_LIMIT`] + warm-up + seconds +
+/// [`DRAIN_LIMIT`].
 pub fn run(plan: Plan, names: Names, settings: &Settings) -> Result<Value, String> {
     let mut traffic = Traffic::new(plan, names, settings);
     let clients = plan.publishers + plan.subscribers;
@@ -114,7 +116,7 @@ pub fn run(plan: Plan, names: Names, settings: &Settings) -> Result<Value, Strin
     traffic.report(&mut report);
     report["connects_per_s"] = joined["delivered_per_s"].clone();
     report["connack_ms"] = traffic.join.connack.report();
-    // Read after the drain: it takes long when the broker is large.
+    // Read after the drain, as this takes long when the broker's memory is large.
     let full = traffic.monitor.memory();
     report["peak_rss"] = traffic.monitor.peak().into();
     report["memory"] = json!({
@@ -126,7 +128,8 @@ pub fn run(plan: Plan, names: Names, settings: &Settings) -> Result<Value, Strin
     Ok(report)
 }
 
-/// An open-loop schedule: message n is due at `start + n / rate`, n rounded down to a burst.
+/// An open-loop schedule: message n is due at `start + n / rate`, with n rounded down to a multiple
+/// of `burst`.
 struct Pace {
     start: u64,
     rate: u32,
@@ -201,7 +204,7 @@ impl Traffic {
         Ok(())
     }
 
-    /// Takes a sample if it is time.
+    /// Updates the totals, and takes a sample if one is due.
     fn look(&mut self) -> Result<(), String> {
         self.monitor.totals = Totals {
             connects: u64::from(self.join.ready),
@@ -234,7 +237,7 @@ impl Traffic {
         }
     }
 
-    /// Traffic until `end`.
+    /// Publishes and receives until `end`.
     fn until(&mut self, net: &mut Net, pace: &mut Pace, end: u64) -> Result<(), String> {
         loop {
             let now = clock::now();
@@ -316,7 +319,7 @@ impl Traffic {
         mqtt::put_publish(out, self.version, qos, &state.topic, id, &self.payload);
     }
 
-    /// A packet for a client that has joined.
+    /// Handles a packet for a client that is ready.
     #[inline]
     fn packet(
         &mut self,
@@ -488,7 +491,7 @@ impl Handler for Traffic {
     }
 }
 
-/// Packet identifiers go round from 1 to 65,535.
+/// The identifier after `id`: identifiers go round from 1 to 65,535.
 fn following(id: u16) -> u16 {
     id.wrapping_add(1).max(1)
 }

@@ -1,5 +1,5 @@
-//! Bridges to HTTP services: [`request`] (what is asked, from a message, pure), `serve` (lanes of
-//! requests, on the bridge's thread).
+//! Bridges to HTTP services: [`request`] makes requests from messages (pure); `serve` sends them,
+//! in lanes, on the bridge's thread.
 
 pub mod request;
 #[cfg(feature = "runtime")]

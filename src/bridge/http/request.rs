@@ -1,4 +1,4 @@
-//! Requests from messages, and what an answer means. Pure.
+//! Requests made from messages, and the meaning of the service's answers. Pure.
 
 use crate::bridge::template::{MessageTemplate, Values};
 use crate::config::{Get, HttpBridge, OnMissing, WebhookFormat, WebhookMethod};
@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use std::hash::BuildHasher;
 use std::time::Duration;
 
-/// The fields of a body that no field is given for.
+/// The fields of a JSON body when the configuration gives none.
 const USUAL: [(&str, &str); 7] = [
     ("topic", "${topic}"),
     ("payload", "${payload}"),
@@ -19,42 +19,42 @@ const USUAL: [(&str, &str); 7] = [
     ("username", "${username}"),
 ];
 
-/// How requests are made.
+/// The parts of requests, compiled from the configuration.
 pub struct RequestPlan {
     method: &'static str,
     url: MessageTemplate,
     headers: Vec<(String, MessageTemplate)>,
-    /// `None`: the payload itself.
+    /// The fields of a JSON body; `None` when the payload itself is the body.
     body: Option<Vec<(String, MessageTemplate)>>,
     many: bool,
     missing: OnMissing,
     key: Option<hmac::Key>,
-    /// Tells the requests of this start from those of another.
+    /// Distinguishes the requests of this run of the broker from those of other runs.
     instance: String,
     lanes: usize,
     seed: foldhash::fast::FixedState,
 }
 
-/// A message, ready to be sent.
+/// A message in the form in which it is sent.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Item {
-    /// Its number in the buffer.
+    /// The message's number in the buffer.
     pub number: u64,
-    /// Where it goes.
+    /// The address of the request.
     pub url: String,
-    /// Headers.
+    /// The headers of the request.
     pub headers: Vec<(String, String)>,
-    /// The body, or an element of it.
+    /// The body, or its element of the body.
     body: Vec<u8>,
 }
 
 impl Item {
-    /// Whether both may be in one request.
+    /// Whether both messages may be in the same request.
     pub fn goes_with(&self, other: &Item) -> bool {
         self.url == other.url && self.headers == other.headers
     }
 
-    /// Bytes of its body.
+    /// Bytes of the body.
     pub fn size(&self) -> usize {
         self.body.len()
     }
@@ -63,9 +63,9 @@ impl Item {
 /// A request.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Request {
-    /// The method.
+    /// The HTTP method.
     pub method: &'static str,
-    /// Where.
+    /// The address.
     pub url: String,
     /// Headers.
     pub headers: Vec<(String, String)>,
@@ -73,18 +73,18 @@ pub struct Request {
     pub body: Vec<u8>,
 }
 
-/// What is done after an answer.
+/// What the bridge does after an answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// The messages have arrived.
+    /// The messages are delivered.
     Done,
-    /// The request is made again, not before that pause.
+    /// The request is sent again, after at least this pause.
     Again(Duration),
-    /// The messages are not wanted.
+    /// The messages are dropped, as the service does not accept them.
     Drop,
 }
 
-/// The verdict on a status, with what Retry-After says in seconds.
+/// The verdict on a status; `retry_after` is the value of the header Retry-After in seconds.
 pub fn judge(status: u16, retry_after: Option<u64>) -> Verdict {
     match status {
         200..300 => Verdict::Done,
@@ -96,10 +96,10 @@ pub fn judge(status: u16, retry_after: Option<u64>) -> Verdict {
 }
 
 impl RequestPlan {
-    /// From the configuration.
+    /// Compiles the configuration.
     ///
     /// # Errors
-    /// What is wrong with a template; checked with the configuration.
+    /// What is wrong with a template. `config` has checked the templates already.
     pub fn new(http: &HttpBridge, instance: &str) -> Result<RequestPlan, String> {
         let table = |name: &str, text: &str| -> Result<(String, MessageTemplate), String> {
             Ok((name.to_owned(), MessageTemplate::new(text)?))
@@ -126,13 +126,15 @@ impl RequestPlan {
         })
     }
 
-    /// The lane of a message: all of a client are in one; without a client all of a topic.
+    /// The lane of a message: all messages of one client share a lane; without a ClientId, all of
+    /// one topic.
     pub fn lane(&self, record: &LinkRecord<'_>) -> usize {
         let name = if record.client_id.is_empty() { record.topic } else { record.client_id };
         (self.seed.hash_one(name) % self.lanes as u64) as usize
     }
 
-    /// What a message becomes; `None` when it lacks a value, and is dropped for it.
+    /// The item for a message; `None` when the message lacks a value and is dropped because of
+    /// that.
     pub fn item(&self, number: u64, record: LinkRecord<'_>) -> Option<Item> {
         let values = Values::new(record);
         let (mut url, mut whole) = (Vec::new(), true);
@@ -140,7 +142,7 @@ impl RequestPlan {
         let headers = self.headers.iter().map(|(name, template)| {
             let mut value = Vec::new();
             whole &= template.fill(&values, &mut value);
-            // A header has no line ends.
+            // A header value has no control characters.
             let value: Vec<u8> =
                 value.into_iter().map(|byte| if byte < b' ' { b' ' } else { byte }).collect();
             (name.clone(), String::from_utf8_lossy(&value).into_owned())
@@ -165,7 +167,8 @@ impl RequestPlan {
         Some(Item { number, url, headers, body })
     }
 
-    /// A client need not have a user name, nor a message of the broker's a client.
+    /// Whether a missing value is usual in this field: a client need not have a user name, and a
+    /// message of the broker itself has no client.
     fn usual(&self, name: &str) -> bool {
         matches!(name, "username" | "client_id")
     }

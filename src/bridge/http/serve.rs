@@ -1,5 +1,5 @@
-//! The requests of a bridge to an HTTP service, on the bridge's thread: each message goes into the
-//! lane of its client, and each lane has one request under way.
+//! The requests of a bridge to an HTTP service, on the bridge's thread. Each message goes into the
+//! lane of its client, and each lane has at most one request under way.
 #![allow(clippy::disallowed_methods, reason = "on the bridge's own thread, never on a core's")]
 
 use super::request::{Item, RequestPlan, Verdict, judge};
@@ -19,51 +19,51 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
-/// Messages of a lane that are ready, beyond those under way.
+/// The most messages of a lane that are ready, unless two full requests need more.
 const AHEAD: usize = 64;
-/// Bytes of the messages of one request, beyond the first.
+/// Bytes of the messages of one request at most, except that one message may be larger.
 const REQUEST: usize = 1 << 20;
-/// Bytes of an answer that are read; they mean nothing.
+/// The most bytes of an answer's body that are read; their content is ignored.
 const ANSWER: usize = 64 * 1024;
-/// Connections without a request are kept this long.
+/// How long connections without a request are kept.
 const IDLE: Duration = Duration::from_secs(60);
-/// How often a service that fails is complained of.
+/// The least interval between two log lines about a failing service.
 const COMPLAINT: Duration = Duration::from_secs(10);
 
 type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
 /// A bridge to an HTTP service.
 pub struct HttpService<'a> {
-    /// The near side.
+    /// The side of the bridge towards this broker.
     pub intake: &'a mut Intake,
     /// How requests are made.
     pub plan: Arc<RequestPlan>,
-    /// Most messages of one.
+    /// The most messages of one request.
     pub batch: usize,
-    /// Requests at a time.
+    /// The number of lanes, which bounds the concurrent requests.
     pub lanes: usize,
-    /// Longest time for an answer.
+    /// The longest time for an answer.
     pub timeout: Duration,
-    /// Shortest and longest pause.
+    /// The shortest and the longest pause before a request is sent again.
     pub retry: (Duration, Duration),
-    /// Most tries.
+    /// The most tries of a request; `None` for no limit.
     pub tries: Option<u32>,
-    /// TLS.
+    /// The TLS configuration.
     pub tls: Arc<rustls::ClientConfig>,
 }
 
-/// Messages on their way to the service, oldest first.
+/// The messages of a lane that are on their way to the service, oldest first.
 #[derive(Default)]
 struct Lane {
     items: VecDeque<Item>,
-    /// How many of the first are under way, or will be tried again together.
+    /// How many of the first messages form the request that is under way or to be repeated.
     sent: usize,
     busy: bool,
     tries: u32,
     again: Option<Instant>,
 }
 
-/// What came of a lane's request.
+/// The result of a lane's request.
 struct Answer {
     lane: usize,
     verdict: Verdict,
@@ -80,7 +80,7 @@ struct Running<'a> {
 }
 
 impl HttpService<'_> {
-    /// Sends what comes, until the bridge is to end.
+    /// Sends messages until the bridge is to end.
     pub async fn run(self) {
         let connector = HttpsConnectorBuilder::new().with_tls_config((*self.tls).clone());
         let connector = connector.https_or_http().enable_http1().build();
@@ -132,7 +132,7 @@ impl Running<'_> {
         .await;
     }
 
-    /// Reads messages into their lanes, as long as each has room for one.
+    /// Reads messages into their lanes until one lane is full.
     fn fill_lanes(&mut self) {
         let most = AHEAD.max(2 * self.service.batch);
         let (mut moment, mut any_full) = (None, false);
@@ -156,7 +156,7 @@ impl Running<'_> {
         }
     }
 
-    /// Begins the next request of each lane that has none under way.
+    /// Sends the next request of each lane that has none under way.
     fn send(&mut self, now: Instant) {
         for (number, lane) in self.lanes.iter_mut().enumerate() {
             if lane.busy || lane.items.is_empty() || lane.again.is_some_and(|at| at > now) {
@@ -182,7 +182,7 @@ impl Running<'_> {
                         (Verdict::Again(Duration::ZERO), why)
                     }
                 };
-                // The bridge may have ended.
+                // The receiver is gone if the bridge has ended.
                 let _ = answer.send(Answer { lane: number, verdict, why });
             });
         }
@@ -225,7 +225,7 @@ impl Running<'_> {
     }
 }
 
-/// How many of the first messages are in one request.
+/// How many of the first messages form one request.
 fn together(items: &VecDeque<Item>, most: usize) -> usize {
     let mut bytes = 0;
     let Some(first) = items.front() else { return 0 };
@@ -236,7 +236,7 @@ fn together(items: &VecDeque<Item>, most: usize) -> usize {
     fits.count()
 }
 
-/// One request: its status, and the seconds of Retry-After.
+/// Sends one request. Returns its status, and the seconds of Retry-After.
 async fn ask(
     client: &HttpClient,
     request: super::request::Request,
@@ -251,7 +251,7 @@ async fn ask(
     let status = answer.status().as_u16();
     let after = answer.headers().get("retry-after").and_then(|value| value.to_str().ok());
     let after = after.and_then(|text| text.trim().parse().ok());
-    // Read to its end, so that the connection can be used again.
+    // The body is read to its end so that the connection can be used again.
     let _ = Limited::new(answer.into_body(), ANSWER).collect().await;
     Ok((status, after))
 }

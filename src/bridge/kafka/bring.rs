@@ -1,5 +1,5 @@
-//! What a bridge brings from Kafka, on the bridge's thread: records go to the shards, and are
-//! committed when all before them in their partition have been accepted.
+//! Records that a bridge brings from Kafka, on the bridge's thread. They go to the shards as
+//! messages. A record is committed when it and all earlier ones of its partition have been settled.
 #![allow(clippy::disallowed_methods, reason = "on the bridge's own thread, never on a core's")]
 
 use super::client::{Reports, SharedReports};
@@ -13,26 +13,26 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
-/// Messages that are not settled here, past which nothing is taken.
+/// The most unsettled messages; with as many, no record is taken.
 const UNSETTLED: usize = 1024;
-/// How long leaving a group may take.
+/// The longest time for leaving a consumer group.
 const LEAVING: Duration = Duration::from_secs(3);
-/// Records that are taken before other things are looked at again.
+/// Records that are taken before other work is looked at again.
 const TURN: usize = 256;
 
 /// Which records are brought, and how.
 pub struct BringPlan {
-    /// What they become.
+    /// What records become.
     pub plan: Arc<InboundPlan>,
-    /// What the client is told.
+    /// The properties of the client.
     pub properties: Properties,
-    /// Which partitions.
+    /// The partitions to read.
     pub wanted: Wanted,
     /// The pause before another client is started.
     pub pause: Duration,
 }
 
-/// Records that are brought.
+/// The state of bringing records.
 pub struct Bringing {
     plan: BringPlan,
     source: Option<Source>,
@@ -43,7 +43,7 @@ pub struct Bringing {
 }
 
 impl Bringing {
-    /// Nothing has been brought.
+    /// Starts without a client.
     pub fn new(plan: BringPlan) -> Bringing {
         Bringing {
             plan,
@@ -55,10 +55,10 @@ impl Bringing {
         }
     }
 
-    /// Starts a client when it is time.
+    /// Starts a client if none runs and one is due.
     ///
     /// # Errors
-    /// Why there is none.
+    /// The reason why no client could be started.
     pub fn start(&mut self, bell: &Arc<Notify>, name: &str) -> Result<(), String> {
         if self.source.is_some() || self.again > Instant::now() {
             return Ok(());
@@ -75,12 +75,12 @@ impl Bringing {
         Ok(())
     }
 
-    /// When a client is to be started.
+    /// When the next client is to be started; `None` while one runs.
     pub fn deadline(&self) -> Option<Instant> {
         Some(self.again).filter(|_| self.source.is_none())
     }
 
-    /// What the client has to say of its connection, and of errors. One that cannot go on is ended.
+    /// The client's reports about its connection and errors. A client that cannot go on is ended.
     pub fn reports(&mut self) -> Option<&Reports> {
         let source = self.source.as_ref()?;
         source.shared_reports.take(&mut self.reports);
@@ -93,7 +93,7 @@ impl Bringing {
         Some(&self.reports)
     }
 
-    /// Takes records, as far as the shards keep up; true when there may be more.
+    /// Takes records as long as the shards keep up. Returns true when there may be more.
     pub fn take(&mut self, inward: &mut Inward, figures: &Figures) -> bool {
         let mut any = false;
         for _ in 0..TURN {
@@ -122,7 +122,7 @@ impl Bringing {
         true
     }
 
-    /// What shards have said of messages that were brought.
+    /// Takes in the shards' outcomes of messages that were brought.
     pub fn settle(&mut self, settled: &[(u64, Settled)], figures: &Figures) {
         for &(ticket, outcome) in settled {
             match outcome {
@@ -144,8 +144,9 @@ impl Bringing {
         }
     }
 
-    /// What has been accepted is committed. Waits a while until the group knows that this member
-    /// leaves: the others would wait for it otherwise, and so would its next start.
+    /// Commits what has been settled, and waits a while until the group knows that this member
+    /// leaves: otherwise the group's other members, and the next start of this one, would wait for
+    /// it.
     pub fn close(&mut self) {
         let Some(source) = self.source.take() else { return };
         wait_for_end(&source.close(), Instant::now() + LEAVING);

@@ -1,5 +1,5 @@
-//! The Kafka client: librdkafka, which has threads of its own, and one more that takes its reports
-//! and leaves them for the bridge's thread.
+//! The Kafka client: librdkafka, which has threads of its own, and one more thread that receives
+//! its reports and leaves them for the bridge's thread.
 #![allow(
     clippy::disallowed_types,
     clippy::disallowed_methods,
@@ -17,28 +17,28 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
-/// How long the thread waits for reports before it looks whether it is still wanted.
+/// How long the thread waits for reports before it checks whether the client is still wanted.
 const POLL: Duration = Duration::from_millis(100);
-/// How long what is under way may take to be given up when a client ends.
+/// The longest time in which an ending client gives up the records under way.
 const ENDING: Duration = Duration::from_secs(2);
 
-/// What has become of a record.
+/// The outcome of a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// It has arrived.
+    /// The cluster has acknowledged it.
     Arrived,
-    /// It is larger than the client or the cluster takes.
+    /// It is larger than the client or the cluster accepts.
     TooLarge,
-    /// The cluster does not want it, now and later: its topic does not exist, or may not be written
-    /// to, or its content is against a rule there.
+    /// The cluster refuses it now and later: its topic does not exist or may not be written to, or
+    /// its content violates a rule of the cluster.
     Refused(RDKafkaErrorCode),
-    /// The client has given up on it: it is to be sent again.
+    /// The client has given it up; it is to be sent again.
     GivenUp(RDKafkaErrorCode),
-    /// The client ends.
+    /// The client is ending.
     Ended,
 }
 
-/// The verdict of an error.
+/// The outcome that an error means.
 pub fn judge(error: &KafkaError) -> Verdict {
     use RDKafkaErrorCode as Code;
     let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
@@ -59,22 +59,22 @@ pub fn judge(error: &KafkaError) -> Verdict {
     }
 }
 
-/// What the client has to say.
+/// The client's reports.
 #[derive(Default)]
 pub struct Reports {
-    /// What has become of records, by the numbers of their messages.
+    /// Outcomes of records, by the numbers of their messages.
     pub records: Vec<(usize, Verdict)>,
-    /// Whether there is a connection, when that has been found out.
+    /// Whether there is a connection, if that has been found out since the last look.
     pub connected: Option<bool>,
     /// The last error.
     pub error: Option<String>,
-    /// The client cannot go on.
+    /// Whether the client cannot go on.
     pub fatal: bool,
-    /// The client has ended: it says nothing more.
+    /// Whether the client has ended; no further reports follow.
     pub ended: bool,
 }
 
-/// Reports of the client's threads until the bridge's thread takes them.
+/// Reports of the client's threads, kept until the bridge's thread takes them.
 pub struct SharedReports {
     reports: Mutex<Reports>,
     bell: Arc<Notify>,
@@ -82,7 +82,7 @@ pub struct SharedReports {
 }
 
 impl SharedReports {
-    /// Without reports; `bell` wakes the bridge's thread.
+    /// Starts without reports; `bell` wakes the bridge's thread.
     pub fn new(bell: &Arc<Notify>, bridge: &str) -> Arc<SharedReports> {
         let reports = Mutex::new(Reports::default());
         Arc::new(SharedReports { reports, bell: Arc::clone(bell), bridge: bridge.to_owned() })
@@ -92,7 +92,7 @@ impl SharedReports {
         self.reports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes them all. `old` is used again.
+    /// Takes all reports; the memory of `old` is used again.
     pub fn take(&self, old: &mut Reports) {
         old.records.clear();
         let records = std::mem::take(&mut old.records);
@@ -104,12 +104,12 @@ impl SharedReports {
         self.bell.notify_one();
     }
 
-    /// The name of a thread of this bridge's client.
+    /// The name for a thread of this bridge's client.
     pub fn thread_name(&self, of: &str) -> String {
         format!("{of}-{}", self.bridge)
     }
 
-    /// A consumer has failed.
+    /// Notes a consumer's error.
     pub fn failed(&self, error: &KafkaError) {
         let fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
         self.note(|reports| {
@@ -137,7 +137,8 @@ impl ClientContext for Context {
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
-        // A document of a few thousand bytes, in which brokers have a state and topics have none.
+        // The statistics are a document of a few thousand bytes; only brokers in it have a state,
+        // topics have none.
         let up = memchr_of(statistics, br#""state":"UP""#);
         self.shared_reports.note(|reports| reports.connected = Some(up));
     }
@@ -168,7 +169,7 @@ impl ProducerContext for Context {
         };
         let mut reports = self.shared_reports.lock();
         reports.records.push((number, verdict));
-        // The reader takes all that are there when it comes.
+        // The reader takes all outcomes at once, so only the first one has to wake it.
         let first = reports.records.len() == 1;
         drop(reports);
         if first {
@@ -177,7 +178,7 @@ impl ProducerContext for Context {
     }
 }
 
-/// The configuration of a client.
+/// The library's configuration for a client.
 pub fn configured(properties: &Properties) -> ClientConfig {
     let mut config = ClientConfig::new();
     for (name, value) in properties {
@@ -189,10 +190,10 @@ pub fn configured(properties: &Properties) -> ClientConfig {
     config
 }
 
-/// What is wrong with properties, if anything.
+/// Checks properties.
 ///
 /// # Errors
-/// Which one the library does not take, and why.
+/// The name of a property that the library does not accept, and why.
 pub fn check(properties: &Properties) -> Result<(), (String, String)> {
     match configured(properties).create_native_config() {
         Ok(_) => Ok(()),
@@ -201,18 +202,18 @@ pub fn check(properties: &Properties) -> Result<(), (String, String)> {
     }
 }
 
-/// A client that sends.
+/// A client that sends records.
 pub struct Sender {
     producer: Arc<BaseProducer<Context>>,
-    /// Where its reports are.
+    /// Where the client leaves its reports.
     pub shared_reports: Arc<SharedReports>,
 }
 
 impl Sender {
-    /// Starts one.
+    /// Starts a client.
     ///
     /// # Errors
-    /// Why the library has none.
+    /// The library's reason why there is none.
     pub fn start(
         properties: &Properties,
         shared_reports: Arc<SharedReports>,
@@ -228,10 +229,10 @@ impl Sender {
         Ok(Sender { producer, shared_reports })
     }
 
-    /// Hands it a record, of the message of that number.
+    /// Gives the client a record, made from the message with this number.
     ///
     /// # Errors
-    /// What has become of it.
+    /// The record's outcome.
     pub fn send(&self, number: usize, record: &Record, value: &[u8]) -> Result<(), Verdict> {
         let mut sent = BaseRecord::with_opaque_to(&record.topic, number).payload(value);
         sent.timestamp = record.timestamp;
@@ -249,7 +250,8 @@ impl Sender {
     }
 }
 
-/// Takes the reports of a client until its sender has gone; then what is under way is given up.
+/// Receives a client's reports until its `Sender` has gone; then the records under way are given
+/// up.
 fn poll(producer: &Arc<BaseProducer<Context>>, shared_reports: &SharedReports) {
     while Arc::strong_count(producer) > 1 {
         producer.poll(POLL);

@@ -1,5 +1,5 @@
-//! Records that are brought from Kafka: librdkafka's consumer, on a thread of its own that hands
-//! messages to the bridge's thread, and waits while that has enough.
+//! The consumer of records that are brought from Kafka: librdkafka's consumer, on a thread of its
+//! own, which gives messages to the bridge's thread and waits while that has enough.
 #![allow(
     clippy::disallowed_types,
     clippy::disallowed_methods,
@@ -18,47 +18,47 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// How long the thread waits for records before it looks whether it is still wanted.
+/// How long the thread waits for records before it checks whether the consumer is still wanted.
 const POLL: Duration = Duration::from_millis(100);
-/// Messages between the two threads.
+/// The most messages between the two threads.
 const AHEAD: usize = 256;
 
 impl ConsumerContext for Context {}
 
 /// A record on its way to the bridge's thread.
 pub struct Arrival {
-    /// Where it is from.
+    /// The record's topic.
     pub topic: String,
-    /// The same.
+    /// The record's partition.
     pub partition: i32,
-    /// The same.
+    /// The record's offset in the partition.
     pub offset: i64,
-    /// What it becomes.
+    /// The message for the record, or why there is none.
     pub message: Result<Incoming, NoMessage>,
 }
 
-/// Which partitions are read.
+/// The partitions that are read.
 pub enum Wanted {
-    /// Those that the group gives.
+    /// Partitions of these topics, as the consumer group assigns them.
     Group(Vec<String>),
-    /// These.
+    /// These partitions of topics.
     Partitions(Vec<(String, i32)>),
 }
 
-/// A consumer, as the bridge's thread has it.
+/// A consumer as the bridge's thread has it.
 pub struct Source {
     consumer: Arc<BaseConsumer<Context>>,
     arrivals: Receiver<Arrival>,
     thread: JoinHandle<()>,
-    /// Where its reports are.
+    /// Where the consumer leaves its reports.
     pub shared_reports: Arc<SharedReports>,
 }
 
 impl Source {
-    /// Starts one.
+    /// Starts a consumer.
     ///
     /// # Errors
-    /// Why the library has none.
+    /// The library's reason why there is none.
     pub fn start(
         properties: &Properties,
         wanted: &Wanted,
@@ -97,23 +97,23 @@ impl Source {
         self.arrivals.try_recv().ok()
     }
 
-    /// All records of that partition up to that offset have been accepted.
+    /// All records of the partition up to this offset have been settled.
     pub fn accepted(&self, topic: &str, partition: i32, offset: i64) {
-        // One that another consumer has by now is theirs.
+        // It fails if another consumer has the partition by now, which then takes care of it.
         let _ = self.consumer.store_offset(topic, partition, offset);
     }
 
-    /// The thread commits what has been accepted, leaves the group and ends.
+    /// Ends the consumer: its thread commits what has been settled, leaves the group and ends.
     pub fn close(self) -> JoinHandle<()> {
-        // It may be waiting for room there.
+        // The thread may be waiting for room in the channel.
         drop(self.arrivals);
         self.thread
     }
 }
 
-/// Hands records over until the bridge's thread has let go of the consumer. Everything that waits
-/// for the cluster at the end is done here: the commit, and leaving the group when the last handle
-/// goes, which is the one of this thread.
+/// Hands records over until the bridge's thread has dropped its handle of the consumer. All waiting
+/// for the cluster at the end happens on this thread: the commit, and leaving the group, which
+/// happens when the last handle is dropped, and that is this thread's.
 fn consume(
     consumer: &Arc<BaseConsumer<Context>>,
     plan: &InboundPlan,
@@ -126,7 +126,7 @@ fn consume(
             Some(Err(error)) => shared_reports.failed(&error),
             Some(Ok(record)) => {
                 if to.send(arrival(plan, &record)).is_err() {
-                    // The consumer is let go of at the same time.
+                    // The bridge's thread drops its handle of the consumer at the same time.
                     std::thread::yield_now();
                     continue;
                 }
@@ -134,7 +134,7 @@ fn consume(
             }
         }
     }
-    // Without anything to commit this is an error.
+    // When nothing is to be committed, this is an error.
     let _ = consumer.commit_consumer_state(CommitMode::Sync);
 }
 

@@ -1,4 +1,4 @@
-//! Messages from Kafka records, and how far a partition has been taken. Pure.
+//! Messages made from Kafka records, and how far each partition has been settled. Pure.
 
 use crate::bridge::mqtt::session::Incoming;
 use crate::bridge::template::{MessageTemplate, Values};
@@ -8,7 +8,7 @@ use crate::packet::{Qos, append_user_property};
 use crate::topic;
 use std::collections::{HashMap, VecDeque};
 
-/// A record of Kafka's.
+/// A Kafka record.
 #[derive(Clone, Copy, Debug)]
 pub struct Brought<'a> {
     /// Its topic.
@@ -21,7 +21,7 @@ pub struct Brought<'a> {
     pub timestamp: u64,
 }
 
-/// What records of a topic become.
+/// What records of one topic become.
 struct Entry {
     topic: MessageTemplate,
     qos: Qos,
@@ -29,27 +29,27 @@ struct Entry {
     headers: bool,
 }
 
-/// How messages are made.
+/// The rules by which records become messages.
 pub struct InboundPlan {
     entries: HashMap<String, Entry>,
-    /// Largest message, in bytes.
+    /// The most bytes of a message.
     most: usize,
 }
 
 /// Why a record becomes no message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NoMessage {
-    /// It lacks a value of its topic, or there is no such topic.
+    /// It lacks a value for its topic name, or that name is not valid.
     Topic,
-    /// It is larger than messages are here.
+    /// It is larger than messages may be here.
     TooLarge,
 }
 
 impl InboundPlan {
-    /// From the configuration. `most`: bytes of a message.
+    /// Compiles the configuration; a message has at most `most` bytes.
     ///
     /// # Errors
-    /// What is wrong with a template; checked with the configuration.
+    /// What is wrong with a template. `config` has checked the templates already.
     pub fn new(kafka: &KafkaBridge, most: usize) -> Result<InboundPlan, String> {
         let mut entries = HashMap::new();
         for entry in &kafka.topics {
@@ -64,10 +64,10 @@ impl InboundPlan {
         Ok(InboundPlan { entries, most })
     }
 
-    /// The message of a record with these headers.
+    /// The message for a record with these headers.
     ///
     /// # Errors
-    /// Why there is none.
+    /// The reason why there is none.
     pub fn message<'a>(
         &self,
         record: &Brought<'_>,
@@ -79,14 +79,14 @@ impl InboundPlan {
         for (name, value) in headers {
             let value = str::from_utf8(value).ok().filter(|value| !value.contains('\0'));
             if let Some(value) = value.filter(|_| !name.contains('\0')) {
-                // One that is too long for a user property is left out.
+                // A header that is too long for a user property is left out.
                 let _ = append_user_property(&mut properties, name, value);
             }
         }
         if record.value.len() + properties.len() > self.most {
             return Err(NoMessage::TooLarge);
         }
-        // The placeholders of a record stand for these fields.
+        // The placeholders of a record are filled in from these fields.
         let filled_from = LinkRecord {
             topic: record.topic,
             properties: &properties,
@@ -122,7 +122,7 @@ impl InboundPlan {
     }
 }
 
-/// How far one partition has been taken: its records in order, and which of them are settled.
+/// The unsettled records of one partition, in order: ticket, offset, and whether it is settled.
 #[derive(Default, Debug)]
 struct Position {
     records: VecDeque<(u64, i64, bool)>,
@@ -132,16 +132,17 @@ struct Position {
 #[derive(Default, Debug)]
 pub struct Positions {
     all: HashMap<(String, i32), Position>,
-    /// Which partition a ticket is of.
+    /// The partition of each ticket.
     tickets: HashMap<u64, (String, i32)>,
 }
 
 impl Positions {
-    /// A record was taken, with that ticket.
+    /// Notes that a record was taken, with this ticket.
     pub fn take(&mut self, topic: &str, partition: i32, offset: i64, ticket: u64) {
         let key = (topic.to_owned(), partition);
         let position = self.all.entry(key.clone()).or_default();
-        // The partition has been with another consumer meanwhile, and begins again.
+        // The partition was with another consumer meanwhile, and is read again from an earlier
+        // offset.
         if position.records.back().is_some_and(|&(_, last, _)| last >= offset) {
             for (ticket, ..) in position.records.drain(..) {
                 self.tickets.remove(&ticket);
@@ -151,8 +152,8 @@ impl Positions {
         self.tickets.insert(ticket, key);
     }
 
-    /// The record of that ticket is settled. Gives topic, partition and offset of the last one
-    /// before which all are, when that has changed.
+    /// Notes that the record with this ticket is settled. Returns topic, partition and the offset
+    /// up to which all records are settled, if that has changed.
     pub fn settle(&mut self, ticket: u64) -> Option<(String, i32, i64)> {
         let (topic, partition) = self.tickets.remove(&ticket)?;
         let position = self.all.get_mut(&(topic.clone(), partition))?;

@@ -1,12 +1,14 @@
-//! Bridges to Kafka clusters: [`record`] (records from messages, pure), [`properties`] (what the
-//! client library is told, pure), `client` (that library: librdkafka, and a thread that takes its
-//! reports), `serve` (what waits goes to it, on the bridge's thread); for records that become
-//! messages here [`inbound`] (pure), `consumer` (the library again, on another thread) and `bring`.
+//! Bridges to Kafka clusters. For sending: [`record`] makes records from messages (pure),
+//! [`properties`] has the client library's properties (pure), `client` is that library, librdkafka,
+//! with a thread that receives its reports, and `serve` gives waiting messages to the client, on
+//! the bridge's thread. For records that become messages here: [`inbound`] (pure), `consumer` (the
+//! library again, on another thread) and `bring`.
 //!
-//! The library is given so many bytes of records at a time, and keeps trying for ever: so the order
-//! within a partition is its own to keep, and what waits beyond that is in the buffer of the
-//! bridge. When it gives up on a record all the same, the library is ended, what has not arrived is
-//! read again in order, and another one is started after a pause.
+//! The library is given a bounded number of bytes of records at a time, and keeps trying without
+//! end. So the library keeps the order within a partition, and further messages wait in the
+//! bridge's buffer. When the library gives up on a record all the same, the client is ended, the
+//! messages that have not arrived are read again in order, and another client is started after a
+//! pause.
 
 #[cfg(feature = "kafka")]
 pub mod bring;

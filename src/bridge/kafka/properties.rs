@@ -1,10 +1,10 @@
-//! What librdkafka is told: its properties, from the configuration. Pure.
+//! Properties of librdkafka, made from the configuration. Pure.
 
 use crate::config::{
     Get, KafkaBridge, KafkaCompression, KafkaFrom, KafkaMechanism, KafkaPartition, KafkaTls,
 };
 
-/// Properties that have a key of their own, and that key.
+/// Properties for which the configuration has a key of its own, with that key.
 const OWN: [(&str, &str); 17] = [
     ("bootstrap.servers", "servers"),
     ("metadata.broker.list", "servers"),
@@ -25,7 +25,7 @@ const OWN: [(&str, &str); 17] = [
     ("security.protocol", "tls, or sasl"),
 ];
 
-/// Properties by which the bridge keeps its promises.
+/// Properties that the bridge needs for its guarantees.
 const KEPT: [&str; 7] = [
     "queue.buffering.max.messages",
     "queue.buffering.max.kbytes",
@@ -36,15 +36,15 @@ const KEPT: [&str; 7] = [
     "transactional.id",
 ];
 
-/// Why a property may not be set as such.
+/// Why the configuration may not set a property directly.
 pub enum NotYours {
-    /// It has that key.
+    /// The configuration has this key for it.
     Key(&'static str),
-    /// The bridge sets it.
+    /// The bridge sets it itself.
     Kept,
 }
 
-/// Whether a property of that name may be set.
+/// Whether the configuration may set the property `name` directly; `None` when it may.
 pub fn of_others(name: &str) -> Option<NotYours> {
     if let Some((_, key)) = OWN.iter().find(|(own, _)| *own == name) {
         return Some(NotYours::Key(key));
@@ -52,18 +52,18 @@ pub fn of_others(name: &str) -> Option<NotYours> {
     KEPT.contains(&name).then_some(NotYours::Kept)
 }
 
-/// Names and values.
+/// Names and values of properties.
 pub type Properties = Vec<(String, String)>;
 
-/// What clients of either kind are told.
+/// Properties of clients of either kind.
 pub fn of_client(kafka: &KafkaBridge) -> Properties {
     let mut all = Properties::new();
     let mut set = |name: &str, value: String| all.push((name.to_owned(), value));
     set("bootstrap.servers", kafka.servers.join(","));
     set("client.id", "ringmq".to_owned());
-    // Whether there is a connection is found out from them.
+    // The statistics tell whether there is a connection.
     set("statistics.interval.ms", "2000".to_owned());
-    // A cluster that is away is tried again so soon.
+    // The longest time between two attempts to reach a cluster that is away.
     set("reconnect.backoff.max.ms", "2000".to_owned());
     let encrypted = kafka.tls.is_some();
     set(
@@ -106,7 +106,7 @@ fn of_tls(tls: &KafkaTls) -> Properties {
     all
 }
 
-/// What the client that sends is told.
+/// Properties of the client that sends.
 pub fn of_producer(kafka: &KafkaBridge) -> Properties {
     let mut all = of_client(kafka);
     let mut set = |name: &str, value: String| all.push((name.to_owned(), value));
@@ -128,26 +128,27 @@ pub fn of_producer(kafka: &KafkaBridge) -> Properties {
         KafkaPartition::Random => "random",
     };
     set("partitioner", partitioner.to_owned());
-    // For ever: what cannot be sent waits, in order, and what waits is bounded by the bridge.
+    // Records never time out: a record that cannot be sent waits, in order, and the bridge bounds
+    // their bytes.
     set("message.timeout.ms", "0".to_owned());
-    // The bridge's bound is one of bytes.
+    // The bridge bounds bytes, not records.
     set("queue.buffering.max.messages", "0".to_owned());
     set("queue.buffering.max.kbytes", i32::MAX.to_string());
     all.extend(kafka.properties.iter().map(|(name, value)| (name.to_string(), value.to_string())));
     all
 }
 
-/// What the client that receives is told.
+/// Properties of the client that receives.
 pub fn of_consumer(kafka: &KafkaBridge) -> Properties {
     let mut all = of_client(kafka);
     let mut set = |name: &str, value: &str| all.push((name.to_owned(), value.to_owned()));
     set("group.id", &kafka.group);
     set("auto.offset.reset", if kafka.from == KafkaFrom::Latest { "latest" } else { "earliest" });
-    // What has been accepted here is stored by the bridge, and committed by the library.
+    // The bridge stores the offsets of settled records, and the library commits them.
     set("enable.auto.offset.store", "false");
     set("enable.auto.commit", "true");
     set("auto.commit.interval.ms", "1000");
-    // Bytes and records that are fetched ahead.
+    // Bytes and records that the library fetches ahead.
     set("queued.max.messages.kbytes", "4096");
     set("queued.min.messages", "1000");
     all.extend(kafka.properties.iter().map(|(name, value)| (name.to_string(), value.to_string())));

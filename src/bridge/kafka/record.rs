@@ -1,4 +1,4 @@
-//! Kafka records from messages. Pure.
+//! Kafka records made from messages. Pure.
 
 use crate::bridge::figures::Lost;
 use crate::bridge::numbers::Numbers;
@@ -9,23 +9,23 @@ use crate::packet::PublishProperties;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 
-/// Longest name of a Kafka topic, in bytes.
+/// The most bytes of a Kafka topic's name.
 const MAX_TOPIC: usize = 249;
-/// Bytes that a record takes in the client library, beyond its own, at most a little more.
+/// An upper estimate of the client library's own bytes for a record.
 const OVERHEAD: usize = 256;
 
-/// How records are made.
+/// The rules by which messages become records.
 pub struct RecordPlan {
     routes: Vec<Route>,
-    /// The route of each number that messages may have; `None`: it is there no more.
+    /// The index of the route for each number in messages; `None` when the route has been removed.
     by_number: Vec<Option<u16>>,
     missing: OnMissing,
 }
 
-/// One route.
+/// One route of the configuration.
 struct Route {
     topic: MessageTemplate,
-    /// `None`: records have no key.
+    /// The template of the key; `None` when records have no key.
     key: Option<MessageTemplate>,
     json: bool,
     headers: Vec<(String, MessageTemplate)>,
@@ -34,35 +34,35 @@ struct Route {
     waits: bool,
 }
 
-/// A record; it is filled in again and again.
+/// A record. It is filled in again for each message.
 #[derive(Default, Debug)]
 pub struct Record {
     /// The topic.
     pub topic: String,
     /// The key; empty for none.
     pub key: Vec<u8>,
-    /// The value, where it is an object and not the payload.
+    /// The value, if it is a JSON object and not the payload.
     object: Vec<u8>,
     is_object: bool,
     /// Headers.
     pub headers: Vec<(String, Vec<u8>)>,
-    /// Milliseconds since 1970; `None`: when it is sent.
+    /// Milliseconds since 1970; `None` for the time of sending.
     pub timestamp: Option<i64>,
 }
 
 /// Why a message becomes no record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NoRecord {
-    /// The route that it was taken for is there no more.
+    /// The route for which it was taken has been removed.
     Route,
     /// It lacks a value.
     Missing,
-    /// There can be no such topic.
+    /// Its topic has a name that Kafka does not allow.
     Topic,
 }
 
 impl NoRecord {
-    /// Why the message is dropped.
+    /// The reason under which the message is dropped.
     pub fn as_loss(self) -> Lost {
         match self {
             NoRecord::Route | NoRecord::Missing => Lost::Unwanted,
@@ -71,17 +71,17 @@ impl NoRecord {
     }
 }
 
-/// Whether Kafka has topics of that name.
+/// Whether Kafka allows topics with this name.
 pub fn is_topic(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     !matches!(name, "" | "." | "..") && name.len() <= MAX_TOPIC && name.bytes().all(plain)
 }
 
 impl RecordPlan {
-    /// From the configuration. `numbers`: which filters messages name.
+    /// Compiles the configuration; `numbers` tells which filters messages name.
     ///
     /// # Errors
-    /// What is wrong with a template; checked with the configuration.
+    /// What is wrong with a template. `config` has checked the templates already.
     pub fn new(kafka: &KafkaBridge, numbers: &Numbers) -> Result<RecordPlan, String> {
         let mut routes = Vec::new();
         for route in &kafka.routes {
@@ -108,15 +108,15 @@ impl RecordPlan {
         Ok(RecordPlan { routes, by_number, missing: kafka.on_missing })
     }
 
-    /// Whether a message for that route that is refused for good is tried again.
+    /// Whether a message for this route that was refused permanently is tried again.
     pub fn waits(&self, route: u16) -> bool {
         self.routes.get(usize::from(route)).is_some_and(|route| route.waits)
     }
 
-    /// Fills in the record of a message; gives its route.
+    /// Fills in the record for a message. Returns the index of its route.
     ///
     /// # Errors
-    /// Why there is none.
+    /// The reason why there is none.
     pub fn fill(&self, message: &LinkRecord<'_>, record: &mut Record) -> Result<u16, NoRecord> {
         let place = self.by_number.get(usize::from(message.filter)).copied().flatten();
         let place = place.ok_or(NoRecord::Route)?;
@@ -130,7 +130,7 @@ impl RecordPlan {
         name.iter_mut().filter(|byte| **byte == b'/').for_each(|byte| *byte = b'.');
         key.clear();
         if let Some(template) = &route.key {
-            // A message of the broker's own has no client, and need not have a key.
+            // A message of the broker itself has no client, and its record may lack a key.
             template.fill(&values, key);
         }
         headers.clear();
@@ -159,7 +159,7 @@ impl RecordPlan {
         *is_object = route.json;
         if route.json {
             object.clear();
-            // Writing to a vector does not fail.
+            // Writing to a Vec does not fail.
             let _ = serde_json::to_writer(&mut *object, &object_of(message, &properties));
         }
         Ok(place)
@@ -167,19 +167,19 @@ impl RecordPlan {
 }
 
 impl Record {
-    /// Its value, for the message that it was filled in from.
+    /// The record's value, for the message from which it was filled in.
     pub fn value<'a>(&'a self, message: &LinkRecord<'a>) -> &'a [u8] {
         if self.is_object { &self.object } else { message.payload }
     }
 
-    /// Bytes that it takes in the client library, with a value of so many.
+    /// Bytes that the record takes in the client library, with a value of `value` bytes.
     pub fn cost(&self, value: usize) -> usize {
         let headers = self.headers.iter().map(|(name, value)| name.len() + value.len() + 32);
         OVERHEAD + self.topic.len() + self.key.len() + value + headers.sum::<usize>()
     }
 }
 
-/// A message as JSON. A payload that is JSON stands there as such, another one as text.
+/// A message as JSON. A payload that is JSON is put in as such, any other payload as text.
 fn object_of(message: &LinkRecord<'_>, properties: &PublishProperties<'_>) -> Value {
     let payload = serde_json::from_slice(message.payload).unwrap_or_else(|_| {
         let text: Cow<'_, str> = String::from_utf8_lossy(message.payload);

@@ -11,7 +11,7 @@ fn plan(route: &str, more: &str) -> RecordPlan {
     RecordPlan::new(kafka, &numbers).unwrap()
 }
 
-/// Two user properties.
+/// Encoded properties with two user properties.
 const PROPERTIES: &[u8] = &[0x26, 0, 1, b'u', 0, 2, b'v', b'w', 0x26, 0, 1, b'u', 0, 1, b'x'];
 
 fn message(payload: &[u8]) -> LinkRecord<'_> {

@@ -1,5 +1,5 @@
-//! A bridge to a Kafka cluster, on the bridge's thread: what waits in the buffer goes to the
-//! client, as far as that may have records under way; what the client reports settles messages.
+//! A bridge to a Kafka cluster, on the bridge's thread: messages in the buffer go to the client,
+//! within the client's bound of records under way, and the client's reports settle messages.
 #![allow(clippy::disallowed_methods, reason = "on the bridge's own thread, never on a core's")]
 
 use super::bring::{BringPlan, Bringing};
@@ -19,42 +19,42 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-/// Records that the client has at most, whatever their size.
+/// The most records that the client has, whatever their size.
 const MOST_RECORDS: usize = 100_000;
-/// Topics that messages may name: the client keeps each.
+/// The most topics that messages may name, as the client keeps state for each.
 const MOST_TOPICS: usize = 1000;
-/// Messages that are handed over before reports are looked at again.
+/// Messages that are given to the client before reports are looked at again.
 const TURN: usize = 1024;
-/// A bridge with nothing to wait for looks around so often.
+/// The longest sleep of a bridge with nothing to wait for.
 const LOOK: Duration = Duration::from_secs(60);
-/// How often a cluster is complained of.
+/// The least interval between two log lines about a failing cluster.
 const COMPLAINT: Duration = Duration::from_secs(10);
 
-/// Why there is no connection, when the client says nothing.
+/// The reason for a missing connection when the client gives none.
 const NOBODY: &str = "no broker can be reached";
 
 /// A bridge to a Kafka cluster.
 pub struct KafkaBridge<'a> {
-    /// The near side.
+    /// The side of the bridge towards this broker.
     pub intake: &'a mut Intake,
-    /// Where what is brought goes, and the bridge's state.
+    /// The way of brought messages, and of the bridge's state, to the shards.
     pub inward: Inward,
-    /// How records are made; `None`: none are.
+    /// How records are made; `None` when the bridge sends none.
     pub plan: Option<RecordPlan>,
-    /// What is brought.
+    /// The records that are brought, if any.
     pub bringing: Option<Bringing>,
-    /// What the client that sends is told.
+    /// The properties of the client that sends.
     pub properties: Properties,
-    /// Bytes of records under way.
+    /// The most bytes of records under way.
     pub window: usize,
-    /// Shortest and longest pause.
+    /// The shortest and the longest pause before the next client is started.
     pub retry: (Duration, Duration),
 }
 
 /// Records that the client has, in the order of their messages.
 #[derive(Default)]
 struct UnderWay {
-    /// Number, route and cost of each; a cost of 0 says that it is settled.
+    /// Message number, route and cost of each record; a cost of 0 marks a settled record.
     records: VecDeque<(u64, u16, u32)>,
     bytes: usize,
 }
@@ -66,7 +66,7 @@ impl UnderWay {
         self.records.push_back((number, route, cost));
     }
 
-    /// The record of that number is not under way any more: its route, if it was.
+    /// Settles the record with this number. Returns its route if it was under way.
     fn settle(&mut self, number: u64) -> Option<u16> {
         let at = self.records.binary_search_by_key(&number, |&(number, ..)| number).ok()?;
         let record = self.records.get_mut(at).filter(|record| record.2 > 0)?;
@@ -83,13 +83,13 @@ impl UnderWay {
     }
 }
 
-/// The client, as the bridge sees it.
+/// The client that sends, as the bridge sees it.
 enum Client {
-    /// There is one.
+    /// It is running.
     Running(Sender),
-    /// It ends; what it still has to say comes here.
+    /// It is ending; its last reports arrive here.
     Ending(Arc<SharedReports>),
-    /// The next one is started then.
+    /// There is none; the next one is started at this time.
     Absent(Instant),
 }
 
@@ -106,10 +106,10 @@ struct Running<'a> {
 }
 
 impl KafkaBridge<'_> {
-    /// From the configuration. `most`: bytes of a message that is brought.
+    /// Compiles the configuration; a brought message has at most `most` bytes.
     ///
     /// # Errors
-    /// What is wrong with a template; checked with the configuration.
+    /// What is wrong with a template. `config` has checked the templates already.
     pub fn new<'a>(
         kafka: &config::KafkaBridge,
         intake: &'a mut Intake,
@@ -138,7 +138,7 @@ impl KafkaBridge<'_> {
         })
     }
 
-    /// Sends what comes, until the bridge is to end.
+    /// Sends and brings messages until the bridge is to end.
     pub async fn run(self) {
         let mut running = Running {
             bridge: self,
@@ -191,7 +191,7 @@ impl Running<'_> {
         .await;
     }
 
-    /// What shards have said of the bridge's state, and of what was brought.
+    /// Takes in the shards' answers about the bridge's state and about brought messages.
     fn read_answers(&mut self, context: &mut Context<'_>) {
         let mut settled = Vec::new();
         while self.bridge.inward.poll_settled(context, &mut settled).is_ready() {}
@@ -201,7 +201,7 @@ impl Running<'_> {
         self.bridge.inward.hand_out(Instant::now());
     }
 
-    /// Brings records; true when there may be more.
+    /// Brings records. Returns true when there may be more.
     fn bring(&mut self) -> bool {
         let KafkaBridge { bringing, intake, inward, plan, .. } = &mut self.bridge;
         let Some(bringing) = bringing else { return false };
@@ -259,7 +259,7 @@ impl Running<'_> {
         }
     }
 
-    /// Twice as long after each failure.
+    /// The pause before the next client, twice as long after each failure.
     fn pause(&mut self) -> Duration {
         let (min, max) = self.bridge.retry;
         let pause = min.saturating_mul(1 << self.failures.min(20)).min(max);
@@ -296,10 +296,10 @@ impl Running<'_> {
         self.reports = reports;
     }
 
-    /// One report; why the client has to be started again, if it has.
+    /// Handles the outcome of one record. Returns why the client has to be restarted, if it has to.
     fn judge(&mut self, number: u64, verdict: Verdict) -> Option<String> {
         if verdict == Verdict::Ended {
-            // It is read again.
+            // The message is read again when the client has ended.
             return None;
         }
         let route = self.under_way.settle(number)?;
@@ -324,7 +324,7 @@ impl Running<'_> {
         None
     }
 
-    /// Whether there is a connection.
+    /// Notes whether there is a connection.
     fn connected(&mut self, is: bool, why: &str) {
         let figures = &self.bridge.intake.figures;
         let was = figures.state() == BridgeState::Up;
@@ -355,7 +355,7 @@ impl Running<'_> {
         self.bridge.inward.publish_state(false);
     }
 
-    /// The client is ended: what has not arrived is sent again, in order.
+    /// Ends the client: records that have not arrived are sent again, in order, by the next one.
     fn give_up(&mut self, why: &str) {
         if let Client::Running(sender) = &self.client {
             self.client = Client::Ending(Arc::clone(&sender.shared_reports));
@@ -382,7 +382,7 @@ impl Running<'_> {
         }
     }
 
-    /// Hands messages to the client, as far as it may have more; true when there may be more.
+    /// Gives messages to the client within its bounds. Returns true when there may be more.
     fn pump(&mut self) -> bool {
         let mut moment = None;
         for _ in 0..TURN {
@@ -428,7 +428,7 @@ impl Running<'_> {
     }
 }
 
-/// The partitions that are read.
+/// The partitions that are to be read.
 fn wanted(kafka: &config::KafkaBridge) -> Wanted {
     if kafka.topics.iter().all(|topic| topic.partitions.is_empty()) {
         return Wanted::Group(kafka.topics.iter().map(|topic| topic.topic.to_string()).collect());

@@ -1,90 +1,91 @@
-//! What a session with another MQTT broker is told, and what it tells. Pure; no behaviour but the
-//! words for a log.
+//! The data that a session with another MQTT broker takes and gives. Pure; the only behaviour here
+//! is the text for logs.
 
 use super::topics::Topics;
 use crate::packet::{Qos, ReasonCode, Version, Violation};
 
-/// What a session needs to know of its bridge.
+/// What a session has to know about its bridge.
 #[derive(Clone, Debug)]
 pub struct RemotePlan {
-    /// Which messages, and under which names.
+    /// Which messages cross the bridge, under which names.
     pub topics: Topics,
-    /// The version to speak.
+    /// The protocol version.
     pub version: Version,
-    /// ClientId at the other broker.
+    /// The ClientId at the other broker.
     pub client_id: String,
-    /// User name; empty for none.
+    /// The user name; empty for none.
     pub username: String,
-    /// Password; empty for none.
+    /// The password; empty for none.
     pub password: String,
-    /// Begin a new session with each connection.
+    /// Whether each connection begins a new session.
     pub clean_start: bool,
-    /// Seconds; for version 5.
+    /// Session Expiry Interval in seconds, with version 5.
     pub session_expiry: u32,
-    /// Seconds.
+    /// Keep Alive in seconds.
     pub keep_alive: u16,
-    /// Messages of QoS 1 and 2 under way to the other broker.
+    /// The most unacknowledged messages of QoS 1 and 2 to the other broker.
     pub max_inflight: u16,
-    /// Messages under way from the other broker.
+    /// The most unacknowledged messages from the other broker.
     pub receive_maximum: u16,
-    /// Where the state of the bridge is published at the other broker; `None`: nowhere.
+    /// The topic name of the bridge's state at the other broker; `None` when it is not published
+    /// there.
     pub state_topic: Option<String>,
-    /// Most brokers on a message's path.
+    /// The most brokers on a message's path.
     pub max_hops: u8,
-    /// This broker's name on paths.
+    /// This broker's name on the paths of messages.
     pub instance: String,
-    /// Largest packet that is taken, in bytes.
+    /// The largest packet that is accepted, in bytes.
     pub max_packet_size: u32,
 }
 
 /// A message from the other broker.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Incoming {
-    /// The topic here.
+    /// The topic name at this broker.
     pub topic: String,
-    /// Properties to forward, encoded.
+    /// The encoded properties to forward.
     pub properties: Vec<u8>,
     /// The payload.
     pub payload: Vec<u8>,
-    /// The QoS here.
+    /// The QoS at this broker.
     pub qos: Qos,
-    /// To be retained.
+    /// The RETAIN flag.
     pub retain: bool,
-    /// Seconds.
+    /// The remaining Message Expiry Interval in seconds.
     pub expiry: Option<u32>,
-    /// What [`RemoteSession::accepted`] is told.
+    /// The number for [`RemoteSession::accepted`].
     pub ticket: u64,
 }
 
-/// What a packet has led to.
+/// An effect of a packet.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Event {
     /// The other broker has accepted the connection.
     Connected,
-    /// Everything is subscribed to: messages may be sent.
+    /// All subscriptions are acknowledged: messages may be sent.
     Ready,
-    /// A message to be published here.
+    /// A message that is to be published here.
     Incoming(Incoming),
-    /// The message of that number has arrived.
+    /// The other broker has taken the message with this number.
     Delivered(u64),
-    /// The other broker does not want the message of that number.
+    /// The other broker refuses the message with this number.
     Rejected(u64, ReasonCode),
-    /// A message was dropped that had come over this broker before.
+    /// A message that had passed this broker before was dropped.
     Loop,
-    /// A message has come that no entry is for, or that is against the rules.
+    /// A message was dropped for which there is no entry, or which violates a rule.
     Stray,
 }
 
 /// Why a connection has to end.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Trouble {
-    /// CONNACK said no.
+    /// CONNACK refuses the connection.
     Refused(ReasonCode),
     /// A subscription was refused.
     NotSubscribed(ReasonCode),
     /// The other broker broke a rule.
     Violation(Violation),
-    /// It has disconnected.
+    /// The other broker has disconnected.
     Disconnected(ReasonCode),
 }
 
@@ -101,17 +102,17 @@ impl std::fmt::Display for Trouble {
     }
 }
 
-/// What became of a message that was to be sent.
+/// The result of sending a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fate {
-    /// It is on its way; of QoS 0 nothing more is heard.
+    /// It is under way with this QoS; with QoS 0 no answer follows.
     Sent(Qos),
-    /// The entry that it was taken for is there no more.
+    /// The entry for which it was taken has been removed.
     Unwanted,
-    /// It has come over this broker before, or over too many.
+    /// It has passed this broker before, or too many brokers.
     Loop,
-    /// The other broker takes no packet as large as that.
+    /// It is larger than the other broker accepts.
     TooLarge,
-    /// Its time is over.
+    /// Its expiry interval is over.
     Expired,
 }

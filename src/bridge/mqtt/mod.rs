@@ -1,6 +1,6 @@
-//! Bridges to other MQTT brokers: [`topics`] (which messages, under which names), [`session`] (what
-//! is said, pure), [`refusals`] (what becomes of a message that is not taken), `serve`
-//! (connections, on the bridge's thread).
+//! Bridges to other MQTT brokers: [`topics`] (which messages cross, under which names), [`session`]
+//! (the protocol, pure), [`refusals`] (what happens to a refused message, pure), `serve` (the
+//! connections, on the bridge's thread).
 
 mod exchange;
 pub mod refusals;

@@ -1,21 +1,21 @@
-//! What a bridge does with a message that the other broker refuses by a reason code: it is dropped,
-//! or sent again after a pause. Pure.
+//! What a bridge does with a message that the other broker refuses with a reason code: the message
+//! is dropped, or sent again after a pause. Pure.
 //!
-//! A message that is to be sent again holds up those behind it, so that their order is kept: from
-//! its refusal on nothing more is sent. When everything that was under way has been answered, what
-//! was refused is sent again in order after a pause, and one message at a time; each one that is
-//! taken lets one more be under way.
+//! A message that is to be sent again holds up the messages behind it, so that their order is kept:
+//! after its refusal no further message is sent. When every message under way has been answered,
+//! the refused ones are sent again after a pause, in order and one at a time; each message that is
+//! taken allows one more to be under way.
 
 use crate::config::BridgeRefused;
 use crate::packet::ReasonCode;
 use std::time::{Duration, Instant};
 
-/// The pause after the first refusal. It is twice as long after each further one.
+/// The pause after the first refusal; it doubles with each further one.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How often a message is sent when a refusal may be for now or for good.
+/// How often a message is sent when its refusal may be temporary or permanent.
 const TRIES: u32 = 6;
 
-/// The reason codes that refuse a message [MQTT-3.4.2.1, MQTT-3.5.2.1], as they are shown.
+/// The reason codes that refuse a message [MQTT-3.4.2.1, MQTT-3.5.2.1], with their labels.
 pub const REASONS: [(ReasonCode, &str); 7] = [
     (ReasonCode::UnspecifiedError, "unspecified"),
     (ReasonCode::ImplementationSpecificError, "implementation_specific"),
@@ -26,7 +26,7 @@ pub const REASONS: [(ReasonCode, &str); 7] = [
     (ReasonCode::PayloadFormatInvalid, "payload_format_invalid"),
 ];
 
-/// What becomes of a message that was refused.
+/// The decision on a refused message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Judgement {
     /// It is sent again.
@@ -35,33 +35,33 @@ pub enum Judgement {
     Drop,
 }
 
-/// The refusals of a bridge's other end.
+/// The state of refusals by a bridge's other end.
 #[derive(Debug)]
 pub struct Refusals {
     policy: BridgeRefused,
     /// The longest pause.
     longest: Duration,
     /// The first message that is to be sent again, and how often it was refused for a reason that
-    /// may be for now or for good.
+    /// may be temporary or permanent.
     first: Option<(u64, u32)>,
-    /// Something was refused, and nothing is sent until what is under way has been answered.
+    /// Whether a message was refused, so that none is sent until all under way have been answered.
     ebbing: bool,
-    /// When the next message may be sent.
+    /// When the next message may be sent; `None` when there is no pause.
     again: Option<Instant>,
-    /// Pauses since a message was last taken.
+    /// The number of pauses since a message was last taken.
     pauses: u32,
-    /// Messages that may be under way.
+    /// The most messages that may be under way.
     window: usize,
 }
 
 impl Refusals {
-    /// None so far.
+    /// Starts without refusals; `longest` is the longest pause.
     pub fn new(policy: BridgeRefused, longest: Duration) -> Refusals {
         let (first, ebbing, again, pauses) = (None, false, None, 0);
         Refusals { policy, longest, first, ebbing, again, pauses, window: usize::MAX }
     }
 
-    /// The message of that number was refused.
+    /// Decides on the message with this number, which was refused.
     pub fn judge(&mut self, number: u64, reason: ReasonCode) -> Judgement {
         let again = match (self.policy, reason) {
             (BridgeRefused::Drop, _) => false,
@@ -82,8 +82,9 @@ impl Refusals {
         Judgement::Drop
     }
 
-    /// How often a message has been tried. Those behind the first one are under way with it only
-    /// the first time; when one of them is refused without it, it has expired or was dropped.
+    /// How often a message has been tried. Messages behind the first refused one are under way
+    /// together with it the first time only. When one of them is refused without the first one, the
+    /// first one has expired or was dropped.
     fn tries(&mut self, number: u64) -> u32 {
         let ebbing = self.ebbing;
         match &mut self.first {
@@ -103,15 +104,15 @@ impl Refusals {
         self.first = self.first.filter(|&(first, _)| first != number);
     }
 
-    /// The message of that number was taken.
+    /// Notes that the message with this number was taken.
     pub fn taken(&mut self, number: u64) {
         self.forget(number);
         self.pauses = 0;
         self.window = self.window.saturating_add(1);
     }
 
-    /// Nothing is under way, or the connection has ended. True when something was refused, which
-    /// is to be sent again after a pause from now on.
+    /// Called when no message is under way, or the connection has ended. Returns true when messages
+    /// were refused; these are sent again after a pause, which begins now.
     pub fn ebb(&mut self, now: Instant) -> bool {
         if !std::mem::take(&mut self.ebbing) {
             return false;
@@ -123,13 +124,13 @@ impl Refusals {
         true
     }
 
-    /// How many messages of QoS 1 and 2 may be under way now; none while there is a pause.
+    /// The most messages of QoS 1 and 2 that may be under way now; none during a pause.
     pub fn window(&mut self, now: Instant) -> usize {
         self.again = self.again.filter(|&at| at > now);
         if self.ebbing || self.again.is_some() { 0 } else { self.window }
     }
 
-    /// When a pause ends.
+    /// When the pause ends.
     pub fn deadline(&self) -> Option<Instant> {
         self.again
     }
@@ -182,8 +183,8 @@ mod tests {
         assert_eq!(refusals.deadline(), Some(now + PAUSE));
     }
 
-    /// Only the first of those that were refused together is counted: the others are not sent
-    /// before it has been taken or dropped.
+    /// Of messages that were refused together only the first one is counted: the others are not
+    /// sent before it has been taken or dropped.
     #[test]
     fn a_message_that_may_be_refused_for_good_is_tried_a_few_times() {
         let mut refusals = Refusals::new(BridgeRefused::Auto, PAUSE);
@@ -198,7 +199,7 @@ mod tests {
         refusals.judge(7, reason);
         refusals.taken(7);
         assert_eq!(refusals.first, None);
-        // One that is not there any more is not waited for.
+        // A message that has gone is not waited for.
         refusals.judge(8, reason);
         let mut sent = 0;
         while refusals.ebb(Instant::now()) {

@@ -1,7 +1,7 @@
 //! The connections of a bridge to another MQTT broker, one after the other, on the bridge's thread:
-//! what waits in its queue goes out, what comes in goes to the shards. One loop without tasks; each
-//! turn does what can be done and then waits for the socket, the cores, the shards' answers and the
-//! clock at once.
+//! waiting messages are sent, and received messages go to the shards. One loop does this without
+//! further tasks: each turn does what can be done now, and then waits for the socket, the cores,
+//! the shards' answers and the clock together.
 #![allow(clippy::disallowed_methods, reason = "on the bridge's own thread, never on a core's")]
 
 use super::refusals::{Judgement, Refusals};
@@ -24,66 +24,67 @@ use tokio::sync::futures::Notified;
 use tokio::time::Sleep;
 use tokio_rustls::TlsConnector;
 
-/// Bytes that are written ahead of the socket.
+/// Bytes that are encoded ahead of the socket.
 const AHEAD: usize = 128 * 1024;
-/// Bytes that are read at once.
+/// Bytes that are read at a time.
 const READ: usize = 64 * 1024;
-/// Messages that are not settled here, past which nothing is read, where the other end does not
-/// count them: QoS 0, and version 3.
+/// The most messages from the other broker that are not settled here; with as many, nothing is
+/// read. Needed where the other end does not count them: QoS 0, and version 3.
 const UNSETTLED: usize = 1024;
-/// A bridge with nothing else to wait for looks around so often.
+/// The longest sleep of a bridge with nothing else to wait for.
 const LOOK: Duration = Duration::from_secs(3600);
-/// How often another broker that refuses messages is complained of.
+/// The least interval between two log lines about refused messages.
 const COMPLAINT: Duration = Duration::from_secs(10);
 
 /// How a bridge connects.
 #[derive(Clone)]
 pub struct Connecting {
-    /// HOST:PORT of each, in order.
+    /// Host and port of each address, in order.
     pub addresses: Vec<(String, u16)>,
-    /// Whether the next one comes after the one that was lost.
+    /// Whether the address after the lost one is tried next, instead of the first one.
     pub round_robin: bool,
-    /// Longest time for a connection, and for each answer.
+    /// The longest time for opening a connection, and for each answer until it is ready.
     pub timeout: Duration,
-    /// Shortest and longest pause.
+    /// The shortest and the longest pause between attempts.
     pub retry: (Duration, Duration),
-    /// Only once.
+    /// Whether the bridge connects only once.
     pub once: bool,
-    /// Messages that have to wait before it connects, and the time without any before it
-    /// disconnects; `None`: it is always connected.
+    /// The number of waiting messages with which the bridge connects, and the time without messages
+    /// after which it disconnects; `None` when it is always connected.
     pub lazy: Option<(usize, Duration)>,
-    /// Whether a version 3 says that it is a bridge.
+    /// Whether CONNECT of version 3 tells that the client is a bridge.
     pub private: bool,
-    /// TLS, and the name that the certificate must have; `None`: that of the address.
+    /// The TLS configuration, and the name that the certificate must have; `None` for the host of
+    /// the address.
     pub tls: Option<(Arc<rustls::ClientConfig>, Option<String>)>,
 }
 
 /// A bridge to another MQTT broker.
 pub struct MqttBridge<'a> {
-    /// How it connects.
+    /// How the bridge connects.
     pub connecting: Connecting,
-    /// What it says.
+    /// The session with the other broker.
     pub session: RemoteSession,
-    /// What the other broker refuses.
+    /// The state of refusals by the other broker.
     pub refusals: Refusals,
-    /// When it was last complained of.
+    /// When refusals were last logged.
     pub complained: Option<Instant>,
-    /// What waits.
+    /// The side of the bridge towards this broker.
     pub intake: &'a mut Intake,
-    /// What it brings.
+    /// The way of received messages to the shards.
     pub inward: Inward,
 }
 
 trait Io: AsyncRead + AsyncWrite + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Unpin> Io for T {}
 
-/// Why a connection has ended, or none was made.
+/// Why a connection has ended, or could not be opened.
 enum Broken {
     Io(io::Error),
     Trouble(Trouble),
-    /// It was silent for too long.
+    /// The other broker was silent for too long.
     Silent,
-    /// Nothing was to be done for a while.
+    /// There were no messages for a while.
     Unneeded,
     /// The bridge is to end.
     Ordered,
@@ -108,7 +109,7 @@ impl From<io::Error> for Broken {
 }
 
 impl MqttBridge<'_> {
-    /// Connects, and again, until the bridge is to end.
+    /// Connects, and reconnects, until the bridge is to end.
     pub async fn run(mut self) {
         self.connect_again_and_again().await;
     }
@@ -159,15 +160,16 @@ impl MqttBridge<'_> {
         }
     }
 
-    /// A version 3 broker that does not know bridges refuses the version; the next attempt is made
-    /// without the bit, at once.
+    /// Whether the other broker refused the version because of the bridge bit, which a broker
+    /// without bridges takes for an unknown version 3. Then the next attempt follows at once,
+    /// without the bit.
     fn private_refused(&mut self, broken: &Broken) -> bool {
         let version = ReasonCode::UnsupportedProtocolVersion;
         let refused = matches!(broken, Broken::Trouble(Trouble::Refused(r)) if *r == version);
         refused && std::mem::take(&mut self.connecting.private)
     }
 
-    /// Between the shortest and the longest pause, at random, and up to twice as long after each
+    /// A random pause between the shortest and the longest one, whose upper limit doubles with each
     /// failure.
     fn pause(&self, failures: u32) -> Duration {
         use std::hash::BuildHasher;
@@ -177,7 +179,7 @@ impl MqttBridge<'_> {
         min + (most - min).mul_f64(share as f64 / 1000.0)
     }
 
-    /// Waits until there is enough to do; false when the bridge is to end.
+    /// Waits until there is enough to do. Returns false when the bridge is to end.
     async fn is_wanted(&mut self) -> bool {
         loop {
             self.intake.take();
@@ -196,8 +198,8 @@ impl MqttBridge<'_> {
         }
     }
 
-    /// Waits, and takes in what the cores have meanwhile; a lazy bridge until it has enough. False
-    /// when the bridge is to end.
+    /// Waits for `pause` and takes in the cores' messages meanwhile; a lazy bridge waits only until
+    /// it has enough messages. Returns false when the bridge is to end.
     async fn rest(&mut self, pause: Duration) -> bool {
         let lazy =
             self.connecting.lazy.filter(|_| self.intake.figures.state() == BridgeState::Idle);
@@ -208,8 +210,8 @@ impl MqttBridge<'_> {
         !self.intake.orders.is_ending()
     }
 
-    /// Waits for something, and takes in what the cores have meanwhile. `None` when the bridge is
-    /// to end first, or `enough` says so.
+    /// Waits for `wanted` and takes in the cores' messages meanwhile. `None` when the bridge is to
+    /// end first, or `enough` returns true.
     async fn meanwhile<F: Future>(
         &mut self,
         wanted: F,
@@ -233,7 +235,7 @@ impl MqttBridge<'_> {
         .await
     }
 
-    /// One connection, from its beginning to its end.
+    /// Opens one connection and serves it until its end.
     async fn connection(&mut self, host: &str, port: u16, failures: &mut u32) -> Broken {
         let timeout = self.connecting.timeout;
         let tls = self.connecting.tls.clone();
@@ -269,7 +271,7 @@ impl MqttBridge<'_> {
         broken
     }
 
-    /// Does all that can be done now, and arranges to be woken for the rest.
+    /// Does everything that can be done now, and arranges to be woken for the rest.
     fn turn<'b>(
         &mut self,
         connection: &mut Connection,
@@ -325,7 +327,7 @@ impl MqttBridge<'_> {
         !self.intake.has_unread() && self.session.is_idle() && self.session.out.is_empty()
     }
 
-    /// What shards have said of messages that were brought.
+    /// Takes in the shards' outcomes of brought messages.
     fn settle(&mut self, settled: &[(u64, Settled)]) {
         for &(ticket, outcome) in settled {
             match outcome {
@@ -339,7 +341,7 @@ impl MqttBridge<'_> {
         }
     }
 
-    /// Takes the packets that have come.
+    /// Handles the packets that have arrived.
     fn understand(&mut self, connection: &mut Connection) -> Result<(), Broken> {
         let mut events = Vec::new();
         let (mut at, largest) = (0, self.session.plan().max_packet_size);
@@ -390,7 +392,7 @@ impl MqttBridge<'_> {
         }
     }
 
-    /// The other broker does not take a message.
+    /// Handles the refusal of a message.
     fn refused(&mut self, number: u64, reason: ReasonCode) {
         let judgement = self.refusals.judge(number, reason);
         self.intake.figures.refuse(reason);
@@ -405,14 +407,15 @@ impl MqttBridge<'_> {
         }
     }
 
-    /// Sends what waits, as far as the other end and the socket take it; true when it did anything.
+    /// Sends waiting messages as far as the other end and the socket take them. Returns true when
+    /// it did anything.
     fn pump(&mut self, connection: &mut Connection, moment: Instant) -> bool {
         if !self.session.is_ready() {
             return false;
         }
         let answered = self.session.under_way() == 0 && connection.unconfirmed.is_empty();
         if answered && self.refusals.ebb(moment) {
-            // Of what was read only that is not done which was refused.
+            // Of the messages that were read, only the refused ones are not done.
             self.intake.buffer.rewind();
         }
         let window = self.refusals.window(moment);
@@ -443,7 +446,7 @@ impl MqttBridge<'_> {
     /// When something has to be done at the latest.
     ///
     /// # Errors
-    /// It was due already, and means the end of the connection.
+    /// Fails when a time is over whose end means the end of the connection.
     fn deadline(&mut self, connection: &Connection, moment: Instant) -> Result<Instant, Broken> {
         let keep_alive = Duration::from_secs(u64::from(self.session.plan().keep_alive));
         let silent = if connection.was_ready {
@@ -489,17 +492,17 @@ async fn open(
     Ok(Box::new(TlsConnector::from(config).connect(name, stream).await?))
 }
 
-/// The bytes of one connection.
+/// The byte streams of one connection.
 struct Connection {
     stream: Box<dyn Io>,
     input: Vec<u8>,
-    /// Bytes of the session's output that are written.
+    /// Bytes of the session's output that have been written.
     written: usize,
     flushing: bool,
-    /// Messages of QoS 0 in the output.
+    /// Messages of QoS 0 in the session's output.
     unconfirmed: Vec<u64>,
     was_ready: bool,
-    /// When something was last read, written, and a message went either way.
+    /// When bytes were last read, when bytes were last written, and when a message last crossed.
     heard: Instant,
     spoke: Instant,
     worked: Instant,
@@ -523,7 +526,7 @@ impl Connection {
         }
     }
 
-    /// Reads once.
+    /// Reads from the socket once.
     fn read(&mut self, context: &mut Context<'_>) -> Result<Poll<()>, Broken> {
         let at = self.input.len();
         self.input.resize(at + READ, 0);
@@ -546,7 +549,7 @@ impl Connection {
         }
     }
 
-    /// Writes what the session has to say. Messages of QoS 0 are done then.
+    /// Writes the session's output. Messages of QoS 0 in it are done then.
     fn write(
         &mut self,
         context: &mut Context<'_>,

@@ -1,20 +1,21 @@
-//! What a bridge says to another MQTT broker, and what it makes of the answers. Pure: packets and
-//! messages in, bytes and [`Event`]s out.
+//! The session of a bridge with another MQTT broker. Pure: packets and messages come in, bytes and
+//! [`Event`]s go out.
 //!
-//! A session outlives connections. What has been sent with QoS 1 or 2 and is not acknowledged keeps
-//! its packet identifier: if the other broker still has the session, it is sent again with it, as a
-//! repetition; if not, it is sent as something new. Either way the bridge rewinds its queue when a
-//! connection begins, and hands the same messages, with the same numbers, to
-//! [`RemoteSession::publish`] again.
+//! A session outlives its connections. A message that was sent with QoS 1 or 2 and is not
+//! acknowledged keeps its packet identifier. If the other broker still has the session, the message
+//! is sent again under that identifier, with the DUP flag; otherwise it is sent as a new message.
+//! In both cases the bridge rewinds its queue when a connection begins, and gives the same
+//! messages, under the same numbers, to [`RemoteSession::publish`] again.
 //!
-//! The other broker may have a session of which this one knows nothing: that of an earlier process,
-//! which was killed. It may then hold packet identifiers of QoS 2 messages that nobody would ever
-//! release: they count against its Receive Maximum, and a new message with one of them would pass
-//! for a repetition. All identifiers are released before anything is published then; one that is
-//! not held is answered with PUBCOMP all the same [MQTT-4.3.3-11].
+//! The other broker may have a session that this process does not know: that of an earlier process
+//! which was killed. The other broker may then hold packet identifiers of QoS 2 messages that would
+//! never be released. They would count against its Receive Maximum, and a new message under such an
+//! identifier would be taken for a repetition. Therefore all identifiers are released before
+//! anything is published; PUBREL for an identifier that is not held is answered with PUBCOMP all
+//! the same [MQTT-4.3.3-11].
 //!
-//! Messages that come in are acknowledged by [`RemoteSession::accepted`], when the shards have
-//! taken them, in the order in which they came [MQTT-4.6.0-2].
+//! Received messages are acknowledged by [`RemoteSession::accepted`] after the shards have taken
+//! them, in the order in which they arrived [MQTT-4.6.0-2].
 
 pub use super::exchange::{Event, Fate, Incoming, RemotePlan, Trouble};
 use crate::limits::MAX_REMAINING_LENGTH;
@@ -26,7 +27,7 @@ use crate::packet::{
 };
 use std::collections::{HashMap, HashSet, VecDeque};
 
-/// Longest name of another broker, bytes.
+/// The longest accepted name of another broker, in bytes.
 const INSTANCE: usize = 64;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,18 +38,18 @@ enum Stage {
     Ready,
 }
 
-/// Something that waits for its acknowledgement.
+/// A sent packet whose acknowledgement has not arrived.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Sent {
     id: PacketId,
-    /// The message's number; `None` for the bridge's own state.
+    /// The message's number; `None` for a message with the bridge's state.
     number: Option<u64>,
     qos: Qos,
-    /// PUBREC has come.
+    /// Whether PUBREC has arrived.
     received: bool,
 }
 
-/// A message that has come and is not acknowledged.
+/// A received message that is not acknowledged yet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Owed {
     ticket: u64,
@@ -61,35 +62,35 @@ struct Owed {
 #[derive(Debug)]
 pub struct RemoteSession {
     plan: RemotePlan,
-    /// What is to be written to the connection.
+    /// Bytes that are to be written to the connection.
     pub out: Vec<u8>,
     stage: Stage,
-    /// What the connection of a version 3 says: that it is a bridge.
+    /// Whether CONNECT of version 3 tells that the client is a bridge.
     private: bool,
     last_id: u16,
     sent: VecDeque<Sent>,
-    /// What the last connection had sent, by its number, until it is sent again.
+    /// Messages that were sent on an earlier connection and not yet again, by their numbers.
     resumed: HashMap<u64, Sent>,
-    /// The other broker has accepted a connection of this session before.
+    /// Whether the other broker has accepted a connection of this session before.
     known: bool,
     owed: VecDeque<Owed>,
-    /// QoS 2 messages that have come and are not released.
+    /// Packet identifiers of received QoS 2 messages that are not released.
     held: HashSet<PacketId>,
     tickets: u64,
-    /// What the other broker takes.
+    /// The most unacknowledged messages that the other broker takes; next are its other limits.
     window: u16,
     largest: u32,
     max_qos: Qos,
     retain: bool,
-    /// The other broker's name on paths; empty while it is not known.
+    /// The other broker's name on paths of messages; empty while it is unknown.
     remote: String,
-    // Room for one message's.
+    // Scratch memory for one message.
     name: String,
     properties: Vec<u8>,
 }
 
 impl RemoteSession {
-    /// A session that has not begun.
+    /// A session without a connection.
     pub fn new(plan: RemotePlan) -> RemoteSession {
         RemoteSession {
             plan,
@@ -118,7 +119,8 @@ impl RemoteSession {
         &self.plan
     }
 
-    /// A connection has been made: writes CONNECT. `private`: a version 3 says that it is a bridge.
+    /// A connection has been opened: writes CONNECT. `private` tells whether version 3 says that
+    /// the client is a bridge.
     pub fn connect(&mut self, private: bool) {
         self.out.clear();
         self.stage = Stage::Connecting;
@@ -128,7 +130,7 @@ impl RemoteSession {
                 self.resumed.insert(number, sent);
             }
         }
-        // What was to be acknowledged on the last connection comes again.
+        // The other broker sends unacknowledged messages again.
         self.owed.clear();
         let plan = &self.plan;
         let will = plan.state_topic.as_deref().map(|topic| Will {
@@ -140,7 +142,8 @@ impl RemoteSession {
             properties: PublishProperties::default(),
         });
         let given = |text: &'_ str| !text.is_empty();
-        // Another RingMQ answers with its own. The name's length is bounded.
+        // The name of this broker: another RingMQ answers with its own. The name's length is
+        // bounded.
         let mut name = Vec::new();
         let _ = packet::append_user_property(&mut name, PATH, &plan.instance);
         let connect = Connect {
@@ -160,7 +163,7 @@ impl RemoteSession {
                 ..ConnectProperties::default()
             },
         };
-        // Its texts are bounded by the configuration.
+        // The configuration bounds the texts of CONNECT, so encoding does not fail.
         let encoded = packet::encode_connect(&mut self.out, &connect);
         debug_assert!(encoded.is_ok());
     }
@@ -175,22 +178,23 @@ impl RemoteSession {
         self.sent.len() < usize::from(self.window)
     }
 
-    /// What was sent with QoS 1 or 2 on this connection and is not acknowledged.
+    /// The number of messages that were sent with QoS 1 or 2 on this connection and are not
+    /// acknowledged.
     pub fn under_way(&self) -> usize {
         self.sent.len()
     }
 
-    /// Nothing that was sent or received waits for an acknowledgement.
+    /// Whether no message in either direction awaits an acknowledgement.
     pub fn is_idle(&self) -> bool {
         self.sent.is_empty() && self.owed.is_empty() && self.resumed.is_empty()
     }
 
-    /// Messages that came and are not acknowledged.
+    /// The number of received messages that are not acknowledged.
     pub fn owes(&self) -> usize {
         self.owed.len()
     }
 
-    /// The bridge says that it ends in order: its state, and DISCONNECT.
+    /// Ends the connection in good order: publishes the bridge's state and writes DISCONNECT.
     pub fn disconnect(&mut self) {
         if self.stage == Stage::Ready {
             self.publish_state(b"0");
@@ -200,7 +204,7 @@ impl RemoteSession {
         self.stage = Stage::Closed;
     }
 
-    /// Nothing was sent for a while.
+    /// Writes PINGREQ.
     pub fn ping(&mut self) {
         packet::encode_pingreq(&mut self.out);
     }
@@ -237,8 +241,8 @@ impl RemoteSession {
         }
     }
 
-    /// Sends the message of that number, for which there is room. `now` is in milliseconds since
-    /// 1970.
+    /// Sends the message with this number, for which [`RemoteSession::has_room`] holds. `now` is in
+    /// milliseconds since 1970.
     pub fn publish(&mut self, number: u64, record: &LinkRecord<'_>, now: u64) -> Fate {
         let again = self.resumed.remove(&number);
         let mut name = std::mem::take(&mut self.name);
@@ -274,7 +278,7 @@ impl RemoteSession {
             return Fate::Loop;
         }
         if version.is_v5() {
-            // A name of bounded length.
+            // The length of the name is bounded, so this does not fail.
             let _ = packet::append_user_property(&mut self.properties, PATH, &self.plan.instance);
         }
         let id = match again {
@@ -306,8 +310,8 @@ impl RemoteSession {
         Fate::Sent(qos)
     }
 
-    /// Whether a message with these properties may go on: it has not come over this broker, nor
-    /// over the one that it would go to, nor over too many.
+    /// Whether a message with these properties may go on: it has not passed this broker, nor the
+    /// broker that it would go to, nor too many brokers.
     fn may_go_on(&self, properties: &[u8], next: &str) -> bool {
         if properties.is_empty() {
             return true;
@@ -322,23 +326,23 @@ impl RemoteSession {
         })
     }
 
-    /// With the other broker on the path.
+    /// The properties with the other broker's name added to the path.
     fn stamped(&self, mut properties: Vec<u8>) -> Vec<u8> {
-        // A name of bounded length.
+        // The length of the name is bounded, so this does not fail.
         let _ = packet::append_user_property(&mut properties, PATH, &self.remote);
         properties
     }
 
     fn acknowledge(&mut self, kind: AckKind, id: PacketId) {
         let ack = Ack::new(id, ReasonCode::Success);
-        // Without texts it always fits.
+        // An acknowledgement without texts always fits.
         let _ = packet::encode_ack(&mut self.out, self.plan.version, kind, &ack);
     }
 
-    /// Takes a packet of the other broker.
+    /// Handles a packet of the other broker.
     ///
     /// # Errors
-    /// Why the connection has to end.
+    /// The reason why the connection has to end.
     pub fn take(&mut self, packet: &Packet<'_>, events: &mut Vec<Event>) -> Result<(), Trouble> {
         match (packet, self.stage) {
             (Packet::ConnAck(connack), Stage::Connecting) => self.connected(connack, events),
@@ -410,7 +414,7 @@ impl RemoteSession {
                 retain_as_published: true,
                 ..SubscribeOptions::default()
             };
-            // Its length is bounded by the configuration.
+            // The configuration bounds the filter's length, so this does not fail.
             let _ = SubscribeFilter { filter, options }.write(version, &mut raw);
         }
         let filters = SubscribeFilters::parse(version, &raw);
@@ -480,7 +484,7 @@ impl RemoteSession {
         Ok(())
     }
 
-    /// The message of that ticket has been taken: it is acknowledged when all before it are.
+    /// The message with this ticket has been taken: it is acknowledged once all earlier ones are.
     pub fn accepted(&mut self, ticket: u64) {
         if let Ok(at) = self.owed.binary_search_by_key(&ticket, |owed| owed.ticket)
             && let Some(owed) = self.owed.get_mut(at)
@@ -494,7 +498,7 @@ impl RemoteSession {
     }
 
     fn answered(&mut self, ack: &Ack<'_>, qos: Qos, events: &mut Vec<Event>) {
-        // A PUBCOMP before PUBREC is that of an earlier message with the same identifier.
+        // A PUBCOMP before PUBREC belongs to an earlier message with the same identifier.
         let due = |sent: &Sent| sent.received || qos == Qos::AtLeastOnce;
         let known = |sent: &Sent| sent.id == ack.id && sent.qos == qos && due(sent);
         let Some(at) = self.sent.iter().position(known) else { return };
@@ -522,7 +526,7 @@ impl RemoteSession {
     }
 }
 
-/// Bytes of the largest packet there is.
+/// Bytes of the largest possible packet.
 const MAX_WHOLE: usize = MAX_REMAINING_LENGTH as usize + 5;
 
 fn violation(what: &'static str) -> Trouble {

@@ -34,7 +34,7 @@ fn connack(session_present: bool) -> Packet<'static> {
     Packet::ConnAck(ConnAck { session_present, reason, properties })
 }
 
-/// Connected and subscribed.
+/// A session that is connected and subscribed.
 fn ready(session: &mut RemoteSession, session_present: bool) -> Vec<Event> {
     session.connect(true);
     let mut events = Vec::new();
@@ -50,7 +50,7 @@ fn ready(session: &mut RemoteSession, session_present: bool) -> Vec<Event> {
     events
 }
 
-/// What the session has written, as far as tests look.
+/// The packets that the session has written, as far as tests look at them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Said {
     Connect { bridge: bool, name: String },
@@ -170,7 +170,7 @@ fn messages_that_come_are_acknowledged_in_order_when_they_are_accepted() {
     session.accepted(tickets[0]);
     let acks = [(AckKind::PubAck, 1), (AckKind::PubRec, 2), (AckKind::PubAck, 3)];
     assert_eq!(said(&mut session), acks.map(|(kind, id)| Said::Ack(kind, id)));
-    // Known, and not published once more.
+    // The message is known, and not published once more.
     events.clear();
     session.take(&publish("in/b", Qos::ExactlyOnce, 2), &mut events).unwrap();
     assert_eq!((events.len(), said(&mut session)), (0, vec![Said::Ack(AckKind::PubRec, 2)]));
@@ -210,7 +210,8 @@ fn a_message_that_has_come_over_this_broker_goes_no_further() {
     }
 }
 
-/// A broker that says its name is on the path of what it sends, and is not sent what it has had.
+/// A broker that tells its name is added to the path of its messages, and is not sent messages that
+/// it had.
 #[test]
 fn the_other_broker_is_on_the_path() {
     let mut session = RemoteSession::new(plan(Version::V5));
@@ -268,7 +269,7 @@ fn a_version_3_bridge_says_so_and_what_is_too_large_or_too_old_is_not_sent() {
 }
 
 proptest! {
-    /// Whatever the other broker says, nothing breaks, and a message is delivered or rejected at
+    /// Whatever the other broker sends, nothing panics, and a message is delivered or rejected at
     /// most once.
     #[test]
     fn any_answers(packets in prop::collection::vec((0u8..8, 1u16..6, any::<bool>()), 0..80)) {
@@ -312,8 +313,8 @@ proptest! {
     }
 }
 
-/// The other broker has the session of a process that was killed: what it may hold is released
-/// before anything is published, once.
+/// The other broker has the session of a process that was killed: the identifiers that it may hold
+/// are released once, before anything is published.
 #[test]
 fn identifiers_of_an_earlier_process_are_released_before_anything_is_published() {
     for (present, qos, released) in [(true, 2, 65535), (false, 2, 0), (true, 1, 0)] {
@@ -340,7 +341,7 @@ fn identifiers_of_an_earlier_process_are_released_before_anything_is_published()
         session.publish(1, &two, NOW);
         let sent = said(&mut session);
         let [Said::Publish { id, dup: false, .. }] = sent[..] else { panic!("{sent:?}") };
-        // What was said of the earlier message is not said of this one.
+        // An answer for the earlier message is not taken for one to this message.
         let mut events = Vec::new();
         session.take(&ack(Packet::PubComp, id), &mut events).unwrap();
         if qos == 2 {

@@ -1,11 +1,11 @@
-//! Which topics go over a bridge to another MQTT broker, and under which names: Mosquitto's
-//! `topic` lines. Pure.
+//! The topics that cross a bridge to another MQTT broker, and their names on both sides:
+//! Mosquitto's `topic` lines. Pure.
 
 use crate::config::{BridgeTopic, Get};
 use crate::packet::Qos;
 use crate::topic;
 
-/// One entry.
+/// One entry of the configuration.
 #[derive(Clone, Debug)]
 struct Entry {
     local: String,
@@ -22,7 +22,7 @@ struct Entry {
 pub struct Topics(Vec<Entry>);
 
 impl Topics {
-    /// From the configuration, which has been checked.
+    /// Compiles the entries, which `config` has checked.
     pub fn new(entries: &[BridgeTopic]) -> Topics {
         let entry = |entry: &BridgeTopic| Entry {
             local: entry.local(),
@@ -36,34 +36,35 @@ impl Topics {
         Topics(entries.iter().map(entry).collect())
     }
 
-    /// The same for a connection that brings nothing.
+    /// The same entries for a connection that brings no messages.
     pub fn only_outward(mut self) -> Topics {
         self.0.iter_mut().for_each(|entry| entry.inward = false);
         self
     }
 
-    /// Of each filter of what goes out: whether the same entry brings messages.
+    /// For each filter of outgoing messages: whether the same entry also brings messages.
     pub fn both(&self) -> Vec<bool> {
         self.0.iter().filter(|entry| entry.out).map(|entry| entry.inward).collect()
     }
 
-    /// The filters here of what goes out.
+    /// The filters at this broker of outgoing messages.
     pub fn outward(&self) -> Vec<Box<str>> {
         self.0.iter().filter(|entry| entry.out).map(|entry| entry.local.as_str().into()).collect()
     }
 
-    /// Whether messages may go out with QoS 2.
+    /// Whether messages may be sent with QoS 2.
     pub fn send_exactly_once(&self) -> bool {
         self.0.iter().any(|entry| entry.out && entry.qos == Qos::ExactlyOnce)
     }
 
-    /// The filters at the other broker of what comes in, with their QoS.
+    /// The filters at the other broker of incoming messages, with their QoS.
     pub fn inward(&self) -> impl Iterator<Item = (&str, Qos)> {
         self.0.iter().filter(|entry| entry.inward).map(|entry| (entry.remote.as_str(), entry.qos))
     }
 
-    /// The name at the other broker of a message, and its QoS there at most, by the first entry
-    /// that takes it. `None` when none does any more: it was there when the message came.
+    /// Writes the name of an outgoing message at the other broker, by the first entry that takes
+    /// it, and returns its maximum QoS there. `None` when no entry takes the message any more; one
+    /// did when the message came.
     pub fn remote_name(&self, name: &str, out: &mut String) -> Option<Qos> {
         let mut outward = self.0.iter().filter(|entry| entry.out);
         let entry = outward.find(|entry| topic::matches(&entry.local, name))?;
@@ -73,8 +74,8 @@ impl Topics {
         Some(entry.qos)
     }
 
-    /// The name here of a message that has come from the other broker, and its QoS here at most.
-    /// `None` when no entry is for it.
+    /// The name at this broker of a message from the other broker, and its maximum QoS here. `None`
+    /// when there is no entry for it.
     pub fn local_name(&self, name: &str) -> Option<(String, Qos)> {
         let mut inward = self.0.iter().filter(|entry| entry.inward);
         let entry = inward.find(|entry| topic::matches(&entry.remote, name))?;

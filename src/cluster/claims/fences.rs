@@ -1,46 +1,49 @@
-//! Fences: points in what this node sends, behind which everything is routed by what this node
-//! knows now. The shards look at the interest table and write down what they route for another node
-//! in the same step, so each has only to say when all that it wrote before is in the mailboxes.
+//! Fences. A fence is a point in the stream of this node's messages, behind which this node routes
+//! everything by what it knows when the fence is asked for. A shard looks at the interest table and
+//! writes mail for other nodes in the same step, so each shard only has to report that all its
+//! earlier mail is in the mailboxes.
 
-/// What a fence was asked for.
+/// The purpose of a fence.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Job {
     /// A session moves.
     Session {
-        /// Whose claim; `None`: this node's.
+        /// The claimant; `None` for this node.
         claimant: Option<u8>,
-        /// Its number.
+        /// The claim's number.
         claim: u64,
-        /// Who is to hear of it; `None`: this node.
+        /// The node that is to hear of the fence; `None` for this node.
         holder: Option<u8>,
     },
-    /// That node is told of all retained messages.
+    /// The node with this number is told all retained messages.
     Retelling(u8),
-    /// That node has asked with that number, and the shards have to know of its share groups.
+    /// The node with the first number has asked a question with the second one, and the shards have
+    /// to know its share groups before the answer.
     Known(u8, u64),
 }
 
-/// The fences of a node: one round through its shards at a time, for all who asked before it began.
+/// The fences of a node. One round goes through the shards at a time, for all fences that were
+/// asked for before it began.
 pub struct Fences {
     jobs: Vec<Job>,
     later: Vec<Job>,
-    /// Shards that have not answered.
+    /// Shards that have not answered in this round.
     left: u8,
     shards: u8,
 }
 
 impl Fences {
-    /// Of a node of so many shards.
+    /// The fences of a node with `shards` shards.
     pub fn new(shards: u8) -> Fences {
         Fences { jobs: Vec::new(), later: Vec::new(), left: 0, shards }
     }
 
-    /// One more.
+    /// Asks for one more fence.
     pub fn ask(&mut self, job: Job) {
         self.later.push(job);
     }
 
-    /// True when a round begins: each shard is to be asked.
+    /// Begins a round if possible. Returns true when each shard is to be asked.
     pub fn begins(&mut self) -> bool {
         if self.left > 0 || self.later.is_empty() {
             return false;
@@ -50,7 +53,7 @@ impl Fences {
         true
     }
 
-    /// A shard has answered. The fences of the round, once all have.
+    /// Notes the answer of a shard. Returns the fences of the round once all shards have answered.
     pub fn answered(&mut self) -> Vec<Job> {
         self.left = self.left.saturating_sub(1);
         if self.left > 0 { Vec::new() } else { std::mem::take(&mut self.jobs) }

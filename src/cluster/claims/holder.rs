@@ -1,4 +1,5 @@
-//! What a node does that has what another one claims, and what all nodes do for the two: fences.
+//! The holder's side of a claim: what a node does that has the session that another node claims;
+//! and the fences that all nodes make for claimant and holder.
 
 use super::fences::Job;
 use super::{Claims, FENCES, Leaving, Nodes, SELF, Whom, bit, written};
@@ -69,7 +70,7 @@ impl Claims {
         }
     }
 
-    /// What those nodes send to the session from now on goes to its new place too.
+    /// `nodes` now send all further messages for the session to its new place too.
     pub(super) fn fenced(&mut self, to: Move, nodes: Nodes) {
         let Some(leaving) = self.leaving.get_mut(&to) else { return };
         leaving.fences &= !nodes;
@@ -81,7 +82,7 @@ impl Claims {
     pub(super) fn packed(&mut self, to: Move, parts: Vec<Vec<u8>>) {
         self.packing = self.packing.saturating_sub(1);
         if parts.is_empty() && self.leaving.remove(&to).is_some() {
-            // The client has come back here.
+            // The client has returned to this node.
             self.say(to.node, &Record::Answer(to.claim, Verdict::Nothing));
         }
         if !self.leaving.contains_key(&to) {
@@ -102,8 +103,8 @@ impl Claims {
         }
     }
 
-    /// A node asks to hear when what it has told of is known. `groups`: there were share groups in
-    /// it, of which the shards have only been told.
+    /// A node asks to be told when the filters that it has sent are known. `groups` tells whether
+    /// there were share groups among them, which the shards have only been sent by mail.
     pub fn asked(&mut self, node: u8, number: u64, groups: bool) {
         if groups {
             self.groups_unknown |= bit(node);
@@ -121,7 +122,7 @@ impl Claims {
         self.begin_round();
     }
 
-    /// Has the shards write down what they have routed.
+    /// Begins a round of fences, if one is wanted and none is under way.
     fn begin_round(&mut self) {
         if self.fences.begins() {
             self.mail.push((Whom::Everyone, ToShard::Fence));

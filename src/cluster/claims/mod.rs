@@ -1,30 +1,35 @@
-//! Who has which ClientId: one node, and its session is there.
+//! Claims: a ClientId is at one node, and its session is there.
 //!
-//! # The way of a session
-//! 1. A client connects to a node: that *claims* its ClientId from all nodes that are there, with a
-//!    stamp ([`Record::Claim`]). Nobody asks who has it, so nothing has to be kept about it.
-//! 2. A node that has a connection with that ClientId ends it. If there is a session that the
-//!    client goes on with, this node is its *holder*: it keeps the session, which goes on
-//!    collecting messages, and sends its subscriptions ([`Record::Session`]).
-//! 3. The claimant puts them in place, so that messages for the session come to both, and asks all
-//!    nodes for a *fence* ([`Record::Fence`]) behind the filters that these have been told. Each
-//!    node that sees it knows the new place. It waits until its shards have written down what they
-//!    routed before, and says so to the holder, behind those messages ([`Record::Fenced`]).
-//! 4. When the holder has that of every node, nothing more can come to it alone. It sends windows
-//!    and queue ([`Record::Part`]). The claimant puts them before what came to it meanwhile, lets
-//!    the client in, and says that it is done ([`Record::Settled`]): now the holder forgets all.
+//! # How a session moves
+//! 1. A client connects to a node, which *claims* its ClientId from all nodes that are there, with
+//!    a stamp ([`Record::Claim`]). As all nodes are asked, none has to keep track of which node has
+//!    which ClientId.
+//! 2. A node with a connection of that ClientId closes the connection. If this node has a session
+//!    that the client resumes, this node is the *holder*. The holder keeps the session, which goes
+//!    on collecting messages, and sends its subscriptions ([`Record::Session`]).
+//! 3. The claimant puts the subscriptions in place, so that messages for the session now reach both
+//!    nodes. The claimant then asks all nodes for a *fence* ([`Record::Fence`]), behind the filters
+//!    that these nodes have been told: a node that reads the question knows the session's new
+//!    place. That node waits until its shards have written down what they routed before, and then
+//!    tells the holder, behind those messages ([`Record::Fenced`]).
+//! 4. When the holder has the fences of all nodes, no further message can reach the holder alone.
+//!    The holder sends the in-flight window and the queue ([`Record::Part`]). The claimant puts
+//!    them before the messages that have reached it meanwhile, accepts the client, and confirms
+//!    ([`Record::Settled`]); the holder then forgets the session.
 //!
-//! So nothing is lost and the order is kept; what was published between 3 and 4 may come twice.
+//! So no message is lost and the order is kept; messages published between steps 3 and 4 may be
+//! delivered twice.
 //!
-//! # What is decided when not all is well
-//! - CONNACK waits for the answer of every node that is there, for at most [`PATIENCE`]. A node
-//!   that does not answer in time gets the claim later, as far as its window is kept: the newer
-//!   claim wins then, and a session that arrives too late ends.
-//! - Of two claims at once the one with the newer stamp wins; with equal ones, that of the node
-//!   whose name is greater. The loser's client is refused. A session on its way to it goes on.
-//! - A holder that gets no fence of a node sends the rest after [`FENCES`].
-//! - When claimant or holder is given up, or was started anew, the holder keeps the session, and
-//!   the claimant lets its client in without.
+//! # Decisions when something goes wrong
+//! - CONNACK waits for the answers of all nodes that are there, for at most [`PATIENCE`]. A node
+//!   that does not answer in time gets the claim later, as long as the window to it is kept. The
+//!   newer claim wins then, and a session that arrives too late ends.
+//! - Of two concurrent claims the one with the newer stamp wins; with equal stamps, that of the
+//!   node with the greater name. The loser's client is refused. A session that is on its way to the
+//!   loser still arrives there.
+//! - A holder that lacks a node's fence sends the rest after [`FENCES`].
+//! - When claimant or holder is given up, or has restarted, the holder keeps the session, and the
+//!   claimant accepts its client without that session.
 
 mod fences;
 mod holder;
@@ -41,115 +46,118 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// Milliseconds that CONNACK waits for the answers of other nodes.
 pub const PATIENCE: u64 = 150;
-/// Milliseconds that a holder waits for fences.
+/// Milliseconds that a holder waits for fences before it sends the rest.
 const FENCES: u64 = 2000;
-/// Milliseconds that a claimant waits for a session that was promised.
+/// Milliseconds that a claimant waits for a promised session.
 const PROMISED: u64 = 8000;
-/// Sessions that leave at once, and ClientIds that shards are asked for at once. Further claims
-/// wait.
+/// The most sessions that leave at the same time, including ClientIds that shards are being asked
+/// for. Further claims wait.
 const LEAVING: usize = 1024;
-/// Sessions that shards are asked to pack at once.
+/// The most sessions that shards are asked to pack at the same time.
 const PACKING: usize = 16;
-/// Bytes of sessions in the window to a node, past which no more are packed for it.
+/// Bytes of sessions in the window to a node, above which no further session is packed for it.
 const WINDOW: usize = 1 << 20;
-/// ClientIds that were let in without the answer of every node, whose stamps are kept.
+/// The most ClientIds that were accepted without every node's answer and whose stamps are kept.
 const UNANSWERED: usize = 1 << 16;
-/// This node, among the nodes that a fence is awaited of.
+/// The bit of this node among the nodes whose fences are awaited.
 const SELF: u32 = 1 << 31;
 
-/// Which other nodes, by their numbers.
+/// A set of other nodes: bit n is the node with number n.
 pub type Nodes = u32;
 
-/// For whom a [`ToShard`] is.
+/// The recipient of a [`ToShard`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Whom {
-    /// That shard.
+    /// This shard.
     Shard(ShardId),
-    /// The home of that ClientId.
+    /// The home shard of this ClientId.
     Home(Box<str>),
     /// All shards.
     Everyone,
 }
 
-/// What is counted.
+/// Counts about claims.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct ClaimCounts {
-    /// ClientIds that clients of this node claimed.
+    /// ClientIds that were claimed for clients of this node.
     pub claims: u64,
     /// Claims that some node did not answer in time.
     pub unanswered: u64,
-    /// Clients that were refused, as another node's claim was newer.
+    /// Clients that were refused because another node's claim was newer.
     pub lost: u64,
-    /// Sessions that came from another node.
+    /// Sessions that arrived from another node.
     pub came: u64,
-    /// Sessions that went to another node.
+    /// Sessions that left for another node.
     pub went: u64,
-    /// Sessions that were promised and did not come, or came too late.
+    /// Sessions that were promised and did not arrive, or arrived too late.
     pub failed: u64,
 }
 
-/// A claim of this node.
+/// A claim of this node that is not over.
 struct Open {
     shard: ShardId,
     name: Box<str>,
     stamp: u64,
-    /// Who has not answered.
+    /// Nodes that have not answered.
     awaited: Nodes,
-    /// Who has a session that comes.
+    /// Nodes that have a session and have promised it.
     holders: Nodes,
-    /// Whose session is being taken over.
+    /// The node whose session is being taken over.
     from: Option<u8>,
     lost: bool,
-    /// Who claims the ClientId after this, and what of the session is wanted.
+    /// The next claimant of the ClientId with the claim's stamp, and what it wants of the session.
     next: Option<(Move, u64, Wanted)>,
 }
 
-/// A session that leaves.
+/// A session that leaves this node.
 struct Leaving {
     shard: ShardId,
-    /// Whose fences have not come.
+    /// Nodes whose fences have not arrived.
     fences: Nodes,
     asked: bool,
 }
 
-/// The claims of this node and on it. What is to be sent is collected, for the node to take out.
+/// The claims by this node and those that concern it. Records and mail are collected here until the
+/// node takes them out.
 pub struct Claims {
     name: Box<str>,
-    /// Number and name of each other node that is known.
+    /// The number and the name of each known other node.
     nodes: Vec<(u8, Box<str>)>,
     up: Nodes,
-    /// The stamp at the time 0 of the clock, in microseconds, and the last one.
+    /// The time in microseconds since 1970 at the zero of the shards' clock, and the last stamp
+    /// that was given or seen.
     origin: u64,
     stamp: u64,
     open: BTreeMap<u64, Open>,
     names: BTreeMap<Box<str>, u64>,
     unanswered: BTreeMap<Box<str>, u64>,
     leaving: BTreeMap<Move, Leaving>,
-    /// Claims of others that wait for their turn, and how many shards are asked about.
+    /// Claims of other nodes that wait for their turn, and the number of ClientIds that shards are
+    /// being asked for.
     waiting: VecDeque<(Move, Box<str>, Wanted)>,
     asked: usize,
     to_pack: VecDeque<Move>,
     packing: usize,
     fences: Fences,
-    /// Nodes of whose share groups the shards may not know yet.
+    /// Nodes with share groups that this node's shards may not know yet.
     groups_unknown: Nodes,
     answers_due: VecDeque<(Instant, u64)>,
     fences_due: VecDeque<(Instant, Move)>,
     promises_due: VecDeque<(Instant, u64)>,
     /// Records for other nodes.
     pub records: Vec<(u8, Lane, Vec<u8>)>,
-    /// Records for other nodes that go behind the filters that these are to be told.
+    /// Records for other nodes that go behind the filters that those nodes are still to be told.
     behind_filters: Vec<(u8, Vec<u8>)>,
     /// Records for other nodes that go behind the messages that the shards have written down.
     pub behind_messages: Vec<(u8, Vec<u8>)>,
-    /// Nodes that know the filters they had been told before they were asked with that number.
+    /// Nodes that know the filters that they had been told before the question with this number.
     pub known: Vec<(u8, u64)>,
-    /// Nodes that may be told of retained messages: what the shards had written down before is in
-    /// the mailboxes.
+    /// Nodes that may be told retained messages now: everything that the shards had written down
+    /// before is in the mailboxes.
     pub retellings: Vec<u8>,
     /// Mail for the shards.
     pub mail: Vec<(Whom, ToShard)>,
-    /// What is counted.
+    /// Counts about claims.
     pub counts: ClaimCounts,
 }
 
@@ -164,8 +172,8 @@ fn bit(node: u8) -> Nodes {
 }
 
 impl Claims {
-    /// Of the node of that name. `started`: when, in microseconds, by a clock that other nodes have
-    /// too, more or less; its own clock was at `now` then.
+    /// The claims of the node `name`. `started` is the time in microseconds since 1970, by a clock
+    /// that agrees roughly with that of other nodes, at the moment `now` of this node's own clock.
     pub fn new(name: &str, shards: u8, started: u64, now: Instant) -> Claims {
         Claims {
             name: name.into(),
@@ -196,24 +204,24 @@ impl Claims {
         }
     }
 
-    /// Sessions that are coming or leaving.
+    /// Sessions that are arriving or leaving.
     pub fn moving(&self) -> usize {
         self.leaving.len() + self.open.values().filter(|open| open.from.is_some()).count()
     }
 
-    /// When something is due.
+    /// When [`Claims::run`] has something to do.
     pub fn deadline(&self) -> Option<Instant> {
         let claims = [&self.answers_due, &self.promises_due];
         let claims = claims.into_iter().filter_map(|due| due.front().map(|entry| entry.0));
         claims.chain(self.fences_due.front().map(|entry| entry.0)).min()
     }
 
-    /// It is `micros` since 1970 at `now`.
+    /// Notes that it is `micros` microseconds since 1970 at `now`.
     pub fn see_time(&mut self, micros: u64, now: Instant) {
         self.origin = micros.wrapping_sub(now.0.wrapping_mul(1000));
     }
 
-    /// The time at `now` in milliseconds since 1970.
+    /// The time at `now`, in milliseconds since 1970.
     pub fn time(&self, now: Instant) -> u64 {
         self.origin.wrapping_add(now.0.wrapping_mul(1000)) / 1000
     }
@@ -227,13 +235,13 @@ impl Claims {
         known.map_or("", |(_, name)| name)
     }
 
-    /// A node has joined under that number.
+    /// The node `name` has joined under the number `node`.
     pub fn joined(&mut self, node: u8, name: &str) {
         self.nodes.retain(|(number, _)| *number != node);
         self.nodes.push((node, name.into()));
     }
 
-    /// Which nodes are there by now. Who is not any more is not waited for.
+    /// Notes which nodes are there. Nothing is awaited any more of nodes that are not.
     pub fn see(&mut self, up: Nodes, now: Instant) {
         let gone = self.up & !up;
         self.up = up;
@@ -252,7 +260,7 @@ impl Claims {
         leaving.into_iter().for_each(|to| self.fenced(to, gone));
     }
 
-    /// What that node and this one had said to each other is lost.
+    /// Everything that this node and `node` had told each other is lost.
     pub fn forget(&mut self, node: u8, now: Instant) {
         self.waiting.retain(|(to, ..)| to.node != node);
         self.behind_filters.retain(|(to, _)| *to != node);
@@ -277,25 +285,24 @@ impl Claims {
         }
     }
 
-    /// The time in microseconds, by a clock that other nodes have too, more or less, when the clock
-    /// of the shards was at 0.
+    /// The time in microseconds since 1970 at the zero of the shards' clock.
     pub fn origin(&self) -> u64 {
         self.origin
     }
 
-    /// A stamp of another node's clock: what is told here after that is newer.
+    /// Notes another node's stamp: stamps that are given after this are newer.
     pub fn see_stamp(&mut self, stamp: u64) {
         self.stamp = self.stamp.max(stamp);
     }
 
-    /// The stamp of what is told now: newer than that of any claim that this node has heard of.
+    /// A new stamp: newer than that of any claim that this node has seen.
     pub fn next_stamp(&mut self, now: Instant) -> u64 {
         let clock = self.origin.wrapping_add(now.0.wrapping_mul(1000));
         self.stamp = clock.max(self.stamp.saturating_add(1));
         self.stamp
     }
 
-    /// What a shard says. `reaches`: the engine carries frames.
+    /// Takes in what a shard says. `reaches` tells whether the engine carries frames.
     pub fn told(&mut self, shard: ShardId, told: ToCluster, reaches: bool, now: Instant) {
         match told {
             ToCluster::Claim(claim, name, wanted) => {
@@ -351,7 +358,7 @@ impl Claims {
         }
     }
 
-    /// Goes on with a claim once everybody has answered.
+    /// Continues a claim once all nodes have answered.
     fn advance(&mut self, claim: u64, now: Instant) {
         let Some(open) = self.open.get(&claim) else { return };
         if open.awaited != 0 || open.from.is_some() {
@@ -364,7 +371,7 @@ impl Claims {
         }
     }
 
-    /// A claim is over. Who comes next gets the session that is here by then.
+    /// Ends a claim. The next claimant gets the session that is here by then.
     fn finish(&mut self, claim: u64, outcome: Outcome) {
         let Some(open) = self.open.remove(&claim) else { return };
         if self.names.get(&open.name) == Some(&claim) {
@@ -376,7 +383,7 @@ impl Claims {
         }
     }
 
-    /// The session that was coming does not come.
+    /// Ends a claim whose session does not arrive.
     fn give_up(&mut self, claim: u64) {
         self.counts.failed += 1;
         self.finish(claim, Outcome::SessionLost);
@@ -395,7 +402,7 @@ impl Claims {
         self.advance(claim, now);
     }
 
-    /// Another node's claim is newer.
+    /// Another node's claim is newer: the client of this claim is refused.
     fn lose(&mut self, claim: u64) {
         let Some(open) = self.open.get_mut(&claim) else { return };
         if !std::mem::replace(&mut open.lost, true) {
@@ -405,7 +412,7 @@ impl Claims {
         }
     }
 
-    /// The subscriptions of a session have come.
+    /// The subscriptions of a session have arrived.
     fn session(&mut self, node: u8, claim: u64, bytes: &[u8], now: Instant) {
         let taken = match self.open.get_mut(&claim) {
             Some(open) if open.from.is_none() => {
@@ -429,7 +436,7 @@ impl Claims {
         }
     }
 
-    /// The subscriptions are in place: everybody is to say when they are known.
+    /// The subscriptions are in place: asks all nodes for a fence.
     fn placed(&mut self, claim: u64) {
         let Some(open) = self.open.get(&claim) else { return };
         let Some(holder) = open.from else { return };
@@ -464,7 +471,7 @@ impl Claims {
         self.nodes.iter().find(|(_, known)| &**known == name).map(|(number, _)| *number)
     }
 
-    /// What another node says about ClientIds and sessions.
+    /// Takes in what another node says about ClientIds and sessions.
     pub fn heard(&mut self, node: u8, record: &Record<'_>, now: Instant) {
         match *record {
             Record::Claim(claim, stamp, wanted, name) => {
@@ -492,12 +499,12 @@ impl Claims {
         }
     }
 
-    /// A record for a node, behind the filters that it is to be told.
+    /// Adds a record for a node, which goes behind the filters that this node is still to be told.
     pub fn say_behind_filters(&mut self, node: u8, record: &Record<'_>) {
         self.behind_filters.push((node, written(record)));
     }
 
-    /// Hands out what goes behind the filters that a node has been told.
+    /// Hands out the records that go behind the filters, when the node has been told these.
     pub fn take_behind_filters(&mut self, node: u8, mut push: impl FnMut(&[u8])) {
         if self.behind_filters.is_empty() {
             return;
@@ -507,7 +514,7 @@ impl Claims {
         }
     }
 
-    /// Does what is due. `window`: bytes of sessions on their way to a node.
+    /// Does what is due; `window` gives the bytes of sessions that are on their way to a node.
     pub fn run(&mut self, now: Instant, window: impl Fn(u8) -> usize) {
         while let Some(&(at, claim)) = self.answers_due.front()
             && (at <= now || !self.open.contains_key(&claim))

@@ -3,7 +3,7 @@ use crate::cluster::lane::Malformed;
 
 const SHARD: ShardId = ShardId(0);
 
-/// Node `name`, which knows `others`.
+/// A node `name` that knows the nodes `others`.
 fn node(name: &str, others: &[&str]) -> Claims {
     let mut claims = Claims::new(name, 1, 1_000_000, Instant(0));
     for (number, other) in others.iter().enumerate() {
@@ -23,7 +23,7 @@ fn run(claims: &mut Claims, now: u64) -> Vec<String> {
     claims.mail.drain(..).map(|(_, what)| format!("{what:?}")).collect()
 }
 
-/// What is said to a node, in words.
+/// What a node is told, as text.
 fn said(claims: &mut Claims, to: u8) -> Vec<String> {
     let of = claims.records.extract_if(.., |(node, ..)| *node == to);
     let read = |bytes: &[u8]| -> Result<String, Malformed> {
@@ -74,7 +74,7 @@ fn an_older_claim_that_comes_late_takes_nothing() {
     connect(&mut claims, 1, 1000);
     run(&mut claims, 1000 + PATIENCE);
     said(&mut claims, 0);
-    // What `b` had said before that was lost for a while.
+    // Everything that `b` had said before was lost for a while.
     claims.heard(0, &Record::Claim(9, 1_000_500, Wanted::Moved, "client"), Instant(3000));
     assert!(run(&mut claims, 3000).is_empty());
     assert_eq!(said(&mut claims, 0), ["Answer(9, Newer)"]);
@@ -96,7 +96,7 @@ fn of_two_claims_the_newer_one_wins_and_of_equal_ones_the_greater_name() {
         claims.heard(0, &Record::Answer(1, Verdict::Nothing), Instant(1002));
         let mail = run(&mut claims, 1002);
         assert_eq!(mail[0], "Claimed(1, Ours)");
-        // Whatever is here by then goes to the winner.
+        // The session that is here by then goes to the winner.
         assert_eq!(mail.len(), if wins { 2 } else { 1 }, "{mail:?}");
     }
 }
@@ -144,7 +144,7 @@ fn a_session_stays_when_the_other_node_is_lost_and_does_not_wait_for_ever() {
     assert_eq!(run(&mut claimant, 1), ["Adopt(7, [120])"]);
     claimant.forget(0, Instant(2));
     assert_eq!(run(&mut claimant, 2), ["Claimed(7, SessionLost)"]);
-    // It comes too late.
+    // The session arrives too late.
     claimant.heard(0, &Record::Part(7, true, b"x"), Instant(3));
     assert_eq!(said(&mut claimant, 0), ["claim 7", "Settled(7)"]);
     assert_eq!(claimant.counts.failed, 1);
@@ -156,7 +156,7 @@ fn a_node_that_has_told_of_share_groups_is_answered_when_the_shards_know_them() 
     claims.asked(0, 1, false);
     assert_eq!(said(&mut claims, 0), ["Known(1)"]);
     claims.asked(0, 2, true);
-    // The next one may be about the same group.
+    // The next question may concern the same group.
     claims.asked(0, 3, false);
     claims.asked(1, 9, false);
     assert_eq!(said(&mut claims, 1), ["Known(9)"]);

@@ -1,4 +1,4 @@
-//! Messages of share groups, on their way to the node that is to pick a member.
+//! Messages of share groups on their way to the node that is to choose a member.
 
 use super::status::Unsent;
 use super::{CUT_OFF, Node, WhenCutOff};
@@ -8,22 +8,22 @@ use crate::mesh::mail::{Passed, PassedFor};
 use crate::packet::Qos;
 use crate::time::Instant;
 
-/// Messages of share groups that are handed back at once.
+/// Messages of share groups that are handed back at a time.
 const UNPASSED: usize = 256;
 
-/// What has become of a message of a share group.
+/// The result of [`Node::pass`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PassedTo {
-    /// It goes to the node, or its time is over.
+    /// The message goes to the node, or has expired.
     Node,
-    /// It has to wait.
+    /// The message has to wait.
     Waits,
-    /// The node is not there: somebody else is to have it.
+    /// The node is not there; the message is to go to another member.
     Nobody,
 }
 
 impl Node {
-    /// A message of a share group for the node with that number.
+    /// Sends a message of a share group to its node.
     pub fn pass(&mut self, passed: &Passed, now: Instant) -> PassedTo {
         let peer = self.peers.get_mut(usize::from(passed.node)).and_then(Option::as_mut);
         let Some(peer) = peer.filter(|peer| peer.presence == Presence::Up) else {
@@ -43,8 +43,8 @@ impl Node {
         if slow || !drops { PassedTo::Waits } else { PassedTo::Nobody }
     }
 
-    /// Hands back messages of share groups that a node was sent and has lost, some at a time. True
-    /// when there are more.
+    /// Hands back messages of share groups that were sent to a node and lost, some at a time.
+    /// Returns true when there are more.
     pub(super) fn return_unpassed(&mut self, broker: &mut impl Broker) -> bool {
         for _ in 0..UNPASSED {
             let Some((node, bytes)) = self.unpassed.front() else { return false };
@@ -59,7 +59,7 @@ impl Node {
         !self.unpassed.is_empty()
     }
 
-    /// Takes out what nodes were sent and have lost.
+    /// Collects the messages of share groups that were sent to nodes and lost.
     pub(super) fn collect_unpassed(&mut self) {
         for (number, peer) in self.peers.iter_mut().enumerate() {
             let unpassed = peer.as_mut().map(Peer::take_unpassed).unwrap_or_default();

@@ -1,17 +1,18 @@
-//! Other nodes are told of all retained messages of this one when they may lack some: a node that
-//! joins, or comes back, or was not sent what found no room. Each goes with its stamp, topics that
-//! were cleared as well, and the receiver keeps what is newer (`shard::stamps`): so two nodes that
-//! tell each other end with the same.
+//! Retelling: another node is told all retained messages of this node when it may lack some,
+//! because it joins, returns, or was not sent a message for which there was no room. Each message
+//! goes with its stamp, and so does each topic whose message was cleared. The receiver keeps the
+//! newer of two (`shard::stamps`), so two nodes that tell each other end with the same messages.
 //!
-//! What is published meanwhile goes to the node as it is. What was published before that is told:
-//! first each shard puts what it has written down into the mailboxes (a fence, as for sessions that
-//! move), and then a shard is asked behind its mail. The shards are asked for slices, one after the
-//! other, and for the next one when the one before is in the window, which takes [`WINDOW`] bytes.
+//! Messages that are published meanwhile go to the node as usual. Those that were published earlier
+//! must arrive before: first each shard puts the mail that it has written down into the mailboxes
+//! (a fence, as for moving sessions), and then a shard is asked, behind its mail. The shards are
+//! asked for slices one after the other, each time when the slice before is in the window, which
+//! holds [`WINDOW`] bytes.
 //!
-//! Each frame to a node says what all retained messages here add up to. When that differs from what
-//! the node says, and neither has changed for [`QUIET`] milliseconds, each tells the other of all.
-//! Nodes may differ for good, as when only one of them has room for a message: the next time comes
-//! after twice as long, up to [`RARELY`].
+//! Each frame to a node contains the digest of all retained messages here. When this differs from
+//! the other node's digest, and neither has changed for [`QUIET`] milliseconds, each node tells the
+//! other everything. Two nodes may differ permanently, for example when only one of them has room
+//! for a message; therefore the time until the next comparison doubles, up to [`RARELY`].
 
 use crate::cluster::claims::{Claims, Job, Whom};
 use crate::cluster::peer::{Broker, Peer};
@@ -23,14 +24,14 @@ use crate::mutant::Mutant;
 use crate::time::Instant;
 use std::collections::VecDeque;
 
-/// Bytes in the window to a node, past which no more are told.
+/// Bytes in the window to a node, above which no further messages are told.
 pub(super) const WINDOW: usize = 256 * 1024;
-/// Milliseconds without a change after which two nodes should have the same.
+/// Milliseconds without a change after which two nodes should have the same messages.
 const QUIET: u64 = 10_000;
-/// The longest time before they tell each other again.
+/// The longest time in milliseconds until two nodes that differ tell each other everything again.
 const RARELY: u64 = 3_600_000;
 
-/// A value, and since when it has been that.
+/// A value, and since when it has been unchanged.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Since {
     value: u64,
@@ -50,25 +51,25 @@ impl Since {
 }
 
 enum Stage {
-    /// Nothing is told.
+    /// Nothing is being told.
     Idle,
-    /// What the shards have written down is put into the mailboxes.
+    /// The shards put the mail that they have written down into the mailboxes.
     Fence,
-    /// A shard is to be asked.
+    /// This shard is to be asked, from this place on.
     Next(u8, Whence),
-    /// That shard was asked.
+    /// This shard was asked.
     Asked(u8),
 }
 
-/// How far one other node has been told.
+/// How far one other node has been told the retained messages.
 pub(super) struct Retelling {
     stage: Stage,
-    /// All is to be told again, when what is under way has been.
+    /// Whether everything is to be told again once the present retelling is done.
     due: bool,
     ticket: u32,
-    /// What is to be told next.
+    /// Messages to be told next, with their stamps.
     queue: VecDeque<(u64, Message)>,
-    /// What its messages add up to.
+    /// The digest of the other node's retained messages.
     theirs: Since,
     patience: u64,
     compared: Instant,
@@ -89,17 +90,17 @@ impl Default for Retelling {
 }
 
 impl Retelling {
-    /// The node is not known any more. A later one with its number is another.
+    /// The other node is not known any more. A later node with its number is a different one.
     pub(super) fn forget(&mut self) {
         *self = Retelling { ticket: self.ticket + 1, ..Retelling::default() };
     }
 
-    /// True when nothing is to be told.
+    /// Whether there is nothing to tell.
     pub(super) fn is_done(&self) -> bool {
         matches!(self.stage, Stage::Idle) && !self.due && self.queue.is_empty()
     }
 
-    /// Tells as much as there is room for; how many messages that were.
+    /// Tells as much as there is room for. Returns the number of messages.
     pub(super) fn run(
         &mut self,
         node: u8,
@@ -137,14 +138,14 @@ impl Retelling {
         told
     }
 
-    /// All that the shards had written down is in the mailboxes.
+    /// All mail that the shards had written down is in the mailboxes.
     pub(super) fn fenced(&mut self) {
         if let Stage::Fence = self.stage {
             self.stage = Stage::Next(0, Whence::Kept(None));
         }
     }
 
-    /// A shard's answer.
+    /// Takes in a shard's answer.
     pub(super) fn retold(&mut self, shard: ShardId, shards: u8, told: Retold) {
         if told.ticket != self.ticket || !matches!(self.stage, Stage::Asked(s) if s == shard.0) {
             return;
@@ -157,7 +158,7 @@ impl Retelling {
         };
     }
 
-    /// Compares what the messages of both nodes add up to. True when they should not differ.
+    /// Compares the digests of both nodes. Returns true when they should be equal and are not.
     pub(super) fn compare(&mut self, ours: Since, theirs: Option<u64>, now: Instant) -> bool {
         let Some(theirs) = theirs else { return false };
         self.theirs.see(theirs, now);

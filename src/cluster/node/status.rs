@@ -1,4 +1,4 @@
-//! What a node counts, and how it sees the others: for whoever shows it.
+//! Counts of a node and the state of the other nodes, for metrics, logs and the admin server.
 
 use super::Node;
 use crate::cluster::peer::{PeerCounts, Presence};
@@ -12,7 +12,7 @@ pub enum Unsent {
     Full,
     /// The node is down.
     Down,
-    /// Its time was over.
+    /// The message had expired.
     Expired,
 }
 
@@ -20,7 +20,7 @@ impl Unsent {
     /// All of them.
     pub const ALL: [Unsent; 3] = [Unsent::Full, Unsent::Down, Unsent::Expired];
 
-    /// As it is shown.
+    /// The label of the reason.
     pub fn word(self) -> &'static str {
         match self {
             Unsent::Full => "window_full",
@@ -30,76 +30,75 @@ impl Unsent {
     }
 }
 
-/// What a node counts.
+/// Counts of a node.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct NodeCounts {
     /// Messages that were not sent, by reason.
     pub unsent: [u64; Unsent::ALL.len()],
-    /// What has become of records, of nodes that are gone included.
+    /// Counts about records, including those of nodes that are gone.
     pub peers: PeerCounts,
     /// Frames that were refused.
     pub refused: u64,
-    /// Frames of runs of nodes that are over.
+    /// Frames of runs of nodes that have ended.
     pub stale: u64,
-    /// Frames of another node that has this one's name.
+    /// Frames of another node with this node's name.
     pub doubles: u64,
-    /// Frames of nodes beyond the most.
+    /// Frames of nodes for which there was no number left.
     pub beyond: u64,
-    /// SUBACKs that went out though some node had not said that it knows the filters.
+    /// SUBACKs that went out although some node had not confirmed that it knows the filters.
     pub unanswered: u64,
-    /// Retained messages that other nodes were told of, besides those that were just published.
+    /// Retained messages that were told to other nodes besides newly published ones.
     pub retold: u64,
-    /// Times that another node's retained messages were not those of this one.
+    /// How often another node's retained messages differed from those of this node.
     pub retained_differ: u64,
-    /// Share groups with members here that other nodes are not told of: there are too many filters.
+    /// Share groups with members here that other nodes are not told, as there are too many filters.
     pub groups_untold: u64,
-    /// Messages of share groups that another node was sent and has lost, and that went to another
-    /// member.
+    /// Messages of share groups that were sent to another node, lost, and passed to another member.
     pub unpassed: u64,
-    /// Wills of this node's clients that the others are told of.
+    /// Will messages of this node's clients that the other nodes are told.
     pub wills_told: u64,
-    /// Wills of other nodes' clients that are kept here, and bytes of all wills.
+    /// Will messages of other nodes' clients that are kept here.
     pub wills_kept: u64,
-    /// The latter.
+    /// Bytes of all will messages.
     pub wills_bytes: u64,
-    /// What has become of them.
+    /// Counts about other nodes' will messages.
     pub wills: WillCounts,
-    /// Frames that came, and that were sent.
+    /// Frames that were received.
     pub frames_received: u64,
-    /// Those that were sent.
+    /// Frames that were sent.
     pub frames_sent: u64,
 }
 
-/// Another node, as it is shown.
+/// Another node, as shown to an operator.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PeerStatus {
     /// Its name.
     pub name: String,
     /// Its incarnation.
     pub incarnation: u64,
-    /// It is heard.
+    /// Whether the node is heard.
     pub up: bool,
-    /// It is up, and knows all filters of this node, which knows all of its; and it has been told
-    /// of all retained messages.
+    /// Whether the node is up, both nodes know each other's filters, and the other node has been
+    /// told all retained messages.
     pub settled: bool,
-    /// Its filters.
+    /// The number of the node's filters.
     pub filters: usize,
-    /// Bytes of messages that it has not acknowledged.
+    /// Bytes of messages that the node has not acknowledged.
     pub window: usize,
-    /// Bytes of its messages that wait for this broker.
+    /// Bytes of the node's messages that wait for this broker.
     pub waiting: usize,
-    /// Times that something was sent again.
+    /// How often segments were sent again.
     pub resends: u64,
-    /// Milliseconds since it was heard.
+    /// Milliseconds since the node was heard.
     pub silent: u64,
-    /// By how many milliseconds this node's time is ahead of its.
+    /// The milliseconds by which this node's time is ahead of the other node's.
     pub ahead: i64,
-    /// What has become of records.
+    /// Counts about records.
     pub counts: PeerCounts,
 }
 
 impl Node {
-    /// What is counted, and how each other node stands.
+    /// The node's counts, and the state of each other node.
     pub fn status(&self, now: Instant) -> (NodeCounts, Vec<PeerStatus>) {
         let mut counts = NodeCounts {
             unanswered: self.announced.unanswered,
@@ -132,7 +131,7 @@ impl Node {
     }
 }
 
-/// Adds what was counted of one node.
+/// Adds the counts of one other node.
 pub(super) fn add(to: &mut PeerCounts, more: &PeerCounts) {
     to.sent += more.sent;
     to.received += more.received;

@@ -1,5 +1,5 @@
-//! Wills: those of this node's clients are told to the others, and those of a node that is gone are
-//! published, when this node is the one that does.
+//! Will messages of a node: those of its own clients are told to the other nodes, and those of a
+//! dead node's clients are published when this node's turn has come.
 
 use super::{Node, retelling};
 use crate::cluster::claims::Whom;
@@ -10,26 +10,26 @@ use crate::mesh::moves::{FarWill, ToShard};
 use crate::mutant::Mutant;
 use crate::time::Instant;
 
-/// Wills that are published at once.
+/// Will messages that are published at a time.
 const PUBLISHED: usize = 64;
 
-/// The wills that a node knows.
+/// The will messages that a node knows.
 pub(super) struct NodeWills {
-    /// Of its own clients.
+    /// Those of its own clients.
     pub(super) local: LocalWills,
-    /// Of other nodes' clients.
+    /// Those of other nodes' clients.
     pub(super) far: FarWills,
 }
 
 impl NodeWills {
-    /// At most so many bytes of other nodes' are kept.
+    /// No will messages yet; at most `most` bytes of other nodes' are kept.
     pub(super) fn new(most: usize) -> NodeWills {
         NodeWills { local: LocalWills::default(), far: FarWills::new(most) }
     }
 }
 
 impl Node {
-    /// The will of a client of this node from now on.
+    /// Sets or removes the will message of a client of this node.
     pub(super) fn set_will(&mut self, client: &str, will: Option<FarWill>, now: Instant) {
         let stamp = self.claims.next_stamp(now);
         if self.wills.local.set(client, stamp, will) {
@@ -37,13 +37,14 @@ impl Node {
         }
     }
 
-    /// Bytes that are held for wills.
+    /// Bytes that are held for will messages.
     pub fn held(&self) -> usize {
         self.wills.local.bytes() + self.wills.far.bytes()
     }
 
-    /// Whether others that are not heard count as gone: this node has been heard for a while, and
-    /// at least half of the nodes are here, of those that are known and have not ended.
+    /// Whether nodes that are not heard count as gone. This requires that the engine has carried
+    /// this node's own hellos for a while, and that at least half of the known nodes that have not
+    /// ended are here.
     pub(super) fn judges_others(&self, now: Instant) -> bool {
         if self.cut_off.is_some() || now < self.heard_by {
             return false;
@@ -56,13 +57,15 @@ impl Node {
         there * 2 >= known || Mutant::ClusterWillMinority.is_on()
     }
 
-    /// Publishes wills of clients whose node is gone, some at a time. True when there are more.
+    /// Publishes will messages of clients whose node is gone, some at a time. Returns true when
+    /// there are more.
     pub(super) fn run_wills(&mut self, now: Instant, broker: &mut impl Broker) -> bool {
         if !self.wills.far.has_work() {
             return false;
         }
         let up = |peer: &&Peer| peer.presence == Presence::Up;
-        // The others are to hear of it before their turn comes.
+        // A node has to be told of each published will message before its own turn comes, so
+        // nothing is published while a window is full.
         let slow = |peer: &Peer| peer.bulk() >= retelling::WINDOW;
         let waits = broker.is_congested() || self.peers.iter().flatten().filter(up).any(slow);
         let survivors = Survivors {

@@ -1,5 +1,6 @@
-//! What a handshake costs a server that is nothing but rustls, beside which the broker's is judged:
-//! in memory, with the certificates of the run, only the server's half counted.
+//! The CPU time of a handshake in a server that is nothing but rustls, as a reference for the
+//! broker's handshakes. Both ends run in memory, with the run's certificates; only the server's
+//! half counts.
 
 use super::Settings;
 use crate::certificates::Made;
@@ -11,11 +12,12 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{ClientConnection, ServerConfig, ServerConnection};
 use std::sync::Arc;
 
-/// Handshakes before those that are counted: with resumption the first ones leave the tickets.
+/// Handshakes before those that are counted; with resumption they provide the first tickets.
 const FIRST: u32 = 50;
 const COUNTED: u32 = 400;
 
-/// Microseconds of CPU per handshake, tickets included, with clients as in `settings`.
+/// Microseconds of the server's CPU time per handshake, tickets included, with clients as in
+/// `settings`.
 pub fn handshake(made: &Made, settings: &Settings) -> Result<f64, String> {
     let config = Arc::new(server(made)?);
     let mut spent = 0;
@@ -50,7 +52,7 @@ fn server(made: &Made) -> Result<ServerConfig, String> {
     Ok(config)
 }
 
-/// One handshake; nanoseconds of the server's half.
+/// Makes one handshake; returns the nanoseconds of CPU time of the server's half.
 fn shake(
     config: &Arc<ServerConfig>,
     settings: &Settings,

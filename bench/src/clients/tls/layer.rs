@@ -1,6 +1,6 @@
-//! One connection's TLS. rustls makes the handshake and stays until the broker's first bytes of
-//! MQTT have come, so that session tickets, which come before them, are its business; then its
-//! secrets go to a record layer that keeps some 130 bytes.
+//! TLS of one connection. rustls makes the handshake and stays until the broker's first bytes of
+//! MQTT have come; session tickets come before those bytes, so rustls processes them. Then rustls's
+//! secrets go to a record layer that takes some 130 bytes.
 
 use super::record_layer::key_log::{self, Heard};
 use super::record_layer::{HEADER, KeyCache, Opened, Role, Tls};
@@ -9,48 +9,48 @@ use crate::mqtt::Malformed;
 use rustls::{ClientConnection, ProtocolVersion};
 use std::io::{ErrorKind, Read, Write};
 
-/// TLS of one connection, if it has any.
+/// TLS of one connection.
 #[derive(Default)]
 pub enum Layer {
-    /// None.
+    /// The connection has no TLS.
     #[default]
     Absent,
-    /// rustls has it.
+    /// rustls handles the connection.
     Shaking(Box<Shaking>),
-    /// The record layer has it.
+    /// The record layer handles the connection.
     Settled(Tls),
 }
 
 const _: () = assert!(size_of::<Layer>() <= 16);
 
-/// A handshake, and what rustls does after it.
+/// The state of a connection that rustls handles.
 pub struct Shaking {
     connection: ClientConnection,
     heard: Heard,
-    /// A record that is not whole.
+    /// The start of a record that has not come whole, or records that rustls has not read.
     input: Vec<u8>,
-    /// MQTT has come.
+    /// Whether bytes of MQTT have come.
     spoke: bool,
 }
 
 impl Layer {
-    /// Of client number `client`, before the first byte to target number `target`.
+    /// TLS of client number `client`, before the first byte to target number `target`.
     pub fn new(tls: &Settings, client: u32, target: usize) -> Result<Self, Malformed> {
         let connection = ClientConnection::new(tls.config(client), tls.name(target));
         let mut connection = connection.map_err(|error| complain(&error))?;
-        // What is said before the handshake has ended waits inside.
+        // rustls keeps bytes that are sent during the handshake; a limit would drop some of them.
         connection.set_buffer_limit(None);
         let (heard, input) = (Heard::default(), Vec::new());
         Ok(Layer::Shaking(Box::new(Shaking { connection, heard, input, spoke: false })))
     }
 
-    /// True when there is one.
+    /// Whether the connection has TLS.
     pub fn is_present(&self) -> bool {
         !matches!(self, Layer::Absent)
     }
 
-    /// Appends to `wire` what goes over the wire when the client says `plain`, the handshake
-    /// included.
+    /// Appends to `wire` the records for the client's bytes `plain`, and those of the handshake
+    /// that are due.
     pub fn seal(
         &mut self,
         keys: &mut KeyCache,
@@ -63,7 +63,7 @@ impl Layer {
                 let _ = tls.layer().seal(keys, plain, wire);
             }
             Layer::Shaking(shaking) => {
-                // Without a limit everything is taken, and a Vec takes everything.
+                // Without a limit rustls takes all bytes, and writing to a Vec does not fail.
                 let _ = shaking.connection.writer().write_all(plain);
                 while shaking.connection.wants_write() {
                     let _ = shaking.connection.write_tls(wire);
@@ -75,7 +75,8 @@ impl Layer {
         Ok(())
     }
 
-    /// Appends what the peer says in `bytes` to `plain`, and to `wire` what it is owed for that.
+    /// Decrypts `bytes` of the peer and appends the result to `plain`; appends records that answer
+    /// them to `wire`.
     pub fn open(
         &mut self,
         keys: &mut KeyCache,
@@ -105,12 +106,13 @@ impl Layer {
         }
     }
 
-    /// The handshake has something to say.
+    /// Whether rustls has records to send.
     pub fn wants_to_say(&self) -> bool {
         matches!(self, Layer::Shaking(shaking) if shaking.connection.wants_write())
     }
 
-    /// Takes over from rustls, if its part is over; returns what it has not looked at.
+    /// Moves the connection from rustls to the record layer, if rustls's part is over. Returns the
+    /// bytes that rustls has not read.
     fn settle(&mut self, keys: &mut KeyCache) -> Result<Vec<u8>, Malformed> {
         let Layer::Shaking(shaking) = self else { return Ok(Vec::new()) };
         if !shaking.is_over() {
@@ -127,7 +129,8 @@ impl Layer {
 }
 
 impl Shaking {
-    /// TLS 1.3 has tickets after the handshake; TLS 1.2 within.
+    /// Whether rustls has nothing left to do. Tickets of TLS 1.3 come after the handshake, so
+    /// rustls stays until the first data has come; those of TLS 1.2 come within the handshake.
     fn is_over(&self) -> bool {
         let is_old = self.connection.protocol_version() == Some(ProtocolVersion::TLSv1_2);
         !self.connection.is_handshaking()
@@ -135,7 +138,8 @@ impl Shaking {
             && (is_old || self.spoke)
     }
 
-    /// Gives rustls one record after the other: what it had read further would be lost with it.
+    /// Gives rustls one record at a time: bytes that rustls has read beyond its part cannot be
+    /// taken out of it.
     fn open(&mut self, bytes: &[u8], plain: &mut Vec<u8>) -> Result<(), Malformed> {
         self.input.extend_from_slice(bytes);
         let (start, mut at) = (plain.len(), 0);
@@ -163,7 +167,7 @@ impl Shaking {
     }
 }
 
-/// The record at the start of `bytes`, if it is whole.
+/// The record at the start of `bytes`; `None` when it is not whole.
 fn first_record(bytes: &[u8]) -> Option<&[u8]> {
     let &[_, _, _, high, low, ..] = bytes else { return None };
     bytes.get(..HEADER + usize::from(u16::from_be_bytes([high, low])))

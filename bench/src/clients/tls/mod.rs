@@ -1,4 +1,5 @@
-//! TLS below a client's bytes.
+//! TLS below MQTT: its settings for a run, and what all connections share. `layer` has the TLS of
+//! one connection.
 
 pub mod bare;
 mod layer;
@@ -26,39 +27,39 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// What all connections of a run have in common.
+/// The TLS settings that all connections of a run share.
 #[derive(Debug)]
 pub struct Settings {
-    /// One for each certificate that clients show; one when they show none.
+    /// One configuration for each client certificate; a single one when clients show none.
     configs: Vec<Arc<ClientConfig>>,
-    /// Of the targets, in their order; of all of them when there is one.
+    /// Server names of the targets, in the targets' order; a single name is for all targets.
     names: Vec<ServerName<'static>>,
 }
 
-/// How it is asked for.
+/// What the options of a run say about TLS.
 #[derive(Clone, Debug)]
 pub struct Asked {
-    /// Whose certificates a server may have.
+    /// Which server certificates clients accept.
     pub trust: Trust,
-    /// What the clients show, in turn; none: nothing.
+    /// The certificates that clients show, in turn; empty when they show none.
     pub identities: Vec<Identity>,
-    /// Versions that they offer.
+    /// TLS versions that clients offer.
     pub versions: Versions,
-    /// Clients go on from earlier sessions. Otherwise every connection makes a full handshake, as
-    /// those of different devices do.
+    /// Whether clients resume earlier sessions. Otherwise every connection makes a full handshake,
+    /// as connections of different devices do.
     pub resume: bool,
 }
 
-/// Whose certificates a server may have.
+/// Which server certificates clients accept.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Trust {
-    /// Those that the certificates in this PEM file have signed.
+    /// Certificates that an authority of this PEM file has signed.
     Authorities(PathBuf),
-    /// Anybody's: the load is measured, not the server's identity.
+    /// Any certificate: the load is measured, not the server's identity.
     Anyone,
 }
 
-/// PEM files with which the clients say who they are.
+/// PEM files with which a client authenticates.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Identity {
     /// Certificate chain.
@@ -96,7 +97,8 @@ pub enum Versions {
 }
 
 impl Settings {
-    /// For servers called `names`.
+    /// Settings for servers that are called `names`; fails when `names` is empty or a file is
+    /// unusable.
     pub fn new(asked: &Asked, names: &[&str]) -> Result<Self, String> {
         let name = |name: &&str| {
             ServerName::try_from((*name).to_string())
@@ -113,7 +115,8 @@ impl Settings {
                 all.iter().map(one).collect::<Result<_, _>>()?
             }
         };
-        // The library's first random number takes it tens of milliseconds.
+        // The library's first random number takes tens of milliseconds; that happens here, before a
+        // client connects.
         let _ = aws_lc_rs::default_provider().secure_random.fill(&mut [0; 16]);
         Ok(Self { configs, names })
     }
@@ -158,7 +161,7 @@ fn config(asked: &Asked, identity: Option<&Identity>) -> Result<ClientConfig, St
         true => Resumption::store(Arc::new(Sessions::default())),
         false => Resumption::disabled(),
     };
-    // The record layer takes over, and can change keys.
+    // The record layer takes over the secrets; changing keys (KeyUpdate) needs the logged ones.
     config.enable_secret_extraction = true;
     config.key_log = Arc::new(key_log::SecretTap);
     Ok(config)
@@ -179,7 +182,7 @@ fn authorities(path: &Path) -> Result<RootCertStore, String> {
     Ok(roots)
 }
 
-/// Takes every certificate, and checks only that the server has its key.
+/// Accepts every certificate, and checks only that the server has the certificate's private key.
 #[derive(Debug)]
 struct Unchecked(Arc<CryptoProvider>);
 
@@ -220,7 +223,7 @@ impl ServerCertVerifier for Unchecked {
     }
 }
 
-/// Tells the first failure: the others are usually of the same kind.
+/// Prints the first TLS failure of the process; later ones are usually of the same kind.
 fn complain(error: &dyn Display) -> Malformed {
     static TOLD: AtomicBool = AtomicBool::new(false);
     if !TOLD.swap(true, Ordering::Relaxed) {

@@ -1,4 +1,5 @@
-//! Tickets that clients go on from: one store for all that show the same certificate, or none.
+//! TLS sessions that clients resume: one store for all clients that show the same certificate, and
+//! one for all clients without a certificate.
 
 use rustls::NamedGroup;
 use rustls::client::{ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
@@ -6,11 +7,11 @@ use rustls::pki_types::ServerName;
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Tickets that are kept.
+/// The most tickets that a store keeps; a further one replaces the oldest.
 const MOST: usize = 4096;
 
-/// What the last connections have left: each is used once, and a connection that goes on from one
-/// brings the next.
+/// The tickets of the latest connections. Each ticket is used once; a connection that resumes with
+/// a ticket receives a new one.
 #[derive(Default, Debug)]
 pub struct Sessions(Mutex<Kept>);
 

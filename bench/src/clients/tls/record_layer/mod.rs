@@ -1,8 +1,8 @@
-//! The broker's own record layer, compiled in from its sources, for the other end of a connection:
-//! what a client costs here after its handshake is what it costs there. Nothing else of the broker
-//! is in this program. That both ends agree with other programs is for the broker's tests to show,
-//! and for runs against other brokers.
-#![allow(dead_code)] // The server's half has more uses for some of it.
+//! The broker's own record layer, compiled from the broker's sources, in the role of the client.
+//! After the handshake a client here therefore costs as much as a connection in the broker. No
+//! other code of the broker is in this program. Two ends with the same code cannot prove that they
+//! agree with other programs; the broker's tests and runs against other brokers show that.
+#![allow(dead_code)] // Some of it is used by the broker only.
 
 #[path = "../../../../../src/transport/tls/alert.rs"]
 mod alert;
@@ -23,7 +23,7 @@ pub use established::{Role, Tls};
 pub use keys::KeyCache;
 pub use records::{HEADER, Opened};
 
-/// No deliberate mistakes here.
+/// Replaces the broker's deliberate mistakes of mutation tests: none of them is ever on.
 mod mutant {
     #[derive(Clone, Copy)]
     #[allow(clippy::enum_variant_names, reason = "the names are the broker's")]
