@@ -41,6 +41,7 @@ pub fn rules(value: &Value) -> Result<RuleSet, &'static str> {
         }
         _ => return Err("the acl is neither a list of rules nor lists of topics"),
     }
+    set.file();
     Ok(set)
 }
 

@@ -144,7 +144,7 @@ pub struct ScramFile {
     users: HashMap<(Box<str>, Mechanism), Keys, foldhash::fast::RandomState>,
     /// The secret that the salt of an unknown user is derived from. The salt is the same each time,
     /// so that a client cannot tell which users exist.
-    secret: [u8; 32],
+    secret: Box<[u8]>,
 }
 
 impl ScramFile {
@@ -153,10 +153,9 @@ impl ScramFile {
     /// # Errors
     /// Every line that cannot be read: its number, counted from 1, and why.
     pub fn parse(text: &str) -> Result<ScramFile, Vec<(usize, String)>> {
-        let mut secret = [0; 32];
-        if rand::fill(&mut secret).is_err() {
-            return Err(vec![(0, "the system has no random bytes".to_owned())]);
-        }
+        // From all keys of all users: nobody can compute it who does not have the file, and it stays
+        // the same while the file does, over reloads and restarts.
+        let secret = Mechanism::Sha512.hash(text.as_bytes()).into();
         let mut file = ScramFile { users: HashMap::default(), secret };
         let mut bad = Vec::new();
         for (number, line) in text.lines().enumerate() {
@@ -192,7 +191,9 @@ impl ScramFile {
         if let Some(keys) = self.users.get(&(user.into(), mechanism)) {
             return (keys.clone(), true);
         }
-        let hash = Mechanism::Sha512.sign(&self.secret, user.as_bytes());
+        // Known users have another salt for each mechanism, so unknown ones have, too.
+        let text = [mechanism.name().as_bytes(), b" ", user.as_bytes()].concat();
+        let hash = Mechanism::Sha512.sign(&self.secret, &text);
         let (salt, rest) = hash.split_at_checked(RANDOM).unwrap_or((&hash, &[]));
         let some = self.users.iter().find(|((_, other), _)| *other == mechanism);
         let iterations = some.map_or(ITERATIONS, |(_, keys)| keys.iterations);

@@ -403,7 +403,7 @@ impl<'a> Control<'a> {
         let networks =
             |policy: &Policy| (policy.limits.address.prefix_v4, policy.limits.address.prefix_v6);
         if networks(&self.broker.policy) != networks(&policy) {
-            self.broker.shared.sources.forget_networks();
+            self.broker.shared.sources.forget_networks(&policy.limits.address);
         }
         self.broker.policy = Arc::clone(&policy);
         let settings = Arc::new(Settings { policy, ..settings });

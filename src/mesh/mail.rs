@@ -6,6 +6,7 @@
 use super::moves::{ToCluster, ToShard};
 use crate::ids::{ClientKey, ListenerId, Peer, SessionRef, ShardId};
 use crate::message::{Batch, MailPurpose, Message, Reserve};
+use crate::overload::sources::SourceMark;
 use crate::session::ShareName;
 use crate::telemetry::Counters;
 use crate::topic::FilterId;
@@ -160,6 +161,8 @@ pub struct Arriving {
     pub listener: ListenerId,
     /// Who it is.
     pub peer: Peer,
+    /// Whether the connection is counted for its peer's network.
+    pub source: SourceMark,
     /// The ClientId that the entry shard assigned, when the client sent none.
     pub assigned: Option<Box<str>>,
     /// The CONNECT packet and whatever followed it.

@@ -13,6 +13,7 @@ use super::limits::AddressLimits;
 use crate::mutant::Mutant;
 use hashbrown::HashMap;
 use std::net::IpAddr;
+use std::num::NonZeroU8;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -103,7 +104,37 @@ struct SourcePart {
     bans: HashMap<Banned, u64, foldhash::fast::FixedState>,
     /// The time of the next search for unused networks, in nanoseconds.
     swept: u64,
+    /// How often the networks were forgotten, less a multiple of [`SourceMark::MOST`].
+    forgotten: u8,
 }
+
+impl SourceMark {
+    /// The largest number of a mark.
+    const MOST: u8 = 127;
+
+    /// The mark as a number below 128.
+    pub fn number(self) -> u8 {
+        self.0.map_or(0, NonZeroU8::get)
+    }
+
+    /// The mark with that number.
+    pub fn numbered(number: u8) -> SourceMark {
+        SourceMark(NonZeroU8::new(number))
+    }
+}
+
+impl SourcePart {
+    /// The mark of a connection that is counted now.
+    fn mark(&self) -> SourceMark {
+        SourceMark(Some(NonZeroU8::MIN.saturating_add(self.forgotten)))
+    }
+}
+
+/// Whether a connection is counted for its network, so that its end takes away what its beginning
+/// has added and nothing else. It says how often the networks had been forgotten by then; `None`
+/// for a connection that is not counted.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct SourceMark(Option<NonZeroU8>);
 
 /// The table of networks and bans.
 #[derive(Default)]
@@ -143,8 +174,8 @@ impl SourceTable {
         self.bans.load(Relaxed)
     }
 
-    /// Counts one more connection from a network, at `now` nanoseconds. `Ok(false)`: the connection
-    /// is accepted without being counted, because the table is full.
+    /// Counts one more connection from a network, at `now` nanoseconds. The default mark says that
+    /// the connection is accepted without being counted, because the table is full.
     ///
     /// # Errors
     /// [`TooMany`], when the connection exceeds a limit.
@@ -153,8 +184,9 @@ impl SourceTable {
         source: SourceNetwork,
         now: u64,
         by: &AddressLimits,
-    ) -> Result<bool, TooMany> {
+    ) -> Result<SourceMark, TooMany> {
         self.with(self.part(source), |part| {
+            let mark = part.mark();
             if part.networks.len() >= NETWORKS && !part.networks.contains_key(&source) {
                 if part.swept <= now {
                     part.networks
@@ -162,7 +194,7 @@ impl SourceTable {
                     part.swept = now + 1_000_000_000;
                 }
                 if part.networks.len() >= NETWORKS {
-                    return Ok(false);
+                    return Ok(SourceMark::default());
                 }
             }
             let known = part.networks.entry(source).or_default();
@@ -173,16 +205,20 @@ impl SourceTable {
                 known.rate.take(now, 1, rate.into()).map_err(|_| TooMany::Rate)?;
             }
             known.connections += 1;
-            Ok(true)
+            Ok(mark)
         })
     }
 
-    /// Counts one connection from a network less, at `now` nanoseconds.
-    pub fn leave(&self, source: SourceNetwork, now: u64) {
-        if self.known() == 0 || Mutant::AddressNotLeft.is_on() {
+    /// Counts one connection from a network less, at `now` nanoseconds, if `mark` says that it was
+    /// counted and the networks have not been forgotten since.
+    pub fn leave(&self, source: SourceNetwork, mark: SourceMark, now: u64) {
+        if mark == SourceMark::default() || Mutant::AddressNotLeft.is_on() {
             return;
         }
         self.with(self.part(source), |part| {
+            if mark != part.mark() {
+                return;
+            }
             let Some(known) = part.networks.get_mut(&source) else { return };
             known.connections = known.connections.saturating_sub(1);
             if known.connections == 0 && known.rate.is_full(now) {
@@ -192,9 +228,25 @@ impl SourceTable {
     }
 
     /// Forgets all networks, because their prefix lengths change. Existing connections are no
-    /// longer counted.
-    pub fn forget_networks(&self) {
-        self.parts.iter().for_each(|part| self.with(part, |part| part.networks.clear()));
+    /// longer counted. Bans of addresses hold on, for the networks that `limits` says.
+    pub fn forget_networks(&self, limits: &AddressLimits) {
+        let mut bans = Vec::new();
+        for part in &self.parts {
+            self.with(part, |part| {
+                part.networks.clear();
+                part.forgotten = (part.forgotten + 1) % SourceMark::MOST;
+                bans.extend(part.bans.extract_if(|who, _| matches!(who, Banned::Address(_))));
+            });
+        }
+        for (who, until) in bans {
+            let Banned::Address(source) = who else { continue };
+            let who = Banned::Address(SourceNetwork::of(source.address(), limits));
+            self.with(self.part_of(&who), |part| {
+                // There was room for all of them, though perhaps in another part.
+                let known = part.bans.entry(who).or_insert(until);
+                *known = until.max(*known);
+            });
+        }
     }
 
     /// The number of connections from a network. For checks.
@@ -269,6 +321,8 @@ mod tests {
         SourceNetwork::of(text.parse().expect("an address"), &AddressLimits::default())
     }
 
+    const COUNTED: SourceMark = SourceMark(Some(NonZeroU8::MIN));
+
     const TWO: AddressLimits = AddressLimits {
         connections: Some(2),
         connects_per_second: Some(3),
@@ -292,19 +346,48 @@ mod tests {
     fn an_address_has_so_many_connections_and_no_more_per_second() {
         let sources = SourceTable::default();
         let (here, there) = (source("192.0.2.1"), source("192.0.2.2"));
-        assert_eq!(sources.enter(here, 0, &TWO), Ok(true));
-        assert_eq!(sources.enter(here, 0, &TWO), Ok(true));
+        assert_eq!(sources.enter(here, 0, &TWO), Ok(COUNTED));
+        assert_eq!(sources.enter(here, 0, &TWO), Ok(COUNTED));
         assert_eq!(sources.enter(here, 0, &TWO), Err(TooMany::Connections));
-        assert_eq!(sources.enter(there, 0, &TWO), Ok(true));
-        sources.leave(here, 0);
-        assert_eq!(sources.enter(here, 0, &TWO), Ok(true));
-        sources.leave(here, 0);
+        assert_eq!(sources.enter(there, 0, &TWO), Ok(COUNTED));
+        sources.leave(here, COUNTED, 0);
+        assert_eq!(sources.enter(here, 0, &TWO), Ok(COUNTED));
+        sources.leave(here, COUNTED, 0);
         assert_eq!(sources.enter(here, 0, &TWO), Err(TooMany::Rate));
         for source in [here, there, there] {
-            sources.leave(source, 9_000_000_000);
+            sources.leave(source, COUNTED, 9_000_000_000);
         }
         assert_eq!(sources.known(), 0, "nothing is kept of who is gone");
-        sources.leave(here, 0);
+        sources.leave(here, COUNTED, 0);
+    }
+
+    #[test]
+    fn only_a_connection_that_is_counted_is_counted_off() {
+        let sources = SourceTable::default();
+        let here = source("192.0.2.1");
+        assert_eq!(sources.enter(here, 0, &TWO), Ok(COUNTED));
+        sources.leave(here, SourceMark::default(), 0);
+        assert_eq!(sources.connections(here), 1, "an uncounted one leaves the count as it is");
+        sources.forget_networks(&TWO);
+        let mark = sources.enter(here, 0, &TWO).expect("nobody is known");
+        sources.leave(here, COUNTED, 0);
+        assert_eq!(sources.connections(here), 1, "and so does one that was forgotten");
+        sources.leave(here, mark, 9_000_000_000);
+        assert_eq!(sources.known(), 0);
+    }
+
+    #[test]
+    fn bans_of_addresses_hold_on_when_networks_become_others() {
+        let sources = SourceTable::default();
+        let wide = AddressLimits { prefix_v4: 24, ..TWO };
+        assert!(sources.ban(Banned::Address(source("192.0.2.7")), 0, 1000));
+        assert!(sources.ban(Banned::Address(source("192.0.2.8")), 0, 2000));
+        assert!(sources.ban(Banned::Client("c".into()), 0, 1000));
+        sources.forget_networks(&wide);
+        let of = |text: &str| SourceNetwork::of(text.parse().expect("an address"), &wide);
+        assert!(sources.is_banned(&Banned::Address(of("192.0.2.200")), 1999));
+        assert!(!sources.is_banned(&Banned::Address(of("192.0.3.7")), 0));
+        assert_eq!(sources.bans(), 2);
     }
 
     #[test]
@@ -324,7 +407,7 @@ mod tests {
         let one = |number: u32| SourceNetwork(u128::from(number));
         let mut counted = 0;
         for number in 0..(PARTS * NETWORKS + 100_000) as u32 {
-            counted += usize::from(sources.enter(one(number), 0, &TWO) == Ok(true));
+            counted += usize::from(sources.enter(one(number), 0, &TWO) == Ok(COUNTED));
         }
         assert!(counted <= PARTS * NETWORKS);
         let room = (0..(PARTS * BANS + 10_000) as u32)

@@ -481,7 +481,10 @@ impl Shard {
                 self.refuse_because(socket, &connect, told, why);
             }
             Outcome::Refused(told, why) => {
-                self.note_bad_credentials(socket);
+                // A client that shows no credentials has not shown wrong ones.
+                if connect.username.is_some() || connect.password.is_some() {
+                    self.note_bad_credentials(socket);
+                }
                 self.refuse_because(socket, &connect, told, why);
             }
         }

@@ -179,13 +179,14 @@ impl Shard {
         let peer = carried.peer;
         // The other process has admitted the connection: it is counted and stays, whatever the
         // limits are now.
-        let _ = self.take_source(peer);
+        let source = self.adopt_source(peer);
         if let Some(listener_state) = self.entrance.listener(listener) {
             listener_state.connections.take(1, u64::MAX);
         }
         self.topology.shared.connections.take(1, u64::MAX);
         let reloads = self.entrance.announced.reloads();
         let mut connection = Connection::new(listener, peer, self.now, reloads);
+        connection.set_source(source);
         connection.last_seen = carried.last_seen.min(self.now);
         connection.patience = carried.patience;
         if let Some(index) = index {

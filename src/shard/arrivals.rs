@@ -83,7 +83,7 @@ impl Shard {
         let sockets: Vec<_> = sockets.map(|(_, (_, socket))| socket).take(LOST).collect();
         let mail = self.entrance.arrivals.mail.extract_if(|_, (since, _)| over(*since));
         let listeners: Vec<_> =
-            mail.map(|(_, (_, lost))| (lost.listener, lost.peer)).take(LOST).collect();
+            mail.map(|(_, (_, lost))| (lost.listener, lost.peer, lost.source)).take(LOST).collect();
         self.meter.charge(cost::VISIT * (sockets.len() + listeners.len()) as u32);
         if !Mutant::LostHandOverUncounted.is_on() {
             self.counters.handovers_lost += (sockets.len() + listeners.len()) as u64;
@@ -91,9 +91,9 @@ impl Shard {
         for socket in sockets {
             self.outputs.actions.push(Action::Close(socket));
         }
-        for (listener, peer) in listeners {
+        for (listener, peer, source) in listeners {
             self.counters.connections_closed += 1;
-            self.leave_listener(listener, peer);
+            self.leave_listener(listener, peer, source);
         }
     }
 }
@@ -104,6 +104,7 @@ mod tests {
     use crate::ids::{ListenerId, Peer, ShardId};
     use crate::mesh::quota::{Quota, Rate};
     use crate::mesh::{ListenerState, Shared};
+    use crate::overload::sources::SourceMark;
     use crate::time::Instant;
     use crate::topic::Seeds;
     use std::sync::Arc;
@@ -137,6 +138,7 @@ mod tests {
             cookie: 8,
             listener: ListenerId(0),
             peer,
+            source: SourceMark::default(),
             assigned: None,
             bytes: vec![0x10],
             layers: None,

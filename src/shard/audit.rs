@@ -213,7 +213,7 @@ impl Shard {
                 audit.problems.push(format!("connection {at} and session {index} disagree"));
             }
             let free = connection.holds.is_free() && !self.parked.is_freed(SocketId(at));
-            if free && connection.paused {
+            if free && connection.is_paused() {
                 audit.problems.push(format!("connection {at} is paused and nothing holds it"));
             }
         }

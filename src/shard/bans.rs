@@ -6,7 +6,8 @@ use super::Shard;
 use super::refuse::Denial;
 use crate::ids::{ClientKey, Peer, SocketId};
 use crate::overload::bans::{Counted, Watched};
-use crate::overload::sources::{Banned, SourceNetwork, TooMany};
+use crate::overload::limits::AddressLimits;
+use crate::overload::sources::{Banned, SourceMark, SourceNetwork, TooMany};
 use crate::time::Instant;
 use crate::upgrade::frame::Ban;
 
@@ -32,38 +33,57 @@ impl Shard {
     }
 
     /// Counts one more connection of a peer's network, or says why there may not be one more.
-    pub(super) fn take_source(&mut self, peer: Peer) -> Result<(), Denial> {
+    pub(super) fn take_source(&mut self, peer: Peer) -> Result<SourceMark, Denial> {
         let policy = &self.settings.policy;
         let limited = policy.limits.address.any();
         if !limited && policy.banned.is_empty() && self.topology.shared.sources.bans() == 0 {
-            return Ok(());
+            return Ok(SourceMark::default());
         }
-        let Some(source) = self.source_of(peer) else { return Ok(()) };
-        let Peer::Tcp(address, _) = peer else { return Ok(()) };
+        let Some(source) = self.source_of(peer) else { return Ok(SourceMark::default()) };
+        let Peer::Tcp(address, _) = peer else { return Ok(SourceMark::default()) };
         let banned = policy.banned.has_address(address);
         if banned || self.topology.shared.sources.is_banned(&Banned::Address(source), self.now.0) {
             return Err(Denial::Banned);
         }
         if !limited {
-            return Ok(());
+            return Ok(SourceMark::default());
         }
-        let now = self.meter.begun() * 1000;
-        match self.topology.shared.sources.enter(source, now, &policy.limits.address) {
-            Ok(counted) => {
-                self.counters.addresses_uncounted += u64::from(!counted);
-                Ok(())
-            }
-            Err(TooMany::Connections) => Err(Denial::AddressLimit),
-            Err(TooMany::Rate) => Err(Denial::AddressRate),
-        }
+        let within = policy.limits.address;
+        self.count_source(source, &within).map_err(|why| match why {
+            TooMany::Connections => Denial::AddressLimit,
+            TooMany::Rate => Denial::AddressRate,
+        })
     }
 
-    /// A connection from an address is gone.
-    pub(super) fn leave_source(&self, peer: Peer) {
-        if self.topology.shared.sources.known() > 0
-            && let Some(source) = self.source_of(peer)
+    fn count_source(
+        &mut self,
+        source: SourceNetwork,
+        within: &AddressLimits,
+    ) -> Result<SourceMark, TooMany> {
+        let now = self.meter.begun() * 1000;
+        let mark = self.topology.shared.sources.enter(source, now, within)?;
+        self.counters.addresses_uncounted += u64::from(mark == SourceMark::default());
+        Ok(mark)
+    }
+
+    /// Counts a connection that another process has admitted, whatever the limits and bans are now:
+    /// the connection stays.
+    pub(super) fn adopt_source(&mut self, peer: Peer) -> SourceMark {
+        if !self.settings.policy.limits.address.any() {
+            return SourceMark::default();
+        }
+        let Some(source) = self.source_of(peer) else { return SourceMark::default() };
+        self.count_source(source, &AddressLimits::default()).unwrap_or_default()
+    }
+
+    /// A connection from an address, which `mark` says was counted or not, is gone.
+    pub(super) fn leave_source(&self, peer: Peer, mark: SourceMark) {
+        // The proxies that are trusted may be others than when the connection was counted.
+        if mark != SourceMark::default()
+            && let Peer::Tcp(address, _) = peer
         {
-            self.topology.shared.sources.leave(source, self.meter.begun() * 1000);
+            let source = SourceNetwork::of(address, &self.settings.policy.limits.address);
+            self.topology.shared.sources.leave(source, mark, self.meter.begun() * 1000);
         }
     }
 

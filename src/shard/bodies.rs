@@ -30,6 +30,8 @@ struct Kept {
     here: u32,
     /// CRC32C of its record.
     checksum: u32,
+    /// The body is in [`Bodies::recent`]; it is there once.
+    recent: bool,
 }
 
 /// The bodies of a shard's stored messages.
@@ -85,7 +87,7 @@ impl Bodies {
         kept.entry(number).or_insert_with(|| {
             numbers.insert(message.address(), number);
             let sessions = shared.remove(&number).unwrap_or(alone);
-            Kept { message, sessions, here: 0, checksum }
+            Kept { message, sessions, here: 0, checksum, recent: false }
         })
     }
 
@@ -169,12 +171,12 @@ impl Bodies {
     /// Decides what becomes of a body that a session has let go. True when no session waits for the
     /// message any more.
     fn look_at(&mut self, number: u64) -> bool {
-        let Some(kept) = self.kept.get(&number) else { return false };
+        let Some(kept) = self.kept.get_mut(&number) else { return false };
         if kept.sessions == 0 {
             self.forget(number);
             return true;
         }
-        if kept.here == 0 {
+        if kept.here == 0 && !std::mem::replace(&mut kept.recent, true) {
             let size = kept.message.size();
             self.recent.push_back((number, size));
             self.recent_bytes += size;
@@ -196,7 +198,11 @@ impl Bodies {
         while self.recent.len() > RECENT || self.recent_bytes > RECENT_BYTES {
             let Some((number, size)) = self.recent.pop_front() else { return };
             self.recent_bytes -= size;
-            let Some(kept) = self.kept.get(&number).filter(|kept| kept.here == 0) else { continue };
+            let Some(kept) = self.kept.get_mut(&number) else { continue };
+            if kept.here > 0 {
+                kept.recent = false;
+                continue;
+            }
             if kept.message.handles() > 1 && !std::mem::replace(&mut delivered, true) {
                 self.recent.push_back((number, size));
                 self.recent_bytes += size;

@@ -10,6 +10,7 @@ use crate::message::Accounts;
 use crate::mutant::Mutant;
 use crate::overload::limits::{Excess, GrantedLimits, Usage, UserGroup};
 use crate::packet::{Connect, Publish, Qos, ReasonCode, Version};
+use crate::session::inbound::Arrival;
 use crate::session::pending::Bounds;
 use crate::time::Instant;
 use hashbrown::HashMap;
@@ -258,6 +259,10 @@ impl Shard {
                 self.counters.rate_disconnects += 1;
                 Some(Metered::End)
             }
+            // A message that was accepted already is answered again as it was. With an error, the
+            // client would give the packet identifier to another message [MQTT-4.3.3-4], and that
+            // one would be taken for a repetition.
+            Excess::Drop if self.has_accepted(index, publish) => None,
             Excess::Drop if publish.qos == Qos::AtMostOnce || told => {
                 self.counters.dropped_rate += 1;
                 Some(Metered::Drop)
@@ -269,6 +274,13 @@ impl Shard {
                 Some(Metered::Wait)
             }
         }
+    }
+
+    /// True for a QoS 2 message that the client sends again before it has released it.
+    fn has_accepted(&self, index: u32, publish: &Publish<'_>) -> bool {
+        let (Qos::ExactlyOnce, Some(id)) = (publish.qos, publish.id) else { return false };
+        let flow = self.sessions.get(index).and_then(|session| session.flow.as_ref());
+        flow.is_some_and(|flow| flow.inbound.arrival(id, u16::MAX) == Arrival::Duplicate)
     }
 
     /// A message was handled: it counts for its client's rate.

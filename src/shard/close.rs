@@ -6,6 +6,7 @@ use super::{Action, Shard};
 use crate::ids::{ListenerId, Peer, SocketId};
 use crate::limits::cost;
 use crate::mutant::Mutant;
+use crate::overload::sources::SourceMark;
 use crate::packet::{self, Disconnect, ReasonCode, Version, Violation};
 use crate::transport::TurnedAway;
 
@@ -120,6 +121,7 @@ impl Shard {
     pub(super) fn disconnect(&mut self, socket: SocketId, cause: Cause) {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         let (stage, listener, peer) = (connection.stage, connection.listener, connection.peer);
+        let source = connection.source();
         match stage {
             Stage::Closing | Stage::Closed => return,
             // While the driver moves the socket to another shard, the driver's answer decides.
@@ -155,7 +157,7 @@ impl Shard {
         }
         self.counters.connections_closed += 1;
         if !matches!(stage, Stage::Refused(_)) {
-            self.leave_listener(listener, peer);
+            self.leave_listener(listener, peer, source);
         }
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         connection.stage = Stage::Closing;
@@ -261,8 +263,8 @@ impl Shard {
 
     /// A connection that was admitted is gone from the broker: it does not count any more for its
     /// address, its listener and the broker.
-    pub(super) fn leave_listener(&mut self, listener: ListenerId, peer: Peer) {
-        self.leave_source(peer);
+    pub(super) fn leave_listener(&mut self, listener: ListenerId, peer: Peer, source: SourceMark) {
+        self.leave_source(peer, source);
         if let Some(listener_state) = self.entrance.listener(listener) {
             listener_state.connections.give(1);
         }

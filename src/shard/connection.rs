@@ -6,6 +6,7 @@ use super::refuse::Denial;
 use crate::ids::{ListenerId, Peer};
 use crate::limits::ALIAS_BYTES;
 use crate::mutant::Mutant;
+use crate::overload::sources::SourceMark;
 use crate::time::Instant;
 
 /// What a connection is doing.
@@ -143,8 +144,6 @@ pub struct Connection {
     pub listener: ListenerId,
     /// Why it is not being processed.
     pub holds: Holds,
-    /// The driver was told to stop reading it.
-    pub paused: bool,
     /// Its end is queued, or waits for what was held back.
     pub parting: Parting,
     /// There are protocol layers between the socket and MQTT: see `layered`.
@@ -152,6 +151,8 @@ pub struct Connection {
     /// How many reloads there had been when its client connected, and was told the limits of that
     /// time. Wraps.
     pub reloads: u8,
+    /// Twice the number of its [`SourceMark`], plus 1 when the driver was told to stop reading it.
+    marks: u8,
     /// The peer at the other end of the socket.
     pub peer: Peer,
 }
@@ -172,12 +173,32 @@ impl Connection {
             patience: 0,
             listener,
             holds: Holds::default(),
-            paused: false,
             parting: Parting::No,
             layered: false,
             reloads,
+            marks: 0,
             peer,
         }
+    }
+
+    /// True when the driver was told to stop reading it.
+    pub fn is_paused(&self) -> bool {
+        self.marks & 1 != 0
+    }
+
+    /// Notes whether the driver was told to stop reading it.
+    pub fn set_paused(&mut self, paused: bool) {
+        self.marks = self.marks & !1 | u8::from(paused);
+    }
+
+    /// Whether the connection is counted for its peer's network.
+    pub fn source(&self) -> SourceMark {
+        SourceMark::numbered(self.marks >> 1)
+    }
+
+    /// Notes whether the connection is counted for its peer's network.
+    pub fn set_source(&mut self, source: SourceMark) {
+        self.marks = source.number() << 1 | self.marks & 1;
     }
 
     /// True when something holds it, and its client has sent something that waits here.

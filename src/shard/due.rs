@@ -128,7 +128,7 @@ impl Shard {
                     Some(output) => output.progressed.max(connection.last_seen),
                     // While we do not read the connection, or have not come to what its client has
                     // sent, the silence is our doing.
-                    None if (connection.paused || connection.waits())
+                    None if (connection.is_paused() || connection.waits())
                         && !Mutant::HeldJudged.is_on() =>
                     {
                         now

@@ -9,6 +9,7 @@ use crate::ids::{ListenerId, Peer, SocketId};
 use crate::limits::{REFUSED_INPUT, cost};
 use crate::mesh::mail::Arriving;
 use crate::mutant::Mutant;
+use crate::overload::sources::SourceMark;
 use crate::packet::{self, Connect, Framing, ReasonCode, Version, Violation};
 
 /// First byte of a CONNECT packet [MQTT-2.1.3-1].
@@ -25,12 +26,16 @@ impl Shard {
             return;
         }
         self.pace_accepts();
-        if let Err(denial) = self.take_entrance(listener, peer) {
-            self.deny_entry(socket, listener, peer, denial);
-            return;
-        }
-        let connection =
+        let source = match self.take_entrance(listener, peer) {
+            Ok(source) => source,
+            Err(denial) => {
+                self.deny_entry(socket, listener, peer, denial);
+                return;
+            }
+        };
+        let mut connection =
             Connection::new(listener, peer, self.now, self.entrance.announced.reloads());
+        connection.set_source(source);
         self.connections.insert(socket.0, connection);
         self.begin_layers(socket, listener);
         let secure = self.layered.is_shaking(socket).then(|| self.entry_deadline(socket)).flatten();
@@ -40,7 +45,7 @@ impl Shard {
     }
 
     /// Counts one more connection in all limits, or says which limit denies it.
-    fn take_entrance(&mut self, listener: ListenerId, peer: Peer) -> Result<(), Denial> {
+    fn take_entrance(&mut self, listener: ListenerId, peer: Peer) -> Result<SourceMark, Denial> {
         if let Some(why) = self.work.stopping.turns_away() {
             return Err(why);
         }
@@ -55,12 +60,12 @@ impl Shard {
         if rate.is_some_and(|rate| !self.topology.shared.connect_rate.allow(now, rate)) {
             return Err(Denial::BrokerRate);
         }
-        self.take_source(peer)?;
-        let taken = self.take_place(listener);
-        if taken.is_err() {
-            self.leave_source(peer);
+        let source = self.take_source(peer)?;
+        if let Err(denial) = self.take_place(listener) {
+            self.leave_source(peer, source);
+            return Err(denial);
         }
-        taken
+        Ok(source)
     }
 
     /// Counts one more connection in the limits of the listener and of the broker.
@@ -212,12 +217,13 @@ impl Shard {
     /// Both the socket and the mail of a client have come: from now on the client is this shard's.
     pub(super) fn welcome(&mut self, socket: SocketId, arriving: Arriving) {
         self.counters.handovers_in += 1;
-        let connection = Connection::new(
+        let mut connection = Connection::new(
             arriving.listener,
             arriving.peer,
             self.now,
             self.entrance.announced.reloads(),
         );
+        connection.set_source(arriving.source);
         self.connections.insert(socket.0, connection);
         if let Some(layers) = arriving.layers {
             self.put_layers(socket, layers);

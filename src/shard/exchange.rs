@@ -119,6 +119,7 @@ impl Shard {
                 self.let_in(socket, assigned, &left, accepted);
             }
             Err(why) => {
+                self.note_bad_credentials(socket);
                 self.counters.scram_refused += 1;
                 self.refuse_because(socket, &connect, NOT_PROVEN, why);
             }

@@ -237,6 +237,7 @@ impl Shard {
     fn departed(&mut self, socket: SocketId) {
         let Some(departing) = self.entrance.departures.take(socket) else { return };
         let Some(connection) = self.connections.remove(socket.0) else { return };
+        let source = connection.source();
         let Connection { listener, peer, input, output, layered, .. } = connection;
         let bytes = input.map(|input| input.into_bytes()).unwrap_or_default();
         let Departing { cookie, assigned, home, .. } = *departing;
@@ -253,7 +254,7 @@ impl Shard {
             self.outputs.pool.put_output(output);
             wire
         });
-        let arriving = Arriving { cookie, listener, peer, assigned, bytes, layers, wire };
+        let arriving = Arriving { cookie, listener, peer, source, assigned, bytes, layers, wire };
         self.mail.outbox.tell(home, Control::Connect(Box::new(arriving)));
         self.counters.handovers_out += 1;
     }

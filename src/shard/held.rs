@@ -55,8 +55,8 @@ impl Shard {
         let kept = connection.input.as_ref().map_or(0, |input| input.rest().len());
         let brief = connection.holds.is_brief() && kept < BRIEF_INPUT;
         let read = brief || heard && kept < most;
-        if connection.paused == read {
-            connection.paused = !read;
+        if connection.is_paused() == read {
+            connection.set_paused(!read);
             self.outputs.actions.push(if read {
                 Action::Resume(socket)
             } else {

@@ -57,8 +57,8 @@ impl Shard {
             return true;
         }
         let Some(connection) = self.connections.get_mut(socket.0) else { return false };
-        if !connection.paused && !connection.holds.is_brief() {
-            connection.paused = true;
+        if !connection.is_paused() && !connection.holds.is_brief() {
+            connection.set_paused(true);
             self.outputs.actions.push(Action::Pause(socket));
             // Counted only here: while a mailbox stays full, each step tries the connection again
             // and holds it again.

@@ -197,8 +197,8 @@ impl Shard {
         self.process_held(socket);
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         let open = matches!(connection.stage, Stage::Open(_));
-        if open && connection.holds.is_free() && connection.paused {
-            connection.paused = false;
+        if open && connection.holds.is_free() && connection.is_paused() {
+            connection.set_paused(false);
             connection.last_seen = self.now; // until now the silence was ours
             self.outputs.actions.push(Action::Resume(socket));
         }

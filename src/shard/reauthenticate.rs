@@ -69,6 +69,7 @@ impl Shard {
         };
         if done.is_err() {
             self.counters.scram_refused += 1;
+            self.note_bad_credentials(socket);
             self.disconnect(socket, Cause::Unproven); // [MQTT-4.12.1-2]
         }
         Ok(Handled::Next)

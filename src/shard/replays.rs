@@ -78,7 +78,7 @@ impl Shard {
         if !self.takes_more(index) {
             return;
         }
-        let limit = SLICE.min((self.settings.pending.messages / 4).max(1) as u32);
+        let limit = SLICE.min((self.pending_bounds_of(index).messages / 4).max(1) as u32);
         let Some(session) = self.sessions.get_mut(index) else { return };
         let Some(flow) = &mut session.flow else { return };
         let Some(replay) = flow.replays.front_mut().filter(|replay| !replay.waiting) else {
@@ -113,9 +113,10 @@ impl Shard {
             .get(socket.0)
             .and_then(|connection| connection.output.as_ref())
             .map_or(0, |output| output.unsent());
+        let bounds = self.pending_bounds_of(index);
         unsent <= self.settings.low_water()
-            && waiting <= self.settings.pending.messages / 4
-            && bytes <= self.settings.pending.bytes / 4
+            && waiting <= bounds.messages / 4
+            && bytes <= bounds.bytes / 4
     }
 
     /// Answers the request of a session for a slice of what is retained here. Data mail that was

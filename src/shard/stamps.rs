@@ -15,9 +15,9 @@
 //! older message can be told. A shard remembers this for [`FORGET`], and for at most [`CLEARED`]
 //! bytes of topics; the oldest go first.
 
-use super::Shard;
 use super::route::Route;
 use super::topology::Topology;
+use super::{Shard, Turn};
 use crate::ids::ShardSet;
 use crate::limits::cost;
 use crate::mesh::moves::{Retell, Retold, ToCluster, Whence};
@@ -242,10 +242,16 @@ impl Shard {
         }
     }
 
-    /// Clears a topic whose message is retained here, on all nodes, for an operator.
-    pub(super) fn clear_at_nodes(&mut self, message: &MessageRef<'_>) {
+    /// Clears a topic whose message is retained here, on all nodes, for an operator. False when the
+    /// mailbox for some node is full; nothing was done then.
+    pub(super) fn clear_at_nodes(&mut self, message: &MessageRef<'_>) -> bool {
         if !crosses(&self.topology, message.topic) {
-            return self.keep_retained(message, Retain::PLAIN);
+            self.keep_retained(message, Retain::PLAIN);
+            return true;
+        }
+        let (nodes, turn) = (self.topology.nodes(), (None, Turn::OfNobody));
+        if self.mail.outbox.first_full(nodes, ShardSet::EMPTY, turn).is_some() {
+            return false;
         }
         let retain = self.next_stamp();
         self.keep_stamped(message, retain);
@@ -254,6 +260,7 @@ impl Shard {
             let scratch = self.delivery.scratch.bytes();
             self.mail.outbox.publish(node, message, None, purpose, &mut None, scratch);
         }
+        true
     }
 
     /// Returns the next retained messages, or cleared topics, to a node that is told about all of

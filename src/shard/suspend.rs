@@ -29,14 +29,13 @@ impl Shard {
         }
     }
 
-    /// Lets the timers and the log go on. The time since [`Shard::suspend`] counts as no client's
-    /// silence.
+    /// Lets the timers and the log go on. What clients sent since [`Shard::suspend`] is read before
+    /// their silence is judged, as after every time in which the shard was held up.
     pub fn go_on_after_suspension(&mut self) {
         self.work.stopping.suspended = false;
         if let Some(storing) = &mut self.storing {
             storing.log.go_on();
         }
-        self.was_stalled(self.now);
     }
 
     /// What a suspended shard still has under way; `None` when it has nothing.

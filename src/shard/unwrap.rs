@@ -9,6 +9,7 @@ use super::{Action, Shard};
 use crate::ids::{Peer, SocketId};
 use crate::limits::cost;
 use crate::mutant::Mutant;
+use crate::overload::sources::SourceMark;
 use crate::transport::secure::HandshakeStep;
 use crate::transport::tls::{Failure, KeyCache, Kind};
 use crate::transport::{Context, End, Exchange, Layer, Layers, Stack, TurnedAway};
@@ -89,7 +90,6 @@ impl Shard {
         let after = Held::of(layers);
         self.meter.charge(std::mem::take(&mut exchange.work));
         let told = exchange.peer.take();
-        connection.peer = told.unwrap_or(connection.peer);
         self.count_layers(socket, before, after);
         if told.is_some_and(|peer| self.refuses_forwarded(socket, peer)) {
             exchange.plain.clear();
@@ -244,12 +244,21 @@ impl Shard {
     /// Checks the client address that a proxy has reported. True when this client may not connect;
     /// the connection is ended then.
     fn refuses_forwarded(&mut self, socket: SocketId, peer: Peer) -> bool {
-        let Err(denial) = self.take_source(peer) else { return false };
         let Some(connection) = self.connections.get_mut(socket.0) else { return true };
+        let before = std::mem::replace(&mut connection.peer, peer);
+        let counted = connection.source();
+        connection.set_source(SourceMark::default());
+        self.leave_source(before, counted);
+        let outcome = self.take_source(peer);
+        let Some(connection) = self.connections.get_mut(socket.0) else { return true };
+        let denial = match outcome {
+            Ok(source) => {
+                connection.set_source(source);
+                return false;
+            }
+            Err(denial) => denial,
+        };
         let listener = connection.listener;
-        // The client was not counted for its address, so the end of the connection must not uncount
-        // it.
-        connection.peer = Peer::Unix;
         self.count_denial(listener, denial);
         self.log_refused(peer, listener, denial.answer().1);
         self.disconnect(socket, Cause::Rejected);

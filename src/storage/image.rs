@@ -229,8 +229,9 @@ impl Image {
     fn take_message(&mut self, message: u64, body: &StoredMessage<'_>) {
         if let Some(room) = &mut self.room {
             let size = body.topic.len() + body.properties.len() + body.payload.len();
+            // The record may be a copy of a message whose body is here already.
+            *room += self.messages.get(&message).map_or(0, |_| size);
             if *room < size {
-                // The record may be a copy of a message that was taken before.
                 self.messages.remove(&message);
                 self.briefs.insert(message, Brief::of(message, body));
                 return;

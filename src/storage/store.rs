@@ -183,22 +183,24 @@ impl Store {
         Ok((log_of(self.secret, next, shard), files))
     }
 
-    /// Makes the logs of the next generation the store's. The old ones are removed, or kept under
-    /// names that begin with `damaged-` if `kept`.
+    /// Makes the logs of the next generation the store's. The old ones are removed; if `kept`, their
+    /// files stay under names that begin with `damaged-`.
     pub(super) fn switch(&mut self, shards: u8, kept: bool) -> Result<(), Unusable> {
         let old: Vec<PathBuf> = (0..self.shards).map(|shard| self.directory(shard)).collect();
         let next = Format { shards, generation: self.generation + 1, secret: self.secret };
         let cannot = || unusable(&self.path, "cannot be changed");
-        write_format(&self.path, &next).map_err(cannot())?;
-        for directory in old {
-            let name = directory.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            let outcome = match kept {
-                true => std::fs::rename(&directory, self.path.join(format!("damaged-{name}"))),
-                false => std::fs::remove_dir_all(&directory),
-            };
-            outcome.map_err(cannot())?;
+        if kept {
+            // Before the switch, after which whoever opens the store removes what it does not name.
+            for directory in &old {
+                keep(directory).map_err(cannot())?;
+            }
         }
+        write_format(&self.path, &next).map_err(cannot())?;
         (self.shards, self.generation) = (next.shards, next.generation);
+        for directory in old {
+            // The store is another one already. What stays is removed when it is opened again.
+            let _ = std::fs::remove_dir_all(&directory);
+        }
         Ok(())
     }
 
@@ -414,6 +416,23 @@ fn begin(path: &Path, shards: u8, secret: [u64; 2]) -> std::io::Result<String> {
 }
 
 /// Replaces `FORMAT`, durably and atomically.
+/// Gives the files of a directory second names, in a directory beside it whose name begins with
+/// `damaged-`.
+fn keep(directory: &Path) -> std::io::Result<()> {
+    let name = directory.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let kept = directory.with_file_name(format!("damaged-{name}"));
+    if kept.exists() {
+        // An earlier attempt ended before the switch.
+        std::fs::remove_dir_all(&kept)?;
+    }
+    std::fs::create_dir(&kept)?;
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        std::fs::hard_link(entry.path(), kept.join(entry.file_name()))?;
+    }
+    File::open(&kept)?.sync_all()
+}
+
 fn write_format(path: &Path, format: &Format) -> std::io::Result<String> {
     let text = format.text();
     let (fresh, format) = (path.join("FORMAT.new"), path.join("FORMAT"));

@@ -40,6 +40,9 @@ impl FromStr for Network {
     }
 }
 
+/// How many bits of an IPv4-mapped IPv6 address come before the IPv4 address (RFC 4291, 2.5.5.2).
+const MAPPED: u8 = 96;
+
 impl Network {
     /// Parses as `from_str` does, but accepts any address of the network: `10.1.2.3/8` means
     /// `10.0.0.0/8`.
@@ -63,7 +66,13 @@ impl Network {
                 .filter(|&prefix| prefix <= width)
                 .ok_or(NoNetwork::Prefix)?,
         };
-        Ok(Network { address, prefix })
+        Ok(match address.to_canonical() {
+            // Peers are compared by their IPv4 addresses, however the kernel reports them.
+            IpAddr::V4(mapped) if address.is_ipv6() && prefix >= MAPPED => {
+                Network { address: IpAddr::V4(mapped), prefix: prefix - MAPPED }
+            }
+            _ => Network { address, prefix },
+        })
     }
 }
 

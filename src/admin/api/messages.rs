@@ -18,9 +18,10 @@ use utoipa::ToSchema;
 
 /// Messages of one request.
 const MANY: usize = 1000;
-/// A full mailbox is tried again after this, so many times.
-const REST: Duration = Duration::from_millis(5);
-const TRIES: usize = 200;
+/// After this time a full mailbox is tried again.
+pub(super) const REST: Duration = Duration::from_millis(5);
+/// How often a full mailbox is tried, before the caller is told that the broker is busy.
+pub(super) const TRIES: usize = 200;
 /// What EMQX says when nobody subscribes [MQTT5 3.4.2.1].
 const NO_SUBSCRIBERS: u8 = 0x10;
 

@@ -1,11 +1,12 @@
 //! `/mqtt/retainer`: retained messages.
 
+use super::messages::{REST, TRIES};
 use super::page::{Page, paged};
 use super::problem::{Details, Problem};
 use super::{Answer, Context, Path, Query, State};
 use crate::packet::PublishProperties;
 use crate::shard::Shard;
-use crate::shard::inquiry::{RetainedRow, Slice};
+use crate::shard::inquiry::{ClearOutcome, RetainedRow, Slice};
 use crate::topic;
 use axum::Json;
 use axum::http::StatusCode;
@@ -149,9 +150,14 @@ pub(super) async fn clear(
     Path(name): Path<String>,
 ) -> Result<StatusCode, Problem> {
     for shard in 0..context.shards() {
-        let topic = name.clone();
-        if context.ask(shard, move |shard| shard.clear_retained(&topic)).await? {
-            return Ok(StatusCode::NO_CONTENT);
+        for tries in 1.. {
+            let topic = name.clone();
+            match context.ask(shard, move |shard| shard.clear_retained(&topic)).await? {
+                ClearOutcome::Cleared => return Ok(StatusCode::NO_CONTENT),
+                ClearOutcome::Unknown => break,
+                ClearOutcome::Busy if tries < TRIES => tokio::time::sleep(REST).await,
+                ClearOutcome::Busy => return Err(Problem::busy("a mailbox on the way is full")),
+            }
         }
     }
     Err(unknown(&name))

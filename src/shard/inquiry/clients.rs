@@ -182,7 +182,7 @@ impl Shard {
             if !self.fits_connection(session, query) {
                 continue;
             }
-            slice.rows.push(self.details(session));
+            slice.rows.push(self.details(index, session));
         }
         self.meter.charge(cost::VISIT * patience.used());
         self.meter.charge(cost::FILTER * slice.rows.len() as u32);
@@ -212,8 +212,8 @@ impl Shard {
     /// The client with that ClientId.
     pub fn client(&mut self, client_id: &str) -> Option<ClientDetails> {
         self.meter.charge(cost::SESSION);
-        let session = self.sessions.get(self.find_session(client_id)?)?;
-        Some(self.details(session))
+        let index = self.find_session(client_id)?;
+        Some(self.details(index, self.sessions.get(index)?))
     }
 
     /// The client with that ClientId, if it fits `query`.
@@ -223,12 +223,13 @@ impl Shard {
         query: &ClientQuery,
     ) -> Option<ClientDetails> {
         self.meter.charge(cost::SESSION);
-        let session = self.sessions.get(self.find_session(client_id)?)?;
+        let index = self.find_session(client_id)?;
+        let session = self.sessions.get(index)?;
         let fits = query.fits_session(session) && self.fits_connection(session, query);
-        fits.then(|| self.details(session))
+        fits.then(|| self.details(index, session))
     }
 
-    fn details(&self, session: &Session) -> ClientDetails {
+    fn details(&self, index: u32, session: &Session) -> ClientDetails {
         let connection = session.socket.and_then(|socket| self.connections.get(socket.0));
         let flow = session.flow.as_deref();
         let grant = session.grant();
@@ -254,7 +255,7 @@ impl Shard {
             inflight_max: session.window_limit,
             pending: flow.map_or(0, |flow| flow.pending.len()),
             pending_bytes: flow.map_or(0, |flow| flow.pending.bytes()),
-            pending_max: self.settings.pending.messages,
+            pending_max: self.pending_bounds_of(index).messages,
             unreleased: flow.map_or(0, |flow| flow.inbound.len()),
             unsent: connection.and_then(|c| c.output.as_ref()).map_or(0, |out| out.unsent()),
             held: connection.is_some_and(|connection| !connection.holds.is_free()),

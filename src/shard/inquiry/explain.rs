@@ -287,7 +287,7 @@ impl Shard {
     }
 
     fn fate_in_queue(&self, index: u32, session: &Session, what: &Hypothesis) -> Fate {
-        let bounds = self.settings.pending;
+        let bounds = self.pending_bounds_of(index);
         let size = message_of(what).size();
         let Some(flow) = session.flow.as_deref() else {
             return if size <= bounds.bytes { Fate::Queued } else { Fate::Dropped("queue_full") };

@@ -17,7 +17,7 @@ pub use bans::BanTarget;
 pub use clients::{ClientDetails, ClientQuery, SubscriptionCursor, SubscriptionRow};
 pub use explain::{Addressee, ExplainCursor, Fate, Hypothesis, Ruling};
 pub use submissions::{Submission, Submissions, Told};
-pub use topics::{GroupMember, GroupRow, PublishOutcome, RetainedRow, TopicRow};
+pub use topics::{ClearOutcome, GroupMember, GroupRow, PublishOutcome, RetainedRow, TopicRow};
 
 use crate::limits::INQUIRY_VISITS;
 

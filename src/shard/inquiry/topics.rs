@@ -49,6 +49,17 @@ pub enum PublishOutcome {
     ShortOfMemory,
 }
 
+/// What became of a retained message that was to be cleared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ClearOutcome {
+    /// The message is gone, here and at all nodes.
+    Cleared,
+    /// This shard keeps no such message.
+    Unknown,
+    /// A mailbox on the way to another node has no room at the moment; nothing was done.
+    Busy,
+}
+
 /// A share group.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct GroupRow {
@@ -190,15 +201,17 @@ impl Shard {
         Some(RetainedRow { message, seconds_left })
     }
 
-    /// Clears the retained message of a topic that this shard keeps. No subscriber is told. False
-    /// when there is none.
-    pub fn clear_retained(&mut self, topic: &str) -> bool {
+    /// Clears the retained message of a topic that this shard keeps. No subscriber is told.
+    pub fn clear_retained(&mut self, topic: &str) -> ClearOutcome {
         self.meter.charge(cost::FILTER);
         if self.retained.messages.get(topic).is_none() {
-            return false;
+            return ClearOutcome::Unknown;
         }
-        self.clear_at_nodes(&nothing(topic));
-        true
+        if self.clear_at_nodes(&nothing(topic)) {
+            ClearOutcome::Cleared
+        } else {
+            ClearOutcome::Busy
+        }
     }
 
     /// Publishes a message of an operator. The topic must be a valid name; `expires_after` is in

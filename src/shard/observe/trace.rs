@@ -232,8 +232,8 @@ pub(in crate::shard) struct Traces {
     lines: VecDeque<TraceLine>,
     bytes: usize,
     lost: u64,
-    /// How many lines there were before the packet that is being handled.
-    before: usize,
+    /// How many lines there were, and how many were lost, before the packet that is being handled.
+    before: (usize, u64),
 }
 
 impl Traces {
@@ -309,13 +309,14 @@ impl Traces {
 
     /// Notes that a packet is about to be handled.
     pub(super) fn begin(&mut self) {
-        self.before = self.lines.len();
+        self.before = (self.lines.len(), self.lost);
     }
 
     /// Removes the lines of a packet that was not handled and comes again. Nothing that was done
     /// for such a packet has a line.
     pub(super) fn withdraw(&mut self) {
-        while self.lines.len() > self.before
+        self.lost = self.before.1;
+        while self.lines.len() > self.before.0
             && let Some(line) = self.lines.pop_back()
         {
             self.bytes -= line.size();
@@ -324,7 +325,7 @@ impl Traces {
 
     /// Takes the lines so far, and how many were lost for lack of room.
     pub(super) fn take(&mut self) -> (VecDeque<TraceLine>, u64) {
-        (self.bytes, self.before) = (0, 0);
+        (self.bytes, self.before) = (0, (0, 0));
         (std::mem::take(&mut self.lines), std::mem::take(&mut self.lost))
     }
 

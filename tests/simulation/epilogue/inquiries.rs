@@ -3,7 +3,9 @@
 
 use super::*;
 use ringmq::message::MessageRef;
-use ringmq::shard::inquiry::{Addressee, ExplainCursor, Fate, Hypothesis, PublishOutcome};
+use ringmq::shard::inquiry::{
+    Addressee, ClearOutcome, ExplainCursor, Fate, Hypothesis, PublishOutcome,
+};
 
 pub fn hold(world: &mut World, settings: &Settings) {
     kicked(world);
@@ -75,7 +77,8 @@ fn published(world: &mut World) {
     assert!(matches!(said, PublishOutcome::Denied(_)), "{said:?}");
     let mut cleared = 0;
     for at in 0..world.nodes.len() {
-        cleared += usize::from(world.inquire(at, |shard| shard.clear_retained("i/said")));
+        let outcome = world.inquire(at, |shard| shard.clear_retained("i/said"));
+        cleared += usize::from(outcome == ClearOutcome::Cleared);
     }
     assert_eq!(cleared, 1, "shards that kept it");
     world.settle();
