@@ -212,7 +212,8 @@ fn floor(asked: Comparing) -> Result<Comparison, String> {
         arguments.push(format!("--window={depth}"));
         case_of(&format!("echo-{depth}"), scenario, arguments)
     };
-    let cases = vec![case(1)?, case(16)?];
+    let idle = scenario::find("idle")?;
+    let cases = vec![case(1)?, case(16)?, case_of("connect", idle, asked.arguments(idle))?];
     Ok(comparison(asked, candidates, cases, absent, "floor"))
 }
 

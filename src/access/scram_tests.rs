@@ -138,3 +138,24 @@ proptest! {
         prop_assert!(exchange.finish(last.as_bytes()).is_err());
     }
 }
+
+#[test]
+fn nothing_tells_unknown_users_from_known_ones() {
+    let text = format!("ann:{}", make(b"apple", FEW).expect("there is randomness"));
+    let parsed = || ScramFile::parse(&text).expect("it can be read");
+    let salts = |file: &ScramFile, user: &str| {
+        [Mechanism::Sha256, Mechanism::Sha512].map(|mechanism| {
+            let first = format!("n,,n={user},r=fyko+d2lbbFgONRv9qkxdawL");
+            let (_, server) = Exchange::begin(file, mechanism, first.as_bytes()).expect("a user");
+            let salt = server.split(',').find_map(|field| field.strip_prefix("s="));
+            (salt.expect("it is there").to_owned(), server.split(",i=").nth(1).map(str::to_owned))
+        })
+    };
+    let (one, other) = (parsed(), parsed());
+    for user in ["ann", "bob", "cid"] {
+        let [small, large] = salts(&one, user);
+        assert_ne!(small.0, large.0, "{user}: another salt for each mechanism");
+        assert_eq!([small, large], salts(&other, user), "{user}: the same after a reload");
+    }
+    assert_ne!(salts(&one, "bob"), salts(&one, "cid"));
+}

@@ -1,19 +1,21 @@
 //! The map under the interest table, from 64-bit hashes to sets of shards. Readers take no locks.
 //!
-//! It is our own because its size is multiplied by every filter: 16 bytes per slot, which is 21 to
-//! 32 per entry, found in one or two cache lines and returned when filters are removed. With a
-//! million entries it takes 25 bytes each where `scc::HashIndex` takes 38. The price is
-//! instructions: what a PUBLISH asks with three wildcard shapes in use takes 395 here and 303
-//! there, because a table this full has to look at more slots to know that a key is absent
-//! (`scripts/maps`). papaya's map, which was tried first, takes 35 bytes.
+//! It is our own because its size is multiplied by every filter: 16 bytes per slot, which is 24 to
+//! 32 per entry, found in one or two cache lines and returned when filters are removed. Beside
+//! `scc::HashIndex` (`scripts/maps`, means over sizes around 1,300,000 entries) it takes 27.6 bytes
+//! instead of 29.8 for each; what a PUBLISH asks with three wildcard shapes in use takes 290
+//! instructions instead of 299, and an entry that comes and goes 393 instead of 465. papaya's map,
+//! which was tried first, takes 35 bytes.
 //!
-//! It uses open addressing in 64 segments. A slot, once taken, keeps its key until its segment gets
-//! a new table. An entry whose set is empty counts as absent. The writers of a segment take turns
+//! It uses open addressing in 64 segments. An entry is in the first slot that was free from its
+//! key's own slot on, so the search for a key goes on while the slot it looks at was passed by some
+//! entry, which a bit of the slot says. An entry whose set is empty counts as absent; its
+//! slot is free again at once unless other entries passed it, and otherwise with the next table. The writers of a segment take turns
 //! with a lock, which only subscribing and unsubscribing need. They write the set of a new slot
-//! before its key, so that a reader who sees the key also sees the set. When a table is full, or
-//! nearly empty, the writer fills another one and replaces the pointer. A reader who still uses the
-//! old table reads what was true when it loaded the pointer; its guard keeps the old table's memory
-//! alive. Checked by `tests/loom`.
+//! before its key, and mark the slots that it passes before that, so that a reader who sees the key
+//! also sees the set. When a table is full, or nearly empty, the writer fills another one and
+//! replaces the pointer. A reader who still uses the old table reads what was true when it loaded
+//! the pointer; its guard keeps the old table's memory alive. Checked by `tests/loom`.
 #![allow(clippy::disallowed_types, reason = "read by all shards, written by those that subscribe")]
 #![allow(unsafe_code)]
 
@@ -28,10 +30,16 @@ use seize::{Collector, Guard, LocalGuard};
 pub(super) const SEGMENTS: usize = 64;
 /// The number of slots of the smallest table.
 pub(super) const LEAST: usize = 8;
-/// The key of a slot that has never been taken.
+/// A table is replaced by a larger one when more than this part of the keys' own slots is taken.
+const FULL: (usize, usize) = (2, 3);
+/// The key of a slot without an entry.
 const FREE: u64 = 0;
+/// The bit of a slot's key that says that the entries of some keys are behind this slot, which was
+/// taken when they came. The last slot of a table never has it. No key of an entry has it.
+const PASSED: u64 = 1 << 16;
 
 pub(super) struct Slot {
+    /// The key, and [`PASSED`].
     key: AtomicU64,
     /// Shards 0 to 63.
     low: AtomicU64,
@@ -41,7 +49,10 @@ pub(super) struct Slot {
 const _: () = assert!(size_of::<Slot>() == 2 * size_of::<AtomicU64>());
 
 pub(super) struct Table {
+    /// The keys' own slots, and some more behind them for the entries that the last ones pass on.
     pub(super) slots: Box<[Slot]>,
+    /// The number of the keys' own slots.
+    own: usize,
     /// Shards 64 to 127 of each slot. Allocated only where there are that many shards.
     high: Option<Box<[AtomicU64]>>,
 }
@@ -62,7 +73,7 @@ pub(super) struct MapSegment {
 
 /// A map from keys to sets of shards, in `S` segments whose smallest table has `L` slots.
 pub(super) struct Map<const S: usize = SEGMENTS, const L: usize = LEAST> {
-    pub(super) segments: Box<[MapSegment]>,
+    pub(super) segments: Box<[MapSegment; S]>,
     collector: Collector,
 }
 
@@ -74,7 +85,7 @@ impl<const S: usize, const L: usize> Map<S, L> {
         };
         // Tables are large and rarely replaced, so each is freed on its own and not in batches.
         let collector = Collector::new().batch_size(1);
-        Map { segments: (0..S).map(segment).collect(), collector }
+        Map { segments: Box::new(std::array::from_fn(segment)), collector }
     }
 
     /// The guard that every look-up needs. It is cheap, and one guard can serve many look-ups.
@@ -96,26 +107,27 @@ impl<const S: usize, const L: usize> Map<S, L> {
         let key = usable(key);
         let segment = self.segment(key);
         let mut room = segment.lock();
-        let guard = self.enter();
-        let mut table = segment.table(&guard);
-        let found = table.find(key);
+        let table = segment.locked(&room);
+        let mut found = table.find(key);
         let old = found.map_or(0, |at| table.set(at));
         if old & bit != 0 {
             return false;
         }
-        room.live += usize::from(old == 0);
         let wide = bit > u128::from(u64::MAX) && table.high.is_none();
-        let full = found.is_none() && (room.taken + 1) * 4 > table.slots.len() * 3;
+        let full = found.is_none() && (room.taken + 1) * FULL.1 > table.own * FULL.0;
+        room.live += usize::from(old == 0);
         if wide || full {
-            self.replace(segment, &mut room, table, wide);
-            table = segment.table(&guard);
+            self.replace(segment, &mut room, wide);
+            found = segment.locked(&room).find(key);
         }
-        let at = table.find(key).unwrap_or_else(|| {
-            room.taken += 1;
-            table.free_slot(key)
-        });
-        table.write(at, old | bit);
-        table.slots[at].key.store(key, Ordering::Release);
+        if let Some(at) = found {
+            segment.locked(&room).write(at, old | bit);
+            return true;
+        }
+        while !segment.locked(&room).add(key, bit) {
+            self.replace(segment, &mut room, wide);
+        }
+        room.taken += 1;
         true
     }
 
@@ -124,8 +136,7 @@ impl<const S: usize, const L: usize> Map<S, L> {
         let key = usable(key);
         let segment = self.segment(key);
         let mut room = segment.lock();
-        let guard = self.enter();
-        let table = segment.table(&guard);
+        let table = segment.locked(&room);
         let Some(at) = table.find(key) else { return false };
         let old = table.set(at);
         if old & bit == 0 {
@@ -133,9 +144,14 @@ impl<const S: usize, const L: usize> Map<S, L> {
         }
         let rest = if Mutant::InterestClearsOthers.is_on() { 0 } else { old & !bit };
         table.write(at, rest);
-        room.live -= usize::from(rest == 0);
-        if table.slots.len() > L && room.live * 8 < table.slots.len() {
-            self.replace(segment, &mut room, table, false);
+        if rest != 0 {
+            return true;
+        }
+        let (freed, own) = (table.free(at), table.own);
+        room.live -= 1;
+        room.taken -= usize::from(freed);
+        if own > L && room.live * 8 < own {
+            self.replace(segment, &mut room, false);
         }
         true
     }
@@ -146,18 +162,19 @@ impl<const S: usize, const L: usize> Map<S, L> {
     }
 
     /// Replaces the table of a segment by one with room for as many entries again.
-    fn replace(&self, segment: &MapSegment, room: &mut Room, old: &Table, wide: bool) {
-        let new = Table::new((room.live * 2).max(L), wide || old.high.is_some());
-        let mut taken = 0;
-        for (at, slot) in old.slots.iter().enumerate() {
-            let (key, set) = (slot.key.load(Ordering::Relaxed), old.set(at));
-            if key != FREE && set != 0 {
-                let at = new.free_slot(key);
-                new.write(at, set);
-                new.slots[at].key.store(key, Ordering::Relaxed);
-                taken += 1;
+    fn replace(&self, segment: &MapSegment, room: &mut MutexGuard<'_, Room>, wide: bool) {
+        let (new, taken) = {
+            let old = segment.locked(room);
+            let wide = wide || old.high.is_some();
+            let mut own = (room.live * 2).max(L);
+            loop {
+                let new = Table::new(own, wide);
+                if let Some(taken) = new.take_over(old) {
+                    break (new, taken);
+                }
+                own += own / 2 + 1;
             }
-        }
+        };
         room.taken = taken;
         let old = segment.table.swap(Box::into_raw(Box::new(new)), Ordering::AcqRel);
         // SAFETY: made by Box::into_raw, out of reach of whoever enters from now on, and retired
@@ -173,67 +190,97 @@ impl<const S: usize, const L: usize> Map<S, L> {
     }
 }
 
-/// Key 0 marks free slots, so it is replaced by 1. A collision with a real key 1 names one shard
-/// too many, as any other collision does.
+/// The key without the bit that slots need for themselves. Key 0 marks free slots, so it is replaced
+/// by 1. A collision of two keys names one shard too many, as any other collision does.
 #[inline]
 fn usable(key: u64) -> u64 {
-    key.max(1)
+    (key & !PASSED).max(1)
 }
 
 impl Table {
-    fn new(slots: usize, wide: bool) -> Self {
+    fn new(own: usize, wide: bool) -> Self {
+        let slots = own + (own / 4).clamp(1, 32);
         let slot = |_| Slot { key: AtomicU64::new(FREE), low: AtomicU64::new(0) };
         Table {
             slots: (0..slots).map(slot).collect(),
+            own,
             high: wide.then(|| (0..slots).map(|_| AtomicU64::new(0)).collect()),
         }
     }
 
-    fn boxed(slots: usize, wide: bool) -> *mut Table {
-        Box::into_raw(Box::new(Table::new(slots, wide)))
+    fn boxed(own: usize, wide: bool) -> *mut Table {
+        Box::into_raw(Box::new(Table::new(own, wide)))
     }
 
-    /// The slot of `key`. The search ends at the first free slot, and at least a quarter of the
-    /// slots are free. Two loops, from the key's first slot to the end and from the start, need
-    /// neither a bounds check nor a test for the end at each slot.
+    /// The slot of `key`.
     #[inline]
     fn find(&self, key: u64) -> Option<usize> {
-        let first = self.first(key);
-        let (before, from) = self.slots.split_at(first);
-        for (at, slot) in from.iter().enumerate() {
-            match slot.key.load(Ordering::Acquire) {
-                found if found == key => return Some(first + at),
-                FREE => return None,
-                _ => {}
+        let from = self.first(key);
+        for (at, slot) in self.slots.get(from..)?.iter().enumerate() {
+            let found = slot.key.load(Ordering::Acquire);
+            if found == key | PASSED {
+                return Some(from + at);
             }
-        }
-        for (at, slot) in before.iter().enumerate() {
-            match slot.key.load(Ordering::Acquire) {
-                found if found == key => return Some(at),
-                FREE => return None,
-                _ => {}
+            if found & PASSED == 0 {
+                return (found == key).then_some(from + at);
             }
         }
         None
     }
 
-    /// The slot for a new `key`. Only for the writer that holds the lock.
-    fn free_slot(&self, key: u64) -> usize {
-        let mut at = self.first(key);
-        while self.slots[at].key.load(Ordering::Relaxed) != FREE {
-            at = self.next(at);
+    /// Adds an entry, whose key has none. False when the slots behind its own are taken to the end
+    /// of the table. Only for the writer that holds the lock.
+    fn add(&self, key: u64, set: u128) -> bool {
+        let first = self.first(key);
+        let mut passed = first;
+        while self.slots[passed].key.load(Ordering::Relaxed) != FREE {
+            passed += 1;
+            if passed == self.slots.len() {
+                return false;
+            }
         }
-        at
+        for slot in &self.slots[first..passed] {
+            let found = slot.key.load(Ordering::Relaxed);
+            slot.key.store(found | PASSED, Ordering::Release);
+        }
+        self.write(passed, set);
+        self.slots[passed].key.store(key, Ordering::Release);
+        true
     }
 
+    /// Frees a slot whose set is empty, unless entries are behind it, which are found by way of it. A
+    /// reader who has seen the key, and reads the set only when the slot has another entry, names
+    /// shards too many for a key that was absent meanwhile. Only for the writer that holds the lock.
+    fn free(&self, at: usize) -> bool {
+        let slot = &self.slots[at];
+        let passed = slot.key.load(Ordering::Relaxed) & PASSED != 0;
+        if !passed {
+            slot.key.store(FREE, Ordering::Release);
+        }
+        !passed
+    }
+
+    /// Adds the entries of another table whose sets are not empty; returns how many. `None` when one
+    /// finds no slot.
+    fn take_over(&self, old: &Table) -> Option<usize> {
+        let mut taken = 0;
+        for (at, slot) in old.slots.iter().enumerate() {
+            let (key, set) = (slot.key.load(Ordering::Relaxed) & !PASSED, old.set(at));
+            if key == FREE || set == 0 {
+                continue;
+            }
+            if !self.add(key, set) {
+                return None;
+            }
+            taken += 1;
+        }
+        Some(taken)
+    }
+
+    /// The own slot of a key.
     #[inline]
     fn first(&self, key: u64) -> usize {
-        ((u128::from(key) * self.slots.len() as u128) >> 64) as usize
-    }
-
-    #[inline]
-    fn next(&self, at: usize) -> usize {
-        if at + 1 == self.slots.len() { 0 } else { at + 1 }
+        ((u128::from(key) * self.own as u128) >> 64) as usize
     }
 
     /// The set of a slot. If the set is being changed at the same moment, each shard in it is read
@@ -259,6 +306,14 @@ impl MapSegment {
         let table = guard.protect(&self.table, Ordering::Acquire);
         // SAFETY: never null; retired through the collector of the guard, so it lives while the
         // guard does.
+        unsafe { &*table }
+    }
+
+    /// The table, for the writer that holds the segment's lock.
+    fn locked<'g>(&self, _room: &'g MutexGuard<'_, Room>) -> &'g Table {
+        let table = self.table.load(Ordering::Acquire);
+        // SAFETY: never null; retired only by the writer that holds the lock, which needs `room` as
+        // mutable for that, so no reference from here is left then.
         unsafe { &*table }
     }
 

@@ -285,6 +285,22 @@ mod tests {
     }
 
     #[test]
+    fn a_body_that_is_let_go_again_and_again_counts_once() {
+        let mut bodies = Bodies::default();
+        bodies.hold(1, message(100), 0);
+        bodies.hold_again(1);
+        bodies.send_away(1);
+        bodies.send_away(1);
+        let once = bodies.recent_bytes;
+        for _ in 0..RECENT {
+            let _ = bodies.come_back(1, message(100), 0);
+            bodies.send_away(1);
+        }
+        assert_eq!((bodies.recent.len(), bodies.recent_bytes), (1, once));
+        assert!(bodies.get(1).is_some());
+    }
+
+    #[test]
     fn what_is_still_delivered_keeps_its_number() {
         let mut bodies = Bodies::default();
         let first = message(1);

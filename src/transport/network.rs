@@ -152,6 +152,8 @@ mod tests {
             ("::1", "::1", "127.0.0.1"),
             ("::/0", "2001:db8::1", "127.0.0.1"),
             ("127.0.0.0/8", "::ffff:127.0.0.1", "::1"),
+            ("::ffff:192.0.2.7", "192.0.2.7", "192.0.2.8"),
+            ("::ffff:192.0.2.0/120", "::ffff:192.0.2.9", "192.0.3.9"),
         ] {
             let network = network(text);
             assert!(network.contains(inside.parse().expect("an address")), "{text} {inside}");

@@ -23,8 +23,7 @@ impl Interest for Ours {
     fn add(&self, key: u64, bit: u64) {
         self.0.set(key, u128::from(bit));
     }
-    fn remove(&self, key: u64) {
-        self.0.clear(key, 1);
-        self.0.clear(key, 2);
+    fn remove(&self, key: u64, bit: u64) {
+        self.0.clear(key, u128::from(bit));
     }
 }
