@@ -122,8 +122,8 @@ pub(super) fn buffers(facts: &Facts, need: &Need) -> Finding {
     };
     let mut found = format!("at most {} and {}", bytes(rmem[2]), bytes(wmem[2]));
     if let Some((core_rmem, core_wmem)) = facts.sysctl.core_mem_max {
-        // The values of net.core bound SO_RCVBUF and SO_SNDBUF only, which the broker does not set
-        // here.
+        // The values of net.core bound SO_RCVBUF and SO_SNDBUF only, and not the sizes that the
+        // kernel chooses by itself.
         found += &format!(" (net.core: {} and {}, not used)", bytes(core_rmem), bytes(core_wmem));
     }
     let slow = wmem[2] + need.outgoing_bytes;
