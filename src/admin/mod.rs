@@ -56,7 +56,8 @@ use crate::telemetry::prometheus::Snapshot;
 use crate::telemetry::{AccountRow, BridgeRow, ClusterRow, ListenerRow, SpanRow};
 use page_source::PageSource;
 
-/// The largest number of connections. A further one replaces the oldest that is not being answered.
+/// The largest number of connections. A further one replaces the oldest that is not being answered,
+/// or the oldest of all if each is being answered.
 const CONNECTIONS: usize = 64;
 /// The largest size in bytes of a request line with its headers.
 const REQUEST_BYTES: usize = 8 << 10;
