@@ -1,4 +1,5 @@
-//! `ringmq access test`: what the rules say of a client, and which rule says so.
+//! `ringmq access test`: says what the access rules decide about a client, and which rule decides.
+//! Reads the files that the configuration names, and asks services as the broker would.
 
 use std::net::IpAddr;
 
@@ -62,7 +63,7 @@ fn attribute(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
-/// Whether it may, and the sentence that says so.
+/// Whether the client may do what was asked, and a sentence that says why.
 ///
 /// # Errors
 /// Every problem of the files.
@@ -120,7 +121,7 @@ fn judge(tested: &Tested, access: &Access, who: &Who<'_>) -> (bool, String) {
                 asked.push((at, said, rule));
             }
             Ruled::Service(allow) => {
-                // The last one asked decides.
+                // The service that was asked last decides.
                 let (at, said, rule) = asked.last().copied().unwrap_or((0, Said::Nothing, None));
                 let key = access.service(at).map_or("?", |service| &service.key);
                 return match (said, rule) {
@@ -147,7 +148,7 @@ fn told(allow: bool, by: &str) -> (bool, String) {
     (allow, format!("{word} by {by}\n"))
 }
 
-/// Asks the service at a position, as the broker would.
+/// Asks the service at a position of the chain, as the broker would.
 fn ask(access: &Access, at: usize, who: &Who<'_>, deed: Deed, topic: &str) -> (Said, Option<u32>) {
     let grant = who.grant;
     let identity = Identity { common_name: grant.certificate.clone(), ..Identity::default() };

@@ -69,10 +69,10 @@ impl UserCommand {
     }
 }
 
-/// Does it; returns what was done, in a sentence.
+/// Carries out the command. Returns what was done, in a sentence.
 ///
 /// # Errors
-/// What went wrong, in a sentence; the file is as it was.
+/// What went wrong, in a sentence. The file is as it was.
 pub fn run(command: &UserCommand, config: &Config) -> Result<String, String> {
     let file = match &command.given().file {
         Some(file) => file.clone(),

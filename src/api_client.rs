@@ -1,4 +1,5 @@
-//! Asks the management API of a running broker.
+//! Asks the management API of a running broker, on behalf of the commands of `ringmq`. Blocks until
+//! the answer is there.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,9 +18,9 @@ use ringmq::client_tls::{Authorities, client_config};
 use rustls::ClientConfig;
 use serde_json::Value;
 
-/// How long an answer may take.
+/// How long a request may take in all.
 const PATIENCE: Duration = Duration::from_secs(35);
-/// Bytes of an answer.
+/// The largest answer in bytes.
 const LONGEST: usize = 64 << 20;
 
 /// Where the broker is, and who asks. A password is taken from RINGMQ_ADMIN_PASSWORD, a token from
@@ -54,10 +55,10 @@ impl ApiAddress {
     }
 }
 
-/// An answer as it is shown: as it came, or in the words of `told`.
+/// An answer as the user sees it: unchanged if `json` is set, otherwise in the words of `told`.
 ///
 /// # Errors
-/// It is no JSON.
+/// The answer is not JSON.
 pub fn shown(answer: &str, json: bool, told: fn(&Value) -> String) -> Result<String, String> {
     if json {
         return Ok(format!("{answer}\n"));
@@ -65,15 +66,15 @@ pub fn shown(answer: &str, json: bool, told: fn(&Value) -> String) -> Result<Str
     parsed(answer).map(|answer| told(&answer))
 }
 
-/// An answer's JSON.
+/// Parses the JSON of an answer.
 ///
 /// # Errors
-/// It is none.
+/// The answer is not JSON.
 pub fn parsed(answer: &str) -> Result<Value, String> {
     serde_json::from_str(answer).map_err(|error| format!("the answer is no JSON: {error}"))
 }
 
-/// As a value of a query (RFC 3986, section 2.1).
+/// Percent-encodes a value of a query (RFC 3986, section 2.1).
 fn encoded(text: &str) -> String {
     let byte = |byte: u8| match byte {
         b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {

@@ -1,15 +1,16 @@
 //! An arena of entries of one type, in chunks. Numbers stay valid until their entry is removed,
-//! growth never copies entries, and a chunk's memory is freed with its last entry.
+//! growth never copies entries, and the memory of a chunk is freed with its last entry. Pure; the
+//! indexes that use an arena own it, such as the index of a shard's subscriptions.
 //!
-//! This is not [`crate::slab::Slab`]: nobody outside the index keeps a number longer than its entry
-//! exists, so there are no generations, which would cost bytes for each filter and node. A wrong
-//! number here is a mistake of our own, not a client that has gone.
+//! This is not [`crate::slab::Slab`]: nothing outside such an index keeps a number for longer than
+//! its entry exists, so there are no generations, which would cost bytes for each filter and node.
+//! A wrong number here is a mistake of the broker itself, not a client that has gone.
 
 use crate::slab::trim;
 
 /// Entries per chunk.
 const CHUNK: usize = 256;
-/// No slot: the end of a free list.
+/// The number that stands for no slot, at the end of a free list.
 const NONE: u32 = u32::MAX;
 
 enum Slot<T> {
@@ -33,7 +34,7 @@ impl<T> Chunk<T> {
 /// Numbered entries. The number of a removed entry is used again.
 pub(crate) struct NodeArena<T> {
     chunks: Vec<Chunk<T>>,
-    /// Chunks with a free slot, each once.
+    /// The chunks that have a free slot, each listed once.
     roomy: Vec<u32>,
     len: usize,
 }
@@ -51,7 +52,7 @@ impl<T> NodeArena<T> {
 
     /// Adds an entry and returns its number.
     pub fn insert(&mut self, entry: T) -> u32 {
-        // Chunks that were dropped since are skipped.
+        // The numbers of chunks that were dropped since are skipped.
         while self.roomy.last().is_some_and(|&at| at as usize >= self.chunks.len()) {
             self.roomy.pop();
         }
@@ -118,7 +119,7 @@ impl<T> NodeArena<T> {
         entry
     }
 
-    /// Drops empty chunks from the end, but for the first.
+    /// Drops empty chunks from the end of the list. The first chunk stays.
     fn drop_last(&mut self) {
         while self.chunks.len() > 1 && self.chunks.last().is_some_and(|chunk| chunk.used == 0) {
             self.chunks.pop();
@@ -141,9 +142,9 @@ impl<T> NodeArena<T> {
         })
     }
 
-    /// The first entry from number `from` on, and how many numbers were looked at: at most `most`
-    /// and one chunk. `None` when there is none up to the end; the number of a free place when the
-    /// search ends early.
+    /// The first entry from number `from` on, and how many numbers were examined: at most `most`
+    /// and one chunk more. When the search ends early, the number is that of the place where the
+    /// next search continues. `None` when there is no further entry.
     pub fn next_used(&self, from: u32, most: usize) -> Option<(u32, usize)> {
         let (first, start) = split(from);
         let mut looked = 0;
@@ -175,7 +176,7 @@ impl<T> NodeArena<T> {
         }
     }
 
-    /// The entry of that number. Panics when there is none: our own mistake.
+    /// The entry of that number. Panics when there is none, which would be our own mistake.
     #[inline]
     pub fn get(&self, id: u32) -> &T {
         let (at, slot) = split(id);
@@ -185,7 +186,7 @@ impl<T> NodeArena<T> {
         }
     }
 
-    /// The entry of that number. Panics when there is none: our own mistake.
+    /// The entry of that number. Panics when there is none, which would be our own mistake.
     #[inline]
     pub fn get_mut(&mut self, id: u32) -> &mut T {
         let (at, slot) = split(id);
@@ -201,7 +202,7 @@ fn split(id: u32) -> (usize, usize) {
     (id as usize / CHUNK, id as usize % CHUNK)
 }
 
-/// The size of one entry in an arena, for size assertions.
+/// The size of one entry in an arena, for assertions about sizes.
 pub(crate) const fn slot_size<T>() -> usize {
     size_of::<Slot<T>>()
 }

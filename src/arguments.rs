@@ -1,4 +1,4 @@
-//! The command line: words in, one [`Arguments`] out. Does nothing itself.
+//! The command line: turns words into one [`Arguments`]. It does nothing else.
 
 use std::path::PathBuf;
 
@@ -15,7 +15,7 @@ use crate::passwd::Passwd;
 use crate::trace::Traced;
 use crate::upgrade_command::Upgraded;
 
-/// What `ringmq --help` says at its end.
+/// The text at the end of `ringmq --help`.
 const NOTES: &str = "\
 Precedence: built-in default, then FILE, then the environment (RINGMQ_MQTT__MAX_INFLIGHT=64), then
 --set. `ringmq config reference` lists the keys.

@@ -1,4 +1,4 @@
-//! The command line.
+//! Tests of the command line.
 
 use clap::Parser;
 use clap::error::ErrorKind;

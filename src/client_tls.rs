@@ -1,6 +1,6 @@
-//! TLS where this program is the client: towards the other end of a bridge, NATS, the services
-//! that say who a client is, and the management API of a running broker. Owns how the files and
-//! texts that a configuration names become what rustls needs. What listeners speak is in
+//! TLS where this program is the client: towards the other end of a bridge, NATS, the services that
+//! say who a client is, and the management API of a running broker. Turns the files and texts that
+//! a configuration names into what rustls needs. The TLS of listeners is in
 //! [`crate::transport::tls`].
 
 use hyper_rustls::ConfigBuilderExt;
@@ -10,14 +10,14 @@ use rustls::{ClientConfig, RootCertStore};
 use std::fmt::Display;
 use std::path::Path;
 
-/// Whose certificates a server may have.
+/// The authorities that must have signed the certificate of a server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Authorities<'a> {
-    /// Those that the host trusts.
+    /// The authorities that the host trusts.
     Host,
-    /// Those of a PEM file.
+    /// The authorities in a PEM file.
     File(&'a Path),
-    /// The same, read already.
+    /// The authorities in a PEM text that has been read already.
     Pem(&'a str),
 }
 
@@ -28,7 +28,7 @@ impl<'a> Authorities<'a> {
     }
 }
 
-/// The authorities among these certificates, which were read at `place`.
+/// Makes a store of these authorities, which were read at `place`.
 fn trusted(
     place: &dyn Display,
     certificates: Result<Vec<CertificateDer<'static>>, pem::Error>,
@@ -44,24 +44,24 @@ fn trusted(
     Ok(roots)
 }
 
-/// The files of the certificate that is shown to servers, PEM.
+/// The PEM files of the certificate that this program shows to servers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OwnCertificate<'a> {
-    /// The chain, its own first.
+    /// The certificate chain. The program's own certificate comes first.
     pub certificate: &'a Path,
-    /// Its key.
+    /// The private key of the certificate.
     pub private_key: &'a Path,
 }
 
 impl<'a> OwnCertificate<'a> {
-    /// Those at these paths, if there are any.
+    /// The certificate and key at these paths. `None` when the first path is empty.
     pub fn at(certificate: &'a str, private_key: &'a str) -> Option<OwnCertificate<'a>> {
         let (own, key) = (Path::new(certificate), Path::new(private_key));
         (!certificate.is_empty()).then_some(OwnCertificate { certificate: own, private_key: key })
     }
 }
 
-/// What TLS is spoken with. Files are read here.
+/// The TLS settings of a client. Reads the files.
 ///
 /// # Errors
 /// Which of `ca`, `certificate` and `private_key` cannot be used, its file, and why.
@@ -95,7 +95,7 @@ pub fn client_config(
     config.map_err(|error| unusable("certificate", certificate, &error))
 }
 
-/// TLS that trusts nobody, for an end that is not spoken to with it.
+/// TLS settings that trust no certificate, for a connection that does not use TLS.
 pub fn without_authorities() -> ClientConfig {
     ClientConfig::builder().with_root_certificates(RootCertStore::empty()).with_no_client_auth()
 }

@@ -5,7 +5,7 @@ use clap::Args;
 use hyper::Method;
 use std::time::{Duration, Instant};
 
-/// How often a broker that leaves is looked at.
+/// The time between two requests that find out whether the broker still runs.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// Who leaves, and how.
@@ -27,10 +27,11 @@ pub struct LeaveWanted {
     pub wait: bool,
 }
 
-/// What was begun, or done.
+/// Asks the broker to leave; with `wait` also waits until it does not answer any more. Returns what
+/// was begun or done, in a sentence.
 ///
 /// # Errors
-/// Why it does not leave, in a sentence.
+/// Why the broker does not leave, in a sentence.
 pub fn run(wanted: &LeaveWanted) -> Result<String, String> {
     let LeaveWanted { address, per_second, patience, wait } = wanted;
     let body = serde_json::json!({"per_second": per_second, "patience": patience});
@@ -43,7 +44,8 @@ pub fn run(wanted: &LeaveWanted) -> Result<String, String> {
         ));
     }
     let began = Instant::now();
-    // Twice as long as it takes at most: it has a time for its own end, too.
+    // The sum is what the broker needs at most, with a minute for its own end. We wait twice as
+    // long.
     let most = clients / u64::from(*per_second) + u64::from(*patience) + 60;
     while get(address, "/api/v1/cluster", &[]).is_ok() {
         if began.elapsed() > Duration::from_secs(2 * most) {

@@ -15,10 +15,10 @@ pub struct StatusWanted {
     pub json: bool,
 }
 
-/// The answer.
+/// Asks, and returns what is to be printed.
 ///
 /// # Errors
-/// Why there is none, in a sentence.
+/// Why there is no answer, in a sentence.
 pub fn run(wanted: &StatusWanted) -> Result<String, String> {
     let answer = get(&wanted.address, "/api/v1/cluster", &[])?;
     shown(&answer, wanted.json, told)

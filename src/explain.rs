@@ -32,10 +32,10 @@ pub struct Explained {
     pub json: bool,
 }
 
-/// The answer.
+/// Asks, and returns what is to be printed.
 ///
 /// # Errors
-/// Why there is none, in a sentence.
+/// Why there is no answer, in a sentence.
 pub fn run(wanted: &Explained) -> Result<String, String> {
     let (qos, size) = (wanted.qos.to_string(), wanted.payload_size.to_string());
     let mut query = vec![("topic", wanted.topic.as_str()), ("qos", &qos), ("payload_size", &size)];

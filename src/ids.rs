@@ -1,4 +1,5 @@
-//! The identifiers that the planes exchange. Plain values whose only behaviour is packing.
+//! The identifiers that the planes exchange. They are plain values, whose only behaviour is
+//! packing. Any thread may hold them.
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU64;
@@ -7,11 +8,11 @@ use std::num::NonZeroU64;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ShardId(pub u8);
 
-/// A socket of one shard's driver: a dense index, reused after close.
+/// A socket of one shard's driver: a dense index that is used again after the socket is closed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct SocketId(pub u32);
 
-/// A listener's position in the running set of listeners; never reused within a process.
+/// A listener's position in the set of running listeners. Never reused within a process.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ListenerId(pub u16);
 
@@ -26,12 +27,12 @@ pub struct SessionRef {
     pub generation: u32,
 }
 
-/// A ClientId in eight bytes: its keyed hash. All sessions of a client have the same.
+/// A ClientId in eight bytes: its keyed hash. All sessions of a client have the same key.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ClientKey(pub NonZeroU64);
 
 impl ClientKey {
-    /// From the hash of a ClientId.
+    /// Makes a key from the hash of a ClientId. A hash of 0 becomes 1.
     pub fn new(hash: u64) -> Self {
         ClientKey(NonZeroU64::new(hash).unwrap_or(NonZeroU64::MIN))
     }
@@ -60,7 +61,7 @@ impl ShardSet {
         ShardSet(1 << shard.0)
     }
 
-    /// The shards with lower numbers than this, which is below 128.
+    /// The shards whose numbers are below `end`, which must be below 128.
     pub fn below(end: u8) -> Self {
         ShardSet((1 << end) - 1)
     }
@@ -104,7 +105,7 @@ impl ShardSet {
 pub enum Peer {
     /// A TCP peer.
     Tcp(IpAddr, u16),
-    /// A unix socket's peer.
+    /// The peer of a unix socket.
     Unix,
 }
 

@@ -1,25 +1,27 @@
 //! RingMQ: a thread-per-core, shared-nothing MQTT broker for Linux on io_uring. Read this first.
 //!
 //! # Planes
-//! - **Data**: bytes of clients. [`ring`] moves them between sockets and the [`shard`], a pure
-//!   state machine that owns the sessions; [`mesh`] carries mail between shards.
-//! - **Bridges**: each has a thread of its own, which the shards feed and never wait for.
-//! - **Cluster**: one thread more, where this broker is a node of one: another node is one more
-//!   mailbox of a shard, and one more bit in the interest table.
-//! - **Control**: `broker` starts the cores, opens listeners, obeys signals, reloads, drains.
+//! - **Data**: the bytes of clients. [`ring`] moves them between sockets and the [`shard`], a pure
+//!   state machine that owns the sessions. [`mesh`] carries mail between shards.
+//! - **Bridges**: each has a thread of its own, which the shards feed and for which they never
+//!   wait.
+//! - **Cluster**: one more thread, where this broker is a node of a cluster. To a shard, another
+//!   node is one more mailbox, and one more bit in the interest table.
+//! - **Control**: `broker` starts the cores, opens listeners, obeys signals, reloads and drains.
 //!   `admin` answers `/metrics`, `/healthz`, `/readyz` and the management API on a thread of its
-//!   own: it asks each shard for a copy of its figures, and for lists in bounded slices.
-//!   Helper threads hash passwords and ask services for the shards, which do not wait for them.
+//!   own: it asks each shard for a copy of its figures, and for lists in bounded slices. Helper
+//!   threads hash passwords and ask services on behalf of the shards, which do not wait for them.
 //! - **Pure core**: everything but `ring`, `broker`, `admin` and `main`. It compiles without the
 //!   feature `runtime`, takes time and input as arguments, and knows no kernel: simulation, fuzzing
 //!   and Miri run it as it is.
 //!
 //! # The way of a message
-//! A multishot receive fills a shared buffer; `ring` reports it; [`shard::Shard::received`] frames
-//! and decodes it in place ([`packet`]); the topic is hashed once ([`topic::TopicHash`]); the
-//! interest table names the shards that care; local subscribers get the packet copied into their
-//! output, others through a [`message::Batch`] in a mailbox; at the end of the step each connection
-//! with output gets one send.
+//! A multishot receive fills a shared buffer, which `ring` reports to the shard.
+//! [`shard::Shard::received`] frames and decodes the packet in place ([`packet`]). The topic is
+//! hashed once ([`topic::TopicHash`]), and the interest table names the shards that have
+//! subscribers. Local subscribers get the packet copied into their output, those of other shards
+//! get it through a [`message::Batch`] in a mailbox. At the end of the step each connection with
+//! output gets one send.
 //!
 //! # Where to look
 //! | question | files, below `src/` |
@@ -59,97 +61,104 @@
 //! What proves what: `tests/README.md`.
 //!
 //! # Invariants
-//! 1. `hash(ClientId) % shards`, keyed by a secret of this start, owns a session for ever
-//!    ([`shard::home_of`]); what is said to it is said on that shard only. The entry shard reads
-//!    CONNECT and passes the socket on.
-//! 2. A PUBLISH is acknowledged after every interested shard's mailbox has accepted it; when one is
-//!    full the publisher is parked, not its shard. What was acknowledged to one client is ordered
-//!    before whatever any client sends after that, on every shard: in each step the mail that was
-//!    there comes before the packets that the kernel had reported by then ([`shard::step`]), and
-//!    mail of several shards is taken in by the time it was put there ([`mesh::reading`]).
+//! 1. The shard `hash(ClientId) % shards`, where the hash is keyed by a secret of this start, owns
+//!    a session for ever ([`shard::home_of`]). Only that shard reads and changes the session. The
+//!    entry shard reads CONNECT and passes the socket on.
+//! 2. A PUBLISH is acknowledged after the mailbox of every interested shard has accepted it. When a
+//!    mailbox is full, the publisher is parked, not its shard. A message that was acknowledged to
+//!    one client comes, on every shard, before everything that any client sends after that: in each
+//!    step the mail that was there is processed before the packets that the kernel had reported by
+//!    then ([`shard::step`]), and the mails of several shards are processed in the order of the
+//!    times at which they were put there ([`mesh::reading`]).
 //! 3. A SUBACK is sent after every shard would route to the subscription.
 //! 4. Data mail may cause mail of both classes, control mail only control mail, and control mail is
 //!    always taken in: full mailboxes cannot wait for each other in a circle.
 //! 5. Every queue has a bound and a policy, and whatever is dropped is counted by reason
-//!    ([`telemetry::Counters`]). All that clients make the broker hold has one bound besides
-//!    ([`shard::memory`]): what is only stored is refused first, what is in flight never dropped.
+//!    ([`telemetry::Counters`]). In addition, everything that clients make the broker hold has one
+//!    common bound ([`shard::memory`]): what is only stored is refused first, and what is in flight
+//!    is never dropped.
 //! 6. A step takes some milliseconds, whatever was asked for: about 2 for clients and as much for
 //!    mail, and the kernel's share, which is not repeated once 3 are over. What work costs (nodes
-//!    and stored messages visited, matches, filters, bytes, sends) is counted in units of about
-//!    100 ns ([`limits::cost`]) against the step's budget ([`limits::Budget`]), and a clock is
-//!    looked at besides. What costs more goes on in later steps from a cursor: a message for many
+//!    and stored messages visited, matches, filters, bytes, sends) is counted in units of about 100
+//!    ns ([`limits::cost`]) against the step's budget ([`limits::Budget`]), and a clock is looked
+//!    at besides. What costs more goes on in later steps from a cursor: a message for many
 //!    subscribers (`shard/fanout.rs`), a request of many filters and the end of a session with many
 //!    subscriptions (`shard/task.rs`), replays, mail, returns to share groups, a drain. Each client
-//!    has its turn, and each of these kinds a share of every step. Who has sent nothing lately has
-//!    the next turn (`shard/park.rs`): so a modest client waits for a step, not for all busy ones.
-//! 7. The broker does not end itself because something is slow: late is reported
+//!    has its turn, and each of these kinds has a share of every step. A client that has sent
+//!    nothing lately has the next turn (`shard/park.rs`), so a client that sends little waits for a
+//!    step and not for all busy clients.
+//! 7. The broker does not end itself because something is slow. It reports what is late
 //!    (`broker/watch.rs`).
-//! 8. With a store, nothing is said to a client before what it says is durable, here and on the
-//!    shards that its messages went to (`shard/storing.rs`). No shard touches a file: each has a
-//!    thread beside it that does (`storage/writer.rs`), and two SPSC rings to it.
+//! 8. With a store, a client is told nothing before it is durable, here and on the shards to which
+//!    the client's messages went (`shard/storing.rs`). No shard touches a file: beside each shard
+//!    there is a thread that does (`storage/writer.rs`), with two SPSC rings to it.
 //!
 //! # What shards share
 //! Everything else has one owner.
-//! - [`mesh::interest::Interest`]: which shards want a topic, visible at once, without a copy per
-//!   core. A map that is read without locks, while writers of the same 64th of it take turns behind
-//!   a mutex (`mesh/map.rs`, with the only `unsafe` outside `ring` but one call to the allocator),
-//!   48 atomic shapes, and per shard a ledger behind a mutex that only that shard takes, while
-//!   subscribing.
-//! - Payloads of large messages ([`message::Message`], reference-counted): not copied per shard.
-//!   And the names of share groups ([`session::ShareName`]), which go with their messages.
+//! - [`mesh::interest::Interest`]: which shards want a topic. A change is visible at once, and
+//!   there is no copy per core. It is a map that is read without locks, while writers of the same
+//!   64th of it take turns behind a mutex (`mesh/map.rs`, which has the only `unsafe` outside
+//!   `ring` except for one call to the allocator); 48 atomic shapes; and for each shard a ledger
+//!   behind a mutex that only that shard takes, while it subscribes.
+//! - Payloads of large messages ([`message::Message`], reference-counted), which are not copied per
+//!   shard; and the names of share groups ([`session::ShareName`]), which go with their messages.
 //! - [`mesh::mailbox`]: SPSC rings, and two counters per pair of shards that the receiver writes
-//!   and the sender reads: what the messages sent so far have cost (`shard/ahead.rs`).
-//!   `ring::idle` and `ring::port`: atomics to wake a core and to find a ring with room for a
-//!   socket.
-//! - [`mesh::quota`]: bounds of the whole broker (connections, retained messages, rates, memory);
-//!   never on the publish path, but for one number that a step looks at once and changes after as
-//!   much work as a client's turn ([`shard::memory`]), and for the stamp of a message that is to be
-//!   retained on a node of a cluster (`shard/stamps.rs`).
+//!   and the sender reads: what the messages sent so far have cost (`shard/ahead.rs`). `ring::idle`
+//!   and `ring::port`: atomics to wake a core, and to find a ring with room for a socket.
+//! - [`mesh::quota`]: bounds of the whole broker (connections, retained messages, rates, memory).
+//!   They are never on the publish path, with two exceptions: one number that a step reads once and
+//!   changes after as much work as a client's turn ([`shard::memory`]), and the stamp of a message
+//!   that is to be retained on a node of a cluster (`shard/stamps.rs`).
 //! - [`overload::SourceTable`]: connections and bans of addresses, behind 16 mutexes that are taken
-//!   when a connection comes or goes, and only if there is such a limit or ban.
-//! - [`overload::limits::UserGroup`]: connections and pace of the clients that an entry of
-//!   `limits.users` is for, counted when one of them comes or goes.
-//! - What of this is ours to get right (a sleeping core's flag, mailboxes, ports, shapes, the map)
-//!   takes its atomics from [`atomic`]; `tests/loom` runs it in every order.
+//!   when a connection begins or ends, and only if there is such a limit or ban.
+//! - [`overload::limits::UserGroup`]: connections and pace of the clients to which an entry of
+//!   `limits.users` applies, counted when one of them connects or leaves.
+//! - The parts of this for which the memory order is our own responsibility (a sleeping core's
+//!   flag, mailboxes, ports, shapes, the map) take their atomics from [`atomic`]; `tests/loom` runs
+//!   them in every order.
 //! - `broker::log_writer`: lines on their way to the log, behind a mutex that is held for a copy
-//!   and never while writing: a shard that logs does not wait for who reads the log.
-//! - `bridge`: per bridge and core an SPSC ring of batches, with a flag that the core has more; a
-//!   bell that the bridge's thread sleeps by; figures that each have one writer; and the order to
-//!   end, behind a mutex that no core takes. Which of its connections are up, behind a mutex that
-//!   the threads of one bridge take (`bridge/lanes.rs`). With Kafka besides: what the client's
-//!   threads report, behind a mutex that the bridge's own threads take.
+//!   and never during a write: a shard that logs does not wait for the reader of the log.
+//! - `bridge`: per bridge and core an SPSC ring of batches, with a flag that says that the core has
+//!   more; a bell that wakes the bridge's thread; figures that each have one writer; and the order
+//!   to end, behind a mutex that no core takes. Which of the bridge's connections are up is behind
+//!   a mutex that the threads of that bridge take (`bridge/lanes.rs`). With Kafka, what the
+//!   client's threads report is behind a mutex that the bridge's own threads take.
 //! - `cluster`: the mailboxes of the cluster's thread, which are like those of a shard; its bell;
 //!   figures behind a mutex that no core takes; and the order to end.
 //! - `transport::tls`: the keys for session tickets, behind a lock per listener that a handshake
-//!   takes for less than a microsecond: each shard takes the tickets of the others. And a place of
-//!   each thread where rustls leaves the traffic secrets of the handshake that is under way.
+//!   takes for less than a microsecond, because each shard accepts the tickets of the others; and a
+//!   place in each thread where rustls leaves the traffic secrets of the handshake that is under
+//!   way.
 //! - [`mesh::Shared`], listener_states, settings and the rules of access behind `Arc`: read only.
-//! - [`mutant`]: which deliberate mistake is made; only under the feature `mutants`, for the
-//!   simulation, where every thread makes the same one.
+//! - [`mutant`]: which deliberate mistake is made. It exists only under the feature `mutants`, for
+//!   the simulation, where every thread makes the same mistake.
 //!
 //! # Where measurement or need changed the plan
-//! - **Spinning before parking** is done only while it pays: with work every 100 µs a spin of 20 µs
-//!   never meets any and costs a fifth of the core.
-//! - **Between spin and glommio's park** a core dozes in its own ring's wait (2 to 20 ms):
-//!   through glommio each wake-up costs several system calls more.
-//! - **Transparent huge pages are off**: the allocator's size classes were rounded up to 2 MiB
-//!   (15,000 idle clients: 600 bytes each with, 391 without).
-//! - **The interest table's map is ours**: it takes 25 bytes per filter where the maps of scc and
-//!   papaya take 38 and 35, for some 90 instructions more per PUBLISH than scc's (`mesh/map.rs`).
-//! - **Ends of connections come in shares** of 64 per step: when 100,000 clients dropped at once,
-//!   others waited more than a second behind them, now some milliseconds.
-//! - **Shared payloads go to the ring as [`message::Message`]**, not as `bytes::Bytes`: both are
-//!   below the ring, so that it needs no type parameter for either. A handle is 8 bytes, a `Bytes`
-//!   32, which `from_owner` allocates for besides, once for each connection's send; and what a
-//!   send gives back would not tell the shard which message it has one handle less of.
-//! - **A fan-out copies the packet per subscriber** and does not share one segment: it is delivered
-//!   in slices, so the buffers of those served go to the next ones (`shard/output.rs`): one message
-//!   to 8,000 subscribers took 2 MiB. A shared segment would cost two allocations each.
+//! - **Spinning before parking** is done only while it pays: with work every 100 µs, a spin of 20
+//!   µs never meets any work and costs a fifth of the core.
+//! - **Between the spin and glommio's park** a core sleeps in the wait of its own ring (2 to 20
+//!   ms), because through glommio each wake-up costs several more system calls.
+//! - **Transparent huge pages are off**: with them the allocator's size classes were rounded up to
+//!   2 MiB (15,000 idle clients: 600 bytes each with, 391 without).
+//! - **The map of the interest table is our own**: it takes 25 bytes per filter where the maps of
+//!   scc and papaya take 38 and 35, for some 90 instructions more per PUBLISH than scc's
+//!   (`mesh/map.rs`).
+//! - **Ends of connections are processed in shares** of 64 per step: when 100,000 clients dropped
+//!   at once, others waited more than a second behind them, and now wait some milliseconds.
+//! - **Shared payloads go to the ring as [`message::Message`]**, not as `bytes::Bytes`. Both are
+//!   below the ring, so that it needs no type parameter for either. A handle is 8 bytes, and a
+//!   `Bytes` 32, for which `from_owner` also allocates, once for each connection's send. And what a
+//!   send gives back would not tell the shard which message then has one handle less.
+//! - **A fan-out copies the packet per subscriber** and does not share one segment. It is delivered
+//!   in slices, so the buffers of the subscribers that were served are used for the next ones
+//!   (`shard/output.rs`): one message to 8,000 subscribers took 2 MiB. A shared segment would cost
+//!   two allocations each.
 //! - **`mqtt.max_unhashed_subscriptions`** (512) bounds what one client can make a publish cost,
-//!   not `max_subscriptions` (100,000): filters found by hash cost a publish nothing more.
+//!   not `max_subscriptions` (100,000): filters that are found by hash add nothing to the cost of a
+//!   publish.
 //! - **`admin.pages_bind`** is a key of its own for /metrics, /healthz and /readyz without
-//!   credential, since off loopback `admin.bind` needs users and TLS.
-//! - **Two rings per ordered pair of shards**, data and control: see invariant 4.
+//!   credential, because off loopback `admin.bind` needs users and TLS.
+//! - **There are two rings per ordered pair of shards**, data and control: see invariant 4.
 //!
 //! # Absent on purpose
 //! No task, thread, timer, buffer or lock per client. No broadcast per publish. No retry towards

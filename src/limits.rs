@@ -1,51 +1,55 @@
 //! Every bound of the broker in one place, with the assertions that relate them. Owns nothing.
 
-/// Most shards one broker runs: the width of a [`crate::ids::ShardSet`].
+/// The largest number of shards of one broker: the width of a [`crate::ids::ShardSet`].
 pub const MAX_SHARDS: usize = 128;
-/// Most other nodes of a cluster that one node knows. Each takes a bit of a
-/// [`crate::ids::ShardSet`], and the cluster itself one.
+/// The largest number of other nodes that a node of a cluster knows. Each of them takes a bit of a
+/// [`crate::ids::ShardSet`], and the cluster itself takes one more.
 pub const CLUSTER_PEERS: usize = 15;
-/// Most times that a message of a share group goes from one node to another: every other one can be
-/// asked, and say no.
+/// The largest number of times that a message of a share group goes from one node to another. It is
+/// enough to ask every other node and to get a refusal from each.
 pub const CLUSTER_HOPS: u8 = 2 * CLUSTER_PEERS as u8 + 2;
-/// Most shards of a node of a cluster.
+/// The largest number of shards of a node of a cluster.
 pub const MAX_CLUSTERED_SHARDS: usize = MAX_SHARDS - CLUSTER_PEERS - 1;
-/// Most filters that a node tells others of one by one. A node with more wants everything.
+/// The largest number of filters that a node tells the others one by one. Beyond it, the others
+/// send it every message.
 pub const CLUSTER_FILTERS: usize = 1 << 22;
-/// Largest Remaining Length a packet can declare, in bytes (MQTT 5.0 section 2.1.4).
+/// The largest Remaining Length that a packet can declare, in bytes (MQTT 5.0 section 2.1.4).
 pub const MAX_REMAINING_LENGTH: u32 = 268_435_455;
-/// Most distinct wildcard shapes searched by hash; filters of further shapes go to the trie.
+/// The largest number of distinct wildcard shapes that are searched by hash. Filters of further
+/// shapes go to the trie.
 pub const MAX_SHAPES: usize = 48;
-/// Most levels of a wildcard filter that a hashed shape can describe.
+/// The largest number of levels of a wildcard filter that a hashed shape can describe.
 pub const MAX_SHAPE_LEVELS: usize = 32;
-/// Most levels that `mqtt.max_topic_levels` may allow in a topic name or filter.
+/// The largest number of levels that `mqtt.max_topic_levels` may allow in a topic name or filter.
 pub const MAX_TOPIC_LEVELS: usize = 1024;
 /// The largest number of nodes in one shard's trie. Beyond it, filters whose shape is not among the
 /// hashed ones are refused, so that no topic name can make a match visit more nodes than these.
 pub const TRIE_NODES: usize = 16_384;
-/// Longest topic name or filter in bytes (a two-byte length on the wire).
+/// The longest topic name or filter in bytes; its length has two bytes on the wire.
 pub const MAX_TOPIC_LENGTH: usize = 65_535;
-/// Most listeners of one broker.
+/// The largest number of listeners of one broker.
 pub const MAX_LISTENERS: usize = 256;
 
-/// Most entries of `limits.users`: each is looked at when a client connects.
+/// The largest number of entries of `limits.users`. Each of them is compared when a client
+/// connects.
 pub const MAX_USER_LIMITS: usize = 256;
-/// Most entries of `trusted_proxies`. All of them are compared for each connection through a proxy.
+/// The largest number of entries of `trusted_proxies`. All of them are compared for each connection
+/// through a proxy.
 pub const MAX_TRUSTED_PROXIES: usize = 256;
-/// Most origins that one listener allows.
+/// The largest number of origins that one listener allows.
 pub const MAX_ORIGINS: usize = 256;
 
 /// The oldest kernel whose io_uring has everything the broker uses (DEFER_TASKRUN with SEND_FD).
 pub const MINIMUM_KERNEL: (u32, u32) = (6, 1);
 /// The oldest kernel on which a core can let events gather before it wakes (`runtime.coalesce`).
 pub const GATHERING_KERNEL: (u32, u32) = (6, 12);
-/// The oldest kernel by which sockets leave for another process: an upgrade in place.
+/// The oldest kernel that lets sockets move to another process, as an upgrade in place needs.
 pub const UPGRADE_KERNEL: (u32, u32) = (6, 8);
 
 const _: () = assert!(MAX_LISTENERS <= u16::MAX as usize);
 /// Data mails per ordered pair of shards. A message waits behind all mails that are in the mailbox
-/// when it arrives, so a large mailbox would let a crowd that sends to the other shard delay a
-/// client that sends little.
+/// when it arrives. A large mailbox would therefore let clients that send much to the other shard
+/// delay a client that sends little.
 pub const DATA_MAILBOX: usize = 32;
 /// Control mails per ordered pair of shards.
 pub const CONTROL_MAILBOX: usize = 1024;
@@ -148,9 +152,9 @@ pub mod cost {
 }
 
 /// Bytes that are read from a client while its PUBLISHes are held back, in order to find the
-/// acknowledgements behind them. Only clients that have much output waiting themselves are read in
-/// this way, and those hold as much memory already, and those that have as many publications as
-/// they may that wait for a bridge.
+/// acknowledgements behind them. A client is read in this way only if much output is waiting for
+/// it, in which case it holds as much memory already, or if as many of its publications wait for a
+/// bridge as may.
 pub const HELD_INPUT: usize = 1 << 20;
 
 /// Bytes of memory that clients on their way from one shard to their home shards may hold. Beyond
@@ -162,12 +166,12 @@ pub const HAND_OVER_QUEUE: usize = 1 << 17;
 /// Further ones are told that the server is busy. At some milliseconds each, about this many are
 /// finished within the time that clients wait.
 pub const ADMISSIONS: usize = 1024;
-/// Deeds of clients of one shard that services are asked about at a time; who finds no room waits
-/// until one is answered.
+/// The number of requests of one shard to services about what its clients may do that are open at
+/// the same time. A client that finds no room waits until one of them is answered.
 pub const PERMISSIONS: usize = 1024;
-/// Filters of one SUBSCRIBE that a service is asked about; further ones are refused.
+/// Filters of one SUBSCRIBE about which a service is asked. Further ones are refused.
 pub const FILTERS_ASKED: usize = 256;
-/// Filters of one SUBSCRIBE that it is asked about at a time.
+/// Filters of one SUBSCRIBE about which a service is asked at the same time.
 pub const FILTERS_ASKED_AT_ONCE: usize = 16;
 /// The number of connections of one shard that exceeded a limit and whose CONNECT is awaited in
 /// order to be answered. Further ones are closed at once.
@@ -184,17 +188,17 @@ pub const REFUSED_INPUT: usize = 4096;
 /// aliases that the broker sets; it then simply sets no more.
 pub const ALIAS_BYTES: usize = 1 << 20;
 
-/// Bytes of a PROXY header, including its TLS fields.
+/// The largest size of a PROXY header in bytes, including its TLS fields.
 pub const PROXY_HEAD: usize = 4 << 10;
-/// Bytes of an HTTP request for a WebSocket, up to its empty line. A longer one is refused with
-/// 431.
+/// The largest size in bytes of an HTTP request for a WebSocket, up to its empty line. A longer one
+/// is refused with 431.
 pub const UPGRADE_HEAD: usize = 8 << 10;
-/// The number of headers of such a request.
+/// The largest number of headers of such a request.
 pub const UPGRADE_HEADERS: usize = 64;
-/// First headers of connections (PROXY, HTTP) that a shard holds in part, and their bytes; past
-/// either the oldest goes.
+/// The number of connections of a shard whose first header (PROXY or HTTP) has arrived in part.
+/// Beyond this number, or beyond [`UNFINISHED_HEADER_BYTES`], the oldest of them is closed.
 pub const UNFINISHED_HEADERS: usize = 4096;
-/// See [`UNFINISHED_HEADERS`].
+/// The bytes of these headers that a shard holds, for all of these connections together.
 pub const UNFINISHED_HEADER_BYTES: usize = 4 << 20;
 const _: () = assert!(UNFINISHED_HEADER_BYTES > UPGRADE_HEAD + PROXY_HEAD);
 /// Bytes of the payload of a WebSocket frame: a packet of any size fits.

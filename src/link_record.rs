@@ -1,51 +1,52 @@
-//! Messages as a link hands them to its bridge: copied out of the shard, one after the other, into
-//! a buffer that no shard looks at any more. The same bytes wait in a bridge's memory and on its
-//! disk.
+//! The messages that a link hands to its bridge. They are copied out of the shard, one after the
+//! other, into a buffer that no shard uses any more. The same bytes wait in a bridge's memory and
+//! on its disk. Pure: owns the format only.
 //!
-//! A record is a header of [`HEADER`] bytes, little-endian, then the topic name, the MQTT 5
-//! properties to forward, the payload, and who published it: ClientId, user name, common name of
-//! its certificate, as far as the link asked for them; then what its publisher waits by, if it
-//! does. Times are milliseconds since 1970, because
-//! records outlive the process.
+//! A record is a header of [`HEADER`] bytes, little-endian, followed by the topic name, the MQTT 5
+//! properties to forward, the payload, and who published the message: ClientId, user name and
+//! common name of the certificate, as far as the link asked for them. If the publisher waits until
+//! the other end has the message, the number of its [`Waiter`] comes last. Times are milliseconds
+//! since 1970, because records outlive the process.
 
 use crate::ids::ShardId;
 use crate::packet::Qos;
 
-/// The user property that names the brokers that a message has come over. In CONNECT it names the
-/// broker whose bridge connects, and asks for the other's name in CONNACK.
+/// The user property that names the brokers over which a message has come. In CONNECT it names the
+/// broker whose bridge connects, and asks for the name of the other broker in CONNACK.
 pub const PATH: &str = "bridge-path";
-/// A broker's name on paths.
+/// The name by which `instance` appears in such a property.
 pub fn path_name(instance: u64) -> String {
     format!("{instance:016x}")
 }
 
-/// Bytes of a record before its texts.
+/// The length in bytes of a record's header, which comes before its texts.
 pub const HEADER: usize = 44;
-/// A batch that has so many bytes gets no further record.
+/// A batch with this many bytes gets no further record.
 pub const BATCH: usize = 64 * 1024;
-/// In the place of a time: never.
+/// This value in the place of a time means "never".
 const NEVER: u64 = u64::MAX;
 
-/// Bytes of a waiter's number.
+/// The length in bytes of a waiter's number.
 const NUMBER: usize = 8;
 
-/// A publisher that waits until the other end has its message, as its shard knows it.
+/// A publisher that waits until the other end of a bridge has its message, as its shard knows it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Waiter {
     /// The shard that took the message.
     pub shard: ShardId,
-    /// Its number there. No other process of this broker gives the same.
+    /// The number that this shard has given the waiter. No other process of this broker gives the
+    /// same number.
     pub number: u64,
 }
 
 /// What has become of a message that a publisher waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LinkOutcome {
-    /// The other end has it, or had it before.
+    /// The other end has the message, or had it before.
     Delivered,
-    /// It found no room, or its bridge has ended.
+    /// There was no room for the message, or its bridge has ended.
     Dropped,
-    /// The other end does not take it, or its time was over.
+    /// The other end does not accept the message, or the message has expired.
     Refused,
 }
 
@@ -60,26 +61,27 @@ pub struct LinkRecord<'a> {
     pub payload: &'a [u8],
     /// The ClientId of the publisher; empty when there is none or the link did not ask.
     pub client_id: &'a str,
-    /// Its user name; the same.
+    /// The publisher's user name; empty when there is none or the link did not ask.
     pub username: &'a str,
-    /// The common name of its certificate; the same.
+    /// The common name of the publisher's certificate; empty when there is none or the link did not
+    /// ask.
     pub certificate: &'a str,
-    /// Which of the link's filters matches, counted from 0.
+    /// The link's filter that matches, counted from 0.
     pub filter: u16,
-    /// When it was accepted, in milliseconds since 1970.
+    /// When the message was accepted, in milliseconds since 1970.
     pub accepted: u64,
-    /// When it expires; the same.
+    /// When the message expires, in milliseconds since 1970; `None` for never.
     pub expires: Option<u64>,
     /// The quality of service it was published with.
     pub qos: Qos,
     /// The RETAIN flag of the publication.
     pub retain: bool,
-    /// Who waits for it.
+    /// The publisher that waits until the other end has the message, if it does.
     pub waiter: Option<Waiter>,
 }
 
 impl<'a> LinkRecord<'a> {
-    /// Its length in a batch, in bytes.
+    /// The length of the record in a batch, in bytes.
     pub fn size(&self) -> usize {
         HEADER
             + self.topic.len()
@@ -91,7 +93,7 @@ impl<'a> LinkRecord<'a> {
             + if self.waiter.is_some() { NUMBER } else { 0 }
     }
 
-    /// Appends it. A name that is longer than any MQTT text is left out.
+    /// Appends the record. A name that is longer than any MQTT text is left out.
     pub fn write(&self, out: &mut Vec<u8>) {
         let short = |text: &'a str| if text.len() > usize::from(u16::MAX) { "" } else { text };
         let [client_id, username, certificate] =
@@ -120,8 +122,8 @@ impl<'a> LinkRecord<'a> {
         }
     }
 
-    /// The record at the beginning of `bytes`, and what follows it. `None` when there is none, or
-    /// the bytes are no record.
+    /// The record at the beginning of `bytes`, and the bytes after it. `None` when the bytes do not
+    /// begin with a whole record.
     pub fn read(bytes: &'a [u8]) -> Option<(LinkRecord<'a>, &'a [u8])> {
         let (head, _) = bytes.split_first_chunk::<HEADER>()?;
         let two = |at: usize| head.get(at..)?.first_chunk::<2>();
@@ -170,7 +172,7 @@ pub struct LinkBatch {
 }
 
 impl LinkBatch {
-    /// From bytes that were a batch's; `None` when they are not records all along.
+    /// A batch from the bytes of one. `None` when the bytes are not a sequence of whole records.
     pub fn from_bytes(bytes: Vec<u8>) -> Option<LinkBatch> {
         let (mut rest, mut count) = (&bytes[..], 0);
         while !rest.is_empty() {
@@ -186,12 +188,12 @@ impl LinkBatch {
         self.count += 1;
     }
 
-    /// Whether a record of that size belongs in here rather than into the next batch.
+    /// Whether a record of `size` bytes belongs in this batch rather than in the next one.
     pub fn has_room(&self, size: usize) -> bool {
         self.bytes.is_empty() || self.bytes.len() + size <= BATCH
     }
 
-    /// The publishers that wait for its messages.
+    /// The publishers that wait for messages of this batch.
     pub fn waiters(&self) -> Vec<Waiter> {
         let (mut waiters, mut at) = (Vec::new(), 0);
         while let Some((record, next)) = self.read(at) {
@@ -201,18 +203,18 @@ impl LinkBatch {
         waiters
     }
 
-    /// Records in it.
+    /// The number of records in the batch.
     pub fn count(&self) -> u32 {
         self.count
     }
 
-    /// Its records, encoded.
+    /// The records, encoded.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// The record at byte `at`, and where the next one begins; the first is at 0. `None` at the
-    /// end.
+    /// The record at byte `at`, and the position of the next one. The first record is at 0. `None`
+    /// at the end.
     pub fn read(&self, at: usize) -> Option<(LinkRecord<'_>, usize)> {
         let (record, rest) = LinkRecord::read(self.bytes.get(at..)?)?;
         Some((record, self.bytes.len() - rest.len()))

@@ -25,20 +25,21 @@ mod stores;
 mod trace;
 mod upgrade_command;
 
-// Without it where a sanitizer is to see the heap (scripts/sanitize).
+// The build for a sanitizer (scripts/sanitize) leaves mimalloc out, so that the sanitizer sees the
+// heap.
 #[cfg(not(system_allocator))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// A failure while running.
+/// The exit code after a failure while running.
 const FAILED: u8 = 1;
-/// Wrong arguments or configuration.
+/// The exit code for wrong arguments or a wrong configuration.
 const MISUSED: u8 = 2;
 
 fn main() -> ExitCode {
     #[cfg(feature = "mutants")]
     make_mistake();
-    // Wrong arguments, --help and --version end here, with 2 or 0.
+    // For wrong arguments, --help and --version the process ends here, with exit code 2 or 0.
     let Arguments { given, test_config, take_over, command } = Arguments::parse();
     match command {
         None if test_config => check(given),
@@ -153,7 +154,8 @@ fn run(given: Given, take_over: bool) -> ExitCode {
     }
 }
 
-/// Says what is wrong with the certificates and keys that are named, if anything is.
+/// Complains about the certificates and keys that the configuration names. Returns the exit code if
+/// any of them cannot be used.
 fn refuse_files(config: &Config) -> Option<ExitCode> {
     let problems = broker::secure::problems(config);
     problems.iter().for_each(|problem| complain(problem));
@@ -187,7 +189,8 @@ fn show(given: Given) -> ExitCode {
     }
 }
 
-/// Prints our configuration for another broker's, and says what was left.
+/// Prints our configuration for that of another broker, and says how many lines were not carried
+/// over.
 fn convert(file: &Path) -> ExitCode {
     let name = file.display().to_string();
     let read = access::load::read_file(&name).map_err(|error| error.to_string());
@@ -271,13 +274,15 @@ fn load(given: Given) -> Result<(Sources, Config), ExitCode> {
     }
 }
 
-/// Each problem begins with its file and line, so editors and scripts can read it.
+/// Writes all problems to standard error. Each begins with its file and line, so that editors and
+/// scripts can read them.
 fn refuse(problems: &Problems) -> ExitCode {
     let _ = writeln!(io::stderr(), "{problems}");
     ExitCode::from(MISUSED)
 }
 
-/// Prints to standard output. A reader that went away (`| head`) is no failure; a full disk is.
+/// Prints to standard output. A reader that has gone away (`| head`) is no failure; a full disk is
+/// one.
 fn print(text: impl AsRef<[u8]>) -> ExitCode {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_ref()).and_then(|()| out.flush()) {
@@ -289,7 +294,7 @@ fn print(text: impl AsRef<[u8]>) -> ExitCode {
     }
 }
 
-/// Makes the mistake that the variable `MISTAKE` names: `scripts/mutants`.
+/// Makes the mistake that the variable `MISTAKE` names, for `scripts/mutants`.
 #[cfg(feature = "mutants")]
 fn make_mistake() {
     use ringmq::mutant::Mutant;
@@ -301,6 +306,6 @@ fn make_mistake() {
 }
 
 fn complain(what: &dyn std::fmt::Display) {
-    // Nobody is left to tell when standard error is closed.
+    // When standard error is closed there is nowhere left to report this.
     let _ = writeln!(io::stderr(), "ringmq: {what}");
 }

@@ -1,9 +1,10 @@
-//! The Application Message: what is routed, as opposed to a packet, which is what one hop carries.
+//! The Application Message, which is what the broker routes. A packet, in contrast, is what one hop
+//! carries.
 //!
-//! Owns: [`MessageRef`], the borrowed form that the routing path uses straight out of a receive
-//! buffer; [`Message`], the stored form (one allocation, an 8-byte handle, shared by every queue
-//! and shard that holds it); and [`Batch`], many messages in one buffer, the mail between shards.
-//! It does not know packets of a protocol version, sessions or subscriptions.
+//! Owns [`MessageRef`], the borrowed form that the routing path uses directly on a receive buffer;
+//! [`Message`], the stored form (one allocation with an 8-byte handle, shared by all queues and
+//! shards that hold the message); and [`Batch`], many messages in one buffer, which is the mail
+//! between shards. It does not know the packets of a protocol version, sessions or subscriptions.
 
 use crate::ids::{ClientKey, Publisher, ShardId};
 use crate::packet::Qos;
@@ -68,8 +69,8 @@ impl MessageRef<'_> {
     }
 }
 
-/// When a message expires that is received at `now` with a Message Expiry Interval of `seconds`.
-/// With an interval of 0 it has expired at once, also on shards whose step began earlier.
+/// When a message expires that is received at `now` with a Message Expiry Interval of `seconds`. An
+/// interval of 0 means that it has expired already, also on shards whose step began earlier.
 pub fn expiry(now: Instant, seconds: u32) -> Instant {
     if seconds == 0 { Instant(0) } else { now.plus_seconds(seconds) }
 }
@@ -121,7 +122,7 @@ pub struct Message(ThinArc<Head, u8>);
 const _: () = assert!(size_of::<Option<Message>>() == 8);
 
 impl Message {
-    /// Stores a copy. `scratch` is only working memory.
+    /// Stores a copy of `message`. `scratch` is working memory that the caller reuses.
     pub fn new(message: &MessageRef<'_>, scratch: &mut Vec<u8>) -> Self {
         scratch.clear();
         scratch.reserve(message.size());
@@ -151,7 +152,7 @@ impl Message {
         std::ptr::from_ref(&self.0.header.header).addr()
     }
 
-    /// The number of handles of the stored message. For checks.
+    /// The number of handles of the stored message. Only checks use it.
     pub fn handles(&self) -> usize {
         ThinArc::strong_count(&self.0)
     }
@@ -187,97 +188,98 @@ pub struct MailPurpose {
     pub deliver: bool,
     /// Store (or clear) it as the retained message of its topic, whose home is that shard.
     pub retain: Retain,
-    /// What its sender has reserved for its cost, which is to be reported.
+    /// The work that the sender has reserved for the message. The receiver reports its cost, so
+    /// that the reserve can be released.
     pub reserve: Reserve,
 }
 
-/// Whose bounds of retained messages a message counts for ([`crate::overload::accounts`]): an
-/// account of its publisher's listener and one of its entry in `limits.users`, by number; 0 for
-/// none.
+/// The accounts for which a retained message counts ([`crate::overload::accounts`]), by number:
+/// that of its publisher's listener, and that of the publisher's entry in `limits.users`. 0 stands
+/// for no account.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Accounts([u32; 2]);
 
 impl Accounts {
-    /// None.
+    /// No account.
     pub const NONE: Accounts = Accounts([0; 2]);
 
-    /// These: that of the listener, that of the entry.
+    /// The account of the listener, and that of the entry in `limits.users`.
     pub fn new(numbers: [u32; 2]) -> Self {
         Accounts(numbers)
     }
 
-    /// In one number; 0 for none.
+    /// Both accounts in one number; 0 for none.
     pub fn packed(self) -> u64 {
         let [listener, entry] = self.0;
         u64::from(listener) | u64::from(entry) << 32
     }
 
-    /// The reverse.
+    /// The accounts of a number that [`Accounts::packed`] has returned.
     pub fn unpacked(packed: u64) -> Self {
         Accounts([packed as u32, (packed >> 32) as u32])
     }
 
-    /// True when there is none.
+    /// True when there is no account.
     #[inline]
     pub fn is_none(self) -> bool {
         self.0 == [0; 2]
     }
 
-    /// The numbers of those that there are.
+    /// The numbers of the accounts, without those that are 0.
     pub fn numbers(self) -> impl Iterator<Item = u32> {
         self.0.into_iter().filter(|&number| number != 0)
     }
 
-    /// Only those whose number is `wanted`.
+    /// Only the accounts whose number is `wanted`.
     pub fn only(self, wanted: impl Fn(u32) -> bool) -> Self {
         Accounts(self.0.map(|number| if wanted(number) { number } else { 0 }))
     }
 }
 
-/// Whether a message is kept as the retained message of its topic, and on a node of a cluster its
-/// stamp: of two of a topic the one with the newer stamp is kept.
+/// Whether a message is kept as the retained message of its topic. On a node of a cluster it also
+/// has a stamp: of two messages of a topic, the one with the newer stamp is kept.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Retain {
     stamp: u64,
-    /// Whose bounds it counts for.
+    /// The accounts for which the message counts.
     pub accounts: Accounts,
 }
 
 impl Retain {
-    /// It is not.
+    /// The message is not retained.
     pub const NONE: Retain = Retain { stamp: 0, accounts: Accounts::NONE };
-    /// It is, whatever was kept before.
+    /// The message is retained, and replaces what was retained before.
     pub const PLAIN: Retain = Retain { stamp: 1, accounts: Accounts::NONE };
     /// The oldest stamp.
     pub const OLDEST: u64 = 2;
-    /// The newest stamp: in microseconds since 1970 the year 4253.
+    /// The newest stamp. In microseconds since 1970 it is in the year 4253.
     pub const NEWEST: u64 = 1 << 56;
 
-    /// It is, unless there was one with a newer stamp.
+    /// The message is retained, unless the retained message of its topic has a newer stamp.
     pub fn stamped(stamp: u64) -> Self {
         Retain { stamp: stamp.clamp(Retain::OLDEST, Retain::NEWEST), ..Retain::NONE }
     }
 
-    /// The same, on these accounts.
+    /// The same decision, for these accounts.
     #[inline]
     pub fn on(self, accounts: Accounts) -> Self {
         Retain { accounts, ..self }
     }
 
-    /// The stamp.
+    /// The stamp, if there is one.
     pub fn stamp(self) -> Option<u64> {
         (self.stamp >= Retain::OLDEST).then_some(self.stamp)
     }
 
-    /// Whether it is kept.
+    /// Whether the message is retained.
     #[inline]
     pub fn is_kept(self) -> bool {
         self.stamp != 0
     }
 }
 
-/// Work that is reserved for a message, in the units of [`crate::limits::cost`]: a power of two;
-/// or nothing.
+/// Work that is reserved for a message, in the units of [`crate::limits::cost`]: a power of two, or
+/// nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Reserve(u8);
 
@@ -285,12 +287,12 @@ impl Reserve {
     /// Nothing.
     pub const NONE: Reserve = Reserve(0);
 
-    /// At least so much; at most 2^31.
+    /// At least `units`, but at most 2^31.
     pub fn of(units: u32) -> Self {
         Reserve(units.clamp(1, 1 << 31).next_power_of_two().ilog2() as u8 + 1)
     }
 
-    /// How much.
+    /// The reserved work.
     pub fn units(self) -> u64 {
         1 << self.0 >> 1
     }
@@ -324,12 +326,12 @@ impl Batch {
         self.count == 0
     }
 
-    /// Messages in it.
+    /// The number of messages in the batch.
     pub fn count(&self) -> u32 {
         self.count
     }
 
-    /// Bytes in it.
+    /// The number of bytes in the batch.
     pub fn len(&self) -> usize {
         self.bytes.len()
     }

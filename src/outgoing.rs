@@ -1,8 +1,9 @@
-//! Bytes on their way out: what a shard hands to whatever owns its sockets, and gets back when they
-//! are written. Below both, so that neither knows the other.
+//! Bytes on their way to a client: what a shard hands to the owner of its sockets, and what comes
+//! back when the bytes are written. This module is below both, so that neither of them knows the
+//! other.
 //!
-//! A large payload that several connections share is in it as the [`Message`] that all of them
-//! hold, and a range of its bytes.
+//! A large payload that several connections share is represented by the [`Message`] that all of
+//! them hold, and a range of its bytes.
 
 use crate::message::Message;
 use std::ops::Range;
@@ -10,7 +11,7 @@ use std::ops::Range;
 /// Bytes handed to the socket driver in one send; it gives them back when they are written.
 #[derive(Debug)]
 pub enum Outgoing {
-    /// One buffer.
+    /// A single buffer.
     One(Vec<u8>),
     /// Several pieces, written in order.
     Many(Vec<Segment>),
@@ -19,14 +20,14 @@ pub enum Outgoing {
 /// A piece of a send.
 #[derive(Debug)]
 pub enum Segment {
-    /// Bytes of this connection only.
+    /// Bytes that belong to this connection only.
     Bytes(Vec<u8>),
-    /// A range of bytes that several connections share; within them.
+    /// Bytes that several connections share: a range within the bytes of a message.
     Shared(Message, Range<usize>),
 }
 
 impl Segment {
-    /// Bytes.
+    /// The number of bytes.
     #[allow(clippy::len_without_is_empty)] // of no use
     pub fn len(&self) -> usize {
         match self {
@@ -35,7 +36,7 @@ impl Segment {
         }
     }
 
-    /// The capacity of its buffer, or the shared message.
+    /// Calls `each` with the capacity of the buffer, or with the shared message.
     pub fn visit(&self, each: &mut impl FnMut(usize, Option<&Message>)) {
         match self {
             Segment::Bytes(bytes) => each(bytes.capacity(), None),
@@ -62,7 +63,7 @@ impl Outgoing {
         }
     }
 
-    /// Bytes.
+    /// The number of bytes.
     #[allow(clippy::len_without_is_empty)] // never empty
     pub fn len(&self) -> usize {
         match self {
@@ -71,7 +72,7 @@ impl Outgoing {
         }
     }
 
-    /// The capacity of every buffer, and every shared message.
+    /// Calls `each` with the capacity of every buffer, and with every shared message.
     pub fn visit(&self, each: &mut impl FnMut(usize, Option<&Message>)) {
         match self {
             Outgoing::One(bytes) => each(bytes.capacity(), None),

@@ -1,4 +1,5 @@
-//! `ringmq passwd`: changes a file of users. Asks for the password on a terminal, or reads a line.
+//! `ringmq passwd`: changes a file of users. Asks for the password on a terminal, or reads a line
+//! of standard input.
 
 use std::fs;
 use std::io::{self, BufRead, IsTerminal, Write};
@@ -46,13 +47,13 @@ pub enum HashName {
     Scram,
 }
 
-/// Longest password that is read, bytes: what CONNECT can carry.
+/// The longest password that is read, in bytes: the longest that CONNECT can carry.
 const LONGEST: u64 = 65_535;
 
-/// Changes the file; returns what was done, in a sentence.
+/// Changes the file. Returns what was done, in a sentence.
 ///
 /// # Errors
-/// What went wrong, in a sentence; the file is as it was.
+/// What went wrong, in a sentence. The file is as it was.
 pub fn run(wanted: &Passwd) -> Result<String, String> {
     let (file, user) = (&wanted.file, &wanted.user);
     passwd::check_user(user)?;
@@ -88,10 +89,12 @@ pub fn run(wanted: &Passwd) -> Result<String, String> {
     Ok(format!("{user} {done}; `kill -HUP` makes a running broker read the file\n"))
 }
 
-/// The password of the command line, of a terminal, or the first line of standard input.
+/// The password: that of the command line, otherwise one typed at a terminal, otherwise the first
+/// line of standard input.
 ///
 /// # Errors
-/// It cannot be read, or is empty or too long.
+/// It cannot be read. A password that is not from the command line must be neither empty nor too
+/// long.
 pub fn password(batch: Option<&str>) -> Result<Vec<u8>, String> {
     if let Some(password) = batch {
         return Ok(password.as_bytes().to_vec());
@@ -124,8 +127,8 @@ fn checked(password: Vec<u8>) -> Result<Vec<u8>, String> {
     }
 }
 
-/// Writes a new file and puts it in place of the old one, whose owner and mode it gets: a broker
-/// that reads it meanwhile finds one of them whole.
+/// Writes a new file and renames it over the old one, whose owner and mode it gets. A broker that
+/// reads the file meanwhile finds one of the two versions whole.
 pub fn replace(file: &Path, text: &str) -> io::Result<()> {
     let mut name = file.file_name().unwrap_or_default().to_owned();
     name.push(format!(".new-{}", std::process::id()));
@@ -136,7 +139,8 @@ pub fn replace(file: &Path, text: &str) -> io::Result<()> {
         let mut out = options.write(true).create_new(true).mode(0o600).open(&new)?;
         if let Some(old) = &old {
             out.set_permissions(fs::Permissions::from_mode(old.mode() & 0o7777))?;
-            // Only root can give files away; the mode lets the same user read it either way.
+            // Only root can give a file to another owner. With the old mode, a broker of the same
+            // user can read it in either case.
             let _ = std::os::unix::fs::fchown(&out, Some(old.uid()), Some(old.gid()));
         }
         out.write_all(text.as_bytes())?;

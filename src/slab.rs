@@ -227,7 +227,8 @@ impl<T> Slab<T> {
     }
 }
 
-/// Values by an index that someone else allocates densely (a driver's [`crate::ids::SocketId`]).
+/// Values by an index that another owner allocates densely, such as a driver's
+/// [`crate::ids::SocketId`].
 pub struct Table<T> {
     chunks: Vec<Chunk<T>>,
     len: usize,

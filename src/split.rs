@@ -1,6 +1,7 @@
-//! Hash tables that a client can make large. A table moves all its entries when it grows, which
-//! takes milliseconds with tens of thousands of them. These are divided into segments that grow and
-//! shrink one by one, so that no insertion moves more than a small part of the whole.
+//! Hash tables that a client can make large. An ordinary table moves all its entries when it grows,
+//! which takes milliseconds with tens of thousands of entries. The tables here are divided into
+//! segments that grow and shrink one by one, so that no insertion moves more than a small part of
+//! the whole. Pure; a table belongs to whatever owns it.
 
 use std::borrow::Borrow;
 use std::hash::{BuildHasher, Hash};
@@ -9,17 +10,17 @@ use hashbrown::HashTable;
 
 /// Segments of a large table; a power of two.
 const SEGMENTS: usize = 256;
-/// With this many entries a table changes from one segment to many,
+/// With this many entries a table changes from one segment to [`SEGMENTS`].
 const SPLIT: usize = 1024;
-/// and with fewer than this back to one.
+/// With fewer entries than this a table changes back to one segment.
 const FEW: usize = SPLIT / 16;
-/// A segment with more room than this gives it back when it is nearly empty.
+/// A segment with more capacity than this gives it back when it is nearly empty.
 const ROOM: usize = 16;
 
-/// A table of values by hash. What is equal, and the hash of a value, is said with each call; the
-/// hash of a value must not change while it is in the table.
+/// A table of values by hash. The caller says with each call which value is meant and what the hash
+/// of a value is. The hash of a value must not change while it is in the table.
 pub struct SplitTable<T> {
-    /// One or [`SEGMENTS`].
+    /// The segments: 1 or [`SEGMENTS`] of them.
     segments: Vec<HashTable<T>>,
     len: usize,
 }
@@ -41,26 +42,26 @@ impl<T> SplitTable<T> {
         self.segments.iter().flatten()
     }
 
-    /// Picks by bits that hashbrown uses neither for the bucket (the lowest) nor for its tag (the
-    /// highest seven).
+    /// The segment of a hash. It is chosen by bits that hashbrown uses neither for the bucket (the
+    /// lowest) nor for its tag (the highest seven).
     #[inline]
     fn at(&self, hash: u64) -> usize {
         (hash >> 48) as usize & (self.segments.len() - 1)
     }
 
-    /// The value with this hash that `is_it`.
+    /// The value with this hash for which `is_it` is true.
     #[inline]
     pub fn find(&self, hash: u64, is_it: impl FnMut(&T) -> bool) -> Option<&T> {
         self.segments[self.at(hash)].find(hash, is_it)
     }
 
-    /// The same, to be changed.
+    /// The value with this hash for which `is_it` is true, to be changed.
     pub fn find_mut(&mut self, hash: u64, is_it: impl FnMut(&T) -> bool) -> Option<&mut T> {
         let at = self.at(hash);
         self.segments[at].find_mut(hash, is_it)
     }
 
-    /// Adds a value that is not there.
+    /// Adds a value that is not in the table yet.
     pub fn insert(&mut self, hash: u64, value: T, hash_of: impl Fn(&T) -> u64) {
         if self.len == SPLIT && self.segments.len() == 1 {
             let whole = std::mem::take(&mut self.segments);
@@ -78,7 +79,7 @@ impl<T> SplitTable<T> {
         self.segments[at].insert_unique(hash, value, hash_of);
     }
 
-    /// Takes the value with this hash out that `is_it`.
+    /// Removes and returns the value with this hash for which `is_it` is true.
     pub fn remove(
         &mut self,
         hash: u64,
@@ -110,7 +111,7 @@ impl<T> SplitTable<T> {
     }
 }
 
-/// A map on such a table.
+/// A map that is built on [`SplitTable`].
 pub struct SplitMap<K, V> {
     table: SplitTable<(K, V)>,
     hasher: foldhash::fast::RandomState,
@@ -148,7 +149,7 @@ impl<K: Hash + Eq, V> SplitMap<K, V> {
         found.map(|(_, value)| value)
     }
 
-    /// The same, to be changed.
+    /// The value of a key, to be changed.
     #[inline]
     pub fn get_mut<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
     where
@@ -158,7 +159,7 @@ impl<K: Hash + Eq, V> SplitMap<K, V> {
         self.table.find_mut(hash, |(known, _)| known.borrow() == key).map(|(_, value)| value)
     }
 
-    /// Gives a key a value; returns the one that it had.
+    /// Sets the value of a key, and returns the value that it had before.
     pub fn insert(&mut self, key: K, value: V) -> Option<V> {
         let SplitMap { table, hasher } = self;
         let hash = hasher.hash_one(&key);
@@ -169,7 +170,7 @@ impl<K: Hash + Eq, V> SplitMap<K, V> {
         None
     }
 
-    /// The value of a key, made where it has none yet.
+    /// The value of a key. If the key has none, `make` makes it.
     pub fn or_insert_with(&mut self, key: K, make: impl FnOnce() -> V) -> &mut V
     where
         K: Clone,
@@ -183,7 +184,7 @@ impl<K: Hash + Eq, V> SplitMap<K, V> {
         &mut found.expect("it was inserted just now").1
     }
 
-    /// Takes a key out; returns its value.
+    /// Removes a key, and returns its value.
     pub fn remove<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,

@@ -1,4 +1,5 @@
-//! `ringmq storage …`: a store is looked at, repaired, compacted, moved and copied.
+//! `ringmq storage …`: examines, repairs, compacts, moves and copies a store. The work itself is in
+//! `ringmq::storage`.
 
 use crate::arguments::{Given, Look};
 use crate::{FAILED, MISUSED, complain, load};

@@ -1,5 +1,5 @@
-//! `ringmq trace`: has a running broker trace a client, user, address or topic, and prints what
-//! comes as it comes.
+//! `ringmq trace`: asks a running broker to trace a client, user, address or topic, and prints the
+//! lines as they come.
 
 use crate::api_client::{ApiAddress, ask, get, parsed};
 use clap::Args;
@@ -10,7 +10,7 @@ use signal_hook::iterator::Signals;
 use std::io::{self, Write};
 use std::time::Duration;
 
-/// Between two looks for lines.
+/// The pause after an answer that has no lines.
 const EACH: Duration = Duration::from_millis(200);
 
 /// What is traced, and whom to ask.
@@ -60,7 +60,7 @@ impl Subject {
     }
 }
 
-/// Traces until the time is over or somebody interrupts.
+/// Traces until the time is over or a signal arrives. Then the trace is removed.
 ///
 /// # Errors
 /// Why there is no trace, in a sentence.
@@ -80,7 +80,7 @@ pub fn run(wanted: &Traced) -> Result<(), String> {
     followed.and(removed.map(drop))
 }
 
-/// Prints lines until there will be no more.
+/// Prints lines until the trace has ended, a signal arrives, or standard output is closed.
 fn follow(address: &ApiAddress, name: &str, signals: &mut Signals) -> Result<(), String> {
     let (path, mut position) = (format!("/api/v1/trace/{name}/log"), 0);
     while signals.pending().next().is_none() {

@@ -22,7 +22,7 @@ pub struct Upgraded {
     pub pid: Option<u32>,
 }
 
-/// Asks, and waits for the end of it; what to print.
+/// Asks the broker, waits until the upgrade has ended, and returns what is to be printed.
 ///
 /// # Errors
 /// Why there was no upgrade.
@@ -55,7 +55,7 @@ pub fn run(wanted: &Upgraded) -> Result<String, String> {
     }
 }
 
-/// The number of the only broker on this host that can be asked.
+/// The process id of the broker, if exactly one on this host can be asked.
 fn only_one() -> Result<u32, String> {
     let sockets = fs::read_to_string("/proc/net/unix")
         .map_err(|error| format!("/proc/net/unix: {error}; write --pid"))?;

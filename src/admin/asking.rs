@@ -1,5 +1,5 @@
-//! How shards are asked: a question is done within a step of the shard, and its answer comes back.
-//! Whoever asks waits for at most [`PATIENCE`]; a shard that is late, or has ended, gives none.
+//! How other threads ask shards: a shard answers a question within one of its steps. The caller
+//! waits at most [`PATIENCE`] for each answer. A shard that is late, or has ended, gives no answer.
 
 use super::api::{Submit, Tell};
 use crate::shard::Shard;
@@ -7,10 +7,10 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-/// A shard that does not answer in this time is late.
+/// A shard that has not answered within this time is late.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
-/// An answer that is on its way.
+/// An answer that has not arrived yet.
 type Coming<T> = oneshot::Receiver<T>;
 
 fn put<T: Send + 'static>(
@@ -19,7 +19,7 @@ fn put<T: Send + 'static>(
 ) -> Coming<T> {
     let (reply, answer) = oneshot::channel();
     tell(Box::new(move |shard: &mut Shard| {
-        // Who asked may have gone.
+        // The caller may have given up. Then the answer is dropped.
         let _ = reply.send(question(shard));
     }));
     answer
@@ -29,7 +29,7 @@ async fn wait<T>(answer: Coming<T>) -> Option<T> {
     timeout(PATIENCE, answer).await.ok()?.ok()
 }
 
-/// Has a shard do something within a step.
+/// Has a shard do something within a step, and waits for the result.
 pub(super) async fn ask<T: Send + 'static>(
     tell: &Tell,
     question: impl FnOnce(&mut Shard) -> T + Send + 'static,
@@ -37,8 +37,8 @@ pub(super) async fn ask<T: Send + 'static>(
     wait(put(tell, question)).await
 }
 
-/// Has a shard publish something, in its turn. The answer comes when it is in the mailboxes of the
-/// other shards.
+/// Has a shard publish something when it has its turn. The answer comes when the message is in the
+/// mailboxes of the other shards.
 pub(super) async fn submit<T: Send + 'static>(
     submit: &Submit,
     publish: impl FnOnce(&mut Shard) -> T + Send + 'static,
@@ -46,13 +46,14 @@ pub(super) async fn submit<T: Send + 'static>(
     let (reply, answer) = oneshot::channel();
     submit(Box::new(move |shard: &mut Shard| {
         let outcome = publish(shard);
-        // Who asked may have gone.
+        // The caller may have given up. Then the answer is dropped.
         Box::new(move || drop(reply.send(outcome)))
     }));
     wait(answer).await
 }
 
-/// Has every shard do something, all at once.
+/// Has every shard do something, all at the same time. The answers are awaited one after the other,
+/// each for at most [`PATIENCE`].
 pub(super) async fn ask_all<T: Send + 'static>(
     shards: &[Tell],
     question: impl FnOnce(&mut Shard) -> T + Clone + Send + 'static,

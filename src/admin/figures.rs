@@ -1,6 +1,6 @@
-//! The figures of each shard, asked for when somebody wants to know. A shard has at most one
-//! question open, and a new one at most every 10 ms, however many requests there are; who asks
-//! meanwhile shares the next answer.
+//! The figures of each shard, which are asked for on demand. At most one question to a shard is
+//! open, and a new one is put at most every 10 ms, however many requests there are. Requests that
+//! come in the meantime share the next answer. Lives on the admin thread.
 
 use super::{Ask, FiguresRequest};
 use crate::telemetry::prometheus::Snapshot;
@@ -9,17 +9,18 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-/// Least time between two questions to one shard: bounds what any number of requests can cost it.
+/// The shortest time between two questions to one shard, which bounds what any number of requests
+/// can cost it.
 pub(super) const GAP: Duration = Duration::from_millis(10);
 
-/// What a shard said when asked.
+/// What a shard answered.
 #[derive(Clone, Debug)]
 pub(super) enum Answer {
-    /// Its figures.
+    /// The figures of the shard.
     Figures(Arc<Snapshot>),
-    /// It has ended.
+    /// The shard has ended.
     Ended,
-    /// Nothing, in the time given.
+    /// The shard did not answer in the time given.
     Silence,
 }
 
@@ -32,7 +33,8 @@ impl Answer {
     }
 }
 
-/// Who waits for one shard's answer: at most as many as there are connections, and the history.
+/// The requests that wait for one shard's answer. There are at most as many as there are
+/// connections, and the history.
 #[derive(Default)]
 struct Waiters {
     waiting: Mutex<Vec<oneshot::Sender<Answer>>>,
@@ -44,11 +46,11 @@ impl Waiters {
         std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Waits for the answer to a question that is still to be put.
+    /// Waits for the answer to a question that has not been put yet.
     fn join(&self) -> oneshot::Receiver<Answer> {
         let (reply, answer) = oneshot::channel();
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        // Those whose patience is over, because the shard is silent.
+        // Removes the requests that have given up because the shard is silent.
         waiting.retain(|one| !one.is_closed());
         waiting.push(reply);
         self.bell.notify_one();
@@ -56,7 +58,7 @@ impl Waiters {
     }
 }
 
-/// Where figures come from.
+/// The source of the figures of all shards.
 pub(super) struct Figures {
     lines: Vec<Arc<Waiters>>,
 }
@@ -72,13 +74,13 @@ impl Figures {
         Figures { lines: shards.into_iter().map(tend).collect() }
     }
 
-    /// How many wait for an answer of this shard.
+    /// The number of requests that wait for an answer of this shard.
     #[cfg(test)]
     pub(super) fn waiting(&self, shard: usize) -> usize {
         self.lines[shard].waiting.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// Asks every shard, after this call, and waits at most `patience` in all.
+    /// Puts a question to every shard after this call, and waits at most `patience` in all.
     pub(super) async fn ask(&self, patience: Duration) -> Vec<Answer> {
         let until = Instant::now() + patience;
         let asked: Vec<_> = self.lines.iter().map(|line| line.join()).collect();
@@ -93,7 +95,7 @@ impl Figures {
     }
 }
 
-/// Asks one shard whenever somebody waits.
+/// Asks one shard whenever a request waits.
 async fn tend(ask: Ask, line: Arc<Waiters>) {
     loop {
         line.bell.notified().await;
@@ -105,7 +107,7 @@ async fn tend(ask: Ask, line: Arc<Waiters>) {
             Err(_) => Answer::Ended,
         };
         for one in crowd {
-            // Its patience may be over.
+            // The request may have given up.
             let _ = one.send(answer.clone());
         }
         tokio::time::sleep(GAP).await;

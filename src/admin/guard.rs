@@ -1,12 +1,13 @@
-//! Who calls the management API, and what it may do.
+//! Who calls the management API, and what the caller may do.
 //!
 //! With a file of users (`admin.users`) a request carries a name and password (Basic) or a token
-//! (Bearer) that `POST /login` gave; there are no cookies, so that no foreign page can act for a
-//! user. Without one, only this host itself may call, by a name of its own: a foreign name in
-//! `Host` or `Origin` is that of a page elsewhere that a browser here shows.
+//! (Bearer) that `POST /login` has returned. There are no cookies, so that no page of another site
+//! can act for a user. Without such a file only this host itself may call, and the `Host` header
+//! has to be a name of this host: with another name in `Host` or `Origin`, the request comes from a
+//! page of another site that a browser on this host shows.
 //!
-//! Owns tokens, verified passwords and failed attempts, all bounded. Passwords are hashed on
-//! threads of the runtime, never two at a time for one server.
+//! Owns tokens, verified passwords and failed attempts, each of which is bounded in number.
+//! Passwords are hashed on threads of the runtime, one at a time for each server.
 
 use super::Terms;
 use super::api::{Body, Context, Refusal};
@@ -32,21 +33,23 @@ use tokio::sync::Semaphore;
 use tokio_rustls::rustls::ServerConfig;
 use utoipa::ToSchema;
 
-/// Tokens at a time; for one more, the one that ends first goes.
+/// The largest number of tokens. A further one replaces the token that ends first.
 const TOKENS: usize = 1024;
-/// A password that was verified is not hashed again for so long.
+/// How long a password that was verified is not hashed again.
 const VERIFIED: Duration = Duration::from_secs(60);
-/// Failed attempts of one address or one user within [`WINDOW`]; then it waits.
+/// With this many failed attempts of one address or one user within [`WINDOW`], further attempts
+/// are refused until the window is over.
 const FAILURES: u32 = 5;
-/// How long failed attempts count.
+/// How long failed attempts are counted. Each failed attempt begins the window anew.
 const WINDOW: Duration = Duration::from_secs(60);
-/// Addresses and users whose failures are remembered; the oldest is forgotten.
+/// The largest number of addresses and users whose failures are remembered. A further one replaces
+/// the oldest.
 const REMEMBERED: usize = 1024;
 
-/// Where a request comes from.
+/// The origin of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct From {
-    /// The peer.
+    /// The address of the peer.
     pub peer: SocketAddr,
 }
 
@@ -56,22 +59,22 @@ impl From {
     }
 }
 
-/// Who calls.
+/// The caller of the API.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Caller {
-    /// The user; `local` where there are no users.
+    /// The name of the user; `local` where there are no users.
     pub name: Box<str>,
-    /// What it may do.
+    /// What the caller may do.
     pub role: Role,
 }
 
-/// What callers have shown, and not shown.
+/// The terms, and what callers have proved or failed to prove.
 #[derive(Default)]
 struct Known {
     users: Option<Arc<Users>>,
-    /// How long a token holds at most.
+    /// The longest time for which a token is valid.
     session: Duration,
-    /// Pages that need no credential.
+    /// The pages that need no credential.
     open: Vec<OpenPage>,
     tls: Option<Arc<ServerConfig>>,
     tokens: HashMap<[u8; 32], (Caller, Instant)>,
@@ -79,21 +82,21 @@ struct Known {
     failures: HashMap<Box<str>, (u32, Instant)>,
 }
 
-/// Figures of the guard.
+/// The figures of the guard.
 #[derive(Default, Debug)]
 pub struct GuardCounts {
-    /// Requests of the API that were let in.
+    /// The number of requests to the API that were let in.
     pub requests: AtomicU64,
-    /// Changes that were made.
+    /// The number of requests with a method other than GET and HEAD that were let in.
     pub changes: AtomicU64,
-    /// Attempts to prove who one is that failed.
+    /// The number of failed attempts to prove who the caller is.
     pub failed: AtomicU64,
-    /// Attempts that were not looked at: too many had failed.
+    /// The number of attempts that were refused because too many had failed before.
     pub limited: AtomicU64,
 }
 
 impl GuardCounts {
-    /// By the outcome's name in the metrics.
+    /// The counts, by the name of the outcome in the metrics.
     pub(super) fn shown(&self) -> Vec<(&'static str, u64)> {
         let all = [
             ("let_in", &self.requests),
@@ -105,16 +108,16 @@ impl GuardCounts {
     }
 }
 
-/// Lets callers in.
+/// Decides which callers are let in.
 pub struct Guard {
     known: Mutex<Known>,
     hashing: Semaphore,
-    /// What it has counted.
+    /// The figures.
     pub counts: GuardCounts,
 }
 
 impl Guard {
-    /// On these terms.
+    /// A guard with these terms.
     pub fn new(terms: Terms) -> Guard {
         let guard = Guard {
             known: Mutex::default(),
@@ -125,8 +128,8 @@ impl Guard {
         guard
     }
 
-    /// On other terms from now on. Tokens and verified passwords end: they may be those of users
-    /// who are gone.
+    /// Replaces the terms. Tokens and verified passwords end, because they may belong to users who
+    /// have been removed.
     pub fn renew(&self, terms: Terms) {
         let Terms { tls, users, session, open } = terms;
         let mut known = self.known();
@@ -135,31 +138,32 @@ impl Guard {
         *known = Known { users, session, open, tls, failures, ..Known::default() };
     }
 
-    /// What connections are secured with.
+    /// The TLS settings of connections, if there are any.
     pub(super) fn tls(&self) -> Option<Arc<ServerConfig>> {
         self.known().tls.clone()
     }
 
-    /// Whether everybody may see a page.
+    /// Whether a page needs no credential.
     pub(super) fn opens(&self, page: OpenPage) -> bool {
         let known = self.known();
         known.users.is_none() || known.open.contains(&page)
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
-        // Nothing panics while it is held; and what is there is whole either way.
+        // No code panics while it holds the lock, and the contents would be consistent in any case.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether callers have to say who they are.
+    /// Whether callers have to prove who they are.
     pub fn asks(&self) -> bool {
         self.known().users.is_some()
     }
 
-    /// Who sends a request.
+    /// Finds out who sends a request.
     ///
     /// # Errors
-    /// It does not say who it is, or not truly; too many such attempts; or it is not of this host.
+    /// The request does not prove who sends it, too many such attempts have failed, or, where there
+    /// are no users, it does not come from this host.
     pub(super) async fn admit(&self, headers: &HeaderMap, from: From) -> Result<Caller, Refusal> {
         if !self.asks() {
             return local(headers, from);
@@ -204,19 +208,20 @@ impl Guard {
         }
     }
 
-    /// Whether that is the password of that user.
+    /// Checks the password of a user.
     async fn verify(&self, name: &str, password: &str, from: From) -> Result<Caller, Refusal> {
         let keys = [format!("address {}", from.peer.ip()), format!("user {name}")];
         self.check_failures(&keys)?;
-        // At most as many wait as there are connections.
+        // At most as many requests wait here as there are connections.
         let _turn = self.hashing.acquire().await;
-        // Again: others of the same address may have failed meanwhile.
+        // Other attempts from the same address may have failed while this one waited.
         self.check_failures(&keys)?;
         let users = self.known().users.clone();
         let found = users.as_ref().and_then(|users| users.get(name)).cloned();
         let (role, hash) = match found {
             Some((role, hash)) => (Some(role), Some(hash)),
-            // As long as for a user who is there, so that nobody learns who is.
+            // This takes as long as for an existing user, so that the time does not tell which
+            // users exist.
             None => (None, users.and_then(|users| users.any_hash())),
         };
         let password = password.as_bytes().to_vec();
@@ -288,7 +293,7 @@ fn hashed(text: &str) -> [u8; 32] {
     out
 }
 
-/// Without users: a program on this host, or a page that this server itself has shown.
+/// Admits a caller where there are no users: a program on this host, or a page of this server.
 fn local(headers: &HeaderMap, from: From) -> Result<Caller, Refusal> {
     if !from.is_local() {
         return Err(Refusal::forbidden("only for this host itself: set admin.users and admin.tls"));
@@ -304,7 +309,7 @@ fn local(headers: &HeaderMap, from: From) -> Result<Caller, Refusal> {
     Ok(Caller { name: "local".into(), role: Role::Admin })
 }
 
-/// Whether `host`, perhaps with a port, can only mean the host that it is said on.
+/// Whether `host`, perhaps with a port, can only mean the host on which it is used.
 fn is_own_name(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
@@ -315,7 +320,7 @@ fn is_own_name(host: &str) -> bool {
         || bare.parse().is_ok_and(|address: IpAddr| address.to_canonical().is_loopback())
 }
 
-/// Lets a request on to a handler that at least `least` may use, and writes changes to the log.
+/// Lets a request pass to a handler that needs at least the role `least`, and logs changes.
 pub(super) async fn pass(
     axum::extract::State((context, least)): axum::extract::State<(Arc<Context>, Role)>,
     Extension(from): Extension<From>,

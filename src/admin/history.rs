@@ -1,5 +1,5 @@
-//! What the broker did in the last hour: a sample each second, in a ring of fixed size. Owned by
-//! the server with the API; a sample costs each shard a copy of its figures.
+//! What the broker did in the last hour: one sample per second, in a ring of fixed size. Owned by
+//! the server that has the API. A sample costs each shard a copy of its figures.
 
 use super::figures::{Answer, Figures};
 use super::process;
@@ -11,11 +11,11 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::time::{MissedTickBehavior, interval};
 use utoipa::ToSchema;
 
-/// Samples that are kept: an hour.
+/// The number of samples that are kept: one hour.
 const KEPT: usize = 3600;
-/// Between two samples.
+/// The time between two samples.
 const EACH: Duration = Duration::from_secs(1);
-/// A shard that has not answered by then has no sample.
+/// A shard that has not answered within this time is missing from the sample.
 const PATIENCE: Duration = Duration::from_millis(900);
 
 /// What a second was like. Rates are per second.
@@ -54,12 +54,12 @@ struct ShardSample {
     lag_ms: f32,
 }
 
-/// The last hour.
+/// The samples of the last hour.
 #[derive(Clone, Default)]
 pub(super) struct History(Arc<Mutex<VecDeque<Sample>>>);
 
 impl History {
-    /// Samples later than `since` (milliseconds since 1970), the oldest first.
+    /// The samples later than `since` (milliseconds since 1970), the oldest first.
     pub(super) fn since(&self, since: u64) -> Vec<Sample> {
         let samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let later = samples.iter().rev().take_while(|sample| sample.time_stamp > since);
@@ -76,7 +76,7 @@ impl History {
         samples.push_back(sample);
     }
 
-    /// Samples for ever.
+    /// Takes samples for ever.
     pub(super) async fn watch(self, shards: Arc<Figures>) {
         let mut beat = interval(EACH);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -101,7 +101,8 @@ fn of_name(name: &str, values: &[u64]) -> u64 {
 
 fn sample(passed: Duration, old: &[Answer], new: &[Answer]) -> Sample {
     let seconds = passed.as_secs_f64().max(0.001);
-    // What grew: of shards that answered both times, since the others' counts are not known.
+    // Growth is counted for the shards that answered both times, because the counts of the others
+    // are not known.
     let (mut now, mut before) = (Counters::default(), Counters::default());
     let mut shards = Vec::with_capacity(new.len());
     for (old, new) in old.iter().zip(new) {

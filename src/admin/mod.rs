@@ -1,16 +1,16 @@
 //! The admin server: `/metrics` for Prometheus, `/healthz`, `/readyz`; the management API
-//! ([`api`]); the dashboard. Control plane: one thread with a loop of its own, started only when
-//! `admin.bind` is set, so no data core carries it; a shard spends a copy of its figures per scrape
-//! and a bounded part of a step per slice of a list.
+//! ([`api`]); the dashboard. It belongs to the control plane: one thread with a loop of its own,
+//! started only when `admin.bind` is set, so no data core carries it. A shard spends a copy of its
+//! figures per scrape, and a bounded part of a step per slice of a list.
 //!
-//! Owns the listening socket and its connections. Every bound on what a peer may cost is here:
-//! connections, and the size, the number of headers and the time of a request. Who may call the API
-//! is in [`guard`]. The three pages are for everybody who reaches the address, unless `admin.open`
-//! leaves one out; where clients live (`/placement?client_id=…`) only the host itself is told: who
-//! knows that could put many clients on one shard.
+//! Owns the listening socket and its connections. Every bound on what a peer may cost is here: the
+//! number of connections, and the size, the number of headers and the time of a request. [`guard`]
+//! decides who may call the API. Everybody who reaches the address gets the three pages, unless
+//! `admin.open` leaves one out. Only this host itself is told on which shard a client lives
+//! (`/placement?client_id=…`), because with that knowledge one could put many clients on one shard.
 //!
-//! Knows nothing of cores and rings: the broker gives it a way to [`Ask`] and [`api::Tell`] each
-//! shard, and says how far it is ([`BrokerStage`]).
+//! It knows nothing of cores and rings: the broker passes the means to [`Ask`] and [`api::Tell`]
+//! each shard, and reports its own progress ([`BrokerStage`]).
 
 pub mod api;
 mod asking;
@@ -56,26 +56,27 @@ use crate::telemetry::prometheus::Snapshot;
 use crate::telemetry::{AccountRow, BridgeRow, ClusterRow, ListenerRow, SpanRow};
 use page_source::PageSource;
 
-/// Connections at a time; for one more, the oldest that is not being answered goes.
+/// The largest number of connections. A further one replaces the oldest that is not being answered,
+/// or the oldest of all if each is being answered.
 const CONNECTIONS: usize = 64;
-/// Bytes of a request line with its headers.
+/// The largest size in bytes of a request line with its headers.
 const REQUEST_BYTES: usize = 8 << 10;
-/// Headers of a request.
+/// The largest number of headers of a request.
 const HEADERS: usize = 64;
-/// From the first moment of a connection, or the end of an answer, to the end of the next request's
-/// headers.
+/// The time from the beginning of a connection, or the end of an answer, to the end of the next
+/// request's headers.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
-/// A connection takes no further requests after this.
+/// After this time a connection takes no further requests.
 const LIFE: Duration = Duration::from_secs(300);
-/// Then the answer under way has so long to be taken.
+/// How long the answer that is then under way may take to be read.
 const FAREWELL: Duration = Duration::from_secs(5);
-/// Pause after an accept that failed: descriptors are short.
+/// The pause after a failed accept, which means that descriptors are short.
 const REST: Duration = Duration::from_millis(100);
 
-/// Puts a question to one shard and wakes it. Dropping the question says that the shard has ended.
+/// Puts a question to one shard and wakes it. When the question is dropped, the shard has ended.
 pub type Ask = Arc<dyn Fn(FiguresRequest) + Send + Sync>;
 
-/// Says which shard a ClientId lives on.
+/// Returns the number of the shard on which a ClientId lives.
 pub type Placement = Arc<dyn Fn(&str) -> u8 + Send + Sync>;
 
 /// A request for one shard's figures.
@@ -86,29 +87,29 @@ pub struct FiguresRequest {
 }
 
 impl FiguresRequest {
-    /// How long it has waited for its shard.
+    /// How long the request has waited for its shard.
     pub fn waited(&self) -> Duration {
         self.asked.elapsed()
     }
 
-    /// Answers. Never waits.
+    /// Answers the request. Never waits.
     pub fn answer(self, snapshot: Snapshot) {
-        // Who asked may have gone.
+        // The caller may have given up.
         let _ = self.reply.send(snapshot);
     }
 }
 
-/// What the broker says of itself.
+/// What the broker reports about itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct State {
     stage: BrokerStage,
     /// The shards that are late, and since when.
     late: Vec<(ShardId, Instant)>,
-    /// Lines that the log has lost.
+    /// The number of lines that the log has lost.
     lost_lines: u64,
-    /// Until when the certificates of listeners are valid, seconds since 1970.
+    /// The listeners, and until when their certificates are valid, in seconds since 1970.
     certificates: Vec<(String, u64)>,
-    /// What is kept on each account.
+    /// The accounts that bound what is retained, and what is retained on each.
     accounts: Vec<AccountRow>,
     alarms: Arc<AlarmList>,
 }
@@ -126,43 +127,43 @@ impl State {
     }
 }
 
-/// Resident memory of this process in bytes, if the system tells.
+/// Resident memory of this process in bytes, if the system reports it.
 pub fn resident_bytes() -> Option<u64> {
     process::measure().resident_bytes
 }
 
-/// How far the broker is.
+/// How far the start or the end of the broker has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BrokerStage {
     /// Listeners are being opened.
     Starting,
     /// All listeners are open.
     Ready,
-    /// It was told to stop.
+    /// The broker was told to stop.
     Draining,
 }
 
-/// What the server reads from.
+/// Where the server reads its data.
 pub struct Sources {
-    /// Each shard, in order.
+    /// For each shard, in order: asks it for its figures.
     pub shards: Vec<Ask>,
-    /// Filters in the interest table.
+    /// Returns the number of filters in the interest table.
     pub interest: Box<dyn Fn() -> u64 + Send>,
-    /// The bridges.
+    /// Returns the bridges.
     pub bridges: Box<dyn Fn() -> Vec<BridgeRow> + Send>,
-    /// The cluster, if this is a node of one.
+    /// Returns the cluster, if this broker is a node of one.
     pub cluster: Box<dyn Fn() -> Option<ClusterRow> + Send + Sync>,
-    /// The exporter of spans, if there is one.
+    /// Returns the figures of the exporter of spans, if there is one.
     pub spans: Box<dyn Fn() -> Option<SpanRow> + Send>,
-    /// The listeners.
+    /// Returns the listeners.
     pub listeners: Box<dyn Fn() -> Vec<ListenerRow> + Send>,
-    /// `limits.memory` in bytes, if there is a bound.
+    /// Returns `limits.memory` in bytes, if there is a bound.
     pub memory_limit: Box<dyn Fn() -> Option<u64> + Send>,
-    /// The home shard of a ClientId.
+    /// Returns the home shard of a ClientId.
     pub placement: Placement,
     /// When the process started.
     pub started: SystemTime,
-    /// What the management API works with; `None`: there are only the pages.
+    /// What the management API needs; `None` for a server that only has the pages.
     pub api: Option<api::Api>,
 }
 
@@ -170,34 +171,34 @@ pub struct Sources {
 pub struct Door {
     /// The address.
     pub bind: SocketAddr,
-    /// The key of the configuration that says so.
+    /// The configuration key that sets the address.
     pub key: &'static str,
     /// Whom it serves.
     pub terms: Terms,
 }
 
-/// Whom a server serves. It can be changed while it runs.
+/// Whom a server serves. The terms can be changed while the server runs.
 #[derive(Clone)]
 pub struct Terms {
-    /// With TLS.
+    /// The TLS settings; `None` for plain TCP.
     pub tls: Option<Arc<ServerConfig>>,
-    /// Who may use the API; `None`: only this host itself.
+    /// Who may use the API; `None` for only this host itself.
     pub users: Option<Users>,
-    /// How long a token holds at most.
+    /// The longest time for which a token is valid.
     pub session: Duration,
     /// The pages that need no credential.
     pub open: Vec<OpenPage>,
 }
 
 impl Terms {
-    /// Everybody, with the three pages.
+    /// The terms of a server that has only the three pages, for everybody.
     pub fn of_pages() -> Terms {
         let (session, open) = (Duration::ZERO, OpenPage::ALL.to_vec());
         Terms { tls: None, users: None, session, open }
     }
 }
 
-/// Headers of every answer that has contents of the broker.
+/// The header of every answer that has data of the broker.
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 /// Adds the headers that keep browsers from doing more with an answer than showing it.
@@ -213,7 +214,7 @@ fn secure_headers(headers: &mut HeaderMap) {
     }
 }
 
-/// The address cannot be listened on.
+/// The server cannot listen on its address.
 #[derive(Debug)]
 pub struct AdminFailure {
     key: &'static str,
@@ -273,46 +274,46 @@ impl Admin {
         Ok(Admin { address, guard, state: Some(sender), thread: Some(thread) })
     }
 
-    /// Where it really listens: the port is known even if the kernel chose it.
+    /// The address on which the server listens. Its port is known even if the kernel chose it.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Serves others from now on; tokens end when the users have changed.
+    /// Changes whom the server serves. All tokens end.
     pub fn renew(&self, terms: Terms) {
         self.guard.renew(terms);
     }
 
-    /// Says how far the broker is.
+    /// Reports how far the broker has come.
     pub fn enter(&self, stage: BrokerStage) {
         self.change(|state| state.stage = stage);
     }
 
-    /// Says which shards are late, and since when.
+    /// Reports which shards are late, and since when.
     pub fn late(&self, late: Vec<(ShardId, Instant)>) {
         self.change(|state| state.late = late);
     }
 
-    /// Says how many lines the log has lost.
+    /// Reports how many lines the log has lost.
     pub fn lost_lines(&self, count: u64) {
         self.change(|state| state.lost_lines = count);
     }
 
-    /// Says until when the certificates of listeners are valid, seconds since 1970.
+    /// Reports until when the certificates of listeners are valid, in seconds since 1970.
     pub fn certificates(&self, until: Vec<(String, u64)>) {
         if self.state.as_ref().is_some_and(|state| state.borrow().certificates != until) {
             self.change(|state| state.certificates = until);
         }
     }
 
-    /// Says how much is kept on each account.
+    /// Reports how much is retained on each account.
     pub fn accounts(&self, rows: Vec<AccountRow>) {
         if self.state.as_ref().is_some_and(|state| state.borrow().accounts != rows) {
             self.change(|state| state.accounts = rows);
         }
     }
 
-    /// Says which alarms are raised, and which were.
+    /// Reports which alarms are raised, and which were.
     pub fn alarms(&self, list: Arc<AlarmList>) {
         self.change(|state| state.alarms = list);
     }
@@ -326,16 +327,16 @@ impl Admin {
 
 impl Drop for Admin {
     fn drop(&mut self) {
-        // The end of this channel ends the server.
+        // The server ends when this channel ends.
         self.state = None;
         if let Some(thread) = self.thread.take() {
-            // A panic there has been told already.
+            // A panic of the thread has been reported already.
             let _ = thread.join();
         }
     }
 }
 
-/// Until the broker drops its end of `state`.
+/// Serves until the broker drops its end of `state`.
 async fn serve(
     listener: TcpListener,
     guard: Arc<Guard>,
@@ -386,7 +387,8 @@ async fn accept(listener: tokio::net::TcpListener, site: Rc<AdminSite>) {
         };
         open.retain(|one| !one.task.is_finished());
         if open.len() >= CONNECTIONS {
-            // A newcomer has just shown life: those that sit on connections cannot lock it out.
+            // The new connection has just shown that its peer is active, so peers that keep idle
+            // connections cannot lock it out.
             let quiet = open.iter().position(|one| !one.answering.get()).unwrap_or(0);
             if let Some(oldest) = open.remove(quiet) {
                 oldest.task.abort();
@@ -399,7 +401,7 @@ async fn accept(listener: tokio::net::TcpListener, site: Rc<AdminSite>) {
     }
 }
 
-/// One connection, to its end.
+/// Serves one connection to its end.
 async fn begin(
     stream: TcpStream,
     peer: SocketAddr,
@@ -409,7 +411,7 @@ async fn begin(
     let Some(tls) = site.guard.tls() else {
         return converse(stream, peer, site, answering).await;
     };
-    // How a peer fails is of no interest: its connection ends, and nothing else.
+    // A failed handshake needs no report: the connection ends, and nothing else happens.
     if let Ok(Ok(stream)) =
         tokio::time::timeout(REQUEST_TIME, TlsAcceptor::from(tls).accept(stream)).await
     {

@@ -1,5 +1,5 @@
-//! What the pages are made from: the figures of each shard ([`Figures`]), and the last page, as
-//! long as it is true.
+//! The data of the pages: the figures of each shard ([`Figures`]), and the last page, for as long
+//! as it is up to date. Lives on the admin thread.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::ids::ShardId;
 use crate::telemetry::prometheus::{Format, Process, Snapshot, page};
 use crate::telemetry::{BridgeRow, ClusterRow, ListenerRow, SpanRow};
 
-/// A page, and what it was made from.
+/// A page, and the data it was made from.
 struct Page {
     from: Vec<Option<Arc<Snapshot>>>,
     state: State,
@@ -24,7 +24,7 @@ struct Page {
     text: Bytes,
 }
 
-/// Where the pages get what they say.
+/// The source of the pages' data.
 pub(super) struct PageSource {
     figures: Arc<Figures>,
     interest: Box<dyn Fn() -> u64 + Send>,
@@ -37,12 +37,12 @@ pub(super) struct PageSource {
     started: Duration,
     state: watch::Receiver<State>,
     last: RefCell<Option<Page>>,
-    /// Whose figures are shown besides, where there is an API.
+    /// The guard, whose figures are on the page too where there is an API.
     guard: Option<Arc<Guard>>,
 }
 
 impl PageSource {
-    /// The same, with the figures of the API.
+    /// The same source, with the figures of the API.
     pub(super) fn with_api(self, guard: Arc<Guard>) -> PageSource {
         PageSource { guard: Some(guard), ..self }
     }
@@ -72,28 +72,28 @@ impl PageSource {
         (self.placement)(client_id)
     }
 
-    /// How far the broker is.
+    /// How far the broker has come.
     pub(super) fn stage(&self) -> BrokerStage {
         self.state.borrow().stage
     }
 
-    /// The shards that are late, and for how long, by number.
+    /// The shards that are late, by number, and for how long.
     pub(super) fn late(&self) -> Vec<(ShardId, Duration)> {
         let late = self.state.borrow().late.clone();
         late.into_iter().map(|(shard, since)| (shard, since.elapsed())).collect()
     }
 
-    /// Where the figures come from, for others who ask.
+    /// The source of the shards' figures, for others who ask.
     pub(super) fn figures(&self) -> Arc<Figures> {
         Arc::clone(&self.figures)
     }
 
-    /// What the broker says of itself, for others who look.
+    /// What the broker reports about itself, for others who look.
     pub(super) fn state(&self) -> watch::Receiver<State> {
         self.state.clone()
     }
 
-    /// What says where a client is at home, for others who ask.
+    /// Returns the function that says where a client lives, for others who ask.
     pub(super) fn placement(&self) -> Placement {
         Arc::clone(&self.placement)
     }
@@ -103,7 +103,7 @@ impl PageSource {
         self.figures.ask(patience).await
     }
 
-    /// The page of these answers. Requests that share answers share the page.
+    /// The page of these answers. Requests that share the answers share the page.
     pub(super) fn page(&self, answers: &[Answer], format: Format) -> Full<Bytes> {
         let from: Vec<_> = answers.iter().map(|answer| answer.figures().cloned()).collect();
         let state = self.state.borrow().clone();
@@ -139,7 +139,8 @@ impl PageSource {
     }
 }
 
-/// The very same copies. Without any there is nothing to tell the pages apart by.
+/// Whether both lists have the very same copies. Without any copy, pages cannot be told apart, so
+/// they count as different.
 fn same(one: &[Option<Arc<Snapshot>>], other: &[Option<Arc<Snapshot>>]) -> bool {
     one.iter().any(Option::is_some)
         && one.iter().zip(other).all(|pair| match pair {

@@ -1,4 +1,4 @@
-//! Asking shards: freshness, bounds and silence, with closures in the place of shards.
+//! Tests of asking shards: freshness, bounds and silence, with closures in the place of shards.
 
 use std::future::Future;
 use std::rc::Rc;
@@ -12,13 +12,13 @@ use crate::admin::figures::GAP;
 use crate::admin::{Ask, FiguresRequest};
 use crate::telemetry::Counters;
 
-/// A shard that never answers by itself: its questions can be taken from the other end.
+/// A shard that never answers by itself. Its questions can be taken from the receiver.
 fn slow_shard() -> (Ask, Receiver<FiguresRequest>) {
     let (sender, questions) = channel();
     (Arc::new(move |question| drop(sender.send(question))), questions)
 }
 
-/// A shard that answers at once; each answer tells how many there were.
+/// A shard that answers at once. Each answer tells how many there were.
 fn quick_shard() -> Ask {
     let steps = std::sync::atomic::AtomicU64::new(0);
     Arc::new(move |question: FiguresRequest| {
@@ -101,7 +101,7 @@ fn a_silent_shard_has_one_question_open_however_often_it_is_asked() {
         let question = questions.try_recv().unwrap();
         assert!(question.waited() >= 40 * GAP);
         assert!(questions.try_recv().is_err(), "a second question");
-        // It is back: the next request is answered as ever.
+        // The shard answers again, so the next request is answered as usual.
         question.answer(Snapshot::default());
         let waiting = Rc::clone(&page_source);
         let asking =

@@ -1,4 +1,4 @@
-//! The pages: which path says what, with which status.
+//! The pages: the answer for each path, with its status.
 
 use std::time::Duration;
 
@@ -21,12 +21,12 @@ use crate::telemetry::prometheus::Format;
 
 /// How long a scrape waits for the shards.
 const SCRAPE_PATIENCE: Duration = Duration::from_secs(1);
-/// A shard whose loop does not answer for so long is not alive.
+/// A shard whose loop does not answer within this time is not alive.
 const ALIVE: Duration = Duration::from_secs(2);
 
 type Page = Response<Full<Bytes>>;
 
-/// The answer to one request: of the API, the dashboard or a page.
+/// The answer to one request: that of the API, of the dashboard or of a page.
 pub(super) async fn answer(
     site: &AdminSite,
     mut request: Request<Incoming>,
@@ -59,7 +59,8 @@ pub(super) async fn answer(
     self::page(&site.page_source, &request, local).await.map(Body::new)
 }
 
-/// A page. It comes from this host or not (`local`). A body of the request is not looked at.
+/// The answer of a page. `local` is true when the request comes from this host. The body of the
+/// request is ignored.
 async fn page<B>(page_source: &PageSource, request: &Request<B>, local: bool) -> Page {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut page = line(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are allowed");
@@ -77,12 +78,12 @@ async fn page<B>(page_source: &PageSource, request: &Request<B>, local: bool) ->
             page.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
             page
         }
-        // Who is known to be late need not be asked.
+        // A shard that is known to be late need not be asked.
         "/healthz" if !page_source.late().is_empty() => late(page_source),
         "/healthz" => health(&page_source.ask(ALIVE).await, page_source.stage()),
         "/readyz" => match page_source.stage() {
             BrokerStage::Starting => line(StatusCode::SERVICE_UNAVAILABLE, "starting"),
-            // Its share of new clients would wait.
+            // New clients whose home is a late shard would wait.
             BrokerStage::Ready if !page_source.late().is_empty() => late(page_source),
             BrokerStage::Ready => readiness(&page_source.ask(ALIVE).await),
             BrokerStage::Draining => line(StatusCode::SERVICE_UNAVAILABLE, "draining"),
@@ -120,7 +121,7 @@ fn health(answers: &[Answer], stage: BrokerStage) -> Page {
     }
 }
 
-/// Whether new clients can be served: not while a shard cannot store what it should.
+/// Whether new clients can be served. They cannot while a shard is unable to store what it should.
 fn readiness(answers: &[Answer]) -> Page {
     let which = |wanted: fn(&Counters) -> bool| -> String {
         let wanted = |answer: &Answer| match answer {
@@ -145,7 +146,7 @@ fn readiness(answers: &[Answer]) -> Page {
     }
 }
 
-/// The number of the shard that a ClientId lives on.
+/// The number of the shard on which a ClientId lives.
 fn placement(page_source: &PageSource, query: &str) -> Page {
     match query.strip_prefix("client_id=").and_then(decoded) {
         Some(client_id) => line(StatusCode::OK, &page_source.home(&client_id).to_string()),
@@ -153,7 +154,7 @@ fn placement(page_source: &PageSource, query: &str) -> Page {
     }
 }
 
-/// A value in a query, percent-encoded (RFC 3986, section 2.1).
+/// Decodes a percent-encoded value of a query (RFC 3986, section 2.1).
 fn decoded(text: &str) -> Option<String> {
     let mut parts = text.split('%');
     let mut bytes = parts.next()?.as_bytes().to_vec();

@@ -1,4 +1,4 @@
-//! What the kernel says of this process, read when a page is made.
+//! What the kernel reports about this process, read whenever a page is made.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ pub(super) fn measure() -> Process {
         resident_bytes: kibibytes(&status, "VmRSS:"),
         virtual_bytes: kibibytes(&status, "VmSize:"),
         cpu: cpu(),
-        // The directory that is being read is one of them.
+        // One of the entries is the directory that is being read.
         open_fds: std::fs::read_dir("/proc/self/fd")
             .ok()
             .map(|fds| (fds.count() as u64).saturating_sub(1)),

@@ -1,4 +1,4 @@
-//! The server over TCP, with closures in the place of shards.
+//! Tests of the server over TCP, with closures in the place of shards.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -54,9 +54,9 @@ fn a_shard_that_does_not_answer_is_named_and_costs_a_scrape_a_second() {
     assert!(body.contains("\nringmq_connections{shard=\"0\"} 0\n"));
     assert!(!body.contains("ringmq_connections{shard=\"1\"}"));
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
-    // Readiness is no matter of the shards, and does not wait for them.
+    // Readiness does not depend on the shard that is silent.
     assert_eq!(get(&admin, "/readyz").0, 200);
-    // It comes back, and stays.
+    // The shard answers again, and from then on in time.
     std::thread::spawn(move || {
         questions.iter().for_each(|question| question.answer(Snapshot::default()));
     });

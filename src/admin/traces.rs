@@ -1,8 +1,10 @@
-//! The traces that operators have asked for, and their lines. A task of the server fetches lines
-//! from the shards while a trace runs. Owned by the server with the API: they end with it.
+//! The traces that operators have asked for, and their lines. A task of the server fetches the
+//! lines from the shards while a trace runs. Owned by the server that has the API; the traces end
+//! with it.
 //!
-//! Bounds: [`TRACES`] traces at a time, each with its newest [`KEPT`] bytes, each ends by itself;
-//! a shard keeps at most 4,096 lines or 1 MiB between two fetches. What is lost is counted.
+//! Bounds: at most [`TRACES`] traces, each with its newest [`KEPT`] bytes, and each ends by itself.
+//! A shard keeps at most 4,096 lines or 1 MiB between two fetches, and counts the lines it has to
+//! drop.
 
 use super::api::Tell;
 use super::asking;
@@ -16,9 +18,9 @@ use time::format_description::well_known::Rfc3339;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-/// Bytes of lines that a trace keeps.
+/// The bytes of lines that a trace keeps.
 const KEPT: usize = 4 << 20;
-/// Between two fetches.
+/// The time between two fetches.
 const EACH: Duration = Duration::from_millis(100);
 
 /// A trace.
@@ -28,18 +30,19 @@ pub(super) struct Trace {
     pub began: SystemTime,
     pub ends: SystemTime,
     pub running: bool,
-    /// Lines that there was no room for on a shard. A shard cannot say whose they were.
+    /// The number of lines for which there was no room on a shard. A shard cannot tell to which
+    /// trace they belonged.
     pub lost: u64,
-    /// All lines so far.
+    /// The number of lines so far.
     pub count: u64,
-    /// Each with the position where it begins.
+    /// The lines that are kept, each with the position where it begins.
     lines: VecDeque<(u64, Box<str>)>,
-    /// Bytes so far, those included that are not kept any more.
+    /// The number of bytes so far, including those that are no longer kept.
     position: u64,
 }
 
 impl Trace {
-    /// Bytes so far, those included that are not kept any more.
+    /// The number of bytes so far, including those that are no longer kept.
     pub(super) fn position(&self) -> u64 {
         self.position
     }
@@ -54,8 +57,9 @@ impl Trace {
         }
     }
 
-    /// Whole lines from a position on, at least one if there is one and then at most so many bytes;
-    /// and the position behind them. What is not kept any more is passed over.
+    /// Whole lines from a position on, and the position after them. There is at least one line if
+    /// there is any, and no further line that would exceed `most` bytes. Lines that are no longer
+    /// kept are passed over.
     pub(super) fn read(&self, from: u64, most: usize) -> (String, u64) {
         let first = self.lines.partition_point(|(at, _)| *at < from);
         let mut text = String::new();
@@ -69,7 +73,7 @@ impl Trace {
     }
 }
 
-/// A trace that is wanted.
+/// A trace that an operator wants.
 pub(super) struct Wanted {
     pub name: String,
     pub subject: Subject,
@@ -77,12 +81,12 @@ pub(super) struct Wanted {
     pub lasts: Duration,
 }
 
-/// Why a trace is not begun.
+/// Why a trace was not begun.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum NotBegun {
-    /// There is one with that name.
+    /// There is a trace of that name already.
     Known,
-    /// There are [`TRACES`] of them.
+    /// There are [`TRACES`] traces already.
     TooMany,
 }
 
@@ -91,22 +95,22 @@ pub(super) enum NotBegun {
 pub(super) struct Traces {
     all: Mutex<Vec<Trace>>,
     changed: Notify,
-    /// Lines have come, or a trace has ended.
+    /// Notified when lines have come or a trace has ended.
     news: Notify,
 }
 
 impl Traces {
-    /// The traces, to look at.
+    /// All traces, for reading.
     pub(super) fn all(&self) -> MutexGuard<'_, Vec<Trace>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for lines.
+    /// Waits until lines have come or a trace has ended.
     pub(super) async fn news(&self) {
         self.news.notified().await;
     }
 
-    /// Begins a trace. The shards are to be told: [`Traces::rules`].
+    /// Begins a trace. The caller has to tell the shards ([`Traces::rules`]).
     pub(super) fn begin(&self, wanted: Wanted) -> Result<(), NotBegun> {
         let mut all = self.all();
         if all.iter().any(|trace| trace.name == wanted.name) {
@@ -131,7 +135,7 @@ impl Traces {
         Ok(())
     }
 
-    /// Ends traces; they can be read until they are removed. False when none of them ran.
+    /// Ends traces. They can be read until they are removed. False when none of them ran.
     pub(super) fn stop(&self, which: impl Fn(&Trace) -> bool) -> bool {
         let mut any = false;
         for trace in self.all().iter_mut().filter(|trace| trace.running && which(trace)) {
@@ -141,7 +145,7 @@ impl Traces {
         any
     }
 
-    /// Removes traces; false when there was none of them.
+    /// Removes traces. False when there was none of them.
     pub(super) fn remove(&self, which: impl Fn(&Trace) -> bool) -> bool {
         let mut all = self.all();
         let before = all.len();
@@ -152,15 +156,15 @@ impl Traces {
         gone
     }
 
-    /// What shards are to trace.
+    /// What the shards are to trace.
     pub(super) fn rules(&self) -> Vec<TraceRule> {
         self.all().iter().filter(|trace| trace.running).map(|trace| trace.rule.clone()).collect()
     }
 
-    /// Fetches lines for as long as there is a trace, for ever. `zero` is the wall clock at the
-    /// zero of the shards' clock.
+    /// Fetches lines for ever, whenever a trace runs. `zero` is the wall-clock time at the zero of
+    /// the shards' clock.
     pub(super) async fn tend(self: Arc<Self>, shards: Vec<Tell>, zero: SystemTime) {
-        // A server that was here before may have left some.
+        // The shards may still trace for a server that ran before this one.
         self.tell(&shards);
         loop {
             while self.all().iter().any(|trace| trace.running) {
@@ -175,7 +179,7 @@ impl Traces {
         }
     }
 
-    /// Has the shards trace what is wanted now.
+    /// Has the shards trace what the running traces want.
     fn tell(&self, shards: &[Tell]) {
         for tell in shards {
             let rules = self.rules();
@@ -183,10 +187,10 @@ impl Traces {
         }
     }
 
-    /// Fetches what has come since the last time.
+    /// Fetches the lines that have come since the last fetch.
     pub(super) async fn fetch(&self, shards: &[Tell], zero: SystemTime) {
         let (mut lines, mut lost) = (Vec::new(), 0);
-        // A shard that is late is asked again next time.
+        // A shard that is late is asked again at the next fetch.
         let answers = asking::ask_all(shards, Shard::take_traced).await;
         for (shard, answer) in answers.into_iter().enumerate() {
             if let Some((more, gone)) = answer {
@@ -194,7 +198,7 @@ impl Traces {
                 lost += gone;
             }
         }
-        // Of one shard they are in order.
+        // Sorts by time; the lines of one shard are in order already.
         lines.sort_by_key(|(micros, ..)| *micros);
         if lines.is_empty() && lost == 0 {
             return;
@@ -213,7 +217,7 @@ impl Traces {
     }
 }
 
-/// A line as text: JSON, with its end.
+/// Writes a line as JSON, with a line feed.
 fn shown(zero: SystemTime, shard: usize, line: &TraceLine) -> Option<Box<str>> {
     #[derive(Serialize)]
     struct Shown<'a> {

@@ -1,5 +1,5 @@
-//! Who may use the management API: a file of users, `name:role:hash` on each line, as `ringmq admin
-//! user add` writes it.
+//! Who may use the management API: a file of users, with `name:role:hash` on each line, as `ringmq
+//! admin user add` writes it.
 
 use crate::access::password::Hash;
 use hashbrown::HashMap;
@@ -8,7 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 use utoipa::ToSchema;
 
-/// Bytes of the file that are read.
+/// The largest number of bytes of the file that are read.
 pub const LONGEST_FILE: u64 = 1 << 20;
 
 /// What a user may do; each role may do what those before it may.
@@ -25,7 +25,7 @@ pub enum Role {
     Admin,
 }
 
-/// All roles, the least first.
+/// All roles, the lowest first.
 pub const ROLES: [Role; 3] = [Role::Viewer, Role::Operator, Role::Admin];
 
 impl fmt::Display for Role {
@@ -54,10 +54,10 @@ pub struct Users {
 }
 
 impl Users {
-    /// From the text of a file; empty lines and those that begin with `#` are passed over.
+    /// Parses the text of a file. Empty lines and lines that begin with `#` are passed over.
     ///
     /// # Errors
-    /// The number of each wrong line, from 1, and what is wrong.
+    /// The number of each wrong line, counted from 1, and what is wrong with it.
     pub fn parse(text: &str) -> Result<Users, Vec<(usize, String)>> {
         let (mut users, mut problems) = (Users::default(), Vec::new());
         for (at, line) in text.lines().enumerate() {
@@ -77,7 +77,7 @@ impl Users {
         if problems.is_empty() { Ok(users) } else { Err(problems) }
     }
 
-    /// Whether there is none.
+    /// Whether there is no user.
     pub fn is_empty(&self) -> bool {
         self.by_name.is_empty()
     }
@@ -87,12 +87,13 @@ impl Users {
         self.by_name.get(name)
     }
 
-    /// Some hash, if there are users: to take as long with as with the right one.
+    /// The hash of some user, if there is one. Checking a password against it takes as long as
+    /// against the right hash.
     pub fn any_hash(&self) -> Option<Hash> {
         self.by_name.values().next().map(|(_, hash)| hash.clone())
     }
 
-    /// Names and roles, in order.
+    /// Names and roles, in order of names.
     pub fn list(&self) -> Vec<(&str, Role)> {
         let mut all: Vec<_> =
             self.by_name.iter().map(|(name, (role, _))| (&**name, *role)).collect();

@@ -16,14 +16,14 @@ use super::texts::{Table, Texts};
 use super::value::{self, List, Maybe, Or, Section, Text};
 use crate::transport::network::Network;
 
-/// Most elements of a chain.
+/// The largest number of elements of a chain.
 pub const MAX_CHAIN: usize = 8;
-/// Most rules of one list.
+/// The largest number of rules in one list.
 pub const MAX_RULES: usize = 100_000;
-/// Longest path or URL in the file.
+/// The longest path or URL in the file, in bytes.
 const PATH: usize = 4096;
 
-/// What the cache's size counts.
+/// The unit of the sizes of caches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Decisions {}
 
@@ -31,7 +31,7 @@ impl Unit for Decisions {
     const NAME: &'static str = "decisions";
 }
 
-/// What retries count.
+/// The unit of retries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Attempts {}
 
@@ -39,7 +39,7 @@ impl Unit for Attempts {
     const NAME: &'static str = "attempts";
 }
 
-/// What the HTTP pool counts.
+/// The unit of the HTTP pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Requests {}
 
@@ -449,7 +449,7 @@ section! {
 }
 
 impl Authorization {
-    /// Whether it is asked what clients may do; otherwise its rules are at hand.
+    /// Whether a service or database is asked what clients may do. Otherwise the rules are at hand.
     pub fn asks(&self) -> bool {
         self.http.is_some() || self.redis.is_some() || self.postgres.is_some()
     }
@@ -547,14 +547,15 @@ section! {
     }
 }
 
-/// What is wrong with a rule: the key below it (with its dot, or empty), what, and what to do.
+/// What is wrong with a rule: the key below it (with its dot, or empty), what is wrong, and what to
+/// do.
 pub type RuleProblem = (&'static str, String, &'static str);
 
 impl AccessRule {
-    /// Whether its keys say something that can be obeyed.
+    /// Checks that the keys of the rule are consistent.
     ///
     /// # Errors
-    /// The first that does not.
+    /// The first problem.
     pub fn check(&self) -> Result<(), RuleProblem> {
         let fix = "write one of them: publish, subscribe or all";
         match (*self.allow, *self.deny) {

@@ -1,13 +1,13 @@
-//! Rules between the keys of `access:`. Owns nothing.
+//! The rules that relate the keys of `access:`. Owns nothing.
 
 use super::access::{Authentication, Authorization, Http, HttpMethod, Jwt, ReadCheck};
 use super::check::Findings;
 use super::sections::Config;
 
-/// One of a list's variants: its key, and whether it is written.
+/// One of the kinds that an element of a list can have: its key, and whether the key is written.
 type Variant = (&'static str, bool);
 
-/// Checks the chain and the sources.
+/// Checks the elements of `access.authentication` and `access.authorization`.
 pub(super) fn check(config: &Config, report: &mut Findings<'_>) {
     for (position, method) in config.access.authentication.iter().enumerate() {
         let key = format!("access.authentication.{position}");
@@ -81,7 +81,8 @@ fn authentication(key: &str, method: &Authentication, report: &mut Findings<'_>)
     databases(key, method.redis.is_some(), method.postgres.as_ref().map(|it| &*it.url), report);
 }
 
-/// The programs that there are may lack them, and an URL is needed.
+/// Checks that this program was built with the databases that are named, and that PostgreSQL has a
+/// URL.
 fn databases(key: &str, redis: bool, postgres: Option<&str>, report: &mut Findings<'_>) {
     if redis && !cfg!(feature = "redis") {
         report.add(&format!("{key}.redis"), "this program was built without redis", BUILD);

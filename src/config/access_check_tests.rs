@@ -1,6 +1,6 @@
 use crate::config::{Config, Sources};
 
-/// What is wrong with `access.…=…`, one line for each.
+/// The problems of `access.…=…`, one line for each.
 fn problems(set: &str) -> Vec<String> {
     match load(&[set]) {
         Ok(_) => Vec::new(),

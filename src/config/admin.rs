@@ -1,5 +1,5 @@
-//! The keys of the admin server: the section `admin`. As `sections`, of which this is a part:
-//! declarations, no behaviour.
+//! The keys of the admin server: the section `admin`. Like `sections`, of which it is a part, this
+//! file has declarations and no behaviour.
 
 use super::super::host::Address;
 use super::super::notation::{DAY, HOUR, SECOND};
@@ -24,10 +24,10 @@ choice! {
 }
 
 impl OpenPage {
-    /// All of them.
+    /// All pages.
     pub const ALL: [OpenPage; 3] = [OpenPage::Metrics, OpenPage::Healthz, OpenPage::Readyz];
 
-    /// The page of a path.
+    /// The page with this path.
     pub fn of_path(path: &str) -> Option<OpenPage> {
         match path {
             "/metrics" => Some(OpenPage::Metrics),

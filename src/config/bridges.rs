@@ -1,7 +1,8 @@
-//! The keys of `bridges`: as `sections`, of which this is a part: declarations, no behaviour.
+//! The keys of `bridges`. Like `sections`, of which it is a part, this file has declarations and no
+//! behaviour.
 //!
-//! Each bridge has exactly one key that says what is at its other end; `bridges_check` says so when
-//! it has none or several.
+//! Each bridge has exactly one key that says what is at its other end. `bridges_check` reports a
+//! bridge that has none or several.
 
 use super::super::notation::{DAY, HOUR, KIB, MIB, SECOND, TIB};
 use super::super::quantity::{Count, Size, Time, Unit};
@@ -13,9 +14,9 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, IntoDeserializer, MapAccess};
 use serde::{Deserialize, Serialize, Serializer};
 
-/// Most bridges.
+/// The largest number of bridges.
 pub const MAX_BRIDGES: usize = 64;
-/// Most topics or routes of one bridge.
+/// The largest number of topics or routes of one bridge.
 pub const MAX_ROUTES: usize = 256;
 
 markers! { Unit: WaitingMessages "waiting messages" }

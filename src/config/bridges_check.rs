@@ -1,4 +1,4 @@
-//! Rules between the keys of `bridges:`. Owns nothing.
+//! The rules that relate the keys of `bridges:`. Owns nothing.
 
 use super::access_check::is_url;
 use super::check::Findings;
@@ -44,7 +44,7 @@ pub(super) fn check(config: &Config, report: &mut Findings<'_>) {
     }
 }
 
-/// What is allowed but probably not meant.
+/// Sentences about what is allowed but probably not meant.
 pub(super) fn remarks(config: &Config) -> Vec<String> {
     let mut remarks = Vec::new();
     for (at, bridge) in config.bridges.iter().enumerate() {
@@ -75,7 +75,7 @@ pub(super) fn remarks(config: &Config) -> Vec<String> {
     remarks
 }
 
-/// A name is a level of a topic, and a label.
+/// A name has to fit into a topic as one level, and into a metric as a label.
 fn name(key: &str, bridge: &Bridge, before: &[Bridge], report: &mut Findings<'_>) {
     let key = format!("{key}.name");
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
@@ -89,7 +89,8 @@ fn name(key: &str, bridge: &Bridge, before: &[Bridge], report: &mut Findings<'_>
     }
 }
 
-/// What waits on disk needs a directory of its own.
+/// Checks what a bridge says about its buffer. A buffer on disk needs a directory, and room for two
+/// segments.
 fn buffer(key: &str, bridge: &Bridge, config: &Config, report: &mut Findings<'_>) {
     let buffer = &bridge.buffer;
     let once = bridge.mqtt.as_ref().is_some_and(|mqtt| mqtt.start == BridgeStart::Once);
@@ -117,7 +118,7 @@ fn buffer(key: &str, bridge: &Bridge, config: &Config, report: &mut Findings<'_>
     }
 }
 
-/// Publishers that wait for the other end need one that is asked.
+/// Checks bridges whose publishers wait for the other end: the bridge must be sure to connect.
 fn puback(key: &str, bridge: &Bridge, report: &mut Findings<'_>) {
     if bridge.puback == BridgePuback::Accepted {
         let key = format!("{key}.puback_timeout");
@@ -138,7 +139,7 @@ fn puback(key: &str, bridge: &Bridge, report: &mut Findings<'_>) {
     }
 }
 
-/// True for HOST:PORT.
+/// True for text of the form HOST:PORT.
 fn is_address(text: &str) -> bool {
     let Some((host, port)) = text.rsplit_once(':') else { return false };
     let whole = !host.contains(':') || host.starts_with('[') && host.ends_with(']');
@@ -189,8 +190,8 @@ fn check_mqtt(key: &str, mqtt: &MqttBridge, report: &mut Findings<'_>) {
     }
 }
 
-/// Several connections are always there, and what one of them has sent does not come back by
-/// another.
+/// Checks a bridge with several connections: they must be up all the time, and a message that one
+/// of them has sent must not come back by another.
 fn check_connections(key: &str, mqtt: &MqttBridge, report: &mut Findings<'_>) {
     if mqtt.connections.get() == 1 {
         return;
@@ -263,7 +264,8 @@ fn check_tls(key: &str, tls: Option<&BridgeTls>, report: &mut Findings<'_>) {
     }
 }
 
-/// Mosquitto's table: with an empty filter both prefixes are needed, since they are the topics.
+/// Checks a topic by the rules of Mosquitto's table: with an empty filter both prefixes are needed,
+/// because then they are the topics.
 fn check_topic(key: &str, entry: &BridgeTopic, report: &mut Findings<'_>) {
     let (local, remote) = (entry.local(), entry.remote());
     if entry.filter.is_empty() && (entry.local_prefix.is_empty() || entry.remote_prefix.is_empty())
@@ -292,19 +294,19 @@ fn check_topic(key: &str, entry: &BridgeTopic, report: &mut Findings<'_>) {
 }
 
 impl Bridge {
-    /// Connections at a time, each with a buffer of its own.
+    /// The number of connections. Each has a buffer of its own.
     pub fn connections(&self) -> u64 {
         self.mqtt.as_ref().map_or(1, |mqtt| u64::from(mqtt.connections.get()))
     }
 }
 
 impl BridgeTopic {
-    /// The filter here.
+    /// The topic filter at this broker.
     pub fn local(&self) -> String {
         format!("{}{}", &*self.local_prefix, &*self.filter)
     }
 
-    /// The filter at the other broker.
+    /// The topic filter at the other broker.
     pub fn remote(&self) -> String {
         format!("{}{}", &*self.remote_prefix, &*self.filter)
     }

@@ -1,6 +1,6 @@
 use crate::config::Sources;
 
-/// What is wrong with a file that has these bridges, from its second line on.
+/// The problems of a file that has these bridges from its second line on.
 fn problems(bridges: &str) -> Vec<String> {
     let text = format!("bridges:\n{bridges}");
     match Sources::default().load_from("f.yaml", text.as_bytes()) {

@@ -1,5 +1,5 @@
-//! Rules between keys, and what follows from them. Owns nothing; a rule about one key alone is in
-//! its type.
+//! The rules that relate several keys, and the values that follow from other keys. Owns nothing. A
+//! rule about a single key is in the type of that key.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -18,8 +18,8 @@ use crate::transport::network::Networks;
 use crate::transport::proxy::Versions;
 use crate::transport::{Stack, Web};
 
-/// Checks the rules between keys and fills in what depends on other keys. Keys that already have a
-/// problem are left alone, because their value is only a stand-in.
+/// Checks the rules that relate several keys, and fills in the values that depend on other keys. A
+/// key that already has a problem is left alone, because its value is only a stand-in.
 pub(crate) fn finish(config: &mut Config, document: &Document, problems: &mut Vec<Problem>) {
     let mut report =
         Findings { document, already: problems.iter().map(|p| p.key.clone()).collect(), problems };
@@ -37,7 +37,7 @@ pub(crate) fn finish(config: &mut Config, document: &Document, problems: &mut Ve
     let loopback = config.access.authentication.is_empty() && config.listeners.iter().all(is_local);
     for (at, listener) in config.listeners.iter_mut().enumerate() {
         listener.allow_anonymous.0.get_or_insert(loopback);
-        // What is spoken above TLS there; browsers offer nothing else.
+        // This is the protocol above TLS on such a listener; browsers offer no other.
         let written = document.has(&format!("listeners.{at}.tls.alpn"));
         if listener.kind == ListenerType::Wss && !written {
             listener.tls.alpn = Several(vec![Text::of("http/1.1")]);
@@ -45,7 +45,7 @@ pub(crate) fn finish(config: &mut Config, document: &Document, problems: &mut Ve
     }
 }
 
-/// Where spans go.
+/// Checks where spans are sent.
 fn telemetry(config: &Config, report: &mut Findings<'_>) {
     let otlp = &config.telemetry.otlp;
     if let Some(endpoint) = &otlp.endpoint.0
@@ -77,26 +77,26 @@ impl Findings<'_> {
         }
     }
 
-    /// True when the value of `key` could not be read, so that the default stands in its place.
+    /// True when the value of `key` could not be read, so that the default stands in for it.
     fn has(&self, key: &str) -> bool {
         let mut parts = std::iter::successors(Some(key), |inner| Some(inner.rsplit_once('.')?.0));
         parts.any(|part| self.already.contains(part))
     }
 
-    /// True when something below the key is wrong.
+    /// True when a problem below the key was found.
     #[cfg(feature = "kafka")]
     pub(super) fn found_below(&self, key: &str) -> bool {
         let below = |found: &str| found.strip_prefix(key).is_some_and(|rest| rest.starts_with('.'));
         self.already.iter().any(|found| below(found)) || self.problems.iter().any(|p| below(&p.key))
     }
 
-    /// True when the key stands somewhere.
+    /// True when the key is written in the file, the environment or the arguments.
     pub(super) fn is_written(&self, key: &str) -> bool {
         self.document.has(key)
     }
 
-    /// The position of the first listener with the `same` value, among those whose `field` could be
-    /// read.
+    /// The position of the first listener for which `same` is true, among those whose `field` could
+    /// be read.
     fn first(
         &self,
         listeners: &[Listener],
@@ -109,8 +109,8 @@ impl Findings<'_> {
     }
 }
 
-/// The built-in default for MQTT 3 clients gives way to a shorter maximum; a written one
-/// contradicts it.
+/// If the default for MQTT 3 clients is the built-in one, a shorter maximum replaces it. If it is
+/// written, it contradicts a shorter maximum.
 fn session_expiry(config: &mut Config, report: &mut Findings<'_>) {
     let expiry = &mut config.mqtt.session_expiry;
     let Some(max) = expiry.max.0 else { return };
@@ -151,7 +151,7 @@ fn listeners(listeners: &[Listener], report: &mut Findings<'_>) {
     }
 }
 
-/// A listener that takes connections of proxies only needs to be told of one.
+/// Checks that trusted proxies are named if a listener accepts only connections of proxies.
 fn proxies(config: &Config, report: &mut Findings<'_>) {
     if !config.trusted_proxies.0.is_empty() || report.has("trusted_proxies") {
         return;
@@ -203,8 +203,9 @@ fn admin(config: &Config, report: &mut Findings<'_>) {
     }
 }
 
-/// True when both cannot be bound: the same path, or the same port of addresses that are the same
-/// or one of which is every address of its family, or of both. Port 0 is another port each time.
+/// True when the two listeners cannot be bound at the same time: they have the same path, or the
+/// same port and either the same address, or one address that stands for all addresses of its
+/// family or of both families. Port 0 is another port each time.
 fn overlap(one: &Listener, other: &Listener) -> bool {
     match (&one.bind, &other.bind) {
         (Bind::Tcp(mine), Bind::Tcp(theirs)) => {
@@ -218,12 +219,12 @@ fn overlap(one: &Listener, other: &Listener) -> bool {
     }
 }
 
-/// Whose connections a listener of an IP address takes.
+/// The address families whose connections a listener takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Families {
-    /// Those of its address's family.
+    /// The family of its address only.
     One,
-    /// IPv4 and IPv6.
+    /// Both IPv4 and IPv6.
     Both,
 }
 
@@ -245,7 +246,7 @@ fn address_fits_type(listener: &Listener, key: &str, report: &mut Findings<'_>) 
     }
 }
 
-/// A key that says nothing about listeners of this type is a mistake, unless it has its default.
+/// Reports keys that have no meaning for listeners of this type, unless they have their default.
 fn keys_fit_type(listener: &Listener, key: &dyn Fn(&str) -> String, report: &mut Findings<'_>) {
     let usual = Listener::default();
     let is_web = listener.is_web();
@@ -277,7 +278,7 @@ fn keys_fit_type(listener: &Listener, key: &dyn Fn(&str) -> String, report: &mut
     }
 }
 
-/// What a listener's TLS needs, and what contradicts itself in it.
+/// Checks that a listener's TLS has what it needs, and does not contradict itself.
 fn tls_is_whole(listener: &Listener, key: &dyn Fn(&str) -> String, report: &mut Findings<'_>) {
     if !listener.is_secure() {
         return;
@@ -314,7 +315,7 @@ fn tls_is_whole(listener: &Listener, key: &dyn Fn(&str) -> String, report: &mut 
     }
 }
 
-/// True when only this host reaches the address.
+/// True when only this host can reach the address.
 fn is_loopback(bind: &Bind) -> bool {
     match bind {
         Bind::Tcp(SocketAddr::V4(address)) => address.ip().is_loopback(),
@@ -375,7 +376,7 @@ impl Config {
 }
 
 impl ListenerType {
-    /// As it is written.
+    /// The word that is written in the configuration.
     pub fn word(self) -> &'static str {
         match self {
             ListenerType::Tcp => "tcp",
@@ -395,13 +396,14 @@ impl Config {
 }
 
 impl Config {
-    /// Whether the listener lets nobody in: neither accounts nor anonymous clients.
+    /// Whether the listener lets no client in, because there are no accounts and anonymous clients
+    /// are not allowed.
     pub fn refuses_everybody(&self, listener: &Listener) -> bool {
         !listener.allows_anonymous() && self.access.authentication.is_empty()
     }
 }
 
-/// Whether a source of rules is, or may be, about user names.
+/// Whether a source of rules has, or may have, rules about user names.
 fn names(source: &Authorization) -> bool {
     let named = |rule: &AccessRule| !rule.user.is_empty();
     source.acl_file.is_some()
@@ -409,7 +411,7 @@ fn names(source: &Authorization) -> bool {
 }
 
 impl Listener {
-    /// Whose connections it takes, if it has an IP address.
+    /// The address families whose connections the listener takes, if it has an IP address.
     pub fn families(&self) -> Families {
         match &self.bind {
             Bind::Tcp(SocketAddr::V6(bind)) if bind.ip().is_unspecified() && !self.v6only => {
@@ -419,7 +421,7 @@ impl Listener {
         }
     }
 
-    /// What carries MQTT on its connections.
+    /// The layers that carry MQTT on the listener's connections.
     pub fn stack(&self) -> Stack {
         let web = || Web {
             path: Box::from(&*self.path),
@@ -449,7 +451,8 @@ impl Listener {
         matches!(self.kind, ListenerType::Tls | ListenerType::Wss)
     }
 
-    /// Whether clients without user name are accepted; settled when the configuration was read.
+    /// Whether clients without user name are accepted. The value is final once the configuration
+    /// has been checked.
     pub fn allows_anonymous(&self) -> bool {
         self.allow_anonymous.0.unwrap_or(false)
     }

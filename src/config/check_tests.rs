@@ -1,4 +1,4 @@
-//! Rules between keys.
+//! Tests of the rules that relate several keys.
 
 use std::time::Duration;
 
@@ -93,7 +93,7 @@ fn rules_between_keys_are_reported_where_they_were_broken() {
             "listeners:\n  - {mountpoint: \"dev/\u{fc}\"}\n",
             &["f.yaml:2: listeners.0.mountpoint: a mountpoint must end with /; write dev/\u{fc}/"],
         ),
-        // What is wrong in itself is not judged again against other keys.
+        // A value that is wrong by itself is not judged again against other keys.
         (
             "listeners:\n  - {bind: nonsense}\n  - {name: b}\n",
             &["f.yaml:2: listeners.0.bind: `nonsense`"],

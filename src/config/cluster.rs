@@ -1,4 +1,5 @@
-//! The keys of `cluster`: as `sections`, of which this is a part: declarations, no behaviour.
+//! The keys of `cluster`. Like `sections`, of which it is a part, this file has declarations and no
+//! behaviour.
 
 use super::super::notation::{KIB, MIB, SECOND};
 use super::super::quantity::{Size, Time};

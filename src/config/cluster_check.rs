@@ -1,10 +1,10 @@
-//! Rules between the keys of `cluster:`. Owns nothing.
+//! The rules that relate the keys of `cluster:`. Owns nothing.
 
 use super::check::Findings;
 use super::sections::Config;
 use crate::cluster::frame::is_name;
 
-/// Checks the cluster's keys.
+/// Checks the keys of the cluster.
 pub(super) fn check(config: &Config, report: &mut Findings<'_>) {
     let cluster = &config.cluster;
     let name = "write 1 to 64 letters, digits, - and _";

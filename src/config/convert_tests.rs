@@ -118,7 +118,7 @@ fn ours_is_recognized_as_ours() {
     assert!(convert("x", "mqtt: {}").is_err());
 }
 
-/// Whatever is in the file, it stays a value.
+/// Whatever the file contains, it stays a value.
 #[test]
 fn odd_values_stay_values() {
     let text = "listener 1883\nmount_point a: b# \"c\" {/\npersistence true\n\
@@ -126,7 +126,8 @@ fn odd_values_stay_values() {
     let converted = convert("o\nld", text).expect("it is mosquitto's");
     let config = Sources::default().load_from("new.yaml", converted.yaml.as_bytes());
     let told = config.map_or_else(|problems| problems.to_string(), |_| String::new());
-    // The mountpoint has a `#`, which the check of its value says: the YAML around it can be read.
+    // The mountpoint has a `#`, which the check of its value reports. The YAML around it can be
+    // read.
     assert!(told.lines().all(|line| line.contains("listeners.0.mountpoint")), "{told}");
     assert!(converted.yaml.contains(r#"path: "/var/lib/x: #\"y""#), "{}", converted.yaml);
     assert_eq!(converted.left, 3, "{}", converted.yaml);

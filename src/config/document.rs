@@ -1,5 +1,5 @@
 //! A configuration as it was written: one tree, and where each part of it comes from. Owns the
-//! layering: the file first, then what the environment and the arguments lay over it.
+//! layering: the file comes first, and the environment and the arguments are laid over it.
 
 use std::sync::Arc;
 
@@ -11,19 +11,19 @@ use super::pointer;
 use super::problem::{Origin, Problem, Wrong};
 use super::yaml;
 
-/// What was written, of all layers.
+/// Everything that was written in any layer.
 pub(super) struct Document {
     pub tree: Value,
     place: SourcePosition,
 }
 
 impl Document {
-    /// Nothing is written.
+    /// A document in which nothing is written.
     pub(super) fn empty() -> Document {
         Document { tree: Value::Null, place: SourcePosition::at(&Origin::built_in()) }
     }
 
-    /// A file; empty when there is no sense in it.
+    /// Reads a file. The document is empty when the file cannot be read as YAML.
     pub(super) fn of_file(name: &str, bytes: Vec<u8>, problems: &mut Vec<Problem>) -> Document {
         let Ok(text) = String::from_utf8(bytes) else {
             let wrong = Wrong::new("the file is not UTF-8 text", "save it as UTF-8");
@@ -35,7 +35,8 @@ impl Document {
             Ok((tree, place)) => Document { tree, place },
             Err((line, mut wrong)) => {
                 let written = line.checked_sub(1).and_then(|line| text.lines().nth(line));
-                // `bind: [::1]:1883` is the syntax of a list to YAML, and everyone writes it once.
+                // To YAML, `bind: [::1]:1883` begins a list. This is an easy mistake, so the
+                // message says how to write the address.
                 let address = written.and_then(|text| text.split_once(": ["));
                 if let Some((_, address)) = address.filter(|(_, tail)| tail.contains("]:")) {
                     wrong.fix = Some(format!("quote the address: \"[{}\"", address.trim()));
@@ -46,8 +47,7 @@ impl Document {
         }
     }
 
-    /// Lays the text of a value of the environment or an argument over the tree, at the dotted
-    /// `key`.
+    /// Lays the text of an environment variable or an argument over the tree, at the dotted `key`.
     pub(super) fn lay(
         &mut self,
         key: &str,
@@ -63,7 +63,7 @@ impl Document {
             let wrong = Wrong::new("the key has too many parts", "no key has more than 5");
             return problems.push(wrong.at(origin, ""));
         }
-        // What is not YAML is taken as it stands, so that an IPv6 address needs no quotes inside
+        // Text that is not YAML is taken literally, so that an IPv6 address needs no quotes inside
         // the shell's.
         let read = yaml::read(text, &|_| origin.clone(), problems);
         let read = read.unwrap_or_else(|_| (Value::from(text), SourcePosition::at(origin)));
@@ -72,8 +72,8 @@ impl Document {
         }
     }
 
-    /// Puts what was `read` at the dotted `key`, making the mappings and lists on the way. A list
-    /// that was not written has one element, all defaults, because that is the default of
+    /// Puts what was `read` at the dotted `key`, and makes the mappings and lists on the way to it.
+    /// A list that was not written has one element, all defaults, because that is the default of
     /// `listeners`.
     fn put(
         &mut self,
@@ -106,7 +106,7 @@ impl Document {
         Ok(())
     }
 
-    /// What was written stands at `pointer` of the tree by now.
+    /// Moves everything that was written below `pointer`. The caller has moved the tree.
     pub(super) fn move_below(&mut self, pointer: &str) {
         let steps: Vec<String> = pointer::steps(pointer).collect();
         for step in steps.into_iter().rev() {
@@ -119,17 +119,18 @@ impl Document {
         }
     }
 
-    /// True when the dotted `key` was written and its value was not taken out.
+    /// True when the dotted `key` was written and its value was not taken out since.
     pub(super) fn has(&self, key: &str) -> bool {
         self.tree.pointer(&pointer::of_key(key)).is_some()
     }
 
-    /// Where the key at `pointer`, or the closest part around it, was written.
+    /// Where the key at `pointer` was written, or the closest part around it.
     pub(super) fn key_origin(&self, pointer: &str) -> Origin {
         self.place.find(pointer).key.clone()
     }
 
-    /// Where the value at `pointer` comes from: its own place, or the built-in default.
+    /// Where the value at `pointer` comes from: the place where it is written, or the built-in
+    /// default.
     pub(super) fn origin_of_value(&self, pointer: &str) -> Origin {
         match self.tree.pointer(pointer) {
             Some(_) => self.key_origin(pointer),
@@ -137,13 +138,13 @@ impl Document {
         }
     }
 
-    /// The same for the value.
+    /// Where the value at `pointer` begins, or the closest part around it.
     pub(super) fn value_origin(&self, pointer: &str) -> Origin {
         self.place.find(pointer).value.clone()
     }
 }
 
-/// The element with that index; a new one behind the last.
+/// The element with this index, which may be a new one after the last.
 fn element(list: &mut Vec<Value>, index: usize) -> Result<&mut Value, Wrong> {
     let count = list.len();
     if index > count {
@@ -156,7 +157,7 @@ fn element(list: &mut Vec<Value>, index: usize) -> Result<&mut Value, Wrong> {
     Ok(&mut list[index])
 }
 
-/// Lays `over` on `base`: mappings merge key by key, everything else is replaced.
+/// Lays `over` on `base`: mappings are merged key by key, and everything else is replaced.
 fn merge(
     (base, place): (&mut Value, &mut SourcePosition),
     (over, mut over_place): (Value, SourcePosition),
@@ -175,7 +176,7 @@ fn merge(
     }
 }
 
-/// What kind of value this is, for messages.
+/// The kind of a value in words, for messages.
 pub(super) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "nothing",

@@ -1,4 +1,4 @@
-//! Configurations of any size cost time in proportion to their size.
+//! Reading a configuration takes time in proportion to its size, whatever it contains.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use super::read::SUGGESTED;
 use super::sources::TOLD;
 use super::*;
 
-/// The problems of a text, and the least time of three readings.
+/// The problems of a text, and the shortest time of three readings.
 fn read_in_time(text: &str) -> (Vec<String>, Duration) {
     let mut least = Duration::MAX;
     let mut problems = Vec::new();
@@ -19,7 +19,7 @@ fn read_in_time(text: &str) -> (Vec<String>, Duration) {
     (problems.iter().map(ToString::to_string).collect(), least)
 }
 
-/// One kind of flood: so many lines of it.
+/// Makes one kind of flood, with this many lines.
 type Flood = fn(usize) -> String;
 
 #[test]
@@ -49,8 +49,8 @@ fn a_flood_of_problems_costs_in_proportion_to_its_size() {
     for (what, flood) in floods {
         let ((_, some), (problems, many)) =
             (read_in_time(&flood(10_000)), read_in_time(&flood(40_000)));
-        // Four times as much: four times the time, or sixteen where something is quadratic. What
-        // takes less than a second is no measure, and no harm.
+        // Four times the lines take four times as long, or sixteen times where something is
+        // quadratic. Times below a second are too short to compare, and do no harm.
         let bound = (some * 9).max(Duration::from_millis(800));
         assert!(many <= bound, "{what}: {some:?} for 10,000 lines, {many:?} for 40,000");
         assert!(problems.len() <= TOLD + 1, "{what}: {} problems are told", problems.len());

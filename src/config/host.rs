@@ -1,5 +1,6 @@
 //! Values that name something of this host or a part of a topic: cores, addresses, paths and
-//! mountpoints. Owns how each is read, written and described.
+//! mountpoints. Owns how each of them is read, written and described. Whether the thing exists on
+//! this host is not checked here.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -18,27 +19,28 @@ use super::value::{Get, Scalar, Text, Written, described, scalar};
 use crate::limits;
 use crate::transport::network::{Network, NoNetwork};
 
-/// The highest core number that can be pinned to (the width of the kernel's `cpu_set_t`, less one).
+/// The highest core number to which a thread can be pinned: the width of the kernel's `cpu_set_t`,
+/// less one.
 const MAX_CORE: u16 = 1023;
-/// Longest path of a unix socket in bytes (`sun_path` less its final zero).
+/// The longest path of a unix socket in bytes (`sun_path` without its final zero).
 const MAX_UNIX_PATH: usize = 107;
-/// What a mountpoint may contain besides text.
+/// The placeholders that a mountpoint may contain.
 const PLACEHOLDERS: [&str; 2] = ["client_id", "username"];
-/// What [`Address`] accepts, in words.
+/// The values that [`Address`] accepts, in words.
 const ADDRESS: &str = "address:port or \"[IPv6 address]:port\"";
-/// What [`Proxy`] accepts, in words.
+/// The values that [`Proxy`] accepts, in words.
 const NETWORK: &str = "an address, or a network such as 10.0.0.0/8 or 2001:db8::/32";
-/// What [`UrlPath`] accepts, in words.
+/// The values that [`UrlPath`] accepts, in words.
 const URL_PATH: &str = "a path such as /mqtt, of at most 256 letters that need no escape";
-/// What [`Bind`] accepts, in words.
+/// The values that [`Bind`] accepts, in words.
 const BIND: &str = "address:port, \"[IPv6 address]:port\", a port alone or a path with a /";
 
 /// A version of TLS.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TlsVersion {
-    /// 1.2.
+    /// TLS 1.2.
     Tls12,
-    /// 1.3.
+    /// TLS 1.3.
     Tls13,
 }
 
@@ -66,12 +68,13 @@ impl Scalar for TlsVersion {
 }
 scalar! { [] TlsVersion TlsVersion }
 
-/// Which cores run a shard.
+/// The cores that run a shard.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Cores {
-    /// Every core the process may use: affinity and cgroup quota.
+    /// Every core that the process may use, by affinity and cgroup quota.
     Auto,
-    /// One shard per entry, pinned there. A core may be listed twice (two shards share it).
+    /// One shard per entry, pinned to that core. A core may be listed twice; then two shards share
+    /// it.
     List(Vec<u16>),
 }
 
@@ -265,7 +268,7 @@ impl Scalar for Bind {
 }
 scalar! { [] Bind Bind }
 
-/// Addresses of proxies that are believed who their clients are.
+/// An address or network of proxies, which are trusted to say who their clients are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Proxy(pub Network);
 
@@ -296,7 +299,7 @@ scalar! { [] Proxy Proxy }
 pub struct UrlPath(Text<1, 256>);
 
 impl UrlPath {
-    /// The path that clients use unless they are told otherwise.
+    /// The path that clients use unless they are told another.
     pub fn usual() -> UrlPath {
         UrlPath(Text::of("/mqtt"))
     }
@@ -331,7 +334,7 @@ impl Scalar for UrlPath {
 }
 scalar! { [] UrlPath UrlPath }
 
-/// Where a web page comes from, as browsers write it.
+/// The origin of a web page, in the form in which browsers send it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WebOrigin(Text<1, 256>);
 
@@ -416,8 +419,8 @@ fn no_address(text: &str, accepted: &str, usual: u16) -> Wrong {
     Wrong::new(format!("`{text}` is not an address with a port"), fix)
 }
 
-/// The beginning of topic names and filters; empty, or plain levels and placeholders that end with
-/// a slash.
+/// The beginning of topic names and filters. It is empty, or consists of plain levels and
+/// placeholders and ends with a slash.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Mountpoint(Text<0, 1024>);
 
@@ -452,7 +455,7 @@ impl Scalar for Mountpoint {
 }
 scalar! { [] Mountpoint Mountpoint }
 
-/// A mountpoint becomes the beginning of topic names and filters, so it must be a legal beginning
+/// A mountpoint becomes the beginning of topic names and filters, so it must be a valid beginning
 /// of both.
 fn legal_beginning(text: &str) -> Result<(), Wrong> {
     if text.contains(['+', '#']) {
@@ -475,7 +478,8 @@ fn legal_beginning(text: &str) -> Result<(), Wrong> {
         rest = after;
     }
     if !text.is_empty() && !text.ends_with('/') {
-        // Without it `#` would become `dev#`, which is no filter, and `a` a part of another level.
+        // Without the slash, `#` would become `dev#`, which is not a valid filter, and `a` would
+        // become a part of another level.
         return Err(Wrong::new("a mountpoint must end with /", format!("write {text}/")));
     }
     if text.split('/').count() > limits::MAX_TOPIC_LEVELS {

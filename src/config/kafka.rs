@@ -1,5 +1,5 @@
-//! The keys of `bridges.N.kafka`: as `sections`, of which this is a part: declarations, no
-//! behaviour.
+//! The keys of `bridges.N.kafka`. Like `sections`, of which it is a part, this file has
+//! declarations and no behaviour.
 
 use super::super::notation::{DAY, HOUR, KIB, MIB, SECOND};
 use super::super::quantity::{Count, Size, Time, Unit};

@@ -1,4 +1,5 @@
-//! Rules between the keys of `bridges.N.kafka`, and what this program can do of them. Owns nothing.
+//! The rules that relate the keys of `bridges.N.kafka`, and whether this program was built with
+//! what they need. Owns nothing.
 
 use super::{Findings, check_filter, check_template, is_address};
 use crate::bridge::kafka::properties::{self, NotYours};

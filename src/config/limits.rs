@@ -1,5 +1,5 @@
-//! The keys of `limits`, `overload` and `bans`: sections as in `sections`, of which this is a part,
-//! and what the shards get of them.
+//! The keys of `limits`, `overload` and `bans`, and their conversion to what the shards use. The
+//! sections are a part of `sections`.
 
 use super::super::notation::{DAY, KIB, MIB, SECOND, TIB};
 use super::super::quantity::{Count, Ratio, Share, Size, Time, Unit};
@@ -37,7 +37,7 @@ choice! {
     }
 }
 
-/// A limit; auto: what the next place says.
+/// A limit. `auto` stands for the value of the next place where limits are set.
 type Limit<T> = Or<Auto, Or<Unlimited, T>>;
 
 section! {
@@ -227,17 +227,17 @@ section! {
 /// How much clients may make the broker hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MemoryBudget {
-    /// A share of what the host had free at the start.
+    /// A share of the memory that was free when the broker started.
     Auto,
     /// No bound.
     Unlimited,
-    /// So many bytes.
+    /// This many bytes.
     Bytes(u64),
 }
 
 impl MemoryBudget {
-    /// In bytes, `u64::MAX` for no bound. `auto`: what [`MemoryBudget::Auto`] stands for, if it is
-    /// known.
+    /// The budget in bytes; `u64::MAX` stands for no bound. `auto` is the value of
+    /// [`MemoryBudget::Auto`], if it is known.
     pub fn bytes(self, auto: Option<u64>) -> u64 {
         match self {
             MemoryBudget::Auto => auto.unwrap_or(u64::MAX),
@@ -248,7 +248,7 @@ impl MemoryBudget {
 }
 
 impl Limits {
-    /// What `memory` says.
+    /// The value of the key `memory`.
     pub fn budget(&self) -> MemoryBudget {
         match self.memory.get() {
             None => MemoryBudget::Auto,
@@ -257,7 +257,7 @@ impl Limits {
         }
     }
 
-    /// What the shards get of it.
+    /// The limits in the form that the shards use.
     fn rules(&self, listeners: &[Listener]) -> LimitRules {
         let of = |listener: &Listener| ((*listener.name).into(), listener.limits.set());
         let mut accounts = AccountBook::default();
@@ -335,7 +335,8 @@ impl UserLimits {
         }
     }
 
-    /// Its bound of what is retained, if it has one. Entries for the same clients have one account.
+    /// The account that bounds what these clients may retain, if there is one. Entries for the same
+    /// clients share an account.
     fn account(&self) -> Option<Account> {
         let who = [("username", &*self.who.username), ("client_id", &*self.who.client_id)];
         let said = who.iter().filter(|(_, text)| !text.is_empty());
@@ -346,7 +347,7 @@ impl UserLimits {
 }
 
 impl Listener {
-    /// Its bound of what is retained, if it has one.
+    /// The account that bounds what the listener's clients may retain, if there is one.
     fn account(&self) -> Option<Account> {
         let name = format!("listener {}", &*self.name);
         bounded(&name, self.max_retained_messages.get(), self.max_retained_bytes.get())
@@ -359,7 +360,8 @@ fn bounded(name: &str, messages: Option<u32>, bytes: Option<u64>) -> Option<Acco
 }
 
 impl super::Config {
-    /// What the shards get of `limits`, `overload` and `bans`; the ban file is read by others.
+    /// The values of `limits`, `overload` and `bans` in the form that the shards use. The ban file
+    /// is read elsewhere.
     pub fn policy(&self) -> Policy {
         let millis = |time: std::time::Duration| time.as_millis() as u64;
         let (flapping, wrong) = (&self.bans.flapping, &self.bans.bad_credentials);

@@ -1,21 +1,22 @@
-//! The configuration: YAML, environment and arguments in, one checked [`Config`] out.
+//! The configuration: reads YAML, environment and arguments, and makes one checked [`Config`] of
+//! them.
 //!
-//! `sections` has a struct for each section, with serde derive; the type of a field has its
-//! bounds (`quantity`, `value`, `host`). A file goes through these steps:
+//! `sections` has a struct for each section, with serde derive. The type of a field has its bounds
+//! (`quantity`, `value`, `host`). A file is read in these steps:
 //!
-//! 1. `outline`: saphyr-parser's events say which kind of node stands on which line, and refuse
-//!    what a configuration does not need (anchors, tags, depth).
-//! 2. `yaml`: serde_yaml reads the text; the result is a tree of values (`serde_json::Value`) and a
-//!    tree of places.
+//! 1. `outline`: the events of saphyr-parser tell which kind of node is on which line. What a
+//!    configuration does not need (anchors, tags, depth) is refused.
+//! 2. `yaml`: serde_yaml reads the text. The result is a tree of values (`serde_json::Value`) and
+//!    a tree of places.
 //! 3. `document`: environment and arguments are laid over it.
-//! 4. `read`: serde reads the structs from the tree. serde_ignored tells the unknown keys,
-//!    serde_path_to_error the value that was refused; each is reported and taken out, and the rest
-//!    is read again, so that every problem is reported at once, each with its place.
-//! 5. `check`: rules between keys.
+//! 4. `read`: serde reads the structs from the tree. serde_ignored reports unknown keys, and
+//!    serde_path_to_error reports the value that was refused. Each problem is taken out of the tree
+//!    and the rest is read again, so that every problem is reported at once, each with its place.
+//! 5. `check`: checks the rules that relate several keys.
 //!
-//! The JSON Schema of the structs (`schema`) is what the reference, the default file and the
-//! messages are made from (`text`, `read`). Pure: it reads one file and opens nothing else; whether
-//! a core exists or a port is free is the broker's affair.
+//! The JSON Schema of the structs (`schema`) is the source of the reference, the default file and
+//! the messages (`text`, `read`). Pure: reading a configuration reads its file and opens nothing
+//! else. Whether a core exists or a port is free is found out by the broker.
 
 mod access;
 mod access_check;
@@ -64,7 +65,7 @@ impl Config {
         changed
     }
 
-    /// Those of the changed keys that a reload does not change.
+    /// The changed keys that a reload does not apply.
     pub fn keys_that_need_a_restart(&self, other: &Config) -> Vec<String> {
         let schema = schema::root();
         let mut changed = self.changed_keys(other);

@@ -1,20 +1,20 @@
-//! How numbers, sizes and times are written, and what is said of those that cannot be read. Owns
-//! notation only: which bounds a key has is in its type ([`super::bounded`]).
+//! How numbers, sizes and times are written, and what is reported about those that cannot be read.
+//! Owns the notation only. The bounds of a key are in its type ([`super::quantity`]).
 
-/// Microseconds in a second: the unit of times and their bounds.
+/// Microseconds per second. Times and their bounds are counted in microseconds.
 pub(crate) const SECOND: u64 = 1_000_000;
-/// Microseconds in an hour.
+/// Microseconds per hour.
 pub(crate) const HOUR: u64 = 3600 * SECOND;
-/// Microseconds in a day.
+/// Microseconds per day.
 pub(crate) const DAY: u64 = 24 * HOUR;
-/// Bytes in a KiB.
+/// Bytes per KiB.
 pub(crate) const KIB: u64 = 1 << 10;
-/// Bytes in a MiB.
+/// Bytes per MiB.
 pub(crate) const MIB: u64 = 1 << 20;
-/// Bytes in a TiB: no size in this file is larger.
+/// Bytes per TiB. No size in the configuration is larger.
 pub(crate) const TIB: u64 = 1 << 40;
 
-/// Names of sizes, largest first; the first of each value is the one written.
+/// The names of sizes, largest first. Of several names for a size, the first one is written.
 const SIZES: [(&str, u64); 10] = [
     ("TiB", 1 << 40),
     ("TB", 1_000_000_000_000),
@@ -28,7 +28,8 @@ const SIZES: [(&str, u64); 10] = [
     ("B", 1),
 ];
 
-/// Names of times in microseconds, largest first; the first of each value is the one written.
+/// The names of times in microseconds, largest first. Of several names for a time, the first one is
+/// written.
 const TIMES: [(&str, u64); 7] = [
     ("d", DAY),
     ("h", HOUR),
@@ -39,18 +40,18 @@ const TIMES: [(&str, u64); 7] = [
     ("µs", 1),
 ];
 
-/// A number as far as its notation goes.
+/// A number, as far as its notation can be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Parsed {
     /// The number.
     Value(u64),
-    /// It is a number, but of more than 64 bits.
+    /// The text is a number, but it needs more than 64 bits.
     TooLarge,
-    /// It is none.
+    /// The text is not a number.
     Unreadable,
 }
 
-/// A whole number in decimal digits.
+/// Reads a whole number in decimal digits.
 pub(super) fn digits(text: &str) -> Parsed {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Parsed::Unreadable;
@@ -65,7 +66,7 @@ fn scaled(number: &str, scale: u64) -> Parsed {
     }
 }
 
-/// Bytes: `64KiB`, `1MB` or plain digits.
+/// Reads a number of bytes: `64KiB`, `1MB` or plain digits.
 pub(super) fn size(text: &str) -> Parsed {
     let split = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
     let (number, name) = text.split_at(split);
@@ -76,7 +77,8 @@ pub(super) fn size(text: &str) -> Parsed {
     }
 }
 
-/// Microseconds: `10s`, `1h30m`, or plain digits times `plain`; 0 needs no unit.
+/// Reads a time in microseconds: `10s`, `1h30m`, or plain digits, which are multiplied by `plain`.
+/// 0 needs no unit.
 pub(super) fn micros(text: &str, plain: Option<u64>) -> Parsed {
     if let Some(scale) = plain.or((text == "0").then_some(1))
         && let parsed @ (Parsed::Value(_) | Parsed::TooLarge) = scaled(text, scale)
@@ -105,12 +107,12 @@ pub(super) fn micros(text: &str, plain: Option<u64>) -> Parsed {
     if text.is_empty() { Parsed::Unreadable } else { Parsed::Value(total) }
 }
 
-/// Bytes, so that they read back the same.
+/// Writes a number of bytes so that it reads back the same.
 pub(super) fn show_size(bytes: u64) -> String {
     show_scaled(bytes, SIZES.iter().filter(|(name, _)| name.ends_with("iB")), "B")
 }
 
-/// Microseconds, so that they read back the same.
+/// Writes a number of microseconds so that it reads back the same.
 pub(super) fn show_micros(micros: u64) -> String {
     show_scaled(micros, TIMES.iter(), "us")
 }

@@ -1,25 +1,25 @@
-//! The outline of a YAML document: what kind of node follows which, and on which line. Refuses what
-//! is not YAML, what a configuration does not need (anchors, tags, more than one document) and what
-//! is nested too deeply, before anything is read of the document.
+//! The outline of a YAML document: the kind and the line of each node, in order. Refuses what is
+//! not YAML, what a configuration does not need (anchors, tags, more than one document) and what is
+//! nested too deeply, before any value is read.
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 
 use super::problem::Wrong;
 
-/// Deepest nesting; the configuration itself needs four levels.
+/// The deepest nesting that is read. The configuration itself needs four levels.
 pub(super) const MAX_DEPTH: usize = 16;
-/// Longest key in bytes: problems name keys in full.
+/// The longest key in bytes. It is bounded because messages name keys in full.
 const MAX_KEY: usize = 256;
 
-/// A node of the document. A key of a mapping is a node too, before its value.
+/// A node of the document. A key of a mapping is a node, too, and precedes its value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Node {
     pub kind: Kind,
-    /// Where it begins, counted from 1.
+    /// The line where the node begins, counted from 1.
     pub line: usize,
 }
 
-/// What kind of node.
+/// The kind of a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {
     /// A word or number without quotes.
@@ -32,13 +32,13 @@ pub(super) enum Kind {
     Map,
 }
 
-/// A document that is refused: the line, counted from 1, and why.
+/// Why a document is refused: the line, counted from 1, and the problem.
 pub(super) type Refused = (usize, Wrong);
 
-/// The nodes of `text` in their order; none for an empty document.
+/// The nodes of `text` in order; none for an empty document.
 ///
 /// # Errors
-/// The first thing that is not YAML, or that a configuration does not need.
+/// The first part that is not YAML, or that a configuration does not need.
 pub(super) fn outline(text: &str) -> Result<Vec<Node>, Refused> {
     let mut outline = Outline { nodes: Vec::new(), open: Vec::new() };
     for event in Parser::new_from_str(text) {
@@ -56,11 +56,11 @@ pub(super) fn outline(text: &str) -> Result<Vec<Node>, Refused> {
 
 struct Outline {
     nodes: Vec<Node>,
-    /// The collections around the next node.
+    /// The collections around the next node, the outermost first.
     open: Vec<Open>,
 }
 
-/// What the next node of a collection is.
+/// The role of the next node of a collection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Open {
     Element,

@@ -1,25 +1,25 @@
-//! Where something stands in a tree: JSON pointers (RFC 6901), which name each node of a document
-//! without doubt whatever letters its keys have, and the dotted keys that people read.
+//! Positions in a tree: JSON pointers (RFC 6901), which name each node unambiguously, whatever
+//! characters its keys have; and the dotted keys that people read.
 
 use serde_json::Value;
 
-/// The pointer of `key`, or of the element with that number, below `pointer`.
+/// The pointer of the key or element `key` below `pointer`.
 pub(super) fn below(pointer: &str, key: &str) -> String {
     format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1"))
 }
 
-/// The pointer around `pointer` and its last step; `None` for the root.
+/// Splits `pointer` into the pointer around it and its last step; `None` for the root.
 pub(super) fn split(pointer: &str) -> Option<(&str, String)> {
     let (around, step) = pointer.rsplit_once('/')?;
     Some((around, unescaped(step)))
 }
 
-/// As people write it: `/listeners/0/bind` is `listeners.0.bind`.
+/// The pointer in the form that people write: `/listeners/0/bind` becomes `listeners.0.bind`.
 pub(super) fn dotted(pointer: &str) -> String {
     steps(pointer).collect::<Vec<_>>().join(".")
 }
 
-/// The pointer of a dotted key that the schema has.
+/// The pointer of a dotted key of the schema.
 pub(super) fn of_key(key: &str) -> String {
     format!("/{}", key.replace('.', "/"))
 }
@@ -33,7 +33,7 @@ fn unescaped(step: &str) -> String {
     step.replace("~1", "/").replace("~0", "~")
 }
 
-/// Of the place of a value that a struct refused.
+/// The pointer of a value that a struct has refused.
 pub(super) fn of_refused(path: &serde_path_to_error::Path) -> String {
     use serde_path_to_error::Segment;
     path.iter().fold(String::new(), |pointer, segment| match segment {
@@ -43,7 +43,7 @@ pub(super) fn of_refused(path: &serde_path_to_error::Path) -> String {
     })
 }
 
-/// Of a key that no struct has.
+/// The pointer of a key that no struct has.
 pub(super) fn of_ignored(path: &serde_ignored::Path<'_>) -> String {
     use serde_ignored::Path;
     match path {
@@ -56,9 +56,9 @@ pub(super) fn of_ignored(path: &serde_ignored::Path<'_>) -> String {
     }
 }
 
-/// Takes the value out of `tree`, so that it is as if it had not been written: a key goes, an
-/// element becomes null, the root becomes empty. An element that is null already takes the list
-/// along. Each call leaves fewer values than there were.
+/// Removes the value at `pointer` from `tree`, as if it had not been written: a key is removed, an
+/// element becomes null, and the root becomes empty. If an element is null already, the whole list
+/// is removed. Each call leaves fewer values than before, so that repeated calls come to an end.
 pub(super) fn take_out(tree: &mut Value, pointer: &str) {
     let Some((around, step)) = split(pointer) else {
         *tree = Value::Object(Default::default());

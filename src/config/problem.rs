@@ -1,15 +1,15 @@
-//! What is wrong with a configuration, where, and what to do about it. Owns the wording's shape:
-//! one problem is one line `file:line: key: what; fix`.
+//! The problems of a configuration: what is wrong, where, and what to do about it. Owns the form of
+//! the messages: one problem is one line `file:line: key: what; fix`.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// Characters of what is wrong that are shown.
+/// The number of characters that are shown of what is wrong.
 const MAX_WHAT: usize = 300;
-/// Longest word that may be meant to be another.
+/// The longest word for which a similar word is looked for.
 const MAX_WORD: usize = 64;
 
-/// Where a value came from.
+/// Where a value comes from.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Origin {
     source: Arc<str>,
@@ -27,12 +27,12 @@ impl Origin {
         Origin { source: source.into(), line: None }
     }
 
-    /// Nothing was written: the value is built in.
+    /// The built-in default: nothing was written.
     pub fn built_in() -> Origin {
         Origin::named("default")
     }
 
-    /// The line, when it is in a file.
+    /// The number of the line, if the origin is a file.
     pub fn line_number(&self) -> Option<usize> {
         self.line
     }
@@ -47,16 +47,16 @@ impl fmt::Display for Origin {
     }
 }
 
-/// One thing that is wrong.
+/// One problem.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Problem {
-    /// Where.
+    /// Where it is.
     pub origin: Origin,
-    /// The dotted key (`listeners.0.bind`); empty when the whole source is meant.
+    /// The dotted key (`listeners.0.bind`); empty when the problem concerns the whole source.
     pub key: String,
     /// What is wrong.
     pub what: String,
-    /// What to do.
+    /// What to do about it.
     pub fix: String,
 }
 
@@ -70,14 +70,15 @@ impl fmt::Display for Problem {
     }
 }
 
-/// What is wrong with one value, before it is known where that value stands.
+/// A problem with a value whose place is not known yet.
 ///
-/// As the message of a serde error it is a line that says what, and a second one with the fix.
+/// It passes through serde as the message of an error: the first line says what is wrong, and the
+/// second one has the fix.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Wrong {
     /// What is wrong.
     pub what: String,
-    /// What to do; `None`: write what the key accepts.
+    /// What to do about it. `None` stands for "write what the key accepts".
     pub fix: Option<String>,
 }
 
@@ -86,12 +87,12 @@ impl Wrong {
         Wrong { what: what.into(), fix: Some(fix.into()) }
     }
 
-    /// A value that the key does not accept.
+    /// A problem with a value that the key does not accept.
     pub(crate) fn value(what: impl Into<String>) -> Wrong {
         Wrong { what: what.into(), fix: None }
     }
 
-    /// From the message of a serde error.
+    /// A problem from the message of a serde error.
     pub(crate) fn said(message: &str) -> Wrong {
         match message.split_once('\n') {
             Some((what, fix)) => Wrong::new(what, fix),
@@ -99,10 +100,10 @@ impl Wrong {
         }
     }
 
-    /// The problem of a value that stands there, where `accepted` says what the key accepts.
+    /// The problem of a value at this place. `accepted` says in words what the key accepts.
     pub(crate) fn of_value(self, origin: &Origin, key: &str, accepted: &str) -> Problem {
         let fix = self.fix.unwrap_or_else(|| format!("write {accepted}"));
-        // What the user wrote may be of any length, and have lines.
+        // What the user wrote may be of any length, and may contain line feeds.
         let mut what = self.what.replace(char::is_control, " ");
         if let Some((end, _)) = what.char_indices().nth(MAX_WHAT) {
             what.truncate(end);
@@ -124,7 +125,7 @@ impl fmt::Display for Wrong {
     }
 }
 
-/// Everything that is wrong with a configuration; never empty.
+/// All problems of a configuration. Never empty.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Problems(pub Vec<Problem>);
 
@@ -142,8 +143,8 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// The word of `known` that `word` was most likely meant to be, by edit distance; `None` when none
-/// is close.
+/// The word of `known` that the user probably meant by `word`, chosen by edit distance; `None` when
+/// no word is close.
 pub(crate) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     if word.len() > MAX_WORD {
         return None;

@@ -1,5 +1,5 @@
 //! Numbers whose bounds are part of the type: [`Count`], [`Size`], [`Time`] and [`Ratio`]. Owns
-//! what each accepts; how numbers are written is in [`super::notation`].
+//! what each of them accepts. How numbers are written is in [`super::notation`].
 
 use std::borrow::Cow;
 use std::marker::PhantomData;
@@ -14,32 +14,32 @@ use super::notation::{self, Parsed, SECOND, digits, show_micros, show_size};
 use super::problem::Wrong;
 use super::value::{Get, Scalar, Written, scalar};
 
-/// A number in `MIN..=MAX` of something, written as `Q` says.
+/// A number in `MIN..=MAX`. `Q` is the quantity: what is counted, and how it is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Bounded<Q, const MIN: u64, const MAX: u64>(u64, PhantomData<Q>);
 
-/// What a number is of, and how it is written.
+/// What a number counts, and how it is written.
 pub trait Quantity {
-    /// What the broker computes with.
+    /// The type with which the broker computes.
     type Plain;
-    /// What it is, for messages.
+    /// The quantity in words, for messages.
     const WHAT: &'static str;
-    /// The most that [`Self::Plain`] holds.
+    /// The largest number that [`Self::Plain`] can hold.
     const MOST: u64 = u64::MAX;
 
-    /// The number as the broker wants it.
+    /// The number in the type with which the broker computes.
     fn plain(number: u64) -> Self::Plain;
 
-    /// Reads the number as far as its notation goes.
+    /// Reads the number, as far as its notation can be read.
     ///
     /// # Errors
-    /// Where more can be said than that it is none.
+    /// A problem that is more specific than "this is not a number".
     fn parse(written: &Written<'_>) -> Result<Parsed, Wrong>;
 
-    /// Refuses numbers within the bounds that are none of these.
+    /// Refuses numbers within the bounds that are not valid all the same.
     ///
     /// # Errors
-    /// Says what is wrong with it.
+    /// What is wrong with the number.
     fn check(_number: u64) -> Result<(), Wrong> {
         Ok(())
     }
@@ -47,13 +47,13 @@ pub trait Quantity {
     /// Writes the number so that it reads back the same.
     fn show(number: u64) -> Value;
 
-    /// As [`Scalar::schema`].
+    /// The same as [`Scalar::schema`].
     fn schema(min: u64, max: u64) -> (Value, String);
 }
 
 impl<Q: Quantity, const MIN: u64, const MAX: u64> Bounded<Q, MIN, MAX> {
-    /// A number (of bytes, microseconds or units) within the bounds: another is a mistake in the
-    /// broker itself.
+    /// A number (of bytes, microseconds or units) within the bounds. Panics when it is not, which
+    /// would be a mistake of the broker itself.
     pub fn of(number: u64) -> Self {
         const { assert!(MIN <= MAX && MAX <= Q::MOST, "the type holds what is within the bounds") };
         assert!((MIN..=MAX).contains(&number), "a default is within the bounds");
@@ -92,12 +92,12 @@ impl<Q: Quantity, const MIN: u64, const MAX: u64> Scalar for Bounded<Q, MIN, MAX
 }
 scalar! { [Q: Quantity, const MIN: u64, const MAX: u64] Bounded Bounded<Q, MIN, MAX> }
 
-/// A whole number that the broker computes with.
+/// A type of whole numbers with which the broker computes.
 pub trait Whole {
-    /// The highest.
+    /// The largest number of the type.
     const MOST: u64;
 
-    /// From a number that is not higher.
+    /// The number in this type. It is not larger than [`Self::MOST`].
     fn of(number: u64) -> Self;
 }
 
@@ -116,16 +116,16 @@ whole! { u8 u16 u32 u64 }
 
 /// What a count counts.
 pub trait Unit {
-    /// In words, plural.
+    /// The name of what is counted, in the plural.
     const NAME: &'static str;
-    /// Only powers of two.
+    /// True when only powers of two are valid.
     const POWER_OF_TWO: bool = false;
 }
 
 /// A whole number of `U`s in `MIN..=MAX`.
 pub type Count<T, U, const MIN: u64, const MAX: u64> = Bounded<Counted<T, U>, MIN, MAX>;
 
-/// The quantity of [`Count`].
+/// The quantity of a [`Count`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Counted<T, U>(PhantomData<(T, U)>);
 
@@ -165,7 +165,7 @@ impl<T: Whole, U: Unit> Quantity for Counted<T, U> {
 /// Bytes in `MIN..=MAX`: `64KiB`, `1MB` or a plain number.
 pub type Size<T, const MIN: u64, const MAX: u64> = Bounded<InBytes<T>, MIN, MAX>;
 
-/// The quantity of [`Size`].
+/// The quantity of a [`Size`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct InBytes<T>(PhantomData<T>);
 
@@ -195,12 +195,12 @@ impl<T: Whole> Quantity for InBytes<T> {
 
 /// A time in `MIN..=MAX` microseconds: `10s`, `1h30m`; a plain number is seconds.
 pub type Time<const MIN: u64, const MAX: u64> = Bounded<InTime<false, false>, MIN, MAX>;
-/// The same in whole seconds, because the protocol carries seconds.
+/// Like [`Time`], but in whole seconds, because the protocol carries seconds.
 pub type Seconds<const MIN: u64, const MAX: u64> = Bounded<InTime<true, false>, MIN, MAX>;
 /// A time so short that a plain number would be misread: a unit is required, except for 0.
 pub type ShortTime<const MIN: u64, const MAX: u64> = Bounded<InTime<false, true>, MIN, MAX>;
 
-/// The quantity of [`Time`], [`Seconds`] and [`ShortTime`].
+/// The quantity of a [`Time`], [`Seconds`] or [`ShortTime`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct InTime<const WHOLE_SECONDS: bool, const UNIT_REQUIRED: bool>;
 
@@ -253,12 +253,13 @@ fn whole_number(min: u64, max: u64) -> Value {
     json!({"type": "integer", "minimum": min, "maximum": max})
 }
 
-/// A number with a fraction in `MIN..=MAX`.
+/// A number with a fraction, in `MIN..=MAX`.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Ratio<const MIN: u64, const MAX: u64>(f64);
 
 impl<const MIN: u64, const MAX: u64> Ratio<MIN, MAX> {
-    /// A number within the bounds: another is a mistake in the broker itself.
+    /// A number within the bounds. Panics when it is not, which would be a mistake of the broker
+    /// itself.
     pub fn of(number: f64) -> Self {
         assert!(Self::within(number), "a default is within the bounds");
         Ratio(number)
@@ -299,12 +300,12 @@ impl<const MIN: u64, const MAX: u64> Scalar for Ratio<MIN, MAX> {
 }
 scalar! { [const MIN: u64, const MAX: u64] Ratio Ratio<MIN, MAX> }
 
-/// A share of something, written in percent: `85%`.
+/// A share of something, which is written in percent: `85%`.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Share(f64);
 
 impl Share {
-    /// A share of 1% to 100%: another is a mistake in the broker itself.
+    /// A share of 1% to 100%. Panics when it is not, which would be a mistake of the broker itself.
     pub fn of(share: f64) -> Self {
         assert!((0.01..=1.0).contains(&share), "a default is within the bounds");
         Share(share)
@@ -314,7 +315,7 @@ impl Share {
 impl Get for Share {
     type Plain = f64;
 
-    /// As a part of one.
+    /// The share as a fraction of one.
     fn get(&self) -> f64 {
         self.0
     }

@@ -1,5 +1,5 @@
-//! From a document to the structs: serde reads them, again and again. Each round takes out what was
-//! wrong, so that every problem is found at once and the last round succeeds. Owns what is said
+//! Reads the structs from a document. serde does so several times: each round takes out what was
+//! wrong, so that every problem is found in one run and the last round succeeds. Owns the messages
 //! about a value or key that serde refuses.
 
 use serde_json::Value;
@@ -10,13 +10,14 @@ use super::problem::{Origin, Problem, Wrong, nearest};
 use super::schema::{self, Key, Shape};
 use super::sections::Config;
 
-/// Problems until which the nearest key is looked for: it takes a look at every key there is.
+/// The similar key is looked for only up to this number of problems, because that compares every
+/// key there is.
 pub(super) const SUGGESTED: usize = 100;
-/// Rounds after which the rest of the problems waits until these are corrected.
+/// After this many rounds the remaining problems are not reported until these are corrected.
 const ROUNDS: usize = 1000;
 
-/// Reads the structs. What is wrong is added to `problems`, is taken out of the document, and has
-/// its default in the structs.
+/// Reads the structs. Every problem is added to `problems`, its value is taken out of the document,
+/// and the structs have the default in its place.
 pub(super) fn read(document: &mut Document, problems: &mut Vec<Problem>) -> Config {
     let mut schema = None;
     for _ in 0..ROUNDS {
@@ -45,8 +46,8 @@ pub(super) fn read(document: &mut Document, problems: &mut Vec<Problem>) -> Conf
     Config::default()
 }
 
-/// Reports the value at `pointer`, or the closest around it that has a key of its own, and takes it
-/// out.
+/// Reports the value at `pointer`, or the closest part around it that has a key of its own, and
+/// takes it out.
 fn refused(
     schema: Key<'_>,
     document: &mut Document,
@@ -75,7 +76,7 @@ fn known<'p, 's>(schema: Key<'s>, pointer: &'p str) -> (&'p str, Key<'s>) {
     (&pointer[..end], key)
 }
 
-/// What is wrong with `value`, for which serde `said` something.
+/// The problem with `value`, about which serde has `said` something.
 fn wrong_value(value: &Value, key: Key<'_>, pointer: &str, said: &str) -> Wrong {
     let name = pointer::split(pointer).map_or_else(String::new, |(_, step)| step);
     let first = |key: Key<'_>| key.keys().next().map_or("key", |(name, _)| name).to_owned();
@@ -105,7 +106,7 @@ fn wrong_value(value: &Value, key: Key<'_>, pointer: &str, said: &str) -> Wrong 
     }
 }
 
-/// Refuses `word` when it belongs to a later capability; otherwise names the words there are.
+/// Says that `word` belongs to a later capability if that is so; otherwise names the valid words.
 fn unknown_word(word: &str, words: &[&str], key: Key<'_>) -> Wrong {
     let choices = words.join(", ");
     let (later, noun) = key.later();
@@ -143,8 +144,8 @@ fn unknown_key(schema: Key<'_>, document: &Document, pointer: &str, before: usiz
     wrong.at(&document.key_origin(pointer), &pointer::dotted(pointer))
 }
 
-/// The key may be right and only stand in the wrong section, or be an environment variable with one
-/// underscore: which key is meant then.
+/// The key that was probably meant, if the name is that of a key in another section, or of an
+/// environment variable with one underscore.
 pub(super) fn elsewhere(schema: Key<'_>, name: &str) -> Option<String> {
     let meant = |key: &str| key.rsplit('.').next() == Some(name) || key.replace('.', "_") == name;
     let (key, _) = schema.everything().into_iter().find(|(key, _)| meant(key))?;

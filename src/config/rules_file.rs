@@ -1,5 +1,5 @@
-//! A file of access rules: a YAML list that is read as `access.authorization.N.rules.list` would
-//! be, with the file's own lines in what is said about it.
+//! A file of access rules: a YAML list that is read in the same way as
+//! `access.authorization.N.rules.list`. Messages name the lines of the file itself.
 
 use serde_json::{Value, json};
 
@@ -8,15 +8,15 @@ use super::document::Document;
 use super::problem::{Problem, Problems};
 use super::read;
 
-/// Where the list stands in the document that is made of the file.
+/// The position of the list in the document that is made of the file.
 const LIST: &str = "/access/authorization/0/rules/list";
-/// The same, as problems name it.
+/// The same position in the form that problems use.
 const KEY: &str = "access.authorization.0.rules.list.";
 
-/// The rules of a file, each with its line.
+/// Reads the rules of a file, each with its line.
 ///
 /// # Errors
-/// Everything that is wrong with it.
+/// All problems of the file.
 pub fn rules_file(name: &str, text: String) -> Result<Vec<(usize, AccessRule)>, Problems> {
     let mut problems = Vec::new();
     let mut document = Document::of_file(name, text.into_bytes(), &mut problems);

@@ -1,5 +1,6 @@
-//! The keys as data: the JSON Schema that schemars makes of the structs. The reference, the default
-//! file and what is said about wrong values are made from it. Owns the names of our extensions.
+//! The keys as data: the JSON Schema that schemars makes of the structs. It is the source of the
+//! reference, the default file and the messages about wrong values. Owns the names of our
+//! extensions.
 
 use schemars::generate::SchemaSettings;
 use serde_json::Value;
@@ -8,15 +9,15 @@ use super::sections::Config;
 
 /// What a value accepts, in words.
 pub(super) const ACCEPTS: &str = "x-accepts";
-/// Keys or words of later capabilities.
+/// The keys or words of later capabilities.
 const LATER: &str = "x-later";
 /// What the words of a choice are, for messages about later ones.
 const NOUN: &str = "x-noun";
-/// It is absent unless it is written.
+/// The key is absent unless it is written.
 pub(super) const OPTIONAL: &str = "x-optional";
-/// Its value is not shown.
+/// The value of the key is not shown.
 const SECRET: &str = "x-secret";
-/// A reload does not change it.
+/// A reload does not change the value of the key.
 const RESTART: &str = "x-restart";
 
 /// The schema of the whole configuration, without references.
@@ -28,7 +29,7 @@ pub(super) fn root() -> Value {
     schema
 }
 
-/// Says of each section that it has no other keys, for editors.
+/// Says of each section that it has no other keys, so that editors report those.
 fn close(schema: &mut Value) {
     let Some(object) = schema.as_object_mut() else { return };
     if let Some(Value::Object(properties)) = object.get_mut("properties") {
@@ -39,21 +40,21 @@ fn close(schema: &mut Value) {
     }
 }
 
-/// A key with what the schema says of it.
+/// A key, and what the schema says about it.
 #[derive(Clone, Copy)]
 pub(super) struct Key<'a>(pub &'a Value);
 
-/// What kind of value a key has.
+/// The kind of value that a key has.
 pub(super) enum Shape<'a> {
-    /// Keys of its own.
+    /// It has keys of its own.
     Section,
-    /// A list of sections.
+    /// It is a list of sections.
     List(Key<'a>),
-    /// One of these words.
+    /// It is one of these words.
     Choice(Vec<&'a str>),
-    /// `true` or `false`, or a word for "no value".
+    /// It is `true` or `false`, or a word that stands for "no value".
     Switch,
-    /// A value of one of our own types, which may be a list.
+    /// It is a value of one of our own types, which may be a list.
     Value { lists: bool },
 }
 
@@ -95,7 +96,7 @@ impl<'a> Key<'a> {
         any_of.chain([self.0]).any(|schema| schema["type"] == name)
     }
 
-    /// What it accepts, in words: "a size of 256B to 1MiB, or unlimited".
+    /// What the key accepts, in words: "a size of 256B to 1MiB, or unlimited".
     pub(super) fn accepts(self) -> String {
         match (self.0[ACCEPTS].as_str(), self.shape()) {
             (Some(accepts), _) => accepts.to_owned(),
@@ -104,23 +105,23 @@ impl<'a> Key<'a> {
         }
     }
 
-    /// Its meaning, in sentences.
+    /// The meaning of the key, in sentences.
     pub(super) fn meaning(self) -> &'a str {
         self.0["description"].as_str().unwrap_or_default()
     }
 
-    /// Keys or words of later capabilities, and what the words are.
+    /// The keys or words of later capabilities, and what these words are.
     pub(super) fn later(self) -> (Vec<&'a str>, &'a str) {
         let words = self.0[LATER].as_array().into_iter().flatten().filter_map(Value::as_str);
         (words.collect(), self.0[NOUN].as_str().unwrap_or_default())
     }
 
-    /// True when its value is not to be shown.
+    /// True when the value of the key must not be shown.
     pub(super) fn is_secret(self) -> bool {
         self.0[SECRET] == true
     }
 
-    /// True when a reload does not change it.
+    /// True when a reload does not change the value of the key.
     pub(super) fn needs_restart(self) -> bool {
         self.0[RESTART] == true
     }

@@ -1,9 +1,9 @@
 //! The sections of the configuration: a struct each, with serde derive. The doc comment of a field
-//! is its meaning in `ringmq config reference`, its type has the unit and the bounds, and the value
-//! behind it is the default. Owns no behaviour.
+//! is its meaning in `ringmq config reference`. The type of a field has the unit and the bounds,
+//! and the value after it is the default. Owns no behaviour.
 //!
-//! `x-later` names keys and words of later capabilities, which are refused by name and never read
-//! and ignored; `x-restart` marks what a reload cannot change.
+//! `x-later` names keys and words of later capabilities. They are refused by name, rather than read
+//! and ignored. `x-restart` marks what a reload cannot change.
 
 use schemars::JsonSchema;
 use serde::de::value::MapAccessDeserializer;
@@ -17,14 +17,15 @@ use super::quantity::{Count, Ratio, Seconds, ShortTime, Size, Time, Unit};
 use super::value::{self, List, Or, Section, Several, Text, Word};
 use crate::limits;
 
-/// The most of anything that a 32-bit count can hold.
+/// The largest value of a 32-bit count.
 const MANY: u64 = u32::MAX as u64;
-/// The longest interval the protocol can carry short of "for ever", in microseconds.
+/// The longest interval that the protocol can carry, other than "for ever", in microseconds.
 const LONGEST: u64 = (u32::MAX as u64 - 1) * SECOND;
-/// The largest packet the protocol can carry: fixed header and Remaining Length, in bytes.
+/// The size of the largest packet that the protocol can carry, in bytes: fixed header and Remaining
+/// Length.
 const LARGEST_PACKET: u64 = limits::MAX_REMAINING_LENGTH as u64 + 5;
 
-/// Markers for the types of keys: what a count counts, and words that stand for "no value".
+/// Declares markers for the types of keys: the units of counts, and the words for "no value".
 macro_rules! markers {
     ($kind:ident: $($name:ident $text:literal)*) => {$(
         #[doc = $text]
@@ -44,7 +45,7 @@ markers! { Unit:
     QosLevel "QoS level" Sockets "sockets" Subscriptions "subscriptions"
 }
 
-/// Receive buffers: the kernel's buffer rings take powers of two.
+/// The unit of receive buffers, which are a power of two because the kernel's buffer rings are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Buffers {}
 

@@ -1,5 +1,5 @@
-//! Where a configuration comes from, and how the layers are laid: built-in default, file,
-//! environment, arguments; each wins over those before it. Owns the names of environment variables.
+//! The sources of a configuration, and how they are combined: built-in default, file, environment,
+//! arguments, where each overrides those before it. Owns the names of environment variables.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -18,17 +18,19 @@ use super::sections::Config;
 use super::text;
 use super::{check, convert};
 
-/// What every environment variable of ours begins with.
+/// The beginning of every environment variable that belongs to the broker.
 const PREFIX: &str = "RINGMQ_";
 
-/// The variable that names the file where the command line names none.
+/// The variable that names the file if the command line does not.
 const FILE_VARIABLE: &str = "RINGMQ_CONFIG_FILE";
-/// Bytes of a file that are read: reading one takes a few hundred times as much memory at worst.
+/// The largest file in bytes that is read. Reading a file takes a few hundred times as much memory
+/// at worst.
 const LONGEST_FILE: u64 = 4 << 20;
-/// Problems that are told one by one.
+/// The number of problems that are reported one by one.
 pub(super) const TOLD: usize = 500;
 
-/// Everything a configuration is read from. Kept, so that a reload reads the same sources again.
+/// Everything from which a configuration is read. It is kept, so that a reload reads the same
+/// sources again.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Sources {
     /// The file; `None` means built-in defaults.
@@ -39,14 +41,14 @@ pub struct Sources {
     pub set: Vec<String>,
     /// `-p`: the port of the first listener.
     pub port: Option<u16>,
-    /// `-v`: the log's level is debug, unless `--set` says another.
+    /// `-v`: the level of the log is debug, unless `--set` says another.
     pub verbose: bool,
 }
 
 impl Sources {
-    /// With what the environment of this process says, beside what the command line named.
+    /// Adds what the environment of this process says to what the command line says.
     pub fn with_environment(self) -> Sources {
-        // An image may have the variable and leave it empty.
+        // An image may declare the variable and leave it empty.
         let named = std::env::var_os(FILE_VARIABLE).filter(|file| !file.is_empty());
         let file = self.file.or_else(|| named.map(PathBuf::from));
         Sources { file, environment: ours(std::env::vars_os()), ..self }
@@ -55,32 +57,32 @@ impl Sources {
     /// Reads and checks everything.
     ///
     /// # Errors
-    /// Every problem there is, those of the file first and in its order; of more than 500 the rest
-    /// as a number.
+    /// All problems, those of the file first and in the order of its lines. If there are more than
+    /// 500, only the number of the others is reported.
     pub fn load(&self) -> Result<Config, Problems> {
         self.read().map(|(config, _)| config)
     }
 
-    /// The same, with `bytes` in place of the file's content and `name` in place of its path.
+    /// Does the same, with `bytes` in place of the file's content and `name` in place of its path.
     ///
     /// # Errors
-    /// As [`Sources::load`].
+    /// The same as those of [`Sources::load`].
     pub fn load_from(&self, name: &str, bytes: &[u8]) -> Result<Config, Problems> {
         let mut problems = Vec::new();
         let document = Document::of_file(name, bytes.to_vec(), &mut problems);
         self.finish(document, problems).map(|(config, _)| config)
     }
 
-    /// A configuration file with the values that apply, each with where it comes from: a line of
-    /// the file, a variable, an argument, or the built-in default.
+    /// A configuration file with the values that apply, each with its origin: a line of the file, a
+    /// variable, an argument, or the built-in default.
     ///
     /// # Errors
-    /// As [`Sources::load`].
+    /// The same as those of [`Sources::load`].
     pub fn effective(&self) -> Result<String, Problems> {
         let (config, document) = self.read()?;
         let origin = |pointer: &str| {
             let shown = document.origin_of_value(pointer).to_string();
-            // An argument may have a secret in it.
+            // The value in an argument may be a secret.
             let named = shown.starts_with("--set access") || shown.starts_with("RINGMQ_ACCESS");
             match shown.split_once('=').filter(|_| named) {
                 Some((key, _)) => key.to_owned(),
@@ -103,8 +105,9 @@ impl Sources {
         self.finish(document, problems)
     }
 
-    /// Variables that begin like ours and are nobody's: sentences for the log and for
-    /// `--test-config`. Images and shells set such (`RINGMQ_VERSION`).
+    /// Remarks about environment variables that begin like those of the broker but name no key:
+    /// sentences for the log and for `--test-config`. Images and shells may set such variables, for
+    /// example `RINGMQ_VERSION`.
     pub fn remarks(&self) -> Vec<String> {
         let names = first_words();
         let foreign = self.environment.iter().filter(|(name, _)| is_foreign(name, &names));
@@ -123,7 +126,7 @@ impl Sources {
         foreign.iter().map(remark).collect()
     }
 
-    /// Lays the other layers over the file's, and checks what comes of it.
+    /// Lays the other sources over the file, and checks the result.
     fn finish(
         &self,
         mut document: Document,
@@ -164,7 +167,7 @@ impl Sources {
         Err(Problems(problems))
     }
 
-    /// The file's name and content; `None` without a file.
+    /// The name and the content of the file; `None` when there is no file.
     fn read_file(&self) -> Result<Option<(String, Vec<u8>)>, Problem> {
         let Some(path) = &self.file else { return Ok(None) };
         let name = path.display().to_string();
@@ -194,7 +197,7 @@ impl Sources {
     }
 }
 
-/// Gives the first listener another port, on the address that it has.
+/// Gives the first listener another port, at the address that it has.
 fn set_port(document: &mut Document, port: u16, problems: &mut Vec<Problem>) {
     let origin = Origin::named(&format!("-p {port}"));
     let written = document.tree.pointer("/listeners/0/bind").and_then(Value::as_str);
@@ -211,8 +214,8 @@ fn set_port(document: &mut Document, port: u16, problems: &mut Vec<Problem>) {
     document.lay("listeners.0.bind", &address, &origin, problems);
 }
 
-/// The variables that are meant for us. A name or value that is not UTF-8 is kept with replacement
-/// characters, so that it is reported as what it is and not skipped.
+/// The variables that are meant for the broker. A name or value that is not UTF-8 is kept with
+/// replacement characters, so that it is reported and not skipped.
 fn ours(variables: impl Iterator<Item = (OsString, OsString)>) -> Vec<(String, String)> {
     let mut ours: Vec<(String, String)> = variables
         .map(|(name, value)| {
@@ -231,23 +234,24 @@ fn key_of(name: &str) -> String {
     path.to_ascii_lowercase().replace("__", ".")
 }
 
-/// The keys of the whole configuration, with which a variable begins that is meant for us.
+/// The keys at the top of the configuration. A variable that is meant for the broker begins with
+/// one of them.
 fn first_words() -> Vec<String> {
     let keys = text::values(&Config::default());
     keys.as_object().into_iter().flatten().map(|(key, _)| key.clone()).collect()
 }
 
-/// True for a variable that is not meant for us: without `__` to lead into a section, it begins
-/// with a word with which no key begins.
+/// True for a variable that is not meant for the broker: it has no `__`, which leads into a
+/// section, and no key begins with its first word.
 fn is_foreign(name: &str, keys: &[String]) -> bool {
     let key = key_of(name);
     let word = key.split(['.', '_', '-']).next().unwrap_or_default();
     !key.contains('.') && !word.is_empty() && !keys.iter().any(|key| key.starts_with(word))
 }
 
-/// Kubernetes gives every container variables for every Service: a Service called `ringmq`, or
-/// `ringmq-anything`, makes `RINGMQ_SERVICE_HOST`, `RINGMQ_PORT_1883_TCP_ADDR` and so on. They are
-/// not ours, and must not keep us from starting.
+/// Kubernetes sets variables for every Service in every container: a Service called `ringmq` or
+/// `ringmq-anything` leads to `RINGMQ_SERVICE_HOST`, `RINGMQ_PORT_1883_TCP_ADDR` and so on. These
+/// are not meant for the broker, and must not keep it from starting.
 fn is_service_variable(name: &str) -> bool {
     if name.contains("__") {
         return false;

@@ -1,4 +1,4 @@
-//! The layers of a configuration and where their problems are said to be.
+//! Tests of the layers of a configuration, and of the places that problems name.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -49,7 +49,7 @@ fn an_element_of_the_files_list_is_changed_in_place() {
     assert_eq!(config.listeners[1].bind, Bind::Tcp("127.0.0.1:3".parse().unwrap()));
 }
 
-/// Variables, `--set` arguments, and how the only problem begins.
+/// Variables, `--set` arguments, and the beginning of the only problem.
 type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str], &'a str);
 
 #[test]
@@ -147,7 +147,7 @@ fn a_variable_that_no_key_begins_with_is_said_and_not_used() {
         ("RINGMQ_VERSION", "`ringmq config reference` lists the keys"),
         ("RINGMQ_HOME", "`ringmq config reference` lists the keys"),
         ("RINGMQ_IMAGE_TAG", "`ringmq config reference` lists the keys"),
-        // Most likely meant for us, but a section is missing.
+        // The variable is most likely meant for the broker, but its section is missing.
         ("RINGMQ_LEVEL", "did you mean `log.level` (RINGMQ_LOG__LEVEL in the environment)?"),
         (
             "RINGMQ_MAX_INFLIGHT",
@@ -206,7 +206,7 @@ fn the_values_that_apply_are_shown_with_where_each_comes_from() {
     ] {
         assert!(shown.contains(line), "{line}{shown}");
     }
-    // It is a file, and says the same.
+    // The text is a configuration file that has the same values.
     let again = Sources::default().load_from("shown.yaml", shown.as_bytes()).unwrap();
     assert_eq!(again.mqtt.keep_alive.max.get().as_secs(), 60);
     assert_eq!(again.listeners[0].bind.to_string(), "[::1]:1884");

@@ -1,5 +1,6 @@
-//! The keys of what is told besides metrics and the log: the sections `sys` and `telemetry`. As
-//! `sections`, of which this is a part: declarations, no behaviour.
+//! The keys for what the broker tells besides metrics and the log: the sections `sys` and
+//! `telemetry`. Like `sections`, of which it is a part, this file has declarations and little
+//! behaviour.
 
 use super::super::notation::{DAY, SECOND};
 use super::super::quantity::{Ratio, Time};
@@ -30,7 +31,7 @@ choice! {
 }
 
 impl EventKind {
-    /// All of them.
+    /// All kinds of events.
     pub const ALL: [EventKind; 6] = [
         EventKind::Connected,
         EventKind::Disconnected,
@@ -121,7 +122,7 @@ impl Otlp {
 }
 
 impl Telemetry {
-    /// A bit for each kind of event that is told.
+    /// A bit for each kind of event that is published.
     pub fn bits(&self) -> u8 {
         let kinds = self.events.0.as_ref().map_or(&[][..], |kinds| &kinds.0);
         kinds.iter().fold(0, |bits, kind| bits | 1 << *kind as u8)

@@ -1,4 +1,4 @@
-//! The table, the default file and single values.
+//! Tests of the table of keys, the default file and single values.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ pub(super) fn read(text: &str) -> Result<Config, Vec<String>> {
     read_with(text, &[], &[])
 }
 
-/// The same with environment variables and `--set` arguments.
+/// The configuration of a file with this text, with environment variables and `--set` arguments.
 pub(super) fn read_with(
     text: &str,
     environment: &[(&str, &str)],

@@ -1,4 +1,4 @@
-//! The keys as text: the commented default file, the reference, and the values that apply. Owns
+//! The keys as text: the commented default file, the reference, and the values that apply. Owns the
 //! layout only.
 
 use std::fmt::Write;
@@ -9,13 +9,13 @@ use super::schema::{self, Key, Shape};
 use super::sections::Config;
 use super::yaml;
 
-/// Widest line of the texts, in characters.
+/// The width of the texts, in characters.
 const WIDTH: usize = 96;
 
-/// What is shown in place of a secret.
+/// The text that is shown in place of a secret.
 const HIDDEN: &str = "\"***\"";
 
-/// A configuration file with every key at its default and a comment on each. Reading it gives
+/// A configuration file that has every key at its default, each with a comment. Reading it gives
 /// [`Config::default`].
 pub fn default_file() -> String {
     let mut out = String::from(
@@ -28,7 +28,8 @@ pub fn default_file() -> String {
         let mut lines = if indent.is_empty() { vec![String::new()] } else { Vec::new() };
         let bounds = match key.shape() {
             Shape::Section | Shape::List(_) => String::new(),
-            // Of a switch without a word for "no value" the value says enough.
+            // A switch without a word for "no value" needs no sentence, because its value says
+            // enough.
             Shape::Switch if key.accepts() == SWITCH => String::new(),
             _ => sentence(key),
         };
@@ -48,7 +49,7 @@ pub fn default_file() -> String {
     out
 }
 
-/// Every key: type, unit, default, bounds and meaning.
+/// The reference: type, unit, default, bounds and meaning of every key.
 pub fn reference() -> String {
     let mut out = String::from(
         "Keys of the configuration. N is the position of a listener, counted from 0.\n\
@@ -85,7 +86,7 @@ pub fn json_schema() -> String {
     format!("{:#}\n", schema::root())
 }
 
-/// A configuration file with the values of `config`, each with where it comes from.
+/// A configuration file with the values of `config`, each with its origin.
 pub(super) fn effective(config: &Config, origin: impl Fn(&str) -> String) -> String {
     let mut out = String::new();
     let schema = schema::root();
@@ -102,17 +103,17 @@ pub(super) fn values(config: &Config) -> Value {
     serde_json::to_value(config).expect("every key is text, and no number is infinite")
 }
 
-/// What is written above a key, and behind its value.
+/// Returns the lines above a key, and the comment after its value.
 type Comment<'a> = &'a dyn Fn(Key<'_>, &str, &str) -> (Vec<String>, Option<String>);
 
-/// Writes values as a file.
+/// Writes values as a configuration file.
 struct Layout<'a> {
     out: &'a mut String,
     comment: Comment<'a>,
 }
 
 impl Layout<'_> {
-    /// The keys of a section; `dash` begins the first one's line, for an element of a list.
+    /// Writes the keys of a section.
     fn section(&mut self, section: Key<'_>, values: &Value, pointer: &str, indent: &str) {
         for (name, key) in section.keys() {
             let (value, pointer) = (&values[name], format!("{pointer}/{name}"));
@@ -152,7 +153,7 @@ impl Layout<'_> {
         }
     }
 
-    /// An element of a list: its first key stands behind a dash, two columns to the left.
+    /// Writes an element of a list: its first key follows a dash, two columns to the left.
     fn element(&mut self, items: Key<'_>, item: &Value, pointer: &str, indent: &str) {
         let begin = self.out.len();
         self.section(items, item, pointer, &format!("{indent}  "));
@@ -170,7 +171,7 @@ impl Layout<'_> {
     }
 }
 
-/// A plain value as it would be written.
+/// A plain value in the form in which it would be written.
 fn scalar(value: &Value) -> String {
     match value {
         Value::String(text) if is_plain(text) => text.clone(),
@@ -190,7 +191,7 @@ fn is_plain(text: &str) -> bool {
     begins && letters && is_text && !text.ends_with(':')
 }
 
-/// What a switch accepts.
+/// The values that a switch accepts, in words.
 const SWITCH: &str = "true or false";
 
 fn sentence(key: Key<'_>) -> String {

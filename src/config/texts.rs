@@ -1,5 +1,5 @@
-//! Lists of texts and tables of names with texts, both bounded: [`Texts`] and [`Table`]. Owns how
-//! they are read, written and described; knows no key.
+//! Lists of texts, and tables of names with texts, both bounded: [`Texts`] and [`Table`]. Owns how
+//! they are read, written and described. Knows no key.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 use super::problem::Wrong;
 use super::value::{Scalar, Written, described, scalar};
 
-/// Most texts of one key, or entries of a table.
+/// The largest number of texts of one key, or of entries of a table.
 const MAX_TEXTS: usize = 1024;
-/// Longest text of a list or table, bytes.
+/// The longest text of a list or table, in bytes.
 const MAX_TEXT: usize = 65_535;
 
 fn checked_text<E: Error>(text: String) -> Result<Box<str>, E> {
@@ -26,7 +26,7 @@ fn checked_text<E: Error>(text: String) -> Result<Box<str>, E> {
     Ok(text.into())
 }
 
-/// A word of the document, as text.
+/// A word of the document, read as text.
 struct OneWord(Box<str>);
 
 impl Scalar for OneWord {

@@ -1,5 +1,5 @@
-//! The keys of a listener's TLS: the sections below `listeners.N.tls`. As `sections`, of which this
-//! is a part: declarations, no behaviour.
+//! The keys of a listener's TLS: the sections below `listeners.N.tls`. Like `sections`, of which it
+//! is a part, this file has declarations and no behaviour.
 
 use super::super::host::TlsVersion;
 use super::super::notation::{DAY, HOUR, SECOND};
@@ -44,7 +44,7 @@ choice! {
 }
 
 impl UsernameFrom {
-    /// The part of a certificate, if it is one.
+    /// The part of a certificate that is meant, if any.
     pub fn part(self) -> Option<CertificateName> {
         match self {
             UsernameFrom::Off => None,

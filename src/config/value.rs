@@ -1,5 +1,5 @@
-//! Values of keys: what all of them have in common, [`Text`], the word for "no value" in [`Or`],
-//! and [`List`]. Owns how each is read, written and described; knows no key.
+//! The values of keys: what all of them have in common, [`Text`], the word for "no value" in
+//! [`Or`], and [`List`]. Owns how each of them is read, written and described. Knows no key.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -16,25 +16,25 @@ use super::problem::Wrong;
 use super::schema::{ACCEPTS, Key, OPTIONAL};
 use super::yaml;
 
-/// A value with bounds, around the one that the broker computes with.
+/// A value with bounds, which wraps the value with which the broker computes.
 pub trait Get {
-    /// What the broker computes with.
+    /// The type with which the broker computes.
     type Plain;
 
-    /// The value to compute with.
+    /// The value in that type.
     fn get(&self) -> Self::Plain;
 }
 
-/// A value that is written as one word, number or text. [`scalar!`] makes serde's and schemars'
-/// traits of it.
+/// A value that is written as one word, number or text. [`scalar!`] implements the traits of serde
+/// and schemars for it.
 pub(super) trait Scalar: Sized {
-    /// Reads it, bounds included.
+    /// Reads the value, and checks its bounds.
     fn read(written: &Written<'_>) -> Result<Self, Wrong>;
 
-    /// Writes it so that it reads back the same.
+    /// Writes the value so that it reads back the same.
     fn written(&self) -> Value;
 
-    /// The JSON Schema, and what is accepted in words: "a size of 256B to 1MiB".
+    /// The JSON Schema, and what is accepted in words, such as "a size of 256B to 1MiB".
     fn schema() -> (Value, String);
 }
 
@@ -49,7 +49,7 @@ pub enum Written<'a> {
 }
 
 impl Written<'_> {
-    /// As it was written, without quotes.
+    /// The scalar as it was written, without quotes.
     pub(super) fn text(&self) -> Cow<'_, str> {
         match self {
             Written::Switch(switch) => Cow::Owned(switch.to_string()),
@@ -58,7 +58,7 @@ impl Written<'_> {
         }
     }
 
-    /// The same for values that quotes turn into text.
+    /// The scalar as it was written, for values that become text when they are quoted.
     pub(super) fn unquoted(&self) -> Result<Cow<'_, str>, Wrong> {
         match self {
             Written::Text(text) if !matches!(yaml::plain(text), Value::String(_)) => {
@@ -99,18 +99,18 @@ impl<T: Scalar> Visitor<'_> for ScalarVisitor<T> {
     }
 }
 
-/// [`Deserialize`] of a scalar.
+/// Implements [`Deserialize`] for a scalar.
 pub(super) fn read<'de, T: Scalar, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
     from.deserialize_any(ScalarVisitor(PhantomData))
 }
 
-/// [`JsonSchema`] of a value that accepts this, in words.
+/// The [`JsonSchema`] of a value. `accepts` says in words what the value accepts.
 pub(super) fn described(mut schema: Value, accepts: String) -> Schema {
     schema[ACCEPTS] = Value::String(accepts);
     schema.try_into().expect("each schema here is an object")
 }
 
-/// serde's and schemars' traits of a [`Scalar`].
+/// Implements the traits of serde and schemars for a [`Scalar`].
 macro_rules! scalar {
     ([$($generics:tt)*] $name:ident $arguments:ty) => {
         impl<'de, $($generics)*> Deserialize<'de> for $arguments {
@@ -144,7 +144,8 @@ pub(super) use scalar;
 pub struct Text<const MIN: usize, const MAX: usize>(String);
 
 impl<const MIN: usize, const MAX: usize> Text<MIN, MAX> {
-    /// Text within the bounds: another is a mistake in the broker itself.
+    /// Text within the bounds. Panics when it is not, which would be a mistake of the broker
+    /// itself.
     pub fn of(text: &str) -> Self {
         assert!((MIN..=MAX).contains(&text.len()), "a default is within the bounds");
         Text(text.to_owned())
@@ -193,11 +194,11 @@ scalar! { [const MIN: usize, const MAX: usize] Text Text<MIN, MAX> }
 
 /// A word that stands for "no value".
 pub trait Word {
-    /// As it is written.
+    /// The word as it is written.
     const NAME: &'static str;
 }
 
-/// A value, or the word `W` for none.
+/// A value, or the word `W`, which stands for no value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Or<W, T>(pub Option<T>, PhantomData<W>);
 
@@ -276,9 +277,9 @@ impl<W: Word, T: JsonSchema> JsonSchema for Or<W, T> {
     }
 }
 
-/// A struct of keys, which have their defaults where they are not written.
+/// A struct of keys. A key that is not written has its default.
 pub(super) trait Section: Default {
-    /// Reads it from its keys.
+    /// Reads the section from its keys.
     fn of_keys<'de, A: MapAccess<'de>>(keys: A) -> Result<Self, A::Error>;
 }
 
@@ -295,13 +296,13 @@ impl<'de, T: Section> Visitor<'de> for SectionVisitor<T> {
         T::of_keys(keys)
     }
 
-    /// `mqtt:` with every line below it commented out is all defaults.
+    /// `mqtt:` whose lines below are all commented out has all defaults.
     fn visit_unit<E: Error>(self) -> Result<T, E> {
         Ok(T::default())
     }
 }
 
-/// [`Deserialize`] of a section.
+/// Implements [`Deserialize`] for a section.
 pub(super) fn read_section<'de, T: Section, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
     from.deserialize_any(SectionVisitor(PhantomData))
 }
@@ -342,7 +343,7 @@ impl<T: JsonSchema> JsonSchema for Maybe<T> {
     }
 }
 
-/// At most `MAX` sections.
+/// A list of at most `MAX` sections.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct List<T, const MAX: usize>(pub Vec<T>);
 
@@ -419,7 +420,7 @@ impl<T: JsonSchema, const MAX: usize> JsonSchema for List<T, MAX> {
     }
 }
 
-/// At most `MAX` values of one kind, which are written as one value.
+/// A list of at most `MAX` values of one kind, which counts as a single value.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Several<T, const MAX: usize>(pub Vec<T>);
 

@@ -1,10 +1,10 @@
-//! The only file that knows `serde_yaml`: YAML text as a tree. `serde_yaml` is archived; what takes
-//! its place needs to be a serde deserializer for YAML and nothing more, because it is only asked
-//! for lists, mappings and text, as the outline says.
+//! Reads YAML text as a tree. This is the only file that knows `serde_yaml`, which is archived.
+//! Whatever replaces it has to be a serde deserializer for YAML and nothing more, because it is
+//! only asked for lists, mappings and text, as the outline says.
 //!
-//! What a word means is decided here and not by YAML's rules: `true`, `false`, null and decimal
-//! numbers are themselves, everything else stays the text that was written. So a name like `1.10`
-//! or `0x10` keeps its letters, and `no` is a word.
+//! The meaning of a word is decided here, and not by YAML's rules: `true`, `false`, null and
+//! decimal numbers are what they say, and everything else stays the text that was written. So a
+//! name like `1.10` or `0x10` keeps its characters, and `no` is a word.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -18,11 +18,11 @@ use super::outline::{Kind, Node, Refused, outline};
 use super::place::SourcePosition;
 use super::problem::{Origin, Problem, Wrong};
 
-/// Reads one YAML document; an empty one is null. `origin` says where a line of `text` stands. A
-/// key that is written twice is added to `problems`, and its last value counts.
+/// Reads one YAML document; an empty one is null. `origin` returns the place of a line of `text`. A
+/// key that is written twice is added to `problems`, and its last value is used.
 ///
 /// # Errors
-/// The first thing that is not YAML, or that a configuration does not need.
+/// The first part that is not YAML, or that a configuration does not need.
 pub(super) fn read(
     text: &str,
     origin: &dyn Fn(usize) -> Origin,
@@ -41,7 +41,7 @@ pub(super) fn read(
     })
 }
 
-/// What a word without quotes is.
+/// The value of a word without quotes.
 pub(super) fn plain(text: &str) -> Value {
     match text {
         "true" => Value::Bool(true),
@@ -54,11 +54,11 @@ pub(super) fn plain(text: &str) -> Value {
     }
 }
 
-/// The way through the document.
+/// The state of the walk through the document.
 struct Walk<'a> {
-    /// The nodes that are still to be read.
+    /// The nodes that have not been read yet.
     nodes: std::slice::Iter<'a, Node>,
-    /// Keys and indices on the way to the node that is being read.
+    /// The keys and indices on the way to the node that is being read.
     path: Vec<String>,
     origin: &'a dyn Fn(usize) -> Origin,
     problems: &'a mut Vec<Problem>,
@@ -76,10 +76,10 @@ impl Walk<'_> {
     }
 }
 
-/// Reads one node, whose kind the outline says.
+/// Reads one node, whose kind is known from the outline.
 struct Seed<'w, 'a> {
     walk: &'w mut Walk<'a>,
-    /// Where its key stands, in a mapping.
+    /// Where the key of the node is, if the node is in a mapping.
     key: Option<Origin>,
 }
 
@@ -105,7 +105,7 @@ impl<'de> DeserializeSeed<'de> for Seed<'_, '_> {
     }
 }
 
-/// Reads what is inside a list or a mapping.
+/// Reads the contents of a list or a mapping.
 struct Inside<'w, 'a> {
     walk: &'w mut Walk<'a>,
     place: SourcePosition,
@@ -132,7 +132,8 @@ impl<'de> Visitor<'de> for Inside<'_, '_> {
                 return Ok((Value::Array(list), self.place));
             };
             list.push(item);
-            // What stands on the line of the list needs no place of its own, unless it has keys.
+            // An element on the same line as its list needs no place of its own, unless it has
+            // keys.
             if place.value != self.place.value || place.has_parts() {
                 self.place.put(index, place);
             }

@@ -1,5 +1,6 @@
-//! Limits of the control groups this process is in, versions 1 and 2, with or without a cgroup
-//! namespace. Owns the walk from the process's own group up to the root: the tightest counts.
+//! The limits of the control groups this process is in, versions 1 and 2, with or without a cgroup
+//! namespace. Owns the walk from the process's own group up to the root, of which the tightest
+//! limit holds.
 
 use super::facts::Tree;
 
@@ -8,24 +9,25 @@ use super::facts::Tree;
 pub struct Cgroup {
     /// The tightest memory limit, if there is one.
     pub memory: Option<MemoryLimit>,
-    /// CPUs' worth of time, if there is a quota.
+    /// The quota of CPU time in units of one CPU, if there is a quota.
     pub cpu_quota: Option<f64>,
-    /// Whether processes are grouped by version 2 (the unified hierarchy).
+    /// True when processes are grouped by version 2 (the unified hierarchy).
     pub unified: bool,
 }
 
-/// A group's memory limit.
+/// The memory limit of a group.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MemoryLimit {
-    /// Bytes.
+    /// The limit in bytes.
     pub limit: u64,
-    /// Bytes not yet used; file cache that can be dropped counts as not used.
+    /// The bytes that are not used yet. File cache that can be dropped counts as not used.
     pub left: u64,
-    /// Whether version 2 counts, which charges more of a socket than version 1 does.
+    /// True for version 2, which charges more of a socket than version 1 does.
     pub unified: bool,
 }
 
-/// Version 1 writes "no limit" as the largest multiple of the page size; nothing real is as large.
+/// Version 1 writes "no limit" as the largest multiple of the page size. No real limit is as large
+/// as this.
 const UNLIMITED_V1: u64 = 1 << 60;
 
 pub(super) fn read(tree: &Tree<'_>) -> Cgroup {
@@ -74,7 +76,7 @@ impl Cgroup {
                 _ => None,
             },
             Version::One => {
-                // -1 is no quota; it is no number here.
+                // -1 stands for no quota. It is not parsed as a number here.
                 let quota = tree.number(&format!("{directory}/cpu.cfs_quota_us"));
                 let period = tree.number(&format!("{directory}/cpu.cfs_period_us"));
                 quota.zip(period.filter(|p| *p > 0)).map(|(q, p)| q as f64 / p as f64)
@@ -107,18 +109,18 @@ enum Version {
     Two,
 }
 
-/// A mounted hierarchy.
+/// A mounted hierarchy of control groups.
 struct Mount<'a> {
     version: Version,
     /// The group that is visible at the mount point.
     root: &'a str,
     point: &'a str,
-    /// Version 1: the controllers, comma separated.
+    /// The controllers of a hierarchy of version 1, separated by commas.
     controllers: &'a str,
 }
 
 impl<'a> Mount<'a> {
-    /// One line of mountinfo: `36 35 0:30 ROOT POINT OPTIONS - TYPE SOURCE CONTROLLERS`.
+    /// Parses one line of mountinfo: `36 35 0:30 ROOT POINT OPTIONS - TYPE SOURCE CONTROLLERS`.
     fn parse(line: &'a str) -> Option<Mount<'a>> {
         let (before, after) = line.split_once(" - ")?;
         let mut before = before.split(' ').skip(3);
@@ -132,7 +134,8 @@ impl<'a> Mount<'a> {
         Some(Mount { version, root, point, controllers: after.nth(1).unwrap_or("") })
     }
 
-    /// This process's group in the hierarchy: `ID:CONTROLLERS:PATH` of /proc/self/cgroup.
+    /// The group of this process in the hierarchy, from a line `ID:CONTROLLERS:PATH` of
+    /// /proc/self/cgroup.
     fn group_of<'m>(&self, membership: &'m str) -> Option<&'m str> {
         membership.lines().find_map(|line| {
             let mut parts = line.splitn(3, ':');

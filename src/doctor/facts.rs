@@ -1,60 +1,61 @@
 //! What a host says about itself, read from `/proc` and `/sys` below a root directory. Needs no
-//! privilege and changes nothing; a file that is missing or unreadable is a fact that is `None`.
-//! Judges nothing. Control groups are read in `cgroup`, the network's kind in `place`.
+//! privilege and changes nothing. A fact is `None` when its file is missing or unreadable. Nothing
+//! is judged here. Control groups are read in `cgroup`, and the kind of network in `place`.
 
 use std::path::{Path, PathBuf};
 
 use super::cgroup::{self, Cgroup};
 use super::place::{self, Environment};
 
-/// Lets a process past `RLIMIT_MEMLOCK`.
+/// The capability that exempts a process from `RLIMIT_MEMLOCK`.
 pub(super) const CAP_IPC_LOCK: u32 = 14;
-/// Lets a process past `kernel.io_uring_disabled` = 1 and `fs.file-max`.
+/// The capability that exempts a process from `kernel.io_uring_disabled` = 1 and from
+/// `fs.file-max`.
 pub(super) const CAP_SYS_ADMIN: u32 = 21;
 
-/// Everything known about this host, as this process sees it.
+/// Everything that is known about this host, as this process sees it.
 #[derive(Clone, Default, Debug)]
 pub struct Facts {
-    /// Whether `/proc` is there; without it most of what follows is unknown.
+    /// Whether `/proc` is there. Without it most other facts are unknown.
     pub proc: bool,
-    /// Kernel release as the kernel writes it, and its first two numbers.
+    /// The kernel's release as the kernel writes it, and its first two numbers.
     pub kernel: Option<(String, (u32, u32))>,
-    /// `RLIMIT_NOFILE`, soft and hard; `u64::MAX` is unlimited.
+    /// `RLIMIT_NOFILE`, soft and hard; `u64::MAX` stands for unlimited.
     pub nofile: Option<(u64, u64)>,
     /// `RLIMIT_MEMLOCK` in bytes, soft and hard.
     pub memlock: Option<(u64, u64)>,
     /// Seccomp mode of this process: 0 none, 1 strict, 2 filter.
     pub seccomp: Option<u64>,
-    /// Effective capabilities as a bit mask.
+    /// The effective capabilities as a bit mask.
     pub capabilities: u64,
-    /// CPUs this process may run on: affinity and cpuset.
+    /// The CPUs on which this process may run, by affinity and cpuset.
     pub cpus: Vec<u16>,
-    /// Memory nodes that have CPUs.
+    /// The number of memory nodes that have CPUs.
     pub numa_nodes: u32,
-    /// Bytes of memory, and how many can be had without swapping.
+    /// Bytes of memory, and how many of them can be had without swapping.
     pub memory: Option<(u64, u64)>,
-    /// Bytes of swap, and of it in use.
+    /// Bytes of swap, and how many of them are in use.
     pub swap: Option<(u64, u64)>,
-    /// The chosen word of `transparent_hugepage/enabled`.
+    /// The word that is chosen in `transparent_hugepage/enabled`.
     pub huge_pages: Option<String>,
-    /// Kernel settings.
+    /// The kernel's settings.
     pub sysctl: Sysctl,
-    /// Open files of the whole host, out of `fs.file-max`.
+    /// The number of open files of the whole host, which `fs.file-max` limits.
     pub files_open: Option<u64>,
-    /// Connections that conntrack follows; `None` when it is not loaded.
+    /// The connections that conntrack follows; `None` when conntrack is not loaded.
     pub conntrack: Option<Conntrack>,
-    /// TCP sockets of this network namespace.
+    /// The number of TCP sockets of this network namespace.
     pub tcp_sockets: u64,
-    /// Control group limits of this process and all above it.
+    /// The limits of the control group of this process and of all groups above it.
     pub cgroup: Cgroup,
-    /// Container and network.
+    /// The container engine and the kind of network.
     pub place: Environment,
 }
 
 /// Values below `/proc/sys`; `None` where this kernel (or namespace) has no such setting.
 #[derive(Clone, Default, Debug)]
 pub struct Sysctl {
-    /// `kernel.io_uring_disabled`: 0 allowed, 1 for one group only, 2 for nobody.
+    /// `kernel.io_uring_disabled`. 0: io_uring is allowed. 1: for one group only. 2: for nobody.
     pub io_uring_disabled: Option<u64>,
     /// `net.core.somaxconn`.
     pub somaxconn: Option<u64>,
@@ -74,18 +75,18 @@ pub struct Sysctl {
     pub port_range: Option<(u64, u64)>,
     /// `fs.nr_open`: the most that `RLIMIT_NOFILE` can be.
     pub nr_open: Option<u64>,
-    /// `fs.file-max`: open files of the whole host.
+    /// `fs.file-max`: the largest number of open files of the whole host.
     pub file_max: Option<u64>,
     /// `vm.swappiness`.
     pub swappiness: Option<u64>,
 }
 
-/// Connection tracking.
+/// The state of connection tracking.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Conntrack {
     /// `net.netfilter.nf_conntrack_max`.
     pub max: u64,
-    /// Entries in use.
+    /// The number of entries in use.
     pub count: u64,
 }
 
@@ -129,22 +130,23 @@ impl Facts {
         }
     }
 
-    /// Bytes that this process may still take: the host's free memory or a control group's rest,
-    /// whichever is less.
+    /// The bytes that this process may still take: the free memory of the host or what is left of
+    /// the control group's limit, whichever is less.
     pub fn memory_left(&self) -> Option<u64> {
         let host = self.memory.map(|(_, available)| available);
         host.into_iter().chain(self.cgroup.memory.map(|memory| memory.left)).min()
     }
 
-    /// What `limits.memory: auto` stands for: three quarters of [`Facts::memory_left`]. The rest is
-    /// for what is not counted: the sockets in the kernel, the process itself, and the parts of
-    /// pages that the allocator cannot use.
+    /// The value of `limits.memory: auto`: three quarters of [`Facts::memory_left`]. The rest is
+    /// for memory that is not counted: the sockets in the kernel, the process itself, and the parts
+    /// of pages that the allocator cannot use.
     pub fn memory_budget(&self) -> Option<u64> {
         self.memory_left().map(|left| left / 4 * 3)
     }
 
-    /// How much of the memory of the control group is in use, or of the host where the group has no
-    /// limit; the memory, and whether it is a control group's. Reads a few files only.
+    /// How much memory is in use, how much there is, and whether these are figures of a control
+    /// group: those of the group if it has a limit, otherwise those of the host. Reads only a few
+    /// files.
     pub fn memory_in_use(root: &Path) -> Option<(u64, u64, bool)> {
         let tree = Tree { root };
         if let Some(memory) = cgroup::read(&tree).memory {
@@ -156,25 +158,26 @@ impl Facts {
         Some((all - left.min(all), all, false))
     }
 
-    /// How many CPUs' worth of time this process gets: its CPUs, less where a quota says so.
+    /// The CPU time of this process in units of one CPU: the number of its CPUs, or a quota if that
+    /// is less.
     pub fn cpu_time(&self) -> f64 {
         let cpus = self.cpus.len().max(1) as f64;
         self.cgroup.cpu_quota.map_or(cpus, |quota| quota.min(cpus))
     }
 
-    /// Whether the kernel lets this process pass a limit that is for the unprivileged.
+    /// Whether this process has a capability, which exempts it from a limit.
     pub fn capable(&self, capability: u32) -> bool {
         self.capabilities >> capability & 1 == 1
     }
 }
 
-/// Files below a root.
+/// Reads files below a root.
 pub(super) struct Tree<'a> {
     pub(super) root: &'a Path,
 }
 
 impl Tree<'_> {
-    /// The place of `path` (from the root, with or without the leading slash).
+    /// The full path of `path`, which begins at the root, with or without the leading slash.
     pub(super) fn path(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))
     }
@@ -232,7 +235,7 @@ fn sysctl(tree: &Tree<'_>) -> Sysctl {
     }
 }
 
-/// `TCP: inuse N ...` of both address families.
+/// The numbers in `TCP: inuse N ...` of both address families.
 fn tcp_sockets(tree: &Tree<'_>) -> u64 {
     let in_use = |file: &str, name: &str| {
         let text = tree.text(file).unwrap_or_default();
@@ -242,17 +245,17 @@ fn tcp_sockets(tree: &Tree<'_>) -> u64 {
     in_use("proc/net/sockstat", "TCP:") + in_use("proc/net/sockstat6", "TCP6:")
 }
 
-/// The rest of the line that begins with `name`.
+/// What follows `name` in the line that begins with it.
 fn field<'t>(text: &'t str, name: &str) -> Option<&'t str> {
     text.lines().find_map(|line| line.strip_prefix(name))
 }
 
-/// The first word, as a number.
+/// The first word, parsed as a number.
 fn number(text: &str) -> Option<u64> {
     text.split_whitespace().next()?.parse().ok()
 }
 
-/// Soft and hard value of one line of `/proc/self/limits`.
+/// The soft and the hard value in one line of `/proc/self/limits`.
 fn limit(limits: &str, name: &str) -> Option<(u64, u64)> {
     let mut words = field(limits, name)?.split_whitespace().map(|word| match word {
         "unlimited" => Some(u64::MAX),
@@ -261,7 +264,7 @@ fn limit(limits: &str, name: &str) -> Option<(u64, u64)> {
     Some((words.next()??, words.next()??))
 }
 
-/// The kernel's list format: `0-3,8,10-11`.
+/// Parses the kernel's list format, such as `0-3,8,10-11`.
 fn list(text: &str) -> Vec<u16> {
     let mut all = Vec::new();
     for part in text.trim().split(',') {

@@ -1,21 +1,21 @@
-//! One thing the doctor looked at: how bad, what was found, what is needed, and how to change it.
-//! Plain values; the text of the report is made in `report`.
+//! The result of one check: how bad it is, what was found, what is needed, and how to change it.
+//! Plain values. `report` makes the text.
 
 /// How bad a finding is, from good to bad.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Severity {
-    /// As it should be.
+    /// It is as it should be.
     Fine,
-    /// Worth knowing; needs no action for the clients asked for.
+    /// It is worth knowing, but needs no action for the number of clients that was asked for.
     Note,
     /// The broker works, but less well or for fewer clients than it could.
     Warning,
-    /// The broker cannot start, or cannot hold the clients asked for.
+    /// The broker cannot start, or cannot hold the number of clients that was asked for.
     Blocker,
 }
 
 impl Severity {
-    /// One word, as in the report and in JSON.
+    /// The severity as one word, for the report and for JSON.
     pub fn word(self) -> &'static str {
         match self {
             Severity::Fine => "ok",
@@ -29,11 +29,11 @@ impl Severity {
 /// The result of one check.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Finding {
-    /// The check's name; stable, for scripts.
+    /// The name of the check. It is stable, so that scripts can use it.
     pub check: &'static str,
     /// How bad.
     pub severity: Severity,
-    /// What was found.
+    /// What was found on the host.
     pub found: String,
     /// What is needed, or what follows from what was found.
     pub needed: String,
@@ -52,7 +52,7 @@ impl Finding {
         Finding { check, severity, found: found.into(), needed: needed.into(), fix: None }
     }
 
-    /// Adds the fix.
+    /// The same finding with a fix.
     pub fn fixed_by(mut self, fix: Fix) -> Finding {
         self.fix = Some(fix);
         self
@@ -64,24 +64,24 @@ impl Finding {
 pub struct Fix {
     /// The command or file on the host.
     pub host: String,
-    /// What to give the container engine; `None` where it is a matter of the host alone.
+    /// The argument for the container engine; `None` when only the host can be changed.
     pub container: Option<String>,
     /// Whether it can be changed from inside a running container.
     pub inside: bool,
 }
 
 impl Fix {
-    /// Only on the host, for every container there.
+    /// A fix on the host only, for every container there.
     pub fn host(how: impl Into<String>) -> Fix {
         Fix { host: how.into(), container: None, inside: false }
     }
 
-    /// On the host, or when the container is made.
+    /// A fix on the host, or when the container is made.
     pub fn either(host: impl Into<String>, container: impl Into<String>) -> Fix {
         Fix { host: host.into(), container: Some(container.into()), inside: false }
     }
 
-    /// In RingMQ's own configuration: the same everywhere.
+    /// A fix in RingMQ's own configuration, which is the same everywhere.
     pub fn configuration(how: impl Into<String>) -> Fix {
         Fix { host: how.into(), container: None, inside: true }
     }

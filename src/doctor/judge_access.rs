@@ -1,11 +1,11 @@
-//! Services and databases of `access`, as far as the configuration says it: whether passwords and
-//! answers cross a network in clear.
+//! Judgement of the services and databases of `access`, as far as the configuration tells: whether
+//! passwords and answers cross a network unencrypted.
 
 use super::finding::{Finding, Fix, Severity};
 use crate::config::Config;
 use std::net::IpAddr;
 
-/// What is to be said of `access`.
+/// The findings about `access`.
 pub(super) fn judge(config: &Config) -> Vec<Finding> {
     let mut found = Vec::new();
     for (at, method) in config.access.authentication.iter().enumerate() {
@@ -40,7 +40,7 @@ fn postgres(key: &str, url: Option<&str>) -> Option<Finding> {
     open(format!("{key}.postgres"), url, url.contains("sslmode=require"))
 }
 
-/// What is to be said of an URL whose host is asked over TLS, or not.
+/// The finding about a URL, unless its host is asked over TLS or is this host.
 fn open(key: String, url: &str, is_secure: bool) -> Option<Finding> {
     let host = host_of(url);
     if is_secure || is_here(host) {
@@ -52,7 +52,7 @@ fn open(key: String, url: &str, is_secure: bool) -> Option<Finding> {
     Some(Finding::new("access_services", Severity::Warning, found, needed).fixed_by(fix))
 }
 
-/// The host in an URL, or in HOST:PORT; in brackets when it is an IPv6 address.
+/// The host in a URL or in HOST:PORT. An IPv6 address stands in brackets there.
 fn host_of(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split(['/', '?']).next().unwrap_or_default();
@@ -63,7 +63,7 @@ fn host_of(url: &str) -> &str {
     }
 }
 
-/// Whether that is this host.
+/// Whether the host is this host.
 fn is_here(host: &str) -> bool {
     host.is_empty()
         || host.eq_ignore_ascii_case("localhost")

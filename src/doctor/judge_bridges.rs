@@ -1,4 +1,5 @@
-//! Judgement of bridges' buffers: whether what may wait finds room, on disk and in memory.
+//! Judgement of the buffers of bridges: whether there is room for what may wait, on disk and in
+//! memory.
 
 use super::finding::{Finding, Fix, Severity};
 use super::judge_storage::Disk;
@@ -9,7 +10,8 @@ use std::path::Path;
 
 const CHECK: &str = "bridges";
 
-/// Judges all buffers; `left`: bytes of memory that are free; `look`: what is known of a directory.
+/// Judges all buffers. `left` is the number of bytes of memory that are free. `look` tells about a
+/// directory: its disk, and the bytes it already has.
 pub fn judge(
     config: &Config,
     left: Option<u64>,
@@ -21,7 +23,8 @@ pub fn judge(
         let most = bridge.buffer.max_bytes.get();
         threads += bridge.connections();
         if let Some(kafka) = bridge.kafka.as_ref() {
-            // The client has a copy of what is under way, and a thread that takes its reports.
+            // The Kafka client has a copy of the messages that are on their way, and a thread that
+            // takes its reports.
             in_memory = in_memory.saturating_add(kafka.max_inflight_bytes.get());
             threads += 1;
         }
@@ -34,7 +37,7 @@ pub fn judge(
         }
         let directory = directory(bridge, Path::new(&*config.storage.path));
         let (disk, used) = look(&directory);
-        // A segment goes when nothing in it waits any more.
+        // A segment is deleted only when nothing in it waits any more.
         let wanted = most.saturating_add(bridge.buffer.segment.get());
         findings.push(on_disk(bridge, &directory, &disk, wanted.saturating_sub(used)));
     }
@@ -47,7 +50,7 @@ pub fn judge(
     findings
 }
 
-/// What runs beside the cores' threads.
+/// Says which threads run beside those of the cores.
 fn of_threads(threads: u64) -> Finding {
     let found = format!("{threads} threads of bridges, and those of Kafka's client");
     let needed = "processors that `cores` leaves free, where bridges carry much: they share those \
@@ -55,7 +58,7 @@ fn of_threads(threads: u64) -> Finding {
     Finding::new(CHECK, Severity::Note, found, needed)
 }
 
-/// What publishers pay who wait for the other end.
+/// Says how long publishers that wait for the other end may have to wait.
 fn of_waiting(bridge: &Bridge) -> Finding {
     let name = &*bridge.name;
     let time = match bridge.puback_timeout.get() {

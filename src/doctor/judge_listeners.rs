@@ -1,6 +1,6 @@
 //! Judgement of what listeners are configured with, as far as the files on this host tell:
-//! certificates and how long they are valid, who may read their keys, whom PROXY headers are
-//! believed from, and which pages may open a WebSocket.
+//! certificates and how long they are valid, who may read their keys, from which addresses PROXY
+//! headers are believed, and which pages may open a WebSocket.
 
 use super::finding::{Finding, Fix, Severity};
 use crate::config::{Bind, Config, Get, Listener, ProxyProtocol};
@@ -8,24 +8,24 @@ use crate::transport::tls::Server;
 use std::io;
 use std::path::Path;
 
-/// Seconds of a day.
+/// Seconds per day.
 const DAY: u64 = 24 * 3600;
-/// A certificate that is valid for fewer days is to be renewed now.
+/// A certificate that is valid for fewer days than this should be renewed now.
 const SOON: u64 = 14;
-/// Rights of a file that others than its owner and group have.
+/// The permission bits of a file for users other than its owner and group.
 const OTHERS: u32 = 0o007;
 
-/// What the files are looked at with: the bytes of one, and its rights.
+/// Gives access to the files, so that tests need none.
 pub struct Files<'a> {
     /// Reads a file.
     pub read: &'a dyn Fn(&Path) -> io::Result<Vec<u8>>,
-    /// The rights of a file, as `chmod` takes them.
+    /// Returns the permissions of a file, as `chmod` takes them.
     pub mode: &'a dyn Fn(&Path) -> io::Result<u32>,
     /// Seconds since 1970.
     pub now: u64,
 }
 
-/// Judges all listeners: none of these findings is about a listener of plain TCP.
+/// Judges all listeners. The only finding that can be about plain TCP is that of `trusted_proxies`.
 pub fn judge(config: &Config, files: &Files<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for listener in config.listeners.iter() {
@@ -73,7 +73,7 @@ fn certificates(listener: &Listener, files: &Files<'_>) -> Finding {
     }
 }
 
-/// Private keys that everybody on this host may read.
+/// Finds private keys that every user of this host may read.
 fn keys(listener: &Listener, files: &Files<'_>) -> Option<Finding> {
     let sni = listener.tls.sni.iter().map(|entry| &entry.private_key);
     let all = std::iter::once(&listener.tls.private_key).chain(sni);
@@ -93,12 +93,13 @@ fn keys(listener: &Listener, files: &Files<'_>) -> Option<Finding> {
     Some(Finding::new("keys", Severity::Warning, found, needed).fixed_by(fix))
 }
 
-/// True when other hosts reach the listener.
+/// Whether other hosts can reach the listener.
 fn is_remote(listener: &Listener) -> bool {
     matches!(&listener.bind, Bind::Tcp(address) if !address.ip().is_loopback())
 }
 
-/// A WebSocket that any page may open, with the visitor's network behind it.
+/// Finds a WebSocket that a page of any origin may open. Such a page could use the network of the
+/// person who visits it.
 fn pages(listener: &Listener) -> Option<Finding> {
     let any = listener.origins.0.is_none() && listener.allows_anonymous();
     if !any || !is_remote(listener) {
@@ -113,7 +114,7 @@ fn pages(listener: &Listener) -> Option<Finding> {
     Some(Finding::new("origins", Severity::Note, found, needed).fixed_by(fix))
 }
 
-/// Whom PROXY headers and X-Forwarded-For are believed from.
+/// Finds out whether PROXY headers and X-Forwarded-For are believed from every address.
 fn proxies(config: &Config) -> Option<Finding> {
     let trusted = &config.trusted_proxies.0;
     let believes =

@@ -1,5 +1,5 @@
-//! Judgement of the machine: memory, CPU time, cores, memory nodes, swap, huge pages, and the
-//! configuration's own limit.
+//! Judgement of the machine: memory, CPU time, cores, memory nodes, swap, huge pages, and the limit
+//! in the configuration itself.
 
 use super::facts::Facts;
 use super::finding::{Finding, Fix, Severity};
@@ -34,7 +34,7 @@ pub(super) fn memory(facts: &Facts, need: &Need, holds: Option<u64>) -> Finding 
     if holds == 0 || need.clients.is_some_and(|clients| clients > holds) {
         let clients = count(need.clients.unwrap_or(1));
         let needed = format!("{} for {clients} clients", bytes(wanted));
-        // What other processes of the group use comes on top.
+        // The memory that other processes of the group use comes on top.
         let used = group.map_or(0, |group| group.limit - group.left);
         return Finding::new("memory", Severity::Blocker, found, needed)
             .fixed_by(fix(wanted.saturating_add(used) / 4 * 5));
@@ -65,7 +65,8 @@ pub(super) fn cpu(facts: &Facts, need: &Need) -> Finding {
         "a quota of {} for {shards}: a shard that is throttled stalls all its clients",
         need.shards
     );
-    // Those it has: the first CPUs of the host may be another container's.
+    // Names CPUs that this process has, because the first CPUs of the host may belong to another
+    // container.
     let first = &facts.cpus[..facts.cpus.len().min(need.shards as usize)];
     let fewer = if need.shards > 1 { "; or `cores` with fewer entries" } else { "" };
     Finding::new("cpu", Severity::Warning, found, needed).fixed_by(Fix::either(
@@ -167,7 +168,7 @@ pub(super) fn max_connections(_: &Facts, need: &Need) -> Finding {
     }
 }
 
-/// `0-3,8`.
+/// Writes a list of CPUs as `0-3,8`.
 fn ranges(cpus: &[u16]) -> String {
     let mut cpus = cpus.to_vec();
     cpus.sort_unstable();

@@ -1,4 +1,5 @@
-//! Judgement of the network: backlogs, TCP memory, ports, connection tracking, bridge or host.
+//! Judgement of the network: backlogs, TCP memory, ports, connection tracking, and whether the
+//! network is a bridge or the host's.
 
 use super::facts::Facts;
 use super::finding::{Finding, Fix, Severity};
@@ -6,21 +7,24 @@ use super::need::{Need, follows_connections};
 use super::place::Network;
 use super::report::{bytes, count};
 
-/// Bytes of a page of memory, as `tcp_mem` counts them on the machines the broker is built for.
+/// The size of a page of memory in bytes, in which `tcp_mem` counts on the machines the broker is
+/// built for.
 const PAGE: u64 = 4096;
-/// A receive or send buffer that one slow client can fill, past which it is worth a word.
+/// A receive or send buffer above this size is worth a remark, because a single slow client can
+/// fill it.
 const LARGE_BUFFER: u64 = 1 << 20;
 
-/// With fewer TCP sockets than these an empty conntrack table says nothing.
+/// With fewer TCP sockets than this, an empty conntrack table does not show that no rule uses
+/// conntrack.
 const FEW_SOCKETS: u64 = 8;
 
-/// Whether each network namespace has its own value.
+/// Whether each network namespace has its own value of a setting.
 enum Scope {
     Namespace,
     Host,
 }
 
-/// A kernel setting: at once, and for good.
+/// The fix that changes a kernel setting, at once and permanently.
 fn setting(facts: &Facts, name: &str, value: &str, scope: Scope) -> Fix {
     let quoted =
         if value.contains(' ') { format!("'{name}={value}'") } else { format!("{name}={value}") };
@@ -33,8 +37,8 @@ fn setting(facts: &Facts, name: &str, value: &str, scope: Scope) -> Fix {
                 facts.place.program()
             ),
         ),
-        // With the host's network the host's value counts, and no engine sets it. An unseen network
-        // is taken for that.
+        // In the host's network the host's value holds, and no container engine sets it. A network
+        // that cannot be seen is treated in the same way.
         _ => Fix::host(host),
     }
 }
@@ -92,7 +96,8 @@ pub(super) fn tcp_mem(facts: &Facts, need: &Need) -> Finding {
         return Finding::new("tcp_mem", Severity::Note, "not visible here", "a host setting");
     };
     let found = format!("pressure at {}, most {}", bytes(pressure * PAGE), bytes(most * PAGE));
-    // An idle socket holds none of it; one with anything unread or unsent holds a page at least.
+    // An idle socket takes none of this memory. A socket with unread or unsent bytes takes at least
+    // one page.
     let busy = format!("{} clients may have data in flight at once", count(pressure));
     match need.clients {
         Some(clients) if clients > pressure => {
@@ -117,7 +122,8 @@ pub(super) fn buffers(facts: &Facts, need: &Need) -> Finding {
     };
     let mut found = format!("at most {} and {}", bytes(rmem[2]), bytes(wmem[2]));
     if let Some((core_rmem, core_wmem)) = facts.sysctl.core_mem_max {
-        // net.core's only bound SO_RCVBUF and SO_SNDBUF, which the broker leaves to the kernel.
+        // The values of net.core bound SO_RCVBUF and SO_SNDBUF only, and not the sizes that the
+        // kernel chooses by itself.
         found += &format!(" (net.core: {} and {}, not used)", bytes(core_rmem), bytes(core_wmem));
     }
     let slow = wmem[2] + need.outgoing_bytes;
@@ -165,7 +171,7 @@ pub(super) fn conntrack(facts: &Facts, need: &Need, most: u64) -> Finding {
     };
     let found = format!("{} of {} entries", conntrack.count, conntrack.max);
     let left = conntrack.max.saturating_sub(conntrack.count);
-    // As many as the memory holds, where no number is given.
+    // Where no number of clients was asked for, as many as the memory holds.
     let clients = need.clients.unwrap_or(most);
     if left >= clients {
         return Finding::new("conntrack", Severity::Fine, found, "one entry per connection");

@@ -1,4 +1,5 @@
-//! Judgement of what the kernel allows this process: io_uring, descriptors, locked memory, files.
+//! Judgement of what the kernel allows this process: io_uring, descriptors, locked memory, and open
+//! files of the host.
 
 use crate::config::Config;
 use crate::limits::{GATHERING_KERNEL, MINIMUM_KERNEL, UPGRADE_KERNEL};
@@ -10,33 +11,36 @@ use super::need::Need;
 use super::place::Engine;
 use super::report::{bytes, count, counted};
 
-/// What opening a ring as the broker does it came to.
+/// The result of opening a ring in the way the broker does.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub enum RingTrial {
-    /// Not tried: facts of another host, or a build without the runtime.
+    /// No ring was opened: the facts are those of another host, or the build is without the
+    /// runtime.
     #[default]
     Untried,
-    /// Everything the broker uses is there.
+    /// The ring has everything that the broker uses.
     Works,
-    /// These operations are unknown to the kernel.
+    /// The kernel does not know these operations.
     Missing(Vec<&'static str>),
-    /// A call was refused.
+    /// The kernel refused a call.
     Refused {
-        /// Which.
+        /// The name of the call.
         operation: &'static str,
         /// The kernel's error number.
         errno: i32,
     },
 }
 
-/// Locked memory without which the executor does not start, in bytes (a constant of glommio).
+/// The locked memory in bytes without which the executor does not start (a constant of glommio).
 const MEMLOCK_LEAST: u64 = 512 << 10;
-/// Locked memory for the executor's registered buffers, per shard (measured: VmPin).
+/// The locked memory in bytes per shard for the executor's registered buffers (measured as VmPin).
 const MEMLOCK_SHARD: u64 = 34 << 20;
-/// Below this many places per ring a million clients need so many rings that it shows.
+/// With fewer places per ring than this, a million clients need so many rings that it costs
+/// noticeably.
 const NOFILE_GOOD: u64 = 65_536;
 
-// Error numbers of every Linux the broker is built for; libc belongs to the runtime.
+// Error numbers that are the same on every Linux the broker is built for. The libc crate is a
+// dependency of the runtime only.
 const EPERM: i32 = 1;
 const EACCES: i32 = 13;
 const ENOMEM: i32 = 12;
@@ -79,7 +83,7 @@ pub(super) fn proc(facts: &Facts, need: &Need) -> Finding {
     if facts.proc {
         return Finding::new("proc", Severity::Fine, "readable", needed);
     }
-    // The broker starts without; only, nobody can promise that it holds so many.
+    // The broker starts without `/proc`, but then nobody can promise that it holds so many clients.
     let severity = if need.clients.is_some() { Severity::Blocker } else { Severity::Warning };
     Finding::new("proc", severity, "unreadable", needed).fixed_by(Fix::host(
         "mount -t proc proc ROOT/proc before the chroot; MountAPIVFS=yes beside RootDirectory= in \
@@ -200,7 +204,7 @@ pub(super) fn nofile(facts: &Facts, need: &Need) -> Finding {
             "{NOFILE_GOOD} or more; rings hold {table} sockets, so {} clients take {opened} rings",
             count(wanted)
         );
-        // With few clients asked for, one ring per shard holds them all.
+        // When few clients are asked for, one ring per shard holds them all.
         let severity = if opened > need.shards { Severity::Warning } else { Severity::Note };
         return Finding::new("nofile", severity, found, needed).fixed_by(nofile_fix(facts));
     }
@@ -247,7 +251,7 @@ pub(super) fn file_max(facts: &Facts, need: &Need) -> Finding {
     match need.clients {
         Some(clients) if clients > left => {
             let needed = format!("{} more open files: one per socket", count(clients));
-            // The kernel does not hold it against a privileged process.
+            // The kernel does not apply this limit to a privileged process.
             let severity = match facts.capable(CAP_SYS_ADMIN) {
                 true => Severity::Warning,
                 false => Severity::Blocker,
@@ -300,6 +304,6 @@ fn memlock_fix(facts: &Facts) -> Fix {
 }
 
 fn limit(value: u64) -> String {
-    // fs.file-max is as large as a signed number goes where it was lifted at boot.
+    // fs.file-max is the largest signed number where the limit was lifted at boot.
     if value >= i64::MAX as u64 { "unlimited".to_owned() } else { value.to_string() }
 }

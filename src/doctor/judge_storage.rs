@@ -1,5 +1,5 @@
-//! Judgement of where the store is to be: the file system, its room, and how long a sync takes,
-//! which is measured with a file that is removed again.
+//! Judgement of the place of the store: the file system, its room, and how long a sync takes. The
+//! time is measured with a file that is removed again.
 
 use super::finding::{Finding, Fix, Severity};
 use super::report::bytes;
@@ -9,34 +9,35 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Syncs that are timed.
+/// The number of syncs that are timed.
 const SYNCS: usize = 8;
-/// A sync that takes longer makes every acknowledgement of something stored late.
+/// A sync that takes longer than this delays every acknowledgement of something stored.
 const SLOW: Duration = Duration::from_millis(20);
-/// Segments that each shard has at least: one in use, three ready, one to clean.
+/// The number of segments that each shard has at least: one in use, three ready, one to clean.
 const SEGMENTS: u64 = 5;
-/// File systems that do not keep what they are given, or that others may change.
+/// File systems that do not keep what is written to them, or that other hosts may change.
 const UNFIT: [&str; 7] = ["tmpfs", "ramfs", "overlay", "nfs", "nfs4", "cifs", "9p"];
 
-/// Mount options with which the disk is not told to keep what is synced: a power cut loses it.
+/// Mount options with which the disk is not told to make synced data permanent, so that a power cut
+/// loses it.
 const CARELESS: [&str; 2] = ["nobarrier", "barrier=0"];
 
-/// What is known of the place.
+/// What is known about the place of the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
-    /// Type of the file system.
+    /// The type of the file system.
     pub kind: String,
-    /// An option that it is mounted with and should not be.
+    /// A mount option that endangers what is synced, if there is one.
     pub careless: Option<&'static str>,
-    /// Bytes that are free.
+    /// The number of free bytes.
     pub free: u64,
-    /// Bytes that the store has already.
+    /// The number of bytes that the store has already.
     pub used: u64,
-    /// How long a write of 4 KiB and its sync took: the one in the middle, and the longest.
+    /// The median and the longest time that a write of 4 KiB and its sync took, or why it failed.
     pub sync: Result<(Duration, Duration), String>,
 }
 
-/// Looks at the directory, or at the nearest one above it that is there.
+/// Examines the directory, or the nearest existing one above it.
 pub fn look(path: &Path) -> Disk {
     let there = path.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("."));
     let free = nix::sys::statvfs::statvfs(there)
@@ -50,20 +51,20 @@ pub fn look(path: &Path) -> Disk {
     Disk { kind, careless, free, used: size(path), sync }
 }
 
-/// Bytes of the segments of a store.
+/// The bytes of the segments of a store.
 fn size(path: &Path) -> u64 {
     let shards = std::fs::read_dir(path).into_iter().flatten().flatten();
     shards.map(|shard| bytes_in(&shard.path())).sum()
 }
 
-/// Bytes of the files in a directory.
+/// The bytes of the files in a directory.
 pub fn bytes_in(path: &Path) -> u64 {
     let files = std::fs::read_dir(path).into_iter().flatten().flatten();
     files.filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum()
 }
 
-/// The type of the file system that `path` is on, and its mount options, by the longest mount point
-/// above it.
+/// The type and the mount options of the file system that `path` is on: that of the longest mount
+/// point above it.
 fn mount_of(mounts: &str, path: &Path) -> (String, String) {
     let fields = |line: &str| {
         let mut fields = line.split_ascii_whitespace().skip(1);
@@ -101,7 +102,7 @@ fn time_syncs_of(file: &File) -> io::Result<Vec<Duration>> {
     Ok(times)
 }
 
-/// Judges it for so many shards.
+/// Judges the place for this number of shards.
 pub fn judge(disk: &Disk, shards: u64) -> Finding {
     let segment = crate::storage::log::Bounds::BROKER.segment;
     let wanted = (shards * SEGMENTS * segment).saturating_sub(disk.used) + (64 << 20);

@@ -1,10 +1,11 @@
-//! The doctor: what this host will hold for a configuration, which limit binds first, and how to
-//! change each one.
+//! The doctor: how many clients this host can hold with a configuration, which limit is met first,
+//! and how to change each limit.
 //!
-//! [`Facts::read`] reads `/proc` and `/sys` below a root; [`judge`] turns facts and configuration
-//! into findings. Both are pure, so tests judge hosts that do not exist. Only `trial` asks the
-//! kernel: it opens a ring as the broker does; and `judge_storage` times a few syncs where the
-//! store is to be, in a file that it removes. Changes nothing and needs no privilege.
+//! [`Facts::read`] reads `/proc` and `/sys` below a root, and [`judge`] turns facts and
+//! configuration into findings. Neither reads anything else, so that tests can judge hosts that do
+//! not exist. Two parts ask the kernel: `trial` opens a ring as the broker does, and
+//! `judge_storage` times a few syncs where the store is to be, in a file that it removes. Nothing
+//! is changed, and no privilege is needed.
 
 mod cgroup;
 mod facts;
@@ -42,8 +43,8 @@ pub use place::{Engine, Environment, Network};
 pub use report::Report;
 pub use worst::Worst;
 
-/// Examines this host, which takes a few milliseconds. `connections` overrides how many clients the
-/// configuration allows.
+/// Examines this host, which takes a few milliseconds. `connections` replaces the number of clients
+/// that the configuration allows.
 #[cfg(feature = "runtime")]
 pub fn examine(config: &Config, connections: Option<u64>) -> Report {
     let facts = Facts::read(std::path::Path::new("/"));
@@ -69,7 +70,7 @@ pub fn examine(config: &Config, connections: Option<u64>) -> Report {
     report
 }
 
-/// Judges facts, wherever they come from.
+/// Judges facts of this or another host.
 pub fn judge(facts: Facts, config: &Config, connections: Option<u64>, trial: &RingTrial) -> Report {
     let need = Need::of(config, connections, &facts);
     let bounds = need::bounds(&facts, &need);

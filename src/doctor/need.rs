@@ -1,5 +1,5 @@
-//! What the configuration asks of a host, and how many clients each of the host's limits allows.
-//! The figures of RingMQ itself (bytes per client, descriptors per core) live here.
+//! What the configuration demands of a host, and how many clients each of the host's limits allows.
+//! The figures of RingMQ itself (bytes per client, descriptors per core) are here.
 
 use crate::config::{Bind, Config, Cores, Get};
 use crate::limits::MAX_SHARDS;
@@ -7,71 +7,74 @@ use crate::limits::MAX_SHARDS;
 use super::cgroup::MemoryLimit;
 use super::facts::{CAP_SYS_ADMIN, Facts};
 
-/// Process memory of an idle client with one subscription, in bytes (the design's budget).
+/// Process memory of an idle client with one subscription, in bytes. This is the budget of the
+/// design.
 pub const CLIENT_BYTES: u64 = 512;
 /// Kernel memory of an idle accepted TCP socket, in bytes. Measured on a 6.18 kernel with 17,000
 /// clients: 1,507 charged to the broker's memory cgroup (socket inode, file, dentry, the armed
 /// receive), and the slab object of the TCP socket itself, 2,520.
 pub const SOCKET_BYTES: u64 = 4096;
-/// What of it a memory cgroup of version 1 is charged: the TCP socket's slab object is not. A limit
-/// of 96 MiB held 45,207 idle clients so.
+/// The part of it that a memory cgroup of version 1 is charged, which does not include the slab
+/// object of the TCP socket. A limit of 96 MiB held 45,207 idle clients in this way.
 const SOCKET_BYTES_V1: u64 = 1536;
 /// Memory of a process without shards, in bytes (measured: 7 MiB, and what the allocator keeps).
 const PROCESS_BYTES: u64 = 12 << 20;
 /// Memory of a shard without clients and receive buffers: executor, queues, tables, in bytes
 /// (measured: 1 MiB empty; queues and mailboxes grow with the traffic).
 const SHARD_BYTES: u64 = 4 << 20;
-/// Queues and buffers of one further ring, in bytes.
+/// Memory for the queues and buffers of one further ring, in bytes.
 const RING_BYTES: u64 = 256 << 10;
-/// Descriptors of the process besides shards: standard streams, signals, logs, checks at start.
+/// Descriptors of the process without those of shards: standard streams, signals, logs, checks at
+/// start.
 const PROCESS_FILES: u64 = 12;
-/// Descriptors of one shard besides listeners and rings for sockets: the executor's three rings
-/// and its eventfds.
+/// Descriptors of one shard without those of listeners and of rings for sockets: the executor's
+/// three rings and its eventfds.
 const SHARD_FILES: u64 = 8;
-/// Rings one shard opens at most (the driver's own bound).
+/// The largest number of rings that one shard opens, which is the driver's own bound.
 const SHARD_RINGS: u64 = 1024;
-/// Places of a ring's table that wait for accepts, per listener.
+/// Places of a ring's table that are reserved for pending accepts, per listener.
 const ACCEPTS_WAITING: u64 = 64;
-/// Largest table of direct descriptors in the kernel (IORING_MAX_FIXED_FILES).
+/// The largest table of direct descriptors in the kernel (IORING_MAX_FIXED_FILES).
 const RING_SOCKETS: u64 = 1 << 20;
 /// New connections a second that one CPU takes: half of what a prototype accepted (1,000,000 in
 /// 57 s, its clients on the same two CPUs). An assumption about this host, not a measurement.
 pub const ACCEPT_RATE: u64 = 10_000;
 
-/// More clients than any host holds; larger questions are taken for this one.
+/// More clients than any host can hold. A larger number that is asked for is replaced by this one.
 const CLIENTS: u64 = 1 << 40;
 
-/// What is asked of the host.
+/// What is demanded of the host.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Need {
-    /// Clients to hold: asked for, else the configured maximum, else as many as possible.
+    /// The number of clients to hold: the number asked for, otherwise the configured maximum.
+    /// `None` stands for as many as possible.
     pub clients: Option<u64>,
-    /// The configured maximum.
+    /// The configured maximum of clients, if there is one.
     pub configured_clients: Option<u64>,
-    /// Shards that will run.
+    /// The number of shards that will run.
     pub shards: u64,
-    /// Listeners.
+    /// The number of listeners.
     pub listeners: u64,
-    /// Cores the configuration names; `None` means auto.
+    /// The cores that the configuration names; `None` stands for auto.
     pub cores: Option<Vec<u16>>,
-    /// Sockets per ring as configured.
+    /// The configured number of sockets per ring; `None` stands for auto.
     pub sockets_per_ring: Option<u64>,
-    /// Bytes of receive buffers per shard at most.
+    /// The largest size of a shard's receive buffers in bytes.
     pub buffer_bytes: u64,
-    /// The largest backlog of a TCP listener.
+    /// The largest backlog of a TCP listener, if there is one.
     pub backlog: Option<u64>,
-    /// TCP ports listened on.
+    /// The TCP ports of the listeners.
     pub ports: Vec<u16>,
-    /// Whether a TCP listener can be reached from other hosts.
+    /// Whether other hosts can reach a TCP listener.
     pub remote: bool,
-    /// New connections a second that the listeners allow together.
+    /// The number of new connections per second that all listeners together allow.
     pub connect_rate: Option<u64>,
-    /// Bytes waiting for one slow client in process memory.
+    /// The largest number of bytes that wait in process memory for one slow client.
     pub outgoing_bytes: u64,
 }
 
 impl Need {
-    /// Reads the configuration; `connections` is the number asked for on the command line.
+    /// The demands of a configuration. `connections` is the number asked for on the command line.
     pub fn of(config: &Config, connections: Option<u64>, facts: &Facts) -> Need {
         let auto = (facts.cpu_time() as usize).clamp(1, MAX_SHARDS) as u64;
         let (cores, shards) = match &config.cores {
@@ -106,13 +109,15 @@ impl Need {
         }
     }
 
-    /// Descriptors without which the broker does not start: everything but further rings.
+    /// The number of descriptors without which the broker does not start: all but those of further
+    /// rings.
     pub fn files_at_start(&self) -> u64 {
         PROCESS_FILES + self.shards * (SHARD_FILES + 1 + self.listeners)
     }
 
-    /// Places for clients in one ring, and rings the whole broker may open, with this descriptor
-    /// limit. A place is no descriptor, but a table may not be longer than the limit.
+    /// The number of places for clients in one ring, and the number of rings that the whole broker
+    /// may open, with this descriptor limit. A place is not a descriptor, but a table may not be
+    /// longer than the limit.
     pub fn rings(&self, nofile: u64) -> (u64, u64) {
         let table = self.sockets_per_ring.unwrap_or(RING_SOCKETS).min(nofile).min(RING_SOCKETS);
         let spare = nofile.saturating_sub(self.files_at_start());
@@ -120,15 +125,15 @@ impl Need {
         (table, if nofile < self.files_at_start() { 0 } else { rings })
     }
 
-    /// Clients that fit in the rings.
+    /// The number of clients that fit in the rings.
     pub fn clients_in_rings(&self, nofile: u64) -> u64 {
         let (table, rings) = self.rings(nofile);
         let waiting = self.shards * self.listeners * ACCEPTS_WAITING.min(table / 2);
         (table * rings).saturating_sub(waiting)
     }
 
-    /// Bytes of memory that `clients` take, kernel and process together, where each one's socket
-    /// is charged so much.
+    /// The bytes of memory that `clients` take in the kernel and the process together, where each
+    /// socket is charged `socket_bytes`.
     pub fn memory(&self, clients: u64, nofile: u64, socket_bytes: u64) -> u64 {
         let base = PROCESS_BYTES + self.shards * (SHARD_BYTES + self.buffer_bytes);
         let rings = clients.div_ceil(self.rings(nofile).0.max(1));
@@ -137,15 +142,15 @@ impl Need {
             .saturating_add(rings.saturating_mul(RING_BYTES))
     }
 
-    /// Clients that fit in this memory.
+    /// The number of clients that fit in this memory.
     pub fn clients_in(&self, room: &Room, nofile: u64) -> u64 {
         let spare = room.left.saturating_sub(self.memory(0, nofile, room.socket_bytes));
         let table = self.rings(nofile).0.max(1);
-        // Exact enough: a ring's share for each client, rounded up.
+        // This is exact enough: it adds to each client its share of a ring, rounded up.
         spare / (CLIENT_BYTES + room.socket_bytes + RING_BYTES.div_ceil(table))
     }
 
-    /// The memory that fewer clients fit in: the host's or the control group's.
+    /// The memory that holds fewer clients: that of the host, or that of the control group.
     pub fn room(&self, facts: &Facts) -> Option<Room> {
         let nofile = hard_nofile(facts);
         let host =
@@ -161,31 +166,31 @@ impl Need {
 /// Memory that clients can take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Room {
-    /// Bytes not yet used.
+    /// The number of bytes that are not used yet.
     pub left: u64,
-    /// Bytes of an idle client's socket that are charged here.
+    /// The number of bytes that are charged here for an idle client's socket.
     pub socket_bytes: u64,
-    /// The control group whose limit it is; `None` is the host.
+    /// The control group whose limit this is; `None` for the memory of the host.
     pub group: Option<MemoryLimit>,
 }
 
-/// The descriptor limit that the broker raises itself to.
+/// The descriptor limit to which the broker raises itself.
 pub(super) fn hard_nofile(facts: &Facts) -> u64 {
     facts.nofile.map_or(RING_SOCKETS, |(_, hard)| hard)
 }
 
-/// How many clients one limit allows.
+/// The number of clients that one limit allows.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Bound {
     /// The check that has the details and the fix.
     pub check: &'static str,
-    /// Clients.
+    /// The number of clients.
     pub clients: u64,
-    /// How that comes about.
+    /// How the number comes about.
     pub because: String,
 }
 
-/// Which limits allow how many clients, the tightest first.
+/// The limits and the number of clients that each allows, the tightest limit first.
 pub fn bounds(facts: &Facts, need: &Need) -> Vec<Bound> {
     let nofile = hard_nofile(facts);
     let (table, rings) = need.rings(nofile);
@@ -205,7 +210,7 @@ pub fn bounds(facts: &Facts, need: &Need) -> Vec<Bound> {
             ),
         });
     }
-    // The kernel does not hold it against a privileged process.
+    // The kernel does not apply this limit to a privileged process.
     let files = facts.sysctl.file_max.zip(facts.files_open);
     if let Some((max, open)) = files.filter(|_| !facts.capable(CAP_SYS_ADMIN)) {
         bounds.push(Bound {
@@ -229,13 +234,13 @@ pub fn bounds(facts: &Facts, need: &Need) -> Vec<Bound> {
     bounds
 }
 
-/// Whether conntrack sees connections: loaded, and with entries, so that a firewall rule asks for
-/// it.
+/// Whether conntrack sees connections: it is loaded and has entries, so a firewall rule uses it.
 pub(super) fn follows_connections(facts: &Facts) -> bool {
     facts.conntrack.is_some_and(|conntrack| conntrack.count > 0)
 }
 
-/// New connections a second until the first limit, and whether the configuration says so.
+/// New connections per second until the first limit is met, and whether the configuration sets
+/// them.
 pub fn connect_rate(facts: &Facts, need: &Need) -> (u64, bool) {
     match need.connect_rate {
         Some(rate) => (rate.max(1), true),

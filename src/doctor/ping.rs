@@ -1,5 +1,5 @@
-//! Whether a broker answers: CONNECT, PINGREQ, DISCONNECT over plain TCP. For health checks of
-//! containers, which have no other client at hand. Blocks, with a limit on every wait.
+//! Whether a broker answers: sends CONNECT, PINGREQ and DISCONNECT over plain TCP. Meant for health
+//! checks of containers, which have no other client at hand. It blocks, with a limit on every wait.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -8,20 +8,21 @@ use std::time::Duration;
 
 use crate::config::{Bind, Config};
 
-/// How long each step may take.
+/// The longest time of each step.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// The broker lives.
+/// A sign that the broker lives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Pong {
-    /// It answered the ping.
+    /// The broker answered the PINGREQ.
     Answered,
-    /// It refused this client with a CONNACK return code (3.1.1, section 3.2.2.3), which only a
-    /// living broker does: 4 and 5 ask for credentials that a health check has not got.
+    /// The broker refused this client with a CONNACK return code (3.1.1, section 3.2.2.3), which
+    /// only a living broker does. Codes 4 and 5 ask for credentials, which a health check does not
+    /// have.
     Refused(u8),
 }
 
-/// The broker does not answer as it should.
+/// The reason why a broker counts as not answering.
 #[derive(Debug)]
 pub struct PingFailure {
     step: &'static str,
@@ -36,8 +37,8 @@ impl fmt::Display for PingFailure {
 
 impl std::error::Error for PingFailure {}
 
-/// Where to ping a broker with this configuration: its first TCP listener, on loopback where that
-/// listens everywhere. `None` when it has none.
+/// The address at which a broker with this configuration is pinged: that of its first TCP listener,
+/// or loopback if the listener is bound to all addresses. `None` when there is no TCP listener.
 pub fn target(config: &Config) -> Option<String> {
     let mut addresses = config.listeners.iter().filter_map(|listener| match &listener.bind {
         Bind::Tcp(address) => Some(*address),
@@ -54,7 +55,7 @@ pub fn target(config: &Config) -> Option<String> {
 /// Pings the broker at `HOST:PORT`.
 ///
 /// # Errors
-/// When it cannot be reached, or does not speak MQTT in time.
+/// The broker cannot be reached, or does not speak MQTT in time.
 pub fn ping(target: &str) -> Result<Pong, PingFailure> {
     let at = |step| move |error| PingFailure { step, error };
     let mut stream = connect(target).map_err(at("cannot connect"))?;
@@ -77,7 +78,7 @@ pub fn ping(target: &str) -> Result<Pong, PingFailure> {
     if answer != [0xD0, 0] {
         return Err(at("PINGREQ")(io::Error::other("the answer is no PINGRESP")));
     }
-    // It has answered; how it takes leave does not matter.
+    // The broker has answered. Whether it reads the DISCONNECT does not matter.
     let _ = stream.write_all(&[0xE0, 0]);
     Ok(Pong::Answered)
 }
@@ -97,8 +98,8 @@ fn connect(target: &str) -> io::Result<TcpStream> {
     Err(last)
 }
 
-/// MQTT 3.1.1, clean session, a ClientId that no other ping uses at the same time. A second with
-/// the same name would take over the first.
+/// A CONNECT of MQTT 3.1.1 with a clean session. No other ping on this host uses the ClientId at
+/// the same time: a second connection with the same ClientId would take over the first.
 fn connect_packet() -> Vec<u8> {
     let client_id = format!("ringmq-ping-{}", std::process::id());
     let mut packet = vec![0x10, (12 + client_id.len()) as u8];

@@ -1,18 +1,19 @@
 //! Where this process runs: on the host or in a container, and whether it sees the host's network
-//! or one of its own. Owns the signs by which this is told; all are readable without privilege.
+//! or one of its own. Owns the signs by which this is recognized, all of which can be read without
+//! privilege.
 
 use super::facts::Tree;
 
-/// Container and network.
+/// The container engine and the kind of network.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Environment {
-    /// What runs this process, when that is a container engine.
+    /// The container engine that runs this process, if any.
     pub container: Option<Engine>,
-    /// The network this process sees.
+    /// The network that this process sees.
     pub network: Network,
 }
 
-/// A container engine, by the sign that gave it away.
+/// A container engine, as recognized by a sign.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Engine {
     /// Docker.
@@ -25,19 +26,19 @@ pub enum Engine {
     Ecs,
     /// LXC or systemd-nspawn.
     System,
-    /// Another.
+    /// Another engine.
     Other,
 }
 
 impl Environment {
-    /// The program that a fix for a container is given to.
+    /// The program to which a fix for a container is given.
     pub(super) fn program(&self) -> &'static str {
         if self.container == Some(Engine::Podman) { "podman" } else { "docker" }
     }
 }
 
 impl Engine {
-    /// Its name.
+    /// The name of the engine.
     pub fn name(self) -> &'static str {
         match self {
             Engine::Docker => "Docker",
@@ -50,13 +51,13 @@ impl Engine {
     }
 }
 
-/// The network a process sees.
+/// The network that a process sees.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Network {
     /// The host's own interfaces.
     #[default]
     Host,
-    /// A namespace behind a bridge: its interfaces are one end of a pair.
+    /// A namespace behind a bridge, whose interfaces are one end of a pair.
     Bridge,
     /// Loopback only.
     Loopback,
@@ -65,7 +66,7 @@ pub enum Network {
 }
 
 impl Network {
-    /// One word.
+    /// The kind of network as one word.
     pub fn word(self) -> &'static str {
         match self {
             Network::Host => "host",
@@ -84,7 +85,8 @@ fn engine(tree: &Tree<'_>) -> Option<Engine> {
     let environment = tree.text("proc/self/environ").unwrap_or_default();
     let variable = |name: &str| environment.split('\0').find_map(|v| v.strip_prefix(name));
     let groups = tree.text("proc/self/cgroup").unwrap_or_default();
-    // The root's overlay names the engine's storage even where a cgroup namespace hides the group.
+    // The overlay of the root directory names the engine's storage even where a cgroup namespace
+    // hides the group.
     let mounts = tree.text("proc/self/mountinfo").unwrap_or_default();
     let is_root = |line: &&str| line.split(' ').nth(4) == Some("/");
     let root = mounts.lines().find(is_root).unwrap_or("");
@@ -111,9 +113,10 @@ fn engine(tree: &Tree<'_>) -> Option<Engine> {
     }
 }
 
-/// A veth's peer has its index in another namespace, so `iflink` differs from `ifindex` and no
-/// device is behind it. The host has interfaces that are their own end. `/proc/net` is always of
-/// the process's namespace; `/sys` is of the one that mounted it.
+/// The peer of a veth interface has its index in another namespace, so `iflink` differs from
+/// `ifindex` and there is no device behind it. The host has interfaces that are their own end.
+/// `/proc/net` always shows the namespace of the process; `/sys` shows that of the process that
+/// mounted it.
 fn network(tree: &Tree<'_>) -> Network {
     let table = tree.text("proc/net/dev");
     let ours: Option<Vec<&str>> = table
@@ -136,7 +139,7 @@ fn network(tree: &Tree<'_>) -> Network {
         let device = tree.exists(&format!("sys/class/net/{name}/device"));
         match (read("ifindex"), read("iflink")) {
             (Some(index), Some(link)) if link != index && link != 0 && !device => pairs += 1,
-            // Tunnel stubs (tunl0, sit0) are in every namespace and carry nothing.
+            // The stubs of tunnels (tunl0, sit0) are in every namespace and carry nothing.
             (_, Some(0)) => {}
             _ => own += 1,
         }

@@ -1,36 +1,36 @@
-//! The doctor's report as a table for people and as JSON for scripts. Owns all formatting; what it
-//! says was decided in the judgement.
+//! The doctor's report, as a table for people and as JSON for scripts. Owns all formatting. What it
+//! says was decided by the judgements.
 
 use super::facts::Facts;
 use super::finding::{Finding, Fix, Severity};
 use super::need::{Bound, Need};
 use super::worst::Worst;
 
-/// Everything the doctor has to say.
+/// The result of an examination.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// What was seen.
+    /// The facts of the host.
     pub facts: Facts,
-    /// What was asked for.
+    /// What the configuration demands.
     pub need: Need,
-    /// Every check, in a fixed order.
+    /// The findings of all checks, in a fixed order.
     pub findings: Vec<Finding>,
-    /// Clients that each limit allows, the tightest first.
+    /// The number of clients that each limit allows, the tightest limit first.
     pub bounds: Vec<Bound>,
-    /// New connections a second, and whether the configuration says so.
+    /// New connections per second, and whether the configuration sets them.
     pub connect_rate: (u64, bool),
-    /// What each setting lets these clients make the broker hold.
+    /// What each setting lets these clients make the broker hold, at worst.
     pub worst: Vec<Worst>,
 }
 
 impl Report {
-    /// Whether this host holds what was asked for.
+    /// Whether this host can hold what was asked for.
     pub fn ready(&self) -> bool {
         self.findings.iter().all(|finding| finding.severity < Severity::Blocker)
     }
 
-    /// How many clients this host holds: zero while something keeps the broker from starting, and
-    /// where nobody can tell.
+    /// The number of clients that this host can hold. It is 0 while something keeps the broker from
+    /// starting, and when the memory is unreadable.
     pub fn clients(&self) -> u64 {
         if self.facts.memory_left().is_none() {
             return 0;
@@ -50,14 +50,14 @@ impl Report {
         self.clients() as f64 / self.connect_rate.0 as f64
     }
 
-    /// Warnings and blockers, one line each.
+    /// The warnings and blockers, one line each.
     pub fn warnings(&self) -> Vec<String> {
         let bad = self.findings.iter().filter(|finding| finding.severity >= Severity::Warning);
         bad.map(|finding| self.line(finding)).collect()
     }
 
-    /// The first blocker that no smaller number of clients avoids and that a shard meets at its
-    /// start, as one line.
+    /// The first blocker that stops a shard at its start, whatever the number of clients is, as one
+    /// line.
     pub fn obstacle(&self) -> Option<String> {
         let fatal = |finding: &&Finding| {
             finding.severity == Severity::Blocker
@@ -75,7 +75,7 @@ impl Report {
         line
     }
 
-    /// The ways to fix it that fit where this process runs.
+    /// The ways to apply a fix that are possible where this process runs.
     fn ways(&self, fix: &Fix) -> Vec<String> {
         let contained = self.facts.place.container.is_some();
         match (&fix.container, contained) {
@@ -158,7 +158,7 @@ impl Report {
         }
     }
 
-    /// The report for scripts: one JSON object.
+    /// The report for scripts, as one JSON object.
     pub fn json(&self) -> String {
         let (rate, configured) = self.connect_rate;
         let place = &self.facts.place;
@@ -242,7 +242,7 @@ fn quoted(text: &str) -> String {
     out
 }
 
-/// `1,234,567`.
+/// Writes a number as `1,234,567`.
 pub(super) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::new();
@@ -255,12 +255,12 @@ pub(super) fn count(number: u64) -> String {
     out
 }
 
-/// `1 shard`, `2 shards`.
+/// Writes a number and a word as `1 shard` or `2 shards`.
 pub(super) fn counted(number: u64, word: &str) -> String {
     format!("{number} {word}{}", if number == 1 { "" } else { "s" })
 }
 
-/// A size with its unit.
+/// Writes a size with its unit.
 pub(super) fn bytes(number: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut value = number as f64;

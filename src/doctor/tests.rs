@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::*;
 use crate::config::Sources;
 
-/// A host below a temporary directory, gone with the value.
+/// A host whose files are below a temporary directory, which is removed with the value.
 struct Host(PathBuf);
 
 impl Drop for Host {
@@ -120,7 +120,7 @@ fn finding<'r>(report: &'r Report, check: &str) -> &'r Finding {
     report.findings.iter().find(|finding| finding.check == check).unwrap()
 }
 
-/// The check has this severity, and its line in the log names these words.
+/// Asserts that the check has this severity, and that its line in the log contains these words.
 #[track_caller]
 fn says(report: &Report, check: &str, severity: Severity, words: &[&str]) {
     let found = finding(report, check);
@@ -204,7 +204,7 @@ fn blocked_io_uring_is_told_apart_by_its_cause() {
         says(&judge(refused(1)), "io_uring", Severity::Blocker, &words);
         says(&judge(RingTrial::Untried), "io_uring", Severity::Blocker, &words);
     }
-    // A privileged process, or one of the group, passes.
+    // A privileged process may pass, and so may a member of the group.
     host.put("proc/sys/kernel/io_uring_disabled", "1\n");
     says(&judge(RingTrial::Works), "io_uring", Severity::Fine, &[]);
 }
@@ -254,7 +254,7 @@ fn a_control_group_of_either_version_bounds_memory_and_cpu_time() {
     one.put(&format!("{cpu}/docker/abc/cpu.cfs_quota_us"), "150000\n");
     one.put(&format!("{cpu}/docker/abc/cpu.cfs_period_us"), "100000\n");
 
-    // Version 1 is not charged the whole socket.
+    // Version 1 does not charge the whole socket.
     for (host, unified, holds) in [(two, true, 75_000..85_000), (one, false, 170_000..190_000)] {
         let facts = Facts::read(&host.0);
         assert_eq!(facts.memory_left(), Some(GIB / 8 * 3), "{facts:?}");
@@ -270,7 +270,7 @@ fn a_control_group_of_either_version_bounds_memory_and_cpu_time() {
         assert_eq!(report.need.shards, 1, "a quota of 1.5 CPUs runs one shard");
         let report = host.judge_with("cores=[0,1]", Some(1000), RingTrial::Works);
         says(&report, "cpu", Severity::Warning, &["1.50", "CPUQuota=200%", "--cpuset-cpus 0-1"]);
-        // Which CPUs are its own, and no advice to run fewer shards than one.
+        // The advice names CPUs of this process, and does not suggest fewer shards than one.
         host.replace("proc/self/status", "0-3", "2-3");
         host.put("sys/fs/cgroup/system.slice/cpu.max", "50000 100000\n");
         host.put("sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us", "50000\n");
@@ -305,7 +305,7 @@ fn a_small_conntrack_table_is_named_when_it_is_used() {
     host.put("proc/sys/net/netfilter/nf_conntrack_max", "65536\n");
     host.put("proc/sys/net/netfilter/nf_conntrack_count", "0\n");
     says(&host.judge(Some(100_000)), "conntrack", Severity::Fine, &["no rule uses it"]);
-    // On a quiet host nobody knows; that must not keep it from being ready.
+    // On a quiet host nobody can tell; that must not keep the host from being ready.
     host.replace("proc/net/sockstat", "inuse 377", "inuse 2");
     let report = host.judge(Some(100_000));
     says(&report, "conntrack", Severity::Note, &["if a firewall rule uses it"]);
@@ -338,7 +338,7 @@ fn the_network_is_the_one_of_proc_not_of_a_foreign_sys() {
     let host = Host::good();
     let network = || Facts::read(&host.0).place.network;
     let table = "Inter-|   Receive\n face |bytes\n    lo:  96 1\n";
-    // A namespace made by hand: /sys still shows the host's card.
+    // A namespace that was made by hand, where /sys still shows the host's card.
     host.put("proc/net/dev", table);
     assert_eq!(network(), Network::Loopback);
     host.put("proc/net/dev", &format!("{table}  veth7: 1 2\n"));

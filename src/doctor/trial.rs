@@ -1,10 +1,11 @@
-//! The trial: opens a ring as a shard does and asks the kernel for each operation. Keeps nothing.
+//! The trial: opens a ring as a shard does, and asks the kernel for each operation. Nothing of it
+//! remains.
 
 use crate::ring::{Driver, SocketRingConfig, operations};
 
 use super::judge_process::RingTrial;
 
-/// Opens and closes a small ring with everything the driver needs.
+/// Opens and closes a small ring with everything that the driver needs.
 pub(super) fn open_ring() -> RingTrial {
     let refused = |operation, errno| RingTrial::Refused { operation, errno };
     match operations() {

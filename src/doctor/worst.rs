@@ -1,5 +1,5 @@
-//! What each setting lets clients make the broker hold, at worst and all at once; and the budget
-//! that no sum of it exceeds (`limits.memory`).
+//! What each setting lets clients make the broker hold at worst, if all of them do so at once. And
+//! the budget that no sum of these exceeds (`limits.memory`).
 
 use crate::config::{Config, Get, MemoryBudget};
 use crate::limits::{ALIAS_BYTES, MAX_TOPIC_LENGTH};
@@ -8,25 +8,25 @@ use super::facts::Facts;
 use super::finding::{Finding, Fix, Severity};
 use super::report::{bytes, count};
 
-/// Bytes of the identifier of a QoS 2 message that awaits PUBREL, at worst.
+/// The bytes that the identifier of a QoS 2 message takes at worst while it awaits PUBREL.
 const IDENTIFIER: u64 = 24;
-/// How often `mqtt.outgoing_max_bytes` a client that keeps reading may have unsent.
+/// How many times `mqtt.outgoing_max_bytes` a client that keeps reading may have unsent.
 const OVERSHOOT: u64 = 8;
-/// Bytes of a subscription besides its filter.
+/// The bytes that a subscription takes besides its filter.
 const SUBSCRIPTION: u64 = 100;
 
-/// One setting's worst case.
+/// The worst case of one setting.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Worst {
-    /// The setting.
+    /// The name of the setting.
     pub key: &'static str,
-    /// Bytes, if there is a bound besides the budget.
+    /// The bytes, if the setting is a bound besides the budget.
     pub bytes: Option<u64>,
-    /// How that comes about.
+    /// How the number comes about.
     pub because: String,
 }
 
-/// The worst cases for so many clients.
+/// The worst cases for this number of clients.
 pub(super) fn worst(config: &Config, clients: u64) -> Vec<Worst> {
     let (mqtt, retained) = (&config.mqtt, &config.retained);
     let (packet, longest) = (u64::from(mqtt.max_packet_size.get()), MAX_TOPIC_LENGTH as u64);
@@ -76,7 +76,7 @@ pub(super) fn worst(config: &Config, clients: u64) -> Vec<Worst> {
     ]
 }
 
-/// The budget in bytes; `None` without one.
+/// The budget in bytes; `None` when there is none.
 fn budget(config: &Config, facts: &Facts) -> Option<u64> {
     Some(config.limits.budget().bytes(facts.memory_budget())).filter(|&bytes| bytes != u64::MAX)
 }

@@ -1,4 +1,4 @@
-//! Mistakes with who may do what, and with what is below MQTT.
+//! Mistakes in access control, and in the layers below MQTT.
 
 macro_rules! access {
     ([$($rest:ident)*] $($before:tt)*) => {

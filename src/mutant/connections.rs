@@ -1,4 +1,4 @@
-//! Mistakes with connections, wills and time, and with what clients may use.
+//! Mistakes in connections, wills and timers, and in the limits of clients.
 
 macro_rules! connections {
     ([$($rest:ident)*] $($before:tt)*) => {

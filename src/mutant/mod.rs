@@ -1,11 +1,13 @@
-//! Deliberate mistakes, one at a time, to show that the simulation catches mistakes of their kind.
+//! Deliberate mistakes, which are made one at a time to show that the simulation catches mistakes
+//! of their kind.
 //!
-//! Exists for the feature `mutants`, which only `tests/simulation` asks for. Without it
-//! [`Mutant::is_on`] is a constant, and nothing of this reaches a binary. With it one number for
-//! the whole process says which mistake is made: all threads of a simulation make the same one.
-//! What catches each, and how soon, stands in `tests/simulation/mutants.tsv`.
+//! They exist under the feature `mutants`, which only `tests/simulation` asks for. Without it
+//! [`Mutant::is_on`] is a constant, and nothing of this reaches a binary. With it, one number for
+//! the whole process says which mistake is made: all threads of a simulation make the same one. For
+//! each mistake, `tests/simulation/mutants.tsv` says what catches it, and how soon.
 //!
-//! The mistakes stand in a file for each room, as a macro that hands them on to the next one.
+//! There is a file for each subject. It has a macro that hands the mistakes on to the macro of the
+//! next file.
 #![allow(clippy::disallowed_types, reason = "one mistake for all threads of a simulation")]
 
 #[macro_use]
@@ -59,7 +61,7 @@ impl Mutant {
     }
 }
 
-// Known to the compiler, so that the branches are gone.
+// The compiler knows the constant, so it removes the branches.
 #[cfg(not(feature = "mutants"))]
 const _: () = assert!(!Mutant::WheelEarly.is_on());
 

@@ -1,4 +1,4 @@
-//! Mistakes with those who ask and watch.
+//! Mistakes in what operators ask and watch.
 
 macro_rules! observers {
     ([$($rest:ident)*] $($before:tt)*) => {

@@ -1,4 +1,4 @@
-//! Mistakes with where messages go, and in which order.
+//! Mistakes in where messages go, and in which order.
 
 macro_rules! routing {
     ([$($rest:ident)*] $($before:tt)*) => {

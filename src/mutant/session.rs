@@ -1,4 +1,4 @@
-//! Mistakes with windows, queues and what is delivered.
+//! Mistakes in windows, queues and deliveries.
 
 macro_rules! session {
     ([$($rest:ident)*] $($before:tt)*) => {

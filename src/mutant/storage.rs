@@ -1,4 +1,4 @@
-//! Mistakes with what survives a restart.
+//! Mistakes in what survives a restart.
 
 macro_rules! storage {
     ([$($rest:ident)*] $($before:tt)*) => {

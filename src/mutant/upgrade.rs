@@ -1,4 +1,4 @@
-//! Mistakes with what goes to another process.
+//! Mistakes in what goes to another process during an upgrade.
 
 macro_rules! upgrade {
     ([$($rest:ident)*] $($before:tt)*) => {

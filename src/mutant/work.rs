@@ -1,4 +1,4 @@
-//! Mistakes with work in slices and memory.
+//! Mistakes in work that is done in slices, and in the accounting of memory.
 
 macro_rules! work {
     ([$($rest:ident)*] $($before:tt)*) => {

@@ -1,25 +1,25 @@
-//! PUBACK, PUBREC, PUBREL and PUBCOMP (MQTT 5.0 sections 3.4 to 3.7): one shape, four types.
+//! PUBACK, PUBREC, PUBREL and PUBCOMP (MQTT 5.0 sections 3.4 to 3.7), four types with one layout.
 
 use super::cursor::Cursor;
 use super::encode::{Encoded, put_packet, put_sized, put_u16};
 use super::properties::{self, Reasons, UserProperties};
 use super::{PacketId, ReasonCode, Version, Violation};
 
-/// Which of the four.
+/// Which of the four acknowledgements.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum AckKind {
-    /// Answers a QoS 1 PUBLISH.
+    /// PUBACK, which answers a QoS 1 PUBLISH.
     PubAck,
-    /// Answers a QoS 2 PUBLISH.
+    /// PUBREC, which answers a QoS 2 PUBLISH.
     PubRec,
-    /// Answers a PUBREC.
+    /// PUBREL, which answers a PUBREC.
     PubRel,
-    /// Answers a PUBREL.
+    /// PUBCOMP, which answers a PUBREL.
     PubComp,
 }
 
 impl AckKind {
-    /// Packet type and flags.
+    /// The first byte of the fixed header: packet type and flags.
     #[inline]
     const fn first(self) -> u8 {
         match self {
@@ -30,7 +30,8 @@ impl AckKind {
         }
     }
 
-    /// The codes of 5.0 sections 3.4.2.1, 3.5.2.1, 3.6.2.1 and 3.7.2.1.
+    /// Whether the type may carry this code, by the tables of 5.0 sections 3.4.2.1, 3.5.2.1,
+    /// 3.6.2.1 and 3.7.2.1.
     const fn allows(self, reason: ReasonCode) -> bool {
         use ReasonCode as R;
         match self {
@@ -58,16 +59,16 @@ impl AckKind {
 pub struct Ack<'a> {
     /// The packet identifier of the PUBLISH.
     pub id: PacketId,
-    /// `Success` in version 3, which has no codes.
+    /// The reason code. Always `Success` in version 3, which has no codes.
     pub reason: ReasonCode,
-    /// For people, not for programs.
+    /// The Reason String, which is for people and not for programs.
     pub reason_string: Option<&'a str>,
-    /// In the order received.
+    /// The User Properties, in the order received.
     pub user: UserProperties<'a>,
 }
 
 impl Ack<'_> {
-    /// Without Reason String and User Properties.
+    /// An acknowledgement without Reason String and User Properties.
     #[inline]
     pub fn new(id: PacketId, reason: ReasonCode) -> Self {
         Ack { id, reason, reason_string: None, user: UserProperties::default() }
@@ -99,7 +100,8 @@ fn decode_reason(
         .filter(|reason| kind.allows(*reason))
         .ok_or(Violation::protocol("The reason code is not one of the packet type"))?;
     let mut reasons = Reasons::default();
-    // Less than four bytes: no property length, no properties (section 3.4.2.2.1).
+    // With a Remaining Length below 4 there is no property length, and so there are no properties
+    // (section 3.4.2.2.1).
     if !cursor.is_empty() {
         reasons = Reasons::parse(properties::block(&mut cursor)?)?;
         cursor.end()?;
@@ -107,8 +109,8 @@ fn decode_reason(
     Ok(Ack { id, reason, reason_string: reasons.reason_string, user: reasons.user })
 }
 
-/// Appends an acknowledgement without properties, in the shortest form there is. Version 3 has only
-/// the identifier. It always fits.
+/// Appends an acknowledgement without properties in its shortest form. In version 3 this is the
+/// packet identifier alone. It always fits.
 #[inline]
 pub fn encode_bare_ack(
     out: &mut Vec<u8>,
@@ -125,10 +127,10 @@ pub fn encode_bare_ack(
     }
 }
 
-/// Appends an acknowledgement, in the shortest form there is.
+/// Appends an acknowledgement in its shortest form.
 ///
 /// # Errors
-/// The Reason String or the User Properties are too long.
+/// The Reason String is too long, or the User Properties together are.
 #[inline]
 pub fn encode_ack(out: &mut Vec<u8>, version: Version, kind: AckKind, ack: &Ack) -> Encoded {
     let bare = ack.reason_string.is_none() && ack.user.is_empty();

@@ -9,7 +9,7 @@ use super::properties::{
 };
 use super::{ConnectViolation, Qos, ReasonCode, Version, Violation, framing};
 
-/// Added to the level by mosquitto's bridges of version 3.
+/// The bit that mosquitto's version 3 bridges add to the protocol level.
 const BRIDGE_BIT: u8 = 0x80;
 
 const USERNAME_FLAG: u8 = 0x80;
@@ -23,47 +23,48 @@ const RESERVED_FLAG: u8 = 0x01;
 /// A CONNECT.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Connect<'a> {
-    /// From the protocol name and level.
+    /// The version that the protocol name and level say.
     pub version: Version,
-    /// Clean Session in version 3.
+    /// Clean Start; in version 3 the flag is called Clean Session.
     pub clean_start: bool,
-    /// Seconds; 0: none.
+    /// Keep Alive in seconds; 0 turns it off.
     pub keep_alive: u16,
-    /// May be empty. Length and characters are for the caller to judge, by version.
+    /// The ClientId. It may be empty. The caller checks its length and characters, by version.
     pub client_id: &'a str,
-    /// User name.
+    /// The user name.
     pub username: Option<&'a str>,
-    /// Password. In version 3 never without a user name [MQTT-3.1.2-22].
+    /// The password. In version 3 it never comes without a user name [MQTT-3.1.2-22].
     pub password: Option<&'a [u8]>,
-    /// Will message.
+    /// The will message.
     pub will: Option<Will<'a>>,
-    /// The level had bit 0x80: a mosquitto bridge, version 3 only.
+    /// True when the level had bit 0x80, by which mosquitto's bridges identify themselves; version
+    /// 3 only.
     pub bridge: bool,
-    /// Empty for version 3.
+    /// The properties. Empty for version 3.
     pub properties: ConnectProperties<'a>,
 }
 
-/// The properties of a CONNECT, not of its will message.
+/// The properties of a CONNECT. Those of its will message are in [`Will`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ConnectProperties<'a> {
-    /// Seconds; `u32::MAX`: never expires; absent: 0.
+    /// Session Expiry Interval in seconds. `u32::MAX`: the session never expires. Absent: 0.
     pub session_expiry: Option<u32>,
-    /// Not 0; absent: 65,535.
+    /// Receive Maximum, never 0. Absent: 65,535.
     pub receive_maximum: Option<u16>,
-    /// Bytes, not 0; absent: no limit.
+    /// Maximum Packet Size in bytes, never 0. Absent: no limit.
     pub maximum_packet_size: Option<u32>,
-    /// Absent: 0.
+    /// Topic Alias Maximum. Absent: 0.
     pub topic_alias_maximum: Option<u16>,
-    /// The client asks for Response Information.
+    /// True when the client asks for Response Information.
     pub request_response_information: bool,
-    /// The client takes Reason String and User Properties where a request went well or not
-    /// [MQTT-3.1.2-29].
+    /// True when the client accepts Reason String and User Properties in any packet; otherwise only
+    /// in PUBLISH, CONNACK and DISCONNECT [MQTT-3.1.2-29].
     pub request_problem_information: bool,
-    /// Asks for extended authentication.
+    /// The method of enhanced authentication that the client asks for.
     pub authentication_method: Option<&'a str>,
-    /// Never without a method.
+    /// The first data of that method. Never present without a method.
     pub authentication_data: Option<&'a [u8]>,
-    /// In the order received.
+    /// The User Properties, in the order received.
     pub user: UserProperties<'a>,
 }
 
@@ -86,26 +87,27 @@ impl Default for ConnectProperties<'_> {
 /// The will message of a CONNECT.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Will<'a> {
-    /// Not empty, free of wildcards.
+    /// The topic name. Not empty, without wildcards.
     pub topic: &'a str,
-    /// May be empty.
+    /// The payload. It may be empty.
     pub payload: &'a [u8],
     /// Quality of service.
     pub qos: Qos,
-    /// To be retained.
+    /// True when the will message is to be retained.
     pub retain: bool,
-    /// Seconds between the end of the connection and the will message.
+    /// Will Delay Interval: seconds between the end of the connection and the publication of the
+    /// will message.
     pub delay: u32,
-    /// Without topic alias and subscription identifiers.
+    /// The properties, among which there is never a Topic Alias or a Subscription Identifier.
     pub properties: PublishProperties<'a>,
 }
 
-/// Decodes a CONNECT, whose version is known only by decoding it. `packet` is one whole packet, as
-/// cut out by [`frame`](super::frame).
+/// Decodes a CONNECT, whose version only its own fields tell. `packet` is one whole packet, as
+/// [`frame`](super::frame) delimits it.
 ///
 /// # Errors
-/// The rule the packet breaks, and the version in which to answer, as far as known. An unknown
-/// protocol name or level gives `UnsupportedProtocolVersion` [MQTT-3.1.2-2].
+/// The rule that the packet breaks, and the version in which to answer, as far as it is known. An
+/// unknown protocol name or level gives `UnsupportedProtocolVersion` [MQTT-3.1.2-2].
 pub fn decode_connect(packet: &[u8]) -> Result<Connect<'_>, ConnectViolation> {
     let any = u32::MAX;
     let unknown =
@@ -137,8 +139,8 @@ const UNSUPPORTED: Violation = Violation {
     what: "The protocol name and level are not those of MQTT 3.1, 3.1.1 or 5.0",
 };
 
-/// The version that an unfinished CONNECT at the start of `bytes` speaks: `None` while that is not
-/// there yet, `Some(None)` when it is none that is known.
+/// The version that an incomplete CONNECT at the start of `bytes` speaks. `None` while the bytes do
+/// not reach the protocol level, `Some(None)` when name and level are not those of a known version.
 pub fn connect_version(bytes: &[u8]) -> Option<Option<Version>> {
     let length = bytes.get(1..)?.iter().take(4).position(|byte| byte & 0x80 == 0)?;
     let body = bytes.get(2 + length..)?;
@@ -152,7 +154,8 @@ pub fn connect_version(bytes: &[u8]) -> Option<Option<Version>> {
     Some(version_of(name, level).ok().map(|(version, _)| version))
 }
 
-/// The version and whether a bridge asks; otherwise the version in whose form to refuse.
+/// The version, and whether the client is a bridge. The error is the version in whose form the
+/// CONNECT is to be refused.
 fn version_of(name: &[u8], level: u8) -> Result<(Version, bool), Option<Version>> {
     match (name, level & !BRIDGE_BIT, level & BRIDGE_BIT != 0) {
         (b"MQIsdp", 3, bridge) => Ok((Version::V31, bridge)),
@@ -165,9 +168,9 @@ fn version_of(name: &[u8], level: u8) -> Result<(Version, bool), Option<Version>
     }
 }
 
-/// The version in whose form to refuse a level above 5. The specification of 3.1.1 wants return
-/// code 1 for it and that of 5.0 reason code 0x84 [MQTT-3.1.2-2]: what comes after the level tells
-/// which of the two the client reads.
+/// Chooses the version in whose form a level above 5 is refused. The specification of 3.1.1 wants
+/// return code 1 for it, and that of 5.0 reason code 0x84 [MQTT-3.1.2-2]. The bytes after the level
+/// show which of the two forms the client reads.
 fn as_written(version: Version, rest: Cursor<'_>) -> Version {
     let reads_as = |version| decode_after_level(version, false, rest, &mut 0).is_ok();
     let plain = version.is_v5() && !reads_as(Version::V5) && reads_as(Version::V311);
@@ -185,7 +188,8 @@ fn decode_after_level<'a>(
     let keep_alive = cursor.u16()?;
     let mut properties = ConnectProperties::default();
     if version.is_v5() {
-        // The answer to wrong flags, too, must not be larger than what the client takes.
+        // The properties are read before wrong flags are reported, because that answer, too, must
+        // not be larger than the client's Maximum Packet Size.
         let parsed = props::block(&mut cursor).and_then(decode_connect_properties);
         if let Ok(parsed) = &parsed {
             *maximum_packet_size = parsed.maximum_packet_size.unwrap_or(u32::MAX);
@@ -200,7 +204,7 @@ fn decode_after_level<'a>(
         will = Some(decode_will(version, flags, &mut cursor)?);
     }
     // In 3.1 the Remaining Length has precedence over these two flags: a packet that ends before
-    // the string is valid, and goes on as if the flag were not set (3.1, section 3.1).
+    // the string is valid, and is treated as if the flag were not set (3.1, section 3.1).
     let here = |flag: u8, cursor: &Cursor| {
         flags & flag != 0 && !(version == Version::V31 && cursor.is_empty())
     };
@@ -354,50 +358,52 @@ fn put_connect_properties(out: &mut Vec<u8>, p: &ConnectProperties) -> Encoded {
 /// A CONNACK.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ConnAck<'a> {
-    /// Never together with a failure [MQTT-3.2.2-6]. 3.1 does not have it.
+    /// Session Present. Never set together with a failure [MQTT-3.2.2-6]. 3.1 does not have it.
     pub session_present: bool,
-    /// In version 3 sent as [`ReasonCode::connect_return_code_v3`].
+    /// The reason code. Version 3 sends [`ReasonCode::connect_return_code_v3`] of it.
     pub reason: ReasonCode,
-    /// Empty for version 3.
+    /// The properties. Empty for version 3.
     pub properties: ConnAckProperties<'a>,
 }
 
 /// The properties of a CONNACK (section 3.2.2.3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ConnAckProperties<'a> {
-    /// Seconds, when the server uses another value than the client asked for.
+    /// Session Expiry Interval in seconds, if the server uses another value than the client asked
+    /// for.
     pub session_expiry: Option<u32>,
-    /// Not 0; absent: 65,535.
+    /// Receive Maximum, never 0. Absent: 65,535.
     pub receive_maximum: Option<u16>,
-    /// QoS 0 or 1; 2 is said by leaving it out, which the encoder does.
+    /// QoS 0 or 1. The protocol expresses QoS 2 by the absence of the property, so the encoder
+    /// leaves it out.
     pub maximum_qos: Option<Qos>,
-    /// Absent: true.
+    /// Retain Available. Absent: true.
     pub retain_available: Option<bool>,
-    /// Bytes, not 0; absent: no limit.
+    /// Maximum Packet Size in bytes, never 0. Absent: no limit.
     pub maximum_packet_size: Option<u32>,
-    /// When the client's own was empty [MQTT-3.2.2-16].
+    /// The ClientId that the server has assigned, if the client's own was empty [MQTT-3.2.2-16].
     pub assigned_client_id: Option<&'a str>,
-    /// Absent: 0.
+    /// Topic Alias Maximum. Absent: 0.
     pub topic_alias_maximum: Option<u16>,
-    /// For people, not for programs.
+    /// The Reason String, which is for people and not for programs.
     pub reason_string: Option<&'a str>,
-    /// Absent: true.
+    /// Wildcard Subscription Available. Absent: true.
     pub wildcard_subscription_available: Option<bool>,
-    /// Absent: true.
+    /// Subscription Identifiers Available. Absent: true.
     pub subscription_identifiers_available: Option<bool>,
-    /// Absent: true.
+    /// Shared Subscription Available. Absent: true.
     pub shared_subscription_available: Option<bool>,
-    /// Seconds, in place of what the client asked for [MQTT-3.2.2-21].
+    /// Keep Alive in seconds, which replaces the client's value [MQTT-3.2.2-21].
     pub server_keep_alive: Option<u16>,
-    /// For building response topics.
+    /// The basis on which the client builds response topics.
     pub response_information: Option<&'a str>,
-    /// Another server to use.
+    /// Another server, which the client is to use.
     pub server_reference: Option<&'a str>,
-    /// That of the CONNECT.
+    /// The authentication method of the CONNECT.
     pub authentication_method: Option<&'a str>,
-    /// What the method exchanges.
+    /// Data of the authentication method.
     pub authentication_data: Option<&'a [u8]>,
-    /// In the order received.
+    /// The User Properties, in the order received.
     pub user: UserProperties<'a>,
 }
 
@@ -428,7 +434,7 @@ pub(super) fn decode_connack(version: Version, body: &[u8]) -> Result<ConnAck<'_
     Ok(ConnAck { session_present, reason, properties })
 }
 
-/// Section 3.2.2.2.
+/// The reason codes that section 3.2.2.2 lists for CONNACK.
 fn connack_allows(reason: ReasonCode) -> bool {
     use ReasonCode as R;
     let refuses_connect = matches!(
@@ -472,10 +478,11 @@ fn decode_connack_properties(raw: &[u8]) -> Result<ConnAckProperties<'_>, Violat
     Ok(p)
 }
 
-/// Appends a CONNACK. Version 3 has only the flag and the return code, 3.1 not even the flag.
+/// Appends a CONNACK. Version 3.1.1 has only the Session Present flag and the return code, 3.1 only
+/// the return code.
 ///
 /// # Errors
-/// A string or binary field, or the properties together, are too long.
+/// A string, a binary field, or the property block is too long.
 pub fn encode_connack(out: &mut Vec<u8>, version: Version, connack: &ConnAck) -> Encoded {
     put_packet(out, 0x20, |out| {
         out.push(u8::from(connack.session_present && version != Version::V31));

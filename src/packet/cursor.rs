@@ -1,4 +1,5 @@
-//! Reading the data types of MQTT (5.0 section 1.5) from the front of a slice.
+//! Reads the data types of MQTT (5.0 section 1.5) from the front of a slice. Pure; it decides
+//! nothing about packets.
 
 use super::{PacketId, ReasonCode, Violation};
 
@@ -17,17 +18,17 @@ const WILDCARD: Violation = Violation {
     what: "A topic name contains a wildcard character",
 };
 
-/// What [`varint`] found.
+/// The result of [`varint`].
 pub(super) enum Varint {
-    /// A value, minimal or not, and how many bytes it took (1 to 4).
+    /// A value, and the number of bytes it took (1 to 4), which may be more than it needs.
     Value { value: u32, length: usize },
-    /// The last byte there says that one more follows.
+    /// The last byte that is there says that another one follows.
     Incomplete,
-    /// The fourth byte says that one more follows.
+    /// The fourth byte says that another one follows.
     TooLong,
 }
 
-/// A variable byte integer at the front of `bytes`.
+/// Reads a variable byte integer from the front of `bytes`.
 #[inline]
 pub(super) fn varint(bytes: &[u8]) -> Varint {
     let mut value = 0;
@@ -45,7 +46,7 @@ pub(super) fn is_minimal(value: u32, length: usize) -> bool {
     length == 1 || value >> (7 * (length - 1)) != 0
 }
 
-/// What is left of a packet.
+/// The part of a packet that has not been read yet.
 #[derive(Clone, Copy)]
 pub(super) struct Cursor<'a> {
     rest: &'a [u8],
@@ -62,13 +63,13 @@ impl<'a> Cursor<'a> {
         self.rest.is_empty()
     }
 
-    /// Everything not yet read.
+    /// Everything that has not been read yet.
     #[inline]
     pub(super) fn rest(&self) -> &'a [u8] {
         self.rest
     }
 
-    /// An error unless everything was read.
+    /// Fails unless everything has been read.
     #[inline]
     pub(super) fn end(&self) -> Result<(), Violation> {
         if self.rest.is_empty() {
@@ -106,7 +107,8 @@ impl<'a> Cursor<'a> {
         self.array().map(u32::from_be_bytes)
     }
 
-    /// A variable byte integer, minimal as 5.0 demands (only 5.0 has them past the fixed header).
+    /// A variable byte integer, which must not use more bytes than it needs: only 5.0 has such
+    /// integers beyond the fixed header, and 5.0 forbids it [MQTT-1.5.5-1].
     #[inline]
     pub(super) fn varint(&mut self) -> Result<u32, Violation> {
         match varint(self.rest) {
@@ -136,7 +138,7 @@ impl<'a> Cursor<'a> {
         self.take(usize::from(length))
     }
 
-    /// A UTF-8 string without U+0000 [MQTT-1.5.4-1] [MQTT-1.5.4-2].
+    /// A string of valid UTF-8 without U+0000 [MQTT-1.5.4-1] [MQTT-1.5.4-2].
     #[inline]
     pub(super) fn text(&mut self) -> Result<&'a str, Violation> {
         let text = str::from_utf8(self.binary()?).map_err(|_| NOT_UTF8)?;
@@ -153,7 +155,7 @@ impl<'a> Cursor<'a> {
         if text.is_empty() { Err(EMPTY_TOPIC) } else { Ok(text) }
     }
 
-    /// A topic name: no wildcards [MQTT-3.3.2-2], at least one character [MQTT-4.7.3-1].
+    /// A topic name: without wildcards [MQTT-3.3.2-2], of at least one character [MQTT-4.7.3-1].
     pub(super) fn topic_name(&mut self) -> Result<&'a str, Violation> {
         let topic = self.topic_name_or_empty()?;
         if topic.is_empty() { Err(EMPTY_TOPIC) } else { Ok(topic) }
@@ -171,8 +173,9 @@ impl<'a> Cursor<'a> {
     }
 }
 
-// Topic names are short and nearly always valid: eight bytes at a time, no early exit. The compiler
-// makes 4-byte vectors of the plain loop, which costs a third of decoding a small PUBLISH.
+// Topic names are short and nearly always valid. Therefore the scan takes eight bytes at a time and
+// does not stop at the first hit. From a plain loop the compiler makes 4-byte vectors, and that
+// loop costs a third of decoding a small PUBLISH.
 #[inline]
 fn has_nul(bytes: &[u8]) -> bool {
     scan(bytes, |word| zero_byte(word) != 0)
@@ -180,12 +183,13 @@ fn has_nul(bytes: &[u8]) -> bool {
 
 #[inline]
 fn has_nul_or_wildcard(bytes: &[u8]) -> bool {
-    // '#' is 0x23 and '+' is 0x2B: they differ in bit 3 alone.
+    // '#' is 0x23 and '+' is 0x2B, so they differ in bit 3 only.
     let wildcard = |word: u64| zero_byte((word & !every(0x08)) ^ every(b'#'));
     scan(bytes, |word| zero_byte(word) | wildcard(word) != 0)
 }
 
-/// True when `found` is, for any eight bytes in a row of `bytes`; fewer are filled up with spaces.
+/// True when `found` is true for some eight consecutive bytes of `bytes`. Fewer than eight are
+/// filled up with spaces.
 #[inline]
 fn scan(bytes: &[u8], found: impl Fn(u64) -> bool) -> bool {
     let (words, _) = bytes.as_chunks::<8>();
@@ -196,12 +200,13 @@ fn scan(bytes: &[u8], found: impl Fn(u64) -> bool) -> bool {
         }
         return found(u64::from_ne_bytes(word));
     };
-    // The last eight overlap with those before, which saves a loop over the odd bytes.
+    // The last eight bytes overlap with those before, so that no second loop is needed for the odd
+    // bytes.
     let last = found(u64::from_ne_bytes(*last));
     words.iter().fold(last, |any, word| any | found(u64::from_ne_bytes(*word)))
 }
 
-/// Eight times the same byte.
+/// A word of eight times the same byte.
 const fn every(byte: u8) -> u64 {
     u64::from_ne_bytes([byte; 8])
 }

@@ -9,23 +9,24 @@ use super::properties::{
 };
 use super::{ReasonCode, Version, Violation};
 
-/// A DISCONNECT. Version 3 has it without any field, from clients only.
+/// A DISCONNECT. In version 3 it has no field, and only clients send it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Disconnect<'a> {
-    /// `Success` is Normal disconnection: the will message is discarded [MQTT-3.14.4-3].
+    /// The reason code. `Success` is "Normal disconnection", which discards the will message
+    /// [MQTT-3.14.4-3].
     pub reason: ReasonCode,
-    /// Seconds. Only from a client [MQTT-3.14.2-2].
+    /// Session Expiry Interval in seconds. Only clients may send it [MQTT-3.14.2-2].
     pub session_expiry: Option<u32>,
-    /// For people, not for programs.
+    /// The Reason String, which is for people and not for programs.
     pub reason_string: Option<&'a str>,
-    /// Only from a server.
+    /// Another server, which the client is to use. Only servers send it.
     pub server_reference: Option<&'a str>,
-    /// In the order received.
+    /// The User Properties, in the order received.
     pub user: UserProperties<'a>,
 }
 
 impl Disconnect<'_> {
-    /// Without properties.
+    /// A DISCONNECT without properties.
     pub fn new(reason: ReasonCode) -> Self {
         Disconnect {
             reason,
@@ -47,15 +48,15 @@ impl Disconnect<'_> {
 /// An AUTH: one step of an authentication exchange.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Auth<'a> {
-    /// `Success`, `ContinueAuthentication` or `ReAuthenticate`.
+    /// The reason code: `Success`, `ContinueAuthentication` or `ReAuthenticate`.
     pub reason: ReasonCode,
-    /// Missing only in the packet of Remaining Length 0 (section 3.15.2.1).
+    /// The authentication method. Missing only when the Remaining Length is 0 (section 3.15.2.1).
     pub method: Option<&'a str>,
-    /// What the method exchanges.
+    /// Data of the authentication method.
     pub data: Option<&'a [u8]>,
-    /// For people, not for programs.
+    /// The Reason String, which is for people and not for programs.
     pub reason_string: Option<&'a str>,
-    /// In the order received.
+    /// The User Properties, in the order received.
     pub user: UserProperties<'a>,
 }
 
@@ -77,7 +78,8 @@ pub(super) fn decode_disconnect(
     disconnect.reason = ReasonCode::from_u8(cursor.u8()?)
         .filter(|reason| disconnect_allows(*reason))
         .ok_or(WRONG_REASON)?;
-    // Less than two bytes: no property length, no properties (section 3.14.2.2.1).
+    // With a Remaining Length below 2 there is no property length, and so there are no properties
+    // (section 3.14.2.2.1).
     if cursor.is_empty() {
         return Ok(disconnect);
     }
@@ -96,7 +98,8 @@ pub(super) fn decode_disconnect(
     Ok(disconnect)
 }
 
-/// The codes of section 3.14.2.1: those about a connection, not about one request.
+/// The codes of section 3.14.2.1: those that are about a connection, and not about a single
+/// request.
 fn disconnect_allows(reason: ReasonCode) -> bool {
     use ReasonCode as R;
     match reason {
@@ -118,10 +121,10 @@ fn disconnect_allows(reason: ReasonCode) -> bool {
     }
 }
 
-/// Appends a DISCONNECT, in the shortest form there is. Version 3 has only the bare packet.
+/// Appends a DISCONNECT in its shortest form. In version 3 this is the fixed header alone.
 ///
 /// # Errors
-/// A property is too long, or all of them together.
+/// A property is too long, or all properties together are.
 pub fn encode_disconnect(out: &mut Vec<u8>, version: Version, disconnect: &Disconnect) -> Encoded {
     put_packet(out, 0xE0, |out| {
         let properties = disconnect.has_properties();
@@ -178,10 +181,10 @@ pub(super) fn decode_auth(body: &[u8]) -> Result<Auth<'_>, Violation> {
 /// Appends an AUTH (version 5 only).
 ///
 /// # Errors
-/// A property is too long, or all of them together.
+/// A property is too long, or all properties together are.
 pub fn encode_auth(out: &mut Vec<u8>, auth: &Auth) -> Encoded {
     put_packet(out, 0xF0, |out| {
-        // Without a method only the empty form is legal (section 3.15.2.2.2).
+        // Without a method only the form with Remaining Length 0 is legal (section 3.15.2.2.2).
         if auth.method.is_none() {
             return Ok(());
         }

@@ -1,8 +1,9 @@
-//! Writing the data types of MQTT, and the two packets that are nothing but a header.
+//! Writes the data types of MQTT, and the two packets that consist of a header only.
 //!
-//! Not everything that can be asked for can be written: a string has at most 65,535 bytes, a packet
-//! at most 268,435,455 behind its length. So whatever may be as long as a peer makes it is written
-//! by functions that may refuse, and a packet that is refused leaves nothing behind.
+//! Not everything that a caller passes can be encoded: a string has at most 65,535 bytes, and a
+//! packet has at most 268,435,455 bytes after its length. Therefore every function whose input may
+//! be as long as a peer makes it can fail, and a packet that is refused leaves nothing in the
+//! buffer.
 
 use crate::limits::{MAX_REMAINING_LENGTH, MAX_TOPIC_LENGTH};
 
@@ -13,11 +14,11 @@ pub enum NotEncodable {
     TextTooLong,
     /// The packet, or its property block, has more than 268,435,455 bytes.
     PacketTooLong,
-    /// A packet identifier is missing or too many, or a Subscription Identifier is out of range.
+    /// A packet identifier is missing or superfluous, or a Subscription Identifier is out of range.
     Identifier,
 }
 
-/// What the encoders of whole packets return; the buffer is as it was when they refuse.
+/// The result of the encoders of whole packets. After an error the buffer is as it was before.
 pub type Encoded = Result<(), NotEncodable>;
 
 /// Appends a PINGREQ.
@@ -30,7 +31,7 @@ pub fn encode_pingresp(out: &mut Vec<u8>) {
     out.extend_from_slice(&[0xD0, 0]);
 }
 
-/// Bytes that a variable byte integer takes.
+/// The number of bytes that a variable byte integer takes.
 #[inline]
 pub(super) const fn varint_size(value: usize) -> usize {
     match value {
@@ -41,7 +42,7 @@ pub(super) const fn varint_size(value: usize) -> usize {
     }
 }
 
-/// A variable byte integer in a fixed array, and how many of its bytes count (1 to 4).
+/// A variable byte integer in a fixed array, and how many bytes of it are used (1 to 4).
 #[inline]
 pub(super) fn varint(value: usize) -> Result<([u8; 4], usize), NotEncodable> {
     if value > MAX_REMAINING_LENGTH as usize {
@@ -85,7 +86,7 @@ pub(super) fn length_of(bytes: &[u8]) -> Result<u16, NotEncodable> {
 
 const _: () = assert!(MAX_TOPIC_LENGTH == u16::MAX as usize);
 
-/// Binary data, or the bytes of a string.
+/// Appends binary data, or the bytes of a string.
 #[inline]
 pub(super) fn put_binary(out: &mut Vec<u8>, bytes: &[u8]) -> Encoded {
     put_u16(out, length_of(bytes)?);
@@ -93,7 +94,7 @@ pub(super) fn put_binary(out: &mut Vec<u8>, bytes: &[u8]) -> Encoded {
     Ok(())
 }
 
-/// One packet: its first byte, its length, and what `body` appends.
+/// Appends one packet: its first byte, its length, and what `body` appends.
 #[inline]
 pub(super) fn put_packet(
     out: &mut Vec<u8>,
@@ -106,7 +107,7 @@ pub(super) fn put_packet(
     })
 }
 
-/// All that `body` appends, or nothing of it.
+/// Appends everything that `body` appends, or nothing when `body` fails.
 #[inline]
 pub(super) fn whole(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>) -> Encoded) -> Encoded {
     let before = out.len();
@@ -117,8 +118,8 @@ pub(super) fn whole(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>) -> Encode
     encoded
 }
 
-/// What `body` appends, with its size as a variable byte integer in front: a packet without its
-/// first byte, or a property block. The common size of less than 128 is written in place; only a
+/// Appends what `body` appends, preceded by its size as a variable byte integer: a packet without
+/// its first byte, or a property block. The usual size of less than 128 is written in place; only a
 /// longer one moves the bytes.
 #[inline]
 pub(super) fn put_sized(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>) -> Encoded) -> Encoded {

@@ -1,4 +1,4 @@
-//! The fixed header: where one packet ends and the next begins.
+//! The fixed header, which says where one packet ends and the next begins.
 
 use super::cursor::{self, Varint};
 use super::{ReasonCode, Version, Violation};
@@ -7,30 +7,31 @@ use crate::limits::MAX_REMAINING_LENGTH;
 /// Largest whole packet in bytes: the largest Remaining Length and its five bytes of fixed header.
 pub const MAX_PACKET_SIZE: u32 = MAX_REMAINING_LENGTH + 5;
 
-/// What stands at the start of a buffer.
+/// What the start of a buffer contains.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Framing {
-    /// Not yet a whole packet.
+    /// The packet is not complete yet.
     Incomplete {
-        /// Bytes that the packet has in all, or, while that is unknown, the least the buffer must
-        /// hold to learn more. Always more than the buffer has.
+        /// The length of the whole packet in bytes. While that is unknown, the number of bytes that
+        /// the buffer must hold before more can be said. Always more than the buffer has.
         needed: usize,
     },
     /// A whole packet.
     Complete {
-        /// The first byte: packet type and flags.
+        /// The first byte, which has packet type and flags.
         first: u8,
-        /// Bytes of fixed header, 2 to 5.
+        /// The length of the fixed header in bytes, 2 to 5.
         header: usize,
-        /// Bytes of the whole packet, fixed header included.
+        /// The length of the whole packet in bytes, fixed header included.
         total: usize,
     },
 }
 
-/// Looks for one packet at the start of `buf`. `max` is the largest whole packet accepted, bytes.
+/// Looks for one packet at the start of `buf`. `max` is the size in bytes of the largest whole
+/// packet that is accepted.
 ///
 /// # Errors
-/// `PacketTooLarge` as soon as the length is known [MQTT-3.1.2-24]; `MalformedPacket` when the
+/// `PacketTooLarge`, as soon as the length is known [MQTT-3.1.2-24]; `MalformedPacket` when the
 /// length has more than four bytes.
 #[inline]
 pub fn frame(buf: &[u8], max: u32) -> Result<Framing, Violation> {
@@ -42,7 +43,7 @@ pub fn frame(buf: &[u8], max: u32) -> Result<Framing, Violation> {
     }
 }
 
-/// The length takes several bytes, or is not there yet.
+/// Handles a length that takes several bytes, or has not arrived yet.
 fn frame_long(buf: &[u8], max: u32) -> Result<Framing, Violation> {
     let [first, rest @ ..] = buf else {
         return Ok(Framing::Incomplete { needed: 2 });
@@ -83,7 +84,7 @@ const TOO_LARGE: Violation = Violation {
 const WRONG_LENGTH: Violation =
     Violation::malformed("The Remaining Length is not the number of bytes that follow");
 
-/// The first byte and what follows the fixed header, of exactly one whole packet.
+/// The first byte, and what follows the fixed header, of exactly one whole packet.
 #[inline]
 pub(super) fn split(version: Version, packet: &[u8]) -> Result<(u8, &[u8]), Violation> {
     match packet {
@@ -105,7 +106,8 @@ fn split_long(version: Version, packet: &[u8]) -> Result<(u8, &[u8]), Violation>
             if body.len() != value as usize {
                 return Err(WRONG_LENGTH);
             }
-            // Version 3 does not forbid a padded length, and small clients send it; 5.0 does.
+            // Version 3 does not forbid a length with more bytes than it needs, and small clients
+            // send such lengths. 5.0 forbids them.
             if version.is_v5() && !cursor::is_minimal(value, length) {
                 return Err(cursor::NOT_MINIMAL);
             }

@@ -1,14 +1,16 @@
-//! Bytes ⇄ packets for MQTT 3.1, 3.1.1 and 5.0; one file per packet family. Pure; any shard.
+//! Bytes ⇄ packets for MQTT 3.1, 3.1.1 and 5.0; one file per packet family. The code is pure and
+//! runs on any shard.
 //!
-//! Decoding borrows from the received bytes and allocates nothing. It checks everything that one
-//! packet alone can get wrong: flags, reserved bits, lengths, UTF-8, properties, zero identifiers,
-//! wildcards in topic names. Encoding appends one whole packet to the caller's buffer, or nothing,
-//! and says why: lengths on the wire are bounded, and what peers and settings add up to is not.
+//! Decoding borrows from the received bytes and allocates nothing. It checks every rule that a
+//! single packet can break: flags, reserved bits, lengths, UTF-8, properties, zero identifiers,
+//! wildcards in topic names. Encoding appends either one whole packet to the caller's buffer, or
+//! nothing together with the reason: a length on the wire is bounded, and the texts of peers and of
+//! the configuration may add up to more than that.
 //!
-//! What it deliberately leaves to the caller, because it takes more than one packet to know: which
-//! side sends what (a client's CONNACK, Subscription Identifier in a client's PUBLISH, Session
-//! Expiry in a server's DISCONNECT), the syntax of topic filters (version 5 answers per filter),
-//! ClientId rules, topic alias limits, packet identifiers in use.
+//! Some rules need more than one packet, and are deliberately left to the caller: which side may
+//! send what (a CONNACK from a client, a Subscription Identifier in a client's PUBLISH, a Session
+//! Expiry Interval in a server's DISCONNECT), the syntax of topic filters (version 5 answers each
+//! filter by itself), ClientId rules, topic alias limits, and packet identifiers in use.
 
 mod ack;
 mod connect;
@@ -57,7 +59,7 @@ pub enum Version {
 }
 
 impl Version {
-    /// True for 5.0: packets carry properties and reason codes.
+    /// True for 5.0, whose packets carry properties and reason codes.
     #[inline]
     pub const fn is_v5(self) -> bool {
         matches!(self, Version::V5)
@@ -95,7 +97,7 @@ impl Qos {
 pub struct PacketId(NonZeroU16);
 
 impl PacketId {
-    /// `None` for 0.
+    /// Returns `None` for 0.
     #[inline]
     pub const fn new(value: u16) -> Option<PacketId> {
         match NonZeroU16::new(value) {
@@ -111,88 +113,91 @@ impl PacketId {
     }
 }
 
-/// The peer broke a rule of the protocol.
+/// A rule of the protocol that the peer has broken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Violation {
-    /// The code for a version 5 DISCONNECT or CONNACK.
+    /// The reason code for a version 5 DISCONNECT or CONNACK.
     pub reason: ReasonCode,
-    /// One sentence for the Reason String and the log.
+    /// One sentence, for the Reason String and for the log.
     pub what: &'static str,
 }
 
 impl Violation {
-    /// 0x81: the bytes cannot be parsed.
+    /// Reason 0x81: the bytes cannot be parsed.
     pub(crate) const fn malformed(what: &'static str) -> Violation {
         Violation { reason: ReasonCode::MalformedPacket, what }
     }
 
-    /// 0x82: the bytes can be parsed and say something that is not allowed.
+    /// Reason 0x82: the bytes can be parsed, but they say something that is not allowed.
     pub(crate) const fn protocol(what: &'static str) -> Violation {
         Violation { reason: ReasonCode::ProtocolError, what }
     }
 }
 
-/// A CONNECT that cannot be accepted, with what is known for choosing the answer.
+/// A CONNECT that cannot be accepted, and what the caller needs to choose the answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ConnectViolation {
-    /// What is wrong. An unknown protocol level gives `UnsupportedProtocolVersion`.
+    /// The rule that is broken. An unknown protocol level gives `UnsupportedProtocolVersion`.
     pub violation: Violation,
-    /// The version whose form of CONNACK the client understands. `Some(V5)` also for protocol name
-    /// `MQTT` with a level above 5; `Some(V31 | V311)` for other unknown levels. `None` when the
-    /// protocol name is not MQTT's or was not reached: it may not be an MQTT client at all.
+    /// The version whose form of CONNACK the client understands. For protocol name `MQTT` with a
+    /// level above 5 this is `Some(V5)`, or `Some(V311)` if the rest reads as a CONNECT of 3.1.1
+    /// only; for other unknown levels it is `Some(V31)` or `Some(V311)`. `None` when the protocol
+    /// name is not MQTT's or was not reached: the peer may not be an MQTT client at all.
     pub version: Option<Version>,
-    /// The largest packet that the client takes, as far as it was read; `u32::MAX` for any.
+    /// The Maximum Packet Size of the client, if the property was read before the broken rule was
+    /// found; otherwise `u32::MAX`, which stands for any size.
     pub maximum_packet_size: u32,
 }
 
-/// One whole packet, borrowed from the received bytes.
+/// One whole packet, which borrows from the received bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-// A packet lives on the stack for one dispatch; boxing CONNECT would put an allocation in its path.
+// A packet lives on the stack while it is dispatched. Boxing CONNECT would add an allocation.
 #[allow(clippy::large_enum_variant)]
 pub enum Packet<'a> {
-    /// Type 1.
+    /// CONNECT, type 1.
     Connect(Connect<'a>),
-    /// Type 2.
+    /// CONNACK, type 2.
     ConnAck(ConnAck<'a>),
-    /// Type 3.
+    /// PUBLISH, type 3.
     Publish(Publish<'a>),
-    /// Type 4.
+    /// PUBACK, type 4.
     PubAck(Ack<'a>),
-    /// Type 5.
+    /// PUBREC, type 5.
     PubRec(Ack<'a>),
-    /// Type 6.
+    /// PUBREL, type 6.
     PubRel(Ack<'a>),
-    /// Type 7.
+    /// PUBCOMP, type 7.
     PubComp(Ack<'a>),
-    /// Type 8.
+    /// SUBSCRIBE, type 8.
     Subscribe(Subscribe<'a>),
-    /// Type 9.
+    /// SUBACK, type 9.
     SubAck(SubAck<'a>),
-    /// Type 10.
+    /// UNSUBSCRIBE, type 10.
     Unsubscribe(Unsubscribe<'a>),
-    /// Type 11.
+    /// UNSUBACK, type 11.
     UnsubAck(UnsubAck<'a>),
-    /// Type 12.
+    /// PINGREQ, type 12.
     PingReq,
-    /// Type 13.
+    /// PINGRESP, type 13.
     PingResp,
-    /// Type 14.
+    /// DISCONNECT, type 14.
     Disconnect(Disconnect<'a>),
-    /// Type 15, version 5 only.
+    /// AUTH, type 15; version 5 only.
     Auth(Auth<'a>),
 }
 
-/// Decodes one whole packet, as cut out by [`frame`], of a connection that speaks `version`.
+/// Decodes one whole packet, as [`frame`] delimits it, of a connection that speaks `version`.
 ///
-/// A CONNECT is decoded by its own protocol name and level; after the first one it is a protocol
-/// error [MQTT-3.1.0-2], which is for the caller to say.
+/// A CONNECT is decoded by its own protocol name and level. A second CONNECT on a connection is a
+/// protocol error [MQTT-3.1.0-2], which the caller has to detect.
 ///
 /// # Errors
-/// The rule the packet breaks. Connections are closed on it [MQTT-4.13.1-1].
+/// The rule that the packet breaks. The caller closes the connection [MQTT-4.13.1-1].
 #[inline]
 pub fn decode<'a>(version: Version, packet: &'a [u8]) -> Result<Packet<'a>, Violation> {
     let (first, body) = framing::split(version, packet)?;
-    // Nearly all packets are a PUBLISH or a bare acknowledgement; the rest stays out of line.
+    // Nearly all packets are a PUBLISH or an acknowledgement with nothing but its identifier. The
+    // others are decoded out of line.
     if first >> 4 == 3 {
         return publish::decode(version, first & 0x0F, body);
     }
@@ -211,14 +216,14 @@ pub fn decode<'a>(version: Version, packet: &'a [u8]) -> Result<Packet<'a>, Viol
     decode_other(version, first, packet, body)
 }
 
-/// Says what is wrong with a packet of which only the beginning has come, as far as that shows it:
-/// nobody waits for the rest of a packet that is refused anyhow. `beginning` is what [`frame`]
-/// found incomplete; of an empty one nothing is said.
+/// Checks a packet of which only the beginning has arrived, so that a connection is not kept
+/// waiting for the rest of a packet that will be refused. `beginning` is what [`frame`] found
+/// incomplete; an empty one is accepted.
 ///
 /// # Errors
-/// A type that is reserved (section 2.1.2), flags that are not the type's
-/// [MQTT-2.1.3-1], a padded length where those are forbidden [MQTT-1.5.5-1], a length that the type
-/// cannot have.
+/// A reserved type (section 2.1.2), flags that do not belong to the type [MQTT-2.1.3-1], a
+/// Remaining Length with more bytes than it needs, where version 5 forbids this [MQTT-1.5.5-1], or
+/// a Remaining Length that the type cannot have.
 pub fn check_beginning(version: Version, beginning: &[u8]) -> Result<(), Violation> {
     let [first, rest @ ..] = beginning else { return Ok(()) };
     let (kind, flags) = (first >> 4, first & 0x0F);
@@ -240,7 +245,8 @@ pub fn check_beginning(version: Version, beginning: &[u8]) -> Result<(), Violati
     }
 }
 
-/// Every packet but PUBLISH; acknowledgements that are more than an identifier, or wrong.
+/// Decodes every packet but PUBLISH, and those acknowledgements that have more than an identifier
+/// or break a rule.
 #[inline(never)]
 fn decode_other<'a>(
     version: Version,
@@ -276,8 +282,9 @@ const NOTHING_IN: Violation =
 const TOO_LONG: Violation =
     Violation::malformed("The packet type has a packet identifier and nothing else");
 
-/// Fixed header flags other than PUBLISH's are given, not free [MQTT-2.1.3-1]. In 3.1 the same bits
-/// were DUP, QoS and RETAIN, "not used" or set at will by re-sending clients, so they are ignored.
+/// The flags in the fixed header of every packet but PUBLISH are fixed [MQTT-2.1.3-1]. In 3.1 the
+/// same bits were DUP, QoS and RETAIN, which were "not used", or set at will by clients that sent a
+/// packet again. They are ignored there.
 #[inline]
 fn check_flags(version: Version, kind: u8, flags: u8) -> Result<(), Violation> {
     let expected = if matches!(kind, 6 | 8 | 10) { 0b0010 } else { 0 };

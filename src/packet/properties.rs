@@ -1,4 +1,5 @@
-//! Properties (MQTT 5.0 section 2.2.2): the block in front of a payload or at the end of a header.
+//! Properties (MQTT 5.0 section 2.2.2): the block at the end of the variable header, and in front
+//! of a will message. Pure.
 
 use super::cursor::Cursor;
 use super::encode::{Encoded, put_binary, put_u16, put_u32, put_varint, whole};
@@ -39,7 +40,7 @@ const TWICE: Violation = Violation::protocol("A property appears more than once"
 const NOT_BOOL: Violation = Violation::protocol("A property that is 0 or 1 has another value");
 const ZERO: Violation = Violation::protocol("A property that must not be 0 is 0");
 
-/// Takes the property block off the front: its length, and that many bytes.
+/// Takes the property block off the front: its length, and as many bytes.
 #[inline]
 pub(super) fn block<'a>(cursor: &mut Cursor<'a>) -> Result<&'a [u8], Violation> {
     let length = cursor.varint()?;
@@ -52,7 +53,7 @@ pub(super) fn once<T>(place: &mut Option<T>, value: T) -> Result<(), Violation> 
     if place.replace(value).is_some() { Err(TWICE) } else { Ok(()) }
 }
 
-/// A byte that is 0 or 1.
+/// Reads a byte that must be 0 or 1.
 pub(super) fn boolean(cursor: &mut Cursor) -> Result<bool, Violation> {
     match cursor.u8()? {
         0 => Ok(false),
@@ -61,19 +62,19 @@ pub(super) fn boolean(cursor: &mut Cursor) -> Result<bool, Violation> {
     }
 }
 
-/// Refuses 0, where 0 is a protocol error.
+/// Refuses the value 0 of a property for which 0 is a protocol error.
 pub(super) fn nonzero<T: Default + PartialEq>(value: T) -> Result<T, Violation> {
     if value == T::default() { Err(ZERO) } else { Ok(value) }
 }
 
-/// Checks a user property and leaves it to the raw view.
+/// Checks a User Property. It is not stored, because [`UserProperties`] reads it from the block.
 pub(super) fn user_property(cursor: &mut Cursor) -> Result<(), Violation> {
     cursor.text()?;
     cursor.text()?;
     Ok(())
 }
 
-/// Reason String and User Properties, all that acknowledgements have.
+/// Reason String and User Properties, the only properties of acknowledgements.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Reasons<'a> {
     pub(super) reason_string: Option<&'a str>,
@@ -152,7 +153,7 @@ pub fn append_user_property(out: &mut Vec<u8>, name: &str, value: &str) -> Encod
 }
 
 /// Takes one property off the front of a block that was checked before: its identifier, its value
-/// as it stands on the wire, and the rest. `None` at the end.
+/// as it is on the wire, and the rest. `None` at the end.
 #[inline]
 fn split_property(raw: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&id, value) = raw.split_first()?;
@@ -194,15 +195,16 @@ fn skip_value(cursor: &mut Cursor, id: u8) -> Result<(), Violation> {
     cursor.take(fixed).map(|_| ())
 }
 
-/// The User Properties of one packet: a view of its whole property block, checked before.
+/// The User Properties of one packet, as a view of its whole property block, which was checked
+/// before.
 #[derive(Clone, Copy, Default)]
 pub struct UserProperties<'a> {
-    /// The whole block when it has a User Property, otherwise empty.
+    /// The whole block if it has a User Property, otherwise empty.
     raw: &'a [u8],
 }
 
 impl<'a> UserProperties<'a> {
-    /// A view of `raw`, a block of User Properties only ([`append_user_property`]).
+    /// A view of `raw`, a block that has only User Properties ([`append_user_property`]).
     ///
     /// # Errors
     /// `raw` is not a sequence of whole, valid User Properties.
@@ -218,12 +220,13 @@ impl<'a> UserProperties<'a> {
         Ok(user)
     }
 
-    /// A view of those in a block of any properties that was checked before.
+    /// A view of the User Properties in a block of any properties that was checked before.
     pub fn within(raw: &'a [u8]) -> Self {
         UserProperties { raw }
     }
 
-    /// Checks the User Property at the cursor, within the block `raw`, and takes the block in view.
+    /// Checks the User Property at the cursor, which lies within the block `raw`, and makes `raw`
+    /// the block that is viewed.
     #[inline]
     pub(super) fn note(&mut self, cursor: &mut Cursor<'a>, raw: &'a [u8]) -> Result<(), Violation> {
         user_property(cursor)?;
@@ -291,10 +294,11 @@ impl<'a> Iterator for UserPropertiesIter<'a> {
     }
 }
 
-/// The Subscription Identifiers of one PUBLISH: a view of its property block, checked before.
+/// The Subscription Identifiers of one PUBLISH, as a view of its property block, which was checked
+/// before.
 #[derive(Clone, Copy, Default)]
 pub struct VarInts<'a> {
-    /// The whole block when it has a Subscription Identifier, otherwise empty.
+    /// The whole block if it has a Subscription Identifier, otherwise empty.
     raw: &'a [u8],
 }
 
@@ -357,32 +361,36 @@ impl Iterator for VarIntsIter<'_> {
 /// The properties of a PUBLISH or of a will message. Empty for version 3.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PublishProperties<'a> {
-    /// 0: unspecified bytes; 1: the payload is UTF-8 (and was checked to be).
+    /// Payload Format Indicator. 0: unspecified bytes. 1: the payload is UTF-8, which is checked
+    /// here for a will message only; for a PUBLISH see
+    /// [`Publish::has_promised_format`](super::Publish::has_promised_format).
     pub payload_format: Option<u8>,
-    /// Seconds the message lives.
+    /// Message Expiry Interval: the lifetime of the message in seconds.
     pub message_expiry: Option<u32>,
-    /// 1 to 65,535; never in a will message.
+    /// Topic Alias, 1 to 65,535. Never present in a will message.
     pub topic_alias: Option<u16>,
-    /// Not empty, without wildcards [MQTT-3.3.2-14].
+    /// Response Topic. Not empty, without wildcards [MQTT-3.3.2-14].
     pub response_topic: Option<&'a str>,
-    /// For the requester to match the response.
+    /// Correlation Data, by which the requester recognizes the response.
     pub correlation_data: Option<&'a [u8]>,
-    /// Free text.
+    /// Content Type, free text.
     pub content_type: Option<&'a str>,
-    /// In the order received.
+    /// The User Properties, in the order received.
     pub user: UserProperties<'a>,
-    /// Only from a server; from a client a protocol error [MQTT-3.3.4-6], for the caller to say.
+    /// Subscription Identifiers. Only a server sends them. From a client they are a protocol error
+    /// [MQTT-3.3.4-6], which the caller has to detect.
     pub subscription_ids: VarInts<'a>,
-    /// The block as received, without its length.
+    /// The property block as received, without its length.
     pub raw: &'a [u8],
     will_delay: Option<u32>,
 }
 
 impl<'a> PublishProperties<'a> {
-    /// Decodes the block of a PUBLISH, without its length.
+    /// Decodes the property block of a PUBLISH, without its length.
     ///
     /// # Errors
-    /// A property that a PUBLISH may not have, twice, or with a value it may not have.
+    /// There is a property that a PUBLISH may not have, a property appears twice, or its value is
+    /// not allowed.
     pub fn parse(raw: &'a [u8]) -> Result<Self, Violation> {
         let mut properties = PublishProperties { raw, ..Default::default() };
         let mut cursor = Cursor::new(raw);
@@ -405,7 +413,8 @@ impl<'a> PublishProperties<'a> {
         Ok(properties)
     }
 
-    /// Decodes the block of a will message, without its length; the delay, in seconds, beside it.
+    /// Decodes the property block of a will message, without its length. The second value is the
+    /// Will Delay Interval in seconds.
     pub(super) fn parse_will(raw: &'a [u8]) -> Result<(Self, u32), Violation> {
         let mut properties = PublishProperties { raw, ..Default::default() };
         let mut cursor = Cursor::new(raw);
@@ -418,7 +427,7 @@ impl<'a> PublishProperties<'a> {
         Ok((properties, properties.will_delay.unwrap_or(0)))
     }
 
-    /// What PUBLISH and will messages share.
+    /// Reads a property that PUBLISH and will messages have in common.
     fn common(&mut self, id: u8, cursor: &mut Cursor<'a>) -> Result<(), Violation> {
         match id {
             PAYLOAD_FORMAT => once(&mut self.payload_format, u8::from(boolean(cursor)?)),
@@ -431,7 +440,7 @@ impl<'a> PublishProperties<'a> {
         }
     }
 
-    /// Payload Format Indicator 1 says that the payload is UTF-8.
+    /// Checks the payload if the Payload Format Indicator says that it is UTF-8.
     #[inline]
     pub(super) fn check_payload(&self, payload: &[u8]) -> Result<(), Violation> {
         if self.payload_format == Some(1) && str::from_utf8(payload).is_err() {
@@ -440,7 +449,7 @@ impl<'a> PublishProperties<'a> {
         Ok(())
     }
 
-    /// True when [`raw`](Self::raw) holds only what a server forwards unaltered.
+    /// True when [`raw`](Self::raw) has only properties that a server forwards unaltered.
     #[inline]
     pub fn is_forwardable_raw(&self) -> bool {
         self.message_expiry.is_none()
@@ -449,9 +458,9 @@ impl<'a> PublishProperties<'a> {
             && self.will_delay.is_none()
     }
 
-    /// Appends, in the order received, what a server forwards unaltered ([MQTT-3.3.2-4],
-    /// [MQTT-3.3.2-15] to [MQTT-3.3.2-18], [MQTT-3.3.2-20]): all but Message Expiry Interval, Topic
-    /// Alias, Subscription Identifier and Will Delay Interval.
+    /// Appends, in the order received, the properties that a server forwards unaltered
+    /// ([MQTT-3.3.2-4], [MQTT-3.3.2-15] to [MQTT-3.3.2-18], [MQTT-3.3.2-20]): all but Message
+    /// Expiry Interval, Topic Alias, Subscription Identifier and Will Delay Interval.
     pub fn write_forwardable(&self, out: &mut Vec<u8>) {
         if self.is_forwardable_raw() {
             out.extend_from_slice(self.raw);
@@ -466,15 +475,16 @@ impl<'a> PublishProperties<'a> {
         }
     }
 
-    /// Appends what a server forwards unaltered, from the fields rather than from `raw`.
+    /// Appends the properties that a server forwards unaltered, from the fields and not from `raw`.
     ///
     /// # Errors
-    /// A text that is too long for its length.
+    /// A text is longer than 65,535 bytes.
     pub fn put_forwardable(&self, out: &mut Vec<u8>) -> Encoded {
         PublishProperties { message_expiry: None, ..*self }.put(out)
     }
 
-    /// Appends the forwardable ones, and the expiry, from the fields rather than from `raw`.
+    /// Appends the properties that a server forwards unaltered, and the Message Expiry Interval,
+    /// from the fields and not from `raw`.
     pub(super) fn put(&self, out: &mut Vec<u8>) -> Encoded {
         put_u8_property(out, PAYLOAD_FORMAT, self.payload_format);
         put_u32_property(out, MESSAGE_EXPIRY, self.message_expiry);

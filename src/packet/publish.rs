@@ -1,4 +1,4 @@
-//! PUBLISH (MQTT 5.0 section 3.3), the hot path in both directions.
+//! PUBLISH (MQTT 5.0 section 3.3), in both directions. This is the hot path of the codec.
 
 use super::cursor::Cursor;
 use super::encode::{
@@ -10,61 +10,62 @@ use super::properties::{
 use super::{Packet, PacketId, Qos, Version, Violation};
 use crate::limits::{MAX_REMAINING_LENGTH, MAX_TOPIC_LENGTH};
 
-/// A PUBLISH received.
+/// A PUBLISH that was received.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Publish<'a> {
-    /// This may be a re-delivery; never with QoS 0.
+    /// True when the packet may be a re-delivery. Never true with QoS 0.
     pub dup: bool,
     /// Quality of service.
     pub qos: Qos,
-    /// The message is to be retained, or was.
+    /// From a client: the message is to be retained. From a server: it was retained.
     pub retain: bool,
-    /// Free of wildcards. Empty only in version 5 together with a topic alias.
+    /// The topic name, without wildcards. Empty only in version 5, together with a topic alias.
     pub topic: &'a str,
     /// Present exactly when the QoS is above 0 [MQTT-2.2.1-2].
     pub id: Option<PacketId>,
-    /// Empty for version 3.
+    /// The properties. Empty for version 3.
     pub properties: PublishProperties<'a>,
-    /// The Application Message; may be empty.
+    /// The payload of the Application Message. It may be empty.
     pub payload: &'a [u8],
 }
 
 impl Publish<'_> {
-    /// False when Payload Format Indicator says that the payload is UTF-8, which it is not. The
-    /// packet is correct all the same, and can be answered with 0x99 (section 3.3.2.3.2).
+    /// False when the Payload Format Indicator says that the payload is UTF-8 and it is not. Such a
+    /// packet is well-formed, so it can be answered with reason code 0x99 (section 3.3.2.3.2).
     #[inline]
     pub fn has_promised_format(&self) -> bool {
         self.properties.check_payload(self.payload).is_ok()
     }
 }
 
-/// A PUBLISH to send. The fields from `message_expiry` to `forwarded` count in version 5 only.
+/// A PUBLISH to send. The fields from `message_expiry` to `forwarded` are used in version 5 only.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OutPublish<'a> {
-    /// This is a re-delivery.
+    /// True for a re-delivery.
     pub dup: bool,
     /// Quality of service.
     pub qos: Qos,
-    /// The retain flag as the subscriber shall see it.
+    /// The RETAIN flag that the subscriber is to see.
     pub retain: bool,
-    /// At most 65,535 bytes; empty when only the alias is sent.
+    /// The topic name, of at most 65,535 bytes. Empty when only the topic alias is sent.
     pub topic: &'a str,
     /// Present exactly when the QoS is above 0 [MQTT-2.2.1-2].
     pub id: Option<PacketId>,
-    /// Seconds left.
+    /// The remaining lifetime of the message in seconds.
     pub message_expiry: Option<u32>,
-    /// 1 to 65,535.
+    /// The topic alias, 1 to 65,535.
     pub topic_alias: Option<u16>,
-    /// Each 1 to 268,435,455.
+    /// The Subscription Identifiers, each 1 to 268,435,455.
     pub subscription_ids: &'a [u32],
-    /// Encoded properties, as from [`PublishProperties::write_forwardable`].
+    /// Encoded properties, as [`PublishProperties::write_forwardable`] writes them.
     pub forwarded: &'a [u8],
-    /// The Application Message.
+    /// The payload of the Application Message.
     pub payload: &'a [u8],
 }
 
-/// Returns the packet rather than the PUBLISH, and builds it in one place: copying half-written
-/// structures from one to the other costs more than reading the bytes.
+/// Decodes a PUBLISH. It returns a [`Packet`] rather than a [`Publish`] and builds it in one place,
+/// because copying half-written structures from one into the other costs more than reading the
+/// bytes.
 #[inline]
 pub(super) fn decode<'a>(
     version: Version,
@@ -76,7 +77,7 @@ pub(super) fn decode<'a>(
     let topic = cursor.topic_name_or_empty()?;
     let id = if qos == Qos::AtMostOnce { None } else { Some(cursor.packet_id()?) };
     let retain = flags & 1 != 0;
-    // Most publishers send no properties at all.
+    // Most publishers send no properties.
     let payload = match cursor.rest() {
         rest if !version.is_v5() => rest,
         [0, payload @ ..] => payload,
@@ -93,7 +94,7 @@ pub(super) fn decode<'a>(
     Ok(Packet::Publish(Publish { dup, qos, retain, topic, id, properties, payload }))
 }
 
-/// QoS and DUP.
+/// Reads QoS and DUP from the flags.
 #[inline]
 pub(super) fn check_flags(flags: u8) -> Result<(Qos, bool), Violation> {
     let Some(qos) = Qos::from_u8(flags >> 1 & 3) else { return Err(QOS_3) };
@@ -104,7 +105,7 @@ pub(super) fn check_flags(flags: u8) -> Result<(Qos, bool), Violation> {
     Ok((qos, dup))
 }
 
-/// The rest of a PUBLISH that has properties.
+/// Decodes the rest of a PUBLISH that has properties.
 #[inline(never)]
 fn decode_properties<'a>(
     mut publish: Publish<'a>,
@@ -127,7 +128,7 @@ const NO_TOPIC: Violation =
 // [MQTT-4.7.3-1]
 const EMPTY_TOPIC: Violation = Violation::malformed("The topic name is empty");
 
-/// The lengths that the header states.
+/// The lengths that the encoded header states.
 struct Sizes {
     /// Bytes of the property block.
     properties: usize,
@@ -164,12 +165,13 @@ fn sizes(version: Version, p: &OutPublish) -> Result<Sizes, NotEncodable> {
     Ok(Sizes { properties, remaining })
 }
 
-/// Bytes of the whole packet. To be compared with the receiver's Maximum Packet Size
-/// [MQTT-3.1.2-24] before encoding.
+/// The size of the whole packet in bytes, which the caller compares with the receiver's Maximum
+/// Packet Size [MQTT-3.1.2-24] before it encodes the packet.
 ///
 /// # Errors
-/// It has no encoding. A message that was accepted may well have none: at the very limit it grows
-/// by the identifiers added for a subscriber, and by the properties that version 3 does not have.
+/// The packet has no encoding. This can happen to a message that was accepted: close to the limit
+/// it grows beyond the limit by the Subscription Identifiers that are added for a subscriber, or by
+/// properties when it came from a version 3 client.
 #[inline]
 pub fn publish_size(version: Version, p: &OutPublish) -> Result<usize, NotEncodable> {
     let remaining = sizes(version, p)?.remaining;
@@ -188,8 +190,8 @@ pub fn encode_publish(out: &mut Vec<u8>, version: Version, p: &OutPublish) -> En
     Ok(())
 }
 
-/// Appends a PUBLISH without its payload, which is sent as a segment of its own. The lengths in the
-/// header count `p.payload`.
+/// Appends a PUBLISH without its payload, which the caller sends as a segment of its own. The
+/// lengths in the header include `p.payload`.
 ///
 /// # Errors
 /// As [`encode_publish`].
@@ -198,10 +200,10 @@ pub fn encode_publish_head(out: &mut Vec<u8>, version: Version, p: &OutPublish) 
     put_head(out, version, p, 0)
 }
 
-/// The header, with room for `payload` more bytes: one reservation per packet.
+/// Appends the header, and reserves room for `payload` more bytes: one reservation per packet.
 #[inline]
 fn put_head(out: &mut Vec<u8>, version: Version, p: &OutPublish, payload: usize) -> Encoded {
-    // Everything that may be refused comes before the first byte is written.
+    // All checks that can refuse the packet come before the first byte is written.
     let sizes = sizes(version, p)?;
     let (length, used) = varint(sizes.remaining)?;
     let topic = length_of(p.topic.as_bytes())?.to_be_bytes();

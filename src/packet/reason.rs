@@ -1,4 +1,4 @@
-//! Reason codes (MQTT 5.0 section 2.4) and their MQTT 3 shadows.
+//! Reason codes (MQTT 5.0 section 2.4), and the return codes of MQTT 3 that stand for them.
 
 macro_rules! reason_codes {
     ($($(#[$doc:meta])* $name:ident = $value:literal,)*) => {
@@ -128,9 +128,9 @@ impl ReasonCode {
         self as u8 >= 0x80
     }
 
-    /// The CONNACK return code of MQTT 3.1 and 3.1.1 (3.1.1 section 3.2.2.3) that comes nearest:
-    /// 0 for success, otherwise 1 to 5. What version 3 has no word for becomes 3, Server
-    /// unavailable, because that is the one refusal a client is right to retry.
+    /// The CONNACK return code of MQTT 3.1 and 3.1.1 (3.1.1 section 3.2.2.3) that comes nearest: 0
+    /// for success, otherwise 1 to 5. Reasons for which version 3 has no code become 3, "Server
+    /// unavailable", because that is the one refusal after which a client should try again.
     pub const fn connect_return_code_v3(self) -> u8 {
         match self {
             code if !code.is_failure() => 0,
@@ -142,7 +142,7 @@ impl ReasonCode {
         }
     }
 
-    /// The reason code for a version 3 CONNACK return code; `None` above 5.
+    /// The reason code for a CONNACK return code of version 3; `None` above 5.
     pub const fn from_connect_return_code_v3(code: u8) -> Option<ReasonCode> {
         Some(match code {
             0 => ReasonCode::Success,

@@ -12,25 +12,25 @@ use super::{PacketId, Qos, ReasonCode, Version, Violation};
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[repr(u8)]
 pub enum RetainHandling {
-    /// At every SUBSCRIBE.
+    /// They are sent at every SUBSCRIBE.
     #[default]
     Send = 0,
-    /// Only when the subscription did not exist yet.
+    /// They are sent only when the subscription did not exist before.
     SendIfNew = 1,
-    /// Never.
+    /// They are never sent.
     DoNotSend = 2,
 }
 
 /// The options of one subscription. In version 3 only the QoS is on the wire.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct SubscribeOptions {
-    /// Highest QoS the subscriber wants.
+    /// The highest QoS at which the subscriber wants messages.
     pub qos: Qos,
-    /// Do not send the client its own messages.
+    /// No Local: the client does not get its own messages.
     pub no_local: bool,
-    /// Keep the retain flag as published.
+    /// Retain As Published: the RETAIN flag of a message is forwarded as it was published.
     pub retain_as_published: bool,
-    /// What happens to retained messages.
+    /// When retained messages are sent.
     pub retain_handling: RetainHandling,
 }
 
@@ -71,9 +71,9 @@ impl SubscribeOptions {
 /// One entry of a SUBSCRIBE.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SubscribeFilter<'a> {
-    /// Valid UTF-8 and not empty. Its syntax is not checked here.
+    /// The topic filter, valid UTF-8 and not empty. Its syntax is not checked here.
     pub filter: &'a str,
-    /// How to deliver.
+    /// The options of the subscription.
     pub options: SubscribeOptions,
 }
 
@@ -89,11 +89,12 @@ impl SubscribeFilter<'_> {
     }
 }
 
-/// Entries that are looked at when a packet is decoded. The largest packet has tens of millions.
+/// The number of entries that are checked when a packet is decoded. The largest packet has tens of
+/// millions of them.
 const AT_ONCE: usize = 1024;
 
-/// The entries of one SUBSCRIBE: a view of its payload, of which so many entries were checked
-/// before as are looked at when a packet is decoded.
+/// The entries of one SUBSCRIBE, as a view of its payload. Of a long list only the first
+/// 1,024 entries have been checked.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct SubscribeFilters<'a> {
     raw: &'a [u8],
@@ -106,7 +107,7 @@ impl<'a> SubscribeFilters<'a> {
     /// A view of `raw`, the payload of a SUBSCRIBE ([`SubscribeFilter::write`]).
     ///
     /// # Errors
-    /// No entry; what [`SubscribeFilters::check`] finds in the first thousand of them.
+    /// There is no entry, or [`SubscribeFilters::check`] refuses one of the first 1,024.
     pub fn parse(version: Version, raw: &'a [u8]) -> Result<Self, Violation> {
         let (mut count, mut at) = (0, 0);
         while at < raw.len() && count < AT_ONCE {
@@ -119,11 +120,11 @@ impl<'a> SubscribeFilters<'a> {
         Ok(SubscribeFilters { raw, count, is_whole: at == raw.len(), version })
     }
 
-    /// The first entry of `raw`, a rest of a list, and how many bytes it has.
+    /// The first entry of `raw`, which is the remainder of a list, and the number of its bytes.
     ///
     /// # Errors
-    /// An empty filter, invalid UTF-8, reserved option bits, No Local on a shared subscription, or
-    /// the entry is not whole.
+    /// The filter is empty or invalid UTF-8, reserved option bits are set, No Local is set on a
+    /// shared subscription, or the entry is not whole.
     #[inline]
     pub fn check(
         version: Version,
@@ -138,7 +139,8 @@ impl<'a> SubscribeFilters<'a> {
         Ok((SubscribeFilter { filter, options }, raw.len() - cursor.rest().len()))
     }
 
-    /// How many were checked: at least 1, and all if [`SubscribeFilters::is_whole`].
+    /// The number of entries that were checked: at least 1, and all of them if
+    /// [`SubscribeFilters::is_whole`].
     #[inline]
     #[allow(clippy::len_without_is_empty)] // never empty
     pub fn len(&self) -> usize {
@@ -151,17 +153,19 @@ impl<'a> SubscribeFilters<'a> {
         self.is_whole
     }
 
-    /// The bytes that this is a view of.
+    /// The bytes of which this is a view.
     pub fn raw(&self) -> &'a [u8] {
         self.raw
     }
 
-    /// The entries of `raw`, a rest of a list that was parsed before; ends where it is malformed.
+    /// The entries of `raw`, the remainder of a list that was parsed before. The iteration ends at
+    /// the first malformed entry.
     pub fn unchecked(version: Version, raw: &'a [u8]) -> SubscribeFiltersIter<'a> {
         SubscribeFiltersIter { cursor: Cursor::new(raw), version }
     }
 
-    /// The entries, in the order received: that of the codes in the SUBACK [MQTT-3.9.3-1].
+    /// The entries in the order received, which is also the order of the codes in the SUBACK
+    /// [MQTT-3.9.3-1].
     pub fn iter(&self) -> SubscribeFiltersIter<'a> {
         SubscribeFiltersIter { cursor: Cursor::new(self.raw), version: self.version }
     }
@@ -190,7 +194,7 @@ pub struct SubscribeFiltersIter<'a> {
 }
 
 impl SubscribeFiltersIter<'_> {
-    /// Bytes that are left.
+    /// The number of bytes that are left.
     pub fn left(&self) -> usize {
         self.cursor.rest().len()
     }
@@ -209,30 +213,31 @@ impl<'a> Iterator for SubscribeFiltersIter<'a> {
 /// A SUBSCRIBE.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Subscribe<'a> {
-    /// To be repeated in the SUBACK [MQTT-3.8.4-2].
+    /// The packet identifier, which the SUBACK repeats [MQTT-3.8.4-2].
     pub id: PacketId,
-    /// 1 to 268,435,455.
+    /// The Subscription Identifier, 1 to 268,435,455.
     pub subscription_id: Option<u32>,
-    /// In the order received.
+    /// The User Properties, in the order received.
     pub user: UserProperties<'a>,
-    /// At least one.
+    /// The entries, at least one.
     pub filters: SubscribeFilters<'a>,
 }
 
 /// A SUBACK.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SubAck<'a> {
-    /// That of the SUBSCRIBE.
+    /// The packet identifier of the SUBSCRIBE.
     pub id: PacketId,
     /// One [`ReasonCode`] per filter; in version 3 a granted QoS or 0x80.
     pub codes: &'a [u8],
-    /// For people, not for programs.
+    /// The Reason String, which is for people and not for programs.
     pub reason_string: Option<&'a str>,
-    /// In the order received.
+    /// The User Properties, in the order received.
     pub user: UserProperties<'a>,
 }
 
-/// The topic filters of one UNSUBSCRIBE: a view of its payload, checked like that of a SUBSCRIBE.
+/// The topic filters of one UNSUBSCRIBE, as a view of its payload. Of a long list only the first
+/// 1,024 filters have been checked.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct UnsubscribeFilters<'a> {
     raw: &'a [u8],
@@ -244,7 +249,7 @@ impl<'a> UnsubscribeFilters<'a> {
     /// A view of `raw`, the payload of an UNSUBSCRIBE: strings with their two-byte lengths.
     ///
     /// # Errors
-    /// No filter; what [`UnsubscribeFilters::check`] finds in the first thousand of them.
+    /// There is no filter, or [`UnsubscribeFilters::check`] refuses one of the first 1,024.
     pub fn parse(raw: &'a [u8]) -> Result<Self, Violation> {
         let (mut count, mut at) = (0, 0);
         while at < raw.len() && count < AT_ONCE {
@@ -257,10 +262,11 @@ impl<'a> UnsubscribeFilters<'a> {
         Ok(UnsubscribeFilters { raw, count, is_whole: at == raw.len() })
     }
 
-    /// The first filter of `raw`, a rest of a list, and how many bytes its entry has.
+    /// The first filter of `raw`, which is the remainder of a list, and the number of bytes of its
+    /// entry.
     ///
     /// # Errors
-    /// It is empty, invalid UTF-8, or not whole.
+    /// The filter is empty or invalid UTF-8, or the entry is not whole.
     #[inline]
     pub fn check(raw: &'a [u8]) -> Result<(&'a str, usize), Violation> {
         let mut cursor = Cursor::new(raw);
@@ -276,7 +282,8 @@ impl<'a> UnsubscribeFilters<'a> {
         put_binary(out, filter.as_bytes())
     }
 
-    /// How many were checked: at least 1, and all if [`UnsubscribeFilters::is_whole`].
+    /// The number of entries that were checked: at least 1, and all of them if
+    /// [`UnsubscribeFilters::is_whole`].
     #[inline]
     #[allow(clippy::len_without_is_empty)] // never empty
     pub fn len(&self) -> usize {
@@ -289,17 +296,19 @@ impl<'a> UnsubscribeFilters<'a> {
         self.is_whole
     }
 
-    /// The bytes that this is a view of.
+    /// The bytes of which this is a view.
     pub fn raw(&self) -> &'a [u8] {
         self.raw
     }
 
-    /// The filters of `raw`, a rest of a list that was parsed before; ends where it is malformed.
+    /// The filters of `raw`, the remainder of a list that was parsed before. The iteration ends at
+    /// the first malformed entry.
     pub fn unchecked(raw: &'a [u8]) -> UnsubscribeFiltersIter<'a> {
         UnsubscribeFiltersIter { cursor: Cursor::new(raw) }
     }
 
-    /// The filters, in the order received: that of the codes in the UNSUBACK [MQTT-3.11.3-1].
+    /// The filters in the order received, which is also the order of the codes in the UNSUBACK
+    /// [MQTT-3.11.3-1].
     pub fn iter(&self) -> UnsubscribeFiltersIter<'a> {
         UnsubscribeFiltersIter { cursor: Cursor::new(self.raw) }
     }
@@ -327,7 +336,7 @@ pub struct UnsubscribeFiltersIter<'a> {
 }
 
 impl UnsubscribeFiltersIter<'_> {
-    /// Bytes that are left.
+    /// The number of bytes that are left.
     pub fn left(&self) -> usize {
         self.cursor.rest().len()
     }
@@ -344,24 +353,24 @@ impl<'a> Iterator for UnsubscribeFiltersIter<'a> {
 /// An UNSUBSCRIBE.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Unsubscribe<'a> {
-    /// To be repeated in the UNSUBACK [MQTT-3.10.4-5].
+    /// The packet identifier, which the UNSUBACK repeats [MQTT-3.10.4-5].
     pub id: PacketId,
-    /// In the order received.
+    /// The User Properties, in the order received.
     pub user: UserProperties<'a>,
-    /// At least one.
+    /// The topic filters, at least one.
     pub filters: UnsubscribeFilters<'a>,
 }
 
 /// An UNSUBACK.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct UnsubAck<'a> {
-    /// That of the UNSUBSCRIBE.
+    /// The packet identifier of the UNSUBSCRIBE.
     pub id: PacketId,
     /// One [`ReasonCode`] per filter; empty in version 3.
     pub codes: &'a [u8],
-    /// For people, not for programs.
+    /// The Reason String, which is for people and not for programs.
     pub reason_string: Option<&'a str>,
-    /// In the order received.
+    /// The User Properties, in the order received.
     pub user: UserProperties<'a>,
 }
 
@@ -445,7 +454,7 @@ pub(super) fn decode_unsuback(version: Version, body: &[u8]) -> Result<UnsubAck<
     Ok(UnsubAck { id, codes, reason_string: reasons.reason_string, user: reasons.user })
 }
 
-/// [MQTT-3.9.3-2]
+/// Whether a SUBACK may carry this code [MQTT-3.9.3-2].
 fn suback_allows(reason: ReasonCode) -> bool {
     use ReasonCode as R;
     matches!(
@@ -465,7 +474,7 @@ fn suback_allows(reason: ReasonCode) -> bool {
     )
 }
 
-/// [MQTT-3.11.3-2]
+/// Whether an UNSUBACK may carry this code [MQTT-3.11.3-2].
 fn unsuback_allows(reason: ReasonCode) -> bool {
     use ReasonCode as R;
     matches!(
@@ -499,7 +508,8 @@ pub fn encode_subscribe(out: &mut Vec<u8>, version: Version, subscribe: &Subscri
     })
 }
 
-/// Appends a SUBACK. In version 3 every failure becomes 0x80, the only one it has.
+/// Appends a SUBACK. In version 3 every failure becomes 0x80, the only failure code of that
+/// version.
 ///
 /// # Errors
 /// The properties or the whole packet are too long.
@@ -516,7 +526,7 @@ pub fn encode_suback(out: &mut Vec<u8>, version: Version, suback: &SubAck) -> En
     })
 }
 
-/// Bytes of a SUBACK or UNSUBACK of version 5 with that many codes and no properties.
+/// The size in bytes of a version 5 SUBACK or UNSUBACK with `codes` reason codes and no properties.
 pub fn answer_size(codes: usize) -> usize {
     let remaining = 2 + 1 + codes;
     1 + varint_size(remaining) + remaining

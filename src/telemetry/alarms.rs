@@ -1,9 +1,9 @@
-//! Alarms: what an operator has to look at, raised once and cleared once. Pure: the control thread
-//! gives the readings every two seconds, and tells what changes.
+//! Alarms: states that an operator has to look at, each raised once and cleared once. Pure: the
+//! control thread passes the readings every two seconds, and publishes what changes.
 //!
 //! Each alarm has a value at which it is raised and another at which it is cleared, so that a
-//! reading that wavers between the two does not ring. Those that follow load are raised only after
-//! two readings in a row.
+//! reading that wavers between the two changes nothing. Alarms that follow load are raised only
+//! after two readings in a row.
 
 use super::{BridgeRow, NodeRow};
 use crate::ids::ShardId;
@@ -11,12 +11,12 @@ use serde::Serialize;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Alarms that are over and still listed.
+/// The number of alarms that are over and still listed.
 const PAST: usize = 100;
-/// Seconds that a certificate is valid at least without an alarm: 14 days.
+/// An alarm is raised for a certificate that is valid for less than this many seconds: 14 days.
 const CERTIFICATE: u64 = 14 * 24 * 3600;
 
-/// Milliseconds that the times of two nodes may be apart.
+/// An alarm is raised when the times of two nodes differ by more than this many milliseconds.
 const APART: u64 = 5000;
 
 /// What an alarm is about.
@@ -30,27 +30,29 @@ pub enum AlarmKind {
     ShardLate,
     /// The mail to a shard comes near its bound: from three quarters, until below a half.
     Mailbox,
-    /// A shard refuses or sheds load: any overload level above 1, until 0.
+    /// The mail to a shard comes near the bound of a mailbox: from three quarters, until below a
+    /// half.
     Overload,
     /// A shard cannot store.
     StorageDown,
-    /// A shard keeps in memory only what should be stored.
+    /// A shard keeps in memory only what should be stored on disk.
     StorageDegraded,
-    /// What is to be durable waits: from half a second, until below 100 ms.
+    /// Something waits long until it is durable: from half a second, until below 100 ms.
     StorageSlow,
     /// A listener's certificate expires within 14 days.
     Certificate,
     /// Connections come near `runtime.max_connections`: from 90 %, until below 80 %.
     Connections,
-    /// The log has lost lines since the last look.
+    /// The log has lost lines since the reading before.
     LogLost,
     /// A bridge that wants a connection has had none for some seconds.
     BridgeDown,
-    /// What waits for the other end of a bridge comes near its bound: from 75 %, until below 50 %.
+    /// The buffer of a bridge comes near its bound: from 75 %, until below 50 %. Also when it has
+    /// no room and publishers wait.
     BridgeQueue,
-    /// The thread of a bridge has failed, and is to begin again.
+    /// The thread of a bridge has failed, and will start again.
     BridgeFailed,
-    /// The times of two nodes are apart: by more than 5 s, until less than 2.5 s.
+    /// The times of two nodes differ: by more than 5 s, until less than 2.5 s.
     Clocks,
 }
 
@@ -95,39 +97,40 @@ impl AlarmKind {
         }
     }
 
-    /// Readings in a row that raise it.
+    /// The number of readings in a row that raise the alarm.
     fn needs(self) -> u8 {
         match self {
             AlarmKind::LoopLag | AlarmKind::Mailbox | AlarmKind::StorageSlow => 2,
-            // It may be connecting.
+            // The bridge may just be connecting.
             AlarmKind::BridgeDown => 3,
             _ => 1,
         }
     }
 }
 
-/// What was read.
+/// What the control thread has read.
 #[derive(Clone, PartialEq, Default, Debug)]
 pub struct Readings {
-    /// Bytes that clients make the broker hold, and the bound.
+    /// Bytes that clients make the broker hold, and their bound; `None` without a bound.
     pub memory: Option<(u64, u64)>,
     /// The longest time that a shard took to answer.
     pub lag: Duration,
-    /// Shards that do not answer.
+    /// The shards that do not answer.
     pub late: Vec<ShardId>,
-    /// The fullest mailbox, and its bound.
+    /// The number of mails in the fullest mailbox, and its bound.
     pub mailbox: (u64, u64),
     /// The highest level of overload.
     pub overload: u64,
-    /// Shards that cannot store, and those that keep it in memory.
+    /// The number of shards that cannot store, and of those that keep in memory what should be
+    /// stored.
     pub storage: (u64, u64),
-    /// The longest that something has waited to be durable.
+    /// The longest time that something has waited to be durable.
     pub storage_age: Duration,
-    /// Listeners, and until when their certificates are valid, seconds since 1970.
+    /// The listeners, and until when their certificates are valid, in seconds since 1970.
     pub certificates: Vec<(String, u64)>,
-    /// Connections, and the bound.
+    /// The number of connections, and its bound; `None` without a bound.
     pub connections: Option<(u64, u64)>,
-    /// Lines that the log has lost in all.
+    /// The number of lines that the log has lost since the start.
     pub lost_lines: u64,
     /// The bridges.
     pub bridges: Vec<BridgeRow>,
@@ -142,7 +145,7 @@ enum Says {
     Clear,
 }
 
-/// Raised from `high` on, cleared below `low`, in parts of a hundred.
+/// Compares a part of `what` with its bound, in percent: raises from `high` on, clears below `low`.
 fn share(part: (u64, u64), high: u64, low: u64, what: &str) -> Says {
     let (used, bound) = part;
     let percent = used.saturating_mul(100) / bound.max(1);
@@ -167,14 +170,14 @@ fn whether(raised: bool, what: impl FnOnce() -> String) -> Says {
 }
 
 impl Readings {
-    /// Whether a bridge is in one of these states.
+    /// Says whether any bridge is in one of these states.
     fn bridges_in(&self, states: &[&str], what: &str) -> Says {
         let is = |row: &&BridgeRow| states.contains(&row.state);
         let names: Vec<&str> = self.bridges.iter().filter(is).map(|row| &*row.name).collect();
         whether(!names.is_empty(), || format!("{what}: {}", names.join(", ")))
     }
 
-    /// Whether the time of another node that is there is far from this one's.
+    /// Compares the clocks of the other nodes that are up with this node's clock.
     fn clocks(&self) -> Says {
         let apart = |node: &&NodeRow| node.ahead.unsigned_abs();
         let farthest = self.nodes.iter().filter(|node| node.up).max_by_key(apart);
@@ -259,31 +262,31 @@ impl Readings {
 /// An alarm.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Alarm {
-    /// Its name.
+    /// The name of the alarm.
     pub name: &'static str,
     /// What was read when it was raised.
     pub message: String,
     /// When it was raised, milliseconds since 1970.
     pub activate_at: u64,
-    /// When it was cleared.
+    /// When it was cleared, milliseconds since 1970.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deactivate_at: Option<u64>,
 }
 
-/// The alarms that are raised, and the last ones that were.
+/// The alarms that are raised now, and the last ones that were.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct AlarmList {
-    /// Raised now, the oldest first.
+    /// The alarms that are raised now, the oldest first.
     pub active: Vec<Alarm>,
-    /// Over, the newest first; at most 100.
+    /// The alarms that are over, the newest first; at most 100.
     pub past: VecDeque<Alarm>,
 }
 
-/// Raises and clears.
+/// Raises and clears the alarms. Owned by the control thread.
 #[derive(Default)]
 pub struct Alarms {
     list: AlarmList,
-    /// Readings in a row that would raise it.
+    /// For each alarm, the number of readings in a row that would raise it.
     in_a_row: [u8; AlarmKind::ALL.len()],
     lost_lines: u64,
 }
@@ -294,8 +297,8 @@ impl Alarms {
         &self.list
     }
 
-    /// Goes by new readings at `now`, milliseconds since 1970. Returns the alarms that were raised
-    /// or, with a time of it, cleared.
+    /// Evaluates new readings at `now`, in milliseconds since 1970. Returns the alarms that were
+    /// raised, and those that were cleared, which have the time of it in `deactivate_at`.
     pub fn look(&mut self, readings: &Readings, now: u64) -> Vec<Alarm> {
         let mut changed = Vec::new();
         for kind in AlarmKind::ALL {

@@ -1,21 +1,22 @@
-//! What is shown of a bridge, a listener and the exporter of spans: copies of their figures.
+//! Copies of the figures of a bridge, a listener and the exporter of spans, as metrics and the
+//! management API show them. Plain values.
 
-/// A bridge, as it is shown.
+/// The figures of a bridge.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct BridgeRow {
     /// Its name.
     pub name: String,
-    /// What is at its other end: mqtt.
+    /// The kind of its other end: mqtt, http or kafka.
     pub kind: &'static str,
-    /// idle, connecting, up, waiting or failed.
+    /// The state: idle, connecting, up, waiting or failed.
     pub state: &'static str,
-    /// Connections that are up.
+    /// The number of connections that are up.
     pub connections: u64,
-    /// Messages that wait, or are under way.
+    /// The number of messages that wait or are on their way.
     pub waiting: u64,
-    /// Bytes of messages that wait, those in the shards' links included.
+    /// Bytes of the messages that wait, including those in the links of the shards.
     pub waiting_bytes: u64,
-    /// Most bytes that may wait.
+    /// The largest number of bytes that may wait.
     pub waiting_limit: u64,
     /// Messages that matched a filter of the bridge.
     pub matched: u64,
@@ -23,26 +24,26 @@ pub struct BridgeRow {
     pub delivered: u64,
     /// Messages that were brought from the other end and accepted.
     pub brought: u64,
-    /// Connections that were made.
+    /// The number of connections that were made.
     pub connects: u64,
-    /// Attempts that failed, and connections that ended otherwise than in order.
+    /// The number of attempts to connect that failed, and of connections that broke.
     pub failures: u64,
-    /// Messages that were tried again.
+    /// The number of messages that were sent again.
     pub retries: u64,
-    /// Batches on disk that were broken, and left out.
+    /// The number of batches on disk that were damaged and left out.
     pub damaged: u64,
-    /// Reads and writes of the disk of its buffer that failed.
+    /// The number of reads and of writes of the buffer's disk that failed.
     pub disk_failures: [(&'static str, u64); 2],
-    /// There is no room for more, and publishers of what it takes wait.
+    /// True when the buffer has no room, so that publishers to the bridge wait.
     pub full: bool,
-    /// Messages that were dropped, by reason.
+    /// The number of messages that were dropped, by reason.
     pub dropped: Vec<(&'static str, u64)>,
-    /// How often another MQTT broker has not taken a message, by its reason.
+    /// How often another MQTT broker has refused a message, by its reason code.
     pub refused: Vec<(&'static str, u64)>,
 }
 
 impl BridgeRow {
-    /// Adds another lane of the bridge, with which it is in that state.
+    /// Adds the figures of another lane of the bridge, whose state as a whole is then `state`.
     pub fn add(&mut self, other: &BridgeRow, state: &'static str) {
         self.state = state;
         self.connections += other.connections;
@@ -66,25 +67,26 @@ impl BridgeRow {
     }
 }
 
-/// What is shown of the exporter of spans.
+/// The figures of the exporter of spans.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct SpanRow {
-    /// The receiver has taken the last request.
+    /// True when the receiver has accepted the last request.
     pub up: bool,
-    /// Spans that were sent.
+    /// The number of spans that were sent.
     pub exported: u64,
-    /// Spans that were not, by reason.
+    /// The number of spans that were not sent, by reason.
     pub dropped: Vec<(&'static str, u64)>,
 }
 
-/// How much is retained for clients with a bound ([`crate::overload::accounts`]).
+/// How much is retained on an account, which bounds what some clients may retain
+/// ([`crate::overload::accounts`]).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AccountRow {
-    /// The account.
+    /// The name of the account.
     pub name: String,
-    /// Messages.
+    /// The number of retained messages.
     pub messages: u64,
-    /// Bytes of them.
+    /// Their size in bytes.
     pub bytes: u64,
 }
 
@@ -97,14 +99,14 @@ pub struct ListenerRow {
     pub kind: String,
     /// Where it listens.
     pub bind: String,
-    /// It accepts connections.
+    /// True while it accepts connections.
     pub running: bool,
-    /// Connections now.
+    /// The number of connections now.
     pub connections: u64,
-    /// Most connections; `None` for no bound.
+    /// The largest number of connections; `None` for no bound.
     pub max_connections: Option<u64>,
-    /// Connections that came.
+    /// The number of connections that were accepted.
     pub accepted: u64,
-    /// Of these, those that were refused.
+    /// The number of those that were refused.
     pub refused: u64,
 }

@@ -1,93 +1,97 @@
-//! What is shown of a cluster: a copy of one node's figures.
+//! A copy of the figures that one node has of its cluster, as metrics and the management API show
+//! them. Plain values.
 
 /// A cluster, as one of its nodes sees it.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct ClusterRow {
-    /// Its name.
+    /// The name of the cluster.
     pub name: String,
-    /// This node's name.
+    /// The name of this node.
     pub node: String,
-    /// The connection to a NATS server stands, and carries frames.
+    /// True while the connection to a NATS server is up and carries frames.
     pub connected: bool,
-    /// Filters that this node tells the others of.
+    /// The number of filters that this node tells the others.
     pub filters: u64,
-    /// Frames received and sent.
+    /// The number of frames received and sent.
     pub frames: (u64, u64),
-    /// Bytes of them.
+    /// The bytes of the frames received and sent.
     pub bytes: (u64, u64),
-    /// Messages sent to other nodes, once for each.
+    /// The number of messages sent to other nodes, counted once for each node.
     pub sent: u64,
-    /// Messages of other nodes that were taken in.
+    /// The number of messages from other nodes that were accepted.
     pub received: u64,
-    /// Times that something was sent again.
+    /// How often something was sent again.
     pub resends: u64,
-    /// Messages that were not sent, or were lost, by reason.
+    /// The number of messages for other nodes that were not sent or were lost, by reason.
     pub dropped: Vec<(&'static str, u64)>,
-    /// Frames that were not taken, by reason.
+    /// The number of frames that were not accepted, by reason.
     pub refused: Vec<(&'static str, u64)>,
-    /// Times that another node's filters were not what it said, and were told again.
+    /// How often this node's copy of another node's filters was found to differ, so that the
+    /// filters were sent again.
     pub disagreements: u64,
-    /// SUBACKs that went out though some node had not said that it knows the filters.
+    /// The number of SUBACKs that were sent although some node had not confirmed the filters.
     pub unanswered: u64,
-    /// Retained messages that other nodes were told of because they might lack them.
+    /// The number of retained messages that were sent to other nodes because those might lack them.
     pub retold: u64,
-    /// Times that another node's retained messages were not those of this one.
+    /// How often the retained messages of another node were found to differ from those of this one.
     pub retained_differ: u64,
-    /// Share groups that other nodes are not told of, as this one has too many filters.
+    /// The number of share groups that other nodes are not told of, because this node has too many
+    /// filters.
     pub groups_untold: u64,
-    /// Messages of share groups that a node which was lost had not acknowledged, and that went to
-    /// another member.
+    /// The number of messages of share groups that went to another member because the node that had
+    /// them was lost before it acknowledged them.
     pub unpassed: u64,
-    /// ClientIds that clients of this node claimed from the others.
+    /// The number of ClientIds that clients of this node have claimed from the other nodes.
     pub claims: u64,
-    /// Claims that went wrong, by how: some node did not answer in time, or a newer one won.
+    /// The number of claims that failed: some node did not answer in time, or a newer claim won.
     pub claims_failed: Vec<(&'static str, u64)>,
-    /// Sessions that came from other nodes, went there, and did not arrive.
+    /// The number of sessions that came from other nodes, that went there, and that did not arrive.
     pub sessions: Vec<(&'static str, u64)>,
-    /// Sessions on their way now.
+    /// The number of sessions that are on their way now.
     pub moving: u64,
-    /// Wills.
+    /// The will messages that this node knows.
     pub wills: WillsRow,
     /// The other nodes.
     pub nodes: Vec<NodeRow>,
 }
 
-/// The wills that a node knows.
+/// The will messages that a node knows.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct WillsRow {
-    /// Those of its clients, which the other nodes are told of.
+    /// The number of wills of its own clients, which the other nodes are told of.
     pub told: u64,
-    /// Those of other nodes' clients.
+    /// The number of wills of other nodes' clients that are kept here.
     pub kept: u64,
-    /// Bytes that they take.
+    /// The bytes of both.
     pub bytes: u64,
-    /// Wills of clients of nodes that are gone, which this node has published.
+    /// The number of wills that this node has published for clients of nodes that are gone.
     pub published: u64,
-    /// Those that no node may have published, by reason.
+    /// The number of wills of other nodes' clients that were forgotten, by reason.
     pub dropped: Vec<(&'static str, u64)>,
 }
 
 /// Another node of the cluster.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct NodeRow {
-    /// Its name.
+    /// The name of the node.
     pub name: String,
-    /// Tells its runs apart.
+    /// A number that tells the runs of this node apart.
     pub incarnation: u64,
-    /// It is heard.
+    /// True while the node is heard.
     pub up: bool,
-    /// Each of the two knows the filters of the other, and it was told of all retained messages.
+    /// True when each of the two nodes knows the filters of the other, and the other node was told
+    /// of all retained messages.
     pub settled: bool,
-    /// Filters that it has told of.
+    /// The number of filters that it has told.
     pub filters: u64,
-    /// Bytes of messages that it has not acknowledged.
+    /// Bytes of messages to it that it has not acknowledged.
     pub window: u64,
-    /// Bytes of its messages that wait for a shard here.
+    /// Bytes of messages from it that wait for a shard here.
     pub waiting: u64,
-    /// Milliseconds since it was heard.
+    /// Milliseconds since it was last heard.
     pub silent: u64,
-    /// By how many milliseconds this node's time is ahead of its.
+    /// The time of this node minus the time of the other node, in milliseconds.
     pub ahead: i64,
-    /// Messages sent to it, and received of it.
+    /// The number of messages sent to it, and received from it.
     pub messages: (u64, u64),
 }

@@ -1,27 +1,27 @@
 //! The table of figures and the struct made from it. Each shard owns one [`Counters`]; nothing here
 //! is shared.
 
-/// Whether a figure only grows or also falls.
+/// Whether a figure only grows, or also falls.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
-    /// Grows from the start of the process.
+    /// It only grows, from the start of the process.
     Counter,
-    /// The value now.
+    /// It is the current value.
     Gauge,
 }
 
-/// What one figure is called and means.
+/// The name and the meaning of one figure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Descriptor {
-    /// The field of [`Counters`].
+    /// The name of the field of [`Counters`].
     pub field: &'static str,
     /// The Prometheus name; several figures share one and differ in `labels`.
     pub name: &'static str,
     /// The Prometheus label that tells figures of one name apart, besides `shard`.
     pub labels: &'static [(&'static str, &'static str)],
-    /// Counter or gauge.
+    /// Whether it is a counter or a gauge.
     pub kind: Kind,
-    /// What is counted: messages, bytes, ...
+    /// The unit: messages, bytes, ...
     pub unit: &'static str,
     /// One sentence; the same for all figures of one name.
     pub help: &'static str,

@@ -1,4 +1,4 @@
-//! The table of figures.
+//! Tests of the table of figures.
 
 use std::collections::HashMap;
 

@@ -1,22 +1,23 @@
-//! A histogram of durations: one `u64` per bucket, bounds that double. Owned by one shard;
-//! recording is an integer division by a constant, a count of leading zeros and two additions.
+//! A histogram of durations: one `u64` per bucket, with bounds that double. Each shard owns its
+//! histograms. Recording costs an integer division by a constant, a count of leading zeros and two
+//! additions.
 
 use super::trace_context::TraceId;
 use std::time::Duration;
 
-/// Buckets with a bound; one more holds what is longer.
+/// The number of buckets with a bound. One more bucket holds what is longer.
 const BOUNDED: usize = 21;
-/// Nanoseconds per unit of the bounds: they are 1, 2, 4, ... microseconds, up to 1.048576 s.
+/// Nanoseconds per unit of the bounds, which are 1, 2, 4, ... microseconds, up to 1.048576 s.
 const MICRO: u64 = 1000;
 
-/// A sampled message, and how long the step took that it was handled in.
+/// A sampled message, and the duration of the step that handled it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Exemplar {
-    /// Its trace.
+    /// The trace of the message.
     pub trace: TraceId,
-    /// How long, nanoseconds.
+    /// The duration of the step in nanoseconds.
     pub nanos: u64,
-    /// When, milliseconds since 1970.
+    /// When the step ended, in milliseconds since 1970.
     pub at: u64,
 }
 
@@ -25,7 +26,7 @@ pub struct Exemplar {
 pub struct Exemplars(Vec<Option<Exemplar>>);
 
 impl Exemplars {
-    /// One more, at a time since 1970.
+    /// Adds an exemplar. `at` is the time since 1970.
     pub fn add(&mut self, trace: TraceId, nanos: u64, at: Duration) {
         self.0.resize(BOUNDED + 1, None);
         if let Some(place) = self.0.get_mut(bucket_of(nanos)) {
@@ -33,13 +34,14 @@ impl Exemplars {
         }
     }
 
-    /// That of a bucket; that of what is longer than every bound comes last.
+    /// The exemplar of a bucket. The last bucket is that of durations above every bound.
     pub fn of(&self, bucket: usize) -> Option<&Exemplar> {
         self.0.get(bucket)?.as_ref()
     }
 }
 
-/// Bounds are inclusive, as Prometheus has them: 2000 ns still count as "2 µs or less".
+/// The bucket of a duration. Bounds are inclusive, as in Prometheus: 2000 ns count as "2 µs or
+/// less".
 #[inline]
 fn bucket_of(nanos: u64) -> usize {
     let above = nanos.saturating_sub(1) / MICRO;
@@ -47,7 +49,7 @@ fn bucket_of(nanos: u64) -> usize {
     bucket.min(BOUNDED)
 }
 
-/// How often something took how long.
+/// How many durations were in which range.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Histogram {
     buckets: [u64; BOUNDED + 1],
@@ -62,8 +64,8 @@ impl Histogram {
         self.nanos = self.nanos.wrapping_add(nanos);
     }
 
-    /// For each bound, in seconds and rising: how many were not longer. What is longer than the
-    /// last bound is only in [`Histogram::count`].
+    /// For each bound in seconds, in ascending order: the number of durations that were not longer.
+    /// Durations above the last bound are only in [`Histogram::count`].
     pub fn cumulative(&self) -> impl Iterator<Item = (f64, u64)> {
         let mut sum = 0;
         self.buckets[..BOUNDED].iter().enumerate().map(move |(bucket, count)| {
@@ -72,12 +74,12 @@ impl Histogram {
         })
     }
 
-    /// How many were recorded.
+    /// The number of recorded durations.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
     }
 
-    /// The sum of all, in nanoseconds.
+    /// The sum of all durations, in nanoseconds.
     pub fn nanos(&self) -> u64 {
         self.nanos
     }

@@ -1,7 +1,7 @@
-//! What the broker counts and how it is told: plain `u64` figures per shard ([`Counters`],
-//! [`Histogram`]), copied out when someone asks, and the `$SYS` topics and the Prometheus page made
-//! from them. One table of names, units and sentences feeds every form. Pure; owns no clock and no
-//! socket.
+//! What the broker counts and how it publishes that: plain `u64` figures per shard ([`Counters`],
+//! [`Histogram`]), which are copied out on request, and the `$SYS` topics and the Prometheus page
+//! that are made of them. One table of names, units and sentences is the source of every form.
+//! Pure; owns no clock and no socket.
 
 pub mod alarms;
 mod bridges;

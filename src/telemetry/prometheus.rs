@@ -1,5 +1,6 @@
-//! The figures as Prometheus reads them: its text format 0.0.4. Owns the layout and the names of
-//! what is not a plain counter of a shard; those come from the table in [`super::counters`].
+//! The page for Prometheus, in its text format 0.0.4 or as OpenMetrics. Owns the layout, and the
+//! names of what is not a plain counter of a shard. The names of those come from the table in
+//! [`super::counters`].
 
 mod bridges;
 
@@ -13,7 +14,7 @@ use super::{
 };
 use crate::ids::ShardId;
 
-/// How a page is written.
+/// The format of a page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Format {
     /// Prometheus's text format 0.0.4.
@@ -23,7 +24,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// Its media type.
+    /// The media type of the format.
     pub fn content_type(self) -> &'static str {
         match self {
             Format::Text => "text/plain; version=0.0.4; charset=utf-8",
@@ -31,7 +32,7 @@ impl Format {
         }
     }
 
-    /// The one that an Accept header wants more; the text format when it does not say
+    /// The format that an Accept header prefers; the text format when the header does not decide
     /// (RFC 9110, section 12.5.1).
     pub fn accepted(accept: &str) -> Format {
         let (mut open, mut text) = (0.0, 0.0);
@@ -61,34 +62,35 @@ impl Format {
 /// One shard's figures, copied out by the shard.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Snapshot {
-    /// The table's figures.
+    /// The counters and gauges of the table.
     pub counters: Counters,
-    /// How long steps took.
+    /// The durations of the steps.
     pub steps: Histogram,
-    /// Sampled messages that were handled in them.
+    /// Sampled messages that were handled in these steps.
     pub exemplars: Exemplars,
-    /// Data mails that wait in the mailbox from each shard, by number; its own entry is 0.
+    /// Data mails that wait in the mailbox from each shard, by the number of that shard. The entry
+    /// of the shard itself is 0.
     pub mailboxes: Vec<u64>,
-    /// How long the request for this copy waited for the shard's loop.
+    /// How long the request for this copy waited until the shard's loop took it up.
     pub lag: Duration,
 }
 
-/// What is known of the whole process.
+/// Figures of the whole process.
 #[derive(Clone, PartialEq, Default, Debug)]
 pub struct Process {
-    /// Filters in the interest table.
+    /// The number of filters in the interest table.
     pub interest: u64,
     /// `limits.memory` in bytes, if there is a bound.
     pub memory_limit: Option<u64>,
-    /// It serves: all listeners are open and it does not drain.
+    /// True when all listeners are open and the broker does not drain.
     pub ready: bool,
     /// The shards that are late, and for how long they have not answered.
     pub late: Vec<(ShardId, Duration)>,
-    /// Lines that the log has lost because nobody read it.
+    /// The number of lines that the log has lost because they were not read fast enough.
     pub lost_lines: u64,
-    /// What the management API has done, by outcome; none where there is no API.
+    /// The number of requests of the management API by outcome; empty without an API.
     pub api: Vec<(&'static str, u64)>,
-    /// Bridges.
+    /// The bridges.
     pub bridges: Vec<BridgeRow>,
     /// The cluster, if this is a node of one.
     pub cluster: Option<ClusterRow>,
@@ -96,35 +98,35 @@ pub struct Process {
     pub spans: Option<SpanRow>,
     /// The listeners.
     pub listeners: Vec<ListenerRow>,
-    /// Until when the certificates of listeners are valid, seconds since 1970.
+    /// The listeners, and until when their certificates are valid, in seconds since 1970.
     pub certificates: Vec<(String, u64)>,
-    /// Bounds of what is retained, and what is kept on each.
+    /// The accounts that bound what is retained, and what is retained on each.
     pub accounts: Vec<AccountRow>,
-    /// The alarms that are raised.
+    /// The names of the alarms that are raised.
     pub alarms: Vec<&'static str>,
-    /// Resident memory in bytes, if the system tells.
+    /// Resident memory in bytes, if the system reports it.
     pub resident_bytes: Option<u64>,
-    /// Virtual memory in bytes, if the system tells.
+    /// Virtual memory in bytes, if the system reports it.
     pub virtual_bytes: Option<u64>,
-    /// CPU time, user and system, if the system tells.
+    /// CPU time of user and system, if the system reports it.
     pub cpu: Option<Duration>,
-    /// Open descriptors, if the system tells.
+    /// The number of open descriptors, if the system reports it.
     pub open_fds: Option<u64>,
-    /// Most descriptors, if there is a limit and the system tells.
+    /// The largest number of descriptors, if there is a limit and the system reports it.
     pub max_fds: Option<u64>,
-    /// When it started, since the Unix epoch.
+    /// When the process started, as time since the Unix epoch.
     pub started: Duration,
 }
 
-/// The whole page. A shard that did not answer is `None`: it has no figures but
-/// `ringmq_shard_up 0`.
+/// Makes the whole page. A shard that did not answer is `None`; its only figure is `ringmq_shard_up
+/// 0`.
 pub fn page(
     format: Format,
     version: &str,
     process: &Process,
     shards: &[Option<&Snapshot>],
 ) -> String {
-    // A guess that is rarely exceeded: lines of about 60 bytes.
+    // A guess that is rarely exceeded: each line has about 60 bytes.
     let lines = Counters::DESCRIPTORS.len() + 30 + shards.len();
     let mut text = Text(String::with_capacity(64 * lines * (1 + shards.len())), format);
     text.family("ringmq_build_info", "gauge", "The version that runs; the value is always 1.");
@@ -159,14 +161,14 @@ type Labels<'a> = &'a [(&'a str, &'a dyn Display)];
 
 impl Text {
     fn family(&mut self, name: &str, kind: &str, help: &str) {
-        // In OpenMetrics `_total` belongs to the sample, not to the family.
+        // In OpenMetrics `_total` belongs to the name of the sample, not to that of the family.
         let stem = name.strip_suffix("_total").filter(|_| kind == "counter");
         let name = stem.filter(|_| self.1 == Format::OpenMetrics).unwrap_or(name);
         self.0.push_str("# HELP ");
         self.0.push_str(name);
         self.0.push(' ');
         escape(&mut self.0, help, Quotes::Plain);
-        // A String takes everything: these cannot fail.
+        // Writing to a String cannot fail.
         let _ = write!(self.0, "\n# TYPE {name} {kind}\n");
     }
 
@@ -175,7 +177,7 @@ impl Text {
         self.0.push('\n');
     }
 
-    /// A sample without the end of its line.
+    /// Writes a sample without the end of its line.
     fn series(&mut self, name: &str, labels: Labels<'_>, value: impl Display) {
         self.0.push_str(name);
         for (at, (label, content)) in labels.iter().enumerate() {
@@ -189,7 +191,7 @@ impl Text {
         let _ = write!(self.0, "{end} {value}");
     }
 
-    /// A sample of a bucket, with its exemplar where the format has them.
+    /// Writes a sample of a bucket, with its exemplar where the format has exemplars.
     fn bucket(&mut self, name: &str, labels: Labels<'_>, count: u64, exemplar: Option<&Exemplar>) {
         self.series(name, labels, count);
         if let Some(exemplar) = exemplar.filter(|_| self.1 == Format::OpenMetrics) {
@@ -199,7 +201,7 @@ impl Text {
         self.0.push('\n');
     }
 
-    /// A family with a sample of each row: its label with the row's name, and its value.
+    /// Writes a family with one sample for each row: a label with the row's name, and a value.
     fn of_each<'a, R>(
         &mut self,
         name: &str,
@@ -256,7 +258,7 @@ impl Text {
             }
         }
         self.accounts(&process.accounts);
-        // The names that every Prometheus client library uses.
+        // These are the names that every Prometheus client library uses.
         let seconds = process.started.as_secs_f64();
         let help = "Start of the process in seconds since the Unix epoch.";
         self.single("process_start_time_seconds", "gauge", help, seconds);

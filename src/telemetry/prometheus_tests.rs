@@ -1,5 +1,5 @@
-//! The text format, read back by a strict reader of a few lines. The interop test reads the page of
-//! a running broker with Prometheus's own client library.
+//! Tests of the text format, which is read back by a strict reader of a few lines. The interop test
+//! reads the page of a running broker with Prometheus's own client library.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,7 +8,7 @@ use crate::telemetry::trace_context::TraceId;
 
 type Series = HashMap<(String, Vec<(String, String)>), f64>;
 
-/// Reads a page; panics where it breaks the format.
+/// Reads a page. Panics where the page breaks the format.
 fn parse(text: &str) -> Series {
     assert!(text.ends_with('\n'));
     let (mut series, mut kinds) = (Series::new(), HashMap::new());

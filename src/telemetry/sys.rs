@@ -1,18 +1,19 @@
-//! The `$SYS/broker/...` topics: names and values from summed figures, after Mosquitto's tree, and
-//! what needs a memory between two updates (moving averages, the maximum of clients). One shard
-//! owns the [`History`]; publishing the topics is the broker's affair.
+//! The `$SYS/broker/...` topics: their names, as in Mosquitto's tree, and their values, made from
+//! summed figures. [`History`] keeps what has to be remembered between two updates: moving
+//! averages, and the largest number of clients. One shard owns it. Publishing the topics is not
+//! done here.
 
 use std::time::Duration;
 
 use super::Counters;
 
-/// Where all topics begin.
+/// The beginning of all topics.
 const ROOT: &str = "$SYS/broker";
 
-/// The averages' spans: name and seconds.
+/// The spans of the averages: name and seconds.
 const SPANS: [(&str, f64); 3] = [("1min", 60.0), ("5min", 300.0), ("15min", 900.0)];
 
-/// Reads one figure, or a sum of several.
+/// Reads one figure, or the sum of several.
 type Figure = fn(&Counters) -> u64;
 
 /// What is averaged: the topic below `load/`, and the counter.
@@ -90,14 +91,14 @@ pub struct History {
 }
 
 impl History {
-    /// Nothing has happened yet: all averages are 0.
+    /// The state at the start, with all averages at 0.
     pub fn new() -> History {
         History::default()
     }
 
     /// Takes in the sum over all shards, `elapsed` after the last update. Averages move
-    /// exponentially towards the rate per minute since then, as Mosquitto's do; an `elapsed` of
-    /// zero changes only the maximum.
+    /// exponentially towards the rate per minute since then, as Mosquitto's do. With an `elapsed`
+    /// of zero only the maximum changes.
     pub fn update(&mut self, total: &Counters, elapsed: Duration) {
         self.clients_maximum = self.clients_maximum.max(total.clients_connected());
         let seconds = elapsed.as_secs_f64();
@@ -117,7 +118,7 @@ impl History {
     }
 }
 
-/// Every topic with its value. `total` is the sum of `shards`, `uptime` in whole seconds.
+/// All topics with their values. `total` is the sum of `shards`; `uptime` is in whole seconds.
 pub fn topics(
     total: &Counters,
     shards: &[Counters],
@@ -135,7 +136,8 @@ pub fn topics(
         ("clients/connected", connected),
         ("clients/disconnected", total.sessions_persistent),
         ("clients/maximum", history.clients_maximum.max(connected)),
-        // Mosquitto's older names of connected and disconnected; dashboards still ask for them.
+        // These are Mosquitto's older names of connected and disconnected, which dashboards still
+        // use.
         ("clients/active", connected),
         ("clients/inactive", total.sessions_persistent),
         ("clients/expired", total.sessions_expired),

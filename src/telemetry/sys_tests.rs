@@ -1,4 +1,4 @@
-//! The `$SYS` topics.
+//! Tests of the `$SYS` topics.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;

@@ -5,12 +5,12 @@ use std::fmt;
 
 /// The name of the user property.
 pub const TRACEPARENT: &str = "traceparent";
-/// Characters of a value of version 00.
+/// The number of characters of a value of version 00.
 const LENGTH: usize = 55;
 /// The flag that says that the caller records the trace.
 const SAMPLED: u8 = 1;
 
-/// A trace. Never zero.
+/// The identifier of a trace. Never zero.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
 pub struct TraceId(pub u128);
 
@@ -20,12 +20,12 @@ impl fmt::Display for TraceId {
     }
 }
 
-/// A span of a trace. Never zero.
+/// The identifier of a span. Never zero.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
 pub struct SpanId(pub u64);
 
 impl SpanId {
-    /// From any number.
+    /// Makes an identifier from any number.
     pub fn new(number: u64) -> SpanId {
         SpanId(number.max(1))
     }
@@ -37,23 +37,23 @@ impl fmt::Display for SpanId {
     }
 }
 
-/// Where a message stands in a trace.
+/// The position of a message in a trace.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct TraceContext {
     /// The trace.
     pub trace: TraceId,
-    /// The span that the message was published in.
+    /// The span in which the message was published.
     pub parent: SpanId,
-    /// That span is recorded, so ours are to be.
+    /// True when that span is recorded. Then the broker records its own spans, too.
     pub sampled: bool,
 }
 
 impl TraceContext {
-    /// Reads a value; `None` for one that is not valid, which is to be ignored (section 3.2.2).
+    /// Reads a value. `None` for an invalid one, which has to be ignored (section 3.2.2).
     pub fn parse(text: &str) -> Option<TraceContext> {
         let (known, rest) = text.as_bytes().split_at_checked(LENGTH)?;
         let version = hex(known.get(..2)?)?;
-        // A later version may add parts, each behind a dash.
+        // A later version may append parts, each after a dash.
         let ends = rest.is_empty() || version > 0 && rest.first() == Some(&b'-');
         let dashes = [2, 35, 52].iter().all(|&at| known.get(at) == Some(&b'-'));
         if version == 0xFF || !ends || !dashes {
@@ -66,14 +66,15 @@ impl TraceContext {
         valid.then_some(TraceContext { trace, parent, sampled: flags & SAMPLED != 0 })
     }
 
-    /// Its value.
+    /// The value of the property.
     pub fn written(&self) -> String {
         format!("00-{}-{}-{:02x}", self.trace, self.parent, u8::from(self.sampled))
     }
 
-    /// The span that a shard which has only the message can name as well as the one that took the
-    /// message from its publisher: that of its routing. It is made of what both know. Two messages
-    /// of one span of the publisher with the same topic and payload have the same one.
+    /// The span of the routing of the message. It is made from the message alone, so that a shard
+    /// which has only the message names it in the same way as the shard that received the message
+    /// from its publisher. Two messages with the same topic and payload that were published in the
+    /// same span have the same routing span.
     pub fn routing(&self, topic: &str, payload: &[u8]) -> SpanId {
         let content =
             u64::from(crc32c::crc32c(topic.as_bytes())) << 32 | u64::from(crc32c::crc32c(payload));
@@ -82,7 +83,7 @@ impl TraceContext {
     }
 }
 
-/// Hexadecimal digits in lower case (section 3.2.2.1).
+/// Reads hexadecimal digits, which must be in lower case (section 3.2.2.1).
 fn hex(digits: &[u8]) -> Option<u128> {
     digits.iter().try_fold(0, |number: u128, &digit| {
         let value = match digit {
@@ -94,7 +95,7 @@ fn hex(digits: &[u8]) -> Option<u128> {
     })
 }
 
-/// Each bit of the result depends on all of `number`: the finalizer of SplitMix64.
+/// The finalizer of SplitMix64: each bit of the result depends on all bits of `number`.
 fn mixed(number: u64) -> u64 {
     let once = (number ^ number >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     let twice = (once ^ once >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);

@@ -1,4 +1,4 @@
-//! The wheel against a list that is searched from end to end.
+//! Tests of the wheel against a list that is searched from end to end.
 
 use super::*;
 use proptest::prelude::*;
@@ -173,7 +173,7 @@ impl Model {
         self.entries.iter().filter(|(deadline, _)| Self::is_due(*deadline, now)).count()
     }
 
-    /// Takes out what the wheel says has fired.
+    /// Removes what the wheel says has fired.
     fn fired(&mut self, now: u64, due: &[u64]) {
         for item in due {
             let at = self.entries.iter().position(|(_, known)| known == item);
@@ -241,7 +241,7 @@ proptest! {
 }
 
 proptest! {
-    /// Sweeping removes exactly what is refused, whatever is half moved down at that time.
+    /// Sweeping removes exactly the entries that are refused, whichever slot is half moved down.
     #[test]
     fn a_swept_wheel_fires_what_was_kept_and_nothing_else(
         deadlines in proptest::collection::vec(0u64..3_000_000, 1..3000),

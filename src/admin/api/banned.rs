@@ -9,9 +9,9 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// How long a ban lasts unless something else is asked for, seconds.
+/// The duration of a ban in seconds, unless the request says another.
 const USUAL: u32 = 3600;
-/// The longest ban, seconds: ten years.
+/// The longest ban in seconds: ten years.
 const LONGEST: u32 = 10 * 365 * 24 * 3600;
 
 /// What a ban is about.

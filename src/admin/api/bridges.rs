@@ -1,4 +1,4 @@
-//! `/bridges`: where messages go besides clients, and come from.
+//! `/bridges`: the links to other brokers and services, and their figures.
 
 use super::State;
 use crate::telemetry::BridgeRow;

@@ -72,7 +72,7 @@ pub(super) struct Listener {
 pub(super) struct Figures(Map<String, Value>);
 
 impl Context {
-    /// The sum over all shards that answer, and whether all did.
+    /// The sum over all shards that answer, and whether all of them did.
     pub(super) async fn sum(&self) -> (Counters, bool) {
         let answers = self.figures.ask(asking::PATIENCE).await;
         let mut sum = Counters::default();
@@ -185,7 +185,7 @@ pub(super) async fn listeners(axum::extract::State(context): State) -> Json<Vec<
     Json((context.api.listeners)().into_iter().map(shown).collect())
 }
 
-/// The name in a listener's id, which is `type:name`.
+/// The name of the listener whose id (`type:name`) or name is `id`.
 fn listener_name(context: &Context, id: &str) -> Result<String, Problem> {
     let all = (context.api.listeners)();
     let known =

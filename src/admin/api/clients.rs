@@ -1,4 +1,4 @@
-//! `/clients`: who is connected, what a client does, and its end.
+//! `/clients`: who is connected, what a client does, and how an operator ends it.
 
 use super::page::{Page, paged};
 use super::problem::{Details, Problem};
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use utoipa::ToSchema;
 
-/// Clients that one request may have disconnected.
+/// The largest number of clients that one request may disconnect.
 const MANY: usize = 1000;
 
 /// A client, connected or away.
@@ -123,7 +123,7 @@ enum ConnState {
 }
 
 impl Filter {
-    /// Whether every client fits.
+    /// Whether every client passes the filter.
     fn is_open(&self) -> bool {
         let texts = [
             &self.prefix_clientid,

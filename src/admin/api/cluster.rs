@@ -10,9 +10,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use utoipa::ToSchema;
 
-/// Clients a second that are sent away, unless something else is said.
+/// The number of clients per second that are sent away, unless the request says another.
 const PER_SECOND: u32 = 1000;
-/// Seconds for which sessions may stay after that, and the most.
+/// The seconds that sessions may stay after the last client was sent away, unless the request says
+/// another; and the largest value that it may say.
 const PATIENCE: u32 = 60;
 const LONGEST: u32 = 86_400;
 

@@ -1,4 +1,5 @@
-//! The OpenAPI document: its head, and what all operations have in common.
+//! The OpenAPI document: its head, and what all operations have in common. The rest of the document
+//! comes from the handlers.
 
 use utoipa::OpenApi;
 use utoipa::openapi::path::{Operation, PathItem};
@@ -13,13 +14,13 @@ use utoipa::openapi::{Content, OpenApi as Document, Ref, RefOr, Response, Respon
 ))]
 struct Head;
 
-/// A document without paths.
+/// A document with a head and no paths.
 pub(super) fn head() -> Document {
     Head::openapi()
 }
 
-/// The document with its version, how callers say who they are, and problem details wherever a
-/// request may fail.
+/// The document with its version, the ways in which callers prove who they are, and problem details
+/// wherever a request may fail.
 pub(super) fn completed(mut document: Document) -> Document {
     document.info.version = env!("CARGO_PKG_VERSION").to_owned();
     let components = document.components.get_or_insert_default();

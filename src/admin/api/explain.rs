@@ -12,9 +12,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};
 
-/// Subscribers that are named.
+/// The largest number of subscribers that are named.
 const MOST: usize = 1000;
-/// Bytes of a payload that is asked about.
+/// The largest payload in bytes that a request may ask about.
 const PAYLOAD: usize = 16 << 20;
 
 /// Which message.

@@ -9,7 +9,7 @@ use axum::Json;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// Members that are listed.
+/// The largest number of members that are listed.
 const MOST: usize = 100_000;
 
 /// A share group.

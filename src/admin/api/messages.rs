@@ -16,13 +16,13 @@ use std::sync::Arc;
 use std::time::Duration;
 use utoipa::ToSchema;
 
-/// Messages of one request.
+/// The largest number of messages in one request.
 const MANY: usize = 1000;
-/// After this time a full mailbox is tried again.
+/// The pause before a full mailbox is tried again.
 pub(super) const REST: Duration = Duration::from_millis(5);
-/// How often a full mailbox is tried, before the caller is told that the broker is busy.
+/// How often a full mailbox is tried before the caller is told that the broker is busy.
 pub(super) const TRIES: usize = 200;
-/// What EMQX says when nobody subscribes [MQTT5 3.4.2.1].
+/// The reason code that EMQX reports when there is no subscriber (MQTT 5.0 section 3.4.2.1).
 const NO_SUBSCRIBERS: u8 = 0x10;
 
 /// A message.
@@ -90,7 +90,7 @@ pub(super) struct Published {
     message: &'static str,
 }
 
-/// A message whose bytes are ready.
+/// A message whose bytes are ready to be published.
 struct Ready {
     topic: String,
     payload: Vec<u8>,
@@ -111,7 +111,7 @@ fn base64(name: &str, text: &str) -> Result<Vec<u8>, Problem> {
 
 impl Message {
     /// # Errors
-    /// What an MQTT client would be refused.
+    /// The reason for which the broker would refuse such a message of an MQTT client.
     fn ready(self) -> Result<Ready, Problem> {
         if !topic::valid_name(&self.topic) {
             return Err(bad("topic")("it is no topic name (MQTT section 4.7)"));
@@ -140,7 +140,7 @@ impl Message {
         let mut properties = Vec::new();
         let written = given.put_forwardable(&mut properties);
         written.map_err(|_| bad("properties")("a text is longer than 65,535 bytes"))?;
-        // Read as a client's would be: the same rules hold.
+        // The properties are read as those of a client would be, so that the same rules apply.
         let read = PublishProperties::parse(&properties).map_err(wrong)?;
         if read.payload_format == Some(1) && str::from_utf8(&payload).is_err() {
             return Err(bad("payload")("it is not UTF-8, as payload_format_indicator says"));
@@ -152,7 +152,7 @@ impl Message {
 
 impl Context {
     async fn publish(&self, message: Ready) -> Result<Published, Problem> {
-        // By the topic: the messages of one topic keep their order.
+        // The shard is chosen by the topic, so that the messages of one topic keep their order.
         let home = self.home(&message.topic);
         let message = Arc::new(message);
         for _ in 0..TRIES {

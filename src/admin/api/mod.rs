@@ -1,14 +1,15 @@
 //! The management API below `/api/v1`: what operators ask of a running broker and have it do.
 //!
 //! Names of paths, parameters and fields follow EMQX's version 5 where the thing is the same, so
-//! that a script needs another prefix only. The OpenAPI document comes from the handlers
-//! (`/api/v1/openapi.json`); a route cannot be without its description.
+//! that a script only needs another prefix. The OpenAPI document (`/api/v1/openapi.json`) is made
+//! from the handlers, so no route can lack its description.
 //!
-//! A handler runs on the admin thread. What shards know it asks them in slices
-//! ([`crate::shard::inquiry`]): each is a bounded part of one step, at most [`AT_ONCE`] requests do
-//! so at a time, and a request that takes longer than [`REQUEST_TIME`] ends with 503.
+//! A handler runs on the admin thread. It asks the shards for what they know in slices
+//! ([`crate::shard::inquiry`]). Each slice is a bounded part of one step, at most [`AT_ONCE`]
+//! requests ask at the same time, and a request that takes longer than [`REQUEST_TIME`] ends with
+//! 503.
 //!
-//! Who may call what is in [`super::guard`]: a handler is registered for the least role that may
+//! [`super::guard`] decides who may call what: a handler is registered for the lowest role that may
 //! use it ([`router`]).
 
 mod banned;
@@ -39,9 +40,9 @@ use super::{Placement, ROLES};
 use crate::admin::guard::Role;
 pub use crate::bridge::inward::Submit;
 
-/// What a shard is to do for somebody outside, within a step.
+/// Something that a shard is to do within a step, on behalf of another thread.
 pub type Inquiry = Box<dyn FnOnce(&mut Shard) + Send>;
-/// Has a shard do something, and wakes its core. A core that has ended drops the inquiry.
+/// Gives an inquiry to a shard, and wakes its core. A core that has ended drops the inquiry.
 pub type Tell = Arc<dyn Fn(Inquiry) + Send + Sync>;
 
 use crate::config::Level;
@@ -66,74 +67,74 @@ use tokio::time::timeout;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-/// Bytes of a request's body.
+/// The largest body of a request in bytes.
 pub const BODY: usize = 4 << 20;
-/// How long a request may take in all.
+/// The longest time of a request.
 const REQUEST_TIME: Duration = Duration::from_secs(30);
-/// Most rows of a slice: building them takes a shard about 100 microseconds.
+/// The largest number of rows in a slice. A shard takes about 100 microseconds to build them.
 const SLICE: usize = 128;
-/// Requests that ask shards at a time; further ones wait for their turn.
+/// The number of requests that ask shards at the same time. Further ones wait for their turn.
 const AT_ONCE: usize = 4;
 
-/// What the control thread is to do for an operator. It answers with a sentence for a failure.
+/// What the control thread is to do for an operator. If it fails, it answers with sentences.
 #[derive(Debug)]
 pub enum Order {
     /// Look at the host, as `ringmq doctor --json` does.
     Doctor,
     /// Read the configuration again, as SIGHUP does.
     Reload,
-    /// Log at this level, and these modules at their own, until the next reload; what is not said
-    /// stays.
+    /// Log at this level, and these modules at levels of their own, until the next reload. What is
+    /// `None` stays as it is.
     SetLevels(Option<Level>, Option<Vec<(String, Level)>>),
-    /// What is logged, as JSON.
+    /// Return what is logged now, as JSON.
     Levels,
-    /// Close the listener of that name, and forget nobody.
+    /// Close the listener of that name. Its clients stay connected.
     StopListener(String),
-    /// Open it again.
+    /// Open that listener again.
     StartListener(String),
-    /// Close all listeners: nobody new is let in, and `/readyz` says so.
+    /// Close all listeners, so that no new client gets in, and `/readyz` says so.
     Drain,
-    /// Open those that are closed.
+    /// Open the listeners that are closed.
     Resume,
-    /// Leave the cluster: send the clients to other nodes, so many a second, and stop when their
-    /// sessions are there, or so long after the last one.
+    /// Leave the cluster: send the clients to other nodes at a certain rate, and stop when their
+    /// sessions are there, or a certain time after the last client was sent.
     LeaveCluster {
-        /// Clients of the whole node.
+        /// The number of clients per second, for the whole node.
         per_second: u32,
-        /// How long sessions may take to be claimed.
+        /// How long sessions may take to be claimed by other nodes.
         patience: Duration,
     },
-    /// The configuration that is in force, as YAML with the origin of each value; or what is wrong
-    /// with it.
+    /// Return the configuration that is in force, as YAML with the origin of each value; or what is
+    /// wrong with it.
     Show,
 }
 
-/// Where the outcome of an order goes.
+/// The channel for the outcome of an order.
 pub type Reply = oneshot::Sender<Result<String, Vec<String>>>;
-/// An order, and where its outcome goes.
+/// An order, and the channel for its outcome.
 pub type Ordered = (Order, Reply);
 
-/// What the API works with.
+/// What the API needs from the broker.
 pub struct Api {
-    /// Each shard, in order.
+    /// For each shard, in order: gives it an inquiry.
     pub tell: Vec<Tell>,
-    /// The same, for what is to be published.
+    /// For each shard, in order: gives it something to publish.
     pub submit: Vec<Submit>,
-    /// The wall clock at the zero of the shards' clock.
+    /// The wall-clock time at the zero of the shards' clock.
     pub zero: SystemTime,
     /// The name of this node.
     pub node: String,
-    /// What the control thread does.
+    /// Gives an order to the control thread.
     pub order: Box<dyn Fn(Ordered) + Send + Sync>,
-    /// The bridges.
+    /// Returns the bridges.
     pub bridges: Box<dyn Fn() -> Vec<BridgeRow> + Send + Sync>,
-    /// The cluster, if this is a node of one.
+    /// Returns the cluster, if this broker is a node of one.
     pub cluster: Box<dyn Fn() -> Option<ClusterRow> + Send + Sync>,
-    /// The listeners that are open: name, type, address.
+    /// Returns the listeners, open or stopped.
     pub listeners: Box<dyn Fn() -> Vec<ListenerRow> + Send + Sync>,
 }
 
-/// What every handler has at hand.
+/// What every handler can use.
 pub(super) struct Context {
     api: Api,
     figures: Arc<Figures>,
@@ -142,7 +143,7 @@ pub(super) struct Context {
     history: History,
     traces: Arc<Traces>,
     broker: watch::Receiver<super::State>,
-    /// Who may call.
+    /// Decides who may call.
     pub(super) guard: Arc<Guard>,
 }
 
@@ -158,7 +159,7 @@ impl Context {
         usize::from((self.placement)(client_id))
     }
 
-    /// Has a shard do something within a step.
+    /// Has a shard do something within a step, and waits for the result.
     async fn ask<T: Send + 'static>(
         &self,
         shard: usize,
@@ -169,7 +170,7 @@ impl Context {
         asking::ask(tell, question).await.ok_or_else(|| Problem::late(shard))
     }
 
-    /// Has a shard publish something.
+    /// Has a shard publish something, and waits for the result.
     async fn submit<T: Send + 'static>(
         &self,
         shard: usize,
@@ -180,8 +181,8 @@ impl Context {
         asking::submit(submit, publish).await.ok_or_else(|| Problem::late(shard))
     }
 
-    /// A page of a list that goes over all shards. `question` asks one shard for a slice from a
-    /// position on, of at most so many rows.
+    /// A page of a list that extends over all shards. `question` asks one shard for a slice: from a
+    /// position on, and at most so many rows.
     async fn collect<T, C>(
         &self,
         wanted: &Wanted<C>,
@@ -216,7 +217,7 @@ impl Context {
         Ok((rows, None))
     }
 
-    /// Has the control thread do something.
+    /// Has the control thread carry out an order, and waits for the outcome.
     async fn order(&self, order: Order) -> Result<String, Problem> {
         let (reply, answer) = oneshot::channel();
         (self.api.order)((order, reply));
@@ -289,7 +290,7 @@ fn administrators() -> OpenApiRouter<Arc<Context>> {
 }
 
 /// All routes, each behind the guard, and the document that describes them. Must be called within
-/// the server's loop.
+/// the server's loop, where it starts two tasks.
 pub(super) fn router(api: Api, source: &PageSource, guard: Arc<Guard>) -> Router {
     let (history, figures) = (History::default(), source.figures());
     tokio::task::spawn_local(history.clone().watch(Arc::clone(&figures)));
@@ -339,7 +340,7 @@ async fn bounded(request: Request, next: middleware::Next) -> Response {
     answer
 }
 
-/// The query of a request, every parameter known.
+/// The query of a request. Unknown parameters are refused.
 struct Query<T>(T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
@@ -353,7 +354,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
     }
 }
 
-/// The words behind the framework's own.
+/// The message of the framework without its introduction.
 fn plain(text: &str) -> &str {
     let behind = |head: &str| text.strip_prefix(head);
     let plain = behind("Failed to deserialize query string: ")
@@ -362,7 +363,7 @@ fn plain(text: &str) -> &str {
     plain.unwrap_or(text)
 }
 
-/// A part of the path, percent-decoded.
+/// The parameters in the path of a request, percent-decoded.
 struct Path<T>(T);
 
 impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T> {
@@ -376,7 +377,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T>
     }
 }
 
-/// The body of a request, as JSON.
+/// The body of a request, parsed as JSON.
 pub(super) struct Body<T>(pub(super) T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {

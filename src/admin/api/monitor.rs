@@ -1,4 +1,4 @@
-//! `/monitor` and `/doctor`: the last hour, and what the host lacks.
+//! `/monitor`, `/alarms` and `/doctor`: the last hour, the alarms, and what the host lacks.
 
 use super::problem::{Details, Problem};
 use super::{Answer, Order, Query, State};

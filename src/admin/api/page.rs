@@ -1,4 +1,5 @@
-//! Lists in pages: by number, as EMQX has them, or by a cursor, which costs nothing to go on from.
+//! Lists in pages: by number, as in EMQX, or by a cursor. Going on from a cursor costs nothing,
+//! whereas the pages before a number have to be looked through.
 
 use super::problem::Problem;
 use serde::{Deserialize, Serialize};
@@ -6,11 +7,11 @@ use std::fmt::Display;
 use std::str::FromStr;
 use utoipa::{IntoParams, ToSchema};
 
-/// Entries of a page, unless others are asked for.
+/// The number of entries of a page, unless the request says another.
 const USUAL: usize = 100;
-/// Most entries of a page.
+/// The largest number of entries of a page.
 pub(super) const MOST: usize = 10_000;
-/// The furthest entry that a page's number may lead to.
+/// The furthest entry to which the number of a page may lead.
 const FURTHEST: usize = 10_000_000;
 
 /// Which part of a list is wanted.
@@ -28,8 +29,8 @@ pub(super) struct Paging {
     pub(super) cursor: Option<String>,
 }
 
-/// The parameters of a list that can be filtered: those of [`Paging`], and its own. Unknown names
-/// are refused, which serde's flattening cannot do.
+/// Declares the parameters of a list that can be filtered: those of [`Paging`], and its own.
+/// Unknown parameters are refused; serde cannot do that with a flattened struct.
 macro_rules! paged {
     ($(#[$about:meta])* $visible:vis struct $name:ident { $($own:tt)* }) => {
         $(#[$about])*
@@ -86,25 +87,25 @@ pub(super) struct Meta {
     cursor: Option<String>,
 }
 
-/// A position in a list that goes over all shards: the shard, and the position there.
+/// A position in a list that extends over all shards: the shard, and the position there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct ListPosition<C> {
     pub(super) shard: usize,
     pub(super) at: C,
 }
 
-/// What is wanted, checked.
+/// Which part of a list is wanted, after the parameters were checked.
 pub(super) struct Wanted<C> {
     page: Option<usize>,
     pub(super) limit: usize,
-    /// Entries that are passed over.
+    /// The number of entries that are passed over.
     pub(super) skip: usize,
     pub(super) from: ListPosition<C>,
 }
 
 impl Paging {
     /// # Errors
-    /// A parameter is out of its bounds, or the cursor is none of this list.
+    /// A parameter is out of its bounds, or the cursor does not belong to this list.
     pub(super) fn checked<C: FromStr + Default>(&self) -> Result<Wanted<C>, Problem> {
         let limit = self.limit.unwrap_or(USUAL);
         if limit == 0 || limit > MOST {
@@ -137,7 +138,8 @@ impl Paging {
 }
 
 impl Wanted<u32> {
-    /// The page of a list that is at hand as a whole. Its cursor counts the entries before it.
+    /// A page of a list that is held as a whole. Its cursor counts the entries before the next
+    /// page.
     pub(super) fn page_of<T>(&self, all: Vec<T>) -> Page<T> {
         let (count, begin) = (all.len(), self.skip.saturating_add(self.from.at as usize));
         let end = begin.saturating_add(self.limit);
@@ -148,7 +150,7 @@ impl Wanted<u32> {
 }
 
 impl<C: Display> Wanted<C> {
-    /// The page with these entries; `next` is where the list goes on.
+    /// A page with these entries. `next` is where the list continues.
     pub(super) fn page<T>(
         &self,
         data: Vec<T>,

@@ -1,5 +1,5 @@
-//! What went wrong with a request: problem details after RFC 9457, with the `code` and `message`
-//! that EMQX's scripts look for.
+//! What went wrong with a request, as problem details (RFC 9457) with the `code` and `message` that
+//! scripts for EMQX expect.
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -65,12 +65,12 @@ impl Problem {
         Problem::new(StatusCode::NOT_FOUND, "NOT_FOUND", detail)
     }
 
-    /// There is another one.
+    /// There is something of that name already.
     pub(super) fn conflict(detail: impl Into<String>) -> Problem {
         Problem::new(StatusCode::CONFLICT, "ALREADY_EXISTS", detail)
     }
 
-    /// The path does not have that method.
+    /// The path does not have this method.
     pub(super) fn method() -> Problem {
         let detail = "the path does not have this method; see /api/v1/openapi.json";
         Problem::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", detail)
@@ -81,30 +81,30 @@ impl Problem {
         Problem::busy(&format!("shard {shard} does not answer"))
     }
 
-    /// Not now.
+    /// The request cannot be carried out now, but may be in a moment.
     pub(in crate::admin) fn busy(detail: &str) -> Problem {
         let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "SERVICE_UNAVAILABLE", detail);
         Problem { wait: Some(1), ..problem }
     }
 
-    /// The broker does not do it, for these reasons.
+    /// The broker refuses the request, for these reasons.
     pub(super) fn refused(problems: Vec<String>) -> Problem {
         let detail = problems.first().cloned().unwrap_or_default();
         let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "REFUSED", detail);
         Problem { problems, ..problem }
     }
 
-    /// Who asks has not said who it is, or not truly.
+    /// The caller has not proved who it is.
     pub(in crate::admin) fn unproven(detail: &str) -> Problem {
         Problem::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", detail)
     }
 
-    /// Who asks may not.
+    /// The caller has proved who it is, and may not do this.
     pub(in crate::admin) fn forbidden(detail: impl Into<String>) -> Problem {
         Problem::new(StatusCode::FORBIDDEN, "FORBIDDEN", detail)
     }
 
-    /// Too many attempts; to be tried again after so many seconds.
+    /// Too many attempts to log in have failed. The caller may try again after `wait` seconds.
     pub(in crate::admin) fn too_many(wait: u64) -> Problem {
         let detail = "too many failed logins";
         let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_REQUESTS", detail);
@@ -124,7 +124,7 @@ impl IntoResponse for Problem {
         let kind = HeaderValue::from_static("application/problem+json");
         headers.insert(header::CONTENT_TYPE, kind);
         if status == StatusCode::UNAUTHORIZED {
-            // Not `Basic`, which has browsers ask with a window of their own.
+            // Not `Basic`, because browsers answer that with a window of their own.
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if let Some(wait) = wait {

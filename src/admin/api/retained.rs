@@ -1,4 +1,4 @@
-//! `/mqtt/retainer`: retained messages.
+//! `/mqtt/retainer`: retained messages, listed, shown and cleared.
 
 use super::messages::{REST, TRIES};
 use super::page::{Page, paged};

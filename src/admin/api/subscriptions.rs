@@ -11,7 +11,7 @@ use serde::Serialize;
 use std::sync::Arc;
 use utoipa::ToSchema;
 
-/// Subscriptions of one client that are listed.
+/// The largest number of subscriptions of one client that are listed.
 const OF_ONE: usize = 100_000;
 
 /// One subscription.
@@ -105,7 +105,8 @@ pub(super) async fn list(
     Ok(Json(wanted.page(data, None, next)))
 }
 
-/// All subscriptions of a client, up to a bound; `None` when there is no such client.
+/// All subscriptions of a client, at most [`OF_ONE`] and a slice; `None` when there is no such
+/// client.
 async fn all_of(
     context: &Context,
     client_id: &str,

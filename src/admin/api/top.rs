@@ -1,4 +1,4 @@
-//! `/top` and `/slow_subscriptions`: which clients weigh most.
+//! `/top` and `/slow_subscriptions`: the clients with the most load.
 
 use super::problem::{Details, Problem};
 use super::{Answer, Context, Query, State};
@@ -7,9 +7,9 @@ use axum::Json;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-/// Clients that are named unless others are asked for.
+/// The number of clients that are named, unless the request says another.
 const USUAL: usize = 10;
-/// Most clients that are named.
+/// The largest number of clients that are named.
 const MOST: usize = 100;
 
 /// By what clients are compared.

@@ -1,4 +1,4 @@
-//! `/trace`: every packet and decision of one client, user, address or topic, live or to read
+//! `/trace`: every packet and decision of one client, user, address or topic, live or to be read
 //! later.
 
 use super::problem::{Details, Problem};
@@ -20,13 +20,13 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use utoipa::{IntoParams, ToSchema};
 
-/// How long a trace lasts unless something else is asked for, seconds.
+/// The duration of a trace in seconds, unless the request says another.
 const USUAL: u64 = 600;
-/// The longest trace, seconds.
+/// The longest trace in seconds.
 const LONGEST: u64 = 24 * 3600;
-/// Bytes of one answer with lines.
+/// The largest number of bytes of lines in one answer.
 const MOST: usize = 1 << 20;
-/// Bytes of a name.
+/// The largest number of bytes of a name.
 const NAME: usize = 64;
 
 /// What a trace follows.
@@ -170,7 +170,7 @@ fn one(traces: &Traces, name: &str) -> Result<Shown, Problem> {
     all.iter().find(|trace| trace.name == name).map(shown).ok_or_else(|| unknown(name))
 }
 
-/// Has every shard trace what is wanted now.
+/// Has every shard trace what the running traces want.
 async fn apply(context: &Context) -> Result<(), Problem> {
     for shard in 0..context.shards() {
         let rules = context.traces.rules();
@@ -223,7 +223,7 @@ pub(super) async fn stop(
     axum::extract::State(context): State,
     Path(name): Path<String>,
 ) -> Answer<Shown> {
-    // What was traced until now belongs to it.
+    // The lines up to now belong to the trace, so they are fetched before it stops.
     context.traces.fetch(&context.api.tell, context.api.zero).await;
     context.traces.stop(|trace| trace.name == name);
     apply(&context).await?;
@@ -370,7 +370,8 @@ impl Follower {
             if ended {
                 return None;
             }
-            // Lines may have come since they were looked for.
+            // Lines may have come after the trace was read and before this waits, so the wait is
+            // short.
             let _ = tokio::time::timeout(Duration::from_millis(200), news).await;
         }
     }

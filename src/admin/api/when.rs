@@ -1,20 +1,22 @@
-//! Times as the API writes and reads them: RFC 3339 in UTC.
+//! Times as the API writes and reads them: RFC 3339 in UTC. Shards count milliseconds from a zero
+//! of their own.
 
 use crate::time::Instant;
 use std::time::{Duration, SystemTime};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// A time of the shards' clock, whose zero is at `zero`, to the second.
+/// A time of the shards' clock as text, to the second. `zero` is the wall-clock time at its zero.
 pub(super) fn shown(zero: SystemTime, at: Instant) -> Option<String> {
     let at = OffsetDateTime::from(zero.checked_add(Duration::from_millis(at.0))?);
     at.replace_nanosecond(0).ok()?.format(&Rfc3339).ok()
 }
 
-/// A time that was asked for, RFC 3339 or milliseconds since 1970, on the shards' clock.
+/// Reads a time, in RFC 3339 or milliseconds since 1970, as a time of the shards' clock. A time
+/// before the zero of that clock becomes its zero.
 ///
 /// # Errors
-/// When it is neither. Times before the start are the start.
+/// The text is neither, or too far away.
 pub(super) fn read(zero: SystemTime, text: &str) -> Result<Instant, String> {
     let at: SystemTime = if let Ok(millis) = text.parse::<u64>() {
         SystemTime::UNIX_EPOCH

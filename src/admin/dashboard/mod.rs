@@ -1,15 +1,15 @@
-//! The dashboard: files in the binary, for a browser.
+//! The dashboard: files for a browser, which are part of the binary.
 
 use axum::body::Body;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response};
 
-/// What a browser may load and connect to: this server, and listeners of this broker.
+/// What a browser may load and connect to: this server, and the WebSocket listeners of the broker.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
      img-src 'self' data:; connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; \
      frame-ancestors 'none'";
 
-/// A file.
+/// A file of the dashboard.
 struct File {
     path: &'static str,
     kind: &'static str,
@@ -37,7 +37,7 @@ const FILES: &[File] = &[
     File { path: "/assets/watch.js", kind: SCRIPT, text: include_str!("watch.js") },
 ];
 
-/// All files together are smaller than this, bytes.
+/// All files together must be smaller than this many bytes.
 const LARGEST: usize = 300_000;
 
 const _: () = {
@@ -49,7 +49,7 @@ const _: () = {
     assert!(sum < LARGEST);
 };
 
-/// The file that is asked for, if it is one of the dashboard's.
+/// The file that a request asks for, if it is one of the dashboard's.
 pub(super) fn answer<B>(request: &Request<B>) -> Option<Response<Body>> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return None;
@@ -61,7 +61,7 @@ pub(super) fn answer<B>(request: &Request<B>) -> Option<Response<Body>> {
     super::secure_headers(headers);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(file.kind));
     headers.insert("content-security-policy", HeaderValue::from_static(POLICY));
-    // Another version of the broker has other files.
+    // Another version of the broker has other files, so a browser has to ask each time.
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     Some(answer)
 }

@@ -1,18 +1,19 @@
-//! Spans as the OpenTelemetry protocol has them: the messages of `trace/v1`, as far as they are
-//! used, in protocol buffers. prost encodes them; the numbers are those of the protocol.
+//! Spans in the form of the OpenTelemetry protocol: the messages of `trace/v1`, as far as the
+//! broker uses them, in protocol buffers. prost encodes them. The numbers are those of the
+//! protocol.
 
 use crate::shard::{Span, SpanKind};
 use prost::Message;
 use std::time::Duration;
 
-/// `SpanKind` of the protocol.
+/// The values of `SpanKind` in the protocol that are used.
 const INTERNAL: i32 = 1;
 const SERVER: i32 = 2;
 const PRODUCER: i32 = 4;
-/// `StatusCode`: an error.
+/// The value of `StatusCode` for an error.
 const ERROR: i32 = 2;
-/// Of a span's flags: the trace is recorded; it is known whether the parent is another process's;
-/// it is.
+/// Flags of a span: the trace is recorded; it is known whether the parent is in another process;
+/// the parent is in another process.
 const RECORDED: u32 = 1;
 const KNOWN: u32 = 0x100;
 const REMOTE: u32 = 0x200;
@@ -107,14 +108,14 @@ enum Value {
     Number(i64),
 }
 
-/// What a receiver answers.
+/// The answer of a receiver.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Response {
     #[prost(message, optional, tag = "1")]
     pub partial_success: Option<PartialSuccess>,
 }
 
-/// What of a request it has not taken.
+/// The part of a request that the receiver has not accepted.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct PartialSuccess {
     #[prost(int64, tag = "1")]
@@ -135,19 +136,19 @@ fn value(key: &str, value: Value) -> KeyValue {
     KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(value) }) }
 }
 
-/// Who sends the spans.
+/// The sender of the spans.
 #[derive(Clone, Debug)]
 pub(super) struct Sender {
     /// `service.name`.
     pub service: String,
     /// `host.name`.
     pub host: String,
-    /// The wall clock at the zero of the shards' clock, since 1970.
+    /// The wall-clock time at the zero of the shards' clock, as time since 1970.
     pub zero: Duration,
 }
 
 impl Sender {
-    /// A request with these spans, encoded.
+    /// Encodes a request with these spans.
     pub(super) fn request<'a>(&self, spans: impl Iterator<Item = &'a Span>) -> Vec<u8> {
         let version = env!("CARGO_PKG_VERSION");
         let resource = Resource {
@@ -167,7 +168,7 @@ impl Sender {
     fn message(&self, span: &Span) -> SpanMessage {
         let nanos = |micros: u64| (self.zero + Duration::from_micros(micros)).as_nanos() as u64;
         let (name, kind, remote) = match span.kind {
-            // Its parent, if it has one, is a span of the publisher.
+            // The parent, if there is one, is a span of the publisher.
             SpanKind::Receive => ("receive", SERVER, REMOTE),
             SpanKind::Route => ("route", INTERNAL, 0),
             SpanKind::Deliver => ("deliver", PRODUCER, 0),
@@ -189,7 +190,8 @@ impl Sender {
     }
 }
 
-/// By OpenTelemetry's conventions for messaging, where they have a name for it.
+/// The attributes of a span, named by OpenTelemetry's conventions for messaging where those have a
+/// name.
 fn attributes(span: &Span) -> Vec<KeyValue> {
     let mut all = vec![
         text("messaging.system", "mqtt"),

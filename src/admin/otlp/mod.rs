@@ -1,10 +1,11 @@
-//! Spans on their way to a receiver of the OpenTelemetry protocol: fetched from the shards, and
-//! sent by HTTP, on a thread of its own that no core waits for. It runs while `telemetry.otlp` has
-//! an endpoint, whether or not there is an admin server.
+//! Spans on their way to a receiver of the OpenTelemetry protocol. They are fetched from the shards
+//! and sent over HTTP, on a thread of their own for which no core waits. The thread runs while
+//! `telemetry.otlp` has an endpoint, whether or not there is an admin server.
 //!
-//! Bounds: at most [`QUEUE`] spans wait here, and `limits::SPANS` on each shard between two
-//! fetches; one request at a time has at most [`BATCH`] of them; one that fails is made again at
-//! most [`TRIES`] times, while others wait. What is not sent is counted by reason.
+//! Bounds: at most [`QUEUE`] spans wait here, and at most `limits::SPANS` on each shard between two
+//! fetches. One request at a time is under way, with at most [`BATCH`] spans. A request that fails
+//! is made at most [`TRIES`] times, while other spans wait. Spans that are not sent are counted by
+//! reason.
 
 mod message;
 
@@ -35,28 +36,28 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::LocalSet;
 use tokio::time::{sleep, timeout};
 
-/// Spans that wait to be sent.
+/// The largest number of spans that wait to be sent.
 const QUEUE: usize = 16_384;
-/// Spans of one request.
+/// The largest number of spans in one request.
 const BATCH: usize = 1024;
-/// Between two fetches.
+/// The time between two fetches.
 const EACH: Duration = Duration::from_millis(200);
-/// Times that a request is made.
+/// How often a request is made at most.
 const TRIES: u32 = 6;
-/// Pauses between two tries.
+/// The shortest and the longest pause between two tries.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
-/// How often a receiver that fails is complained of.
+/// The shortest time between two log lines about a receiver that fails.
 const COMPLAINT: Duration = Duration::from_secs(30);
-/// Bytes of an answer that are read.
+/// The largest answer in bytes that is read.
 const ANSWER: usize = 64 << 10;
-/// Connections without a request are kept this long.
+/// How long a connection without a request is kept.
 const IDLE: Duration = Duration::from_secs(60);
-/// How long the end waits for what is left to be sent.
+/// How long the end waits until the remaining spans are sent.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
-/// What the exporter counts.
+/// The figures of the exporter.
 #[derive(Default, Debug)]
 pub struct SpanFigures {
     exported: Figure,
@@ -68,7 +69,7 @@ pub struct SpanFigures {
 }
 
 impl SpanFigures {
-    /// A copy, to be shown.
+    /// A copy of the figures.
     pub fn row(&self) -> SpanRow {
         SpanRow {
             up: self.up.get() != 0,
@@ -83,7 +84,7 @@ impl SpanFigures {
     }
 }
 
-/// Where spans go, and how.
+/// Where spans are sent, and how.
 struct Target {
     url: Uri,
     headers: HeaderMap,
@@ -100,11 +101,11 @@ pub struct Exporter {
 }
 
 impl Exporter {
-    /// Sends spans of these shards as the configuration says; `None` when it says nothing. `zero`:
-    /// the wall clock at the zero of the shards' clock.
+    /// Sends spans of these shards as the configuration says; `None` when it names no endpoint.
+    /// `zero` is the wall-clock time at the zero of the shards' clock.
     ///
     /// # Errors
-    /// What of the configuration cannot be used, and why.
+    /// Which part of the configuration cannot be used, and why.
     pub fn start(
         config: &config::Otlp,
         shards: Vec<Tell>,
@@ -144,7 +145,7 @@ impl Exporter {
         Ok(Some(Exporter { stop: Some(stop), thread, figures }))
     }
 
-    /// What it counts.
+    /// The figures of the exporter.
     pub fn figures(&self) -> Arc<SpanFigures> {
         Arc::clone(&self.figures)
     }
@@ -154,13 +155,13 @@ impl Drop for Exporter {
     fn drop(&mut self) {
         self.stop = None;
         if let Some(thread) = self.thread.take() {
-            // A panic there has been told already.
+            // A panic of the thread has been reported already.
             let _ = thread.join();
         }
     }
 }
 
-/// The endpoint with a path.
+/// The endpoint as a URI. Without a path it gets that of the protocol.
 fn url(endpoint: &str) -> Result<Uri, String> {
     let behind = endpoint.split_once("://").map_or("", |(_, rest)| rest);
     let bare = behind.split_once('/').is_none_or(|(_, path)| path.is_empty());
@@ -188,7 +189,7 @@ fn headers(config: &config::Otlp) -> Result<HeaderMap, String> {
 /// Spans that wait to be sent.
 struct Waiting {
     spans: RefCell<VecDeque<Span>>,
-    /// Some are under way.
+    /// True while a request is under way.
     sending: Cell<bool>,
     news: Notify,
     figures: Arc<SpanFigures>,
@@ -232,7 +233,7 @@ async fn run(
     let target = Rc::new(target);
     let fetching = tokio::task::spawn_local(fetch_all(Rc::clone(&waiting), shards.clone()));
     let sending = tokio::task::spawn_local(send_all(Rc::clone(&waiting), Rc::clone(&target)));
-    // The end of the channel says so, too.
+    // The end of the channel is a signal to stop, too.
     let _ = stopped.await;
     fetching.abort();
     let last = async {
@@ -252,7 +253,7 @@ async fn fetch_all(waiting: Rc<Waiting>, shards: Vec<Tell>) {
     }
 }
 
-/// Fetches what shards have recorded since the last time.
+/// Fetches the spans that shards have recorded since the last fetch.
 async fn fetch(waiting: &Waiting, shards: &[Tell]) {
     for answer in asking::ask_all(shards, Shard::take_spans).await {
         let Some((spans, lost)) = answer else { continue };
@@ -303,13 +304,14 @@ async fn send_all(waiting: Rc<Waiting>, target: Rc<Target>) {
 
 /// Why spans were not sent.
 enum Failed {
-    /// The receiver does not want them.
+    /// The receiver refuses them.
     Refused(String),
-    /// It was not reached, or cannot take them now.
+    /// The receiver could not be reached, or cannot accept them now.
     Unreachable(String),
 }
 
-/// Makes a request until it is answered for good; how many spans of it were not taken, and why.
+/// Makes a request until it is answered for good. Returns how many of its spans were not accepted,
+/// and why.
 async fn deliver(
     target: &Target,
     figures: &SpanFigures,
@@ -343,8 +345,8 @@ async fn deliver(
     Err(Failed::Unreachable("it was not tried".to_owned()))
 }
 
-/// A request and its answer; an error when it is to be made again, and after which time if the
-/// receiver says so.
+/// Makes a request once. Fails when it should be made again; the error has the time after which the
+/// receiver wants that, if it says so.
 async fn once(
     target: &Target,
     body: Bytes,
@@ -366,7 +368,7 @@ async fn once(
     Ok((status, body.to_bytes()))
 }
 
-/// What of the configuration cannot be used, if anything.
+/// What is wrong with the configuration of the exporter, if anything.
 pub fn problem(config: &config::Otlp) -> Option<String> {
     let endpoint = config.endpoint.0.as_ref()?;
     url(endpoint).err().or_else(|| headers(config).err())

@@ -1,5 +1,5 @@
-//! flashmq.conf(5): a line is an option and its value; `listen { … }` and `bridge { … }` are
-//! blocks.
+//! Reads flashmq.conf(5). A line has an option and its value; `listen { … }` and `bridge { … }` are
+//! blocks of lines.
 
 use super::plan::{Plan, kind, set};
 use serde_json::{Map, Value, json};
@@ -10,7 +10,7 @@ pub(super) fn is_block(line: &str) -> bool {
     matches!(words.next(), Some("listen" | "listen{" | "bridge" | "bridge{")) && line.ends_with('{')
 }
 
-/// Why an option outside blocks is left; `None`: it is none of FlashMQ's.
+/// Why an option outside of blocks is not carried over. `None` when FlashMQ has no such option.
 fn left(option: &str) -> Option<&'static str> {
     Some(match option {
         "plugin" => "plugins are not run; see access.authentication for http, jwt, redis, postgres",
@@ -50,7 +50,7 @@ fn left(option: &str) -> Option<&'static str> {
     })
 }
 
-/// Options that are carried over.
+/// The options that are carried over.
 const CARRIED: [&str; 13] = [
     "allow_anonymous",
     "max_packet_size",
@@ -67,12 +67,12 @@ const CARRIED: [&str; 13] = [
     "log_level",
 ];
 
-/// Whether a file that begins with this word may be FlashMQ's.
+/// Whether a file whose first word this is may be FlashMQ's.
 pub(super) fn is_option(word: &str) -> bool {
     CARRIED.contains(&word) || word == "log_debug" || left(word).is_some()
 }
 
-/// What a flashmq.conf says.
+/// Reads a flashmq.conf.
 pub(super) fn read(text: &str) -> Plan {
     let mut plan = Plan::default();
     let mut anonymous = false;
@@ -194,7 +194,7 @@ fn outside(plan: &mut Plan, option: &str, value: &str) -> Result<(), &'static st
     Ok(())
 }
 
-/// An option of a listener: kept as it is until the block ends.
+/// Reads an option of a listener, which is kept until its block ends.
 fn inside(options: &mut Map<String, Value>, option: &str, value: &str) -> Result<(), &'static str> {
     match option {
         "protocol" if !matches!(value, "mqtt" | "websockets") => Err("there is no such protocol"),

@@ -1,6 +1,6 @@
-//! Configurations of other brokers into ours: mosquitto.conf, and that of FlashMQ. What a line says
-//! is carried over where a key means the same; every other line becomes a comment that says why.
-//! Reads no file but the text that it is given.
+//! Converts configurations of other brokers into ours: mosquitto.conf, and that of FlashMQ. A line
+//! is carried over where one of our keys means the same. Every other line becomes a comment that
+//! says why it was not carried over. Reads nothing but the text that it is given.
 
 mod flashmq;
 mod mosquitto;
@@ -9,10 +9,10 @@ mod plan;
 
 use std::fmt;
 
-/// Longest text that is converted, bytes.
+/// The longest text that is converted, in bytes.
 const LONGEST: usize = 4 << 20;
 
-/// Whose configuration a text is.
+/// The broker to which a configuration belongs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SourceFormat {
     /// mosquitto.conf(5).
@@ -30,19 +30,19 @@ impl fmt::Display for SourceFormat {
     }
 }
 
-/// A configuration of ours.
+/// The result of a conversion.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Converted {
-    /// Whose it was.
+    /// The broker to which the original belongs.
     pub from: SourceFormat,
-    /// The file.
+    /// Our configuration file.
     pub yaml: String,
-    /// Lines that it only has as comments.
+    /// The number of lines that are in the file as comments only.
     pub left: usize,
 }
 
-/// Whose configuration a text is; `None` when it is neither's. What is YAML has a `:` behind its
-/// first word, these have a space.
+/// The broker to which a configuration belongs; `None` when it is none of the two. In YAML the
+/// first word is followed by a `:`, in these files by a space.
 pub fn recognize(text: &str) -> Option<SourceFormat> {
     let lines = text.lines().map(str::trim);
     let mut lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
@@ -60,10 +60,10 @@ pub fn recognize(text: &str) -> Option<SourceFormat> {
     }
 }
 
-/// Our configuration for what a text says. `name`: of its file, for comments.
+/// Converts `text` into our configuration. `name` is the name of its file, for comments.
 ///
 /// # Errors
-/// When it is no configuration of another broker.
+/// The text is not a configuration of another broker.
 pub fn convert(name: &str, text: &str) -> Result<Converted, &'static str> {
     if text.len() > LONGEST {
         return Err("the file has more than 4 MiB");

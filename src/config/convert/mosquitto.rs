@@ -1,5 +1,5 @@
-//! mosquitto.conf(5): a line is an option and its value; those behind `listener` are about that
-//! listener, those behind `connection` about that bridge.
+//! Reads mosquitto.conf(5). A line has an option and its value. The lines after `listener` are
+//! about that listener, and those after `connection` are about that bridge.
 
 use super::mosquitto_bridge::Connection;
 use super::plan::{Plan, kind, set};
@@ -7,19 +7,20 @@ use serde_json::{Map, Value, json};
 
 /// What becomes of an option.
 enum Rule {
-    /// A key takes its value.
+    /// Its value is carried over to a key.
     Carry(Carry),
-    /// A listener's own.
+    /// It is about one listener.
     Own(Own),
-    /// Nothing is to be done, or nothing can be; why.
+    /// It is not carried over, for this reason.
     Leave(&'static str),
 }
 
-/// How a value is carried to a key.
+/// How a value is carried over to a key.
 enum Carry {
-    /// `true` or `false`.
+    /// It is `true` or `false`.
     Switch(&'static str),
-    /// A number; where 0 stands for "no limit", this word or number does here.
+    /// It is a number. Where 0 stands for "no limit", the second text is the word or number that
+    /// means the same here.
     Number(&'static str, &'static str),
     /// The file of users.
     PasswordFile,
@@ -39,7 +40,7 @@ enum Carry {
     Anonymous,
 }
 
-/// What a listener's option says.
+/// The options that are about one listener.
 #[derive(Clone, Copy)]
 enum Own {
     Protocol,
@@ -104,7 +105,7 @@ fn rule(option: &str) -> Option<Rule> {
     })
 }
 
-/// Why an option is left.
+/// Why an option is not carried over.
 fn left(option: &str) -> Option<&'static str> {
     Some(match option {
         "user" | "pid_file" => NO_ROOM,
@@ -157,19 +158,19 @@ fn left(option: &str) -> Option<&'static str> {
     })
 }
 
-/// Whether a file that begins with this word may be a mosquitto.conf.
+/// Whether a file whose first word this is may be a mosquitto.conf.
 pub(super) fn is_option(word: &str) -> bool {
     matches!(word, "listener" | "port" | "bind_address" | "connection") || rule(word).is_some()
 }
 
-/// A listener as it is read.
+/// A listener while its lines are read.
 struct Listener {
-    /// Address and port, or a path.
+    /// An address with its port, or a path.
     bind: String,
     websockets: bool,
     keys: Map<String, Value>,
     certificate: bool,
-    /// `cafile`, and its line.
+    /// The value of `cafile`, and the number of its line.
     client_ca: Option<(usize, String)>,
     required: bool,
     anonymous: Option<bool>,
@@ -177,9 +178,9 @@ struct Listener {
 
 struct Reading {
     plan: Plan,
-    /// The first is what stands before every `listener`.
+    /// The first element has the options before the first `listener`.
     listeners: Vec<Listener>,
-    /// `port` and `bind_address`.
+    /// The values of `port` and `bind_address`.
     port: Option<String>,
     address: Option<String>,
     anonymous: Option<bool>,
@@ -191,7 +192,7 @@ struct Reading {
     max_qos: Option<u64>,
 }
 
-/// What a mosquitto.conf says.
+/// Reads a mosquitto.conf.
 pub(super) fn read(text: &str) -> Plan {
     let mut reading = Reading {
         plan: Plan::default(),
@@ -247,7 +248,7 @@ impl Listener {
         }
     }
 
-    /// One of its own options.
+    /// Reads one of the options that are about a listener.
     fn own(&mut self, own: Own, value: &str, line: usize) -> Result<(), &'static str> {
         let mut tls = |key: &str, value: Value| set(&mut self.keys, &format!("tls.{key}"), value);
         match own {
@@ -305,7 +306,7 @@ impl Listener {
         Ok(())
     }
 
-    /// Into ours; what it has to say about its lines comes back.
+    /// Converts the listener. The second value is the line of a `cafile` that has no effect.
     fn finish(mut self, number: usize, anonymous: bool) -> (Map<String, Value>, Option<usize>) {
         let secure = self.certificate;
         let kind = kind(self.bind.starts_with('/'), self.websockets, secure);
@@ -316,7 +317,7 @@ impl Listener {
         keys.insert("allow_anonymous".to_owned(), json!(self.anonymous.unwrap_or(anonymous)));
         let mut unused = None;
         if let Some((line, path)) = self.client_ca.take() {
-            // Without require_certificate no client was asked for one.
+            // Without require_certificate mosquitto asks no client for a certificate.
             match self.required && secure {
                 true => set(&mut self.keys, "tls.client_ca", json!(path)),
                 false => unused = Some(line),
@@ -325,7 +326,7 @@ impl Listener {
         if !secure {
             self.keys.remove("tls");
         }
-        // mosquitto takes any path.
+        // mosquitto accepts a WebSocket at any path. Ours accepts it at the default of `path` only.
         keys.append(&mut self.keys);
         (keys, unused)
     }
@@ -424,7 +425,8 @@ impl Reading {
 
     fn finish(mut self) -> Plan {
         self.default_listener();
-        // Written behind a listener it is still about all of them, unless per_listener_settings.
+        // Without per_listener_settings, an option after a `listener` is about all listeners all
+        // the same.
         let set_there = self.listeners.iter().find_map(|listener| listener.anonymous);
         let local = self.port.is_none() && self.listeners.is_empty();
         let anonymous = self.anonymous.or(set_there).unwrap_or(local);
@@ -464,7 +466,8 @@ impl Reading {
         self.plan
     }
 
-    /// What stands before every `listener` is about a listener of its own, if `port` says so.
+    /// The options before the first `listener` are about a listener of their own, if `port` says
+    /// so.
     fn default_listener(&mut self) {
         let mut first = self.listeners.remove(0);
         let named = self.port.is_some() || self.address.is_some();
@@ -482,7 +485,7 @@ impl Reading {
     }
 }
 
-/// A path or an address for `bind`.
+/// The value of `bind`: an address with its port, or a path.
 fn bind(port: &str, address: &str) -> Result<String, &'static str> {
     let port: u16 = port.parse().map_err(|_| "the port is no number")?;
     if port == 0 {
@@ -508,7 +511,7 @@ fn set_once(place: &mut Option<String>, value: &str) -> Result<(), &'static str>
     Ok(())
 }
 
-/// Bounds of our keys that theirs do not have.
+/// Checks a number against the bounds of our key, which mosquitto's option does not have.
 fn in_bounds(key: &str, number: u64) -> Result<u64, &'static str> {
     let (least, most) = match key {
         "mqtt.max_packet_size" => (128, 268_435_460),
@@ -524,7 +527,7 @@ fn in_bounds(key: &str, number: u64) -> Result<u64, &'static str> {
     }
 }
 
-/// Seconds of `14d`, `1w`, `2m` (of 30 days), `1y` or `3h`.
+/// The seconds of `14d`, `1w`, `2m` (months of 30 days), `1y` or `3h`.
 fn duration(text: &str) -> Option<u64> {
     let unit = text.chars().last()?;
     let number: u64 = text.strip_suffix(unit)?.parse().ok()?;

@@ -1,9 +1,9 @@
-//! The lines of a mosquitto.conf behind `connection`: a bridge each.
+//! Reads the lines of a mosquitto.conf after `connection`. Each `connection` is a bridge.
 
 use super::plan::set;
 use serde_json::{Map, Value, json};
 
-/// A bridge as it is read.
+/// A bridge while its lines are read.
 pub(super) struct Connection {
     name: String,
     keys: Map<String, Value>,
@@ -27,7 +27,7 @@ fn seconds(value: &str, least: u64, most: u64) -> Result<Value, &'static str> {
     number.map(|seconds| json!(format!("{seconds}s"))).ok_or(NO_NUMBER)
 }
 
-/// HOST, HOST:PORT, or an IPv6 address in brackets.
+/// HOST, HOST:PORT, or an IPv6 address in brackets, as an address with its port.
 fn address(text: &str) -> Value {
     match text.rsplit_once(':') {
         Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => json!(text),
@@ -36,7 +36,7 @@ fn address(text: &str) -> Value {
 }
 
 impl Connection {
-    /// `connection NAME`.
+    /// Begins a bridge, for the line `connection NAME`.
     pub(super) fn new(name: &str) -> Connection {
         let plain = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' };
         Connection { name: name.chars().map(plain).collect(), keys: Map::new(), topics: Vec::new() }
@@ -47,7 +47,7 @@ impl Connection {
         Ok(())
     }
 
-    /// One of its options.
+    /// Reads one of the options of the bridge.
     pub(super) fn line(&mut self, option: &str, value: &str) -> Outcome {
         match option {
             "address" | "addresses" => {
@@ -98,7 +98,7 @@ impl Connection {
         }
     }
 
-    /// `base`, or `base cap`, in seconds.
+    /// Reads `base` or `base cap`, in seconds.
     fn restart(&mut self, value: &str) -> Outcome {
         let mut numbers = value.split_whitespace();
         let base = numbers.next().unwrap_or_default();
@@ -107,7 +107,8 @@ impl Connection {
         self.set("retry.max", seconds(cap, 1, 86_400)?)
     }
 
-    /// `PATTERN [in|out|both [QOS [local-prefix [remote-prefix]]]]`; `""` is an empty word.
+    /// Reads `PATTERN [in|out|both [QOS [local-prefix [remote-prefix]]]]`, where `""` is an empty
+    /// word.
     fn topic(&mut self, value: &str) -> Outcome {
         let mut words = value.split_whitespace().map(|word| if word == "\"\"" { "" } else { word });
         let mut topic = Map::new();
@@ -128,7 +129,7 @@ impl Connection {
         Ok(())
     }
 
-    /// An element of `bridges`. Mosquitto speaks 3.1.1 where nothing else is said.
+    /// The element of `bridges`. Mosquitto speaks 3.1.1 unless another version is set.
     pub(super) fn finish(mut self) -> Value {
         self.keys.entry("protocol_version").or_insert_with(|| json!("v311"));
         self.keys.insert("topics".to_owned(), Value::Array(self.topics));

@@ -1,44 +1,45 @@
-//! What a configuration becomes: keys with values, and lines that are left, in the end as YAML.
+//! The result of a conversion on its way to YAML: keys with values, and lines that are not carried
+//! over.
 
 use super::SourceFormat;
 use serde_json::{Map, Value, json};
 
-/// A line that has no key.
+/// A line that is not carried over.
 struct Left {
     line: usize,
     text: String,
     why: String,
 }
 
-/// A configuration on its way.
+/// A configuration while it is converted.
 #[derive(Default)]
 pub(super) struct Plan {
-    /// The tree of keys.
+    /// The tree of our keys.
     pub keys: Map<String, Value>,
-    /// One for each listener.
+    /// The keys of each listener.
     pub listeners: Vec<Map<String, Value>>,
-    /// Sentences about the whole.
+    /// Sentences about the whole configuration.
     pub remarks: Vec<String>,
     left: Vec<Left>,
 }
 
 impl Plan {
-    /// Sets a dotted key.
+    /// Sets a key, which is written with dots.
     pub(super) fn set(&mut self, key: &str, value: Value) {
         set(&mut self.keys, key, value);
     }
 
-    /// A line is not carried over.
+    /// Notes that a line is not carried over.
     pub(super) fn leave(&mut self, line: usize, text: &str, why: impl Into<String>) {
         self.left.push(Left { line, text: hidden(text), why: why.into() });
     }
 
-    /// How many lines are not.
+    /// The number of lines that are not carried over.
     pub(super) fn left(&self) -> usize {
         self.left.len()
     }
 
-    /// The file.
+    /// Writes the file.
     pub(super) fn render(mut self, name: &str, from: SourceFormat) -> String {
         let name = name.replace(char::is_control, " ");
         let mut out = format!("# Converted from {name}, a configuration of {from}.\n");
@@ -64,7 +65,7 @@ impl Plan {
     }
 }
 
-/// The type of a listener, by what it is said to be.
+/// The type of a listener with these properties.
 pub(super) fn kind(unix: bool, web: bool, secure: bool) -> &'static str {
     match (unix, web, secure) {
         (true, ..) => "unix",
@@ -75,7 +76,7 @@ pub(super) fn kind(unix: bool, web: bool, secure: bool) -> &'static str {
     }
 }
 
-/// Sets a dotted key in a tree.
+/// Sets a key, which is written with dots, in a tree.
 pub(super) fn set(tree: &mut Map<String, Value>, key: &str, value: Value) {
     match key.split_once('.') {
         None => _ = tree.insert(key.to_owned(), value),
@@ -88,7 +89,7 @@ pub(super) fn set(tree: &mut Map<String, Value>, key: &str, value: Value) {
     }
 }
 
-/// A line without what must not stand in another file.
+/// A line without a password, which must not be copied to another file.
 fn hidden(text: &str) -> String {
     let word = text.split_whitespace().next().unwrap_or_default();
     let secret = word.contains("password") && !word.ends_with("_file") || word.contains("psk");
@@ -102,7 +103,7 @@ fn comment(out: &mut String, text: &str) {
     out.push('\n');
 }
 
-/// A key with its value; texts as JSON writes them, which YAML reads.
+/// Writes a key with its value. Texts are written as in JSON, which YAML can read.
 fn write(out: &mut String, key: &str, value: &Value, depth: usize) {
     let indent = "  ".repeat(depth);
     match value {
@@ -119,7 +120,7 @@ fn write(out: &mut String, key: &str, value: &Value, depth: usize) {
                 for (key, value) in item {
                     write(&mut inner, key, value, depth + 2);
                 }
-                // The first key stands behind the dash.
+                // The first key follows the dash on the same line.
                 let at = 2 * depth + 2;
                 let rest = inner.get(at + 2..).unwrap_or_default();
                 out.push_str(&format!("{indent}  - {rest}"));
@@ -133,8 +134,8 @@ fn write(out: &mut String, key: &str, value: &Value, depth: usize) {
     }
 }
 
-/// A character of a text as JSON writes it; those that YAML takes only escaped, JSON also as they
-/// are.
+/// Writes a character of a text in JSON form. Some characters may stand unescaped in JSON but not
+/// in YAML; these are escaped.
 fn push_printable(out: &mut String, c: char) {
     match c {
         '\u{7f}'..='\u{9f}' | '\u{feff}' | '\u{fffe}'..='\u{ffff}' => {

@@ -1,4 +1,4 @@
-//! PUBACK, PUBREC, PUBREL and PUBCOMP by hand.
+//! Tests of PUBACK, PUBREC, PUBREL and PUBCOMP with bytes written by hand.
 
 use super::*;
 
@@ -46,7 +46,7 @@ fn three_bytes_have_a_reason_and_no_properties() {
         let mut out = Vec::new();
         encode_ack(&mut out, V5, kind, &ack).unwrap();
         assert_eq!(out, bytes);
-        // Version 3 has no word for it.
+        // Version 3 has no reason codes.
         out.clear();
         encode_ack(&mut out, V311, kind, &ack).unwrap();
         assert_eq!(out, [first, 2, 0, 7]);

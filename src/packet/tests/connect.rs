@@ -1,4 +1,4 @@
-//! CONNECT and CONNACK by hand.
+//! Tests of CONNECT and CONNACK with bytes written by hand.
 
 use super::*;
 
@@ -6,7 +6,7 @@ fn connect(bytes: &[u8]) -> Connect<'_> {
     decode_connect(bytes).unwrap_or_else(|violation| panic!("{violation:?}"))
 }
 
-/// Every row must be refused with its reason, and with the version to answer in.
+/// Asserts that every row is refused with its reason, and with the version in which to answer.
 fn refuses_connect(rows: &[(&str, &[u8], ReasonCode, Option<Version>)]) {
     for (name, body, reason, version) in rows {
         let bytes = packet(0x10, body);

@@ -1,4 +1,4 @@
-//! DISCONNECT and AUTH by hand.
+//! Tests of DISCONNECT and AUTH with bytes written by hand.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Where packets end.
+//! Tests of framing: where one packet ends and the next begins.
 
 use super::*;
 
@@ -141,7 +141,7 @@ fn what_is_wrong_at_the_beginning_is_known_before_the_rest_has_come() {
             assert_eq!(found.reason, MALFORMED, "{version:?} {name}");
         }
     }
-    // What was right in 3.1 is, and the beginning of a right packet is right.
+    // Flags that 3.1 allows are accepted, and so is the beginning of every valid packet.
     for (version, beginning) in [
         (V31, &[0x8A][..]),
         (V31, &[0xC1]),

@@ -1,4 +1,5 @@
-//! Any bytes at all: no panic, and whatever is accepted says the same when sent on.
+//! Fuzzing with arbitrary bytes: nothing panics, and a packet that is accepted has the same meaning
+//! after it was encoded and decoded again.
 
 use super::roundtrip::any_packet;
 use super::*;
@@ -8,8 +9,8 @@ fn version() -> impl Strategy<Value = Version> {
     prop::sample::select(&ALL[..])
 }
 
-/// What two packets must agree in: everything but the order of a message's properties and how a
-/// will delay of 0 was spelt.
+/// The parts in which two packets must agree: everything but the order of a message's properties
+/// and the way in which a Will Delay Interval of 0 is written.
 fn meaning(packet: Packet) -> String {
     let mut packet = packet;
     let mut delay = 0;
@@ -29,7 +30,7 @@ fn survives(version: Version, bytes: &[u8]) {
     let _ = decode_connect(bytes);
     let _ = frame(bytes, MAX_PACKET_SIZE);
     let Ok(packet) = decode(version, bytes) else { return };
-    // A 3.1 name in a CONNECT decides; anything else is of the version asked for.
+    // A CONNECT has a version of its own. Every other packet has the version that was passed.
     let version = if let Packet::Connect(connect) = packet { connect.version } else { version };
     let again = encode_any(version, &packet);
     let decoded = decode(version, &again)
@@ -78,7 +79,7 @@ proptest! {
             damaged[at] = *byte;
         }
         survives(version, &damaged);
-        // The same with the length put right again, so that the damage reaches the body.
+        // Repairs the length, so that the damage reaches the body.
         let Ok(Framing::Complete { header, .. }) = frame(&bytes, MAX_PACKET_SIZE) else { panic!() };
         survives(version, &packet(damaged[0], &damaged[header..]));
         let body = &bytes[header..];
@@ -105,7 +106,7 @@ proptest! {
             panic!()
         };
         prop_assert_eq!(total, bytes.len());
-        // With the length put right, a packet whose end is fixed by its fields is refused too.
+        // With a repaired length, a packet whose end is fixed by its fields is refused, too.
         let body = &bytes[header..];
         if matches!(bytes[0] >> 4, 1 | 2) && version != V31 {
             prop_assert!(decode(version, &packet(bytes[0], &longer[header..])).is_err());

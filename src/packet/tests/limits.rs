@@ -1,5 +1,5 @@
-//! What has no encoding is refused, and leaves nothing behind; what is at the very limit is written
-//! and read again.
+//! A packet that has no encoding is refused and leaves nothing in the buffer. A packet at the very
+//! limit is written, and can be read again.
 
 use super::*;
 use crate::limits::{MAX_REMAINING_LENGTH, MAX_TOPIC_LENGTH};
@@ -18,7 +18,7 @@ const PUBLISH: OutPublish<'_> = OutPublish {
     payload: &[],
 };
 
-/// What the encoder says, which has appended a whole packet or nothing.
+/// Returns the encoder's result, after asserting that it appended a whole packet or nothing.
 #[track_caller]
 fn tried(encode: impl FnOnce(&mut Vec<u8>) -> Encoded) -> Encoded {
     let mut out = b"before".to_vec();
@@ -30,10 +30,10 @@ fn tried(encode: impl FnOnce(&mut Vec<u8>) -> Encoded) -> Encoded {
 
 #[test]
 fn a_publish_is_as_long_as_a_packet_can_be_and_no_longer() {
-    // The payload is never read: these pages stay untouched.
+    // The payload is never read, so these pages are never touched.
     let bytes = vec![0; MAX_REMAINING_LENGTH as usize];
     let with = |length: usize| OutPublish { payload: &bytes[..length], ..PUBLISH };
-    // Two bytes of length and one of topic; version 5 has the length of the properties too.
+    // Two bytes of length and one of topic. Version 5 also has the length of the properties.
     let most = MAX_REMAINING_LENGTH as usize - 3;
     for (version, length, expected) in [
         (V311, most, Ok(())),

@@ -1,4 +1,5 @@
-//! Tests of the codec: bytes by hand per packet family, and properties over all of them.
+//! Tests of the codec: bytes written by hand for each packet family, and properties that hold for
+//! all of them.
 
 mod ack;
 mod connect;
@@ -20,7 +21,7 @@ use Version::{V5, V31, V311};
 
 const ALL: [Version; 3] = [V31, V311, V5];
 
-/// A packet from its first byte and what follows the length.
+/// A packet from its first byte and the bytes after the length.
 fn packet(first: u8, body: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     encode::put_packet(&mut out, first, |out| {
@@ -31,7 +32,7 @@ fn packet(first: u8, body: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Every row must be refused with its reason.
+/// Asserts that every row is refused with its reason.
 fn refuses(first: u8, rows: &[(&str, Version, &[u8], ReasonCode)]) {
     for (name, version, body, reason) in rows {
         match decode(*version, &packet(first, body)) {
@@ -41,7 +42,7 @@ fn refuses(first: u8, rows: &[(&str, Version, &[u8], ReasonCode)]) {
     }
 }
 
-/// Every row must be accepted.
+/// Asserts that every row is accepted.
 fn accepts(first: u8, rows: &[(&str, Version, &[u8])]) {
     for (name, version, body) in rows {
         if let Err(violation) = decode(*version, &packet(first, body)) {
@@ -54,7 +55,7 @@ fn id(value: u16) -> PacketId {
     PacketId::new(value).unwrap()
 }
 
-/// Encodes any packet. A PUBLISH goes out with what it came with.
+/// Encodes any packet. A PUBLISH is sent with the properties with which it was received.
 fn encode_any(version: Version, packet: &Packet) -> Vec<u8> {
     let mut out = Vec::new();
     match packet {

@@ -1,4 +1,4 @@
-//! Property blocks beyond what the packets' own tests show.
+//! Tests of property blocks that the tests of the packets do not cover.
 
 use super::super::properties::Reasons;
 use super::*;
@@ -24,7 +24,7 @@ fn user_properties_are_compared_by_what_they_say() {
     let alone = UserProperties::parse(b"\x26\0\x01k\0\x01v").unwrap();
     assert_eq!(among.user, alone);
     assert_ne!(alone, UserProperties::default());
-    // Without any, the view is empty even where other properties are.
+    // Without such a property the view is empty, even if the block has other properties.
     assert!(Reasons::parse(b"\x1F\0\x01r").unwrap().user.is_empty());
 }
 

@@ -1,4 +1,4 @@
-//! PUBLISH by hand.
+//! Tests of PUBLISH with bytes written by hand.
 
 use super::*;
 

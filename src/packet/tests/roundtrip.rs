@@ -13,7 +13,7 @@ use proptest::prelude::*;
 type Bytes = Vec<u8>;
 type User = Vec<(String, String)>;
 
-/// Decodes, compares, encodes again, compares, and hands the bytes back.
+/// Decodes, compares, encodes again, compares again, and returns the bytes.
 fn identical(version: Version, packet: Packet) -> Bytes {
     let bytes = encode_any(version, &packet);
     let decoded = decode(version, &bytes)
@@ -67,12 +67,12 @@ fn version() -> impl Strategy<Value = Version> {
     prop::sample::select(&[V31, V311, V5, V5][..])
 }
 
-/// Only version 5 has it.
+/// Removes a value in version 3, because only version 5 has it.
 fn v5<T>(version: Version, value: Option<T>) -> Option<T> {
     value.filter(|_| version.is_v5())
 }
 
-/// The fields of a message that are its publisher's.
+/// The fields of a message that come from its publisher.
 #[derive(Clone, Debug)]
 struct Fields {
     payload_format: Option<u8>,
@@ -118,7 +118,7 @@ fn fields() -> impl Strategy<Value = Fields> {
     )
 }
 
-/// A payload that suits the payload format.
+/// A payload that matches the Payload Format Indicator.
 fn payload(format: Option<u8>, bytes: Bytes) -> Bytes {
     if format == Some(1) { String::from_utf8_lossy(&bytes).into_owned().into() } else { bytes }
 }
@@ -421,7 +421,7 @@ fn auth() -> impl Strategy<Value = (Version, Bytes)> {
     )
 }
 
-/// Any valid packet, encoded; the identity is checked on the way.
+/// Any valid packet, encoded. The strategies assert the identity while they build it.
 pub(super) fn any_packet() -> impl Strategy<Value = (Version, Bytes)> {
     prop_oneof![
         2 => publish(),

@@ -1,4 +1,4 @@
-//! SUBSCRIBE, SUBACK, UNSUBSCRIBE and UNSUBACK by hand.
+//! Tests of SUBSCRIBE, SUBACK, UNSUBSCRIBE and UNSUBACK with bytes written by hand.
 
 use super::*;
 

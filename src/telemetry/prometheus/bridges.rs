@@ -1,4 +1,4 @@
-//! What is said of bridges.
+//! The families about bridges.
 
 use super::{Labels, Text};
 use crate::telemetry::BridgeRow;
@@ -37,7 +37,7 @@ impl Text {
         self.bridge_counts(bridges);
     }
 
-    /// What is counted of bridges by a label of its own.
+    /// Writes the families that have a label of their own besides the bridge.
     fn bridge_counts(&mut self, bridges: &[BridgeRow]) {
         type Counts = fn(&BridgeRow) -> &[(&'static str, u64)];
         let refused = "How often another MQTT broker has not taken a message, by its reason code.";
