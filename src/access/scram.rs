@@ -153,8 +153,8 @@ impl ScramFile {
     /// # Errors
     /// Every line that cannot be read: its number, counted from 1, and why.
     pub fn parse(text: &str) -> Result<ScramFile, Vec<(usize, String)>> {
-        // From all keys of all users: nobody can compute it who does not have the file, and it stays
-        // the same while the file does, over reloads and restarts.
+        // From all keys of all users: nobody can compute it without the file, and it stays the
+        // same while the file does, over reloads and restarts.
         let secret = Mechanism::Sha512.hash(text.as_bytes()).into();
         let mut file = ScramFile { users: HashMap::default(), secret };
         let mut bad = Vec::new();

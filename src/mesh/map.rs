@@ -9,13 +9,14 @@
 //!
 //! It uses open addressing in 64 segments. An entry is in the first slot that was free from its
 //! key's own slot on, so the search for a key goes on while the slot it looks at was passed by some
-//! entry, which a bit of the slot says. An entry whose set is empty counts as absent; its
-//! slot is free again at once unless other entries passed it, and otherwise with the next table. The writers of a segment take turns
-//! with a lock, which only subscribing and unsubscribing need. They write the set of a new slot
-//! before its key, and mark the slots that it passes before that, so that a reader who sees the key
-//! also sees the set. When a table is full, or nearly empty, the writer fills another one and
-//! replaces the pointer. A reader who still uses the old table reads what was true when it loaded
-//! the pointer; its guard keeps the old table's memory alive. Checked by `tests/loom`.
+//! entry, which a bit of the slot says. An entry whose set is empty counts as absent; its slot is
+//! free again at once unless other entries passed it, and otherwise with the next table. The
+//! writers of a segment take turns with a lock, which only subscribing and unsubscribing need. They
+//! write the set of a new slot before its key, and mark the slots that it passes before that, so
+//! that a reader who sees the key also sees the set. When a table is full, or nearly empty, the
+//! writer fills another one and replaces the pointer. A reader who still uses the old table reads
+//! what was true when it loaded the pointer; its guard keeps the old table's memory alive. Checked
+//! by `tests/loom`.
 #![allow(clippy::disallowed_types, reason = "read by all shards, written by those that subscribe")]
 #![allow(unsafe_code)]
 
@@ -190,8 +191,8 @@ impl<const S: usize, const L: usize> Map<S, L> {
     }
 }
 
-/// The key without the bit that slots need for themselves. Key 0 marks free slots, so it is replaced
-/// by 1. A collision of two keys names one shard too many, as any other collision does.
+/// The key without the bit that slots need for themselves. Key 0 marks free slots, so it is
+/// replaced by 1. A collision of two keys names one shard too many, as any other collision does.
 #[inline]
 fn usable(key: u64) -> u64 {
     (key & !PASSED).max(1)
@@ -232,25 +233,25 @@ impl Table {
     /// of the table. Only for the writer that holds the lock.
     fn add(&self, key: u64, set: u128) -> bool {
         let first = self.first(key);
-        let mut passed = first;
-        while self.slots[passed].key.load(Ordering::Relaxed) != FREE {
-            passed += 1;
-            if passed == self.slots.len() {
-                return false;
-            }
-        }
-        for slot in &self.slots[first..passed] {
+        let from = self.slots.get(first..).unwrap_or_default();
+        let is_free = |slot: &Slot| slot.key.load(Ordering::Relaxed) == FREE;
+        let Some(behind) = from.iter().position(is_free) else { return false };
+        let (passed, rest) = from.split_at(behind);
+        for slot in passed {
             let found = slot.key.load(Ordering::Relaxed);
             slot.key.store(found | PASSED, Ordering::Release);
         }
-        self.write(passed, set);
-        self.slots[passed].key.store(key, Ordering::Release);
+        self.write(first + behind, set);
+        if let Some(slot) = rest.first() {
+            slot.key.store(key, Ordering::Release);
+        }
         true
     }
 
-    /// Frees a slot whose set is empty, unless entries are behind it, which are found by way of it. A
-    /// reader who has seen the key, and reads the set only when the slot has another entry, names
-    /// shards too many for a key that was absent meanwhile. Only for the writer that holds the lock.
+    /// Frees a slot whose set is empty, unless entries are behind it, which are found by way of it.
+    /// A reader who has seen the key, and reads the set only when the slot has another entry, names
+    /// shards too many for a key that was absent meanwhile. Only for the writer that holds the
+    /// lock.
     fn free(&self, at: usize) -> bool {
         let slot = &self.slots[at];
         let passed = slot.key.load(Ordering::Relaxed) & PASSED != 0;
@@ -260,8 +261,8 @@ impl Table {
         !passed
     }
 
-    /// Adds the entries of another table whose sets are not empty; returns how many. `None` when one
-    /// finds no slot.
+    /// Adds the entries of another table whose sets are not empty; returns how many. `None` when
+    /// one finds no slot.
     fn take_over(&self, old: &Table) -> Option<usize> {
         let mut taken = 0;
         for (at, slot) in old.slots.iter().enumerate() {

@@ -40,10 +40,8 @@ pub struct LinkPlan {
     /// The number that records carry for each filter. When empty, that is the filter's position.
     pub numbers: Vec<u16>,
     /// Whether a message that several filters match is taken only once, for the first of them.
-    /// False: once for each matching filter.
     pub once: bool,
-    /// The part of the messages that this link takes, where several links share them; `None`: all.
-    /// Needs `once`.
+    /// The part of the messages that this link takes; `None`: all. Needs `once`.
     pub part: Option<LinkPart>,
     /// Most bytes of waiting records. A single record may be larger when it is alone in the queue,
     /// and with [`WhenFull::Pause`] the copies of the last message may go beyond the bound.
@@ -73,8 +71,7 @@ pub struct LinkPart {
 }
 
 impl LinkPart {
-    /// Which of `of` links takes a topic. This function must never change: a message that waits on
-    /// disk still belongs to the same link after a restart.
+    /// Which of `of` links takes a topic. This must never change: messages wait for it on disk.
     pub fn of_topic(topic: &str, of: u16) -> u16 {
         (crc32c::crc32c(topic.as_bytes()) % u32::from(of.max(1))) as u16
     }
@@ -87,15 +84,13 @@ impl LinkPart {
 }
 
 impl LinkPlan {
-    /// Whether the link takes a message that the filter at `position` matches. `again`: an earlier
-    /// filter of the link matches it, too.
+    /// Whether the link takes a message that this filter matches, `again` when an earlier one did.
     fn takes(&self, position: u16, again: bool, topic: &str) -> bool {
         let first = !again || !self.once || Mutant::LinkTakesAgain.is_on();
         first && self.part.as_ref().is_none_or(|part| part.takes(position, topic))
     }
 
-    /// Whether a link can be opened with this plan: all filters are valid, and none is a share
-    /// group's.
+    /// Whether all filters are valid, and none is a share group's.
     fn is_valid(&self) -> bool {
         let plain =
             |filter: &str| topic::parse_share(filter).is_none() && topic::valid_filter(filter);
@@ -109,8 +104,7 @@ impl LinkPlan {
 pub enum Answering {
     /// When the message is accepted.
     Accepted,
-    /// When the owner of the link reports what became of the message ([`Shard::confirm`]), or, with
-    /// MQTT 5, after so many milliseconds.
+    /// When the owner reports it ([`Shard::confirm`]); with MQTT 5 after these milliseconds at most.
     Delivered(Option<u64>),
 }
 
@@ -127,7 +121,7 @@ pub enum WhenFull {
     Pause,
 }
 
-/// What has become of a link's messages. Each matched message ends as taken or dropped, or waits.
+/// What has become of a link's messages: each is taken, is dropped, or waits.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct LinkCounts {
     /// Messages that matched, counted once for each filter that takes them.
@@ -148,8 +142,7 @@ struct Link {
     full: bool,
     /// The `bytes` at that time.
     weighed: usize,
-    /// True when publishers wait for answers about some records, or did before the plan was
-    /// changed.
+    /// Publishers wait for answers about some records, or did before the plan was changed.
     owes: bool,
     /// The records that publishers stop waiting for after a while.
     patience: Patience,

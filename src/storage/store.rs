@@ -183,8 +183,8 @@ impl Store {
         Ok((log_of(self.secret, next, shard), files))
     }
 
-    /// Makes the logs of the next generation the store's. The old ones are removed; if `kept`, their
-    /// files stay under names that begin with `damaged-`.
+    /// Makes the logs of the next generation the store's. The old ones are removed; if `kept`,
+    /// their files stay under names that begin with `damaged-`.
     pub(super) fn switch(&mut self, shards: u8, kept: bool) -> Result<(), Unusable> {
         let old: Vec<PathBuf> = (0..self.shards).map(|shard| self.directory(shard)).collect();
         let next = Format { shards, generation: self.generation + 1, secret: self.secret };

@@ -107,13 +107,14 @@ fn key(number: u64) -> u64 {
 /// Entries of the maps on which the operations work, about.
 const ENTRIES: u64 = 100_000;
 
-/// Four sizes that differ by the fourth root of 2. What a map costs depends on how long ago it grew,
-/// so one size alone says little.
+/// Four sizes that differ by the fourth root of 2. What a map costs depends on how long ago it
+/// grew, so one size alone says little.
 fn sizes(least: u64) -> [u64; 4] {
     [100, 119, 141, 168].map(|percent| least * percent / 100)
 }
 
-/// Bytes of an entry, and of an entry that is left when nine of ten were removed; means of four sizes.
+/// Bytes of an entry, and of an entry that is left when nine of ten were removed; means of four
+/// sizes.
 fn bytes(map: impl Fn() -> Box<dyn Interest>, least: u64) {
     let (mut all, mut tenth) = (0.0, 0.0);
     for count in sizes(least) {
