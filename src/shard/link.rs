@@ -104,7 +104,7 @@ impl LinkPlan {
 pub enum Answering {
     /// When the message is accepted.
     Accepted,
-    /// When the owner reports it ([`Shard::confirm`]); with MQTT 5 after these milliseconds at most.
+    /// When the owner reports it ([`Shard::confirm`]), with MQTT 5 after so many ms at most.
     Delivered(Option<u64>),
 }
 
