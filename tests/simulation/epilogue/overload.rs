@@ -253,15 +253,17 @@ fn rates(world: &mut World, settings: &Settings) {
     with(world, settings, limited(LimitSet { excess, ..ten }));
     let mut peer = guest(world, "e-rate-drop");
     peer.publish(world, "e/rate", b".", 2, 99);
-    let received = Got::Ack(AckKind::PubRec, 99, ReasonCode::Success);
-    assert_eq!(peer.take(world), [received.clone()]);
+    let received = |got: &[Got]| {
+        matches!(got, [Got::Ack(AckKind::PubRec, 99, reason)] if (*reason as u8) < 0x80)
+    };
+    assert!(received(&peer.take(world)));
     for number in 1..=12 {
         peer.publish(world, "e/rate", b".", 1, number);
     }
     let seen = acks(world, &mut peer);
     // What was accepted within the rate is not refused when it is sent again.
     peer.publish(world, "e/rate", b".", 2, 99);
-    assert_eq!(peer.take(world), [received]);
+    assert!(received(&peer.take(world)), "refused when it was sent again");
     assert_eq!(seen[11], ReasonCode::QuotaExceeded, "beyond the rate: {seen:?}");
     let before = world.counters().dropped_rate;
     // One may be within the rate again by now.
