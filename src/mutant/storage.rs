@@ -69,6 +69,8 @@ macro_rules! storage {
         StorageReadUnchecked,
         /// A read for a client that has failed is not tried again.
         StorageReadGivenUp,
+        /// Subscriptions of a session that ended are stored for ever.
+        StorageLeftKept,
         }
     };
 }

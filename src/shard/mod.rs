@@ -55,6 +55,7 @@ mod input_progress;
 pub mod inquiry;
 mod kept;
 mod layered;
+mod left;
 mod link;
 mod mail;
 mod membership;

@@ -100,7 +100,8 @@ pub(super) fn settings(seed: u64) -> Settings {
         0 => Budget { step: 60, turn: 20, subscribers_at_once: 1, filters_at_once: 1, ahead: 60 },
         _ => roomy().budget,
     };
-    Settings { pending, budget, session_expiry_max: 100_000, sys_interval: 0, ..roomy() }
+    let (session_expiry_max, max_subscriptions) = (100_000, 200_000);
+    Settings { pending, budget, session_expiry_max, max_subscriptions, ..roomy() }
 }
 
 fn world(seed: u64, shards: usize) -> World {

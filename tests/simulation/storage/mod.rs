@@ -5,6 +5,7 @@
 mod broker;
 mod crashes;
 mod disk;
+mod endings;
 mod long_queues;
 mod upgrades;
 
@@ -220,6 +221,7 @@ pub fn simulate_all(seed: u64) {
     crashes::simulate_fan_out(seed);
     crashes::simulate_returns(seed);
     long_queues::simulate_long_queues(seed);
+    endings::simulate_endings(seed);
 }
 
 /// Those in which another process takes the store over.
