@@ -71,6 +71,12 @@ macro_rules! storage {
         StorageReadGivenUp,
         /// Subscriptions of a session that ended are stored for ever.
         StorageLeftKept,
+        /// Listeners open while some shards are still putting back what was stored.
+        StorageListensEarly,
+        /// Listeners open before share groups on other shards have their members again.
+        StorageRejoiningUnawaited,
+        /// Wills and messages of share groups go out while other shards put back what was stored.
+        StorageSentEarly,
         }
     };
 }

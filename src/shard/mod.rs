@@ -119,6 +119,7 @@ mod unfinished;
 mod unstorable;
 mod unwrap;
 mod upkeep;
+mod whole;
 mod wills;
 mod withheld;
 mod work;
@@ -139,6 +140,7 @@ pub use settings::Settings;
 pub use spare::Footprint;
 pub use storing::Storing;
 pub use suspend::Inventory;
+pub use whole::Whole;
 
 use crate::ids::{ListenerId, Peer, ShardId, SocketId};
 use crate::mesh::{ListenerState, Shared};

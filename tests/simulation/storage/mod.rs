@@ -7,6 +7,7 @@ mod crashes;
 mod disk;
 mod endings;
 mod long_queues;
+mod starts;
 mod upgrades;
 
 use crate::rng::Rng;
@@ -222,6 +223,7 @@ pub fn simulate_all(seed: u64) {
     crashes::simulate_returns(seed);
     long_queues::simulate_long_queues(seed);
     endings::simulate_endings(seed);
+    starts::simulate_starts(seed);
 }
 
 /// Those in which another process takes the store over.
