@@ -79,12 +79,15 @@ impl Sent {
 struct Received {
     numbers: Vec<u64>,
     known: BTreeSet<u64>,
+    /// How often a message came again.
+    again: u64,
 }
 
 impl Received {
     fn take(&mut self, number: u64) {
-        if self.known.insert(number) {
-            self.numbers.push(number);
+        match self.known.insert(number) {
+            true => self.numbers.push(number),
+            false => self.again += 1,
         }
     }
 
@@ -109,11 +112,13 @@ impl Received {
     }
 }
 
-/// A session that is there to stay; whether it was there before.
+/// A session that is there to stay; whether it was there before. An error when it is refused, as by
+/// a shard that does not know of the listener yet.
 pub fn come_back(at: SocketAddr, id: &str) -> io::Result<(Line, bool)> {
     let mut line = Line::begin(at, &Connect::durable(V5, id))?;
     match line.next(PATIENCE)? {
-        Some(Packet::ConnAck(connack)) => Ok((line, connack.session_present)),
+        Some(Packet::ConnAck(connack)) if connack.code == 0 => Ok((line, connack.session_present)),
+        Some(Packet::ConnAck(_)) => Err(io::ErrorKind::ConnectionRefused.into()),
         _ => Err(io::ErrorKind::TimedOut.into()),
     }
 }
@@ -229,7 +234,14 @@ fn survives(settings: &[&str], shards: impl Fn(u64) -> usize, ends: Ends, rounds
     }
     let returns = returns.into_inner();
     assert!(returns <= rounds + 1, "an upgrade has dropped a connection: {returns} returns");
-    figure("store", &format!("{acknowledged} messages acknowledged over {rounds} kills"));
+    let again: u64 = received.iter().map(|received| received.again).sum();
+    figure(
+        "store",
+        &format!(
+            "{acknowledged} messages acknowledged over {rounds} kills, none lost, \
+             {again} deliveries came again"
+        ),
+    );
 }
 
 /// One shard has much to put back and the other nothing: it does not serve before, nor before the
