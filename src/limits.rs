@@ -132,6 +132,8 @@ pub mod cost {
     pub const HANDSHAKE: u32 = 1200;
     /// Sealing a TLS record, including the derivation of its key.
     pub const RECORD: u32 = 8;
+    /// Forgetting a value that is stored.
+    pub const STORED: u32 = 4;
     /// Sending a mail to another shard.
     pub const MAIL: u32 = 3;
     /// Starting or ending a connection or session.
@@ -143,6 +145,11 @@ pub mod cost {
     /// receives them as well.
     pub const fn sent(count: usize) -> u32 {
         4 * bytes(count)
+    }
+
+    /// What hashing `count` bytes for a key of the store costs.
+    pub const fn hashed(count: usize) -> u32 {
+        (count / 64) as u32
     }
 
     /// What copying or checking `count` bytes costs.

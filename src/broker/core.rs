@@ -50,7 +50,8 @@ const NAP: Duration = Duration::from_micros(50);
 
 /// What the control thread tells a core.
 pub(super) enum CoreCommand {
-    /// The other cores, by shard number. Answered when what was stored is put back.
+    /// The other cores, by shard number. Answered when what was stored is put back, and the others
+    /// know of it.
     Peers(Vec<(RingPort, Doorbell)>),
     /// Accept on this socket too.
     Listen(ListenerId, OwnedFd, bool, Arc<ListenerState>),
@@ -176,6 +177,7 @@ fn set_up(plan: Plan, commands: Receiver<CoreCommand>) -> Result<(Driver, Runnin
         shard,
         ends: plan.ends,
         peers: Vec::new(),
+        meets: false,
         commands,
         reports: plan.reports,
         helpers: plan.helpers,
@@ -287,6 +289,8 @@ struct Running {
     shard: Shard,
     ends: MailEnds<Stamped, Control>,
     peers: Vec<(RingPort, Doorbell)>,
+    /// That it knows them is answered when its shard is whole.
+    meets: bool,
     commands: Receiver<CoreCommand>,
     reports: Sender<CoreReport>,
     helpers: Helpers,
@@ -318,7 +322,10 @@ impl Running {
     fn obey(&mut self, driver: &mut Driver) {
         while let Ok(command) = self.commands.try_recv() {
             match command {
-                CoreCommand::Peers(peers) => self.peers = peers,
+                CoreCommand::Peers(peers) => {
+                    self.meet(peers);
+                    continue;
+                }
                 CoreCommand::Listen(listener, socket, unix, listener_state) => {
                     self.shard.open_listener(listener, listener_state);
                     self.listening.push(listener);
@@ -339,10 +346,7 @@ impl Running {
                     continue;
                 }
                 CoreCommand::Dismiss => self.dismiss(),
-                CoreCommand::Stop => {
-                    self.phase = Phase::Ended;
-                    return;
-                }
+                CoreCommand::Stop => return self.phase = Phase::Ended,
                 CoreCommand::Ping(asked) => {
                     let snapshot = Box::new(self.snapshot(driver, asked.elapsed()));
                     self.upkeep_due = true;
@@ -381,11 +385,22 @@ impl Running {
             }
             let _ = self.reports.send(CoreReport::Done(self.shard.id()));
         }
-        self.look_at_end();
+        self.look_at_orders();
     }
 
-    /// Answers what was ordered for the end of this core, when that is done.
-    fn look_at_end(&mut self) {
+    /// The others are known from now on. They look at mail that no bell was rung for.
+    fn meet(&mut self, peers: Vec<(RingPort, Doorbell)>) {
+        peers.iter().for_each(|(_, bell)| bell.ring());
+        (self.peers, self.meets) = (peers, true);
+    }
+
+    /// Answers what takes several steps, when that is done: to become whole, and what was ordered
+    /// for the end of this core.
+    fn look_at_orders(&mut self) {
+        if self.meets && self.shard.is_whole() {
+            self.meets = false;
+            let _ = self.reports.send(CoreReport::Done(self.shard.id()));
+        }
         if self.routing_wills && self.shard.has_routed_wills() {
             self.routing_wills = false;
             let _ = self.reports.send(CoreReport::Done(self.shard.id()));

@@ -1,8 +1,10 @@
-//! The start of the cores: each is told of the others, and none serves before all are whole.
+//! The start of the cores: each is told of the others, and none serves before all are whole
+//! ([`crate::shard::Whole`]).
 
 use super::core::{CoreCommand, CoreReport};
 use super::{Broker, Failure};
 use crate::ring::{Doorbell, RingPort};
+use crate::shard::Whole;
 use std::time::{Duration, Instant};
 
 /// How long the cores may take to start. Later nothing has a time limit.
@@ -33,12 +35,15 @@ impl Broker {
         let peers: Vec<(RingPort, Doorbell)> = peers.into_iter().flatten().collect();
         self.doorbells = peers.iter().map(|(_, doorbell)| doorbell.clone()).collect();
         self.tell_all(|| CoreCommand::Peers(peers.clone()));
-        let round = self.watch.round();
-        while !self.watch.is_done(&round) {
+        let mut whole = Whole::new(self.cores.len() as u8);
+        while !whole.may_listen() {
             match self.reports.recv() {
-                Ok(CoreReport::Done(id) | CoreReport::Alive(id, _)) => {
+                Ok(CoreReport::Done(id)) => {
                     self.watch.answered(id, Instant::now());
+                    whole.told(id);
                 }
+                // Nobody has been asked for that yet.
+                Ok(CoreReport::Alive(..)) => {}
                 Ok(CoreReport::Failed(id, why)) => {
                     return Err(Failure::new(format!("shard {} cannot start: {why}", id.0)));
                 }

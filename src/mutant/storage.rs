@@ -69,6 +69,14 @@ macro_rules! storage {
         StorageReadUnchecked,
         /// A read for a client that has failed is not tried again.
         StorageReadGivenUp,
+        /// Subscriptions of a session that ended are stored for ever.
+        StorageLeftKept,
+        /// Listeners open while some shards are still putting back what was stored.
+        StorageListensEarly,
+        /// Listeners open before share groups on other shards have their members again.
+        StorageRejoiningUnawaited,
+        /// Wills and messages of share groups go out while other shards put back what was stored.
+        StorageSentEarly,
         }
     };
 }

@@ -1,5 +1,6 @@
 //! Messages that wait only in the store: which messages go there, how they come back, and what
-//! becomes of them when their session ends.
+//! becomes of them when their session ends. Its identifiers of QoS 2 go in the same way;
+//! its subscriptions: [`super::left`].
 //!
 //! A session that is stored has only the head of its queue in memory, which is small
 //! ([`Bounds::head`]); messages beyond that are *away* ([`crate::session::away`]). When a client
@@ -21,11 +22,11 @@ use super::storing::Storing;
 use crate::ids::SessionRef;
 use crate::message::{Message, MessageRef};
 use crate::mutant::Mutant;
-use crate::packet::Qos;
+use crate::packet::{PacketId, Qos};
 use crate::session::away::{AWAY, Away};
 use crate::session::{AwayMessage, Queued};
 use crate::storage::places::{RecordPlace, Span};
-use crate::storage::record::{self, Record, StoredMessage, message_key, slot_keys};
+use crate::storage::record::{self, Record, StoredMessage, inbound_key, message_key, slot_keys};
 use crate::time::Instant;
 use std::collections::VecDeque;
 
@@ -39,7 +40,7 @@ pub(super) const BYTES: usize = 1 << 20;
 pub(super) const RETRY: u64 = 1_000_000;
 /// How often a message is read whose record is not what was stored, before the message is given up.
 pub(super) const TRIES: u8 = 3;
-/// Messages of ended sessions that are removed from the store per step.
+/// Messages and identifiers of ended sessions that are removed from the store per step.
 const DEPARTING: usize = 512;
 
 /// The messages that are on their way back into memory, and those of ended sessions that are to be
@@ -55,8 +56,16 @@ pub(super) struct Reading {
     pub(super) under_way: bool,
     /// What that command has brought, to be handled in the next step.
     pub(super) arrived: Option<Vec<Bytes>>,
-    /// The away messages of sessions that have ended, by the session's number in the store.
-    pub(super) departing: VecDeque<(u64, Box<Away>)>,
+    /// What is still stored of sessions that have ended, by the session's number in the store.
+    pub(super) departing: VecDeque<(u64, Departing)>,
+}
+
+/// What a session leaves in the store when it ends; it is removed in later steps.
+pub(super) enum Departing {
+    /// Its away messages.
+    Away(Box<Away>),
+    /// Identifiers under which messages of QoS 2 came.
+    Inbound(Vec<PacketId>),
 }
 
 pub(super) type Bytes = Result<Vec<u8>, String>;
@@ -91,8 +100,11 @@ impl Reading {
     /// Bytes of memory.
     pub(super) fn held(&self) -> usize {
         let places = self.line.capacity() + self.failed.capacity() + self.asked.capacity();
-        let departing: usize = self.departing.iter().map(|(_, away)| away.len() * AWAY).sum();
-        places * size_of::<Asked>() + departing
+        let departing = self.departing.iter().map(|(_, departing)| match departing {
+            Departing::Away(away) => away.len() * AWAY,
+            Departing::Inbound(ids) => ids.capacity() * size_of::<PacketId>(),
+        });
+        places * size_of::<Asked>() + departing.sum::<usize>()
     }
 
     /// When the next failed read is tried again, in microseconds.
@@ -121,23 +133,29 @@ impl Storing {
         }
     }
 
-    /// The away messages of a session that ended are removed in later steps: the end of the session
-    /// is stored already.
-    pub(super) fn depart(&mut self, session: u64, away: Box<Away>) {
-        self.reading.departing.push_back((session, away));
+    /// What a session that ended has left is removed in later steps: the end of the session is
+    /// stored already.
+    pub(super) fn depart(&mut self, session: u64, departing: Departing) {
+        self.reading.departing.push_back((session, departing));
     }
 
-    /// Removes some of these messages; returns how many.
+    /// Removes some of that; returns how many messages and identifiers.
     pub(super) fn depart_some(&mut self) -> usize {
         for worked in 0..DEPARTING {
-            let Some((session, away)) = self.reading.departing.front_mut() else { return worked };
+            let Some((session, first)) = self.reading.departing.front_mut() else { return worked };
             let session = *session;
-            let Some(gone) = away.pop() else {
-                self.reading.departing.pop_front();
-                continue;
+            let left = match first {
+                Departing::Away(away) => away.pop().map(|gone| {
+                    slot_keys(session, gone.slot).into_iter().for_each(|key| self.log.forget(key));
+                    self.let_go_away(gone.number);
+                }),
+                Departing::Inbound(ids) => {
+                    ids.pop().map(|id| self.log.forget(inbound_key(session, id.get())))
+                }
             };
-            slot_keys(session, gone.slot).into_iter().for_each(|key| self.log.forget(key));
-            self.let_go_away(gone.number);
+            if left.is_none() {
+                self.reading.departing.pop_front();
+            }
         }
         DEPARTING
     }
@@ -240,7 +258,7 @@ impl Shard {
         self.counters.dropped_session_gone += messages as u64;
         self.change_away((messages, bytes), (0, 0));
         if let Some(storing) = &mut self.storing {
-            storing.depart(session, away);
+            storing.depart(session, Departing::Away(away));
         }
     }
 

@@ -2,15 +2,15 @@
 //! Each kind of change has one method, which does nothing while there is no store.
 
 use super::Shard;
+use super::away::Departing;
 use crate::ids::SocketId;
+use crate::limits::cost;
 use crate::message::{MessageRef, Retain};
 use crate::mutant::Mutant;
 use crate::packet::{PacketId, Qos, Version};
 use crate::session::pending::Gone;
 use crate::session::{Acknowledged, Queued, Session};
-use crate::storage::record::{
-    Phase, Record, StoredMessage, StoredSession, inbound_key, subscription_key, will_key,
-};
+use crate::storage::record::{Phase, Record, StoredMessage, StoredSession, will_key};
 use crate::topic;
 
 impl Shard {
@@ -43,22 +43,21 @@ impl Shard {
         storing.append_for(session.socket, &record);
     }
 
-    /// A session has ended, or will end with its connection: removes what is stored of it.
+    /// A session has ended, or will end with its connection: removes what is stored of it. The end
+    /// is stored at once. Values of which there may be many are removed in later steps:
+    /// subscriptions ([`super::left`]), identifiers of QoS 2 and away messages ([`super::away`]).
     pub(super) fn store_end(&mut self, index: u32) {
         let Some(storing) = &mut self.storing else { return };
         let Some(session) = self.sessions.get(index) else { return };
         let Some(number) = storing.number(index) else { return };
         let slots = stored_slots(session);
-        let (index_of, secret) = (&self.subscriptions.index, storing.secret);
-        session.subscriptions.each(|place| {
-            let filter = index_of.filter(place.filter);
-            storing.log.forget(subscription_key(number, filter, secret));
-        });
-        for share in session.shares().iter().flat_map(|shares| shares.list.iter()) {
-            storing.log.forget(subscription_key(number, share.name.as_str(), secret));
+        self.meter.charge(slots.len() as u32 * cost::STORED);
+        if session.subscriptions.len() + session.shared() > 0 {
+            storing.left.insert(index, number);
         }
-        for id in session.flow.iter().flat_map(|flow| flow.inbound.all()) {
-            storing.log.forget(inbound_key(number, id.get()));
+        let inbound: Vec<_> = session.flow.iter().flat_map(|flow| flow.inbound.all()).collect();
+        if !inbound.is_empty() {
+            storing.depart(number, Departing::Inbound(inbound));
         }
         let socket = session.socket;
         self.store_returns(index);
@@ -129,7 +128,11 @@ impl Shard {
     /// A subscription was taken out.
     pub(super) fn store_unsubscribed(&mut self, index: u32, filter: &str) {
         let Some(storing) = &mut self.storing else { return };
-        let Some(session) = storing.number(index) else { return };
+        let Some(session) = storing.number(index) else {
+            // The session ends with its connection, and was stored before.
+            self.meter.charge(storing.forget_left(index, filter));
+            return;
+        };
         let socket = self.sessions.get(index).and_then(|session| session.socket);
         storing.append_for(socket, &Record::Unsubscribed { session, filter });
     }

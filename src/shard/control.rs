@@ -12,7 +12,10 @@ impl Shard {
         match control {
             Control::Connect(arriving) => self.told_of(arriving),
             Control::Join(join) => self.join_group(*join),
-            Control::Joined(session, ticket) => self.suback_awaits_less(session, ticket),
+            Control::Joined(session, ticket) => {
+                self.subscriptions.rejoining.confirmed(ticket);
+                self.suback_awaits_less(session, ticket);
+            }
             Control::Leave(name, member) => self.leave_group(&name, member),
             Control::Presence(member, online) => {
                 self.subscriptions.groups.set_online(member, online)

@@ -28,6 +28,10 @@ impl Shard {
         if self.subscriptions.groups.is_telling() {
             self.meter.charge(self.subscriptions.groups.tell_on(TOLD) as u32 * cost::VISIT);
         }
+        if self.waits_for_whole() {
+            // Members of the groups may not have been put back yet.
+            return self.subscriptions.groups.is_telling();
+        }
         let mut more = self.run_passing(limit);
         let mut left = MESSAGES;
         while left > 0

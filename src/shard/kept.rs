@@ -29,7 +29,7 @@ impl Storing {
         let reasons = [
             (!self.log.rests() || waits, "changes that are being stored"),
             (reads || !reading.line.is_empty(), "messages that are read back from the store"),
-            (!reading.departing.is_empty(), "queues of sessions that have ended"),
+            (!reading.departing.is_empty(), "what sessions that have ended had stored"),
             (self.returning.len() > 0, "messages that return to share groups"),
         ];
         reasons.iter().find_map(|&(holds, what)| holds.then_some(what))

@@ -64,6 +64,9 @@ impl Shard {
         let shares = self.sessions.get_mut(index).and_then(|session| session.shares_mut());
         let Some(gone) = shares.and_then(|shares| shares.list.pop()) else { return false };
         self.meter.charge(cost::FILTER);
+        if let Some(storing) = &mut self.storing {
+            self.meter.charge(storing.forget_left(index, gone.name.as_str()));
+        }
         self.forget_membership(index, gone);
         true
     }

@@ -87,7 +87,9 @@ impl Shard {
             let options = options & !GROUP;
             if let Some(Ok(_)) = topic::parse_share(&filter) {
                 let ticket = self.topology.ticket();
-                self.join(index, &filter, options, subscription_id, ticket);
+                if self.join(index, &filter, options, subscription_id, ticket) {
+                    self.subscriptions.rejoining.asked(ticket);
+                }
                 self.tell_presence(index, false);
                 continue;
             }

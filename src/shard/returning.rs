@@ -139,8 +139,11 @@ impl Shard {
         }
     }
 
-    /// Gives the messages that a restart has found to their groups.
+    /// Gives the messages that a restart has found to their groups, when these have their members.
     pub(super) fn return_restored(&mut self) {
+        if self.waits_for_whole() {
+            return;
+        }
         let restored = std::mem::take(&mut self.subscriptions.returns.restored);
         self.subscriptions.returns.back.extend(restored);
     }

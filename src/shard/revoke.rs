@@ -160,5 +160,6 @@ impl Shard {
             Some(filter) => _ = self.remove_subscription(index, filter),
             None => _ = self.leave_named(index, &ShareName::new(full)),
         }
+        self.store_unsubscribed(index, full);
     }
 }

@@ -18,6 +18,7 @@
 use super::Shard;
 use super::away::Reading;
 use super::bodies::Bodies;
+use super::left::Left;
 use super::receipts::Receipts;
 use super::returning::Returning;
 use super::unstorable::{Lateness, Standing};
@@ -105,6 +106,8 @@ pub struct Storing {
     pub(super) bodies: Bodies,
     /// Bodies that are being read back from the disk, and what ended sessions had there.
     pub(super) reading: Reading,
+    /// Subscriptions of sessions whose end is stored.
+    pub(super) left: Left,
     pub(super) speaker: Speaker,
     /// The connections whose output waits for the store.
     pub(super) withheld: Withheld,
@@ -153,6 +156,7 @@ impl Storing {
             last_message: last.1,
             bodies: Bodies::default(),
             reading: Reading::default(),
+            left: Left::default(),
             speaker: Speaker::Nobody,
             withheld: Withheld::default(),
             receipts: Receipts::default(),
@@ -314,6 +318,7 @@ impl Storing {
         self.sessions.bound() as usize * size_of::<Option<Known>>()
             + self.bodies.held()
             + self.reading.held()
+            + self.left.held()
             + self.withheld.len() * WAITER
             + (self.receipts.len() + self.returning.len()) * RECEIPT
             + self.log.memory()

@@ -5,6 +5,7 @@ use super::groups::Groups;
 use super::link::Links;
 use super::returns::Returns;
 use super::subscribe::Joining;
+use super::whole::Rejoining;
 use crate::topic::{FilterId, Index, Seeds};
 use hashbrown::HashMap;
 
@@ -16,6 +17,7 @@ pub(super) struct Subscriptions {
     pub(super) groups: Groups,
     pub(super) links: Links,
     pub(super) returns: Returns,
+    pub(super) rejoining: Rejoining,
     /// By session: the SUBACK that waits for share groups of other shards, or for other nodes.
     pub(super) joining: HashMap<u32, Joining>,
 }
@@ -28,6 +30,7 @@ impl Subscriptions {
             groups: Groups::default(),
             links: Links::new(seeds),
             returns: Returns::default(),
+            rejoining: Rejoining::default(),
             joining: HashMap::new(),
         }
     }

@@ -350,9 +350,11 @@ impl Shard {
                 if let Some(session) = self.sessions.remove(index) {
                     self.memory.tally.names -= named(&session);
                 }
+                self.has_left_stored(index);
                 return None;
             };
             session.subscriptions.remove(place.filter);
+            self.leave_stored(index, place.filter);
             self.counters.subscriptions -= 1;
             self.remove_place(place.filter, place.position);
         }

@@ -220,9 +220,9 @@ impl Shard {
     /// Routes the queued messages, as far as mailboxes have room, until the step's work comes to
     /// `limit`; true when more can be routed at once.
     pub(super) fn publish_wills(&mut self, limit: u32) -> bool {
-        if self.entrance.is_shut() {
+        if self.waits_for_whole() {
             // Wills of stored sessions can be due at the start, before other shards have taken over
-            // their subscriptions. The listeners open when all shards have.
+            // their subscriptions.
             return false;
         }
         while !self.is_spent(limit) {

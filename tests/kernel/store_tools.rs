@@ -149,3 +149,32 @@ fn a_damaged_store_is_refused_by_name_and_repaired_with_what_is_whole() {
     assert!(!kept.contains(&"k3".to_owned()) && lost(numbered("k", 0..8), &kept) == 1, "{kept:?}");
     assert!(lost(numbered("s", 0..8), &waiting) <= 1 && waiting.is_sorted(), "{waiting:?}");
 }
+
+/// What a reload forbids is gone for good: a restart with the old rules does not bring it back.
+#[test]
+fn a_subscription_that_a_reload_has_ended_is_stored_no_more() {
+    let (place, rules) = (Place::new(), std::env::temp_dir().join(unique("acl")));
+    fs::write(&rules, "topic readwrite a/#\n").expect("it can be written");
+    let access = format!("access.authorization=[{{acl_file: {{path: {}}}}}]", rules.display());
+    let path = place.setting();
+    let settings = [&*path, &*access];
+    let broker = Broker::start(&settings);
+    let (mut line, _) = come_back(broker.address(), "stays").expect("it accepts");
+    subscribe(&mut line, "a/b", 1);
+    subscribe(&mut line, "$share/g/a/c", 1);
+    fs::write(&rules, "topic write a/#\n").expect("it can be written");
+    broker.signal("-HUP");
+    eventually("they end", || broker.log().matches("subscription ended").count() == 2);
+    broker.signal("-TERM");
+    assert_eq!(broker.wait(PATIENCE), Some(0));
+    fs::write(&rules, "topic readwrite a/#\n").expect("it can be written");
+    let broker = Broker::start(&settings);
+    let mut publisher = Line::open(broker.address(), &Connect::new(V5, "p"), PATIENCE).unwrap();
+    for (id, topic) in [(1, "a/b"), (2, "a/c")] {
+        publisher.send(&Publish::new(topic, 1, "x").id(id).encode(V5)).expect("it takes it");
+        let answer = publisher.next(PATIENCE).expect("it answers");
+        let Some(Packet::Ack(ack)) = answer else { panic!("{answer:?}") };
+        assert_eq!(ack.reason, 0x10, "{topic}: nobody is subscribed");
+    }
+    let _ = fs::remove_file(&rules);
+}

@@ -31,6 +31,8 @@ pub struct Node {
     /// What the control thread has asked for and the shard has not yet seen.
     orders: VecDeque<Order>,
     listening: bool,
+    /// It still reads what was stored, and does nothing else.
+    pub reading: bool,
     /// A step under way.
     step: Option<Step>,
     /// The last step said that there is more, or a doorbell rang.
@@ -57,6 +59,8 @@ pub struct Node {
 /// What the control thread tells a core.
 #[derive(Clone)]
 pub enum Order {
+    /// Open the listeners.
+    Listen(Vec<Arc<ListenerState>>),
     Reload(Arc<Settings>),
     /// The first listener's TLS.
     Secure(Arc<Server>),
@@ -159,6 +163,27 @@ impl World {
         World::of(plan, shared, ends)
     }
 
+    /// One that does not listen yet, and whose shards are still reading what was stored.
+    pub fn unopened(mut plan: Plan) -> World {
+        let listener_states = std::mem::take(&mut plan.listener_states);
+        let mut world = World::new(plan);
+        world.listener_states = listener_states.into_iter().map(Arc::new).collect();
+        for node in &mut world.nodes {
+            (node.listening, node.reading) = (false, true);
+        }
+        world
+    }
+
+    /// Every shard is told to listen, and does from its next step on.
+    pub fn open(&mut self) {
+        self.order(&Order::Listen(self.listener_states.clone()));
+    }
+
+    /// Shards that do not read any more.
+    pub fn awake_since_reading(&self) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|&at| !self.nodes[at].reading).collect()
+    }
+
     /// A node of a cluster, and the cluster's ends of its mailboxes.
     pub fn clustered(plan: Plan) -> (World, NodeEnds<Stamped, Control>) {
         let shared = Shared::clustered(Seeds::fixed(plan.seed));
@@ -197,6 +222,7 @@ impl World {
                     driver: Driver::new(plan.faults),
                     orders: VecDeque::new(),
                     listening: true,
+                    reading: false,
                     step: None,
                     awake: true,
                     busy: 0,
@@ -277,6 +303,9 @@ impl World {
     pub fn is_runnable(&self, at: usize) -> bool {
         let node = &self.nodes[at];
         let now = Instant(self.now);
+        if node.reading {
+            return false;
+        }
         node.awake
             || node.step.is_some()
             || !node.orders.is_empty()
@@ -386,6 +415,12 @@ impl World {
         node.shard.begin(now, self.micros);
         while let Some(order) = node.orders.pop_front() {
             match order {
+                Order::Listen(states) => {
+                    node.listening = true;
+                    for (at, state) in states.into_iter().enumerate() {
+                        node.shard.open_listener(ListenerId(at as u16), state);
+                    }
+                }
                 Order::Reload(settings) => node.shard.reload(settings),
                 Order::Secure(server) => node.shard.secure(ListenerId(0), server),
                 Order::Drain => {

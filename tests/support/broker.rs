@@ -68,6 +68,8 @@ pub struct Launch<'a> {
     pub environment: Vec<(&'static str, String)>,
     /// Its configuration, instead of one with a listener.
     pub file: Option<PathBuf>,
+    /// A program with arguments that becomes the broker, as nsenter does.
+    pub by: Vec<String>,
 }
 
 impl<'a> Launch<'a> {
@@ -81,6 +83,7 @@ impl<'a> Launch<'a> {
             files: None,
             environment: Vec::new(),
             file: None,
+            by: Vec::new(),
         }
     }
 
@@ -546,7 +549,23 @@ fn ringmq_command(launch: &Launch<'_>, directory: &Path) -> Command {
     for setting in launch.settings {
         command.args(["--set", setting]);
     }
-    command
+    match launch.by.split_first() {
+        Some((program, arguments)) => behind(program, arguments, &command),
+        None => command,
+    }
+}
+
+/// The same command, run by that program.
+fn behind(program: &str, arguments: &[String], command: &Command) -> Command {
+    let mut whole = Command::new(program);
+    whole.args(arguments).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => whole.env(name, value),
+            None => whole.env_remove(name),
+        };
+    }
+    whole
 }
 
 /// Whether the broker's listener speaks TLS; the tests still speak TCP, to a tunnel.

@@ -13,7 +13,7 @@ use crate::world::{Plan, World, listener_state};
 use ringmq::limits::Budget;
 use ringmq::packet::AckKind;
 use ringmq::session::pending::Bounds as Pending;
-use ringmq::shard::{Settings, Shard, Storing};
+use ringmq::shard::{Settings, Shard, Storing, Whole};
 use ringmq::storage::image::Image;
 use ringmq::storage::log::{Bounds, Log};
 use ringmq::storage::recovery::{self, Recovered};
@@ -91,6 +91,13 @@ pub(super) struct House {
     /// The last retained number that was acknowledged, and the last that was sent.
     retained: (u64, u64),
     retaining: BTreeMap<u16, u64>,
+    /// How often it was started.
+    starts: u64,
+    /// Clients publish from the moment on in which it listens after a power cut.
+    pub(super) knocks: bool,
+    /// What happens in the moment in which it is told to listen after a power cut, and who did it.
+    pub(super) at_open: Option<fn(&mut House)>,
+    pub(super) early: Vec<Peer>,
 }
 
 pub(super) fn settings(seed: u64) -> Settings {
@@ -100,11 +107,12 @@ pub(super) fn settings(seed: u64) -> Settings {
         0 => Budget { step: 60, turn: 20, subscribers_at_once: 1, filters_at_once: 1, ahead: 60 },
         _ => roomy().budget,
     };
-    Settings { pending, budget, session_expiry_max: 100_000, sys_interval: 0, ..roomy() }
+    let (session_expiry_max, max_subscriptions) = (100_000, 200_000);
+    Settings { pending, budget, session_expiry_max, max_subscriptions, ..roomy() }
 }
 
 fn world(seed: u64, shards: usize) -> World {
-    World::new(Plan {
+    World::unopened(Plan {
         seed,
         shards,
         data: 8,
@@ -148,39 +156,107 @@ impl House {
             next: 1,
             retained: (0, 0),
             retaining: BTreeMap::new(),
+            starts: 0,
+            knocks: false,
+            at_open: None,
+            early: Vec::new(),
         };
         house.begin();
         house
     }
 
-    /// Every shard goes on with what its disk has.
+    /// Every shard goes on with what its disk has. They have read it at different times, in any
+    /// order; meanwhile the others go on, and nobody listens ([`Whole`]).
     fn begin(&mut self) {
-        let shards = self.stores.len() as u8;
-        for (at, store) in self.stores.iter_mut().enumerate() {
-            let log = 0xb0 + at as u64;
-            let (recovered, mut image) = read(&store.disk, log);
-            let segments = &recovered.found.segments;
-            let wanted = segments.iter().map(|segment| segment.number).collect();
-            store.disk.keep_only(&wanted);
-            let mut log = Log::new(log, SECRET, self.bounds, recovered.found);
-            image.finish().into_iter().for_each(|(key, value)| log.adopt(key, value));
-            let disk = &store.disk;
-            let mut read = |segment, offset, length| Ok(disk.read(segment, offset, length));
-            recovery::fill(&log, &mut image, &mut read).expect("a disk that works");
-            let shard = &mut self.world.nodes[at].shard;
-            shard.store_with(Storing::new(
-                log,
-                SECRET,
-                (shard.id(), shards),
-                1_000_000,
-                image.last,
-            ));
-            shard.restore(image);
+        // What is drawn here changes nothing of what comes later.
+        let mut rng = Rng::new(self.seed ^ 0x57a6e ^ self.starts << 40);
+        let later = self.world.rng.clone();
+        self.starts += 1;
+        let mut whole = Whole::new(self.stores.len() as u8);
+        let mut left: Vec<usize> = (0..self.stores.len()).collect();
+        // Its core is busy with something else.
+        let slow = rng.below(self.stores.len());
+        let (mut rounds, mut open, mut rounds_open) = (0, false, 0);
+        while !left.is_empty() || rounds_open < 5 {
+            rounds += 1;
+            assert!(rounds < 10_000, "it never listens");
+            if !left.is_empty() && rng.chance(100) {
+                self.restore(left.swap_remove(rng.below(left.len())));
+            }
+            self.go_on_beside(&mut rng, slow);
+            for at in self.world.awake_since_reading() {
+                let shard = &self.world.nodes[at].shard;
+                if shard.is_whole() {
+                    whole.told(shard.id());
+                }
+            }
+            if !open && whole.may_listen() {
+                self.world.open();
+                open = true;
+                if let Some(early) = self.at_open {
+                    early(self);
+                }
+            }
+            if open {
+                rounds_open += 1;
+                self.knock();
+            }
         }
+        self.world.rng = later;
         // Segments are made before anybody can store anything.
         for _ in 0..60 {
             self.turn();
+            self.knock();
         }
+    }
+
+    /// Somebody has waited for a listener.
+    fn knock(&mut self) {
+        if self.knocks {
+            self.publish();
+            self.listen();
+        }
+    }
+
+    /// Those shards go on that do not read any more, each for a few steps at most, and their disks.
+    fn go_on_beside(&mut self, rng: &mut Rng, slow: usize) {
+        for at in self.world.awake_since_reading() {
+            if at == slow && rng.chance(900) {
+                continue;
+            }
+            for _ in 0..rng.below(4) {
+                if self.world.is_runnable(at) {
+                    self.world.step(at);
+                }
+            }
+            if self.stores[at].go_on(&mut self.world.nodes[at].shard, rng, 600) {
+                self.world.wake(at);
+            }
+        }
+        // Timers fire that have nothing to wait for.
+        let millis = if rng.chance(100) { rng.range(0, 1500) } else { 0 };
+        self.world.advance(millis as u64);
+    }
+
+    /// A shard has read what its disk has.
+    fn restore(&mut self, at: usize) {
+        let shards = self.stores.len() as u8;
+        let store = &mut self.stores[at];
+        let log = 0xb0 + at as u64;
+        let (recovered, mut image) = read(&store.disk, log);
+        let segments = &recovered.found.segments;
+        let wanted = segments.iter().map(|segment| segment.number).collect();
+        store.disk.keep_only(&wanted);
+        let mut log = Log::new(log, SECRET, self.bounds, recovered.found);
+        image.finish().into_iter().for_each(|(key, value)| log.adopt(key, value));
+        let disk = &store.disk;
+        let mut read = |segment, offset, length| Ok(disk.read(segment, offset, length));
+        recovery::fill(&log, &mut image, &mut read).expect("a disk that works");
+        let node = &mut self.world.nodes[at];
+        let own = (node.shard.id(), shards);
+        node.shard.store_with(Storing::new(log, SECRET, own, 1_000_000, image.last));
+        node.shard.restore(image);
+        node.reading = false;
     }
 
     /// Brokers and disks go on for a little.
@@ -232,6 +308,11 @@ impl House {
         for _ in 0..turns {
             self.turn();
         }
+    }
+
+    /// How many messages were acknowledged.
+    pub(super) fn acknowledged(&self) -> usize {
+        self.acknowledged.len()
     }
 
     fn is_quiet(&self) -> bool {

@@ -5,7 +5,9 @@
 mod broker;
 mod crashes;
 mod disk;
+mod endings;
 mod long_queues;
+mod starts;
 mod upgrades;
 
 use crate::rng::Rng;
@@ -220,6 +222,8 @@ pub fn simulate_all(seed: u64) {
     crashes::simulate_fan_out(seed);
     crashes::simulate_returns(seed);
     long_queues::simulate_long_queues(seed);
+    endings::simulate_endings(seed);
+    starts::simulate_starts(seed);
 }
 
 /// Those in which another process takes the store over.
