@@ -72,8 +72,15 @@ pub enum Whom {
     Shard(ShardId),
     /// The home shard of this ClientId.
     Home(Box<str>),
-    /// All shards.
-    Everyone,
+}
+
+/// Mail for the shards, in the order in which they get it.
+#[derive(Debug)]
+pub enum Mail {
+    /// What one shard is told.
+    One(Whom, ToShard),
+    /// Each shard is asked for a fence.
+    Fences,
 }
 
 /// Counts about claims.
@@ -156,7 +163,7 @@ pub struct Claims {
     /// before is in the mailboxes.
     pub retellings: Vec<u8>,
     /// Mail for the shards.
-    pub mail: Vec<(Whom, ToShard)>,
+    pub mail: Vec<Mail>,
     /// Counts about claims.
     pub counts: ClaimCounts,
 }
@@ -268,7 +275,7 @@ impl Claims {
             self.leaving.keys().filter(|to| to.node == node).copied().collect();
         for to in leaving {
             if let Some(leaving) = self.leaving.remove(&to) {
-                self.mail.push((Whom::Shard(leaving.shard), ToShard::Keep(to)));
+                self.mail.push(Mail::One(Whom::Shard(leaving.shard), ToShard::Keep(to)));
             }
         }
         let claims: Vec<u64> = self.open.keys().copied().collect();
@@ -341,7 +348,7 @@ impl Claims {
             if unreached {
                 self.note_unanswered(name, stamp);
             }
-            self.mail.push((Whom::Shard(shard), ToShard::Claimed(claim, Outcome::Ours)));
+            self.mail.push(Mail::One(Whom::Shard(shard), ToShard::Claimed(claim, Outcome::Ours)));
             return;
         }
         self.names.insert(name.clone(), claim);
@@ -377,7 +384,7 @@ impl Claims {
         if self.names.get(&open.name) == Some(&claim) {
             self.names.remove(&open.name);
         }
-        self.mail.push((Whom::Shard(open.shard), ToShard::Claimed(claim, outcome)));
+        self.mail.push(Mail::One(Whom::Shard(open.shard), ToShard::Claimed(claim, outcome)));
         if let Some((to, _, wanted)) = open.next {
             self.waiting.push_back((to, open.name, wanted));
         }
@@ -408,7 +415,7 @@ impl Claims {
         if !std::mem::replace(&mut open.lost, true) {
             self.counts.lost += 1;
             let lost = ToShard::Claimed(claim, Outcome::Lost);
-            self.mail.push((Whom::Shard(open.shard), lost));
+            self.mail.push(Mail::One(Whom::Shard(open.shard), lost));
         }
     }
 
@@ -420,7 +427,7 @@ impl Claims {
                 open.holders &= !bit(node);
                 open.from = Some(node);
                 let adopt = ToShard::Adopt(claim, bytes.to_vec());
-                self.mail.push((Whom::Shard(open.shard), adopt));
+                self.mail.push(Mail::One(Whom::Shard(open.shard), adopt));
                 self.promises_due.push_back((now.plus_millis(PROMISED), claim));
                 true
             }
@@ -451,7 +458,7 @@ impl Claims {
         match self.open.get(&claim).filter(|open| open.from == Some(node)) {
             Some(open) => {
                 let part = ToShard::Continue(claim, bytes.to_vec(), last);
-                self.mail.push((Whom::Shard(open.shard), part));
+                self.mail.push(Mail::One(Whom::Shard(open.shard), part));
             }
             None if last => self.say(node, &Record::Settled(claim)),
             None => {}
@@ -547,7 +554,7 @@ impl Claims {
         {
             self.asked += 1;
             let ask = ToShard::Surrender(to, name.clone(), wanted);
-            self.mail.push((Whom::Home(name), ask));
+            self.mail.push(Mail::One(Whom::Home(name), ask));
         }
         for _ in 0..self.to_pack.len() {
             if self.packing >= PACKING {
@@ -560,7 +567,7 @@ impl Claims {
                 continue;
             }
             self.packing += 1;
-            self.mail.push((Whom::Shard(leaving.shard), ToShard::Pack(to)));
+            self.mail.push(Mail::One(Whom::Shard(leaving.shard), ToShard::Pack(to)));
         }
     }
 }

@@ -20,7 +20,11 @@ fn connect(claims: &mut Claims, claim: u64, now: u64) {
 
 fn run(claims: &mut Claims, now: u64) -> Vec<String> {
     claims.run(Instant(now), |_| 0);
-    claims.mail.drain(..).map(|(_, what)| format!("{what:?}")).collect()
+    let text = |mail| match mail {
+        Mail::One(_, what) => format!("{what:?}"),
+        Mail::Fences => "Fence".to_owned(),
+    };
+    claims.mail.drain(..).map(text).collect()
 }
 
 /// What a node is told, as text.
