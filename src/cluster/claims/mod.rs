@@ -42,7 +42,7 @@ use crate::mutant::Mutant;
 use crate::time::Instant;
 use fences::Fences;
 pub use fences::Job;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Milliseconds that CONNACK waits for the answers of other nodes.
 pub const PATIENCE: u64 = 150;
@@ -111,6 +111,8 @@ struct Open {
     holders: Nodes,
     /// The node whose session is being taken over.
     from: Option<u8>,
+    /// Until when a promised session, or more of the session that arrives, is waited for.
+    promised: Option<Instant>,
     lost: bool,
     /// The next claimant of the ClientId with the claim's stamp, and what it wants of the session.
     next: Option<(Move, u64, Wanted)>,
@@ -150,7 +152,8 @@ pub struct Claims {
     groups_unknown: Nodes,
     answers_due: VecDeque<(Instant, u64)>,
     fences_due: VecDeque<(Instant, Move)>,
-    promises_due: VecDeque<(Instant, u64)>,
+    /// The claims with a promise, by when they are given up.
+    promises_due: BTreeSet<(Instant, u64)>,
     /// Records for other nodes.
     pub records: Vec<(u8, Lane, Vec<u8>)>,
     /// Records for other nodes that go behind the filters that those nodes are still to be told.
@@ -200,7 +203,7 @@ impl Claims {
             groups_unknown: 0,
             answers_due: VecDeque::new(),
             fences_due: VecDeque::new(),
-            promises_due: VecDeque::new(),
+            promises_due: BTreeSet::new(),
             records: Vec::new(),
             behind_filters: Vec::new(),
             behind_messages: Vec::new(),
@@ -218,9 +221,10 @@ impl Claims {
 
     /// When [`Claims::run`] has something to do.
     pub fn deadline(&self) -> Option<Instant> {
-        let claims = [&self.answers_due, &self.promises_due];
-        let claims = claims.into_iter().filter_map(|due| due.front().map(|entry| entry.0));
-        claims.chain(self.fences_due.front().map(|entry| entry.0)).min()
+        let answers = self.answers_due.front().map(|entry| entry.0);
+        let promises = self.promises_due.first().map(|entry| entry.0);
+        let fences = self.fences_due.front().map(|entry| entry.0);
+        [answers, promises, fences].into_iter().flatten().min()
     }
 
     /// Notes that it is `micros` microseconds since 1970 at `now`.
@@ -352,8 +356,17 @@ impl Claims {
             return;
         }
         self.names.insert(name.clone(), claim);
-        let open =
-            Open { shard, name, stamp, awaited, holders: 0, from: None, lost: false, next: None };
+        let open = Open {
+            shard,
+            name,
+            stamp,
+            awaited,
+            holders: 0,
+            from: None,
+            promised: None,
+            lost: false,
+            next: None,
+        };
         self.open.insert(claim, open);
         self.answers_due.push_back((now.plus_millis(PATIENCE), claim));
     }
@@ -373,14 +386,27 @@ impl Claims {
         }
         if open.holders == 0 {
             self.finish(claim, Outcome::Ours);
-        } else {
-            self.promises_due.push_back((now.plus_millis(PROMISED), claim));
+        } else if open.promised.is_none() {
+            self.await_session(claim, now);
         }
+    }
+
+    /// Waits for the session of a claim from now on, instead of from an earlier time on.
+    fn await_session(&mut self, claim: u64, now: Instant) {
+        let Some(open) = self.open.get_mut(&claim) else { return };
+        let until = now.plus_millis(PROMISED);
+        if let Some(earlier) = open.promised.replace(until) {
+            self.promises_due.remove(&(earlier, claim));
+        }
+        self.promises_due.insert((until, claim));
     }
 
     /// Ends a claim. The next claimant gets the session that is here by then.
     fn finish(&mut self, claim: u64, outcome: Outcome) {
         let Some(open) = self.open.remove(&claim) else { return };
+        if let Some(until) = open.promised {
+            self.promises_due.remove(&(until, claim));
+        }
         if self.names.get(&open.name) == Some(&claim) {
             self.names.remove(&open.name);
         }
@@ -428,7 +454,7 @@ impl Claims {
                 open.from = Some(node);
                 let adopt = ToShard::Adopt(claim, bytes.to_vec());
                 self.mail.push(Mail::One(Whom::Shard(open.shard), adopt));
-                self.promises_due.push_back((now.plus_millis(PROMISED), claim));
+                self.await_session(claim, now);
                 true
             }
             Some(open) => {
@@ -454,11 +480,12 @@ impl Claims {
         self.fence(Job::Session { claimant: None, claim, holder: Some(holder) });
     }
 
-    fn part(&mut self, node: u8, claim: u64, bytes: &[u8], last: bool) {
+    fn part(&mut self, node: u8, claim: u64, last: bool, bytes: &[u8], now: Instant) {
         match self.open.get(&claim).filter(|open| open.from == Some(node)) {
             Some(open) => {
                 let part = ToShard::Continue(claim, bytes.to_vec(), last);
                 self.mail.push(Mail::One(Whom::Shard(open.shard), part));
+                self.await_session(claim, now);
             }
             None if last => self.say(node, &Record::Settled(claim)),
             None => {}
@@ -486,7 +513,7 @@ impl Claims {
             }
             Record::Answer(claim, verdict) => self.answered(node, claim, verdict, now),
             Record::Session(claim, bytes) => self.session(node, claim, bytes, now),
-            Record::Part(claim, last, bytes) => self.part(node, claim, bytes, last),
+            Record::Part(claim, last, bytes) => self.part(node, claim, last, bytes, now),
             Record::Settled(claim) => self.settled_there(Move { node, claim }),
             Record::Known(number) => self.known.push((node, number)),
             Record::Fence(claim, holder) => {
@@ -535,13 +562,11 @@ impl Claims {
             self.note_unanswered(name, stamp);
             self.advance(claim, now);
         }
-        while let Some(&(at, claim)) = self.promises_due.front()
-            && (at <= now || !self.open.contains_key(&claim))
+        while let Some(&(at, claim)) = self.promises_due.first()
+            && at <= now
         {
-            self.promises_due.pop_front();
-            if self.open.contains_key(&claim) {
-                self.give_up(claim);
-            }
+            self.promises_due.pop_first();
+            self.give_up(claim);
         }
         while let Some(&(at, to)) = self.fences_due.front()
             && (at <= now || !self.leaving.contains_key(&to))

@@ -155,6 +155,31 @@ fn a_session_stays_when_the_other_node_is_lost_and_does_not_wait_for_ever() {
 }
 
 #[test]
+fn a_claim_is_given_up_when_nothing_of_its_session_has_come_for_a_while() {
+    let mut claims = node("a", &["b", "c"]);
+    connect(&mut claims, 1, 0);
+    for (node, verdict) in [(0, Verdict::Holds), (1, Verdict::Nothing), (0, Verdict::Holds)] {
+        claims.heard(node, &Record::Answer(1, verdict), Instant(1));
+    }
+    assert_eq!(claims.promises_due.len(), 1);
+    // Each time just before the end of the promise.
+    claims.heard(0, &Record::Session(1, b"x"), Instant(PROMISED));
+    assert_eq!(run(&mut claims, PROMISED + 10), ["Adopt(1, [120])"]);
+    claims.heard(0, &Record::Part(1, false, b"y"), Instant(2 * PROMISED - 1));
+    assert_eq!(run(&mut claims, 2 * PROMISED + 10), ["Continue(1, [121], false)"]);
+    assert!(run(&mut claims, 3 * PROMISED - 2).is_empty());
+    assert_eq!(run(&mut claims, 3 * PROMISED - 1), ["Claimed(1, SessionLost)"]);
+    assert_eq!((claims.counts.failed, claims.promises_due.len()), (1, 0));
+    // What is over is not waited for.
+    connect(&mut claims, 2, 40_000);
+    claims.heard(0, &Record::Answer(2, Verdict::Holds), Instant(40_001));
+    claims.heard(1, &Record::Answer(2, Verdict::Nothing), Instant(40_001));
+    claims.heard(0, &Record::Answer(2, Verdict::Nothing), Instant(40_002));
+    assert_eq!(run(&mut claims, 40_002), ["Claimed(2, Ours)"]);
+    assert!(claims.promises_due.is_empty());
+}
+
+#[test]
 fn a_node_that_has_told_of_share_groups_is_answered_when_the_shards_know_them() {
     let mut claims = node("a", &["b", "c"]);
     claims.asked(0, 1, false);
