@@ -19,6 +19,9 @@ macro_rules! cluster {
         ClusterSentOn,
         /// A ClientId is not claimed from the other nodes.
         ClusterClaimUntold,
+        /// A client that connects while its ClientId is being claimed is refused if that claim has
+        /// lost.
+        ClusterLaterJoins,
         /// A session is sent on before all nodes know of its new place.
         ClusterFenceSkipped,
         /// The holder of a session keeps it though it has arrived elsewhere.

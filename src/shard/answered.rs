@@ -127,13 +127,16 @@ impl Shard {
         self.watch_proving(socket);
         let wanted = self.wants_session(&name, connect);
         let number = claim_number(self.topology.id, ticket);
-        match self.work.claims.begin(number, &name, (socket, ticket, Box::new(accepted))) {
-            None => self.answer_cluster(ToCluster::Claim(number, name, wanted)),
-            // Of two connections with one ClientId here the later one counts [MQTT-3.1.4-3].
-            Some(Some((earlier, wait, _))) if self.access.admissions.is_waiting(earlier, wait) => {
-                self.disconnect(earlier, Cause::TakenOver);
-            }
-            Some(_) => {}
+        // Each has a claim of its own, because it is newer than what other nodes have claimed since
+        // an earlier one.
+        let coming = (socket, ticket, Box::new(accepted));
+        let earlier = self.work.claims.begin(number, &name, coming);
+        self.answer_cluster(ToCluster::Claim(number, name, wanted));
+        // Of two connections with one ClientId here the later one counts [MQTT-3.1.4-3].
+        if let Some((earlier, wait, _)) = earlier
+            && self.access.admissions.is_waiting(earlier, wait)
+        {
+            self.disconnect(earlier, Cause::TakenOver);
         }
     }
 

@@ -17,7 +17,7 @@ impl Claims {
         if let Some(&claim) = self.names.get(name)
             && let Some(open) = self.open.get(&claim)
         {
-            if !is_newer(open.stamp) {
+            if !is_newer(open.later.map_or(open.stamp, |later| later.stamp)) {
                 self.say(to.node, &Record::Answer(to.claim, Verdict::Newer));
                 return;
             }

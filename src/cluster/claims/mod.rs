@@ -27,6 +27,8 @@
 //! - Of two concurrent claims the one with the newer stamp wins; with equal stamps, that of the
 //!   node with the greater name. The loser's client is refused. A session that is on its way to the
 //!   loser still arrives there.
+//! - A later client of the same node takes the place of the one that waits, and its stamp counts
+//!   from then on. Its own claim is made when the open one is over, and finds the session here.
 //! - A holder that lacks a node's fence sends the rest after [`FENCES`].
 //! - When claimant or holder is given up, or has restarted, the holder keeps the session, and the
 //!   claimant accepts its client without that session.
@@ -115,7 +117,19 @@ struct Open {
     promised: Option<Instant>,
     lost: bool,
     /// The next claimant of the ClientId with the claim's stamp, and what it wants of the session.
+    /// There is none while there is a later client here, because that one is newer.
     next: Option<(Move, u64, Wanted)>,
+    later: Option<Later>,
+}
+
+/// What a later client of this node with the same ClientId claims when the open claim is over. It
+/// has a stamp of its own: with that of the open claim it would lose to claims of other nodes that
+/// are older than its CONNECT.
+#[derive(Clone, Copy)]
+struct Later {
+    claim: u64,
+    stamp: u64,
+    wanted: Wanted,
 }
 
 /// A session that leaves this node.
@@ -289,7 +303,7 @@ impl Claims {
             open.awaited &= !bit(node);
             open.holders &= !bit(node);
             if open.from == Some(node) {
-                self.give_up(claim);
+                self.give_up(claim, now);
             } else {
                 self.advance(claim, now);
             }
@@ -323,7 +337,7 @@ impl Claims {
             ToCluster::Placed(claim) => self.placed(claim),
             ToCluster::Fenced => self.shard_fenced(),
             ToCluster::Packed(to, parts) => self.packed(to, parts),
-            ToCluster::Settled(claim) => self.settled_here(claim),
+            ToCluster::Settled(claim) => self.settled_here(claim, now),
             ToCluster::Retold(_) | ToCluster::Ask(..) | ToCluster::Will(..) => {}
         }
     }
@@ -338,7 +352,34 @@ impl Claims {
         now: Instant,
     ) {
         self.counts.claims += 1;
-        let stamp = self.next_stamp(now);
+        let later = Later { claim, stamp: self.next_stamp(now), wanted };
+        match self.names.get(&name).copied() {
+            Some(open) => self.replace(open, later),
+            None => self.begin(shard, later, name, reaches, now),
+        }
+    }
+
+    /// A later client takes the place of the one that waits for an open claim.
+    fn replace(&mut self, claim: u64, later: Later) {
+        let Some(open) = self.open.get_mut(&claim) else { return };
+        let shard = open.shard;
+        if open.lost && Mutant::ClusterLaterJoins.is_on() {
+            return self.refuse(shard, later.claim);
+        }
+        let (earlier, next) = (open.later.replace(later), open.next.take());
+        if let Some(earlier) = earlier {
+            let over = ToShard::Claimed(earlier.claim, Outcome::Over);
+            self.mail.push(Mail::One(Whom::Shard(shard), over));
+        }
+        if let Some((to, ..)) = next {
+            // What this node has seen is older than the stamp that it has just given.
+            self.say(to.node, &Record::Answer(to.claim, Verdict::Newer));
+        }
+    }
+
+    /// Claims a ClientId for which no claim is open.
+    fn begin(&mut self, shard: ShardId, new: Later, name: Box<str>, reaches: bool, now: Instant) {
+        let Later { claim, stamp, wanted } = new;
         self.unanswered.remove(&name);
         let mut awaited = self.up;
         if Mutant::ClusterClaimUntold.is_on() {
@@ -366,6 +407,7 @@ impl Claims {
             promised: None,
             lost: false,
             next: None,
+            later: None,
         };
         self.open.insert(claim, open);
         self.answers_due.push_back((now.plus_millis(PATIENCE), claim));
@@ -385,7 +427,7 @@ impl Claims {
             return;
         }
         if open.holders == 0 {
-            self.finish(claim, Outcome::Ours);
+            self.finish(claim, Outcome::Ours, now);
         } else if open.promised.is_none() {
             self.await_session(claim, now);
         }
@@ -402,7 +444,7 @@ impl Claims {
     }
 
     /// Ends a claim. The next claimant gets the session that is here by then.
-    fn finish(&mut self, claim: u64, outcome: Outcome) {
+    fn finish(&mut self, claim: u64, outcome: Outcome, now: Instant) {
         let Some(open) = self.open.remove(&claim) else { return };
         if let Some(until) = open.promised {
             self.promises_due.remove(&(until, claim));
@@ -413,35 +455,55 @@ impl Claims {
         self.mail.push(Mail::One(Whom::Shard(open.shard), ToShard::Claimed(claim, outcome)));
         if let Some((to, _, wanted)) = open.next {
             self.waiting.push_back((to, open.name, wanted));
+        } else if let Some(later) = open.later {
+            // If the engine carries nothing now, nobody waits longer than for an answer.
+            self.begin(open.shard, later, open.name, true, now);
         }
     }
 
     /// Ends a claim whose session does not arrive.
-    fn give_up(&mut self, claim: u64) {
+    fn give_up(&mut self, claim: u64, now: Instant) {
         self.counts.failed += 1;
-        self.finish(claim, Outcome::SessionLost);
+        self.finish(claim, Outcome::SessionLost, now);
     }
 
     fn answered(&mut self, node: u8, claim: u64, verdict: Verdict, now: Instant) {
         let Some(open) = self.open.get_mut(&claim) else { return };
         open.awaited &= !bit(node);
         match verdict {
-            Verdict::Nothing if open.from == Some(node) => return self.give_up(claim),
+            Verdict::Nothing if open.from == Some(node) => return self.give_up(claim, now),
             Verdict::Nothing => open.holders &= !bit(node),
             Verdict::Holds if open.from != Some(node) => open.holders |= bit(node),
             Verdict::Holds => {}
-            Verdict::Newer => self.lose(claim),
+            Verdict::Newer => {
+                open.holders &= !bit(node);
+                // With a later client here, nobody waits for this claim, and that one is newer.
+                if open.later.is_none() {
+                    self.lose(claim);
+                }
+            }
         }
         self.advance(claim, now);
     }
 
-    /// Another node's claim is newer: the client of this claim is refused.
+    /// Another node's claim is newer: the client that waits for this claim is refused.
     fn lose(&mut self, claim: u64) {
         let Some(open) = self.open.get_mut(&claim) else { return };
-        if !std::mem::replace(&mut open.lost, true) {
+        let (shard, known) = (open.shard, std::mem::replace(&mut open.lost, true));
+        if let Some(later) = open.later.take() {
+            self.refuse(shard, later.claim);
+        } else if !known {
             self.counts.lost += 1;
             let lost = ToShard::Claimed(claim, Outcome::Lost);
-            self.mail.push(Mail::One(Whom::Shard(open.shard), lost));
+            self.mail.push(Mail::One(Whom::Shard(shard), lost));
+        }
+    }
+
+    /// Refuses a later client, which then has no claim.
+    fn refuse(&mut self, shard: ShardId, claim: u64) {
+        self.counts.lost += 1;
+        for outcome in [Outcome::Lost, Outcome::Over] {
+            self.mail.push(Mail::One(Whom::Shard(shard), ToShard::Claimed(claim, outcome)));
         }
     }
 
@@ -492,13 +554,13 @@ impl Claims {
         }
     }
 
-    fn settled_here(&mut self, claim: u64) {
+    fn settled_here(&mut self, claim: u64, now: Instant) {
         let Some(open) = self.open.get(&claim) else { return };
         if let Some(node) = open.from {
             self.counts.came += 1;
             self.say(node, &Record::Settled(claim));
         }
-        self.finish(claim, Outcome::Ours);
+        self.finish(claim, Outcome::Ours, now);
     }
 
     fn number_of(&self, name: &str) -> Option<u8> {
@@ -566,7 +628,7 @@ impl Claims {
             && at <= now
         {
             self.promises_due.pop_first();
-            self.give_up(claim);
+            self.give_up(claim, now);
         }
         while let Some(&(at, to)) = self.fences_due.front()
             && (at <= now || !self.leaving.contains_key(&to))
