@@ -19,8 +19,7 @@ macro_rules! cluster {
         ClusterSentOn,
         /// A ClientId is not claimed from the other nodes.
         ClusterClaimUntold,
-        /// A client that connects while its ClientId is being claimed is refused if that claim has
-        /// lost.
+        /// A later client of a node is refused when the claim of an earlier one has lost.
         ClusterLaterJoins,
         /// A session is sent on before all nodes know of its new place.
         ClusterFenceSkipped,
