@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 /// The times of a connection that both rules need.
 #[derive(Clone, Copy, Debug)]
 pub struct Liveness {
-    keep_alive: Duration,
     /// When bytes were last read, or bytes could last not be read because messages are unsettled.
     heard: Instant,
     /// When bytes were last written.
@@ -22,8 +21,8 @@ pub struct Liveness {
 
 impl Liveness {
     /// The liveness of a connection that is opened at `now`.
-    pub fn new(keep_alive: Duration, now: Instant) -> Liveness {
-        Liveness { keep_alive, heard: now, spoke: now, pinged: None }
+    pub fn new(now: Instant) -> Liveness {
+        Liveness { heard: now, spoke: now, pinged: None }
     }
 
     /// Bytes were read, or are left unread because this end does not take any now: the silence of
@@ -47,16 +46,16 @@ impl Liveness {
         self.heard
     }
 
-    /// When the next PINGREQ is due.
-    pub fn ping_due(&self) -> Instant {
+    /// When the next PINGREQ is due. CONNACK may have shortened the keep-alive.
+    pub fn ping_due(&self, keep_alive: Duration) -> Instant {
         let quiet = self.heard.min(self.spoke);
         // A PINGREQ without an answer is not repeated at once.
-        self.pinged.map_or(quiet, |pinged| pinged.max(quiet)) + self.keep_alive / 2
+        self.pinged.map_or(quiet, |pinged| pinged.max(quiet)) + keep_alive / 2
     }
 
     /// When the other broker counts as silent, unless bytes are read before.
-    pub fn silent_at(&self) -> Instant {
-        self.heard + self.keep_alive + self.keep_alive / 2
+    pub fn silent_at(&self, keep_alive: Duration) -> Instant {
+        self.heard + keep_alive + keep_alive / 2
     }
 }
 
@@ -72,7 +71,7 @@ mod tests {
     /// other broker counted as silent.
     fn serve(writes: u64, sends: u64) -> Option<(u32, u64)> {
         let begin = Instant::now();
-        let mut liveness = Liveness::new(KEEP_ALIVE, begin);
+        let mut liveness = Liveness::new(begin);
         let (mut pings, mut answer, mut last, mut longest) = (0, None, 0, 0);
         for second in 1..10 * KEEP_ALIVE.as_secs() {
             let now = begin + Duration::from_secs(second);
@@ -80,10 +79,10 @@ mod tests {
                 liveness.hear(now);
             }
             let mut wrote = second % writes == 0;
-            if liveness.silent_at() <= now {
+            if liveness.silent_at(KEEP_ALIVE) <= now {
                 return None;
             }
-            if liveness.ping_due() <= now {
+            if liveness.ping_due(KEEP_ALIVE) <= now {
                 liveness.ping(now);
                 (pings, answer, wrote) = (pings + 1, Some(second + 1), true);
             }
@@ -116,16 +115,16 @@ mod tests {
     #[test]
     fn a_broker_that_answers_nothing_is_silent_after_three_pings_at_most() {
         let begin = Instant::now();
-        let mut liveness = Liveness::new(KEEP_ALIVE, begin);
+        let mut liveness = Liveness::new(begin);
         let mut pings = Vec::new();
         for second in 1.. {
             let now = begin + Duration::from_secs(second);
             liveness.speak(now);
-            if liveness.silent_at() <= now {
+            if liveness.silent_at(KEEP_ALIVE) <= now {
                 assert_eq!(second, 90);
                 break;
             }
-            if liveness.ping_due() <= now {
+            if liveness.ping_due(KEEP_ALIVE) <= now {
                 liveness.ping(now);
                 pings.push(second);
             }

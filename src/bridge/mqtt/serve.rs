@@ -251,8 +251,7 @@ impl MqttBridge<'_> {
         let bell = Arc::clone(&self.intake.bell);
         let mut rung = pin!(bell.notified());
         let mut sleep = pin!(tokio::time::sleep(timeout));
-        let keep_alive = Duration::from_secs(u64::from(self.session.plan().keep_alive));
-        let mut connection = Connection::new(stream, timeout, keep_alive);
+        let mut connection = Connection::new(stream, timeout);
         let broken = std::future::poll_fn(|context| {
             match self.turn(&mut connection, context, (&bell, &mut rung), &mut sleep) {
                 Ok(()) => Poll::Pending,
@@ -458,15 +457,16 @@ impl MqttBridge<'_> {
         connection: &mut Connection,
         moment: Instant,
     ) -> Result<Instant, Broken> {
+        let keep_alive = Duration::from_secs(u64::from(self.session.plan().keep_alive));
         let silent = if connection.was_ready {
-            connection.liveness.silent_at()
+            connection.liveness.silent_at(keep_alive)
         } else {
             connection.liveness.heard() + connection.timeout
         };
         if silent <= moment {
             return Err(Broken::Silent);
         }
-        let ping = connection.liveness.ping_due();
+        let ping = connection.liveness.ping_due(keep_alive);
         if connection.was_ready && ping <= moment {
             self.session.ping();
             connection.liveness.ping(moment);
@@ -519,7 +519,7 @@ struct Connection {
 }
 
 impl Connection {
-    fn new(stream: Box<dyn Io>, timeout: Duration, keep_alive: Duration) -> Connection {
+    fn new(stream: Box<dyn Io>, timeout: Duration) -> Connection {
         let now = Instant::now();
         Connection {
             stream,
@@ -528,7 +528,7 @@ impl Connection {
             flushing: false,
             unconfirmed: Vec::new(),
             was_ready: false,
-            liveness: Liveness::new(keep_alive, now),
+            liveness: Liveness::new(now),
             worked: now,
             timeout,
         }
