@@ -1,5 +1,6 @@
 use super::*;
 use crate::cluster::lane::Malformed;
+use crate::cluster::record::Verdict;
 
 const SHARD: ShardId = ShardId(0);
 
