@@ -3,6 +3,7 @@
 //! This module owns how clients connect, reconnect and leave. `publishers` owns what clients
 //! publish; `subscribers` owns what they receive.
 
+mod arrivals;
 mod hosts;
 pub mod options;
 mod payload;
@@ -27,6 +28,7 @@ use crate::scenario::Snapshot;
 use crate::scenario::crowd::Sweep;
 use crate::stop;
 use crate::summary;
+use arrivals::Arrivals;
 use plan::{Plan, Publication, Role};
 use publishers::Publishers;
 use serde_json::{Map, Value, json};
@@ -65,32 +67,6 @@ enum Speakers {
     Quiet,
     Publishers(Box<Publishers>),
     Subscribers(Box<Subscribers>),
-}
-
-/// Clients that came in, each for the first time or again.
-struct Arrivals {
-    was_in: Vec<bool>,
-    connected: u64,
-    reconnected: u64,
-    /// When a client last came in for the first time: until then they were joining. Those that
-    /// reconnect later do not count.
-    last_first: u64,
-}
-
-impl Arrivals {
-    fn new(clients: u32, now: u64) -> Arrivals {
-        let was_in = vec![false; clients as usize];
-        Arrivals { was_in, connected: 0, reconnected: 0, last_first: now }
-    }
-
-    fn note(&mut self, client: u32, now: u64) {
-        if std::mem::replace(&mut self.was_in[client as usize], true) {
-            self.reconnected += 1;
-        } else {
-            self.connected += 1;
-            self.last_first = now;
-        }
-    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -610,17 +586,5 @@ impl Handler for Engine {
             self.failed += u64::from(!again);
             self.again_or_gone(client, again);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_reconnects_does_not_lengthen_the_time_of_joining() {
-        let mut arrivals = Arrivals::new(2, 5);
-        [(0, 10), (1, 20), (0, 900)].into_iter().for_each(|(client, at)| arrivals.note(client, at));
-        assert_eq!((arrivals.connected, arrivals.reconnected, arrivals.last_first), (2, 1, 20));
     }
 }
