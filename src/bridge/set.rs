@@ -484,17 +484,21 @@ impl Set {
                 work,
                 thread,
             }),
-            Err(Unstarted { error, kept: mut intake }) => {
-                let what =
-                    "no thread for a bridge; it is gone until the configuration is read again";
-                tracing::error!(bridge, %error, "{what}");
-                self.tell_cores(|_| Some(FeedOrder::Mute(id)));
-                orders.end(Instant::now());
-                thread::put_away(&mut intake);
-                figures.set_state(BridgeState::Idle);
-                self.tell_cores(|_| Some(FeedOrder::Close(id)));
-            }
+            Err(unstarted) => self.end_without_thread(id, &orders, unstarted),
         }
+    }
+
+    /// Ends a bridge for which there is no thread.
+    fn end_without_thread(&self, id: BridgeId, orders: &Orders, unstarted: Unstarted<Intake>) {
+        let Unstarted { error, kept: mut intake } = unstarted;
+        let bridge = &*intake.figures.name;
+        let what = "no thread for a bridge; it is gone until the configuration is read again";
+        tracing::error!(bridge, %error, "{what}");
+        self.tell_cores(|_| Some(FeedOrder::Mute(id)));
+        orders.end(Instant::now());
+        thread::put_away(&mut intake);
+        intake.figures.set_state(BridgeState::Idle);
+        self.tell_cores(|_| Some(FeedOrder::Close(id)));
     }
 
     /// Keeps the directory of messages on disk as it is until the next start.
