@@ -111,7 +111,7 @@ impl Asking {
         Some(next)
     }
 
-    /// Takes all out that wait for an answer, or for room for a question. Nobody is called any more.
+    /// Takes all out that wait for an answer, or for room for a question. Nobody is called then.
     pub(super) fn take_all(&mut self) -> (Vec<(SocketId, Asker)>, TurnQueues) {
         self.called.clear();
         let askers = std::mem::take(&mut self.askers).into_iter().collect();
