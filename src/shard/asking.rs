@@ -274,7 +274,7 @@ impl Shard {
             if self.connections.get(next.0).is_some_and(|c| c.holds.has(Holds::ACCESS)) {
                 self.go_on_asked(next);
             } else {
-                self.access.asking.handled(next);
+                self.access.asking.called.remove(&next);
             }
         }
     }
