@@ -38,13 +38,7 @@ impl Alone {
     pub fn run(mut self) -> Result<Verdict, String> {
         let machine = machine::describe();
         let scratch = scratch();
-        let queues = match self.scenario.kind {
-            scenario::Kind::Traffic(plan) => plan.qos > 0,
-            scenario::Kind::Fleet { .. }
-            | scenario::Kind::Queue { .. }
-            | scenario::Kind::Retained { .. } => true,
-            _ => false,
-        };
+        let queues = self.scenario.kind.fills_queues();
         self.open_admin()?;
         let broker = match &self.broker {
             Some(candidate) => Some(candidate.start(queues, &scratch, self.below())?),

@@ -11,7 +11,7 @@ use crate::machine;
 use crate::outcome::{self, Verdict};
 use crate::plot;
 use crate::report::{self, Row};
-use crate::scenario::{Kind, Scenario};
+use crate::scenario::Scenario;
 use crate::stop;
 use crate::threshold::Threshold;
 use serde_json::{Map, Value, json};
@@ -151,7 +151,7 @@ impl Comparison {
         scratch: &Path,
         commands: &mut Map<String, Value>,
     ) -> Result<Value, String> {
-        let queues = matches!(case.scenario.kind, Kind::Traffic(plan) if plan.qos > 0);
+        let queues = case.scenario.kind.fills_queues();
         let broker = candidate.start(queues, scratch, None)?;
         let key = if queues {
             format!("{} (window 100)", candidate.name)

@@ -32,15 +32,18 @@ impl Stream {
     }
 
     /// Takes in message `seq`; messages before `mark` belong to the warm-up and are not counted.
+    /// Returns false when it has come before.
     #[inline]
-    pub fn take(&mut self, seq: u64, mark: u64, order: &mut Order) {
+    pub fn take(&mut self, seq: u64, mark: u64, order: &mut Order) -> bool {
         if seq == self.next {
             self.next += 1;
             self.seen = self.seen << 1 | 1;
+            true
         } else if seq > self.next {
             self.jump(seq, mark, order);
+            true
         } else {
-            self.late(seq, mark, order);
+            self.late(seq, mark, order)
         }
     }
 
@@ -53,21 +56,22 @@ impl Stream {
     }
 
     #[cold]
-    fn late(&mut self, seq: u64, mark: u64, order: &mut Order) {
-        if seq < mark {
-            return;
-        }
+    fn late(&mut self, seq: u64, mark: u64, order: &mut Order) -> bool {
         let back = self.next - 1 - seq;
         let known = back < 64 && self.seen >> back & 1 == 1;
-        if known {
-            order.duplicated += 1;
-            return;
-        }
         if back < 64 {
             self.seen |= 1 << back;
         }
+        if seq < mark {
+            return !known;
+        }
+        if known {
+            order.duplicated += 1;
+            return false;
+        }
         order.reordered += 1;
         order.lost = order.lost.saturating_sub(1);
+        true
     }
 
     /// Ends the stream, whose publisher has sent `sent` messages: those still missing are lost.

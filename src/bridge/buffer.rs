@@ -360,6 +360,12 @@ impl Buffer {
         self.queue.read()
     }
 
+    /// Tells the numbers of this buffer's messages from those of every other buffer. It changes
+    /// when the numbers begin again, as they do when a buffer in memory gets a disk.
+    pub fn identity(&self) -> u128 {
+        self.queue.identity()
+    }
+
     /// Whether [`Buffer::read`] would find a message, or there is a message that cannot be read
     /// now.
     pub fn has_unread(&self) -> bool {

@@ -455,3 +455,26 @@ fn files_with_any_byte_cut_or_turned_over_are_read_as_far_as_they_go() {
         assert_eq!(look("position cut").len(), 12, "all are sent again");
     }
 }
+
+/// A number and the identity name one message: where the numbers begin again, the identity changes.
+#[test]
+fn numbers_begin_again_only_under_another_identity() {
+    let scratch = Scratch::new();
+    let mut buffer = Buffer::in_memory(1 << 20, WhenFull::DropNew);
+    buffer.push(batch(0..3));
+    let memory = buffer.identity();
+    assert_eq!(buffer.read().unwrap().0, 0);
+    buffer.done(0);
+    buffer.rewind();
+    assert_eq!(buffer.read().unwrap().0, 1, "the numbers go on");
+    buffer.change(1 << 20, WhenFull::DropNew, Place::Memory).unwrap();
+    assert_eq!((buffer.read().unwrap().0, buffer.identity()), (1, memory));
+    let place = Place::Disk(&scratch.0, SEGMENT);
+    buffer.change(1 << 20, WhenFull::DropNew, place).unwrap();
+    assert_eq!(buffer.read().unwrap().0, 0, "the numbers begin again");
+    let disk = buffer.identity();
+    assert_ne!(disk, memory);
+    drop(buffer);
+    let buffer = Buffer::open(1 << 20, WhenFull::DropNew, place).unwrap();
+    assert_ne!(buffer.identity(), disk);
+}

@@ -90,7 +90,9 @@ impl Intake {
         if fails && self.waiting.again.is_none_or(|at| at <= now) {
             self.waiting.again = Some(now + RETRY);
             let bell = Arc::clone(&self.bell);
-            tokio::spawn(async move {
+            // Without a thread of the bridge there is no runtime, and nobody to be woken.
+            let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+            runtime.spawn(async move {
                 tokio::time::sleep(RETRY).await;
                 bell.notify_one();
             });

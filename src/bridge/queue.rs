@@ -9,6 +9,7 @@
 use crate::link_record::{LinkBatch, LinkRecord, Waiter};
 use crate::shard::WhenFull;
 use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
 
 /// A batch, and the number of its first message.
 #[derive(Debug)]
@@ -55,6 +56,12 @@ struct Cursor {
     number: u64,
 }
 
+/// A random number that no other queue has.
+fn fresh_identity() -> u128 {
+    let half = |name: &str| u128::from(RandomState::new().hash_one(name));
+    half("first") << 64 | half("second")
+}
+
 /// A queue of messages.
 #[derive(Debug)]
 pub struct Queue {
@@ -64,6 +71,8 @@ pub struct Queue {
     when_full: WhenFull,
     /// The number of the next message that is pushed.
     next: u64,
+    /// Tells the numbers of this queue from those of all others.
+    identity: u128,
     cursor: Cursor,
     /// Messages that were read, in order.
     sent: VecDeque<Sent>,
@@ -88,6 +97,7 @@ impl Queue {
             most,
             when_full,
             next: 0,
+            identity: fresh_identity(),
             cursor: Cursor::default(),
             sent: VecDeque::new(),
             settled: VecDeque::new(),
@@ -97,6 +107,12 @@ impl Queue {
             waiting: 0,
             lost: Vec::new(),
         }
+    }
+
+    /// Tells the numbers of this queue from those of every other queue, also of other runs of the
+    /// broker: with it, a number names one message.
+    pub fn identity(&self) -> u128 {
+        self.identity
     }
 
     /// Bytes of all batches.

@@ -29,10 +29,22 @@ pub struct Search {
     pub from: u64,
 }
 
-/// Finds the whole batches of a segment, which have ascending numbers. Returns the number after the
-/// last one, and the number of places where a batch is broken or missing.
-pub fn scan(bytes: &[u8], search: Search, mut found: impl FnMut(Found)) -> (u64, u64) {
-    let (mut offset, mut payload, mut broken) = (0, Vec::new(), false);
+/// What a segment has besides its whole batches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Scanned {
+    /// The number after the last whole batch.
+    pub next: u64,
+    /// The number of places before the last whole batch where a batch is broken or missing.
+    pub damaged: u64,
+    /// The number of a broken batch behind the last whole one. A crash while the last batch is
+    /// written leaves such a batch; it is damage if a later segment has a batch that was written
+    /// after it.
+    pub torn: Option<u64>,
+}
+
+/// Finds the whole batches of a segment, which have ascending numbers.
+pub fn scan(bytes: &[u8], search: Search, mut found: impl FnMut(Found)) -> Scanned {
+    let (mut offset, mut payload, mut torn) = (0, Vec::new(), None);
     let (mut next, mut last, mut damaged) = (search.from, None::<u64>, 0);
     while let Some(rest) = bytes.get(offset..).filter(|rest| !rest.is_empty()) {
         let own = |header: &frame::Header| {
@@ -46,14 +58,15 @@ pub fn scan(bytes: &[u8], search: Search, mut found: impl FnMut(Found)) -> (u64,
             // Remains of an earlier use of the file are no damage, and neither are bytes that were
             // never written. A batch of this segment is broken when its header is intact and the
             // rest of it is not.
-            broken |= frame::Header::read(rest).is_ok_and(|header| own(&header));
+            let broken = frame::Header::read(rest).ok().filter(own);
+            torn = torn.max(broken.map(|header| header.batch));
             offset += frame::ALIGNMENT;
             continue;
         };
         // The batches of one segment have consecutive numbers.
         let gap = last.is_some_and(|last| header.batch > last + 1);
-        damaged += u64::from(broken || gap);
-        (broken, last) = (false, Some(header.batch));
+        damaged += u64::from(torn.is_some() || gap);
+        (torn, last) = (None, Some(header.batch));
         next = header.batch + 1;
         match LinkBatch::from_bytes(std::mem::take(&mut payload)) {
             Some(messages) => found(Found { batch: header.batch, offset, size, messages }),
@@ -61,5 +74,5 @@ pub fn scan(bytes: &[u8], search: Search, mut found: impl FnMut(Found)) -> (u64,
         }
         offset += size;
     }
-    (next, damaged + u64::from(broken))
+    Scanned { next, damaged, torn }
 }

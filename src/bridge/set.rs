@@ -22,7 +22,7 @@ use super::inward::Shards;
 use super::lanes::Lane;
 use super::orders::{Orders, wait_for_end};
 use super::start::{Common, Planned, Wanted, most_bytes, state_topic};
-use super::thread::{self, Work};
+use super::thread::{self, Unstarted, Work};
 use crate::config::{self, BufferMode, Config, Get};
 use crate::shard::{LinkPlan, Shard};
 use std::collections::{HashMap, VecDeque};
@@ -74,8 +74,7 @@ struct Set {
 
 /// The owner of the running bridges.
 enum Owner {
-    /// No owner: there are no cores yet, or the thread that changes the bridges has panicked or
-    /// could not be started.
+    /// No owner: there are no cores yet, or the thread that changes the bridges has panicked.
     Nobody,
     /// The control thread.
     Control(Box<Set>),
@@ -90,6 +89,8 @@ pub struct Bridges {
     owner: Owner,
     /// The next change, and how long removed bridges may send waiting messages.
     next: Option<(Vec<Wanted>, Duration)>,
+    /// Whether it was logged that there is no thread for the next change.
+    complained: bool,
     shown: Shown,
     hurry: Arc<AtomicBool>,
     shards: Option<Shards>,
@@ -127,6 +128,7 @@ impl Bridges {
             planned,
             owner: Owner::Nobody,
             next: None,
+            complained: false,
             shown,
             hurry: Arc::default(),
             shards: None,
@@ -221,18 +223,35 @@ impl Bridges {
         let Some((wanted, grace)) = self.next.take() else { return };
         match std::mem::replace(&mut self.owner, Owner::Nobody) {
             Owner::Control(set) if set.is_the_same(&wanted) => self.owner = Owner::Control(set),
-            Owner::Control(mut set) => {
-                let change = move || {
-                    set.change(wanted, grace);
-                    set
-                };
-                let started = std::thread::Builder::new().name("bridges".to_owned()).spawn(change);
-                match started {
-                    Ok(thread) => self.owner = Owner::Change(thread),
-                    Err(error) => tracing::error!(%error, "no thread to change the bridges"),
-                }
+            Owner::Control(set) => {
+                let thread = std::thread::Builder::new().name("bridges".to_owned());
+                self.begin(thread, set, wanted, grace);
             }
             other => (self.owner, self.next) = (other, Some((wanted, grace))),
+        }
+    }
+
+    /// Gives the bridges to a thread that changes them. When there is none, the control thread
+    /// keeps them as they are, and the change is tried again.
+    fn begin(
+        &mut self,
+        thread: std::thread::Builder,
+        set: Box<Set>,
+        wanted: Vec<Wanted>,
+        grace: Duration,
+    ) {
+        let change = |(mut set, wanted, grace): (Box<Set>, _, _)| {
+            set.change(wanted, grace);
+            set
+        };
+        match thread::give(thread, (set, wanted, grace), change) {
+            Ok(thread) => (self.owner, self.complained) = (Owner::Change(thread), false),
+            Err(Unstarted { error, kept: (set, wanted, grace) }) => {
+                (self.owner, self.next) = (Owner::Control(set), Some((wanted, grace)));
+                if !std::mem::replace(&mut self.complained, true) {
+                    tracing::error!(%error, "no thread to change the bridges; it is tried again");
+                }
+            }
         }
     }
 
@@ -284,7 +303,7 @@ impl Set {
         let (bell, orders) = (Arc::clone(&intake.bell), Arc::clone(&intake.orders));
         let Wanted { config, lane, kind, files, work } = wanted;
         let thread = thread::start(&thread_name(&config, lane), Arc::clone(&work), intake);
-        let thread = thread.map_err(|error| error.to_string())?;
+        let thread = thread.map_err(|unstarted| unstarted.error.to_string())?;
         let running =
             Running { id, config, lane, kind, files, link, figures, bell, orders, work, thread };
         self.running.push(running);
@@ -450,7 +469,8 @@ impl Set {
         intake.buffer.rewind();
         orders.go_on();
         let Wanted { config, kind, files, work, .. } = next;
-        match thread::start(&thread_name(&config, lane), Arc::clone(&work), intake) {
+        let name = thread_name(&config, lane);
+        match thread::start_patiently(&name, &work, intake, || self.hurries()) {
             Ok(thread) => self.running.push(Running {
                 id,
                 config,
@@ -464,11 +484,21 @@ impl Set {
                 work,
                 thread,
             }),
-            Err(error) => {
-                tracing::error!(bridge, %error, "no thread for a bridge; it is gone");
-                self.tell_cores(|_| Some(FeedOrder::Close(id)));
-            }
+            Err(unstarted) => self.end_without_thread(id, &orders, unstarted),
         }
+    }
+
+    /// Ends a bridge for which there is no thread.
+    fn end_without_thread(&self, id: BridgeId, orders: &Orders, unstarted: Unstarted<Intake>) {
+        let Unstarted { error, kept: mut intake } = unstarted;
+        let bridge = &*intake.figures.name;
+        let what = "no thread for a bridge; it is gone until the configuration is read again";
+        tracing::error!(bridge, %error, "{what}");
+        self.tell_cores(|_| Some(FeedOrder::Mute(id)));
+        orders.end(Instant::now());
+        thread::put_away(&mut intake);
+        intake.figures.set_state(BridgeState::Idle);
+        self.tell_cores(|_| Some(FeedOrder::Close(id)));
     }
 
     /// Keeps the directory of messages on disk as it is until the next start.

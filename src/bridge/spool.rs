@@ -8,7 +8,7 @@
 //! counted, logged and left out, and later ones are read. A batch that cannot be read now stays,
 //! and so do later ones.
 
-use super::segment::{Found, Search, scan};
+use super::segment::{Found, Scanned, Search, scan};
 use crate::link_record::{LinkBatch, Waiter};
 use crate::storage::Extent;
 use crate::storage::faults;
@@ -94,13 +94,19 @@ impl Spool {
             damaged: 0,
             lost: Vec::new(),
         };
+        let mut tails = Vec::new();
         for (number, length) in segments {
             let bytes = files.read(number, 0, usize::try_from(length).unwrap_or(usize::MAX))?;
-            spool.recover(number, &bytes);
+            spool.recover(number, &bytes, &mut tails);
             if !spool.segments.contains_key(&number) {
                 // A file that cannot be removed now is removed at the next start.
                 let _ = spool.files.drop_segment(number, false);
             }
+        }
+        for (number, batch) in tails {
+            let file = spool.files.path(number);
+            let what = "the last batch that waited was torn by a crash and is dropped";
+            tracing::warn!(file = %file.display(), batch, "{what}");
         }
         if spool.entries.front().is_some_and(|front| front.batch == saved.0) {
             spool.skip = saved.1;
@@ -108,11 +114,12 @@ impl Spool {
         Ok(spool)
     }
 
-    /// Finds the batches of a segment.
-    fn recover(&mut self, number: u32, bytes: &[u8]) {
+    /// Finds the batches of a segment. `tails` has the broken batches, with their segments, behind
+    /// which no whole batch has been found yet.
+    fn recover(&mut self, number: u32, bytes: &[u8], tails: &mut Vec<(u32, u64)>) {
         let search = Search { log: self.log, segment: number, from: self.next_batch };
         let mut found = Vec::new();
-        let (next, damaged) = scan(bytes, search, |Found { batch, offset, size, messages }| {
+        let scanned = scan(bytes, search, |Found { batch, offset, size, messages }| {
             // The waiting publishers were clients of an earlier process.
             let (waiters, count) = (Vec::new(), messages.count());
             found.push(Entry {
@@ -124,13 +131,26 @@ impl Spool {
                 waiters,
             });
         });
+        let Scanned { next, damaged, torn } = scanned;
         self.next_batch = next;
-        self.damaged += damaged;
-        if damaged > 0 {
-            let file = self.files.path(number);
-            tracing::error!(file = %file.display(), places = damaged, "what waits is damaged");
+        self.note_damage(number, damaged);
+        if let Some(first) = found.first() {
+            // The number of a torn batch is given again, so a batch with that number, or a lower
+            // one, was written after an earlier recovery, which found the torn one last.
+            for (segment, _) in tails.drain(..).filter(|(_, torn)| *torn < first.batch) {
+                self.note_damage(segment, 1);
+            }
         }
+        tails.extend(torn.map(|batch| (number, batch)));
         found.into_iter().for_each(|entry| self.add(entry));
+    }
+
+    fn note_damage(&mut self, segment: u32, places: u64) {
+        self.damaged += places;
+        if places > 0 {
+            let file = self.files.path(segment);
+            tracing::error!(file = %file.display(), places, "what waits is damaged");
+        }
     }
 
     fn add(&mut self, entry: Entry) {

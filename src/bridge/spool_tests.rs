@@ -107,3 +107,36 @@ fn who_waits_for_a_batch_that_is_broken_on_disk_is_known() {
     assert!(lost.iter().copied().eq(10..20), "{lost:?}");
     assert_eq!(spool.damaged(), 1);
 }
+
+/// Turns over a bit in the payload of the batch at this index.
+fn break_batch(directory: &Path, entry: &Entry) {
+    let path = &segments(directory)[entry.segment as usize - 1];
+    let file = OpenOptions::new().write(true).open(path).unwrap();
+    let at = entry.offset + frame::HEADER as u64 + 8;
+    file.write_all_at(&[0xff; 8], at).unwrap();
+}
+
+/// A batch that is broken and has an intact header is a torn tail if no batch was written after it,
+/// and damage otherwise, also if the later batch is in another segment.
+#[test]
+fn a_torn_tail_is_told_apart_from_damage() {
+    let scratch = Scratch::new();
+    filled(&scratch.0, 2);
+    let mut spool = Spool::open(&scratch.0, SEGMENT).unwrap();
+    break_batch(&scratch.0, &spool.entries[1]);
+    spool = Spool::open(&scratch.0, SEGMENT).unwrap();
+    assert_eq!((spool.entries.len(), spool.damaged()), (1, 0), "a torn tail");
+    // The next batch has the number of the torn one, which stays where it is.
+    spool.append(&batch(100..110)).unwrap();
+    spool.append(&batch(110..120)).unwrap();
+    spool = Spool::open(&scratch.0, SEGMENT).unwrap();
+    assert_eq!((spool.entries.len(), spool.damaged()), (3, 0), "it was a torn tail");
+    let expected: Vec<u64> = (0..10).chain(100..120).collect();
+    assert_eq!(all(&mut spool), expected);
+    // A whole batch that is broken later, and is the last one of its segment but not of all.
+    spool = Spool::open(&scratch.0, SEGMENT).unwrap();
+    spool.append(&batch(120..130)).unwrap();
+    break_batch(&scratch.0, &spool.entries[2]);
+    spool = Spool::open(&scratch.0, SEGMENT).unwrap();
+    assert_eq!((spool.entries.len(), spool.damaged()), (3, 1), "damage");
+}

@@ -245,7 +245,7 @@ impl Common {
             let work = if let Some(mqtt) = &*bridge.mqtt {
                 self.to_broker(&bridge.name, lane, (mqtt, most), inward)
             } else if let Some(http) = &*bridge.http {
-                self.to_service(http)
+                to_service(http)
             } else if let Some(kafka) = &*bridge.kafka {
                 to_kafka(kafka, inward, most as usize)
             } else {
@@ -285,25 +285,6 @@ impl Common {
             let complained = None;
             let bridge = MqttBridge { connecting, session, refusals, complained, intake, inward };
             runtime.block_on(bridge.run());
-            Ok(())
-        }))
-    }
-
-    fn to_service(&self, http: &config::HttpBridge) -> Result<Work, String> {
-        let tls = match &*http.tls {
-            Some(tls) => secured(tls)?,
-            None if http.url.starts_with("https:") => secured(&BridgeTls::default())?,
-            // This configuration is not used.
-            None => without_authorities(),
-        };
-        let (plan, tls) = (Arc::new(RequestPlan::new(http, &self.instance)?), Arc::new(tls));
-        let (batch, lanes) = (http.batch.get() as usize, http.lanes.get() as usize);
-        let (timeout, retry) = (http.timeout.get(), (http.retry.min.get(), http.retry.max.get()));
-        let tries = http.tries.get();
-        Ok(Arc::new(move |intake, runtime| {
-            let (plan, tls) = (Arc::clone(&plan), Arc::clone(&tls));
-            let service = HttpService { intake, plan, batch, lanes, timeout, retry, tries, tls };
-            runtime.block_on(service.run());
             Ok(())
         }))
     }
@@ -383,6 +364,25 @@ fn files(bridge: &config::Bridge) -> u64 {
         let bytes = std::fs::read(&**path).unwrap_or_default();
         sum.rotate_left(7) ^ (u64::from(crc32c::crc32c(&bytes)) << 20) ^ bytes.len() as u64
     })
+}
+
+fn to_service(http: &config::HttpBridge) -> Result<Work, String> {
+    let tls = match &*http.tls {
+        Some(tls) => secured(tls)?,
+        None if http.url.starts_with("https:") => secured(&BridgeTls::default())?,
+        // This configuration is not used.
+        None => without_authorities(),
+    };
+    let (plan, tls) = (Arc::new(RequestPlan::new(http)?), Arc::new(tls));
+    let (batch, lanes) = (http.batch.get() as usize, http.lanes.get() as usize);
+    let (timeout, retry) = (http.timeout.get(), (http.retry.min.get(), http.retry.max.get()));
+    let tries = http.tries.get();
+    Ok(Arc::new(move |intake, runtime| {
+        let (plan, tls) = (Arc::clone(&plan), Arc::clone(&tls));
+        let service = HttpService { intake, plan, batch, lanes, timeout, retry, tries, tls };
+        runtime.block_on(service.run());
+        Ok(())
+    }))
 }
 
 #[cfg(feature = "kafka")]

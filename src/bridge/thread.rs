@@ -13,6 +13,7 @@ use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
@@ -24,17 +25,90 @@ pub type Work = Arc<dyn Fn(&mut Intake, &Runtime) -> Result<(), String> + Send +
 const PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 /// After work has lasted this long, its next failure counts as the first one.
 const SOUND: Duration = Duration::from_secs(300);
+/// How often a thread is asked for again when there is none.
+const TRIES: u32 = 25;
 /// The interval at which a thread that has failed takes in the cores' messages.
 const TURN: Duration = Duration::from_millis(200);
+
+/// No thread was started; what was meant for it is still there.
+#[derive(Debug)]
+pub struct Unstarted<T> {
+    /// Why.
+    pub error: io::Error,
+    /// What was meant for the thread.
+    pub kept: T,
+}
+
+/// Starts a thread that owns `what` from then on. It gets `what` only when it runs:
+/// [`std::thread::Builder::spawn`] would drop it together with the closure when there is no thread.
+///
+/// # Errors
+/// Fails when the system gives no thread, and gives `what` back.
+pub fn give<T: Send + 'static, R: Send + 'static>(
+    thread: std::thread::Builder,
+    what: T,
+    work: impl FnOnce(T) -> R + Send + 'static,
+) -> Result<JoinHandle<R>, Unstarted<T>> {
+    let (sender, receiver) = channel();
+    let started = thread.spawn(move || {
+        let what = receiver.recv().expect("it is sent as soon as there is a thread");
+        work(what)
+    });
+    match started {
+        Ok(thread) => {
+            // The thread waits for it.
+            let _ = sender.send(what);
+            Ok(thread)
+        }
+        Err(error) => Err(Unstarted { error, kept: what }),
+    }
+}
 
 /// Starts the thread, which returns its [`Intake`] at its end.
 ///
 /// # Errors
-/// Fails when the system gives no thread.
-pub fn start(name: &str, work: Work, intake: Intake) -> io::Result<JoinHandle<Intake>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+/// Fails when the system gives no thread or no runtime for it, and gives the [`Intake`] back.
+pub fn start(
+    name: &str,
+    work: Work,
+    intake: Intake,
+) -> Result<JoinHandle<Intake>, Unstarted<Intake>> {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Err(Unstarted { error, kept: intake }),
+    };
     let thread = std::thread::Builder::new().name(format!("bridge-{name}"));
-    thread.spawn(move || serve(&work, intake, &runtime, PAUSE))
+    give(thread, intake, move |intake| serve(&work, intake, &runtime, PAUSE))
+}
+
+/// Starts the thread as [`start`] does, and tries it again for a while if there is none: a lack of
+/// threads or descriptors may be short.
+///
+/// # Errors
+/// The last error of [`start`].
+pub fn start_patiently(
+    name: &str,
+    work: &Work,
+    mut intake: Intake,
+    hurries: impl Fn() -> bool,
+) -> Result<JoinHandle<Intake>, Unstarted<Intake>> {
+    for _ in 0..TRIES {
+        match start(name, Arc::clone(work), intake) {
+            Err(unstarted) if !hurries() => intake = unstarted.kept,
+            other => return other,
+        }
+        std::thread::sleep(TURN);
+    }
+    start(name, Arc::clone(work), intake)
+}
+
+/// Puts away what waits in an [`Intake`] that has no thread any more and gets none, as the thread
+/// would have done at its end. Publishers that wait for its messages are told that these are
+/// dropped.
+pub fn put_away(intake: &mut Intake) {
+    intake.buffer.rewind();
+    intake.close();
+    intake.release();
 }
 
 /// Works until the bridge is to end. Then waiting messages are put away, unless another thread

@@ -1,9 +1,9 @@
 use super::*;
-use crate::bridge::buffer::Buffer;
+use crate::bridge::buffer::{Buffer, Place};
 use crate::bridge::feed::{BridgeId, feed};
 use crate::bridge::figures::Figures;
 use crate::bridge::intake::Waiting;
-use crate::bridge::testing::waited;
+use crate::bridge::testing::{Scratch, waited};
 use crate::shard::{Answering, LinkPlan, WhenFull};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -82,4 +82,33 @@ fn work_that_fails_ends_when_it_is_to_end() {
     let long = (Duration::from_secs(3600), Duration::from_secs(3600));
     let intake = serve(&work, intake, &runtime, long);
     assert_eq!(intake.buffer.len(), 3, "another thread goes on with it");
+}
+
+/// The system gives no thread of this size, as when it has none left.
+fn no_thread() -> std::thread::Builder {
+    std::thread::Builder::new().stack_size(1 << 60)
+}
+
+/// What is meant for a thread is still there when the system gives none: the bridges of a reload go
+/// back to the control thread, and the messages of a changed bridge are put away.
+#[test]
+fn without_a_thread_nothing_is_lost() {
+    let unstarted = give(no_thread(), vec![1, 2], |all| all).expect_err("there is no thread");
+    assert_eq!(unstarted.kept, [1, 2]);
+    let thread = give(std::thread::Builder::new(), unstarted.kept, |all| all);
+    assert_eq!(thread.expect("a thread").join().expect("it ends"), [1, 2]);
+
+    let scratch = Scratch::new();
+    let place = Place::Both(&scratch.0, 1 << 16);
+    let (mut intake, told) = intake();
+    intake.buffer = Buffer::open(1 << 16, WhenFull::Pause, place).expect("a directory");
+    assert!(intake.buffer.push(waited(0..3)).is_none());
+    intake.buffer.read().expect("it waits in memory, and is under way");
+    let unstarted = give(no_thread(), intake, |intake| intake);
+    let mut intake = unstarted.err().expect("there is no thread").kept;
+    put_away(&mut intake);
+    assert_eq!(told.load(Ordering::Relaxed), 1, "nobody waits for what is put away");
+    drop(intake);
+    let later = Buffer::open(1 << 16, WhenFull::Pause, place).expect("a directory");
+    assert_eq!(later.len(), 3);
 }

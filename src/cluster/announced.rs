@@ -10,7 +10,7 @@
 //! [`Record::Ask`]: super::record::Record::Ask
 //! [`Record::Known`]: super::record::Record::Known
 
-use super::claims::{Nodes, Whom};
+use super::claims::{Mail, Nodes, Whom};
 use crate::ids::{SessionRef, ShardId};
 use crate::mesh::moves::ToShard;
 use crate::time::Instant;
@@ -72,7 +72,7 @@ impl Announced {
     }
 
     /// Ends the rounds that are over; `up` are the nodes that are there.
-    pub fn run(&mut self, up: Nodes, now: Instant, mail: &mut Vec<(Whom, ToShard)>) {
+    pub fn run(&mut self, up: Nodes, now: Instant, mail: &mut Vec<Mail>) {
         self.rounds.iter_mut().for_each(|round| round.awaited &= up);
         while let Some(round) =
             self.rounds.pop_front_if(|round| round.awaited == 0 || round.due <= now)
@@ -81,7 +81,7 @@ impl Announced {
                 self.unanswered += round.waiters.len() as u64;
             }
             for (shard, session, ticket) in round.waiters {
-                mail.push((Whom::Shard(shard), ToShard::Known(session, ticket)));
+                mail.push(Mail::One(Whom::Shard(shard), ToShard::Known(session, ticket)));
             }
         }
     }

@@ -395,14 +395,14 @@ impl Broker for Inward<'_> {
         let whom = match whom {
             Whom::Shard(shard) => shard,
             Whom::Home(name) => home_of(&self.shared.seeds, &name, self.shards),
-            Whom::Everyone => {
-                for shard in (0..self.shards).map(ShardId) {
-                    self.outbox.tell(shard, Control::ToShard(Box::new(ToShard::Fence)));
-                }
-                return;
-            }
         };
         self.outbox.tell(whom, Control::ToShard(Box::new(what)));
+    }
+
+    fn ask_for_fences(&mut self) {
+        for shard in (0..self.shards).map(ShardId) {
+            self.outbox.tell(shard, Control::ToShard(Box::new(ToShard::Fence)));
+        }
     }
 }
 

@@ -168,16 +168,21 @@ impl Window {
         let rest = self.open.bytes.len() % SEGMENT;
         let full = self.open.bytes.len() - rest;
         let tail = self.open.bytes.split_off(full);
-        // The last record ends in the tail if there is one; the others end in the first segment,
-        // because `cut` is called as soon as there is a full segment.
+        // All records but the last one end in the first segment, because `cut` is called as soon as
+        // there is a full segment. The last one ends in the tail if there is one, and otherwise
+        // exactly at the end of the last full segment.
         let in_tail = u32::from(!tail.is_empty());
-        let mut records = self.open.records - in_tail;
+        let in_last = 1 - in_tail;
+        let mut records = self.open.records - 1;
         let mut rest = self.open.rest;
         for bytes in self.open.bytes.chunks(SEGMENT) {
             let records = std::mem::take(&mut records);
             self.kept.push_back(Segment { bytes: bytes.to_vec(), records, rest });
             // Only the last record extends beyond the first segment.
             rest = SEGMENT;
+        }
+        if let Some(last) = self.kept.back_mut() {
+            last.records += in_last;
         }
         self.open = Segment { rest: tail.len(), bytes: tail, records: in_tail };
     }

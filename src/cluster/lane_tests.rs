@@ -42,6 +42,27 @@ fn records_longer_than_a_segment_come_as_they_were() {
     assert_eq!((window.records(), window.bytes(), window.resends()), (0, 0, 0));
 }
 
+/// A record counts as unacknowledged until the segment that it ends in is acknowledged, also when
+/// it ends exactly where that segment does.
+#[test]
+fn a_record_counts_until_the_segment_is_acknowledged_that_it_ends_in() {
+    for end in [-1, 0, 1] {
+        let mut window = Window::default();
+        window.push(|out| out.extend(record(100, 1)));
+        let long = (3 * SEGMENT).strict_add_signed(end) - (LENGTH + 100) - LENGTH;
+        window.push(|out| out.extend(record(long, 2)));
+        let last = window.close();
+        assert_eq!((last, window.records()), (if end > 0 { 5 } else { 4 }, 2), "{end}");
+        while window.next(Instant(0)).is_some() {}
+        for next in 2..=last {
+            let by = Acknowledgement { next, until: next + 10, gap: false };
+            window.acknowledged(by, Instant(1));
+            let left = u64::from(next < last);
+            assert_eq!(window.records(), left, "{end}: all before segment {next}");
+        }
+    }
+}
+
 #[test]
 fn records_that_are_not_acknowledged_are_handed_out_whole() {
     let lengths = [0, 1, SEGMENT - 4, SEGMENT, 5 * SEGMENT + 3, 7, 3 * SEGMENT - 4, 100, 5];

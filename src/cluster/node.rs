@@ -14,7 +14,7 @@ mod status;
 mod wills;
 
 use super::announced::Announced;
-use super::claims::{ClaimCounts, Claims, Nodes};
+use super::claims::{ClaimCounts, Claims, Mail, Nodes};
 use super::filters::LocalFilters;
 use super::frame::{Frame, Refused, Said, Sender};
 use super::lane::Lane;
@@ -536,7 +536,12 @@ impl Node {
                 peer.push(lane, &record);
             }
         }
-        self.claims.mail.drain(..).for_each(|(whom, what)| broker.tell(whom, what));
+        for mail in self.claims.mail.drain(..) {
+            match mail {
+                Mail::One(whom, what) => broker.tell(whom, what),
+                Mail::Fences => broker.ask_for_fences(),
+            }
+        }
         for node in self.claims.retellings.drain(..) {
             if let Some(retelling) = self.retellings.get_mut(usize::from(node)) {
                 retelling.fenced();

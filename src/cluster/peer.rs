@@ -42,8 +42,10 @@ pub trait Broker {
     /// Takes in a message of a share group that comes from the node with that number, or comes back
     /// from it. Returns false when there is no room now.
     fn pass(&mut self, node: u8, passed: &PassedRef<'_>) -> bool;
-    /// Sends shards mail about ClientIds and sessions, behind everything that was published.
+    /// Sends a shard mail about ClientIds and sessions, behind everything that was published.
     fn tell(&mut self, whom: Whom, what: ToShard);
+    /// Asks each shard for a fence, behind everything that was published.
+    fn ask_for_fences(&mut self);
 }
 
 /// Whether another node is there.

@@ -431,6 +431,8 @@ impl FarWills {
         let message = Message::new(&told.message, &mut Vec::new());
         let will = FarWill { message, due, message_expiry: told.message_expiry };
         let size = size(told.client, &will);
+        // When a node tells all its will messages again, the former ones must not take their room.
+        while self.bytes + size > self.most && self.forget_one() {}
         if self.bytes + size > self.most {
             self.counts.no_room += 1;
             return;
@@ -525,15 +527,19 @@ impl FarWills {
 
     /// Releases some will messages. Returns true when there are more.
     fn forget_some(&mut self) -> bool {
-        let Some(some) = self.forgotten.last_mut() else { return false };
-        for _ in 0..SLICE {
-            let Some((client, kept)) = some.pop_first() else {
-                self.forgotten.pop();
-                break;
-            };
-            self.bytes -= size(&client, &kept.will);
+        (0..SLICE).all(|_| self.forget_one()) && !self.forgotten.is_empty()
+    }
+
+    /// Releases one will message. Returns false when there is none to release.
+    fn forget_one(&mut self) -> bool {
+        while let Some(some) = self.forgotten.last_mut() {
+            if let Some((client, kept)) = some.pop_first() {
+                self.bytes -= size(&client, &kept.will);
+                return true;
+            }
+            self.forgotten.pop();
         }
-        !self.forgotten.is_empty()
+        false
     }
 }
 

@@ -125,6 +125,28 @@ fn what_is_kept_has_a_bound() {
     assert_eq!((far.len(), far.bytes(), far.counts.no_room), (1, one, 1));
 }
 
+/// A node tells all its will messages again, more than are released at a time: those that are
+/// replaced take no room from those that replace them.
+#[test]
+fn wills_that_are_told_again_find_the_room_of_the_former_ones() {
+    let names: Vec<String> = (0..3 * SLICE).map(|number| format!("client-{number:05}")).collect();
+    let wills: Vec<WillRef<'_>> = names.iter().map(|name| at_once(name)).collect();
+    let mut far = kept(&wills);
+    assert_eq!(far.len(), wills.len());
+    let all = far.bytes();
+    far.most = all + 10;
+    for _ in 0..3 {
+        far.told_anew(0);
+        wills.iter().for_each(|will| far.set(0, will, &Offset::default()));
+        assert_eq!((far.len(), far.counts.no_room), (wills.len(), 0));
+        assert!(far.bytes() <= far.most);
+    }
+    far.set(0, &at_once("one more"), &Offset::default());
+    assert_eq!(far.counts.no_room, 1, "the bound holds");
+    published(&mut far, &survivors("b", &[]), 0);
+    assert_eq!(far.bytes(), all);
+}
+
 /// The will messages that a node has been told.
 fn tell_all(telling: &mut WillTelling, wills: &LocalWills, known: &mut Vec<String>) {
     while telling.next(wills, &mut |record| match record {

@@ -249,8 +249,10 @@ pub enum NotTaken {
     Away,
     /// Its inflight window and its queue are full, or it has too many unsent bytes.
     Full,
-    /// The message exceeds its Maximum Packet Size, or the topic is not below its mountpoint.
+    /// The message exceeds its Maximum Packet Size.
     TooLarge,
+    /// Its client may not read the topic, or the topic is not below its mountpoint.
+    NotPermitted,
     /// It had the message, but its session or membership ended before it was done with it.
     Ended,
 }

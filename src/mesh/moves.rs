@@ -42,6 +42,9 @@ pub enum Outcome {
     Lost,
     /// The session was on its way and does not come any more.
     SessionLost,
+    /// Nobody waits for the claim any more: a later client of this node has the ClientId, or the
+    /// client has been told [`Outcome::Lost`].
+    Over,
 }
 
 /// Where to go on with what a shard keeps.

@@ -6,7 +6,6 @@
 use super::Shard;
 use super::asking::Answer;
 use super::close::Cause;
-use super::connection::Holds;
 use crate::access::chain::Accepted;
 use crate::access::{Deed, Said, Who};
 use crate::ids::SocketId;
@@ -19,13 +18,7 @@ impl Shard {
     pub fn permitted(&mut self, socket: SocketId, ticket: u64, said: &[Said]) {
         self.access.asking.under_way = self.access.asking.under_way.saturating_sub(1);
         self.counters.permissions_waiting = self.access.asking.under_way as u64;
-        while let Some(next) = self.access.asking.line.pop(0) {
-            // A reload may have freed some of the connections in the line.
-            if self.connections.get(next.0).is_some_and(|c| c.holds.has(Holds::ACCESS)) {
-                self.go_on_asked(next);
-                break;
-            }
-        }
+        self.call_askers();
         for answer in said {
             let counters = &mut self.counters;
             *match answer {
@@ -55,8 +48,7 @@ impl Shard {
     /// The rules have changed: every client that waits for an answer under the old rules asks
     /// again.
     pub(super) fn ask_again(&mut self) {
-        let mut waiting = std::mem::take(&mut self.access.asking.line);
-        let askers = std::mem::take(&mut self.access.asking.askers);
+        let (askers, mut waiting) = self.access.asking.take_all();
         let (coming, held): (Vec<_>, Vec<_>) =
             askers.into_iter().partition(|(_, asker)| asker.coming.is_some());
         let waiting = std::iter::from_fn(|| waiting.pop(0));
@@ -127,13 +119,16 @@ impl Shard {
         self.watch_proving(socket);
         let wanted = self.wants_session(&name, connect);
         let number = claim_number(self.topology.id, ticket);
-        match self.work.claims.begin(number, &name, (socket, ticket, Box::new(accepted))) {
-            None => self.answer_cluster(ToCluster::Claim(number, name, wanted)),
-            // Of two connections with one ClientId here the later one counts [MQTT-3.1.4-3].
-            Some(Some((earlier, wait, _))) if self.access.admissions.is_waiting(earlier, wait) => {
-                self.disconnect(earlier, Cause::TakenOver);
-            }
-            Some(_) => {}
+        // Each has a claim of its own, because it is newer than what other nodes have claimed since
+        // an earlier one.
+        let coming = (socket, ticket, Box::new(accepted));
+        let earlier = self.work.claims.begin(number, &name, coming);
+        self.answer_cluster(ToCluster::Claim(number, name, wanted));
+        // Of two connections with one ClientId here the later one counts [MQTT-3.1.4-3].
+        if let Some((earlier, wait, _)) = earlier
+            && self.access.admissions.is_waiting(earlier, wait)
+        {
+            self.disconnect(earlier, Cause::TakenOver);
         }
     }
 

@@ -1,7 +1,9 @@
 //! What clients want to do that a service has to be asked about. The packet that needs the answer
 //! is held ([`Holds::ACCESS`]) and handled again when the answer has come. Meanwhile its connection
 //! is not read; no other connection waits. Each client has one question at a time. The questions of
-//! a shard are bounded: a client that finds no room waits in a line.
+//! a shard are bounded: a client that finds no room waits in a line. Who is called out of the line
+//! has room for its question kept until it asks or does not need to; until then nobody else gets
+//! that room, and no client that comes later overtakes the line.
 
 use super::connection::Holds;
 use super::permission::inner;
@@ -14,7 +16,7 @@ use crate::ids::SocketId;
 use crate::limits::{FILTERS_ASKED, FILTERS_ASKED_AT_ONCE, PERMISSIONS, cost};
 use crate::mutant::Mutant;
 use crate::packet::{Qos, Subscribe, SubscribeFilter, SubscribeFiltersIter};
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// What a service is asked about: deeds, each with its topic name or filter.
@@ -50,6 +52,8 @@ pub(super) struct Asking {
     pub(super) askers: HashMap<SocketId, Asker, foldhash::fast::FixedState>,
     /// Connections that found no room for a question.
     pub(super) line: TurnQueues,
+    /// Connections that were called out of the line, for whose questions room is kept.
+    called: HashSet<SocketId, foldhash::fast::FixedState>,
     /// Questions whose answer has not come, including those of connections that have closed.
     pub(super) under_way: usize,
 }
@@ -68,12 +72,50 @@ impl Asking {
         answers.iter().find(same).map(|answer| answer.said)
     }
 
-    /// The packet is handled: its answers do not hold for the next one.
+    /// The packet is handled: its answers do not hold for the next one, and a question that it did
+    /// not need leaves its room to others.
     #[inline]
     pub(super) fn handled(&mut self, socket: SocketId) {
         if !self.askers.is_empty() {
             self.askers.remove(&socket);
         }
+        if !self.called.is_empty() {
+            self.called.remove(&socket);
+        }
+    }
+
+    /// Whether there is room for another question besides those that room is kept for.
+    fn has_room(&self) -> bool {
+        self.under_way + self.called.len() < PERMISSIONS
+    }
+
+    /// Whether the connection may ask now; otherwise it waits in the line.
+    fn takes(&mut self, socket: SocketId) -> bool {
+        let takes = self.called.remove(&socket) || self.line.is_empty() && self.has_room();
+        if !takes {
+            self.line.push(0, socket);
+        }
+        takes
+    }
+
+    /// Whether a connection in the line could ask now.
+    #[inline]
+    pub(super) fn may_call(&self) -> bool {
+        !self.line.is_empty() && self.has_room()
+    }
+
+    /// Calls the next connection out of the line, if there is room for its question.
+    fn call(&mut self) -> Option<SocketId> {
+        let next = self.may_call().then(|| self.line.pop(0))??;
+        self.called.insert(next);
+        Some(next)
+    }
+
+    /// Takes all out that wait for an answer, or for room for a question. Nobody is called then.
+    pub(super) fn take_all(&mut self) -> (Vec<(SocketId, Asker)>, TurnQueues) {
+        self.called.clear();
+        let askers = std::mem::take(&mut self.askers).into_iter().collect();
+        (askers, std::mem::take(&mut self.line))
     }
 
     /// The connection is gone.
@@ -101,8 +143,7 @@ impl Shard {
         deeds: Deeds,
     ) -> Handled {
         let hold = Handled::Hold(Holds::ACCESS);
-        if self.access.asking.under_way >= PERMISSIONS {
-            self.access.asking.line.push(0, socket);
+        if !self.access.asking.takes(socket) {
             return hold;
         }
         let Some(session) = self.sessions.get(index) else { return hold };
@@ -226,10 +267,71 @@ impl Shard {
         Deed::Subscribe { qos: wanted.options.qos.min(most) as u8 }
     }
 
+    /// Calls connections out of the line while there is room for their questions.
+    pub(super) fn call_askers(&mut self) {
+        while let Some(next) = self.access.asking.call() {
+            // A reload may have freed some of the connections in the line.
+            if self.connections.get(next.0).is_some_and(|c| c.holds.has(Holds::ACCESS)) {
+                self.go_on_asked(next);
+            } else {
+                self.access.asking.called.remove(&next);
+            }
+        }
+    }
+
     /// A connection that waited for a service goes on with its packet, or with the task that the
     /// packet has become.
     pub(super) fn go_on_asked(&mut self, socket: SocketId) {
         self.free(socket, Holds::ACCESS);
         self.work.tasks.answered(socket);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLIENTS: [SocketId; 4] = [SocketId(1), SocketId(2), SocketId(3), SocketId(4)];
+
+    /// A shard's questions, all under way, and three clients in the line.
+    fn full() -> Asking {
+        let mut asking = Asking { under_way: PERMISSIONS, ..Asking::default() };
+        assert!(CLIENTS[..3].iter().all(|&client| !asking.takes(client)));
+        assert_eq!(asking.call(), None, "no room");
+        asking
+    }
+
+    #[test]
+    fn nobody_overtakes_the_line_and_who_is_called_has_its_room() {
+        let [first, second, third, late] = CLIENTS;
+        let mut asking = full();
+        asking.under_way -= 1;
+        assert_eq!((asking.call(), asking.call()), (Some(first), None));
+        assert!(!asking.takes(late), "the room is kept for the first");
+        assert!(asking.takes(first));
+        asking.under_way += 1;
+        asking.under_way -= 2;
+        assert!(!asking.takes(late), "the line comes first");
+        assert_eq!(
+            (asking.call(), asking.call(), asking.call()),
+            (Some(second), Some(third), None)
+        );
+        assert!(asking.takes(second) && asking.takes(third));
+    }
+
+    #[test]
+    fn who_is_called_and_does_not_ask_leaves_its_room_to_the_next() {
+        let [first, second, third, late] = CLIENTS;
+        let mut asking = full();
+        asking.under_way -= 1;
+        assert_eq!(asking.call(), Some(first));
+        // Its connection ends, or its packet needs no answer any more.
+        asking.forget(first);
+        assert_eq!(asking.call(), Some(second));
+        asking.handled(second);
+        assert!(asking.may_call());
+        assert_eq!((asking.call(), asking.may_call()), (Some(third), false));
+        asking.forget(third);
+        assert!(asking.takes(late) && !asking.may_call());
     }
 }

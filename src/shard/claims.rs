@@ -45,6 +45,7 @@ struct Leaving {
 #[derive(Default)]
 pub(super) struct Claims {
     all: HashMap<u64, Claim>,
+    /// The last claim of each ClientId.
     names: HashMap<Box<str>, u64>,
     leaving: HashMap<Move, Leaving>,
     /// The moves of those sessions.
@@ -72,24 +73,23 @@ impl Claims {
         self.all.len() >= waiting * CLAIMS
     }
 
-    /// A connection waits for a ClientId. `None` when the ClientId is now to be claimed under that
-    /// number. When it is being claimed already, returns the connection that has waited for it so
-    /// far, if there is one: the new connection takes its place.
-    pub(super) fn begin(
-        &mut self,
-        number: u64,
-        name: &str,
-        coming: Coming,
-    ) -> Option<Option<Coming>> {
-        if let Some(known) = self.names.get(name)
-            && let Some(claim) = self.all.get_mut(known)
-        {
-            return Some(claim.coming.replace(coming));
-        }
-        self.names.insert(name.into(), number);
+    /// A connection waits for a ClientId, which is now to be claimed under that number. Returns the
+    /// connection that has waited for it so far, if there is one: the new connection takes its
+    /// place. A session that comes with the earlier claim still comes.
+    pub(super) fn begin(&mut self, number: u64, name: &str, coming: Coming) -> Option<Coming> {
+        let earlier = self.names.insert(name.into(), number);
+        let earlier = earlier.and_then(|earlier| self.all.get_mut(&earlier)?.coming.take());
         let claim = Claim { name: name.into(), coming: Some(coming), session: None, flow: None };
         self.all.insert(number, claim);
-        None
+        earlier
+    }
+
+    fn end(&mut self, number: u64) -> Option<Claim> {
+        let claim = self.all.remove(&number)?;
+        if self.names.get(&claim.name) == Some(&number) {
+            self.names.remove(&claim.name);
+        }
+        Some(claim)
     }
 
     /// The move that takes that session to another node, if there is one.
@@ -155,8 +155,7 @@ impl Shard {
             }
             return;
         }
-        let Some(claim) = self.work.claims.all.remove(&number) else { return };
-        self.work.claims.names.remove(&claim.name);
+        let Some(claim) = self.work.claims.end(number) else { return };
         if outcome == Outcome::SessionLost
             && let Some(session) = claim.session
             && self.session_of(session).is_some_and(|session| session.socket.is_none())
@@ -213,6 +212,9 @@ impl Shard {
                 None
             }
             Wanted::Moved if self.storing.is_some() => None,
+            // A client of this node claims it, and has done so later: otherwise the cluster would
+            // not have asked before the end of that claim. The client finds its session here.
+            Wanted::Moved if self.work.claims.names.contains_key(name) => None,
             Wanted::Moved => {
                 self.work.claims.begin_leaving(to, session);
                 self.meter.charge(cost::SESSION);

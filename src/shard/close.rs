@@ -145,6 +145,8 @@ impl Shard {
                 self.observe_disconnected(index, cause);
                 self.say_farewell(socket, index, cause);
                 self.forget_end(socket, index);
+                // Its packet is not handled any more, so it asks nothing.
+                self.access.asking.forget(socket);
                 self.leave_group_of_users(index);
                 self.detach(index, cause);
             }

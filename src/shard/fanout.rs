@@ -81,8 +81,9 @@ pub(super) struct Fanouts {
     pub(super) holds: HashMap<ClientKey, u32, foldhash::fast::FixedState>,
     mine: Vec<(u8, u32)>,
     taken: Vec<(u64, FilterId)>,
-    /// What the fan-out costs that was begun last, if it goes on over later steps. The code that
-    /// took the message in reads and clears it.
+    /// What the fan-out will still cost that was begun last, if it goes on over later steps: what
+    /// it has cost in this step is charged already. The code that took the message in reads and
+    /// clears it.
     pub owed: u32,
 }
 
@@ -112,6 +113,13 @@ impl Fanouts {
     /// The fan-out that was begun last.
     pub fn newest(&mut self) -> Option<&mut Fanout> {
         self.waiting.back_mut()
+    }
+
+    /// How many entries of lists the newest fan-out has still to serve.
+    fn left_of_newest(&self) -> u32 {
+        let Some(newest) = self.waiting.back() else { return 0 };
+        let zones = newest.filters.iter().filter_map(|filter| self.zones.get(filter)?.back());
+        zones.fold(0, |left, zone| left.saturating_add(zone.left))
     }
 
     /// How many local publishers wait.
@@ -217,9 +225,8 @@ impl Shard {
         if self.delivery.fanouts.len() == 1 && !self.run_fanouts(self.settings.budget.step) {
             return;
         }
-        let subscribers =
-            found.iter().map(|&filter| self.subscriptions.index.subscribers(filter).len());
-        self.delivery.fanouts.owed = cost::DELIVERY * subscribers.sum::<usize>() as u32;
+        let left = self.delivery.fanouts.left_of_newest();
+        self.delivery.fanouts.owed = cost::DELIVERY.saturating_mul(left);
         if let (Some(publisher), Some(last)) =
             (message.publisher, self.delivery.fanouts.waiting.back_mut())
         {
@@ -435,5 +442,36 @@ impl Shard {
     pub(super) fn deliver(&mut self, index: u32, message: &MessageRef<'_>, terms: &Terms<'_>) {
         self.catch_up(index);
         self.deliver_now(index, message, terms);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::Qos;
+
+    #[test]
+    fn what_is_served_is_not_owed() {
+        let message = MessageRef {
+            topic: "t",
+            properties: &[],
+            payload: b"m",
+            qos: Qos::AtMostOnce,
+            retain: false,
+            expires: None,
+            publisher: None,
+        };
+        let mut fanouts = Fanouts::default();
+        assert_eq!(fanouts.left_of_newest(), 0);
+        let (one, other) = (FilterId(1), FilterId(2));
+        for zones in [[(one, 100), (other, 50)], [(one, 7), (other, 5)]] {
+            let message = Message::new(&message, &mut Vec::new());
+            fanouts.push(message, false, zones.into_iter());
+        }
+        assert_eq!(fanouts.left_of_newest(), 12, "the older fan-out was counted before");
+        let newest = fanouts.newest;
+        fanouts.zone(newest, other).expect("a zone").left = 0;
+        assert_eq!(fanouts.shorten(newest, one, 3), Some(6));
+        assert_eq!(fanouts.left_of_newest(), 6);
     }
 }

@@ -456,6 +456,7 @@ impl Shard {
             || self.subscriptions.returns.has_gone()
             || self.subscriptions.groups.is_telling()
             || self.access.permissions.is_revoking()
+            || self.access.asking.may_call()
             || self.entrance.overload.is_pending()
             || self.sessions.limiting.waiting() != 0
             || self.counters.handovers_waiting != 0
@@ -467,6 +468,7 @@ impl Shard {
         let before = self.meter.work();
         let mut more = self.in_share(Shard::run_fanouts);
         more |= self.in_share(Shard::run_tasks);
+        self.call_askers();
         self.retry_parked();
         self.retry_rates();
         self.run_overload();

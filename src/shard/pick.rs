@@ -146,7 +146,8 @@ impl Shard {
             // that in all of its groups yet.
             NotTaken::Away => self.subscriptions.groups.tell_one(group, member),
             NotTaken::Ended => {}
-            NotTaken::TooLarge => {
+            // Another message may be for this member.
+            NotTaken::TooLarge | NotTaken::NotPermitted => {
                 return 1 + self.subscriptions.groups.len(group) as u32 / LARGE_TRIES;
             }
         }
@@ -302,7 +303,7 @@ impl Shard {
     ) -> Result<(), NotTaken> {
         let Some(session) = self.sessions.get(index) else { return Err(NotTaken::Gone) };
         if session.extras.is_some() && !self.could_be_sent(session, message.topic) {
-            return Err(NotTaken::TooLarge);
+            return Err(NotTaken::NotPermitted);
         }
         let qos = message.qos.min(terms.qos);
         let flow = session.flow.as_deref();

@@ -99,7 +99,7 @@ fn file(input: &mut Input<'_>) {
     bytes.truncate(bytes.len() - input.below(4096).min(bytes.len()));
     bytes.extend_from_slice(input.rest());
     let (mut end, mut last) = (0, None);
-    let (after, _) = scan(&bytes, SEARCH, |found| {
+    let scanned = scan(&bytes, SEARCH, |found| {
         assert!(found.batch >= SEARCH.from && last.is_none_or(|last| found.batch > last));
         assert!(found.offset >= end && found.offset < bytes.len());
         let mut payload = Vec::new();
@@ -108,7 +108,8 @@ fn file(input: &mut Input<'_>) {
         assert_eq!((header.batch, &payload[..]), (found.batch, found.messages.bytes()));
         (end, last) = (found.offset + found.size, Some(found.batch));
     });
-    assert!(last.is_none_or(|last| after > last));
+    assert!(last.is_none_or(|last| scanned.next > last));
+    assert!(scanned.torn.is_none_or(|torn| torn >= scanned.next));
 }
 
 /// A record of Kafka's becomes a message with a valid topic, not larger than messages are, or none.

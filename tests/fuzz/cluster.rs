@@ -30,7 +30,7 @@ const WILLS: usize = 1 << 20;
 struct Wanted {
     filters: BTreeMap<(u8, String), u32>,
     room: bool,
-    mail: Vec<(Whom, ToShard)>,
+    mail: Vec<ToShard>,
 }
 
 impl Broker for Wanted {
@@ -53,8 +53,12 @@ impl Broker for Wanted {
         self.room
     }
 
-    fn tell(&mut self, whom: Whom, what: ToShard) {
-        self.mail.push((whom, what));
+    fn tell(&mut self, _: Whom, what: ToShard) {
+        self.mail.push(what);
+    }
+
+    fn ask_for_fences(&mut self) {
+        self.mail.push(ToShard::Fence);
     }
 }
 
@@ -90,7 +94,7 @@ pub fn run(data: &[u8]) {
             6 => said_by_a_shard(&mut node, &mut input, now),
             7 => {
                 // Shards answer, some of what they are asked.
-                for (_, what) in std::mem::take(&mut broker.mail) {
+                for what in std::mem::take(&mut broker.mail) {
                     answer(&mut node, &mut input, what, now);
                 }
             }

@@ -3,6 +3,7 @@
 //! This module owns how clients connect, reconnect and leave. `publishers` owns what clients
 //! publish; `subscribers` owns what they receive.
 
+mod arrivals;
 mod hosts;
 pub mod options;
 mod payload;
@@ -27,6 +28,7 @@ use crate::scenario::Snapshot;
 use crate::scenario::crowd::Sweep;
 use crate::stop;
 use crate::summary;
+use arrivals::Arrivals;
 use plan::{Plan, Publication, Role};
 use publishers::Publishers;
 use serde_json::{Map, Value, json};
@@ -85,22 +87,19 @@ struct Engine {
     /// Failed tries of each client so far; `returns` are its reconnections.
     tries: Vec<u16>,
     returns: Vec<u16>,
-    was_in: Vec<bool>,
     /// When a client tries again, and its number, in order of time.
     later: VecDeque<(u64, u32)>,
     pings: Option<Sweep>,
     /// Clients that will not connect any more.
     gone: u32,
-    connected: u64,
     failed: u64,
     retried: u64,
-    reconnected: u64,
     disconnects: u64,
     pings_sent: u64,
     pings_answered: u64,
     last_errno: i32,
     began: u64,
-    last_arrival: u64,
+    arrivals: Arrivals,
     last_packet: u64,
     all_in: Option<Snapshot>,
     planned: u64,
@@ -136,7 +135,7 @@ pub fn run(plan: Plan) -> Result<Verdict, String> {
     if let Some(path) = &plan.outcome.json {
         outcome::write(path, &json!({"machine": machine, "result": report}))?;
     }
-    if engine.connected == 0 && !stop::requested() {
+    if engine.arrivals.connected == 0 && !stop::requested() {
         return Err(format!("no client of {} came in: {}", plan.hosts, engine.last_failure()));
     }
     Ok(verdict)
@@ -212,20 +211,17 @@ impl Engine {
             phase: Phase::Running,
             tries: vec![0; clients],
             returns: vec![0; clients],
-            was_in: vec![false; clients],
             later: VecDeque::new(),
             pings: (ping > 0).then(|| Sweep::new(plan.clients, ping, now)),
             gone: 0,
-            connected: 0,
             failed: 0,
             retried: 0,
-            reconnected: 0,
             disconnects: 0,
             pings_sent: 0,
             pings_answered: 0,
             last_errno: 0,
             began: now,
-            last_arrival: now,
+            arrivals: Arrivals::new(plan.clients, now),
             last_packet: now,
             all_in: None,
             planned: u64::MAX,
@@ -273,7 +269,7 @@ impl Engine {
 
     fn snapshot(&self) -> Snapshot {
         let count = match &self.speakers {
-            Speakers::Quiet => self.connected,
+            Speakers::Quiet => self.arrivals.connected,
             Speakers::Publishers(publishers) => publishers.counts.published,
             Speakers::Subscribers(subscribers) => subscribers.delivered,
         };
@@ -370,7 +366,7 @@ impl Engine {
                 Speakers::Publishers(publishers) => Some((publishers.counts.published, 0)),
                 Speakers::Subscribers(subscribers) => Some((0, subscribers.delivered)),
             };
-            let connects = self.connected + self.reconnected;
+            let connects = self.arrivals.connected + self.arrivals.reconnected;
             self.monitor.totals = Totals { connects, disconnects: self.disconnects, messages };
             self.know_the_time();
         }
@@ -433,18 +429,17 @@ impl Engine {
 
     fn report(&mut self, plan: &Plan, from: &Snapshot, to: &Snapshot) -> Value {
         let interval = from.until(to);
-        let joining = self.all_in.map_or(self.last_arrival, |_| self.last_arrival);
-        let joining = joining.saturating_sub(self.began) as f64 / 1e9;
+        let joining = self.arrivals.last_first.saturating_sub(self.began) as f64 / 1e9;
         let refusals: Map<String, Value> =
             self.join.refusals.iter().map(|(code, n)| (code.to_string(), (*n).into())).collect();
         let mut report = json!({
             "scenario": plan.role.name(),
             "run": plan.run,
             "clients": self.clients,
-            "connected": self.connected,
+            "connected": self.arrivals.connected,
             "failed": self.failed,
             "retried": self.retried,
-            "reconnected": self.reconnected,
+            "reconnected": self.arrivals.reconnected,
             "disconnects": self.disconnects,
             "refused": self.join.refused,
             "refusals": refusals,
@@ -452,7 +447,7 @@ impl Engine {
             "last_errno": self.last_errno,
             "pings": self.pings_sent,
             "pings_unanswered": self.pings_sent.saturating_sub(self.pings_answered),
-            "connects_per_s": rate(self.connected, joining),
+            "connects_per_s": rate(self.arrivals.connected, joining),
             "connack_ms": self.join.connack.report(),
             "cpu_us": interval["cpu_us"],
             "cpu_percent": interval["cpu_percent"],
@@ -506,12 +501,7 @@ impl Engine {
     }
 
     fn arrive(&mut self, net: &mut Net, client: u32, receive_maximum: u16, now: u64) {
-        self.last_arrival = now;
-        if std::mem::replace(&mut self.was_in[client as usize], true) {
-            self.reconnected += 1;
-        } else {
-            self.connected += 1;
-        }
+        self.arrivals.note(client, now);
         if let Speakers::Publishers(publishers) = &mut self.speakers {
             publishers.arrived(net, &self.join, client, receive_maximum, now);
         }

@@ -31,10 +31,10 @@ struct Fleet {
     heartbeats: Option<Sweep>,
     statuses: Option<Sweep>,
     ids: Vec<u16>,
-    /// The number of each device's next heartbeat and next status: to send (`said`), and to be
-    /// received by a backend (`heard`).
+    /// The numbers of each device's next heartbeat and next status, and which ones a backend has
+    /// received.
     said: Vec<[u8; 2]>,
-    heard: Vec<[u8; 2]>,
+    heard: Vec<[Heard; 2]>,
     topic: Vec<u8>,
     payload: Vec<u8>,
     heartbeat_latency: Latency,
@@ -42,6 +42,45 @@ struct Fleet {
     /// How late the generator sent heartbeats.
     lateness: Latency,
     counts: Counts,
+}
+
+/// Which messages of one kind have come from a device. Numbers are single bytes: up to 127 ahead is
+/// a gap, otherwise the message is late.
+#[derive(Clone, Copy, Default)]
+struct Heard {
+    /// The number after the highest one that has come.
+    next: u8,
+    /// Bit n: message `next - 1 - n` has come.
+    seen: u32,
+}
+
+/// How a message came.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Came {
+    /// After all earlier ones, or after some of them.
+    Ahead,
+    /// After a later one.
+    Late,
+    /// Again. A message that is later than what is remembered counts as this: as a first one it
+    /// could stand for a lost one.
+    Again,
+}
+
+impl Heard {
+    fn take(&mut self, number: u8) -> Came {
+        let ahead = number.wrapping_sub(self.next);
+        if ahead < 128 {
+            self.seen = self.seen.checked_shl(u32::from(ahead) + 1).unwrap_or(0) | 1;
+            self.next = number.wrapping_add(1);
+            return Came::Ahead;
+        }
+        let bit = 1u32.checked_shl(u32::from(u8::MAX - ahead)).unwrap_or(0);
+        if bit == 0 || self.seen & bit != 0 {
+            return Came::Again;
+        }
+        self.seen |= bit;
+        Came::Late
+    }
 }
 
 #[derive(Clone, Copy, Default)]
@@ -99,7 +138,7 @@ impl Talk for Fleet {
             self.answer_latency.record(nanos);
         } else if client != self.devices + device % BACKENDS {
             self.counts.strange += 1;
-        } else if !self.in_order(device, publish.qos, number) {
+        } else if !self.is_first(device, publish.qos, number) {
             self.counts.duplicated += 1;
         } else if publish.payload.len() == HEARTBEAT {
             self.counts.heartbeats += 1;
@@ -172,18 +211,12 @@ impl Fleet {
         *id
     }
 
-    /// Counts a message that was overtaken by another one; returns false when it repeats the
-    /// message before. Numbers are single bytes: up to 127 ahead is a gap, otherwise the message is
-    /// late.
-    fn in_order(&mut self, device: u32, qos: u8, number: u8) -> bool {
-        let next = &mut self.heard[device as usize][usize::from(qos & 1)];
-        let ahead = number.wrapping_sub(*next);
-        match ahead {
-            0..=127 => *next = number.wrapping_add(1),
-            255 => return false,
-            128..=254 => self.counts.reordered += 1,
-        }
-        true
+    /// Counts a message that was overtaken by another one; returns false when the message has come
+    /// before.
+    fn is_first(&mut self, device: u32, qos: u8, number: u8) -> bool {
+        let came = self.heard[device as usize][usize::from(qos & 1)].take(number);
+        self.counts.reordered += u64::from(came == Came::Late);
+        came != Came::Again
     }
 
     /// Device, number and due time of a payload of this run; `None` for another payload.
@@ -213,7 +246,7 @@ impl Fleet {
             statuses: None,
             ids: vec![0; (devices + BACKENDS) as usize],
             said: vec![[0; 2]; devices as usize],
-            heard: vec![[0; 2]; devices as usize],
+            heard: vec![[Heard::default(); 2]; devices as usize],
             topic: Vec::new(),
             payload: vec![b'.'; STATUS],
             heartbeat_latency: Latency::new(),
@@ -340,4 +373,28 @@ pub fn table(report: &Value) -> String {
         text.push_str(&format!("  stopped early: {why}\n"));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_comes_again_is_known_however_many_came_between() {
+        use Came::{Again, Ahead, Late};
+        let came = |numbers: &[u8]| {
+            let mut heard = Heard::default();
+            numbers.iter().map(|&number| heard.take(number)).collect::<Vec<_>>()
+        };
+        assert_eq!(came(&[0, 1, 1, 2, 0, 2]), [Ahead, Ahead, Again, Ahead, Again, Again]);
+        assert_eq!(came(&[0, 3, 1, 1, 2, 3]), [Ahead, Ahead, Late, Again, Late, Again]);
+        // A gap that is longer than what is remembered, and what is too late.
+        assert_eq!(came(&[0, 100, 99, 99, 0, 50]), [Ahead, Ahead, Late, Again, Again, Again]);
+        // Numbers go round.
+        let mut heard = Heard::default();
+        for number in 0..600u32 {
+            assert_eq!(heard.take(number as u8), Ahead);
+        }
+        assert_eq!(heard.take(600u32.wrapping_sub(20) as u8), Again);
+    }
 }

@@ -8,6 +8,7 @@ use crate::host::Host;
 use crate::probe;
 use crate::process::Memory;
 use crate::report::Figure;
+use crate::stop;
 use serde_json::{Value, json};
 
 /// Seconds between two pings of a client; Keep Alive is then 300 s.
@@ -108,17 +109,17 @@ fn coming_in(from: &Snapshot, to: &Snapshot) -> Value {
 }
 
 /// Waits until the host has hardly more sockets than before the run, then gives the broker time to
-/// return memory. Returns when the sockets were gone.
+/// return memory. Returns when the sockets were gone; `None` when a signal came before.
 fn wait_for_broker(crowd: &mut Crowd<Quiet>, net: &mut crate::clients::Net) -> Gone {
     let limit = clock::now() + CLOSING;
     let rest = crowd.monitor.before.sockets + 200;
     let mut gone = None;
-    while clock::now() < limit && gone.is_none() {
+    while clock::now() < limit && gone.is_none() && !stop::requested() {
         crowd.turn(net, limit)?;
         gone = (Host::now().sockets <= rest).then(clock::now);
     }
     let end = clock::now() + RETURN;
-    while clock::now() < end {
+    while clock::now() < end && !stop::requested() {
         crowd.turn(net, end)?;
     }
     Ok(gone)

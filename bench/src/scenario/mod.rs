@@ -115,6 +115,19 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Whether the broker needs a large in-flight window and long queues, so that it is measured
+    /// and not the bounds of its configuration.
+    pub fn fills_queues(&self) -> bool {
+        match self {
+            Kind::Traffic(plan) => plan.qos > 0,
+            Kind::CrossShard { full, paced } => full.qos > 0 || paced.qos > 0,
+            Kind::Fleet { .. } | Kind::Queue { .. } | Kind::Retained { .. } => true,
+            Kind::Idle { .. } | Kind::Million { .. } | Kind::Storm { .. } | Kind::Echo { .. } => {
+                false
+            }
+        }
+    }
+
     /// Whether its report has a series over time, which can be drawn.
     pub fn has_course(&self) -> bool {
         !matches!(self, Kind::Idle { .. } | Kind::CrossShard { .. } | Kind::Echo { .. })
@@ -482,6 +495,18 @@ pub fn run(scenario: &Scenario, settings: &Settings) -> Result<Value, String> {
 mod tests {
     use super::*;
     use crate::arguments::{Job, parse_from};
+
+    #[test]
+    fn a_broker_gets_long_queues_for_the_scenarios_that_fill_them() {
+        let with = |scenario: &&Scenario| scenario.kind.fills_queues();
+        let names: Vec<&str> = ALL.iter().filter(with).map(|scenario| scenario.name).collect();
+        for name in ["pairs-max-qos1", "pairs-max-qos2", "fanin", "fleet", "queue", "retained"] {
+            assert!(names.contains(&name), "{name}");
+        }
+        for name in ["pairs-max-qos0", "fanout", "idle", "echo", "million", "storm", "crossshard"] {
+            assert!(find(name).is_ok() && !names.contains(&name), "{name}");
+        }
+    }
 
     fn headline_of(words: &str) -> String {
         let words = format!("ringmq-bench run --target 127.0.0.1:1 --scenario {words}");

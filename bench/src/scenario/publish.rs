@@ -24,7 +24,6 @@ pub struct Filling {
     base: u32,
     publishers: Vec<Publisher>,
     total: u64,
-    said: u64,
     /// Messages that the broker acknowledged.
     pub acked: u64,
     /// Acknowledged messages that the broker refused.
@@ -39,13 +38,13 @@ impl Filling {
     pub fn new(version: Version, base: u32, publishers: u32, rate: u32) -> Self {
         let publishers = vec![Publisher::default(); publishers as usize];
         let rate = u64::from(rate);
-        let (total, said, acked, refused, began) = (0, 0, 0, 0, 0);
-        Self { version, base, publishers, total, said, acked, refused, rate, began }
+        let (total, acked, refused, began) = (0, 0, 0, 0);
+        Self { version, base, publishers, total, acked, refused, rate, began }
     }
 
     /// Begins the job anew with `total` messages.
     pub fn begin(&mut self, total: u64, now: u64) {
-        (self.total, self.said, self.acked, self.began) = (total, 0, 0, now);
+        (self.total, self.acked, self.began) = (total, 0, now);
         for (number, publisher) in self.publishers.iter_mut().enumerate() {
             publisher.next = number as u64;
         }
@@ -70,10 +69,7 @@ impl Filling {
         retain: bool,
         mut message: impl FnMut(u64, &mut Vec<u8>, &mut Vec<u8>),
     ) -> u64 {
-        let allowed = match self.rate {
-            0 => self.total,
-            rate => self.total.min((now - self.began) / 1_000 * rate / 1_000_000 + 1),
-        };
+        let allowed = self.allowed(now);
         let (mut topic, mut payload) = (Vec::new(), Vec::new());
         let step = self.publishers.len() as u64;
         for (index, publisher) in self.publishers.iter_mut().enumerate() {
@@ -93,13 +89,27 @@ impl Filling {
                 } else {
                     mqtt::put_publish(out, version, 1, &topic, id, &payload);
                 }
-                self.said += 1;
             }
         }
+        self.next_due(now)
+    }
+
+    /// How many messages are due by `now`.
+    fn allowed(&self, now: u64) -> u64 {
+        match self.rate {
+            0 => self.total,
+            rate => self.total.min((now - self.began) / 1_000 * rate / 1_000_000 + 1),
+        }
+    }
+
+    /// When the first message is due that is not due by `now`. What is due and does not fit into a
+    /// window waits for an acknowledgement, and for no time.
+    fn next_due(&self, now: u64) -> u64 {
+        let allowed = self.allowed(now);
         match self.rate {
             0 => u64::MAX,
-            _ if self.said >= self.total => u64::MAX,
-            rate => self.began + self.said * 1_000_000_000 / rate,
+            _ if allowed >= self.total => u64::MAX,
+            rate => self.began + allowed * 1_000_000_000 / rate,
         }
     }
 
@@ -114,5 +124,30 @@ impl Filling {
         self.acked += 1;
         self.refused += u64::from(refused);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{MILLISECOND, SECOND};
+
+    /// With full windows nothing can be said at the time that has passed: the generator would turn
+    /// without a pause until the broker acknowledges.
+    #[test]
+    fn the_next_message_is_due_later_also_when_the_windows_are_full() {
+        let begin = 7 * SECOND;
+        let mut filling = Filling::new(Version::V311, 0, 2, 1000);
+        filling.begin(3000, begin);
+        for publisher in &mut filling.publishers {
+            publisher.in_flight = WINDOW;
+        }
+        for millis in 0..2999 {
+            let now = begin + millis * MILLISECOND + 300;
+            assert_eq!(filling.next_due(now), begin + (millis + 1) * MILLISECOND, "{millis}");
+        }
+        assert_eq!(filling.next_due(begin + 3 * SECOND), u64::MAX);
+        filling.rate = 0;
+        assert_eq!(filling.next_due(begin), u64::MAX);
     }
 }

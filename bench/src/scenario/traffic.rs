@@ -23,9 +23,9 @@ pub const HEADER: usize = 24;
 const BURST_BYTES: usize = 2048;
 /// Send buffer of sockets, in bytes; it bounds what the kernel holds for a publisher at full speed.
 const SEND_BUFFER: u32 = 32 * 1024;
-/// In-flight messages at which a paced publisher withholds messages instead of reusing an
-/// identifier.
-const MAX_IN_FLIGHT: u16 = 60_000;
+/// In-flight messages at which a publisher withholds messages, because it has no identifier for
+/// them: as many as there are identifiers, so no window is larger.
+const MAX_IN_FLIGHT: u16 = u16::MAX;
 /// At full speed the generator sleeps until this number of completions or these nanoseconds:
 /// otherwise the broker spends CPU time on waking it with every packet.
 const COALESCED: usize = 64;
@@ -52,6 +52,18 @@ struct Publisher {
     last_id: u16,
     acked_id: u16,
     in_flight: u16,
+}
+
+impl Publisher {
+    /// The identifier of another message in flight; `None` when all are in use.
+    fn another(&mut self) -> Option<u16> {
+        if self.in_flight == MAX_IN_FLIGHT {
+            return None;
+        }
+        self.in_flight += 1;
+        self.last_id = following(self.last_id);
+        Some(self.last_id)
+    }
 }
 
 struct Traffic {
@@ -292,22 +304,23 @@ impl Traffic {
                 self.publish(net, publisher, now);
             }
         } else {
-            while self.publishers[publisher as usize].in_flight < self.plan.window {
-                self.publish(net, publisher, now);
-            }
+            while self.publishers[publisher as usize].in_flight < self.plan.window
+                && self.publish(net, publisher, now)
+            {}
         }
     }
 
+    /// Publishes a message; returns false when it is withheld.
     #[inline]
-    fn publish(&mut self, net: &mut Net, publisher: u32, stamp: u64) {
+    fn publish(&mut self, net: &mut Net, publisher: u32, stamp: u64) -> bool {
         let state = &mut self.publishers[publisher as usize];
+        let mut id = 0;
         if self.plan.qos > 0 {
-            if state.in_flight >= MAX_IN_FLIGHT {
+            let Some(another) = state.another() else {
                 self.withheld += 1;
-                return;
-            }
-            state.in_flight += 1;
-            state.last_id = following(state.last_id);
+                return false;
+            };
+            id = another;
         }
         self.payload[4..8].copy_from_slice(&publisher.to_le_bytes());
         self.payload[8..16].copy_from_slice(&state.sent.to_le_bytes());
@@ -315,8 +328,8 @@ impl Traffic {
         state.sent += 1;
         self.sent += 1;
         let out = net.out(self.plan.subscribers + publisher);
-        let (qos, id) = (self.plan.qos, state.last_id);
-        mqtt::put_publish(out, self.version, qos, &state.topic, id, &self.payload);
+        mqtt::put_publish(out, self.version, self.plan.qos, &state.topic, id, &self.payload);
+        true
     }
 
     /// Handles a packet for a client that is ready.
@@ -374,8 +387,9 @@ impl Traffic {
             Shape::Pairs | Shape::FanIn | Shape::Shared => publisher,
         };
         let mark = self.publishers[publisher as usize].mark;
-        self.streams[stream as usize].take(seq, mark, &mut self.order);
-        self.delivered += 1;
+        // A message that comes again must not stand for one that does not come.
+        let again = !self.streams[stream as usize].take(seq, mark, &mut self.order);
+        self.delivered += u64::from(!again);
         if seq >= mark {
             self.latency.record(now.saturating_sub(stamp));
             self.monitor.latency.record(now.saturating_sub(stamp));
@@ -523,5 +537,20 @@ fn receives(plan: &Plan, client: u32, publisher: u32) -> bool {
         Shape::Pairs => client == publisher,
         Shape::FanIn => client == publisher % plan.subscribers,
         Shape::FanOut | Shape::Shared => client < plan.subscribers,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn a_publisher_of_any_window_has_an_identifier_for_each_message_and_ends_there() {
+        let mut publisher = Publisher { last_id: 65_000, ..Publisher::default() };
+        let used: HashSet<u16> = std::iter::from_fn(|| publisher.another()).collect();
+        assert_eq!((used.len(), used.contains(&0)), (usize::from(u16::MAX), false));
+        // The largest window that can be asked for.
+        assert_eq!(publisher.in_flight, u16::MAX);
     }
 }

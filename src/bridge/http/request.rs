@@ -3,7 +3,7 @@
 use crate::bridge::template::{MessageTemplate, Values};
 use crate::config::{Get, HttpBridge, OnMissing, WebhookFormat, WebhookMethod};
 use crate::link_record::LinkRecord;
-use aws_lc_rs::hmac;
+use aws_lc_rs::{digest, hmac};
 use serde_json::{Map, Value};
 use std::hash::BuildHasher;
 use std::time::Duration;
@@ -19,6 +19,9 @@ const USUAL: [(&str, &str); 7] = [
     ("username", "${username}"),
 ];
 
+/// Bytes of the digest that an Idempotency-Key consists of.
+const KEY: usize = 16;
+
 /// The parts of requests, compiled from the configuration.
 pub struct RequestPlan {
     method: &'static str,
@@ -29,8 +32,6 @@ pub struct RequestPlan {
     many: bool,
     missing: OnMissing,
     key: Option<hmac::Key>,
-    /// Distinguishes the requests of this run of the broker from those of other runs.
-    instance: String,
     lanes: usize,
     seed: foldhash::fast::FixedState,
 }
@@ -100,7 +101,7 @@ impl RequestPlan {
     ///
     /// # Errors
     /// What is wrong with a template. `config` has checked the templates already.
-    pub fn new(http: &HttpBridge, instance: &str) -> Result<RequestPlan, String> {
+    pub fn new(http: &HttpBridge) -> Result<RequestPlan, String> {
         let table = |name: &str, text: &str| -> Result<(String, MessageTemplate), String> {
             Ok((name.to_owned(), MessageTemplate::new(text)?))
         };
@@ -120,7 +121,6 @@ impl RequestPlan {
             many: http.batch.get() > 1,
             missing: http.on_missing,
             key: signed.then(|| hmac::Key::new(hmac::HMAC_SHA256, http.secret.as_bytes())),
-            instance: instance.to_owned(),
             lanes: http.lanes.get() as usize,
             seed: foldhash::fast::FixedState::default(),
         })
@@ -173,9 +173,10 @@ impl RequestPlan {
         matches!(name, "username" | "client_id")
     }
 
-    /// The request for messages that go together.
-    pub fn request(&self, items: &[Item]) -> Option<Request> {
-        let (first, last) = (items.first()?, items.last()?);
+    /// The request for messages that go together. `buffer` is the identity of the buffer that
+    /// their numbers come from.
+    pub fn request(&self, items: &[Item], buffer: u128) -> Option<Request> {
+        let first = items.first()?;
         let mut body = Vec::new();
         if self.many {
             body.push(b'[');
@@ -197,16 +198,40 @@ impl RequestPlan {
             headers.push(("content-type".to_owned(), kind.to_owned()));
         }
         if !has("idempotency-key") {
-            let key = format!("{}-{}-{}", self.instance, first.number, last.number);
-            headers.push(("idempotency-key".to_owned(), key));
+            headers.push(("idempotency-key".to_owned(), self.key_of(items, buffer, &body)));
         }
         if let Some(key) = &self.key {
             let tag = hmac::sign(key, &body);
-            let digits: String = tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-            headers.push(("x-ringmq-signature".to_owned(), format!("sha256={digits}")));
+            let tag = format!("sha256={}", digits(tag.as_ref()));
+            headers.push(("x-ringmq-signature".to_owned(), tag));
         }
         Some(Request { method: self.method, url: first.url.clone(), headers, body })
     }
+
+    /// The value of Idempotency-Key: the same for each try of a request, also after a change of
+    /// the configuration that leaves the request as it is, and another one for any other request.
+    /// So it is a digest of all that makes a request: which messages it carries, each named by its
+    /// number and its buffer, and what is asked with them. The first and the last number would not
+    /// do, as the messages between them are those of one lane only. Headers do not count: a token
+    /// in them may be renewed between two tries.
+    fn key_of(&self, items: &[Item], buffer: u128, body: &[u8]) -> String {
+        let mut sum = digest::Context::new(&digest::SHA256);
+        sum.update(&buffer.to_le_bytes());
+        sum.update(&(items.len() as u64).to_le_bytes());
+        items.iter().for_each(|item| sum.update(&item.number.to_le_bytes()));
+        let url = items.first().map_or("", |item| &*item.url);
+        for part in [self.method.as_bytes(), url.as_bytes()] {
+            sum.update(&(part.len() as u64).to_le_bytes());
+            sum.update(part);
+        }
+        sum.update(body);
+        digits(sum.finish().as_ref().get(..KEY).unwrap_or_default())
+    }
+}
+
+/// Bytes in hexadecimal digits.
+fn digits(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -220,7 +245,7 @@ mod tests {
             "bridges: [{{name: b, http: {{url: 'http://h/${{topic.1}}', filters: '#'{more}}}}}]"
         );
         let config = Sources::default().load_from("t.yaml", text.as_bytes()).unwrap();
-        RequestPlan::new(config.bridges[0].http.as_ref().unwrap(), "i").unwrap()
+        RequestPlan::new(config.bridges[0].http.as_ref().unwrap()).unwrap()
     }
 
     fn record(payload: &[u8]) -> LinkRecord<'_> {
@@ -240,7 +265,7 @@ mod tests {
         let items = [plan.item(7, record(b"{\"t\":1}")), plan.item(8, record(b"x"))];
         let items: Vec<Item> = items.into_iter().flatten().collect();
         assert!(items[0].goes_with(&items[1]));
-        let request = plan.request(&items).unwrap();
+        let request = plan.request(&items, 1).unwrap();
         assert_eq!((request.method, request.url.as_str()), ("POST", "http://h/a%20b"));
         let body = str::from_utf8(&request.body).unwrap();
         assert_eq!(
@@ -252,15 +277,52 @@ mod tests {
         );
         let header = |name: &str| request.headers.iter().find(|h| h.0 == name).unwrap().1.as_str();
         assert_eq!(header("x-a"), "c1");
-        assert_eq!(header("idempotency-key"), "i-7-8");
+        assert_eq!(header("idempotency-key").len(), 2 * KEY);
         assert_eq!(header("content-type"), "application/json");
+    }
+
+    #[test]
+    fn a_key_is_the_same_for_each_try_and_another_one_for_any_other_request() {
+        let plan = plan(", batch: 9");
+        let numbered = |numbers: &[u64]| -> Vec<Item> {
+            numbers.iter().filter_map(|&number| plan.item(number, record(b"x"))).collect()
+        };
+        let key = |plan: &RequestPlan, items: &[Item], buffer: u128| {
+            let request = plan.request(items, buffer).unwrap();
+            request.headers.into_iter().find(|(name, _)| name == "idempotency-key").unwrap().1
+        };
+        let first = key(&plan, &numbered(&[7, 8, 9]), 1);
+        assert_eq!(first, key(&plan, &numbered(&[7, 8, 9]), 1));
+        // A renewed token in a header makes no other request.
+        let renewed = self::plan(", batch: 9, headers: {authorization: new}");
+        let items: Vec<Item> =
+            [7, 8, 9].iter().filter_map(|&number| renewed.item(number, record(b"x"))).collect();
+        assert_eq!(first, key(&renewed, &items, 1));
+        let mut other = numbered(&[7, 8, 9]);
+        other.iter_mut().for_each(|item| item.url.push('?'));
+        let put = self::plan(", batch: 9, method: PUT");
+        let changed = self::plan(", batch: 9, body: {v: x}");
+        let items: Vec<Item> =
+            [7, 8, 9].iter().filter_map(|&number| changed.item(number, record(b"x"))).collect();
+        let keys = [
+            first,
+            key(&plan, &numbered(&[7, 8, 9]), 2),
+            key(&plan, &numbered(&[7, 9]), 1),
+            key(&plan, &numbered(&[7, 8]), 1),
+            key(&plan, &numbered(&[7, 10, 9]), 1),
+            key(&plan, &other, 1),
+            key(&put, &numbered(&[7, 8, 9]), 1),
+            key(&changed, &items, 1),
+        ];
+        let different: std::collections::HashSet<_> = keys.iter().collect();
+        assert_eq!(different.len(), keys.len(), "{keys:?}");
     }
 
     #[test]
     fn a_body_is_signed() {
         let plan = plan(", format: payload, secret: Jefe");
         let item = plan.item(1, record(b"what do ya want for nothing?")).unwrap();
-        let request = plan.request(&[item]).unwrap();
+        let request = plan.request(&[item], 1).unwrap();
         // RFC 4231, test case 2.
         let expected =
             "sha256=5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843".to_owned();

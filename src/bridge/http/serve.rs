@@ -158,6 +158,7 @@ impl Running<'_> {
 
     /// Sends the next request of each lane that has none under way.
     fn send(&mut self, now: Instant) {
+        let buffer = self.service.intake.buffer.identity();
         for (number, lane) in self.lanes.iter_mut().enumerate() {
             if lane.busy || lane.items.is_empty() || lane.again.is_some_and(|at| at > now) {
                 continue;
@@ -168,7 +169,7 @@ impl Running<'_> {
             }
             lane.items.make_contiguous();
             let items = lane.items.as_slices().0.get(..lane.sent).unwrap_or_default();
-            let Some(request) = self.service.plan.request(items) else { continue };
+            let Some(request) = self.service.plan.request(items, buffer) else { continue };
             lane.busy = true;
             let (client, answer) = (self.client.clone(), self.answer.clone());
             let timeout = self.service.timeout;

@@ -4,6 +4,7 @@
 //! the shards' answers and the clock together.
 #![allow(clippy::disallowed_methods, reason = "on the bridge's own thread, never on a core's")]
 
+use super::liveness::Liveness;
 use super::refusals::{Judgement, Refusals};
 use super::session::{Event, Fate, RemoteSession, Trouble};
 use crate::bridge::figures::{BridgeState, Lost};
@@ -297,10 +298,14 @@ impl MqttBridge<'_> {
                 idle = false;
             }
             let moment = Instant::now();
+            if full {
+                // What the other broker sends is not read, so it is not silent.
+                connection.liveness.hear(moment);
+            }
             self.inward.hand_out(moment);
             idle &= !self.pump(connection, moment);
             if !self.session.out.is_empty() {
-                connection.spoke = moment;
+                connection.liveness.speak(moment);
                 let written = connection.write(context, &mut self.session, self.intake);
                 if let Poll::Ready(outcome) = written {
                     outcome?;
@@ -447,19 +452,24 @@ impl MqttBridge<'_> {
     ///
     /// # Errors
     /// Fails when a time is over whose end means the end of the connection.
-    fn deadline(&mut self, connection: &Connection, moment: Instant) -> Result<Instant, Broken> {
+    fn deadline(
+        &mut self,
+        connection: &mut Connection,
+        moment: Instant,
+    ) -> Result<Instant, Broken> {
         let keep_alive = Duration::from_secs(u64::from(self.session.plan().keep_alive));
         let silent = if connection.was_ready {
-            connection.heard + keep_alive + keep_alive / 2
+            connection.liveness.silent_at(keep_alive)
         } else {
-            connection.heard + connection.timeout
+            connection.liveness.heard() + connection.timeout
         };
         if silent <= moment {
             return Err(Broken::Silent);
         }
-        let ping = connection.spoke + keep_alive / 2;
+        let ping = connection.liveness.ping_due(keep_alive);
         if connection.was_ready && ping <= moment {
             self.session.ping();
+            connection.liveness.ping(moment);
             return Ok(moment);
         }
         let mut next = if connection.was_ready { silent.min(ping) } else { silent };
@@ -502,9 +512,8 @@ struct Connection {
     /// Messages of QoS 0 in the session's output.
     unconfirmed: Vec<u64>,
     was_ready: bool,
-    /// When bytes were last read, when bytes were last written, and when a message last crossed.
-    heard: Instant,
-    spoke: Instant,
+    liveness: Liveness,
+    /// When a message last crossed.
     worked: Instant,
     timeout: Duration,
 }
@@ -519,8 +528,7 @@ impl Connection {
             flushing: false,
             unconfirmed: Vec::new(),
             was_ready: false,
-            heard: now,
-            spoke: now,
+            liveness: Liveness::new(now),
             worked: now,
             timeout,
         }
@@ -543,7 +551,7 @@ impl Connection {
                 Err(Broken::Io(error))
             }
             Poll::Ready(Ok(())) => {
-                self.heard = Instant::now();
+                self.liveness.hear(Instant::now());
                 Ok(Poll::Ready(()))
             }
         }

@@ -2,7 +2,7 @@
 //! and the fences that all nodes make for claimant and holder.
 
 use super::fences::Job;
-use super::{Claims, FENCES, Leaving, Nodes, SELF, Whom, bit, written};
+use super::{Claims, FENCES, Leaving, Mail, Nodes, SELF, Whom, bit, written};
 use crate::cluster::record::{Record, Verdict};
 use crate::ids::ShardId;
 use crate::mesh::moves::{Move, ToShard, Wanted};
@@ -17,7 +17,7 @@ impl Claims {
         if let Some(&claim) = self.names.get(name)
             && let Some(open) = self.open.get(&claim)
         {
-            if !is_newer(open.stamp) {
+            if !is_newer(open.later.map_or(open.stamp, |later| later.stamp)) {
                 self.say(to.node, &Record::Answer(to.claim, Verdict::Newer));
                 return;
             }
@@ -98,7 +98,7 @@ impl Claims {
         if let Some(leaving) = self.leaving.remove(&to) {
             self.counts.went += 1;
             if !Mutant::ClusterSessionKept.is_on() {
-                self.mail.push((Whom::Shard(leaving.shard), ToShard::Done(to)));
+                self.mail.push(Mail::One(Whom::Shard(leaving.shard), ToShard::Done(to)));
             }
         }
     }
@@ -125,7 +125,7 @@ impl Claims {
     /// Begins a round of fences, if one is wanted and none is under way.
     fn begin_round(&mut self) {
         if self.fences.begins() {
-            self.mail.push((Whom::Everyone, ToShard::Fence));
+            self.mail.push(Mail::Fences);
         }
     }
 

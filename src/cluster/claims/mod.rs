@@ -27,22 +27,25 @@
 //! - Of two concurrent claims the one with the newer stamp wins; with equal stamps, that of the
 //!   node with the greater name. The loser's client is refused. A session that is on its way to the
 //!   loser still arrives there.
+//! - A later client of the same node takes the place of the one that waits, and its stamp counts
+//!   from then on. Its own claim is made when the open one is over, and finds the session here.
 //! - A holder that lacks a node's fence sends the rest after [`FENCES`].
 //! - When claimant or holder is given up, or has restarted, the holder keeps the session, and the
 //!   claimant accepts its client without that session.
 
+mod claimant;
 mod fences;
 mod holder;
 
 use super::lane::Lane;
-use super::record::{Record, Verdict};
+use super::record::Record;
 use crate::ids::ShardId;
-use crate::mesh::moves::{Move, Outcome, ToCluster, ToShard, Wanted};
-use crate::mutant::Mutant;
+use crate::mesh::moves::{Move, ToCluster, ToShard, Wanted};
 use crate::time::Instant;
+use claimant::Later;
 use fences::Fences;
 pub use fences::Job;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Milliseconds that CONNACK waits for the answers of other nodes.
 pub const PATIENCE: u64 = 150;
@@ -72,8 +75,15 @@ pub enum Whom {
     Shard(ShardId),
     /// The home shard of this ClientId.
     Home(Box<str>),
-    /// All shards.
-    Everyone,
+}
+
+/// Mail for the shards, in the order in which they get it.
+#[derive(Debug)]
+pub enum Mail {
+    /// What one shard is told.
+    One(Whom, ToShard),
+    /// Each shard is asked for a fence.
+    Fences,
 }
 
 /// Counts about claims.
@@ -104,9 +114,13 @@ struct Open {
     holders: Nodes,
     /// The node whose session is being taken over.
     from: Option<u8>,
+    /// Until when a promised session, or more of the session that arrives, is waited for.
+    promised: Option<Instant>,
     lost: bool,
     /// The next claimant of the ClientId with the claim's stamp, and what it wants of the session.
+    /// There is none while there is a later client here, because that one is newer.
     next: Option<(Move, u64, Wanted)>,
+    later: Option<Later>,
 }
 
 /// A session that leaves this node.
@@ -143,7 +157,8 @@ pub struct Claims {
     groups_unknown: Nodes,
     answers_due: VecDeque<(Instant, u64)>,
     fences_due: VecDeque<(Instant, Move)>,
-    promises_due: VecDeque<(Instant, u64)>,
+    /// The claims with a promise, by when they are given up.
+    promises_due: BTreeSet<(Instant, u64)>,
     /// Records for other nodes.
     pub records: Vec<(u8, Lane, Vec<u8>)>,
     /// Records for other nodes that go behind the filters that those nodes are still to be told.
@@ -156,7 +171,7 @@ pub struct Claims {
     /// before is in the mailboxes.
     pub retellings: Vec<u8>,
     /// Mail for the shards.
-    pub mail: Vec<(Whom, ToShard)>,
+    pub mail: Vec<Mail>,
     /// Counts about claims.
     pub counts: ClaimCounts,
 }
@@ -193,7 +208,7 @@ impl Claims {
             groups_unknown: 0,
             answers_due: VecDeque::new(),
             fences_due: VecDeque::new(),
-            promises_due: VecDeque::new(),
+            promises_due: BTreeSet::new(),
             records: Vec::new(),
             behind_filters: Vec::new(),
             behind_messages: Vec::new(),
@@ -211,9 +226,10 @@ impl Claims {
 
     /// When [`Claims::run`] has something to do.
     pub fn deadline(&self) -> Option<Instant> {
-        let claims = [&self.answers_due, &self.promises_due];
-        let claims = claims.into_iter().filter_map(|due| due.front().map(|entry| entry.0));
-        claims.chain(self.fences_due.front().map(|entry| entry.0)).min()
+        let answers = self.answers_due.front().map(|entry| entry.0);
+        let promises = self.promises_due.first().map(|entry| entry.0);
+        let fences = self.fences_due.front().map(|entry| entry.0);
+        [answers, promises, fences].into_iter().flatten().min()
     }
 
     /// Notes that it is `micros` microseconds since 1970 at `now`.
@@ -268,7 +284,7 @@ impl Claims {
             self.leaving.keys().filter(|to| to.node == node).copied().collect();
         for to in leaving {
             if let Some(leaving) = self.leaving.remove(&to) {
-                self.mail.push((Whom::Shard(leaving.shard), ToShard::Keep(to)));
+                self.mail.push(Mail::One(Whom::Shard(leaving.shard), ToShard::Keep(to)));
             }
         }
         let claims: Vec<u64> = self.open.keys().copied().collect();
@@ -278,7 +294,7 @@ impl Claims {
             open.awaited &= !bit(node);
             open.holders &= !bit(node);
             if open.from == Some(node) {
-                self.give_up(claim);
+                self.give_up(claim, now);
             } else {
                 self.advance(claim, now);
             }
@@ -312,159 +328,9 @@ impl Claims {
             ToCluster::Placed(claim) => self.placed(claim),
             ToCluster::Fenced => self.shard_fenced(),
             ToCluster::Packed(to, parts) => self.packed(to, parts),
-            ToCluster::Settled(claim) => self.settled_here(claim),
+            ToCluster::Settled(claim) => self.settled_here(claim, now),
             ToCluster::Retold(_) | ToCluster::Ask(..) | ToCluster::Will(..) => {}
         }
-    }
-
-    fn claim(
-        &mut self,
-        shard: ShardId,
-        claim: u64,
-        name: Box<str>,
-        wanted: Wanted,
-        reaches: bool,
-        now: Instant,
-    ) {
-        self.counts.claims += 1;
-        let stamp = self.next_stamp(now);
-        self.unanswered.remove(&name);
-        let mut awaited = self.up;
-        if Mutant::ClusterClaimUntold.is_on() {
-            awaited = 0;
-        }
-        for node in (0..31).filter(|&node| awaited & bit(node) != 0) {
-            self.say(node, &Record::Claim(claim, stamp, wanted, &name));
-        }
-        let unreached = awaited != 0 && !reaches;
-        if awaited == 0 || unreached {
-            if unreached {
-                self.note_unanswered(name, stamp);
-            }
-            self.mail.push((Whom::Shard(shard), ToShard::Claimed(claim, Outcome::Ours)));
-            return;
-        }
-        self.names.insert(name.clone(), claim);
-        let open =
-            Open { shard, name, stamp, awaited, holders: 0, from: None, lost: false, next: None };
-        self.open.insert(claim, open);
-        self.answers_due.push_back((now.plus_millis(PATIENCE), claim));
-    }
-
-    fn note_unanswered(&mut self, name: Box<str>, stamp: u64) {
-        self.counts.unanswered += 1;
-        if self.unanswered.len() < UNANSWERED {
-            self.unanswered.insert(name, stamp);
-        }
-    }
-
-    /// Continues a claim once all nodes have answered.
-    fn advance(&mut self, claim: u64, now: Instant) {
-        let Some(open) = self.open.get(&claim) else { return };
-        if open.awaited != 0 || open.from.is_some() {
-            return;
-        }
-        if open.holders == 0 {
-            self.finish(claim, Outcome::Ours);
-        } else {
-            self.promises_due.push_back((now.plus_millis(PROMISED), claim));
-        }
-    }
-
-    /// Ends a claim. The next claimant gets the session that is here by then.
-    fn finish(&mut self, claim: u64, outcome: Outcome) {
-        let Some(open) = self.open.remove(&claim) else { return };
-        if self.names.get(&open.name) == Some(&claim) {
-            self.names.remove(&open.name);
-        }
-        self.mail.push((Whom::Shard(open.shard), ToShard::Claimed(claim, outcome)));
-        if let Some((to, _, wanted)) = open.next {
-            self.waiting.push_back((to, open.name, wanted));
-        }
-    }
-
-    /// Ends a claim whose session does not arrive.
-    fn give_up(&mut self, claim: u64) {
-        self.counts.failed += 1;
-        self.finish(claim, Outcome::SessionLost);
-    }
-
-    fn answered(&mut self, node: u8, claim: u64, verdict: Verdict, now: Instant) {
-        let Some(open) = self.open.get_mut(&claim) else { return };
-        open.awaited &= !bit(node);
-        match verdict {
-            Verdict::Nothing if open.from == Some(node) => return self.give_up(claim),
-            Verdict::Nothing => open.holders &= !bit(node),
-            Verdict::Holds if open.from != Some(node) => open.holders |= bit(node),
-            Verdict::Holds => {}
-            Verdict::Newer => self.lose(claim),
-        }
-        self.advance(claim, now);
-    }
-
-    /// Another node's claim is newer: the client of this claim is refused.
-    fn lose(&mut self, claim: u64) {
-        let Some(open) = self.open.get_mut(&claim) else { return };
-        if !std::mem::replace(&mut open.lost, true) {
-            self.counts.lost += 1;
-            let lost = ToShard::Claimed(claim, Outcome::Lost);
-            self.mail.push((Whom::Shard(open.shard), lost));
-        }
-    }
-
-    /// The subscriptions of a session have arrived.
-    fn session(&mut self, node: u8, claim: u64, bytes: &[u8], now: Instant) {
-        let taken = match self.open.get_mut(&claim) {
-            Some(open) if open.from.is_none() => {
-                open.awaited &= !bit(node);
-                open.holders &= !bit(node);
-                open.from = Some(node);
-                let adopt = ToShard::Adopt(claim, bytes.to_vec());
-                self.mail.push((Whom::Shard(open.shard), adopt));
-                self.promises_due.push_back((now.plus_millis(PROMISED), claim));
-                true
-            }
-            Some(open) => {
-                open.holders &= !bit(node);
-                false
-            }
-            None => false,
-        };
-        if !taken {
-            self.counts.failed += 1;
-            self.say(node, &Record::Settled(claim));
-        }
-    }
-
-    /// The subscriptions are in place: asks all nodes for a fence.
-    fn placed(&mut self, claim: u64) {
-        let Some(open) = self.open.get(&claim) else { return };
-        let Some(holder) = open.from else { return };
-        let fence = written(&Record::Fence(claim, self.name_of(holder)));
-        for node in (0..31).filter(|&node| self.up & bit(node) != 0) {
-            self.behind_filters.push((node, fence.clone()));
-        }
-        self.fence(Job::Session { claimant: None, claim, holder: Some(holder) });
-    }
-
-    fn part(&mut self, node: u8, claim: u64, bytes: &[u8], last: bool) {
-        match self.open.get(&claim).filter(|open| open.from == Some(node)) {
-            Some(open) => {
-                let part = ToShard::Continue(claim, bytes.to_vec(), last);
-                self.mail.push((Whom::Shard(open.shard), part));
-            }
-            None if last => self.say(node, &Record::Settled(claim)),
-            None => {}
-        }
-    }
-
-    fn settled_here(&mut self, claim: u64) {
-        let Some(open) = self.open.get(&claim) else { return };
-        if let Some(node) = open.from {
-            self.counts.came += 1;
-            self.say(node, &Record::Settled(claim));
-        }
-        self.finish(claim, Outcome::Ours);
     }
 
     fn number_of(&self, name: &str) -> Option<u8> {
@@ -479,7 +345,7 @@ impl Claims {
             }
             Record::Answer(claim, verdict) => self.answered(node, claim, verdict, now),
             Record::Session(claim, bytes) => self.session(node, claim, bytes, now),
-            Record::Part(claim, last, bytes) => self.part(node, claim, bytes, last),
+            Record::Part(claim, last, bytes) => self.part(node, claim, last, bytes, now),
             Record::Settled(claim) => self.settled_there(Move { node, claim }),
             Record::Known(number) => self.known.push((node, number)),
             Record::Fence(claim, holder) => {
@@ -528,13 +394,11 @@ impl Claims {
             self.note_unanswered(name, stamp);
             self.advance(claim, now);
         }
-        while let Some(&(at, claim)) = self.promises_due.front()
-            && (at <= now || !self.open.contains_key(&claim))
+        while let Some(&(at, claim)) = self.promises_due.first()
+            && at <= now
         {
-            self.promises_due.pop_front();
-            if self.open.contains_key(&claim) {
-                self.give_up(claim);
-            }
+            self.promises_due.pop_first();
+            self.give_up(claim, now);
         }
         while let Some(&(at, to)) = self.fences_due.front()
             && (at <= now || !self.leaving.contains_key(&to))
@@ -547,7 +411,7 @@ impl Claims {
         {
             self.asked += 1;
             let ask = ToShard::Surrender(to, name.clone(), wanted);
-            self.mail.push((Whom::Home(name), ask));
+            self.mail.push(Mail::One(Whom::Home(name), ask));
         }
         for _ in 0..self.to_pack.len() {
             if self.packing >= PACKING {
@@ -560,7 +424,7 @@ impl Claims {
                 continue;
             }
             self.packing += 1;
-            self.mail.push((Whom::Shard(leaving.shard), ToShard::Pack(to)));
+            self.mail.push(Mail::One(Whom::Shard(leaving.shard), ToShard::Pack(to)));
         }
     }
 }

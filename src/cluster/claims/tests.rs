@@ -1,5 +1,6 @@
 use super::*;
 use crate::cluster::lane::Malformed;
+use crate::cluster::record::Verdict;
 
 const SHARD: ShardId = ShardId(0);
 
@@ -20,7 +21,11 @@ fn connect(claims: &mut Claims, claim: u64, now: u64) {
 
 fn run(claims: &mut Claims, now: u64) -> Vec<String> {
     claims.run(Instant(now), |_| 0);
-    claims.mail.drain(..).map(|(_, what)| format!("{what:?}")).collect()
+    let text = |mail| match mail {
+        Mail::One(_, what) => format!("{what:?}"),
+        Mail::Fences => "Fence".to_owned(),
+    };
+    claims.mail.drain(..).map(text).collect()
 }
 
 /// What a node is told, as text.
@@ -102,6 +107,47 @@ fn of_two_claims_the_newer_one_wins_and_of_equal_ones_the_greater_name() {
 }
 
 #[test]
+fn a_later_client_is_newer_than_what_was_claimed_elsewhere_before() {
+    let claim = |claim: u64, stamp: u64| Record::Claim(claim, stamp, Wanted::Moved, "client");
+    let mut claims = node("a", &["b"]);
+    connect(&mut claims, 1, 1000);
+    claims.heard(0, &claim(7, 2_000_500), Instant(1001));
+    assert_eq!(said(&mut claims, 0), ["claim 1", "Answer(7, Holds)"]);
+    assert_eq!(run(&mut claims, 1001), ["Claimed(1, Lost)"]);
+    connect(&mut claims, 2, 1002);
+    assert_eq!(said(&mut claims, 0), ["Answer(7, Newer)"]);
+    connect(&mut claims, 3, 1010);
+    // An older claim that comes late, and the other node's answer to the claim that has lost.
+    claims.heard(0, &claim(8, 2_009_000), Instant(1011));
+    claims.heard(0, &Record::Answer(1, Verdict::Newer), Instant(1011));
+    assert_eq!(said(&mut claims, 0), ["Answer(8, Newer)", "claim 3"]);
+    assert_eq!(run(&mut claims, 1011), ["Claimed(2, Over)", "Claimed(1, Ours)"]);
+    claims.heard(0, &Record::Answer(3, Verdict::Nothing), Instant(1012));
+    assert_eq!(run(&mut claims, 1012), ["Claimed(3, Ours)"]);
+    assert_eq!((claims.counts.lost, claims.counts.claims), (1, 3));
+    // One that is newer than the later client wins.
+    connect(&mut claims, 4, 2000);
+    connect(&mut claims, 5, 2001);
+    claims.heard(0, &claim(9, 3_001_001), Instant(2002));
+    assert_eq!(said(&mut claims, 0), ["claim 4", "Answer(9, Holds)"]);
+    assert_eq!(run(&mut claims, 2002), ["Claimed(5, Lost)", "Claimed(5, Over)"]);
+    claims.heard(0, &Record::Answer(4, Verdict::Nothing), Instant(2003));
+    let mail = run(&mut claims, 2003);
+    assert_eq!((mail.len(), &*mail[0]), (2, "Claimed(4, Ours)"));
+    assert!(mail[1].starts_with("Surrender("), "{mail:?}");
+}
+
+#[test]
+fn a_promise_of_a_node_whose_client_is_newer_is_not_waited_for() {
+    let mut claims = node("a", &["b"]);
+    connect(&mut claims, 1, 1000);
+    claims.heard(0, &Record::Answer(1, Verdict::Holds), Instant(1001));
+    assert!(run(&mut claims, 1001).is_empty());
+    claims.heard(0, &Record::Answer(1, Verdict::Newer), Instant(1002));
+    assert_eq!(run(&mut claims, 1002), ["Claimed(1, Lost)", "Claimed(1, Ours)"]);
+}
+
+#[test]
 fn a_session_goes_when_every_node_knows_its_new_place() {
     let mut holder = node("a", &["b", "c"]);
     let to = Move { node: 0, claim: 7 };
@@ -148,6 +194,31 @@ fn a_session_stays_when_the_other_node_is_lost_and_does_not_wait_for_ever() {
     claimant.heard(0, &Record::Part(7, true, b"x"), Instant(3));
     assert_eq!(said(&mut claimant, 0), ["claim 7", "Settled(7)"]);
     assert_eq!(claimant.counts.failed, 1);
+}
+
+#[test]
+fn a_claim_is_given_up_when_nothing_of_its_session_has_come_for_a_while() {
+    let mut claims = node("a", &["b", "c"]);
+    connect(&mut claims, 1, 0);
+    for (node, verdict) in [(0, Verdict::Holds), (1, Verdict::Nothing), (0, Verdict::Holds)] {
+        claims.heard(node, &Record::Answer(1, verdict), Instant(1));
+    }
+    assert_eq!(claims.promises_due.len(), 1);
+    // Each time just before the end of the promise.
+    claims.heard(0, &Record::Session(1, b"x"), Instant(PROMISED));
+    assert_eq!(run(&mut claims, PROMISED + 10), ["Adopt(1, [120])"]);
+    claims.heard(0, &Record::Part(1, false, b"y"), Instant(2 * PROMISED - 1));
+    assert_eq!(run(&mut claims, 2 * PROMISED + 10), ["Continue(1, [121], false)"]);
+    assert!(run(&mut claims, 3 * PROMISED - 2).is_empty());
+    assert_eq!(run(&mut claims, 3 * PROMISED - 1), ["Claimed(1, SessionLost)"]);
+    assert_eq!((claims.counts.failed, claims.promises_due.len()), (1, 0));
+    // What is over is not waited for.
+    connect(&mut claims, 2, 40_000);
+    claims.heard(0, &Record::Answer(2, Verdict::Holds), Instant(40_001));
+    claims.heard(1, &Record::Answer(2, Verdict::Nothing), Instant(40_001));
+    claims.heard(0, &Record::Answer(2, Verdict::Nothing), Instant(40_002));
+    assert_eq!(run(&mut claims, 40_002), ["Claimed(2, Ours)"]);
+    assert!(claims.promises_due.is_empty());
 }
 
 #[test]

@@ -72,6 +72,10 @@ impl Broker for Told {
     fn tell(&mut self, _: Whom, what: ToShard) {
         self.asked.push(what);
     }
+
+    fn ask_for_fences(&mut self) {
+        self.asked.push(ToShard::Fence);
+    }
 }
 
 struct Site {

@@ -14,6 +14,7 @@ const EXPIRY: u32 = 100;
 
 pub fn simulate(seed: u64) {
     a_queue_follows_its_client(seed);
+    the_newest_of_several_stays(seed);
     match seed % 3 {
         0 => of_two_at_once_one_stays(seed),
         1 => nothing_under_way_is_lost(seed),
@@ -198,6 +199,55 @@ fn of_two_at_once_one_stays(seed: u64) {
             open += usize::from(!guest.peer.is_closed(world));
         }
         assert_eq!(open, 1, "connections of one ClientId in round {round}");
+    }
+    check_rest(&mut cluster, 1);
+}
+
+/// Clients with one ClientId connect one after the other, some at the same node again: the newest
+/// stays, whoever else was about to come in, and it has the session.
+fn the_newest_of_several_stays(seed: u64) {
+    let mut rng = Rng::new(seed ^ 0x3e57);
+    let mut cluster = Cluster::new(seed, Faults::default(), 1 << 20);
+    cluster.go(2000);
+    let mut had = false;
+    for round in 0..4 {
+        // Within the time that CONNACK waits.
+        cluster.network.faults =
+            Faults { doubled: 100, delayed: 400, delay: 20, ..Faults::default() };
+        let first = rng.below(NODES);
+        let second = (first + 1 + rng.below(NODES - 1)) % NODES;
+        let mut guests = Vec::new();
+        for number in 0..rng.range(3, 6) {
+            let at = match number {
+                0 => first,
+                1 => second,
+                _ if rng.chance(600) => first,
+                _ => rng.below(NODES),
+            };
+            guests.push(cluster.begin(at, &hello("client", false, EXPIRY)));
+            cluster.go(rng.range(2, 30) as u64);
+        }
+        let places: Vec<usize> = guests.iter().map(|guest| guest.at).collect();
+        cluster.go(3000);
+        let mut open = Vec::new();
+        for (number, guest) in guests.iter_mut().enumerate() {
+            let world = &mut cluster.brokers[guest.at].world;
+            if !guest.peer.is_closed(world) {
+                open.push(number);
+            }
+        }
+        assert_eq!(open, [guests.len() - 1], "who stays of {places:?} in round {round}");
+        let newest = guests.last_mut().expect("there are some");
+        let got = newest.peer.hear(&mut cluster.brokers[newest.at].world);
+        let present = match got.first() {
+            Some(&Got::ConnAck { present, reason: ReasonCode::Success }) => present,
+            other => panic!("{other:?} at {places:?} in round {round}"),
+        };
+        assert!(present || !had, "the session is gone at {places:?} in round {round}");
+        had = true;
+        newest.peer.end(&mut cluster.brokers[newest.at].world, net::End::Fin);
+        cluster.network.faults = Faults::default();
+        cluster.go(500);
     }
     check_rest(&mut cluster, 1);
 }
