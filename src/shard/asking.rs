@@ -9,7 +9,7 @@ use super::receive::Handled;
 use super::turn_queues::TurnQueues;
 use super::{AccessQuestion, Action, Shard};
 use crate::access::chain::Accepted;
-use crate::access::{Deed, Grant, Proof, Said, Work};
+use crate::access::{Decider, Deed, Grant, Proof, Said, Work};
 use crate::ids::SocketId;
 use crate::limits::{FILTERS_ASKED, FILTERS_ASKED_AT_ONCE, PERMISSIONS, cost};
 use crate::mutant::Mutant;
@@ -50,8 +50,9 @@ pub(super) struct Asking {
     pub(super) askers: HashMap<SocketId, Asker, foldhash::fast::FixedState>,
     /// Connections that found no room for a question.
     pub(super) line: TurnQueues,
-    /// Questions whose answer has not come, including those of connections that have closed.
-    pub(super) under_way: usize,
+    /// Questions whose answer has not come, including those of connections that have closed: who is
+    /// asked, by ticket.
+    pub(super) under_way: HashMap<u64, Decider, foldhash::fast::FixedState>,
 }
 
 impl Asking {
@@ -101,7 +102,7 @@ impl Shard {
         deeds: Deeds,
     ) -> Handled {
         let hold = Handled::Hold(Holds::ACCESS);
-        if self.access.asking.under_way >= PERMISSIONS {
+        if self.access.asking.under_way.len() >= PERMISSIONS {
             self.access.asking.line.push(0, socket);
             return hold;
         }
@@ -141,8 +142,8 @@ impl Shard {
         let asker = self.access.asking.askers.entry(socket).or_default();
         (asker.ticket, asker.asked, asker.source) = (ticket, asked, source);
         asker.coming = coming;
-        self.access.asking.under_way += 1;
-        self.counters.permissions_waiting = self.access.asking.under_way as u64;
+        self.access.asking.under_way.insert(ticket, self.settings.access.service_at(source));
+        self.counters.permissions_waiting = self.access.asking.under_way.len() as u64;
         self.meter.charge(cost::PACKET);
         let access = Arc::clone(&self.settings.access);
         let (work, method) = (Work::Service, source);
