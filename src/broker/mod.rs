@@ -158,7 +158,7 @@ fn serve(config: Config, sources: &Sources, log: &LogControl, way: Way) -> Resul
         tracing::error!("no listener lets any client in: see the warning above");
     }
     // Before an executor is made: it does not report a kernel without io_uring but panics.
-    let host = crate::doctor::examine(&config, None);
+    let host = crate::doctor::examine_at_start(&config);
     if let Some(obstacle) = host.obstacle() {
         return Err(Failure::new(format!("this host cannot run it; {obstacle}")));
     }
