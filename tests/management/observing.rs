@@ -157,7 +157,17 @@ fn a_trace_comes_live_and_by_command_and_what_is_wrong_is_named() {
     }
     assert!(text.contains("text/event-stream") && text.contains("\ndata: {\"time\""), "{text}");
     let mut told = BufReader::new(child.stdout.take().unwrap()).lines();
-    assert!(told.any(|line| line.unwrap().contains("PINGRESP")));
+    let reading = std::thread::spawn(move || {
+        let found = told.any(|line| line.unwrap().contains("PINGRESP"));
+        (found, told)
+    });
+    // A trace is listed a moment before the shards know of it.
+    eventually("the command shows a ping", || {
+        client.ping();
+        reading.is_finished()
+    });
+    let (found, _told) = reading.join().unwrap();
+    assert!(found);
     // Interrupted, it takes its trace with it.
     let _ = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
     assert!(child.wait().unwrap().success());
