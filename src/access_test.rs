@@ -120,7 +120,7 @@ fn judge(tested: &Tested, access: &Access, who: &Who<'_>) -> (bool, String) {
                 let (said, rule) = ask(access, at, who, deed, inner);
                 asked.push((at, said, rule));
             }
-            Ruled::Service(allow) => {
+            Ruled::Service(_, allow) => {
                 // The service that was asked last decides.
                 let (at, said, rule) = asked.last().copied().unwrap_or((0, Said::Nothing, None));
                 let key = access.service(at).map_or("?", |service| &service.key);

@@ -52,7 +52,7 @@
 //! | A counter, a metric, `$SYS`? | `telemetry/counters.rs` (declared), `telemetry/prometheus.rs`, `telemetry/sys.rs` and `shard/sys.rs`; pages in `admin/pages.rs` |
 //! | The management API, the dashboard, who may use them? | `admin/api/mod.rs` (routes), `admin/guard.rs` (users, roles, tokens), `shard/inquiry/mod.rs` (what a shard is asked, in slices), `shard/inquiry/explain.rs` (what would become of a message), `admin/history.rs`, `admin/dashboard/mod.rs`; `broker/admin_servers.rs` (opened, reloaded) |
 //! | Traces, the heaviest clients, events, alarms? | `shard/observe/mod.rs` (what a shard tells those who watch it), `admin/traces.rs` (lines fetched and kept), `telemetry/alarms.rs` (raised and cleared by the control thread) |
-//! | Spans for OpenTelemetry? | `shard/receive.rs` (a sampled PUBLISH), `shard/observe/spans.rs` (what is recorded), `telemetry/trace_context.rs` (`traceparent`), `admin/otlp/mod.rs` (fetched, and sent) |
+//! | Spans for OpenTelemetry? | `shard/receive.rs` (a sampled PUBLISH), `shard/observe/spans.rs` (what is recorded), `shard/observe/brought.rs` (of the API, bridges, wills, other nodes), `telemetry/trace_context.rs` (`traceparent`), `admin/otlp/mod.rs` (fetched, and sent) |
 //! | A configuration key? | `config/mod.rs`, then `shard/settings.rs`; `config/convert/mod.rs` (other brokers' files); `shard/announced.rs` (what clients were told before a reload) |
 //! | An upgrade without dropping a connection? | `upgrade/mod.rs` (the way), `upgrade/sides.rs` (who serves when), `upgrade/client.rs` (what of a client moves), `shard/early.rs` (copied while served), `shard/suspend.rs`, `shard/pack.rs` and `shard/adopt.rs`, `ring/moving.rs` (sockets), `broker/upgrade/old.rs` and `broker/upgrade/new.rs` (the two processes), `broker/moving.rs` (a core's part) |
 //! | Start, signals, reload, drain? | `broker/mod.rs`, `broker/control.rs`, `broker/signals.rs`, `broker/leaving.rs` (a node leaves its cluster); a shard's part in `shard/stop.rs` |
@@ -108,7 +108,8 @@
 //! - [`mesh::quota`]: bounds of the whole broker (connections, retained messages, rates, memory).
 //!   They are never on the publish path, with two exceptions: one number that a step reads once and
 //!   changes after as much work as a client's turn ([`shard::memory`]), and the stamp of a message
-//!   that is to be retained on a node of a cluster (`shard/stamps.rs`).
+//!   that is to be retained on a node of a cluster (`shard/stamps.rs`). The cluster's thread reads
+//!   besides whether spans are recorded.
 //! - [`overload::SourceTable`]: connections and bans of addresses, behind 16 mutexes that are taken
 //!   when a connection begins or ends, and only if there is such a limit or ban.
 //! - [`overload::limits::UserGroup`]: connections and pace of the clients to which an entry of

@@ -109,13 +109,42 @@ pub enum RuleServiceKind {
     Stored(Arc<StoredRules>),
 }
 
+impl RuleServiceKind {
+    fn decider(&self) -> Decider {
+        match self {
+            RuleServiceKind::Http(_) => Decider::Http,
+            RuleServiceKind::Stored(rules) => match rules.database.ask {
+                database::Ask::Redis(_) => Decider::Redis,
+                database::Ask::Postgres(..) => Decider::Postgres,
+            },
+        }
+    }
+}
+
+/// Who decides, by kind: what decisions are counted by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Decider {
+    /// The rules that the client was let in with.
+    Client,
+    /// Those of the configuration.
+    Rules,
+    /// A service over HTTP.
+    Http,
+    /// A Redis server.
+    Redis,
+    /// A PostgreSQL server.
+    Postgres,
+    /// Nobody: what holds when no rule decides, or for a superuser.
+    Nobody,
+}
+
 /// What decides about a [`Deed`].
 #[derive(Clone, Copy, Debug)]
 pub enum Ruled<'a> {
     /// A rule of this set.
     By(rule::Ruling, &'a RuleSet),
-    /// A service, which has allowed it or not.
-    Service(bool),
+    /// The service at the first position of [`Access::sources`], which has allowed it or not.
+    Service(usize, bool),
     /// The service at this position of [`Access::sources`] has to be asked first.
     Ask(usize),
     /// No rule and no service: the default holds.
@@ -321,14 +350,30 @@ impl Access {
                 Source::Service(_) => match said(at) {
                     None => return (Ruled::Ask(at), looked_at),
                     Some(Said::Nothing) => {}
-                    Some(Said::Allow) => return (Ruled::Service(true), looked_at),
+                    Some(Said::Allow) => return (Ruled::Service(at, true), looked_at),
                     Some(Said::Deny | Said::Failed(_)) => {
-                        return (Ruled::Service(false), looked_at);
+                        return (Ruled::Service(at, false), looked_at);
                     }
                 },
             }
         }
         (Ruled::Nobody, looked_at)
+    }
+
+    /// What kind of service there is at a position.
+    pub fn service_at(&self, at: usize) -> Decider {
+        self.service(at).map_or(Decider::Nobody, |service| service.kind.decider())
+    }
+
+    /// Who decides, by kind.
+    pub fn decider(&self, grant: &Grant, ruled: Ruled<'_>) -> Decider {
+        let own = |rules| grant.rules.as_deref().is_some_and(|own| std::ptr::eq(own, rules));
+        match ruled {
+            Ruled::By(_, rules) if own(rules) => Decider::Client,
+            Ruled::By(..) => Decider::Rules,
+            Ruled::Service(at, _) | Ruled::Ask(at) => self.service_at(at),
+            Ruled::Nobody => Decider::Nobody,
+        }
     }
 
     /// Whether the client may do it.
@@ -338,7 +383,7 @@ impl Access {
     pub fn allows(&self, grant: &Grant, ruled: Ruled<'_>) -> Result<bool, usize> {
         match ruled {
             Ruled::By(ruling, _) => Ok(ruling.allow),
-            Ruled::Service(allow) => Ok(allow),
+            Ruled::Service(_, allow) => Ok(allow),
             Ruled::Ask(at) => Err(at),
             Ruled::Nobody => Ok(self.default_for(grant)),
         }

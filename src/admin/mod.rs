@@ -22,6 +22,7 @@ pub mod otlp;
 mod page_source;
 mod pages;
 mod process;
+mod top_clients;
 mod traces;
 pub mod users;
 
@@ -55,6 +56,7 @@ use crate::telemetry::alarms::AlarmList;
 use crate::telemetry::prometheus::Snapshot;
 use crate::telemetry::{AccountRow, BridgeRow, ClusterRow, ListenerRow, SpanRow};
 use page_source::PageSource;
+pub use top_clients::TopClients;
 
 /// The largest number of connections. A further one replaces the oldest that is not being answered,
 /// or the oldest of all if each is being answered.
@@ -159,6 +161,8 @@ pub struct Sources {
     pub listeners: Box<dyn Fn() -> Vec<ListenerRow> + Send>,
     /// Returns `limits.memory` in bytes, if there is a bound.
     pub memory_limit: Box<dyn Fn() -> Option<u64> + Send>,
+    /// The clients that weigh most.
+    pub top: TopClients,
     /// Returns the home shard of a ClientId.
     pub placement: Placement,
     /// When the process started.

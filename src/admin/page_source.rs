@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::figures::{Answer, Figures};
 use super::guard::Guard;
-use super::{BrokerStage, Placement, Sources, State, process};
+use super::{BrokerStage, Placement, Sources, State, TopClients, process};
 use crate::ids::ShardId;
 use crate::telemetry::prometheus::{Format, Process, Snapshot, page};
 use crate::telemetry::{BridgeRow, ClusterRow, ListenerRow, SpanRow};
@@ -33,6 +33,7 @@ pub(super) struct PageSource {
     spans: Box<dyn Fn() -> Option<SpanRow> + Send>,
     listeners: Box<dyn Fn() -> Vec<ListenerRow> + Send>,
     memory_limit: Box<dyn Fn() -> Option<u64> + Send>,
+    top: TopClients,
     placement: Placement,
     started: Duration,
     state: watch::Receiver<State>,
@@ -58,6 +59,7 @@ impl PageSource {
             spans: sources.spans,
             listeners: sources.listeners,
             memory_limit: sources.memory_limit,
+            top: sources.top,
             placement: sources.placement,
             // A clock before 1970 is not worth a failure.
             started: started.unwrap_or_default(),
@@ -104,17 +106,19 @@ impl PageSource {
     }
 
     /// The page of these answers. Requests that share the answers share the page.
-    pub(super) fn page(&self, answers: &[Answer], format: Format) -> Full<Bytes> {
+    pub(super) async fn page(&self, answers: &[Answer], format: Format) -> Full<Bytes> {
         let from: Vec<_> = answers.iter().map(|answer| answer.figures().cloned()).collect();
         let state = self.state.borrow().clone();
-        let mut last = self.last.borrow_mut();
-        if let Some(page) = &*last
+        if let Some(page) = &*self.last.borrow()
             && page.state == state
             && page.format == format
             && same(&page.from, &from)
         {
             return Full::new(page.text.clone());
         }
+        // Not of shards that have just kept a scrape waiting.
+        let all = from.iter().all(Option::is_some);
+        let top = if all { self.top.rows().await } else { Vec::new() };
         let process = Process {
             interest: (self.interest)(),
             bridges: (self.bridges)(),
@@ -128,13 +132,14 @@ impl PageSource {
             api: self.guard.as_ref().map_or_else(Vec::new, |guard| guard.counts.shown()),
             certificates: state.certificates.clone(),
             accounts: state.accounts.clone(),
+            top,
             alarms: state.alarms.active.iter().map(|alarm| alarm.name).collect(),
             started: self.started,
             ..process::measure()
         };
         let figures: Vec<Option<&Snapshot>> = from.iter().map(Option::as_deref).collect();
         let text = Bytes::from(page(format, env!("CARGO_PKG_VERSION"), &process, &figures));
-        *last = Some(Page { from, state, format, text: text.clone() });
+        *self.last.borrow_mut() = Some(Page { from, state, format, text: text.clone() });
         Full::new(text)
     }
 }

@@ -9,7 +9,7 @@ use tokio::task::LocalSet;
 
 use super::*;
 use crate::admin::figures::GAP;
-use crate::admin::{Ask, FiguresRequest};
+use crate::admin::{Ask, FiguresRequest, TopClients};
 use crate::telemetry::Counters;
 
 /// A shard that never answers by itself. Its questions can be taken from the receiver.
@@ -42,6 +42,7 @@ fn within<F: Future<Output = ()>>(shards: Vec<Ask>, test: impl FnOnce(Rc<PageSou
             spans: Box::new(|| None),
             listeners: Box::new(Vec::new),
             memory_limit,
+            top: TopClients::default(),
             placement: Arc::new(|_| 0),
             started: SystemTime::now(),
             api: None,
@@ -72,7 +73,7 @@ fn requests_made_together_share_one_question_and_one_page() {
                 let page_source = Rc::clone(&page_source);
                 tokio::task::spawn_local(async move {
                     let answers = page_source.ask(Duration::from_secs(5)).await;
-                    let _ = page_source.page(&answers, Format::Text);
+                    let _ = page_source.page(&answers, Format::Text).await;
                     steps(&answers[0])
                 })
             })

@@ -73,7 +73,7 @@ async fn page<B>(page_source: &PageSource, request: &Request<B>, local: bool) ->
             let accept = request.headers().get_all(ACCEPT).iter();
             let accept: Vec<&str> = accept.filter_map(|value| value.to_str().ok()).collect();
             let format = Format::accepted(&accept.join(","));
-            let body = page_source.page(&answers, format);
+            let body = page_source.page(&answers, format).await;
             let mut page = respond(StatusCode::OK, format.content_type(), body);
             page.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
             page

@@ -15,6 +15,7 @@ fn start(shards: Vec<Ask>, stage: BrokerStage) -> Admin {
         spans: Box::new(|| None),
         listeners: Box::new(Vec::new),
         memory_limit: Box::new(|| None),
+        top: TopClients::default(),
         placement: Arc::new(|name| name.len() as u8),
         started: SystemTime::now(),
         api: None,

@@ -72,10 +72,19 @@ struct Telling {
     again: Option<Instant>,
 }
 
+/// What a bridge is known by where it publishes.
+#[derive(Clone)]
+pub struct Own {
+    /// Its key as a publisher.
+    pub key: ClientKey,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
 /// Messages on their way to the shards.
 pub struct Inward {
     shards: Shards,
-    own: ClientKey,
+    own: Own,
     lanes: Vec<Lane>,
     answers: mpsc::UnboundedReceiver<Answer>,
     answer: mpsc::UnboundedSender<Answer>,
@@ -84,9 +93,9 @@ pub struct Inward {
 }
 
 impl Inward {
-    /// Starts without messages. `own` is the bridge's key as a publisher, `topic` is where the
-    /// bridge's state is published here, and `lane` is the lane whose part of that state this is.
-    pub fn new(shards: Shards, own: ClientKey, topic: &str, state: &State, lane: u16) -> Inward {
+    /// Starts without messages. `topic` is where the bridge's state is published here, and `lane`
+    /// is the lane whose part of that state this is.
+    pub fn new(shards: Shards, own: Own, topic: &str, state: &State, lane: u16) -> Inward {
         let (answer, answers) = mpsc::unbounded_channel();
         let lanes = shards.submit.iter().map(|_| Lane::default()).collect();
         let (wanted, asked, again) = (None, None, None);
@@ -120,11 +129,11 @@ impl Inward {
             let some = lane.waiting.len().min(AT_ONCE);
             let mut messages: VecDeque<Incoming> = lane.waiting.drain(..some).collect();
             (lane.asked, lane.again) = (true, None);
-            let (own, answer) = (self.own, self.answer.clone());
+            let (own, answer) = (self.own.clone(), self.answer.clone());
             let publish_all = move |core: &mut Shard| -> Told {
                 let mut settled = Vec::with_capacity(messages.len());
                 while let Some(message) = messages.front() {
-                    let outcome = match publish(core, message, own) {
+                    let outcome = match publish(core, message, &own) {
                         PublishOutcome::Accepted { .. } => Settled::Accepted,
                         PublishOutcome::Denied(what) => Settled::Denied(what),
                         PublishOutcome::Busy | PublishOutcome::ShortOfMemory => break,
@@ -208,7 +217,7 @@ impl Inward {
     }
 }
 
-fn publish(shard: &mut Shard, message: &Incoming, own: ClientKey) -> PublishOutcome {
+fn publish(shard: &mut Shard, message: &Incoming, own: &Own) -> PublishOutcome {
     let view = MessageRef {
         topic: &message.topic,
         properties: &message.properties,
@@ -218,5 +227,5 @@ fn publish(shard: &mut Shard, message: &Incoming, own: ClientKey) -> PublishOutc
         expires: None,
         publisher: None,
     };
-    shard.publish_as_bridge(&view, message.expiry, own)
+    shard.publish_as_bridge(&view, message.expiry, (own.key, &own.name))
 }

@@ -12,7 +12,7 @@ use super::figures::Figures;
 use super::http::request::RequestPlan;
 use super::http::serve::HttpService;
 use super::intake::{Intake, Waiting};
-use super::inward::{Inward, Shards};
+use super::inward::{Inward, Own, Shards};
 use super::lanes::{self, Lane, State};
 use super::mqtt::refusals::Refusals;
 use super::mqtt::serve::{Connecting, MqttBridge};
@@ -265,9 +265,9 @@ impl Common {
         state: &State,
         shards: &Shards,
     ) -> impl Fn() -> Inward + Send + Sync + use<> {
-        let (shards, own, topic) = (shards.clone(), self.own(name), state_topic(name));
-        let state = state.clone();
-        move || Inward::new(shards.clone(), own, &topic, &state, lane.number)
+        let (shards, topic, state) = (shards.clone(), state_topic(name), state.clone());
+        let own = Own { key: self.own(name), name: name.into() };
+        move || Inward::new(shards.clone(), own.clone(), &topic, &state, lane.number)
     }
 
     fn to_broker(

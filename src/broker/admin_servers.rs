@@ -11,7 +11,7 @@ use super::secure;
 use crate::admin::api::{Api, Inquiry, ListenerRow, Ordered, Submit, Tell};
 use crate::admin::otlp::{self, Exporter, SpanFigures};
 use crate::admin::users::{LONGEST_FILE, Users};
-use crate::admin::{Admin, Ask, BrokerStage, Door, FiguresRequest, Sources, Terms};
+use crate::admin::{Admin, Ask, BrokerStage, Door, FiguresRequest, Sources, Terms, TopClients};
 use crate::bridge::figures::Shown;
 use crate::bridge::set::TellCore;
 use crate::cluster::serve::View;
@@ -28,6 +28,7 @@ use rustls::ServerConfig;
 use rustls::sign::SingleCertAndKey;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
@@ -105,6 +106,10 @@ pub(super) struct AdminServers {
     main: Slot,
     pages: Slot,
     spans: Spans,
+    /// Clients that are named in /metrics, of each measure.
+    top: Arc<AtomicUsize>,
+    /// Until when the certificate of the server with the API is valid, seconds since 1970.
+    until: Option<u64>,
 }
 
 /// The exporter of spans, and what it was started with.
@@ -144,6 +149,8 @@ impl AdminServers {
             main: Slot::default(),
             pages: Slot::default(),
             spans: Spans::default(),
+            top: Arc::default(),
+            until: None,
         }
     }
 
@@ -175,8 +182,10 @@ impl AdminServers {
     /// Opens what is to be open at the start.
     pub(super) fn open(&mut self, config: &Config) -> Result<(), Failure> {
         self.export_spans(&config.telemetry.otlp).map_err(Failure::new)?;
+        self.top.store(config.telemetry.top_clients.get() as usize, Ordering::Relaxed);
         let config = &config.admin;
-        let terms = terms(config).map_err(Failure::new)?;
+        let (terms, until) = terms(config).map_err(Failure::new)?;
+        self.until = until;
         self.main = self.opened_at(config.bind.get(), Some(terms))?;
         self.pages = self.opened_at(config.pages_bind.get(), None)?;
         Ok(())
@@ -229,6 +238,10 @@ impl AdminServers {
             spans: self.row_of_spans(),
             listeners: Box::new(move || listening.rows()),
             memory_limit: Box::new(move || Some(limits.memory_limit.used()).filter(|&l| l > 0)),
+            top: TopClients {
+                shards: self.cores.iter().map(tell).collect(),
+                most: Arc::clone(&self.top),
+            },
             placement: Arc::new(move |client_id| home_of(&seeds, client_id, count).0),
             started: self.started,
             api,
@@ -257,6 +270,12 @@ impl AdminServers {
         }
     }
 
+    /// Until when the certificate of the server with the API is valid, by the key that names it.
+    pub(super) fn certificate(&self) -> Option<(String, u64)> {
+        self.main.admin.as_ref()?;
+        Some(("admin.tls".to_owned(), self.until?))
+    }
+
     /// The address of the server with the API, and that of the pages.
     pub(super) fn addresses(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
         let main = self.main.admin.as_ref().map(|admin| ("admin", admin.address()));
@@ -267,6 +286,7 @@ impl AdminServers {
     /// New settings: servers move where their addresses have changed, users and certificates are
     /// read again. What cannot be had leaves the old in force.
     pub(super) fn reload(&mut self, wanted: &Config) {
+        self.top.store(wanted.telemetry.top_clients.get() as usize, Ordering::Relaxed);
         if self.spans.wanted != wanted.telemetry.otlp
             && let Err(what) = self.export_spans(&wanted.telemetry.otlp)
         {
@@ -274,7 +294,10 @@ impl AdminServers {
         }
         let wanted = &wanted.admin;
         let terms = match terms(wanted) {
-            Ok(terms) => terms,
+            Ok((terms, until)) => {
+                self.until = until;
+                terms
+            }
             Err(what) => {
                 tracing::error!("{what}; the admin server stays as it is");
                 return;
@@ -397,8 +420,8 @@ pub(super) fn node_name() -> String {
     if name.is_empty() { "ringmq".to_owned() } else { name.to_owned() }
 }
 
-/// Users and TLS, from their files.
-fn terms(config: &config::Admin) -> Result<Terms, String> {
+/// Users and TLS, from their files; and until when the certificate is valid.
+fn terms(config: &config::Admin) -> Result<(Terms, Option<u64>), String> {
     let users = match &*config.users {
         "" => None,
         path => {
@@ -419,14 +442,17 @@ fn terms(config: &config::Admin) -> Result<Terms, String> {
     };
     let tls = match &*config.tls.certificate {
         "" => None,
-        _ => Some(Arc::new(tls(&config.tls)?)),
+        _ => Some(tls(&config.tls)?),
     };
-    Ok(Terms { tls, users, session: config.session.get(), open: config.open.0.clone() })
+    let (tls, until) = tls.unzip();
+    let (session, open) = (config.session.get(), config.open.0.clone());
+    Ok((Terms { tls, users, session, open }, until))
 }
 
-fn tls(tls: &config::AdminTls) -> Result<ServerConfig, String> {
+/// What connections are secured with, and until when its certificate is valid.
+fn tls(tls: &config::AdminTls) -> Result<(Arc<ServerConfig>, u64), String> {
     let read = |path: &Path| secure::read(path, LONGEST_FILE);
-    let certified = certified(&tls.certificate, &tls.private_key, &read, secure::now())
+    let (certified, until) = certified(&tls.certificate, &tls.private_key, &read, secure::now())
         .map_err(|unusable| format!("admin.{unusable}"))?;
     let builder = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
@@ -434,7 +460,7 @@ fn tls(tls: &config::AdminTls) -> Result<ServerConfig, String> {
     let resolver = Arc::new(SingleCertAndKey::from((*certified).clone()));
     let mut made = builder.with_no_client_auth().with_cert_resolver(resolver);
     made.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(made)
+    Ok((Arc::new(made), until))
 }
 
 /// What is wrong with the files that the admin server is to use, if anything is.

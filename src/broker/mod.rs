@@ -158,7 +158,7 @@ fn serve(config: Config, sources: &Sources, log: &LogControl, way: Way) -> Resul
         tracing::error!("no listener lets any client in: see the warning above");
     }
     // Before an executor is made: it does not report a kernel without io_uring but panics.
-    let host = crate::doctor::examine(&config, None);
+    let host = crate::doctor::examine_at_start(&config);
     if let Some(obstacle) = host.obstacle() {
         return Err(Failure::new(format!("this host cannot run it; {obstacle}")));
     }
@@ -447,12 +447,17 @@ impl Broker {
         }
     }
 
-    /// Until when the certificates of secure listeners are valid, by name.
+    /// Until when the certificates of secure listeners are valid, by name, and that of the admin
+    /// server.
     fn certificates(&self) -> Vec<(String, u64)> {
         let secured = |open: &Open| {
             Some((open.config.name.to_string(), open.secured.as_ref()?.server.not_after))
         };
-        self.open.iter().filter_map(secured).collect()
+        let mut all: Vec<_> = self.open.iter().filter_map(secured).collect();
+        let known = |name: &str| all.iter().any(|(listener, _)| listener == name);
+        let of_admin = self.admin.certificate().filter(|(name, _)| !known(name));
+        all.extend(of_admin);
+        all
     }
 
     /// Closes the listener of that name, and returns what it was opened with.

@@ -23,12 +23,12 @@ use crate::limits::{Budget, CLUSTER_PEERS};
 use crate::mesh::Shared;
 use crate::mesh::mail::{Control, CostReport, Data, Passed, Stamped};
 use crate::mesh::mailbox::{MailEnds, NodeEnds, Progress};
-use crate::mesh::moves::{ToCluster, ToShard};
+use crate::mesh::moves::{Arrived, ToCluster, ToShard};
 use crate::mesh::reading::{MailPosition, Reading};
 use crate::message::{MailPurpose, Message, MessageRef, Reserve, Retain};
 use crate::mutant::Mutant;
 use crate::session::ShareName;
-use crate::shard::{Outbox, Topic, Turn, home_of, retained_home};
+use crate::shard::{Outbox, Topic, Turn, home_of, retained_home, sampled_context};
 use crate::time::Instant;
 use crate::topic::{FilterKey, TopicHash};
 use std::collections::VecDeque;
@@ -67,6 +67,8 @@ pub struct Junction {
     doors: Vec<Door>,
     outbox: Outbox,
     scratch: Vec<u8>,
+    /// Sampled messages of other nodes of which no shard was told.
+    untold: u64,
 }
 
 /// The clock by which mail is ordered, and the shards' doorbells.
@@ -104,6 +106,7 @@ impl Junction {
             doors: nodes.into_iter().map(door).collect(),
             outbox,
             scratch: Vec::new(),
+            untold: 0,
         }
     }
 
@@ -147,12 +150,15 @@ impl Junction {
             more |= self.take_data(number, now);
             self.send_fences(number);
         }
+        let records = self.shared.recording.used() != 0;
         let broker = &mut Inward {
             shared: &self.shared,
             shards: self.shards,
             outbox: &mut self.outbox,
             scratch: &mut self.scratch,
             refused: false,
+            records: records.then(|| around.stamp() / 1000),
+            untold: &mut self.untold,
         };
         more |= self.node.run(now, broker, engine);
         let waits = broker.refused;
@@ -318,6 +324,9 @@ struct Inward<'a> {
     scratch: &'a mut Vec<u8>,
     /// Whether a message found no room.
     refused: bool,
+    /// While spans are recorded: the time in microseconds.
+    records: Option<u64>,
+    untold: &'a mut u64,
 }
 
 impl Broker for Inward<'_> {
@@ -389,6 +398,32 @@ impl Broker for Inward<'_> {
         let (name, message) = (ShareName::new(name), Message::new(message, self.scratch));
         self.outbox.pass(home, Passed { name, node, asks: *asks, hops: *hops, message });
         true
+    }
+
+    fn arrived(&mut self, node: &str, message: &MessageRef<'_>) {
+        let Some(began) = self.records else { return };
+        let Some(context) = sampled_context(message) else { return };
+        if Mutant::ClusterReceiptUntold.is_on() {
+            return;
+        }
+        if self.outbox.is_congested() {
+            *self.untold += 1;
+            return;
+        }
+        let hash = TopicHash::new(&self.shared.seeds, message.topic);
+        let arrived = Arrived {
+            node: node.into(),
+            trace: context.trace,
+            routing: context.routing(message.topic, message.payload),
+            began,
+            topic: message.topic.into(),
+            qos: message.qos as u8,
+            payload: message.payload.len(),
+            untold: std::mem::take(self.untold),
+        };
+        // Any shard keeps it as well: those of different topics, different ones.
+        let shard = retained_home(&hash, self.shards);
+        self.outbox.tell(shard, Control::ToShard(Box::new(ToShard::Arrived(arrived))));
     }
 
     fn tell(&mut self, whom: Whom, what: ToShard) {

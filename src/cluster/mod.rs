@@ -25,6 +25,7 @@ pub mod claims;
 pub mod clock;
 pub mod filters;
 pub mod frame;
+mod handing_on;
 pub mod junction;
 pub mod lane;
 #[cfg(feature = "runtime")]

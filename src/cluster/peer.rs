@@ -13,12 +13,13 @@ use super::claims::{Claims, Whom};
 use super::clock::{Apart, Offset};
 use super::filters::{LocalFilters, RemoteFilters, Telling, is_group};
 use super::frame::{Frame, Said, Sender, State};
+use super::handing_on::{pass, publish};
 use super::lane::{Arrivals, Lane, Malformed, Window};
 use super::record::{PassedRef, Record};
 use super::wills::{FarWills, LocalWills, WillTelling};
 use crate::mesh::mail::Passed;
 use crate::mesh::moves::ToShard;
-use crate::message::{MailPurpose, MessageRef, Reserve, Retain};
+use crate::message::{MailPurpose, MessageRef, Retain};
 use crate::mutant::Mutant;
 use crate::packet::Qos;
 use crate::time::Instant;
@@ -42,6 +43,8 @@ pub trait Broker {
     /// Takes in a message of a share group that comes from the node with that number, or comes back
     /// from it. Returns false when there is no room now.
     fn pass(&mut self, node: u8, passed: &PassedRef<'_>) -> bool;
+    /// A message of the node with that name has been taken in.
+    fn arrived(&mut self, _node: &str, _message: &MessageRef<'_>) {}
     /// Sends a shard mail about ClientIds and sessions, behind everything that was published.
     fn tell(&mut self, whom: Whom, what: ToShard);
     /// Asks each shard for a fence, behind everything that was published.
@@ -423,6 +426,7 @@ impl Peer {
         (claims, wills): (&mut Claims, &mut FarWills),
         now: Instant,
     ) -> Result<bool, Malformed> {
+        let from = (&*self.name, &self.offset);
         for _ in 0..RECORDS {
             let arrivals = &mut self.arrivals[lane as usize];
             let Some(bytes) = arrivals.record()? else { return Ok(false) };
@@ -432,27 +436,25 @@ impl Peer {
             let change = &mut |filter: &str, wanted: bool| broker.want(node, filter, wanted);
             match (Record::read(bytes)?, lane) {
                 (Record::Message(message), Lane::Messages) => {
-                    if !publish(broker, &self.offset, &message, true, Retain::NONE) {
+                    if !publish(broker, from, &message, true, Retain::NONE) {
                         return Ok(false);
                     }
                     self.counts.received += 1;
                 }
                 (Record::Stamped(stamp, message), Lane::Messages) => {
-                    if !publish(broker, &self.offset, &message, true, Retain::stamped(stamp)) {
+                    if !publish(broker, from, &message, true, Retain::stamped(stamp)) {
                         return Ok(false);
                     }
                     self.counts.received += 1;
                 }
                 (Record::Passed(passed), Lane::Messages) => {
-                    let expires = passed.message.expires.map(|at| self.offset.ours(at));
-                    let message = MessageRef { expires, ..passed.message };
-                    if !broker.pass(node, &PassedRef { message, ..passed }) {
+                    if !pass(broker, (node, from), &passed) {
                         return Ok(false);
                     }
                     self.counts.received += 1;
                 }
                 (Record::Retained(stamp, message), Lane::Bulk) => {
-                    if !publish(broker, &self.offset, &message, false, Retain::stamped(stamp)) {
+                    if !publish(broker, from, &message, false, Retain::stamped(stamp)) {
                         return Ok(false);
                     }
                 }
@@ -574,17 +576,4 @@ fn take_will(
         Record::Claim(_, stamp, _, client) => wills.claimed(Some(node), client, stamp),
         _ => {}
     }
-}
-
-/// Hands a message on, with its expiry on this node's clock.
-fn publish(
-    broker: &mut impl Broker,
-    offset: &Offset,
-    message: &MessageRef<'_>,
-    deliver: bool,
-    retain: Retain,
-) -> bool {
-    let expires = message.expires.map(|at| offset.ours(at));
-    let purpose = MailPurpose { deliver, retain, reserve: Reserve::NONE };
-    broker.publish(&MessageRef { expires, ..*message }, purpose)
 }

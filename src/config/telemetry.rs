@@ -3,7 +3,7 @@
 //! behaviour.
 
 use super::super::notation::{DAY, SECOND};
-use super::super::quantity::{Ratio, Time};
+use super::super::quantity::{Count, Ratio, Time, Unit};
 use super::super::texts::Table;
 use super::super::value::{self, Get, Or, Section, Several, Text};
 use super::{FilePath, Off};
@@ -75,6 +75,14 @@ section! {
     }
 }
 
+/// What `top_clients` counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Named {}
+
+impl Unit for Named {
+    const NAME: &'static str = "clients";
+}
+
 section! {
     /// What is told of clients besides metrics and the log.
     Telemetry {
@@ -83,6 +91,10 @@ section! {
         /// 1,024 wait on a core; further ones are dropped and counted
         /// (ringmq_events_dropped_total).
         events: Or<Off, Several<EventKind, 6>> = Or::NONE,
+        /// So many of the clients that weigh most are in /metrics, named, for each measure of
+        /// /api/v1/top: ringmq_top_clients. 0: none, as their names are to be seen by whoever may
+        /// read that page.
+        top_clients: Count<u32, Named, 0, 100> = Count::of(0),
         /// Traces of single messages, for OpenTelemetry.
         otlp: Otlp = Otlp::default(),
     }

@@ -53,7 +53,7 @@ fn open(key: String, url: &str, is_secure: bool) -> Option<Finding> {
 }
 
 /// The host in a URL or in HOST:PORT. An IPv6 address stands in brackets there.
-fn host_of(url: &str) -> &str {
+pub(super) fn host_of(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split(['/', '?']).next().unwrap_or_default();
     let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
@@ -64,7 +64,7 @@ fn host_of(url: &str) -> &str {
 }
 
 /// Whether the host is this host.
-fn is_here(host: &str) -> bool {
+pub(super) fn is_here(host: &str) -> bool {
     host.is_empty()
         || host.eq_ignore_ascii_case("localhost")
         || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())

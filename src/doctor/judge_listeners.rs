@@ -3,7 +3,7 @@
 //! headers are believed, and which pages may open a WebSocket.
 
 use super::finding::{Finding, Fix, Severity};
-use crate::config::{Bind, Config, Get, Listener, ProxyProtocol};
+use crate::config::{Bind, Config, Get, Listener, ProxyProtocol, Tls};
 use crate::transport::tls::Server;
 use std::io;
 use std::path::Path;
@@ -13,7 +13,7 @@ const DAY: u64 = 24 * 3600;
 /// A certificate that is valid for fewer days than this should be renewed now.
 const SOON: u64 = 14;
 /// The permission bits of a file for users other than its owner and group.
-const OTHERS: u32 = 0o007;
+pub(super) const OTHERS: u32 = 0o007;
 
 /// Gives access to the files, so that tests need none.
 pub struct Files<'a> {
@@ -30,8 +30,9 @@ pub fn judge(config: &Config, files: &Files<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for listener in config.listeners.iter() {
         if listener.is_secure() {
-            findings.push(certificates(listener, files));
-            findings.extend(keys(listener, files));
+            let name = format!("listener {}", listener.name);
+            findings.push(certificates(&name, &listener.tls, files));
+            findings.extend(keys(&name, &listener.tls, files));
         }
         if listener.is_web() {
             findings.extend(pages(listener));
@@ -41,28 +42,28 @@ pub fn judge(config: &Config, files: &Files<'_>) -> Vec<Finding> {
     findings
 }
 
-fn certificates(listener: &Listener, files: &Files<'_>) -> Finding {
+/// How long the certificates of a server are valid.
+pub(super) fn certificates(name: &str, tls: &Tls, files: &Files<'_>) -> Finding {
     const CHECK: &str = "certificates";
-    let name = &listener.name;
-    let server = match Server::new(&listener.tls, name, None, files.read, files.now) {
+    let server = match Server::new(tls, name, None, files.read, files.now) {
         Ok(server) => server,
         Err(unusable) => {
-            let found = format!("listener {name}: tls.{}: {}", unusable.key, unusable.what);
+            let found = format!("{name}: tls.{}: {}", unusable.key, unusable.what);
             return Finding::new(CHECK, Severity::Blocker, found, "files that can be used")
                 .fixed_by(Fix::configuration(unusable.fix));
         }
     };
     let needed = "a certificate that is valid, and renewed two weeks before its end";
-    let renew = match listener.tls.watch.get() {
+    let renew = match tls.watch.get() {
         Some(_) => "renew it; the broker takes it up by itself (tls.watch)",
         None => "renew it, then send SIGHUP, or set tls.watch to have it taken up by itself",
     };
     let fix = Fix::either(renew, renew);
     let Some(left) = server.not_after.checked_sub(files.now) else {
-        let found = format!("listener {name}: the certificate has expired");
+        let found = format!("{name}: the certificate has expired");
         return Finding::new(CHECK, Severity::Blocker, found, needed).fixed_by(fix);
     };
-    let found = format!("listener {name}: valid for {} more days", left / DAY);
+    let found = format!("{name}: valid for {} more days", left / DAY);
     match left / DAY {
         0..SOON => Finding::new(CHECK, Severity::Warning, found, needed).fixed_by(fix),
         _ if !server.remarks.is_empty() => {
@@ -74,16 +75,15 @@ fn certificates(listener: &Listener, files: &Files<'_>) -> Finding {
 }
 
 /// Finds private keys that every user of this host may read.
-fn keys(listener: &Listener, files: &Files<'_>) -> Option<Finding> {
-    let sni = listener.tls.sni.iter().map(|entry| &entry.private_key);
-    let all = std::iter::once(&listener.tls.private_key).chain(sni);
+pub(super) fn keys(name: &str, tls: &Tls, files: &Files<'_>) -> Option<Finding> {
+    let sni = tls.sni.iter().map(|entry| &entry.private_key);
+    let all = std::iter::once(&tls.private_key).chain(sni);
     let open: Vec<&str> = all
         .map(|path| &**path)
         .filter(|path| (files.mode)(Path::new(path)).is_ok_and(|mode| mode & OTHERS != 0))
         .collect();
     let first = open.first()?;
-    let found =
-        format!("listener {}: every user of this host has rights to {first}", listener.name);
+    let found = format!("{name}: every user of this host has rights to {first}");
     let found = match open.len() {
         1 => found,
         count => format!("{found} and {} more", count - 1),

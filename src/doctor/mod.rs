@@ -13,6 +13,8 @@ mod finding;
 #[cfg(feature = "runtime")]
 mod judge_access;
 #[cfg(feature = "runtime")]
+mod judge_admin;
+#[cfg(feature = "runtime")]
 mod judge_bridges;
 #[cfg(feature = "runtime")]
 mod judge_listeners;
@@ -43,10 +45,25 @@ pub use place::{Engine, Environment, Network};
 pub use report::Report;
 pub use worst::Worst;
 
-/// Examines this host, which takes a few milliseconds. `connections` replaces the number of clients
-/// that the configuration allows.
+/// Examines this host, which takes a few milliseconds, or some seconds if a receiver of spans does
+/// not answer. `connections` replaces the number of clients that the configuration allows.
 #[cfg(feature = "runtime")]
 pub fn examine(config: &Config, connections: Option<u64>) -> Report {
+    look(config, connections, Some(&judge_admin::reach))
+}
+
+/// Examines it before the broker starts, which nothing on the network is to delay.
+#[cfg(feature = "runtime")]
+pub fn examine_at_start(config: &Config) -> Report {
+    look(config, None, None)
+}
+
+#[cfg(feature = "runtime")]
+fn look(
+    config: &Config,
+    connections: Option<u64>,
+    reach: Option<&judge_admin::Reach<'_>>,
+) -> Report {
     let facts = Facts::read(std::path::Path::new("/"));
     let mut report = judge(facts, config, connections, &trial::open_ring());
     if !config.storage.path.is_empty() {
@@ -59,14 +76,13 @@ pub fn examine(config: &Config, connections: Option<u64>) -> Report {
     }));
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     report.findings.extend(judge_access::judge(config));
-    report.findings.extend(judge_listeners::judge(
-        config,
-        &judge_listeners::Files {
-            read: &|path| std::fs::read(path),
-            mode: &|path| Ok(std::fs::metadata(path)?.mode()),
-            now: since.unwrap_or_default().as_secs(),
-        },
-    ));
+    let files = judge_listeners::Files {
+        read: &|path| std::fs::read(path),
+        mode: &|path| Ok(std::fs::metadata(path)?.mode()),
+        now: since.unwrap_or_default().as_secs(),
+    };
+    report.findings.extend(judge_listeners::judge(config, &files));
+    report.findings.extend(judge_admin::judge(config, &files, reach));
     report
 }
 

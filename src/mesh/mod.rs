@@ -57,6 +57,8 @@ pub struct Shared {
     /// What all retained messages of this node add up to, but those that expire: the sums of
     /// nodes that have the same are the same.
     pub retained_digest: Quota,
+    /// 1 while spans of sampled messages are recorded.
+    pub recording: Quota,
     /// This is a node of a cluster: the shards have mailboxes for other nodes.
     pub is_clustered: bool,
 }
@@ -91,6 +93,7 @@ impl Shared {
             stamps: Quota::default(),
             stamp_origin: Quota::default(),
             retained_digest: Quota::default(),
+            recording: Quota::default(),
             is_clustered,
         })
     }

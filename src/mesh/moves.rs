@@ -6,6 +6,7 @@
 use super::mail::Passed;
 use crate::ids::{SessionRef, ShardId};
 use crate::message::Message;
+use crate::telemetry::trace_context::{SpanId, TraceId};
 use crate::time::Instant;
 
 /// A session on its way to another node.
@@ -100,6 +101,27 @@ pub struct FarWill {
     pub message_expiry: Option<u32>,
 }
 
+/// A sampled message has come from another node: for its trace.
+#[derive(Debug)]
+pub struct Arrived {
+    /// The node's name.
+    pub node: Box<str>,
+    /// The trace.
+    pub trace: TraceId,
+    /// The span of its routing there.
+    pub routing: SpanId,
+    /// When it was taken in, microseconds on the clock of the shards.
+    pub began: u64,
+    /// Its topic.
+    pub topic: Box<str>,
+    /// Its QoS.
+    pub qos: u8,
+    /// Bytes of its payload.
+    pub payload: usize,
+    /// Others of which nobody was told since the last one.
+    pub untold: u64,
+}
+
 /// What a shard tells the cluster.
 #[derive(Debug)]
 pub enum ToCluster {
@@ -154,4 +176,6 @@ pub enum ToShard {
     Unpassed(Box<Passed>),
     /// The will of a client whose node is gone is to be published.
     Will(FarWill),
+    /// A sampled message has come.
+    Arrived(Arrived),
 }

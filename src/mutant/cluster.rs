@@ -65,6 +65,8 @@ macro_rules! cluster {
         ClusterWillClaimIgnored,
         /// The delay of a will counts nothing when its node is gone.
         ClusterWillDelayIgnored,
+        /// A sampled message of another node has no receipt here.
+        ClusterReceiptUntold,
         }
     };
 }

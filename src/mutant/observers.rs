@@ -23,6 +23,8 @@ macro_rules! observers {
         SpansForgetDrops,
         /// A sampled message that is held begins anew when it is tried again.
         SpanForgetsWait,
+        /// A sampled message of the API, of a bridge, or a will has no receipt.
+        BroughtUnrecorded,
         /// What is dropped is counted for no client.
         DropsOfNobody,
         // links

@@ -7,7 +7,7 @@ use super::Shard;
 use super::asking::Answer;
 use super::close::Cause;
 use crate::access::chain::Accepted;
-use crate::access::{Deed, Said, Who};
+use crate::access::{Decider, Deed, Said, Who};
 use crate::ids::SocketId;
 use crate::mesh::moves::{ToCluster, Wanted, claim_number};
 use crate::packet::Connect;
@@ -16,18 +16,10 @@ use std::sync::Arc;
 impl Shard {
     /// Takes a service's answers to a client's question about deeds.
     pub fn permitted(&mut self, socket: SocketId, ticket: u64, said: &[Said]) {
-        self.access.asking.under_way = self.access.asking.under_way.saturating_sub(1);
-        self.counters.permissions_waiting = self.access.asking.under_way as u64;
+        let asked = self.access.asking.under_way.remove(&ticket);
+        self.counters.permissions_waiting = self.access.asking.under_way.len() as u64;
         self.call_askers();
-        for answer in said {
-            let counters = &mut self.counters;
-            *match answer {
-                Said::Allow => &mut counters.deeds_allowed,
-                Said::Deny => &mut counters.deeds_denied,
-                Said::Nothing => &mut counters.deeds_unknown,
-                Said::Failed(_) => &mut counters.deeds_failed,
-            } += 1;
-        }
+        asked.into_iter().for_each(|asked| self.count_said(asked, said));
         let Some(asker) = self.access.asking.askers.get_mut(&socket) else { return };
         if asker.ticket != ticket {
             return; // the socket is another client's by now, or the rules have changed
@@ -42,6 +34,39 @@ impl Shard {
         match asker.coming.take() {
             None => self.go_on_asked(socket),
             Some(accepted) => self.come_in(socket, *accepted),
+        }
+    }
+
+    fn count_said(&mut self, asked: Decider, said: &[Said]) {
+        let counters = &mut self.counters;
+        let [allowed, denied, unknown, failed] = match asked {
+            Decider::Redis => [
+                &mut counters.said_by_redis_allowed,
+                &mut counters.said_by_redis_denied,
+                &mut counters.said_by_redis_unknown,
+                &mut counters.said_by_redis_failed,
+            ],
+            Decider::Postgres => [
+                &mut counters.said_by_postgres_allowed,
+                &mut counters.said_by_postgres_denied,
+                &mut counters.said_by_postgres_unknown,
+                &mut counters.said_by_postgres_failed,
+            ],
+            // The others are no services.
+            Decider::Http | Decider::Client | Decider::Rules | Decider::Nobody => [
+                &mut counters.said_by_http_allowed,
+                &mut counters.said_by_http_denied,
+                &mut counters.said_by_http_unknown,
+                &mut counters.said_by_http_failed,
+            ],
+        };
+        for answer in said {
+            match answer {
+                Said::Allow => *allowed += 1,
+                Said::Deny => *denied += 1,
+                Said::Nothing => *unknown += 1,
+                Said::Failed(_) => *failed += 1,
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use super::receive::Handled;
 use super::turn_queues::TurnQueues;
 use super::{AccessQuestion, Action, Shard};
 use crate::access::chain::Accepted;
-use crate::access::{Deed, Grant, Proof, Said, Work};
+use crate::access::{Decider, Deed, Grant, Proof, Said, Work};
 use crate::ids::SocketId;
 use crate::limits::{FILTERS_ASKED, FILTERS_ASKED_AT_ONCE, PERMISSIONS, cost};
 use crate::mutant::Mutant;
@@ -54,8 +54,9 @@ pub(super) struct Asking {
     pub(super) line: TurnQueues,
     /// Connections that were called out of the line, for whose questions room is kept.
     called: HashSet<SocketId, foldhash::fast::FixedState>,
-    /// Questions whose answer has not come, including those of connections that have closed.
-    pub(super) under_way: usize,
+    /// Questions whose answer has not come, including those of connections that have closed: who is
+    /// asked, by ticket.
+    pub(super) under_way: HashMap<u64, Decider, foldhash::fast::FixedState>,
 }
 
 impl Asking {
@@ -86,7 +87,7 @@ impl Asking {
 
     /// Whether there is room for another question besides those that room is kept for.
     fn has_room(&self) -> bool {
-        self.under_way + self.called.len() < PERMISSIONS
+        self.under_way.len() + self.called.len() < PERMISSIONS
     }
 
     /// Whether the connection may ask now; otherwise it waits in the line.
@@ -182,8 +183,8 @@ impl Shard {
         let asker = self.access.asking.askers.entry(socket).or_default();
         (asker.ticket, asker.asked, asker.source) = (ticket, asked, source);
         asker.coming = coming;
-        self.access.asking.under_way += 1;
-        self.counters.permissions_waiting = self.access.asking.under_way as u64;
+        self.access.asking.under_way.insert(ticket, self.settings.access.service_at(source));
+        self.counters.permissions_waiting = self.access.asking.under_way.len() as u64;
         self.meter.charge(cost::PACKET);
         let access = Arc::clone(&self.settings.access);
         let (work, method) = (Work::Service, source);
@@ -293,9 +294,24 @@ mod tests {
 
     const CLIENTS: [SocketId; 4] = [SocketId(1), SocketId(2), SocketId(3), SocketId(4)];
 
+    /// One more question is under way.
+    fn begin(asking: &mut Asking) {
+        let ticket = asking.under_way.keys().max().map_or(1, |last| last + 1);
+        asking.under_way.insert(ticket, Decider::Http);
+    }
+
+    /// Answers to so many questions have come.
+    fn end(asking: &mut Asking, questions: usize) {
+        for _ in 0..questions {
+            let ticket = *asking.under_way.keys().next().expect("some are under way");
+            asking.under_way.remove(&ticket);
+        }
+    }
+
     /// A shard's questions, all under way, and three clients in the line.
     fn full() -> Asking {
-        let mut asking = Asking { under_way: PERMISSIONS, ..Asking::default() };
+        let mut asking = Asking::default();
+        (0..PERMISSIONS).for_each(|_| begin(&mut asking));
         assert!(CLIENTS[..3].iter().all(|&client| !asking.takes(client)));
         assert_eq!(asking.call(), None, "no room");
         asking
@@ -305,12 +321,12 @@ mod tests {
     fn nobody_overtakes_the_line_and_who_is_called_has_its_room() {
         let [first, second, third, late] = CLIENTS;
         let mut asking = full();
-        asking.under_way -= 1;
+        end(&mut asking, 1);
         assert_eq!((asking.call(), asking.call()), (Some(first), None));
         assert!(!asking.takes(late), "the room is kept for the first");
         assert!(asking.takes(first));
-        asking.under_way += 1;
-        asking.under_way -= 2;
+        begin(&mut asking);
+        end(&mut asking, 2);
         assert!(!asking.takes(late), "the line comes first");
         assert_eq!(
             (asking.call(), asking.call(), asking.call()),
@@ -323,7 +339,7 @@ mod tests {
     fn who_is_called_and_does_not_ask_leaves_its_room_to_the_next() {
         let [first, second, third, late] = CLIENTS;
         let mut asking = full();
-        asking.under_way -= 1;
+        end(&mut asking, 1);
         assert_eq!(asking.call(), Some(first));
         // Its connection ends, or its packet needs no answer any more.
         asking.forget(first);

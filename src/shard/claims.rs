@@ -126,6 +126,7 @@ impl Shard {
             ToShard::Group(node, name, wanted) => self.set_group_node(node, &name, wanted),
             ToShard::Unpassed(passed) => self.take_passed(*passed),
             ToShard::Will(will) => self.send_far_will(will),
+            ToShard::Arrived(arrived) => self.record_arrival(arrived),
         }
     }
 

@@ -130,7 +130,8 @@ pub use audit::{Audit, Subscribed};
 pub use drops::ClientDrops;
 pub use link::{Answering, LinkCounts, LinkId, LinkPart, LinkPlan, WhenFull};
 pub use observe::{
-    Detail, Heaviest, Measure, Span, SpanKind, Subject, TRACES, TraceLine, TraceRule,
+    Detail, Heaviest, Measure, Span, SpanKind, Subject, TRACES, TraceLine, TraceRule, Via,
+    sampled_context,
 };
 pub use outbox::{Outbox, Turn};
 pub use overload::LoopSignals;

@@ -6,17 +6,30 @@ use super::Shard;
 use super::drops::DropReason;
 use super::revoke::Revoking;
 use crate::access::cache::{Cache, NO_END};
-use crate::access::{self, Decision, Deed, Denied, Grant, NOT_ALLOWED, Who};
+use crate::access::{self, Decider, Decision, Deed, Denied, Grant, NOT_ALLOWED, Who};
 use crate::ids::{Peer, SocketId};
 use crate::limits::cost;
 use crate::message::MessageRef;
 use crate::mutant::Mutant;
 use crate::packet::{Qos, ReasonCode};
 use crate::session::Session;
+use crate::telemetry::Counters;
 use crate::topic;
 
 /// How many rules can be looked at for one unit of a step's cost, which is about 100 ns.
 const RULES_PER_UNIT: u32 = 4;
+
+/// The counters of what somebody decides: allowed, denied.
+fn tallies(counters: &mut Counters, decider: Decider) -> [&mut u64; 2] {
+    match decider {
+        Decider::Client => [&mut counters.allowed_by_client, &mut counters.denied_by_client],
+        Decider::Rules => [&mut counters.allowed_by_rules, &mut counters.denied_by_rules],
+        Decider::Http => [&mut counters.allowed_by_http, &mut counters.denied_by_http],
+        Decider::Redis => [&mut counters.allowed_by_redis, &mut counters.denied_by_redis],
+        Decider::Postgres => [&mut counters.allowed_by_postgres, &mut counters.denied_by_postgres],
+        Decider::Nobody => [&mut counters.allowed_by_nobody, &mut counters.denied_by_nobody],
+    }
+}
 
 /// The access decisions that the shard remembers.
 #[derive(Default)]
@@ -146,16 +159,18 @@ impl Shard {
         let (ruled, looked_at) = access.explain(&who, deed, topic, said);
         // The service has been asked about this before.
         let allowed = access.allows(grant, ruled).unwrap_or(false);
-        self.ruled(allowed, looked_at)
+        let decider = access.decider(grant, ruled);
+        self.ruled(decider, allowed, looked_at)
     }
 
-    fn ruled(&mut self, allowed: bool, looked_at: u32) -> Decision {
+    fn ruled(&mut self, decider: Decider, allowed: bool, looked_at: u32) -> Decision {
         self.meter.charge(cost::VISIT + looked_at / RULES_PER_UNIT);
+        let [allows, denies] = tallies(&mut self.counters, decider);
         if allowed {
-            self.counters.decisions_allowed += 1;
+            *allows += 1;
             return Decision::Allow;
         }
-        self.counters.decisions_denied += 1;
+        *denies += 1;
         Decision::Deny(NOT_ALLOWED)
     }
 
@@ -211,14 +226,14 @@ impl Shard {
             true => second.saturating_add(access.cache_ttl),
             false => NO_END,
         };
-        let allowed = access.allows(grant, ruled);
+        let (allowed, decider) = (access.allows(grant, ruled), access.decider(grant, ruled));
         if serial != 0
             && let Ok(allowed) = allowed
         {
             self.access.permissions.cache.put(serial, hash, deed, allowed, until);
         }
         match allowed {
-            Ok(allowed) => Ok(self.ruled(allowed, looked_at)),
+            Ok(allowed) => Ok(self.ruled(decider, allowed, looked_at)),
             Err(source) => {
                 self.meter.charge(cost::VISIT + looked_at / RULES_PER_UNIT);
                 Err(source)

@@ -9,6 +9,7 @@
 use super::Shard;
 use super::close::Cause;
 use super::connection::Stage;
+use super::observe::{Via, Way};
 use super::spare::halve_queue;
 use crate::limits::cost;
 use crate::mesh::moves::{FarWill, ToCluster, WillDue};
@@ -16,6 +17,7 @@ use crate::message::{Accounts, Message, MessageRef};
 use crate::mutant::Mutant;
 use crate::packet;
 use crate::session::{Session, Will};
+use crate::topic;
 use std::collections::VecDeque;
 
 /// Messages that are to be routed and have no publisher that could be made to wait.
@@ -232,18 +234,29 @@ impl Shard {
             let Some((message, accounts)) = self.work.wills.queue.front().cloned() else {
                 return false;
             };
-            let view = message.view();
             self.meter.charge(cost::PACKET + cost::bytes(message.size()));
-            if !self.try_publish(&view, accounts, Some(&message)) {
+            if !self.try_will(&message, accounts) {
                 return false;
             }
             // What the broker says under `$SYS` waits here, too, while a mailbox is full.
-            self.counters.wills_sent += u64::from(!view.topic.starts_with("$SYS/"));
+            self.counters.wills_sent += u64::from(!message.view().topic.starts_with("$SYS/"));
             if let Some((message, _)) = self.work.wills.queue.pop_front() {
                 self.memory.tally.names -= message.size();
             }
         }
         !self.work.wills.is_empty()
+    }
+
+    /// Routes a will, or a message of the broker itself; false when a mailbox is full now.
+    fn try_will(&mut self, message: &Message, accounts: Accounts) -> bool {
+        let view = message.view();
+        if !self.is_recording() || topic::is_servers_own(view.topic) {
+            return self.try_publish(&view, accounts, Some(message));
+        }
+        self.publish_within_trace(Via::Will, &view, |shard, view| {
+            let done = shard.try_publish(view, accounts, None);
+            (done, if done { Way::Done } else { Way::Again })
+        })
     }
 
     /// Sends the wills of connected clients while the broker stops, until the step's work comes to

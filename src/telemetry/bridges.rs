@@ -90,6 +90,17 @@ pub struct AccountRow {
     pub bytes: u64,
 }
 
+/// One of the clients that weigh most by some measure.
+#[derive(Clone, PartialEq, Debug)]
+pub struct TopRow {
+    /// The measure.
+    pub by: &'static str,
+    /// The client.
+    pub client_id: String,
+    /// How much of it the client has each second.
+    pub per_second: f64,
+}
+
 /// A listener, open or stopped.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ListenerRow {

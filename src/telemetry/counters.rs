@@ -156,44 +156,59 @@ counters! {
     "ringmq_authentications_waiting" Gauge "connections"
         "Clients whose password or token is being looked at." { proving; }
     "ringmq_authentications_expired_total" Counter "connections"
-        "Connections ended because what their client was let in with was over." {
-        admissions_expired;
-    }
+        "Connections ended because what their client was let in with was over."
+        { admissions_expired; }
     "ringmq_users_revoked_total" Counter "connections"
-        "Connections ended because a reload changed their user's password, or took the user away." {
-        users_revoked;
-    }
+        "Connections ended because a reload changed their user's password, or took the user away."
+        { users_revoked; }
     "ringmq_key_set_fetches_total" Counter "fetches"
         "Key sets of access.authentication's jwt that were fetched, and attempts that failed." {
         key_sets_fetched result = "fetched";
         key_sets_failed result = "failed";
     }
     "ringmq_authorizations_total" Counter "decisions"
-        "Decisions of access.authorization about topics, and those that were remembered." {
-        decisions_allowed result = "allowed";
-        decisions_denied result = "denied";
-        decisions_remembered result = "remembered";
+        "Decisions about topics, by who made them: the client's own rules, those of \
+         access.authorization, one of its services, or nobody (no_match); memory: it was known." {
+        allowed_by_client source = "client", result = "allowed";
+        denied_by_client source = "client", result = "denied";
+        allowed_by_rules source = "rules", result = "allowed";
+        denied_by_rules source = "rules", result = "denied";
+        allowed_by_http source = "http", result = "allowed";
+        denied_by_http source = "http", result = "denied";
+        allowed_by_redis source = "redis", result = "allowed";
+        denied_by_redis source = "redis", result = "denied";
+        allowed_by_postgres source = "postgres", result = "allowed";
+        denied_by_postgres source = "postgres", result = "denied";
+        allowed_by_nobody source = "nobody", result = "allowed";
+        denied_by_nobody source = "nobody", result = "denied";
+        decisions_remembered source = "memory", result = "remembered";
     }
     "ringmq_authorization_answers_total" Counter "decisions"
         "What services said of what clients wanted to do; unknown: the next source was asked." {
-        deeds_allowed result = "allowed";
-        deeds_denied result = "denied";
-        deeds_unknown result = "unknown";
-        deeds_failed result = "failed";
+        said_by_http_allowed source = "http", result = "allowed";
+        said_by_http_denied source = "http", result = "denied";
+        said_by_http_unknown source = "http", result = "unknown";
+        said_by_http_failed source = "http", result = "failed";
+        said_by_redis_allowed source = "redis", result = "allowed";
+        said_by_redis_denied source = "redis", result = "denied";
+        said_by_redis_unknown source = "redis", result = "unknown";
+        said_by_redis_failed source = "redis", result = "failed";
+        said_by_postgres_allowed source = "postgres", result = "allowed";
+        said_by_postgres_denied source = "postgres", result = "denied";
+        said_by_postgres_unknown source = "postgres", result = "unknown";
+        said_by_postgres_failed source = "postgres", result = "failed";
     }
     "ringmq_authorizations_waiting" Gauge "connections"
-        "Clients whose packets wait until a service has said whether they may." {
-        permissions_waiting;
-    }
+        "Clients whose packets wait until a service has said whether they may."
+        { permissions_waiting; }
     "ringmq_subscriptions_denied_total" Counter "subscriptions"
         "Topic filters that the rules did not allow, by when: at SUBSCRIBE, or after a reload." {
         subscriptions_denied when = "subscribe";
         subscriptions_revoked when = "reload";
     }
     "ringmq_subscriptions_over_limit_total" Counter "subscriptions"
-        "Subscriptions refused because the client has as many as it may (max_subscriptions)." {
-        subscriptions_over_limit;
-    }
+        "Subscriptions refused because the client has as many as it may (max_subscriptions)."
+        { subscriptions_over_limit; }
     "ringmq_tls_handshakes_total" Counter "handshakes"
         "TLS handshakes that ended well, by version and whether an earlier session went on." {
         tls12_full kind = "1.2_full";
@@ -243,9 +258,8 @@ counters! {
     "ringmq_connect_timeouts_total" Counter "connections"
         "Connections closed because no CONNECT came in time." { connect_timeouts; }
     "ringmq_send_timeouts_total" Counter "connections"
-        "Connections closed because the client read nothing for too long (mqtt.send_timeout)." {
-        send_timeouts;
-    }
+        "Connections closed because the client read nothing for too long (mqtt.send_timeout)."
+        { send_timeouts; }
     "ringmq_keepalive_timeouts_total" Counter "connections"
         "Connections closed because the client was silent for too long." { keepalive_timeouts; }
     "ringmq_takeovers_total" Counter "connections"
@@ -346,16 +360,14 @@ counters! {
     }
     "ringmq_memory_pressure" Gauge "level"
         "How short memory is: 0 not, 1 nothing more is stored, 2 no new clients, 3 no messages \
-         after a second." {
-        memory_pressure;
-    }
+         after a second."
+        { memory_pressure; }
     "ringmq_memory_shortages_total" Counter "events"
         "Times that memory became short, or shorter (limits.memory)." { memory_shortages; }
     "ringmq_memory_ended_total" Counter "connections"
         "Connections ended while memory was short: they sent a large packet in parts, or did not \
-         read." {
-        memory_ended;
-    }
+         read."
+        { memory_ended; }
     "ringmq_memory_refused_total" Counter "requests"
         "What clients were refused while memory was short; who can be told gets 0x97." {
         memory_refused_subscription what = "subscription";
@@ -389,13 +401,11 @@ counters! {
     "ringmq_clients_limited" Gauge "sessions"
         "Sessions whose client has a limit of its own (limits)." { clients_limited; }
     "ringmq_rate_disconnects_total" Counter "connections"
-        "Clients disconnected because they sent more than their rate (limits)." {
-        rate_disconnects;
-    }
+        "Clients disconnected because they sent more than their rate (limits)."
+        { rate_disconnects; }
     "ringmq_addresses_uncounted_total" Counter "connections"
-        "Connections whose address had no limits because too many addresses are known." {
-        addresses_uncounted;
-    }
+        "Connections whose address had no limits because too many addresses are known."
+        { addresses_uncounted; }
     "ringmq_bans_total" Counter "bans"
         "Bans that the broker made, by what was banned." {
         bans_address kind = "address";
@@ -404,9 +414,8 @@ counters! {
     "ringmq_bans_unwatched_total" Counter "events"
         "Times that nobody was watched or banned because the table was full." { bans_unwatched; }
     "ringmq_log_lines_left_out_total" Counter "lines"
-        "Log lines about clients that their rate limit left out (log.connections)." {
-        log_left_out;
-    }
+        "Log lines about clients that their rate limit left out (log.connections)."
+        { log_left_out; }
     "ringmq_clients_referred_total" Counter "connections"
         "Connections that were ended because this node leaves its cluster." { clients_referred; }
     "ringmq_share_returned_total" Counter "messages"
@@ -426,9 +435,8 @@ counters! {
     "ringmq_wills_sent_total" Counter "messages"
         "Will messages published." { wills_sent; }
     "ringmq_retained_slices_total" Counter "slices"
-        "Times that retained messages were looked through for a new subscription." {
-        retained_slices;
-    }
+        "Times that retained messages were looked through for a new subscription."
+        { retained_slices; }
     "ringmq_retained_superseded_total" Counter "messages"
         "Retained messages of which another node had a newer one." { retained_superseded; }
     "ringmq_retained_replayed_total" Counter "messages"
@@ -449,17 +457,14 @@ counters! {
         handovers_in direction = "in";
     }
     "ringmq_handover_failures_total" Counter "attempts"
-        "Attempts to move a connection to its home shard that failed; it is tried again." {
-        handover_failures;
-    }
+        "Attempts to move a connection to its home shard that failed; it is tried again."
+        { handover_failures; }
     "ringmq_handovers_lost_total" Counter "connections"
-        "Connections given up because the kernel lost their move to their home shard." {
-        handovers_lost;
-    }
+        "Connections given up because the kernel lost their move to their home shard."
+        { handovers_lost; }
     "ringmq_clients_taken_over_total" Counter "clients"
-        "Clients that the process before this one has handed over: an upgrade." {
-        clients_taken_over;
-    }
+        "Clients that the process before this one has handed over: an upgrade."
+        { clients_taken_over; }
     "ringmq_mail_sent_total" Counter "mails"
         "Mails put into other shards' mailboxes." { mail_sent; }
     "ringmq_mail_received_total" Counter "mails"
@@ -476,9 +481,8 @@ counters! {
         parks_bridge reason = "bridge";
     }
     "ringmq_bridge_acks_waiting" Gauge "messages"
-        "Publications whose PUBACK or PUBREC waits for the other end of a bridge." {
-        bridge_acks_waiting;
-    }
+        "Publications whose PUBACK or PUBREC waits for the other end of a bridge."
+        { bridge_acks_waiting; }
     "ringmq_bridge_acks_failed_total" Counter "messages"
         "Publications that waited for the other end of a bridge and were answered otherwise." {
         bridge_acks_dropped reason = "dropped";
@@ -486,13 +490,11 @@ counters! {
         bridge_acks_late reason = "timeout";
     }
     "ringmq_fanouts_total" Counter "messages"
-        "Messages for more subscribers than are served at once; delivered over several steps." {
-        fanouts;
-    }
+        "Messages for more subscribers than are served at once; delivered over several steps."
+        { fanouts; }
     "ringmq_tasks_total" Counter "requests"
-        "Requests, and ends of sessions, that were too large for a part of one step." {
-        tasks;
-    }
+        "Requests, and ends of sessions, that were too large for a part of one step."
+        { tasks; }
     "ringmq_fanouts_under_way" Gauge "messages"
         "Messages that some of their subscribers are still to get." { fanouts_under_way; }
     "ringmq_steps_total" Counter "steps"
@@ -511,9 +513,8 @@ counters! {
     "ringmq_gathering_sleeps_total" Counter "sleeps"
         "Dozes in which events were let gather (runtime.coalesce)." { dozes_gathering; }
     "ringmq_gathering_seconds" Gauge "nanoseconds"
-        "How long events gather now before the shard wakes; 0 while it wakes for each." {
-        gathering_nanos;
-    }
+        "How long events gather now before the shard wakes; 0 while it wakes for each."
+        { gathering_nanos; }
     "ringmq_gathering_probes_total" Counter "probes"
         "Times that coalesce: auto tried the mode that had been worse." { gathering_probes; }
     "ringmq_gathering_switches_total" Counter "switches"
@@ -570,13 +571,11 @@ counters! {
     "ringmq_storage_full" Gauge "shards"
         "Shards whose store has no room for new values." { storage_full; }
     "ringmq_storage_late" Gauge "shards"
-        "Shards with half as much or more waiting to be durable as may, or for half as long." {
-        storage_late;
-    }
+        "Shards with half as much or more waiting to be durable as may, or for half as long."
+        { storage_late; }
     "ringmq_storage_degraded" Gauge "shards"
-        "Shards that acknowledge what is in memory only, because the disk fails or hangs." {
-        storage_degraded;
-    }
+        "Shards that acknowledge what is in memory only, because the disk fails or hangs."
+        { storage_degraded; }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ pub mod prometheus;
 pub mod sys;
 pub mod trace_context;
 
-pub use bridges::{AccountRow, BridgeRow, ListenerRow, SpanRow};
+pub use bridges::{AccountRow, BridgeRow, ListenerRow, SpanRow, TopRow};
 pub use cluster::{ClusterRow, NodeRow, WillsRow};
 pub use counters::{Counters, Descriptor, Kind};
 pub use histogram::{Exemplar, Exemplars, Histogram};

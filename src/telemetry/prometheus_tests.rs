@@ -203,3 +203,102 @@ fn the_format_is_what_the_accept_header_wants_more() {
         assert_eq!(Format::accepted(accept), wanted, "{accept}");
     }
 }
+
+/// What is there besides the table of counters: one of everything.
+fn full() -> Process {
+    let name = || "x".to_owned();
+    Process {
+        memory_limit: Some(1),
+        api: vec![("let_in", 1)],
+        bridges: vec![BridgeRow {
+            dropped: vec![("full", 1)],
+            refused: vec![("quota", 1)],
+            ..BridgeRow::default()
+        }],
+        cluster: Some(ClusterRow {
+            nodes: vec![crate::telemetry::NodeRow::default()],
+            ..ClusterRow::default()
+        }),
+        spans: Some(SpanRow::default()),
+        listeners: vec![ListenerRow {
+            name: name(),
+            kind: name(),
+            bind: name(),
+            running: true,
+            connections: 1,
+            max_connections: None,
+            accepted: 1,
+            refused: 1,
+        }],
+        certificates: vec![(name(), 1)],
+        accounts: vec![AccountRow { name: name(), messages: 1, bytes: 1 }],
+        top: vec![TopRow { by: "drops", client_id: name(), per_second: 0.5 }],
+        resident_bytes: Some(1),
+        virtual_bytes: Some(1),
+        cpu: Some(Duration::from_secs(1)),
+        open_fds: Some(1),
+        max_fds: Some(1),
+        ..Process::default()
+    }
+}
+
+/// Names of metrics in a query, or in rules of alerts.
+fn names(text: &str) -> impl Iterator<Item = &str> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| word.starts_with("ringmq_") || word.starts_with("process_"))
+}
+
+/// The queries of all panels of a dashboard.
+fn queries(panels: &serde_json::Value, all: &mut Vec<String>) {
+    for panel in panels.as_array().into_iter().flatten() {
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            all.push(target["expr"].as_str().expect("a query").to_owned());
+        }
+        queries(&panel["panels"], all);
+    }
+}
+
+/// Families that no panel shows, and why.
+const NOT_SHOWN: [(&str, &str); 3] = [
+    ("process_virtual_memory_bytes", "address space that is reserved and not used says nothing"),
+    ("ringmq_gathering_probes_total", "of the experiment; ringmq_gathering_seconds is its outcome"),
+    ("ringmq_gathering_switches_total", "the same"),
+];
+
+#[test]
+fn the_dashboard_and_the_alerts_name_what_there_is_and_the_dashboard_shows_all() {
+    let text = page(Format::Text, "1", &full(), &[Some(&snapshot())]);
+    let kinds = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    let kinds: HashMap<&str, &str> = kinds.collect();
+    let family = |name: &str| {
+        let stem = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
+        let histogram = stem.filter(|stem| kinds.get(stem) == Some(&"histogram"));
+        histogram.unwrap_or(name).to_owned()
+    };
+    let dashboard = include_str!("../../tuning/grafana.json");
+    let dashboard: serde_json::Value = serde_json::from_str(dashboard).unwrap();
+    let mut all = Vec::new();
+    queries(&dashboard["panels"], &mut all);
+    assert!(all.len() > 100, "{} queries", all.len());
+    let shown: HashSet<String> = all.iter().flat_map(|query| names(query)).map(family).collect();
+    let alerts = include_str!("../../tuning/alerts.yaml");
+    for name in shown.iter().cloned().chain(names(alerts).map(family)) {
+        assert!(kinds.contains_key(&*name), "nothing is called {name}");
+    }
+    let without: HashSet<&str> = NOT_SHOWN.iter().map(|(name, _)| *name).collect();
+    let unseen = |name: &&&str| !shown.contains(**name) && !without.contains(**name);
+    assert_eq!(kinds.keys().filter(unseen).collect::<Vec<_>>(), Vec::<&&str>::new(), "no panel");
+    let stale = |name: &&&str| shown.contains(**name) || !kinds.contains_key(**name);
+    let stale: Vec<_> = without.iter().filter(stale).collect();
+    assert_eq!(stale, Vec::<&&str>::new(), "they are shown, or are not there any more");
+}
+
+#[test]
+fn the_heaviest_clients_are_on_the_page_where_they_are_wanted() {
+    let one = TopRow { by: "drops", client_id: "a\"b".to_owned(), per_second: 1.5 };
+    let process = Process { top: vec![one], ..Process::default() };
+    let text = page(Format::Text, "1", &process, &[]);
+    let line = "\nringmq_top_clients{by=\"drops\",client_id=\"a\\\"b\"} 1.5\n";
+    assert!(text.contains(line), "{text}");
+    assert!(!page(Format::Text, "1", &Process::default(), &[]).contains("ringmq_top_clients"));
+}

@@ -13,6 +13,8 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
          "--disable-component-update", "--disable-sync"]
 ADDRESS, PICTURES, CLIENT, USER, PASSWORD = sys.argv[1:6]
 CHROMIUM = sys.argv[6] if len(sys.argv) > 6 else "/usr/bin/chromium"
+# Some tens of milliseconds on a machine that has nothing else to do; tests run beside others.
+PAINT = 5000
 WRONG = []
 
 
@@ -40,8 +42,21 @@ def log_in(page):
     began = time.monotonic()
     page.goto(ADDRESS)
     page.locator("input[name=username]").wait_for()
-    paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0]?.startTime")
-    print(f"first paint after {paint:.0f} ms, the form after {1000 * (time.monotonic() - began):.0f} ms")
+    form = 1000 * (time.monotonic() - began)
+    # The browser may report the paint a little after it has shown the form.
+    paint = None
+    for _ in range(100):
+        paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0]?.startTime")
+        if paint is not None:
+            break
+        page.wait_for_timeout(50)
+    if paint is None:
+        sys.exit("the browser reports no first paint")
+    weight = page.evaluate("""["navigation", "resource"].flatMap((kind) => performance.getEntriesByType(kind))
+        .reduce((sum, one) => sum + one.encodedBodySize, 0)""")
+    print(f"first paint after {paint:.0f} ms, the form after {form:.0f} ms; {weight} bytes")
+    check(f"the first paint comes within {PAINT} ms", paint < PAINT)
+    check("all of the page is under 300 KB", 10_000 < weight < 300_000)
     page.fill("input[name=username]", USER)
     page.fill("input[name=password]", "wrong")
     page.keyboard.press("Enter")

@@ -34,6 +34,7 @@ fn the_dashboard_works_in_a_browser() {
     let _ = device.kill();
     let _ = device.wait();
     std::fs::remove_file(users).unwrap();
+    println!("{shown}");
     assert!(shown.contains("ok: the client is disconnected"), "{shown}");
 }
 

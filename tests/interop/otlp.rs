@@ -1,10 +1,12 @@
-//! Spans for OpenTelemetry: a receiver that decodes them with the protocol's own classes, messages
-//! of mosquitto's clients, with and without a trace of their own, over several shards.
+//! Spans for OpenTelemetry: a receiver that decodes them with the protocol's own classes, and a
+//! collector before it; messages of mosquitto's clients, with and without a trace of their own,
+//! over several shards, and of those that are no clients.
 
 use crate::support::http::{Http, admin};
 use crate::support::{Broker, Client, V311, eventually, unique};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
@@ -53,6 +55,35 @@ impl Receiver {
         };
         eventually("the spans have come", || found().len() >= count);
         found()
+    }
+}
+
+/// A collector that sends what it takes to a receiver. Ended when it goes.
+struct Collector {
+    child: Child,
+    port: String,
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Collector {
+    fn start(receiver: &Receiver) -> Collector {
+        let mut command = crate::script_of_python("collector.py", &[&receiver.port]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("a collector");
+        let port = BufReader::new(child.stdout.take().unwrap()).lines().next();
+        let port = port.expect("its port").unwrap();
+        let mut collector = Collector { child, port };
+        eventually("it takes connections", || {
+            assert!(collector.child.try_wait().unwrap().is_none(), "it has ended");
+            TcpStream::connect(format!("127.0.0.1:{}", collector.port)).is_ok()
+        });
+        collector
     }
 }
 
@@ -249,6 +280,109 @@ fn a_share_of_messages_begins_traces_which_the_log_and_the_metrics_name() {
             && page.sum("ringmq_otlp_up", &[]) == 1.0
             && page.sum("ringmq_otlp_spans_dropped_total", &[]) == 0.0
     });
+}
+
+#[test]
+fn a_collector_takes_the_spans_and_passes_them_on() {
+    let receiver = Receiver::start("0");
+    let collector = Collector::start(&receiver);
+    let broker = Broker::start(&[
+        "admin.bind=127.0.0.1:0",
+        &format!("telemetry.otlp.endpoint=http://127.0.0.1:{}", collector.port),
+        "telemetry.otlp.sample=0",
+    ]);
+    let topic = unique("trace/c");
+    let id = unique("reader");
+    let mut reader = Client::subscriber(&broker, V311, &id, &topic, 1);
+    let property = ["-D", "publish", "user-property", "traceparent", CONTEXT];
+    let publisher = unique("publisher");
+    publish(&broker, &[&property[..], &["-t", &topic, "-q", "1", "-i", &publisher]].concat());
+    reader.expect("x");
+    let spans = receiver.wait_for(3, |_| true);
+    assert_eq!(spans.len(), 3, "{spans:#?}");
+    let (receipt, route) = (one(&spans, "receive"), one(&spans, "route"));
+    assert_eq!(receipt["trace"], json!("0af7651916cd43dd8448eb211c80319c"));
+    assert_eq!(receipt["parent"], json!("b7ad6b7169203331"));
+    assert_eq!(receipt["messaging.client.id"], json!(publisher));
+    assert_eq!(receipt["resource"]["service.name"], json!("ringmq"));
+    assert_eq!(route["parent"], receipt["span"]);
+    let deliver = one(&spans, "deliver");
+    assert_eq!((&deliver["parent"], &deliver["messaging.client.id"]), (&route["span"], &json!(id)));
+    let mut http = Http::open(admin(&broker));
+    eventually("the exporter knows", || {
+        let page = http.get("/metrics");
+        page.sum("ringmq_otlp_up", &[]) == 1.0
+            && page.sum("ringmq_otlp_spans_exported_total", &[]) == 3.0
+            && page.sum("ringmq_otlp_spans_dropped_total", &[]) == 0.0
+    });
+}
+
+#[test]
+fn what_the_api_and_bridges_publish_and_wills_are_received_too() {
+    let receiver = Receiver::start("0");
+    let far = Broker::start(&[]);
+    let broker = Broker::start(&[
+        "admin.bind=127.0.0.1:0",
+        &receiver.endpoint(),
+        "telemetry.otlp.sample=1",
+        "telemetry.otlp.headers.X-Key=secret",
+        "bridges.0.name=uplink",
+        &format!("bridges.0.mqtt.addresses=[\"{}\"]", far.address()),
+        "bridges.0.mqtt.topics.0.filter=trace/#",
+        "bridges.0.mqtt.topics.0.direction=in",
+        "bridges.0.mqtt.topics.0.qos=1",
+    ]);
+    let mut http = Http::open(admin(&broker));
+    let topic = unique("trace/d");
+    let mut reader = Client::subscriber(&broker, V311, &unique("reader"), "trace/#", 1);
+    let body = json!({"topic": topic, "payload": "by the API", "qos": 1}).to_string();
+    let json_body = "Content-Type: application/json\r\n";
+    let answer = http.request("POST", "/api/v1/publish", json_body, &body);
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    reader.expect("by the API");
+    let via = |word: &str| {
+        let spans = receiver.wait_for(1, |span| span["ringmq.via"] == json!(word));
+        assert_eq!(spans.len(), 1, "{spans:#?}");
+        let span = spans.into_iter().next().unwrap();
+        assert_eq!((&span["name"], &span["error"]), (&json!("receive"), &Value::Null));
+        assert_eq!((&span["parent"], &span["messaging.client.id"]), (&json!(""), &Value::Null));
+        let of_trace = |other: &Value| other["trace"] == span["trace"];
+        let all = receiver.wait_for(3, of_trace);
+        assert_eq!(one(&all, "route")["parent"], span["span"]);
+        assert_eq!(one(&all, "deliver")["parent"], one(&all, "route")["span"]);
+        span
+    };
+    assert_eq!(via("api")["kind"], json!("SPAN_KIND_SERVER"));
+    eventually("the bridge is up", || {
+        let page = http.get("/metrics");
+        page.body.contains("ringmq_bridge_up") && page.sum("ringmq_bridge_up", &[]) == 1.0
+    });
+    let mut brought = false;
+    eventually("the bridge has subscribed, and brings a message", || {
+        if !brought {
+            publish(&far, &["-t", &topic, "-q", "1"]);
+        }
+        brought = http.get("/metrics").sum("ringmq_bridge_brought_total", &[]) >= 1.0;
+        brought
+    });
+    reader.expect("x");
+    let span = receiver.wait_for(1, |span| span["ringmq.via"] == json!("bridge"))[0].clone();
+    let wanted = (&json!("uplink"), &json!("SPAN_KIND_CONSUMER"));
+    assert_eq!((&span["ringmq.bridge"], &span["kind"]), wanted);
+    // A client that goes without DISCONNECT.
+    let (host, port) = (broker.address().ip().to_string(), broker.address().port().to_string());
+    let will = ["--will-topic", "trace/gone", "--will-payload", "gone", "--will-qos", "1"];
+    let mut willing = Command::new("mosquitto_sub")
+        .args(["-h", &host, "-p", &port, "-i", &unique("willing"), "-t", "nothing", "-V", "5"])
+        .args(will)
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("mosquitto_sub: run scripts/test, which installs it");
+    eventually("it is connected", || http.get("/metrics").sum("ringmq_connections", &[]) >= 2.0);
+    let _ = willing.kill();
+    let _ = willing.wait();
+    eventually("its will comes", || reader.message().payload == b"gone");
+    assert_eq!(via("will")["kind"], json!("SPAN_KIND_INTERNAL"));
 }
 
 /// A publish that the broker does not take.

@@ -4,6 +4,7 @@ Decodes what is sent by the protocol's own generated classes. Prints its port, t
 span. The first REFUSALS requests are answered with 503, so that they are made again. Ends with standard input.
 """
 
+import gzip
 import http.server
 import json
 import os
@@ -47,6 +48,8 @@ class Receiver(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         global refusals
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers["Content-Encoding"] == "gzip":  # as the collector sends it
+            body = gzip.decompress(body)
         good = (self.path == "/v1/traces" and self.headers["Content-Type"] == "application/x-protobuf"
                 and self.headers["X-Key"] == "secret")
         status = 200 if good else 400

@@ -219,3 +219,26 @@ fn a_webhook_drops_what_is_refused_and_sends_batches() {
     assert!(all.iter().copied().eq(0..50), "{all:?}");
     let _ = fs::remove_dir_all(directory);
 }
+
+/// Events reach a service as messages do: a bridge takes them by their topics.
+#[test]
+fn events_go_to_a_webhook() {
+    let service = Service::start(Box::new(|_, _: &Seen| status("204 No Content")));
+    let broker = Broker::start(&[
+        "telemetry.events=[connected, disconnected]",
+        "bridges.0.name=events",
+        &format!("bridges.0.http.url=http://{}/events", service.address),
+        "bridges.0.http.filters=[\"$SYS/broker/events/#\"]",
+    ]);
+    let id = unique("seen");
+    Client::connect(&broker, V5, &id).disconnect();
+    let came = |topic: &str| {
+        service.seen().iter().any(|seen| {
+            let body: serde_json::Value = serde_json::from_str(&seen.body).expect("JSON");
+            body["topic"] == *topic && body["payload"]["clientid"] == *id
+        })
+    };
+    for topic in ["$SYS/broker/events/client/connected", "$SYS/broker/events/client/disconnected"] {
+        eventually("the event has come", || came(topic));
+    }
+}

@@ -157,7 +157,17 @@ fn a_trace_comes_live_and_by_command_and_what_is_wrong_is_named() {
     }
     assert!(text.contains("text/event-stream") && text.contains("\ndata: {\"time\""), "{text}");
     let mut told = BufReader::new(child.stdout.take().unwrap()).lines();
-    assert!(told.any(|line| line.unwrap().contains("PINGRESP")));
+    let reading = std::thread::spawn(move || {
+        let found = told.any(|line| line.unwrap().contains("PINGRESP"));
+        (found, told)
+    });
+    // A trace is listed a moment before the shards know of it.
+    eventually("the command shows a ping", || {
+        client.ping();
+        reading.is_finished()
+    });
+    let (found, _told) = reading.join().unwrap();
+    assert!(found);
     // Interrupted, it takes its trace with it.
     let _ = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
     assert!(child.wait().unwrap().success());
@@ -188,7 +198,7 @@ fn a_trace_comes_live_and_by_command_and_what_is_wrong_is_named() {
 
 #[test]
 fn the_heaviest_clients_are_named() {
-    let broker = start(&[]);
+    let broker = start(&["telemetry.top_clients=2"]);
     let mut api = Api::of(&broker);
     let (heavy, light, away) = (unique("heavy"), unique("light"), unique("away"));
     let mut offline = Connect::durable(V311, &away).open(&broker);
@@ -216,6 +226,12 @@ fn the_heaviest_clients_are_named() {
     let top = api.get("/top?by=drops&limit=1");
     assert_eq!(top["data"][0]["clientid"], json!(away));
     assert_eq!((&top["data"][0]["total"], &top["data"][0]["error"]), (&json!(70), &json!(0)));
+    let page = api.http.get("/metrics");
+    for (by, id) in [("drops", &away), ("bytes_received", &heavy)] {
+        let labels = format!("{{by=\"{by}\",client_id=\"{id}\"}}");
+        assert!(page.sum("ringmq_top_clients", &[&labels]) > 0.0, "{}", page.body);
+    }
+    assert!(page.body.matches("\nringmq_top_clients{by=\"messages_received\"").count() <= 2);
     assert_eq!(api.get("/slow_subscriptions")["data"], json!([]));
     assert_eq!(api.status("GET", "/top?by=name"), 400);
     assert_eq!(api.status("GET", "/top?limit=101"), 400);

@@ -188,7 +188,7 @@ impl Run {
             publisher: None,
         };
         let own = ClientKey::new(77);
-        let said = self.world.inquire(0, |s| s.publish_as_bridge(&message, None, own));
+        let said = self.world.inquire(0, |s| s.publish_as_bridge(&message, None, (own, "b")));
         usize::from(matches!(said, PublishOutcome::Accepted { .. }))
     }
 

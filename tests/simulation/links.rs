@@ -241,7 +241,8 @@ impl Pausing {
                 publisher: None,
             };
             let own = ClientKey::new(77);
-            let said = self.world.inquire(shard, |s| s.publish_as_bridge(&message, None, own));
+            let said =
+                self.world.inquire(shard, |s| s.publish_as_bridge(&message, None, (own, "b")));
             let full = bytes >= BOUND - BOUND / 8;
             assert_eq!(
                 said == PublishOutcome::Busy,

@@ -2,7 +2,7 @@
 //! broker uses them, in protocol buffers. prost encodes them. The numbers are those of the
 //! protocol.
 
-use crate::shard::{Span, SpanKind};
+use crate::shard::{Span, SpanKind, Via};
 use prost::Message;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use std::time::Duration;
 const INTERNAL: i32 = 1;
 const SERVER: i32 = 2;
 const PRODUCER: i32 = 4;
+const CONSUMER: i32 = 5;
 /// The value of `StatusCode` for an error.
 const ERROR: i32 = 2;
 /// Flags of a span: the trace is recorded; it is known whether the parent is in another process;
@@ -168,8 +169,8 @@ impl Sender {
     fn message(&self, span: &Span) -> SpanMessage {
         let nanos = |micros: u64| (self.zero + Duration::from_micros(micros)).as_nanos() as u64;
         let (name, kind, remote) = match span.kind {
-            // The parent, if there is one, is a span of the publisher.
-            SpanKind::Receive => ("receive", SERVER, REMOTE),
+            // The parent, if there is one, is a span of the publisher or of another node.
+            SpanKind::Receive => ("receive", receipt(span.via.as_ref()), REMOTE),
             SpanKind::Route => ("route", INTERNAL, 0),
             SpanKind::Deliver => ("deliver", PRODUCER, 0),
         };
@@ -190,6 +191,26 @@ impl Sender {
     }
 }
 
+/// The kind of a receipt.
+fn receipt(via: Option<&Via>) -> i32 {
+    match via {
+        None | Some(Via::Api | Via::Node(_)) => SERVER,
+        Some(Via::Bridge(_)) => CONSUMER,
+        Some(Via::Will) => INTERNAL,
+    }
+}
+
+/// How a message was received that no client has sent.
+fn came_by(via: &Via) -> [KeyValue; 2] {
+    let (word, key, name) = match via {
+        Via::Api => ("api", "", ""),
+        Via::Bridge(name) => ("bridge", "ringmq.bridge", &**name),
+        Via::Node(name) => ("node", "ringmq.node", &**name),
+        Via::Will => ("will", "", ""),
+    };
+    [text("ringmq.via", word), text(key, name)]
+}
+
 /// The attributes of a span, named by OpenTelemetry's conventions for messaging where those have a
 /// name.
 fn attributes(span: &Span) -> Vec<KeyValue> {
@@ -199,7 +220,9 @@ fn attributes(span: &Span) -> Vec<KeyValue> {
         number("messaging.message.body.size", span.payload as u64),
         number("mqtt.qos", span.qos.into()),
     ];
-    if span.kind != SpanKind::Route {
+    if let Some(via) = &span.via {
+        all.extend(came_by(via).into_iter().filter(|one| !one.key.is_empty()));
+    } else if span.kind != SpanKind::Route {
         all.push(text("messaging.client.id", &span.client_id));
     }
     if let Some(peer) = &span.peer {

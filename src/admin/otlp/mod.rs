@@ -404,6 +404,7 @@ mod tests {
             ended: 0,
             topic: "t".into(),
             client_id: "".into(),
+            via: None,
             peer: None,
             qos: 0,
             payload: 0,

@@ -133,7 +133,7 @@ impl Shard {
                 Ruling::Allowed(rules.place(ruling.written))
             }
             Ruled::By(ruling, rules) => Ruling::Denied(rules.place(ruling.written)),
-            Ruled::Ask(_) | Ruled::Service(_) => Ruling::Asks,
+            Ruled::Ask(_) | Ruled::Service(..) => Ruling::Asks,
             Ruled::Nobody if access.default_for(grant) => Ruling::Allowed(
                 match (grant.superuser, access.authorizes) {
                     (true, _) => "the client is a superuser",

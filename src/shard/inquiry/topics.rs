@@ -9,6 +9,7 @@ use crate::message::{Accounts, Message, MessageRef};
 use crate::packet::Qos;
 use crate::session::ShareName;
 use crate::shard::memory::Pressure;
+use crate::shard::observe::{Via, Way};
 use crate::shard::stamps::nothing;
 use crate::shard::storing::Speaker;
 use crate::shard::{Shard, Turn};
@@ -222,23 +223,25 @@ impl Shard {
         expires_after: Option<u32>,
     ) -> PublishOutcome {
         let message = MessageRef { publisher: None, ..*message };
-        let outcome = self.publish_for_owner(&message, expires_after);
+        let outcome = self.publish_for_owner(&message, expires_after, || Via::Api);
         let accepted = matches!(outcome, PublishOutcome::Accepted { .. });
         self.counters.messages_of_operators += u64::from(accepted);
         outcome
     }
 
     /// Publishes a message that a bridge has brought. `own` is the key of the bridge, whose link
-    /// does not take the message. Otherwise as [`Shard::publish_as_operator`].
+    /// does not take the message, and `name` is its name. Otherwise as
+    /// [`Shard::publish_as_operator`].
     pub fn publish_as_bridge(
         &mut self,
         message: &MessageRef<'_>,
         expires_after: Option<u32>,
-        own: ClientKey,
+        (own, name): (ClientKey, &str),
     ) -> PublishOutcome {
         let publisher = Some(Publisher { client: own, shard: self.topology.id });
         let message = MessageRef { publisher, ..*message };
-        let outcome = self.publish_for_owner(&message, expires_after);
+        let via = || Via::Bridge(name.into());
+        let outcome = self.publish_for_owner(&message, expires_after, via);
         let accepted = matches!(outcome, PublishOutcome::Accepted { .. });
         self.counters.messages_of_bridges += u64::from(accepted);
         outcome
@@ -263,6 +266,26 @@ impl Shard {
     }
 
     fn publish_for_owner(
+        &mut self,
+        message: &MessageRef<'_>,
+        expires_after: Option<u32>,
+        via: impl FnOnce() -> Via,
+    ) -> PublishOutcome {
+        if !self.is_recording() {
+            return self.publish_brought(message, expires_after);
+        }
+        self.publish_within_trace(via(), message, |shard, message| {
+            let outcome = shard.publish_brought(message, expires_after);
+            let way = match outcome {
+                PublishOutcome::Accepted { .. } => Way::Done,
+                PublishOutcome::Denied(what) => Way::Refused(what),
+                PublishOutcome::Busy | PublishOutcome::ShortOfMemory => Way::Again,
+            };
+            (outcome, way)
+        })
+    }
+
+    fn publish_brought(
         &mut self,
         message: &MessageRef<'_>,
         expires_after: Option<u32>,

@@ -53,6 +53,18 @@ impl Measure {
         Measure::Drops,
         Measure::SlowSends,
     ];
+
+    /// Its name, as operators write it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Measure::BytesReceived => "bytes_received",
+            Measure::BytesSent => "bytes_sent",
+            Measure::MessagesReceived => "messages_received",
+            Measure::MessagesSent => "messages_sent",
+            Measure::Drops => "drops",
+            Measure::SlowSends => "slow_sends",
+        }
+    }
 }
 
 /// One client in a sketch.

@@ -4,14 +4,17 @@
 //! happens, and this module owns the state that is needed for that. Nothing here decides anything
 //! about a message or a client.
 
+mod brought;
 mod events;
 mod heavy;
 mod routing;
 mod spans;
 mod trace;
 
+pub use brought::Via;
+pub(super) use brought::Way;
 pub use heavy::Measure;
-pub use spans::{Span, SpanKind};
+pub use spans::{Span, SpanKind, sampled_context};
 pub use trace::{Detail, Subject, TRACES, TraceLine, TraceRule};
 
 use super::Shard;

@@ -5,12 +5,16 @@
 //! bridge and subscriber that gets the message therefore knows that it is sampled, and for which
 //! trace. What a client has sent is passed on unaltered [MQTT-3.3.2-17].
 //!
-//! The shard on which a message is published records its receipt and its routing. Each shard that
-//! delivers the message records what becomes of it for each subscriber. Spans wait here until they
-//! are fetched; those for which there is no room are counted. A message that is not sampled costs
-//! two looks at a place that tracing looks at anyway, and nothing while `telemetry.otlp` is off.
+//! The shard on which a message is published records its receipt and its routing, whoever has it
+//! published ([`super::brought`]: not only clients do). Each shard that delivers the message
+//! records what becomes of it for each subscriber. A node of a cluster that gets the message from
+//! another node records its receipt there, too, as a part of the routing. Spans wait here until
+//! they are fetched; those for which there is no room are counted. A message that is not sampled
+//! costs two looks at a place that tracing looks at anyway, and nothing while `telemetry.otlp` is
+//! off.
 
 use super::super::drops::DropReason;
+use super::brought::Via;
 use crate::ids::ShardSet;
 use crate::limits::{SPANS, cost};
 use crate::message::MessageRef;
@@ -31,7 +35,7 @@ const TOPIC: usize = 1024;
 /// What a span is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SpanKind {
-    /// A PUBLISH, from its arrival here to its answer.
+    /// A PUBLISH, from its arrival here to its answer; or a message that came otherwise.
     Receive,
     /// The search for the message's receivers, and giving the message to shards and subscribers.
     Route,
@@ -56,8 +60,10 @@ pub struct Span {
     pub ended: u64,
     /// The topic, of which at most the first 1,024 bytes are kept.
     pub topic: Box<str>,
-    /// The publisher, or the subscriber; empty for routing.
+    /// The publisher, or the subscriber; empty for routing, and where the publisher is no client.
     pub client_id: Box<str>,
+    /// How the message was received, if no client has sent it.
+    pub via: Option<Via>,
     /// The address of that client.
     pub peer: Option<Box<str>>,
     /// The QoS; for a delivery, that of the delivery.
@@ -82,6 +88,16 @@ pub(in crate::shard) struct Current {
     pub error: Option<&'static str>,
 }
 
+/// A message whose receipt is recorded.
+pub(super) struct Received<'a> {
+    pub topic: &'a str,
+    pub payload: &'a [u8],
+    pub qos: u8,
+    pub client_id: Box<str>,
+    pub peer: Option<Box<str>>,
+    pub via: Option<Via>,
+}
+
 /// The spans of a shard, and what is needed to record them.
 pub(in crate::shard) struct Spans {
     /// How many of 2^32 messages without a context are sampled.
@@ -90,7 +106,7 @@ pub(in crate::shard) struct Spans {
     /// How many spans and traces were given an identifier so far.
     named: u64,
     kept: Vec<Span>,
-    lost: u64,
+    pub(super) lost: u64,
     current: Option<Current>,
     /// Sampled messages that were held and not handled, by session, with the times of their
     /// arrival.
@@ -139,7 +155,7 @@ impl Spans {
         }
     }
 
-    fn keep(&mut self, span: Span) {
+    pub(super) fn keep(&mut self, span: Span) {
         if self.kept.len() < SPANS {
             self.kept.push(span);
         } else {
@@ -167,14 +183,14 @@ fn context_in(user: UserProperties<'_>) -> Option<TraceContext> {
 }
 
 /// The same, for the properties that are forwarded with a message.
-fn context_of(message: &MessageRef<'_>) -> Option<TraceContext> {
+pub fn sampled_context(message: &MessageRef<'_>) -> Option<TraceContext> {
     if message.properties.is_empty() {
         return None;
     }
     context_in(UserProperties::within(message.properties))
 }
 
-fn shortened(topic: &str) -> Box<str> {
+pub(super) fn shortened(topic: &str) -> Box<str> {
     topic.get(..topic.floor_char_boundary(TOPIC)).unwrap_or(topic).into()
 }
 
@@ -182,6 +198,7 @@ impl Shard {
     /// Records spans of this share of all messages, and of those that carry a context; `None`
     /// records nothing.
     pub fn record_spans(&mut self, share: Option<f64>) {
+        self.topology.shared.recording.set(u64::from(share.is_some()));
         let observers = &mut self.work.observers;
         let share = share.map(|share| (share.clamp(0.0, 1.0) * (1_u64 << 32) as f64) as u64);
         match (&mut observers.spans, share) {
@@ -214,7 +231,7 @@ impl Shard {
         self.topology.shared.seeds.secret(parts.map(u64::to_le_bytes).as_flattened())
     }
 
-    fn name_span(&mut self) -> SpanId {
+    pub(super) fn name_span(&mut self) -> SpanId {
         SpanId::new(self.unique())
     }
 
@@ -225,18 +242,28 @@ impl Shard {
         publish: &Publish<'_>,
     ) -> Option<Current> {
         let session = self.weighed_as(index);
-        let came = self.meter.begun();
-        let spans = self.work.observers.spans.as_mut()?;
         let user = publish.properties.user;
         let context = if user.is_empty() { None } else { context_in(user) };
-        let held = if spans.held.is_empty() { None } else { spans.take_held(session) };
+        self.sample_as(session, context, publish.retain)
+    }
+
+    /// The same, of a message with this context, if any, that is held as `key`.
+    pub(super) fn sample_as(
+        &mut self,
+        key: (u32, u32),
+        context: Option<TraceContext>,
+        retain: bool,
+    ) -> Option<Current> {
+        let came = self.meter.begun();
+        let spans = self.work.observers.spans.as_mut()?;
+        let held = if spans.held.is_empty() { None } else { spans.take_held(key) };
         let held = held.filter(|since| came.saturating_sub(*since) < HELD_TIME * 1000);
         let began = held.unwrap_or(came);
         if let Some(context) = context {
             return Some(Current { context, begun_here: false, began, error: None });
         }
         // A retained message with a context would continue its trace with each new subscriber.
-        if publish.retain || held.is_none() && !spans.draws() {
+        if retain || held.is_none() && !spans.draws() {
             return None;
         }
         let trace = u128::from(self.unique()) << 64 | u128::from(self.unique());
@@ -260,8 +287,13 @@ impl Shard {
     /// Notes that the PUBLISH was held instead, and comes again.
     pub(in crate::shard) fn hold_sampled(&mut self, index: u32, began: u64) {
         let session = self.weighed_as(index);
+        self.hold_as(session, began);
+    }
+
+    /// The same, of one that is held as `key`.
+    pub(super) fn hold_as(&mut self, key: (u32, u32), began: u64) {
         if let Some(spans) = &mut self.work.observers.spans {
-            spans.hold(session, began);
+            spans.hold(key, began);
         }
     }
 
@@ -273,10 +305,23 @@ impl Shard {
         of: &Current,
         routing: Option<u64>,
     ) {
-        let ended = self.micros();
-        let (context, qos, payload) = (of.context, publish.qos as u8, publish.payload.len());
         let topic = self.full_topic(index, publish);
         let (client_id, peer) = self.named(index);
+        let (payload, qos, via) = (publish.payload, publish.qos as u8, None);
+        let received = Received { topic: &topic, payload, qos, client_id, peer, via };
+        self.record_received(received, of, routing);
+    }
+
+    /// The same, whoever has it published.
+    pub(super) fn record_received(
+        &mut self,
+        received: Received<'_>,
+        of: &Current,
+        routing: Option<u64>,
+    ) {
+        let ended = self.micros();
+        let Received { topic, payload, qos, client_id, peer, via } = received;
+        let context = of.context;
         let id = if of.begun_here { context.parent } else { self.name_span() };
         let receipt = Span {
             trace: context.trace,
@@ -285,22 +330,24 @@ impl Shard {
             kind: SpanKind::Receive,
             began: of.began,
             ended,
-            topic: shortened(&topic),
+            topic: shortened(topic),
             client_id,
+            via,
             peer,
             qos,
-            payload,
+            payload: payload.len(),
             shards: ShardSet::EMPTY,
             error: of.error,
         };
         let routed = routing.filter(|_| of.error.is_none()).map(|began| Span {
-            id: context.routing(&topic, publish.payload),
+            id: context.routing(topic, payload),
             parent: Some(id),
             kind: SpanKind::Route,
             began,
             client_id: "".into(),
+            via: None,
             peer: None,
-            shards: self.interested_in(&topic),
+            shards: self.interested_in(topic),
             ..receipt.clone()
         });
         let Some(spans) = &mut self.work.observers.spans else { return };
@@ -335,7 +382,7 @@ impl Shard {
         outbound: Option<&Outbound<'_>>,
         dropped: Option<DropReason>,
     ) {
-        let Some(context) = context_of(message) else { return };
+        let Some(context) = sampled_context(message) else { return };
         if Mutant::SpansForgetDrops.is_on() && dropped.is_some() {
             return;
         }
@@ -359,6 +406,7 @@ impl Shard {
             ended,
             topic: shortened(message.topic),
             client_id,
+            via: None,
             peer,
             qos: outbound.map_or(message.qos, |outbound| outbound.qos) as u8,
             payload: message.payload.len(),

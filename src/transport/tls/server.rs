@@ -241,7 +241,7 @@ struct Files<'a> {
 }
 
 /// A certificate chain with its private key, for a `tls` section that has only these two keys, such
-/// as that of the admin server: valid at `now` (seconds since 1970).
+/// as that of the admin server: valid at `now` (seconds since 1970). And until when it is valid.
 ///
 /// # Errors
 /// A file cannot be read or parsed, or the certificate and the key do not belong together.
@@ -250,9 +250,8 @@ pub fn certified(
     private_key: &str,
     read: Reader<'_>,
     now: u64,
-) -> Result<Arc<CertifiedKey>, Unusable> {
-    let files = Files { read, now };
-    Ok(files.certified("certificate", certificate, "private_key", private_key)?.0)
+) -> Result<(Arc<CertifiedKey>, u64), Unusable> {
+    Files { read, now }.certified("certificate", certificate, "private_key", private_key)
 }
 
 fn unusable(key: &str, what: String, fix: &'static str) -> Unusable {

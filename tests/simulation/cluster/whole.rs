@@ -12,6 +12,7 @@ use ringmq::cluster::junction::{Around, Junction};
 use ringmq::cluster::node::{Node, NodePlan, WhenCutOff};
 use ringmq::ids::ShardId;
 use ringmq::packet::{AckKind, Connect};
+use ringmq::shard::{Settings, Span, SpanKind, Via};
 use ringmq::time::Instant;
 use std::collections::BTreeSet;
 
@@ -52,6 +53,11 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn new(seed: u64, faults: Faults, window: usize) -> Cluster {
+        Cluster::with(seed, faults, window, roomy())
+    }
+
+    /// The same with these settings at each node.
+    pub fn with(seed: u64, faults: Faults, window: usize, settings: Settings) -> Cluster {
         let names: Vec<String> = (0..NODES).map(|at| format!("node-{at}")).collect();
         let broker = |(at, name): (usize, &String)| {
             let (world, ends) = World::clustered(Plan {
@@ -59,7 +65,7 @@ impl Cluster {
                 shards: SHARDS,
                 data: 8,
                 control: 8,
-                settings: roomy(),
+                settings: settings.clone(),
                 faults: net::Faults { receive: 65_536, ..net::Faults::default() },
                 listener_states: vec![listener_state("")],
             });
@@ -140,6 +146,12 @@ impl Cluster {
         Guest { at, peer }
     }
 
+    /// The spans that a node has recorded since they were last taken.
+    fn spans(&mut self, at: usize) -> Vec<Span> {
+        let world = &mut self.brokers[at].world;
+        (0..SHARDS).flat_map(|shard| world.inquire(shard, |s| s.take_spans()).0).collect()
+    }
+
     /// The numbers that a client was sent, each of which it acknowledges.
     pub fn numbers(&mut self, at: usize, peer: &mut Peer) -> Vec<u64> {
         let world = &mut self.brokers[at].world;
@@ -157,6 +169,7 @@ impl Cluster {
 
 pub fn simulate(seed: u64) {
     messages_cross_once(seed);
+    what_crosses_is_received_at_each_node(seed);
     what_is_published_after_suback_comes(seed);
     if seed % 3 == 1 {
         a_full_window_makes_publishers_wait(seed);
@@ -223,6 +236,40 @@ fn messages_cross_once(seed: u64) {
         fine(&broker.world);
         assert!(broker.world.shared.interest.is_empty(), "interest keys are left");
     }
+}
+
+/// A sampled message has a receipt at its own node and at each other one that it comes to: a part
+/// of its routing, with the name of the node that it comes from. Nodes that want nothing have none.
+fn what_crosses_is_received_at_each_node(seed: u64) {
+    let settings = Settings { spans: Some(1.0), ..roomy() };
+    let mut cluster = Cluster::with(seed, Faults::default(), 1 << 20, settings);
+    let mut readers: Vec<Guest> =
+        [0, 1].map(|at| cluster.client(at, &format!("reader-{at}"))).into_iter().collect();
+    for Guest { at, peer } in &mut readers {
+        peer.subscribe(&mut cluster.brokers[*at].world, 1, "m/+", 1);
+    }
+    let mut writer = cluster.client(0, "writer").peer;
+    cluster.go(1000);
+    let mut spans: Vec<Vec<Span>> = (0..NODES).map(|at| cluster.spans(at)).collect();
+    assert!(spans.iter().all(Vec::is_empty), "{spans:?}");
+    writer.publish(&mut cluster.brokers[0].world, "m/a", &[0; 8], 1, 1);
+    cluster.go(300);
+    spans = (0..NODES).map(|at| cluster.spans(at)).collect();
+    let of = |at: usize, kind: SpanKind| {
+        let all: Vec<&Span> = spans[at].iter().filter(|span| span.kind == kind).collect();
+        assert!(all.len() <= 1, "node {at}: {all:?}");
+        all.first().copied()
+    };
+    let (first, route) = (of(0, SpanKind::Receive).unwrap(), of(0, SpanKind::Route).unwrap());
+    assert_eq!((first.via.clone(), &*first.client_id), (None, "writer"));
+    let second = of(1, SpanKind::Receive).expect("a receipt at the other node");
+    assert_eq!(second.via, Some(Via::Node("node-0".into())));
+    assert_eq!((second.trace, second.parent), (first.trace, Some(route.id)));
+    assert_eq!((&*second.topic, second.qos, second.payload), ("m/a", 1, 8));
+    for at in [0, 1] {
+        assert_eq!(of(at, SpanKind::Deliver).unwrap().parent, Some(route.id));
+    }
+    assert_eq!(spans[2], [], "it wants nothing");
 }
 
 /// A message that is published anywhere after SUBACK comes, however long frames are under way; and

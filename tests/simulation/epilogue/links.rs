@@ -143,7 +143,7 @@ fn not_its_own(world: &mut World) {
             publisher: None,
         };
         let own = ClientKey::new(own);
-        let outcome = world.inquire(0, |s| s.publish_as_bridge(&message, None, own));
+        let outcome = world.inquire(0, |s| s.publish_as_bridge(&message, None, (own, "b")));
         assert_eq!(outcome, PublishOutcome::Accepted { matched: true });
         world.settle();
         assert_eq!(payloads(&reader.read_all(world)), [b"brought"]);
