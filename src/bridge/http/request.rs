@@ -300,7 +300,7 @@ mod tests {
         assert_eq!(first, key(&renewed, &items, 1));
         let mut other = numbered(&[7, 8, 9]);
         other.iter_mut().for_each(|item| item.url.push('?'));
-        let put = self::plan(", batch: 9, method: PUT");
+        let put = self::plan(", batch: 9, method: put");
         let changed = self::plan(", batch: 9, body: {v: x}");
         let items: Vec<Item> =
             [7, 8, 9].iter().filter_map(|&number| changed.item(number, record(b"x"))).collect();
