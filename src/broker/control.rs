@@ -127,14 +127,10 @@ impl<'a> Control<'a> {
     /// # Errors
     /// When a listener of the start cannot listen, or a shard fails.
     pub(super) fn run(mut self, predecessor: Option<Predecessor>) -> Result<(), Failure> {
-        let mut bound = Vec::new();
-        if let Some(predecessor) = predecessor {
-            bound = self.take_over(predecessor)?;
-        } else {
-            for listener in &self.config.listeners {
-                bound.push(self.broker.open_listener(listener)?);
-            }
-        }
+        let bound = match predecessor {
+            Some(predecessor) => self.take_over(predecessor)?,
+            None => self.broker.listen_at_start(&self.config.listeners)?,
+        };
         self.task = ListenerChange::Opening(self.broker.watch.round(), bound, Why::Start);
         self.listen_to_upgrades();
         match self.serve()? {

@@ -3,6 +3,7 @@
 
 use super::core::{CoreCommand, CoreReport};
 use super::{Broker, Failure};
+use crate::config::Listener;
 use crate::ring::{Doorbell, RingPort};
 use crate::shard::Whole;
 use std::time::{Duration, Instant};
@@ -48,6 +49,43 @@ impl Broker {
                     return Err(Failure::new(format!("shard {} cannot start: {why}", id.0)));
                 }
                 Ok(CoreReport::Up(..)) => {}
+                Ok(CoreReport::Ended(_)) | Err(_) => {
+                    return Err(Failure::new("a shard ended at the start"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the listeners; returns `name=address` of each. No core accepts before all know all of
+    /// them: a core that does not would refuse the clients that others hand over to it.
+    pub(super) fn listen_at_start(
+        &mut self,
+        listeners: &[Listener],
+    ) -> Result<Vec<String>, Failure> {
+        let mut bound = Vec::with_capacity(listeners.len());
+        for listener in listeners {
+            bound.push(self.bind_listener(listener)?);
+        }
+        self.await_cores()?;
+        let bound = listeners.iter().zip(bound);
+        Ok(bound.map(|(listener, (id, sockets))| self.listen(id, listener, sockets)).collect())
+    }
+
+    /// Waits until every core has carried out what it was told so far.
+    fn await_cores(&mut self) -> Result<(), Failure> {
+        let now = Instant::now();
+        self.tell_all(|| CoreCommand::Ping(now));
+        let round = self.watch.round();
+        while !self.watch.is_done(&round) {
+            match self.reports.recv() {
+                Ok(CoreReport::Done(id) | CoreReport::Alive(id, _)) => {
+                    self.watch.answered(id, Instant::now());
+                }
+                Ok(CoreReport::Up(..)) => {}
+                Ok(CoreReport::Failed(id, why)) => {
+                    return Err(Failure::new(format!("shard {} cannot start: {why}", id.0)));
+                }
                 Ok(CoreReport::Ended(_)) | Err(_) => {
                     return Err(Failure::new("a shard ended at the start"));
                 }

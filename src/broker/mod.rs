@@ -350,9 +350,14 @@ impl Broker {
     /// Opens one listener on every core; returns `name=address`. Its sockets listen at once, and
     /// each core takes its own when it answers.
     fn open_listener(&mut self, listener: &Listener) -> Result<String, Failure> {
-        let listening = listen::open(listener, self.cores.len()).map_err(Failure::new)?;
-        let id = self.enroll(listener)?;
+        let (id, listening) = self.bind_listener(listener)?;
         Ok(self.listen(id, listener, listening))
+    }
+
+    /// Opens a listener's sockets and makes it known to every core. It does not listen yet.
+    fn bind_listener(&mut self, listener: &Listener) -> Result<(ListenerId, Listening), Failure> {
+        let listening = listen::open(listener, self.cores.len()).map_err(Failure::new)?;
+        Ok((self.enroll(listener)?, listening))
     }
 
     /// Makes a listener known to every core. It does not listen yet.
