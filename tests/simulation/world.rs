@@ -526,6 +526,7 @@ impl World {
 
     /// An operator's question to a shard that is between two steps, asked at the begin of one.
     pub fn inquire<T>(&mut self, at: usize, question: impl FnOnce(&mut Shard) -> T) -> T {
+        self.micros = self.micros.max(self.now * 1000);
         let node = &mut self.nodes[at];
         node.shard.begin(Instant(self.now), self.micros);
         node.awake = true;
