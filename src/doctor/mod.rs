@@ -24,6 +24,7 @@ mod judge_process;
 #[cfg(feature = "runtime")]
 mod judge_storage;
 mod need;
+#[cfg(feature = "runtime")]
 mod ping;
 mod place;
 mod report;
@@ -40,7 +41,8 @@ pub use facts::{Conntrack, Facts, Sysctl};
 pub use finding::{Finding, Fix, Severity};
 pub use judge_process::RingTrial;
 pub use need::{Bound, Need};
-pub use ping::{PingFailure, Pong, ping, target};
+#[cfg(feature = "runtime")]
+pub use ping::{PingFailure, Pong, Target, ping, target};
 pub use place::{Engine, Environment, Network};
 pub use report::Report;
 pub use worst::Worst;
