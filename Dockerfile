@@ -58,8 +58,8 @@ COPY LICENSE-MIT LICENSE-APACHE /usr/share/doc/ringmq/
 # Owns no file and has no login.
 USER 65532:65532
 EXPOSE 1883
-# CONNECT and PINGREQ to the first TCP listener of this file and of the environment. Being refused is an
-# answer: a broker that lets nobody in is alive.
+# CONNECT and PINGREQ to a listener of this file and of the environment, in plain or over TLS or WebSocket,
+# as it speaks. Being refused is an answer: a broker that lets nobody in is alive.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=10s --retries=4 \
     CMD ["/usr/local/bin/ringmq", "ping", "--config", "/etc/ringmq/ringmq.yaml"]
 STOPSIGNAL SIGTERM

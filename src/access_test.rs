@@ -85,6 +85,13 @@ pub fn run(tested: &Tested, config: &Config) -> Result<(bool, String), Vec<Strin
     let attributes = tested.attributes.iter();
     grant.attributes =
         attributes.map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect();
+    if let Some(name) = tested.listener.as_deref()
+        && !config.listeners.iter().any(|listener| &*listener.name == name)
+    {
+        let known: Vec<&str> = config.listeners.iter().map(|listener| &*listener.name).collect();
+        let known = known.join(", ");
+        return Err(vec![format!("--listener: there is no listener `{name}`, but {known}")]);
+    }
     let first = config.listeners.first().map_or("", |listener| &listener.name);
     let listener = tested.listener.as_deref().unwrap_or(first);
     let who = Who { client_id: &tested.client, grant: &grant, listener };

@@ -1,6 +1,8 @@
 //! Asks the management API of a running broker, on behalf of the commands of `ringmq`. Blocks until
 //! the answer is there.
 
+use std::io::ErrorKind;
+use std::net::{TcpStream, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,12 +16,16 @@ use hyper::{Method, Request, Uri};
 use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use ringmq::client_tls::{Authorities, client_config};
+use ringmq::client_tls::{Authorities, client_config, without_authorities};
 use rustls::ClientConfig;
 use serde_json::Value;
 
 /// How long a request may take in all.
 const PATIENCE: Duration = Duration::from_secs(35);
+/// How long a connection may take to be made.
+const OPENING: Duration = Duration::from_secs(2);
+/// How often it is tried.
+const TRIES: u32 = 3;
 /// The largest answer in bytes.
 const LONGEST: usize = 64 << 20;
 
@@ -49,10 +55,41 @@ impl ApiAddress {
         Ok(std::env::var("RINGMQ_ADMIN_TOKEN").ok().map(|token| format!("Bearer {token}")))
     }
 
+    /// The TLS settings. Without https: in the address there is no TLS, and the authorities of a
+    /// host that has none are no reason to fail.
     fn tls(&self) -> Result<ClientConfig, String> {
+        let is_secure = self.api.get(..6).is_some_and(|head| head.eq_ignore_ascii_case("https:"));
+        if self.ca.is_none() && !is_secure {
+            return Ok(without_authorities());
+        }
         let authorities = self.ca.as_deref().map_or(Authorities::Host, Authorities::File);
         client_config(authorities, None).map_err(|error| format!("--{error}"))
     }
+}
+
+/// Whether anything accepts connections at the address. It is asked whether a broker still runs:
+/// that it answers a request with an error means that it does.
+pub fn is_open(address: &ApiAddress) -> Result<bool, String> {
+    let url: Uri =
+        address.api.parse().map_err(|error| format!("--api {}: {error}", address.api))?;
+    let usual = if url.scheme_str() == Some("https") { 443 } else { 80 };
+    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+    let found = (host, url.port_u16().unwrap_or(usual)).to_socket_addrs();
+    let mut found = found.map_err(|error| format!("--api {}: {error}", address.api))?;
+    let opens = |place| succeeds(|| TcpStream::connect_timeout(&place, OPENING).map(drop));
+    Ok(found.any(opens))
+}
+
+/// Whether something succeeds. It is tried again only if it takes too long: a host that is gone
+/// does not answer at all, and one that is busy does at last.
+fn succeeds(mut attempt: impl FnMut() -> std::io::Result<()>) -> bool {
+    for _ in 0..TRIES {
+        match attempt() {
+            Err(error) if error.kind() == ErrorKind::TimedOut => {}
+            outcome => return outcome.is_ok(),
+        }
+    }
+    false
 }
 
 /// An answer as the user sees it: unchanged if `json` is set, otherwise in the words of `told`.
@@ -148,6 +185,35 @@ pub fn ask(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn authorities_are_needed_for_https_only() {
+        let address = |api: &str, ca: Option<&str>| ApiAddress {
+            api: api.to_owned(),
+            user: None,
+            ca: ca.map(PathBuf::from),
+        };
+        assert!(address("http://127.0.0.1:1", None).tls().is_ok());
+        assert!(address("HTTPS://127.0.0.1:1", Some("/nonexistent/ca")).tls().is_err());
+        // What was given is read, so that a mistake in it shows.
+        assert!(address("http://127.0.0.1:1", Some("/nonexistent/ca")).tls().is_err());
+    }
+
+    #[test]
+    fn an_address_is_open_while_something_accepts_connections() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let api = format!("http://{}", listener.local_addr().unwrap());
+        let address = ApiAddress { api, user: None, ca: None };
+        assert_eq!(is_open(&address), Ok(true));
+        drop(listener);
+        let mut left = 2;
+        let late = || {
+            left -= 1;
+            if left > 0 { Err(ErrorKind::TimedOut.into()) } else { Ok(()) }
+        };
+        assert!(succeeds(late) && !succeeds(|| Err(ErrorKind::TimedOut.into())));
+        assert_eq!(is_open(&address), Ok(false));
+    }
 
     #[test]
     fn values_of_a_query_are_encoded() {

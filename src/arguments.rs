@@ -91,7 +91,7 @@ pub enum Command {
     Ping {
         #[command(flatten)]
         given: Given,
-        /// The broker; by default where the first TCP listener of the configuration listens.
+        /// The broker, over plain TCP; by default a listener of the configuration, as it speaks.
         #[arg(value_name = "HOST:PORT")]
         target: Option<String>,
     },

@@ -1,6 +1,6 @@
 //! `ringmq cluster leave`: has a running broker leave its cluster, by its management API.
 
-use crate::api_client::{ApiAddress, ask, get, parsed};
+use crate::api_client::{ApiAddress, ask, is_open, parsed};
 use clap::Args;
 use hyper::Method;
 use std::time::{Duration, Instant};
@@ -47,7 +47,8 @@ pub fn run(wanted: &LeaveWanted) -> Result<String, String> {
     // The sum is what the broker needs at most, with a minute for its own end. We wait twice as
     // long.
     let most = clients / u64::from(*per_second) + u64::from(*patience) + 60;
-    while get(address, "/api/v1/cluster", &[]).is_ok() {
+    // A broker that answers with an error, or late, has not left.
+    while is_open(address)? {
         if began.elapsed() > Duration::from_secs(2 * most) {
             return Err(format!("the broker still runs after {} s", began.elapsed().as_secs()));
         }

@@ -66,6 +66,10 @@ fn told(answer: &Value) -> String {
             one["filters"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         let who = match one["clientid"].as_str() {
             Some(client_id) => client_id.to_owned(),
+            None if one["share_group"].is_null() => {
+                out += "  a bridge\n";
+                continue;
+            }
             None => format!("{} ({} members)", text(one, "share_group"), one["members"]),
         };
         let reason = text(one, "reason");
@@ -106,13 +110,14 @@ mod tests {
                  "qos": 0, "fate": "dropped", "reason": "offline_qos0"},
                 {"share_group": "$share/g/a/b", "members": 3, "shard": 0, "filters": ["a/b"],
                  "fate": "one_member"},
+                {"shard": 0, "filters": [], "fate": "link"},
             ],
             "client_drops": {"by_reason": {"expired": 2, "queue_full": 30}, "seconds": 60},
         });
         let wanted = "a/b: 2 subscribers\n  the publisher may publish: acl:3\n  s, away, shard 1, \
                       by a/# and a/b: dropped at QoS 0 (offline_qos0)\n  $share/g/a/b (3 members), \
-                      shard 0, by a/b: one_member\n  dropped for it in 60 s: 2 expired, \
-                      30 queue_full\n";
+                      shard 0, by a/b: one_member\n  a bridge\n  dropped for it in 60 s: \
+                      2 expired, 30 queue_full\n";
         assert_eq!(told(&answer), wanted);
     }
 }

@@ -130,7 +130,8 @@
 //!   takes for less than a microsecond, because each shard accepts the tickets of the others; and a
 //!   place in each thread where rustls leaves the traffic secrets of the handshake that is under
 //!   way.
-//! - [`mesh::Shared`], listener_states, settings and the rules of access behind `Arc`: read only.
+//! - [`mesh::Shared`], listener_states, settings, the rules of access, and what rustls is given in
+//!   `client_tls.rs`, behind `Arc`: read only.
 //! - [`mutant`]: which deliberate mistake is made. It exists only under the feature `mutants`, for
 //!   the simulation, where every thread makes the same mistake.
 //!

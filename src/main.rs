@@ -9,7 +9,7 @@ use clap::{CommandFactory, Parser};
 use ringmq::access;
 use ringmq::broker;
 use ringmq::config::{self, Config, Problems, Sources};
-use ringmq::doctor::{self, Pong};
+use ringmq::doctor::{self, Pong, Target};
 
 use arguments::{Accesses, Admins, Arguments, Clusters, Command, Given, Print};
 
@@ -225,13 +225,17 @@ fn examine(given: Given, connections: Option<u64>, json: bool) -> ExitCode {
 
 fn ping(given: Given, target: Option<String>) -> ExitCode {
     let target = match target {
-        Some(target) => target,
+        Some(address) => Target::plain(&address),
         None => match load(given) {
             Err(code) => return code,
             Ok((_, config)) => match doctor::target(&config) {
                 Some(target) => target,
                 None => {
-                    complain(&"no listener has a TCP address; write `ringmq ping HOST:PORT`");
+                    complain(
+                        &"no listener can be pinged, because this host is none of \
+                               trusted_proxies, and there is no admin server; write `ringmq ping \
+                               HOST:PORT`",
+                    );
                     return ExitCode::from(MISUSED);
                 }
             },
@@ -242,6 +246,10 @@ fn ping(given: Given, target: Option<String>) -> ExitCode {
         Ok(Pong::Refused(code)) => print(format!(
             "{target} answers, but refuses clients without an account (code {code})\n"
         )),
+        Ok(Pong::WantsCertificate) => {
+            print(format!("{target} answers, but asks for a certificate of the client\n"))
+        }
+        Ok(Pong::Healthy) => print(format!("{target} answers\n")),
         Err(failure) => {
             complain(&format!("{target}: {failure}"));
             ExitCode::from(FAILED)

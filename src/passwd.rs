@@ -93,11 +93,10 @@ pub fn run(wanted: &Passwd) -> Result<String, String> {
 /// line of standard input.
 ///
 /// # Errors
-/// It cannot be read. A password that is not from the command line must be neither empty nor too
-/// long.
+/// It cannot be read, is empty, or is longer than CONNECT can carry.
 pub fn password(batch: Option<&str>) -> Result<Vec<u8>, String> {
     if let Some(password) = batch {
-        return Ok(password.as_bytes().to_vec());
+        return checked(password.as_bytes().to_vec());
     }
     if !io::stdin().is_terminal() {
         let mut line = Vec::new();
@@ -130,6 +129,13 @@ fn checked(password: Vec<u8>) -> Result<Vec<u8>, String> {
 /// Writes a new file and renames it over the old one, whose owner and mode it gets. A broker that
 /// reads the file meanwhile finds one of the two versions whole.
 pub fn replace(file: &Path, text: &str) -> io::Result<()> {
+    // A symbolic link stays, and the file to which it leads is replaced. A link that leads to no
+    // file is refused, because it is not known where it should lead.
+    let found = match fs::symlink_metadata(file) {
+        Ok(found) if found.is_symlink() => fs::canonicalize(file)?,
+        Ok(_) | Err(_) => file.to_owned(),
+    };
+    let file = &*found;
     let mut name = file.file_name().unwrap_or_default().to_owned();
     name.push(format!(".new-{}", std::process::id()));
     let new = file.with_file_name(name);
@@ -151,4 +157,34 @@ pub fn replace(file: &Path, text: &str) -> io::Result<()> {
         let _ = fs::remove_file(&new);
     }
     written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_of_the_command_line_is_checked_as_any_other() {
+        assert_eq!(password(Some("x")), Ok(b"x".to_vec()));
+        assert!(password(Some("")).is_err());
+        assert!(password(Some(&"x".repeat(65_536))).is_err());
+    }
+
+    #[test]
+    fn the_file_to_which_a_link_leads_is_replaced() {
+        let name = format!("ringmq-passwd-{}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        fs::create_dir_all(directory.join("real")).unwrap();
+        let (real, link) = (directory.join("real/users"), directory.join("users"));
+        fs::write(&real, "old").unwrap();
+        std::os::unix::fs::symlink("real/users", &link).unwrap();
+        replace(&link, "new").unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read_to_string(&real).unwrap(), "new");
+        replace(&real, "newer").unwrap();
+        assert_eq!(fs::read_to_string(&link).unwrap(), "newer");
+        fs::remove_file(&real).unwrap();
+        assert!(replace(&link, "x").is_err());
+        fs::remove_dir_all(&directory).unwrap();
+    }
 }

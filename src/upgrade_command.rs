@@ -55,7 +55,8 @@ pub fn run(wanted: &Upgraded) -> Result<String, String> {
     }
 }
 
-/// The process id of the broker, if exactly one on this host can be asked.
+/// The process id of the broker, if exactly one on this host can be asked. Brokers of other users
+/// would refuse.
 fn only_one() -> Result<u32, String> {
     let sockets = fs::read_to_string("/proc/net/unix")
         .map_err(|error| format!("/proc/net/unix: {error}; write --pid"))?;
@@ -63,9 +64,34 @@ fn only_one() -> Result<u32, String> {
     let mut found: Vec<u32> = sockets.lines().filter_map(number).collect();
     found.sort_unstable();
     found.dedup();
+    let user = rustix::process::geteuid().as_raw();
+    // A process that cannot be seen may be one of another container that shares the network.
+    found.retain(|pid| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status"));
+        status.map_or(true, |status| user_of(&status).is_none_or(|theirs| theirs == user))
+    });
     match found.as_slice() {
         [one] => Ok(*one),
         [] => Err("no broker is running here".to_owned()),
         many => Err(format!("several brokers are running: write --pid with one of {many:?}")),
+    }
+}
+
+/// The effective user of a process, from the text of its `/proc/PID/status`.
+fn user_of(status: &str) -> Option<u32> {
+    let users = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    users.split_whitespace().nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_effective_user_of_a_process_is_read() {
+        assert_eq!(user_of("Name:\tx\nUid:\t1\t2\t3\t4\nGid:\t5\t5\t5\t5\n"), Some(2));
+        assert_eq!(user_of("Name:\tx\n"), None);
+        let own = fs::read_to_string("/proc/self/status").unwrap();
+        assert_eq!(user_of(&own), Some(rustix::process::geteuid().as_raw()));
     }
 }

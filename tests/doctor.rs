@@ -331,3 +331,87 @@ fn a_ping_finds_a_broker_and_misses_none() {
     assert_eq!(by_configuration.expect("it starts").status.code(), Some(0));
     assert_eq!(text(&by_address.stdout), format!("{address} answers and serves\n"));
 }
+
+/// As the health check of an image, whose configuration may have any listeners.
+#[test]
+fn a_ping_speaks_what_the_listener_speaks() {
+    let directory = std::env::temp_dir().join(format!("ringmq-ping-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).expect("a directory");
+    let file = |name: &str, text: &str| {
+        let path = directory.join(name);
+        std::fs::write(&path, text).expect("it can be written");
+        path.display().to_string()
+    };
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let params = rcgen::CertificateParams::new(vec!["host.example".to_owned()]).expect("a name");
+    let certificate = params.self_signed(&key).expect("a certificate").pem();
+    let certificate = file("own.crt", &certificate);
+    let key = file("own.key", &key.serialize_pem());
+    let tls = format!("tls: {{certificate: {certificate}, private_key: {key}");
+    let ports: Vec<_> =
+        (0..6).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
+    let [a, b, c, d, e, admin] =
+        [0, 1, 2, 3, 4, 5].map(|n| ports[n].local_addr().expect("it is bound"));
+    drop(ports);
+    let socket = directory.join("mqtt.sock").display().to_string();
+    let listeners = [
+        (format!("{{name: a, bind: {a}, type: tls, {tls}}}}}"), "(tls) answers and serves"),
+        (format!("{{name: b, bind: {b}, type: ws}}"), "(ws) answers and serves"),
+        (format!("{{name: c, bind: {c}, type: wss, {tls}}}}}"), "(wss) answers and serves"),
+        (
+            format!("{{name: d, bind: {d}, type: tls, proxy_protocol: any, {tls}}}}}"),
+            "(tls, as a proxy) answers and serves",
+        ),
+        (
+            format!("{{name: e, bind: {e}, type: tls, {tls}, client_ca: {certificate}}}}}"),
+            "(tls) answers, but asks for a certificate",
+        ),
+        (format!("{{name: f, bind: {socket}, type: unix}}"), "mqtt.sock answers and serves"),
+    ];
+    let common = format!("cores: [0]\nadmin: {{bind: {admin}}}\n");
+    let of = |listeners: &str, trusted: &str| {
+        format!("{common}trusted_proxies: [{trusted}]\nlisteners:\n{listeners}")
+    };
+    let lines = |of: &[(String, &str)]| -> String {
+        let open = |line: &str| {
+            let inner = line.strip_suffix('}').expect("a mapping");
+            format!("- {inner}, allow_anonymous: true}}\n")
+        };
+        of.iter().map(|(line, _)| open(line)).collect()
+    };
+    let whole = file("all.yaml", &of(&lines(&listeners), "127.0.0.1"));
+    let mut broker = ringmq(&format!("--config {whole}"))
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("it starts");
+    let ping = |name: &str, text: &str| {
+        let output = ringmq(&format!("ping --config {}", file(name, text))).output();
+        let output = output.expect("it starts");
+        (output.status.code(), text_of(&output))
+    };
+    let until = Instant::now() + Duration::from_secs(30);
+    let mut told = Vec::new();
+    for (at, listener) in listeners.iter().enumerate() {
+        let one = of(&lines(std::slice::from_ref(listener)), "127.0.0.1");
+        let name = format!("{at}.yaml");
+        let mut said = ping(&name, &one);
+        while said.0 != Some(0) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(50));
+            said = ping(&name, &one);
+        }
+        told.push((said, listener.1));
+    }
+    // Where only proxies elsewhere may connect, the admin server is asked.
+    let foreign = of(&lines(&listeners[3..4]), "10.0.0.1");
+    told.push((ping("foreign.yaml", &foreign), "(admin server) answers"));
+    broker.kill().expect("it runs");
+    broker.wait().expect("it ended");
+    std::fs::remove_dir_all(&directory).expect("it is there");
+    for ((code, said), expected) in told {
+        assert!(code == Some(0) && said.contains(expected), "{code:?} {said} {expected}");
+    }
+}
+
+fn text_of(output: &Output) -> String {
+    format!("{}{}", text(&output.stdout), text(&output.stderr))
+}

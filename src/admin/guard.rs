@@ -4,7 +4,8 @@
 //! (Bearer) that `POST /login` has returned. There are no cookies, so that no page of another site
 //! can act for a user. Without such a file only this host itself may call, and the `Host` header
 //! has to be a name of this host: with another name in `Host` or `Origin`, the request comes from a
-//! page of another site that a browser on this host shows.
+//! page of another site that a browser on this host shows. A request with a header in which a proxy
+//! tells of its client comes from elsewhere, and is refused.
 //!
 //! Owns tokens, verified passwords and failed attempts, each of which is bounded in number.
 //! Passwords are hashed on threads of the runtime, one at a time for each server.
@@ -18,7 +19,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand;
 use axum::Json;
 use axum::extract::{Extension, OriginalUri, Request};
-use axum::http::{HeaderMap, Method, header};
+use axum::http::{HeaderMap, HeaderName, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
@@ -45,6 +46,10 @@ const WINDOW: Duration = Duration::from_secs(60);
 /// The largest number of addresses and users whose failures are remembered. A further one replaces
 /// the oldest.
 const REMEMBERED: usize = 1024;
+/// The largest body of a login in bytes. Whoever sends it has not proved anything yet.
+pub(super) const LOGIN_BODY: usize = 128 << 10;
+/// The number of characters of a user name that are logged if it is not that of a user.
+const NAME_SHOWN: usize = 64;
 
 /// The origin of a request.
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +84,8 @@ struct Known {
     tls: Option<Arc<ServerConfig>>,
     tokens: HashMap<[u8; 32], (Caller, Instant)>,
     verified: HashMap<[u8; 32], (Caller, Instant)>,
-    failures: HashMap<Box<str>, (u32, Instant)>,
+    /// By the digest of an address or a user, because a name may be long.
+    failures: HashMap<[u8; 32], (u32, Instant)>,
 }
 
 /// The figures of the guard.
@@ -87,7 +93,7 @@ struct Known {
 pub struct GuardCounts {
     /// The number of requests to the API that were let in.
     pub requests: AtomicU64,
-    /// The number of requests with a method other than GET and HEAD that were let in.
+    /// The number of requests that have changed something, or had it done.
     pub changes: AtomicU64,
     /// The number of failed attempts to prove who the caller is.
     pub failed: AtomicU64,
@@ -128,14 +134,26 @@ impl Guard {
         guard
     }
 
-    /// Replaces the terms. Tokens and verified passwords end, because they may belong to users who
-    /// have been removed.
+    /// Replaces the terms. Tokens and verified passwords of users whose role or password has
+    /// changed, or who have been removed, end. The others end no later than the new terms say.
     pub fn renew(&self, terms: Terms) {
         let Terms { tls, users, session, open } = terms;
         let mut known = self.known();
-        let failures = std::mem::take(&mut known.failures);
+        let old = std::mem::take(&mut *known);
+        let Known { users: before, mut tokens, mut verified, failures, .. } = old;
+        let entry = |users: Option<&Users>, name: &str| users?.get(name).cloned();
+        let keeps = |caller: &Caller| {
+            let now = entry(users.as_ref(), &caller.name);
+            now.is_some() && now == entry(before.as_deref(), &caller.name)
+        };
+        let longest = Instant::now() + session;
+        tokens.retain(|_, (caller, until)| {
+            *until = longest.min(*until);
+            keeps(caller)
+        });
+        verified.retain(|_, (caller, _)| keeps(caller));
         let users = users.map(Arc::new);
-        *known = Known { users, session, open, tls, failures, ..Known::default() };
+        *known = Known { users, session, open, tls, tokens, verified, failures };
     }
 
     /// The TLS settings of connections, if there are any.
@@ -211,6 +229,7 @@ impl Guard {
     /// Checks the password of a user.
     async fn verify(&self, name: &str, password: &str, from: From) -> Result<Caller, Refusal> {
         let keys = [format!("address {}", from.peer.ip()), format!("user {name}")];
+        let keys = keys.map(|key| hashed(&key));
         self.check_failures(&keys)?;
         // At most as many requests wait here as there are connections.
         let _turn = self.hashing.acquire().await;
@@ -231,16 +250,17 @@ impl Guard {
             Some(role) => Ok(Caller { name: name.into(), role }),
             None => {
                 self.note_failure(keys);
-                tracing::warn!(user = name, peer = %from.peer, "admin login failed");
+                let user: String = name.chars().take(NAME_SHOWN).collect();
+                tracing::warn!(user, peer = %from.peer, "admin login failed");
                 Err(Refusal::unproven("the name or the password is wrong"))
             }
         }
     }
 
-    fn check_failures(&self, keys: &[String; 2]) -> Result<(), Refusal> {
+    fn check_failures(&self, keys: &[[u8; 32]; 2]) -> Result<(), Refusal> {
         let (known, now) = (self.known(), Instant::now());
         let wait = keys.iter().filter_map(|key| {
-            let (count, until) = known.failures.get(&**key)?;
+            let (count, until) = known.failures.get(key)?;
             (*count >= FAILURES).then(|| until.saturating_duration_since(now))
         });
         match wait.max().filter(|wait| !wait.is_zero()) {
@@ -252,18 +272,18 @@ impl Guard {
         }
     }
 
-    fn note_failure(&self, keys: [String; 2]) {
+    fn note_failure(&self, keys: [[u8; 32]; 2]) {
         self.counts.failed.fetch_add(1, Ordering::Relaxed);
         let (mut known, now) = (self.known(), Instant::now());
         known.failures.retain(|_, (_, until)| *until > now);
         for key in keys {
             if known.failures.len() >= REMEMBERED {
                 let first = known.failures.iter().min_by_key(|(_, (_, until))| *until);
-                if let Some(first) = first.map(|(key, _)| key.clone()) {
+                if let Some(first) = first.map(|(key, _)| *key) {
                     known.failures.remove(&first);
                 }
             }
-            let (count, until) = known.failures.entry(key.into()).or_insert((0, now));
+            let (count, until) = known.failures.entry(key).or_insert((0, now));
             (*count, *until) = (*count + 1, now + WINDOW);
         }
     }
@@ -306,6 +326,15 @@ fn local(headers: &HeaderMap, from: From) -> Result<Caller, Refusal> {
     if origin.is_some_and(|origin| origin.split_once("://").is_none_or(|(_, at)| at != host)) {
         return Err(Refusal::forbidden("Origin: pages of other servers may not call"));
     }
+    // A proxy on this host that passes requests on may write any Host.
+    let told = |name: &&HeaderName| {
+        let name = name.as_str();
+        name.starts_with("x-forwarded-") || matches!(name, "forwarded" | "x-real-ip" | "via")
+    };
+    if let Some(name) = headers.keys().find(told) {
+        let what = format!("{name}: a proxy passes on requests of others: set admin.users");
+        return Err(Refusal::forbidden(what));
+    }
     Ok(Caller { name: "local".into(), role: Role::Admin })
 }
 
@@ -319,6 +348,9 @@ fn is_own_name(host: &str) -> bool {
     name.eq_ignore_ascii_case("localhost")
         || bare.parse().is_ok_and(|address: IpAddr| address.to_canonical().is_loopback())
 }
+
+/// The paths of requests that have nothing of the broker changed, although they are no GET.
+const CHANGE_NOTHING: [&str; 2] = ["/api/v1/configs/validate", "/api/v1/logout"];
 
 /// Lets a request pass to a handler that needs at least the role `least`, and logs changes.
 pub(super) async fn pass(
@@ -342,7 +374,8 @@ pub(super) async fn pass(
     request.extensions_mut().insert(caller.clone());
     let answer = next.run(request).await;
     if changes {
-        context.guard.counts.changes.fetch_add(1, Ordering::Relaxed);
+        let done = answer.status().is_success() && !CHANGE_NOTHING.contains(&&*path);
+        context.guard.counts.changes.fetch_add(u64::from(done), Ordering::Relaxed);
         let (user, role, status) = (&*caller.name, caller.role, answer.status().as_u16());
         tracing::info!(user, %role, peer = %from.peer, %method, %path, status, "operator action");
     }
@@ -426,7 +459,9 @@ pub(super) async fn logout(
     headers: HeaderMap,
 ) -> axum::http::StatusCode {
     let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    if let Some(("Bearer" | "bearer", token)) = value.and_then(|value| value.split_once(' ')) {
+    if let Some((scheme, token)) = value.and_then(|value| value.split_once(' '))
+        && scheme.eq_ignore_ascii_case("bearer")
+    {
         context.guard.known().tokens.remove(&hashed(token.trim()));
     }
     axum::http::StatusCode::NO_CONTENT
@@ -435,6 +470,81 @@ pub(super) async fn logout(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access::password::Scheme;
+    use std::net::Ipv4Addr;
+
+    const FROM: From = From { peer: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1) };
+
+    /// The terms with these users: name, role and hash.
+    fn terms(users: &[(&str, &str, &String)], session: u64) -> Terms {
+        let lines: Vec<String> =
+            users.iter().map(|(name, role, hash)| format!("{name}:{role}:{hash}")).collect();
+        let users = Some(Users::parse(&lines.join("\n")).unwrap());
+        Terms { tls: None, users, session: Duration::from_secs(session), open: Vec::new() }
+    }
+
+    #[test]
+    fn tokens_of_users_who_stay_as_they_are_survive_new_terms() {
+        let hash = |text: &[u8]| Hash::make(text, Scheme::Argon2id).unwrap();
+        let (one, other) = (hash(b"one"), hash(b"other"));
+        let all = ["stays", "role", "password", "gone"];
+        let rows: Vec<_> = all.iter().map(|name| (*name, "operator", &one)).collect();
+        let guard = Guard::new(terms(&rows, 1000));
+        let tokens = all.map(|name| {
+            // A token may have a lesser role than the user.
+            let caller = Caller { name: name.into(), role: Role::Viewer };
+            guard.give_token(&caller, Duration::from_secs(1000)).unwrap_or_else(|_| panic!())
+        });
+        let known = |guard: &Guard| {
+            tokens
+                .each_ref()
+                .map(|token| guard.by_token(token).is_ok_and(|c| c.role == Role::Viewer))
+        };
+        assert_eq!(known(&guard), [true; 4]);
+        let rows = [
+            ("stays", "operator", &one),
+            ("role", "viewer", &one),
+            ("password", "operator", &other),
+            ("new", "operator", &one),
+        ];
+        guard.renew(terms(&rows, 1000));
+        assert_eq!(known(&guard), [true, false, false, false]);
+        guard.renew(terms(&rows, 0));
+        assert_eq!(known(&guard), [false; 4], "they end as soon as the new terms have it");
+        guard.renew(Terms { users: None, ..terms(&rows, 1000) });
+        guard.renew(terms(&rows, 1000));
+        assert_eq!(known(&guard), [false; 4]);
+    }
+
+    /// Nobody needs an account for this.
+    #[test]
+    fn names_of_those_who_fail_take_no_room() {
+        let hash = Hash::make(b"secret", Scheme::Argon2id).unwrap();
+        let guard = Guard::new(terms(&[("ann", "admin", &hash)], 1000));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let name = "x".repeat(LOGIN_BODY);
+        let refused = runtime.block_on(guard.verify(&name, "wrong", FROM));
+        assert!(refused.is_err());
+        let known = guard.known();
+        let room: usize = known.failures.keys().map(|key| size_of_val(&key[..])).sum();
+        assert_eq!((known.failures.len(), room), (2, 64));
+    }
+
+    #[test]
+    fn a_proxy_on_this_host_makes_nobody_an_operator() {
+        let asked = |name: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, "localhost:18083".parse().unwrap());
+            if !name.is_empty() {
+                headers.insert(name, "198.51.100.7".parse().unwrap());
+            }
+            local(&headers, FROM).is_ok()
+        };
+        assert!(asked("") && asked("x-requested-with"));
+        for name in ["forwarded", "x-forwarded-for", "x-forwarded-proto", "x-real-ip", "via"] {
+            assert!(!asked(name), "{name}");
+        }
+    }
 
     #[test]
     fn only_names_that_mean_this_host_are_its_own() {

@@ -28,18 +28,22 @@ pub mod users;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::Router;
-use axum::http::{HeaderMap, HeaderValue};
+use axum::http::{HeaderMap, HeaderValue, header};
+use bytes::Bytes;
 use guard::{Guard, ROLES, Users};
+use hyper::body::{Body, Frame, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -283,7 +287,7 @@ impl Admin {
         self.address
     }
 
-    /// Changes whom the server serves. All tokens end.
+    /// Changes whom the server serves. Tokens of users who have not changed stay valid.
     pub fn renew(&self, terms: Terms) {
         self.guard.renew(terms);
     }
@@ -376,10 +380,52 @@ impl AdminSite {
     }
 }
 
-/// A connection: how to end it, and whether a request of it is being answered.
+/// A connection: how to end it, and how many requests of it are being answered.
 struct Open {
     task: AbortHandle,
-    answering: Rc<Cell<bool>>,
+    answering: Rc<Cell<u32>>,
+}
+
+/// Counts a request as being answered for as long as it lives.
+struct Answering(Rc<Cell<u32>>);
+
+impl Answering {
+    fn begin(count: Rc<Cell<u32>>) -> Answering {
+        count.set(count.get() + 1);
+        Answering(count)
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// The body of an answer. Events that somebody follows are an answer until they end.
+struct Streamed {
+    body: axum::body::Body,
+    _answering: Option<Answering>,
+}
+
+impl Body for Streamed {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut task::Context<'_>,
+    ) -> task::Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 async fn accept(listener: tokio::net::TcpListener, site: Rc<AdminSite>) {
@@ -393,12 +439,12 @@ async fn accept(listener: tokio::net::TcpListener, site: Rc<AdminSite>) {
         if open.len() >= CONNECTIONS {
             // The new connection has just shown that its peer is active, so peers that keep idle
             // connections cannot lock it out.
-            let quiet = open.iter().position(|one| !one.answering.get()).unwrap_or(0);
+            let quiet = open.iter().position(|one| one.answering.get() == 0).unwrap_or(0);
             if let Some(oldest) = open.remove(quiet) {
                 oldest.task.abort();
             }
         }
-        let answering = Rc::new(Cell::new(false));
+        let answering = Rc::new(Cell::new(0));
         let connection = begin(stream, peer, Rc::clone(&site), Rc::clone(&answering));
         let task = tokio::task::spawn_local(connection).abort_handle();
         open.push_back(Open { task, answering });
@@ -406,12 +452,7 @@ async fn accept(listener: tokio::net::TcpListener, site: Rc<AdminSite>) {
 }
 
 /// Serves one connection to its end.
-async fn begin(
-    stream: TcpStream,
-    peer: SocketAddr,
-    site: Rc<AdminSite>,
-    answering: Rc<Cell<bool>>,
-) {
+async fn begin(stream: TcpStream, peer: SocketAddr, site: Rc<AdminSite>, answering: Rc<Cell<u32>>) {
     let Some(tls) = site.guard.tls() else {
         return converse(stream, peer, site, answering).await;
     };
@@ -427,15 +468,19 @@ async fn converse(
     stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
     peer: SocketAddr,
     site: Rc<AdminSite>,
-    answering: Rc<Cell<bool>>,
+    answering: Rc<Cell<u32>>,
 ) {
     let service = service_fn(|request| {
         let (site, answering) = (Rc::clone(&site), Rc::clone(&answering));
         async move {
-            answering.set(true);
+            let answering = Answering::begin(answering);
             let answer = pages::answer(&site, request, guard::From { peer }).await;
-            answering.set(false);
-            Ok::<_, std::convert::Infallible>(answer)
+            // Of the others only the beginning counts, or peers that do not read would not be
+            // replaced.
+            let kind = answer.headers().get(header::CONTENT_TYPE);
+            let goes_on = kind.is_some_and(|kind| kind == "text/event-stream");
+            let answering = goes_on.then_some(answering);
+            Ok::<_, Infallible>(answer.map(|body| Streamed { body, _answering: answering }))
         }
     });
     let mut connection = pin!(

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::figures::{Answer, Figures};
 use super::guard::Guard;
+use super::pages::can_serve;
 use super::{BrokerStage, Placement, Sources, State, TopClients, process};
 use crate::ids::ShardId;
 use crate::telemetry::prometheus::{Format, Process, Snapshot, page};
@@ -119,6 +120,9 @@ impl PageSource {
         // Not of shards that have just kept a scrape waiting.
         let all = from.iter().all(Option::is_some);
         let top = if all { self.top.rows().await } else { Vec::new() };
+        let late = self.late();
+        // As /readyz says.
+        let ready = state.stage == BrokerStage::Ready && late.is_empty() && can_serve(answers);
         let process = Process {
             interest: (self.interest)(),
             bridges: (self.bridges)(),
@@ -126,8 +130,8 @@ impl PageSource {
             spans: (self.spans)(),
             listeners: (self.listeners)(),
             memory_limit: (self.memory_limit)(),
-            ready: state.stage == BrokerStage::Ready,
-            late: self.late(),
+            ready,
+            late,
             lost_lines: state.lost_lines,
             api: self.guard.as_ref().map_or_else(Vec::new, |guard| guard.counts.shown()),
             certificates: state.certificates.clone(),

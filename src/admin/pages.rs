@@ -1,5 +1,6 @@
 //! The pages: the answer for each path, with its status.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -17,7 +18,7 @@ use super::page_source::PageSource;
 use super::{AdminSite, BrokerStage, dashboard};
 use crate::config::OpenPage;
 use crate::telemetry::Counters;
-use crate::telemetry::prometheus::Format;
+use crate::telemetry::prometheus::{Format, Snapshot};
 
 /// How long a scrape waits for the shards.
 const SCRAPE_PATIENCE: Duration = Duration::from_secs(1);
@@ -121,20 +122,32 @@ fn health(answers: &[Answer], stage: BrokerStage) -> Page {
     }
 }
 
+/// Whether a shard cannot store what it should, and does not keep it in memory either.
+fn is_down(counters: &Counters) -> bool {
+    counters.storage_degraded == 0 && counters.storage_down > 0
+}
+
+/// Whether a shard has no room for what is to be stored.
+fn is_full(counters: &Counters) -> bool {
+    counters.storage_degraded == 0 && counters.storage_full > 0
+}
+
+/// Whether the shards of these answers let new clients be served.
+pub(super) fn can_serve(answers: &[Answer]) -> bool {
+    let unable = |figures: &Arc<Snapshot>| is_down(&figures.counters) || is_full(&figures.counters);
+    !answers.iter().filter_map(Answer::figures).any(unable)
+}
+
 /// Whether new clients can be served. They cannot while a shard is unable to store what it should.
 fn readiness(answers: &[Answer]) -> Page {
     let which = |wanted: fn(&Counters) -> bool| -> String {
-        let wanted = |answer: &Answer| match answer {
-            Answer::Figures(figures) => {
-                figures.counters.storage_degraded == 0 && wanted(&figures.counters)
-            }
-            Answer::Ended | Answer::Silence => false,
-        };
+        let wanted =
+            |answer: &Answer| answer.figures().is_some_and(|figures| wanted(&figures.counters));
         let matching = answers.iter().enumerate().filter(|(_, answer)| wanted(answer));
         matching.map(|(shard, _)| shard.to_string()).collect::<Vec<_>>().join(", ")
     };
-    let down = which(|counters| counters.storage_down > 0);
-    let full = which(|counters| counters.storage_full > 0);
+    let down = which(is_down);
+    let full = which(is_full);
     if !down.is_empty() {
         let text = format!("storage is down on shard {down}: see the log");
         line(StatusCode::SERVICE_UNAVAILABLE, &text)

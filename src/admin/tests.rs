@@ -100,11 +100,14 @@ fn a_late_shard_is_named_at_once_and_counted_until_it_answers() {
     for path in ["/healthz", "/readyz"] {
         assert_eq!(get(&admin, path), (503, "no answer from shard 1 for 7 s\n".to_owned()));
     }
+    let ready = || get(&admin, "/metrics").1.contains("\nringmq_ready 1\n");
+    assert!(!ready(), "it says what /readyz says");
     assert_eq!(late_seconds(0), 0.0);
     assert!((7.0..30.0).contains(&late_seconds(1)), "{}", late_seconds(1));
     admin.late(Vec::new());
     assert_eq!(get(&admin, "/healthz"), (200, "ok\n".to_owned()));
     assert_eq!(get(&admin, "/readyz"), (200, "ready\n".to_owned()));
+    assert!(ready());
     admin.lost_lines(12);
     assert!(get(&admin, "/metrics").1.contains("\nringmq_log_lines_lost_total 12\n"));
 }
@@ -116,5 +119,28 @@ fn where_a_client_lives_is_told_by_name() {
     assert_eq!(get(&admin, "/placement?client_id=%C3%A4%26b"), (200, "4\n".into()));
     for wrong in ["", "?", "?client=x", "?client_id=%", "?client_id=%f", "?client_id=%FF"] {
         assert_eq!(get(&admin, &format!("/placement{wrong}")).0, 400, "{wrong}");
+    }
+}
+
+#[test]
+fn a_shard_that_cannot_store_is_not_ready_on_every_page() {
+    use crate::telemetry::Counters;
+    for (down, full, degraded, ready) in
+        [(0, 0, 0, true), (1, 0, 0, false), (0, 1, 0, false), (1, 0, 1, true)]
+    {
+        let counters = Counters {
+            storage_down: down,
+            storage_full: full,
+            storage_degraded: degraded,
+            ..Counters::default()
+        };
+        let shard: Ask = Arc::new(move |question: FiguresRequest| {
+            let counters = counters.clone();
+            question.answer(Snapshot { counters, ..Snapshot::default() });
+        });
+        let admin = start(vec![quick(), shard], BrokerStage::Ready);
+        assert_eq!(get(&admin, "/readyz").0 == 200, ready);
+        let shown = format!("\nringmq_ready {}\n", u8::from(ready));
+        assert!(get(&admin, "/metrics").1.contains(&shown), "{down} {full} {degraded}");
     }
 }

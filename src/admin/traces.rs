@@ -7,7 +7,7 @@
 //! drop.
 
 use super::api::Tell;
-use super::asking;
+use super::asking::Asked;
 use crate::shard::{Shard, Subject, TRACES, TraceLine, TraceRule};
 use serde::Serialize;
 use std::collections::VecDeque;
@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use tokio::sync::Notify;
+use tokio::sync::{Mutex as AsyncMutex, Notify};
 use tokio::time::sleep;
 
 /// The bytes of lines that a trace keeps.
@@ -97,7 +97,12 @@ pub(super) struct Traces {
     changed: Notify,
     /// Notified when lines have come or a trace has ended.
     news: Notify,
+    /// The fetch that is under way. It is one at a time, so that no lines come twice or are lost.
+    fetching: AsyncMutex<Asked<Traced>>,
 }
+
+/// The lines of a shard, and how many it had to drop.
+type Traced = (VecDeque<TraceLine>, u64);
 
 impl Traces {
     /// All traces, for reading.
@@ -180,28 +185,32 @@ impl Traces {
     }
 
     /// Has the shards trace what the running traces want.
-    fn tell(&self, shards: &[Tell]) {
+    pub(super) fn tell(&self, shards: &[Tell]) {
         for tell in shards {
             let rules = self.rules();
             tell(Box::new(move |shard: &mut Shard| shard.trace(rules)));
         }
     }
 
-    /// Fetches the lines that have come since the last fetch.
-    pub(super) async fn fetch(&self, shards: &[Tell], zero: SystemTime) {
-        let (mut lines, mut lost) = (Vec::new(), 0);
-        // A shard that is late is asked again at the next fetch.
-        let answers = asking::ask_all(shards, Shard::take_traced).await;
+    /// Fetches the lines that have come since the last fetch. Returns the first shard that is late,
+    /// if any is. Its lines come with the next fetch.
+    pub(super) async fn fetch(&self, shards: &[Tell], zero: SystemTime) -> Option<usize> {
+        let (mut lines, mut lost, mut late) = (Vec::new(), 0, None);
+        let mut fetching = self.fetching.lock().await;
+        let answers = fetching.ask(shards, Shard::take_traced).await;
         for (shard, answer) in answers.into_iter().enumerate() {
-            if let Some((more, gone)) = answer {
-                lines.extend(more.into_iter().map(|line| (line.micros, shard, line)));
-                lost += gone;
+            match answer {
+                Some((more, gone)) => {
+                    lines.extend(more.into_iter().map(|line| (line.micros, shard, line)));
+                    lost += gone;
+                }
+                None => late = late.or(Some(shard)),
             }
         }
         // Sorts by time; the lines of one shard are in order already.
         lines.sort_by_key(|(micros, ..)| *micros);
         if lines.is_empty() && lost == 0 {
-            return;
+            return late;
         }
         let mut all = self.all();
         for trace in all.iter_mut().filter(|trace| trace.running) {
@@ -214,6 +223,7 @@ impl Traces {
         }
         drop(all);
         self.news.notify_waiters();
+        late
     }
 }
 

@@ -62,10 +62,7 @@ impl Place<'_> {
 
 /// The directory of the bridge's messages on disk; `storage` is `storage.path`.
 pub fn directory(bridge: &Bridge, storage: &Path) -> PathBuf {
-    match &*bridge.buffer.path {
-        "" => storage.join("bridges").join(&*bridge.name),
-        path => Path::new(path).to_owned(),
-    }
+    bridge.directory(storage)
 }
 
 /// The buffer's part on disk.

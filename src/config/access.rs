@@ -327,6 +327,7 @@ section! {
         /// ${listener}, ${cert_common_name}, ${cert_subject} and ${cert_alternative_name}.
         url: Text<0, PATH> = Text::of(""),
         /// Headers; their values may use placeholders.
+        #[schemars(extend("x-secret" = true))]
         headers: Table = Table::default(),
         /// Parameters: placeholders in the values are filled in.
         body: Table = Table::default(),

@@ -287,6 +287,7 @@ section! {
         /// Topic filters of the messages that are sent.
         filters: Texts = Texts::default(),
         /// Headers; their values may use the placeholders.
+        #[schemars(extend("x-secret" = true))]
         headers: Table = Table::default(),
         /// What the body is.
         format: WebhookFormat = WebhookFormat::Json,

@@ -9,6 +9,7 @@ use super::sections::{
 use super::value::Get;
 use crate::bridge::template::MessageTemplate;
 use crate::topic;
+use std::path::{Path, PathBuf};
 
 #[path = "kafka_check.rs"]
 mod kafka_check;
@@ -37,6 +38,7 @@ pub(super) fn check(config: &Config, report: &mut Findings<'_>) {
             kafka_check::check(&format!("{key}.kafka"), kafka, report);
         }
         buffer(&key, bridge, config, report);
+        place(&key, bridge, &config.bridges[..at], config, report);
         puback(&key, bridge, report);
         if let Some(mqtt) = &*bridge.mqtt {
             check_mqtt(&format!("{key}.mqtt"), mqtt, report);
@@ -78,6 +80,11 @@ pub(super) fn remarks(config: &Config) -> Vec<String> {
 /// A name has to fit into a topic as one level, and into a metric as a label.
 fn name(key: &str, bridge: &Bridge, before: &[Bridge], report: &mut Findings<'_>) {
     let key = format!("{key}.name");
+    // The name is that of a directory too, where these two mean others.
+    if matches!(&*bridge.name, "." | "..") {
+        let fix = "write a name with letters or digits";
+        report.add(&key, "this is no name of a directory of its own", fix);
+    }
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if bridge.name.is_empty() || !bridge.name.chars().all(plain) {
         let fix = "write a name of letters, digits, - _ and .";
@@ -115,6 +122,33 @@ fn buffer(key: &str, bridge: &Bridge, config: &Config, report: &mut Findings<'_>
             _ => "it is less than two segments for each connection",
         };
         report.add(&format!("{key}.buffer.max_bytes"), what, "raise it, or lower segment");
+    }
+}
+
+/// Checks that no two bridges keep what waits in one directory: each would take the other's
+/// messages for its own.
+fn place(
+    key: &str,
+    bridge: &Bridge,
+    before: &[Bridge],
+    config: &Config,
+    report: &mut Findings<'_>,
+) {
+    let storage = Path::new(&*config.storage.path);
+    let of = |bridge: &Bridge| {
+        let is_on_disk = bridge.buffer.mode != BufferMode::Memory;
+        let named = !bridge.buffer.path.is_empty() || !config.storage.path.is_empty();
+        (is_on_disk && named).then(|| bridge.directory(storage))
+    };
+    let Some(mine) = of(bridge) else { return };
+    let meets = |other: &Bridge| {
+        // Bridges of one name have been reported.
+        other.name != bridge.name && of(other).is_some_and(|theirs| theirs == mine)
+    };
+    if let Some(other) = before.iter().position(meets) {
+        let what = format!("{} is in use by bridges.{other}", mine.display());
+        let fix = "give each bridge a directory of its own";
+        report.add(&format!("{key}.buffer.path"), what, fix);
     }
 }
 
@@ -294,6 +328,14 @@ fn check_topic(key: &str, entry: &BridgeTopic, report: &mut Findings<'_>) {
 }
 
 impl Bridge {
+    /// The directory of the messages that wait on disk; `storage` is `storage.path`.
+    pub fn directory(&self, storage: &Path) -> PathBuf {
+        match &*self.buffer.path {
+            "" => storage.join("bridges").join(&*self.name),
+            path => PathBuf::from(path),
+        }
+    }
+
     /// The number of connections. Each has a buffer of its own.
     pub fn connections(&self) -> u64 {
         self.mqtt.as_ref().map_or(1, |mqtt| u64::from(mqtt.connections.get()))

@@ -48,6 +48,16 @@ fn what_is_wrong_with_a_bridge_is_said_with_its_line_and_key() {
         ("- {mqtt: {MQTT}}", "f.yaml:2: bridges.0.name: the bridge has no name that can stand"),
         ("- {name: a/b, mqtt: {MQTT}}", "f.yaml:2: bridges.0.name: the bridge has no name"),
         (
+            "- {name: '..', mqtt: {MQTT}}",
+            "f.yaml:2: bridges.0.name: this is no name of a directory",
+        ),
+        ("- {name: ., mqtt: {MQTT}}", "f.yaml:2: bridges.0.name: this is no name of a directory"),
+        (
+            "- {name: a, mqtt: {MQTT}, buffer: {mode: disk, path: /d}}\n\
+             - {name: b, mqtt: {MQTT}, buffer: {mode: hybrid, path: /d/}}",
+            "f.yaml:3: bridges.1.buffer.path: /d/ is in use by bridges.0; give each bridge a",
+        ),
+        (
             "- {name: a, mqtt: {MQTT}}\n- {name: a, mqtt: {MQTT}}",
             "f.yaml:3: bridges.1.name: bridges.0 is also called `a`; give each",
         ),

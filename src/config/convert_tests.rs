@@ -118,6 +118,107 @@ fn ours_is_recognized_as_ours() {
     assert!(convert("x", "mqtt: {}").is_err());
 }
 
+/// The listeners of a converted file: bind, type and whether everybody is let in.
+fn listeners(config: &Config) -> Vec<(String, &'static str, bool)> {
+    let shown = |l: &crate::config::Listener| {
+        (l.bind.to_string(), l.kind.word(), l.allow_anonymous.0 == Some(true))
+    };
+    config.listeners.iter().map(shown).collect()
+}
+
+#[test]
+fn lines_of_a_listener_without_an_address_are_not_carried_over_to_another() {
+    let tls = "certfile c\nkeyfile k\ncafile a\nrequire_certificate true\nmount_point x/\n";
+    let text = format!("listener 1883 127.0.0.1\nlistener 8883 broker.example\n{tls}");
+    let (converted, config) = read(&text);
+    assert_eq!(listeners(&config), [("127.0.0.1:1883".to_owned(), "tcp", false)]);
+    assert_eq!(&*config.listeners[0].mountpoint, "");
+    assert_eq!(converted.left, 6, "{}", converted.yaml);
+    let lost = "# 3: certfile c\n#     its listener was not carried over\n";
+    assert!(converted.yaml.contains(lost), "{}", converted.yaml);
+    // Without any listener that could be carried over, none is opened.
+    let converted = convert("old.conf", "listener 1883 broker.example\n").unwrap();
+    assert!(converted.yaml.contains("\nlisteners: []\n"), "{}", converted.yaml);
+}
+
+#[test]
+fn a_listener_is_open_only_if_mosquitto_has_it_open() {
+    let two = "listener 1883 127.0.0.1\nallow_anonymous true\n\
+               listener 8883\ncertfile c\nkeyfile k\n";
+    let binds =
+        |open| [("127.0.0.1:1883".to_owned(), "tcp", true), ("[::]:8883".to_owned(), "tls", open)];
+    assert_eq!(listeners(&read(&format!("per_listener_settings true\n{two}")).1), binds(false));
+    assert_eq!(listeners(&read(&format!("per_listener_settings false\n{two}")).1), binds(true));
+    assert_eq!(listeners(&read(two).1), binds(true));
+    let again = format!("allow_anonymous true\n{two}allow_anonymous false\n");
+    let closed: Vec<bool> = listeners(&read(&again).1).into_iter().map(|(.., open)| open).collect();
+    assert_eq!(closed, [false, false], "the last one counts for all");
+    let by_default = "per_listener_settings true\nallow_anonymous true\nport 1\nlistener 2\n";
+    let open: Vec<bool> = listeners(&read(by_default).1).into_iter().map(|(.., o)| o).collect();
+    assert_eq!(open, [true, false]);
+}
+
+#[test]
+fn no_secret_is_copied() {
+    let text = "listener 1883\nauth_opt_mysql_pass hunter2\nauth_opt_jwt_secret hunter2\n\
+                plugin_opt_dsn hunter2\npsk_hint hunter2\nremote_pasword hunter2\n\
+                connection a\naddress h\ntopic #\nlocal_password hunter2\nremote_pas hunter2\n";
+    let converted = convert("old.conf", text).unwrap();
+    assert!(!converted.yaml.contains("hunter2"), "{}", converted.yaml);
+    assert!(converted.yaml.contains("# 2: auth_opt_mysql_pass …\n"), "{}", converted.yaml);
+    let text = "plugin_opt_key hunter2\nlog_fil hunter2\nlisten {\nport 1\npas hunter2\n}\n\
+                bridge {\nremote_password hunter2\n}\n";
+    let converted = convert("old.conf", text).unwrap();
+    assert_eq!(converted.from, SourceFormat::FlashMq);
+    assert!(!converted.yaml.contains("hunter2"), "{}", converted.yaml);
+}
+
+#[test]
+fn what_needs_something_else_is_carried_over_only_with_it() {
+    // Each of these is read by the check of our own configuration.
+    for (lines, left) in [
+        ("certfile c\nkeyfile k\nuse_identity_as_username true\n", 1),
+        ("certfile c\nkeyfile k\ncrlfile r\n", 1),
+        ("certfile c\nkeyfile k\ncafile a\ncrlfile r\nuse_subject_as_username true\n", 3),
+        ("certfile c\nkeyfile k\ncafile a\nrequire_certificate true\ncrlfile r\n", 0),
+        ("socket_domain ipv6\n", 0),
+    ] {
+        let (converted, config) = read(&format!("listener 8883\n{lines}"));
+        assert_eq!(converted.left, left, "{}", converted.yaml);
+        assert_eq!(config.listeners[0].v6only, lines.contains("ipv6"));
+    }
+    assert_eq!(read("listener 1 ::1\nsocket_domain ipv6\n").0.left, 0);
+    assert_eq!(read("listener 1 127.0.0.1\nsocket_domain ipv6\n").0.left, 1);
+}
+
+#[test]
+fn a_listener_of_flashmq_has_an_address_of_each_family() {
+    let binds = |lines: &str| -> Vec<(String, bool)> {
+        let config = read(&format!("listen {{\nport 1883\n{lines}}}\n")).1;
+        config.listeners.iter().map(|l| (l.bind.to_string(), l.v6only)).collect()
+    };
+    let one = |bind: &str, only| (bind.to_owned(), only);
+    assert_eq!(binds(""), [one("[::]:1883", false)]);
+    assert_eq!(
+        binds("inet4_bind_address 10.0.0.1\ninet6_bind_address fd00::1\n"),
+        [one("10.0.0.1:1883", false), one("[fd00::1]:1883", false)]
+    );
+    assert_eq!(
+        binds("inet4_bind_address 10.0.0.1\n"),
+        [one("10.0.0.1:1883", false), one("[::]:1883", true)]
+    );
+    assert_eq!(
+        binds("inet_protocol ip6\ninet6_bind_address fd00::1\n"),
+        [one("[fd00::1]:1883", false)]
+    );
+}
+
+#[test]
+fn the_path_of_websockets_is_said() {
+    let told = |text: &str| convert("old.conf", text).unwrap().yaml.contains("the path /mqtt");
+    assert!(told("listener 9001\nprotocol websockets\n") && !told("listener 1883\n"));
+}
+
 /// Whatever the file contains, it stays a value.
 #[test]
 fn odd_values_stay_values() {

@@ -273,7 +273,8 @@ section! {
         sys: Sys = Sys::default(),
         /// What is told of clients besides metrics and the log.
         telemetry: Telemetry = Telemetry::default(),
-        /// The admin HTTP server: /metrics (Prometheus), /healthz and /readyz.
+        /// The admin HTTP server: the dashboard, the management API below /api/v1, and the pages
+        /// /metrics (Prometheus), /healthz and /readyz.
         admin: Admin = Admin::default(),
         /// Stopping.
         shutdown: Shutdown = Shutdown::default(),

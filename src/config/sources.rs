@@ -7,8 +7,6 @@ use std::io::Read;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use serde_json::Value;
-
 use super::document::Document;
 use super::host::Bind;
 use super::problem::{Origin, Problem, Problems, Wrong};
@@ -80,16 +78,7 @@ impl Sources {
     /// The same as those of [`Sources::load`].
     pub fn effective(&self) -> Result<String, Problems> {
         let (config, document) = self.read()?;
-        let origin = |pointer: &str| {
-            let shown = document.origin_of_value(pointer).to_string();
-            // The value in an argument may be a secret.
-            let named = shown.starts_with("--set access") || shown.starts_with("RINGMQ_ACCESS");
-            match shown.split_once('=').filter(|_| named) {
-                Some((key, _)) => key.to_owned(),
-                None => shown,
-            }
-        };
-        Ok(text::effective(&config, origin))
+        Ok(text::effective(&config, |pointer| document.origin_of_value(pointer).to_string()))
     }
 
     fn read(&self) -> Result<(Config, Document), Problems> {
@@ -140,7 +129,7 @@ impl Sources {
             document.lay("log.level", "debug", &Origin::named("-v"), &mut problems);
         }
         for argument in &self.set {
-            let origin = Origin::named(&format!("--set {argument}"));
+            let origin = Origin::named(&format!("--set {}", named_in(argument)));
             match argument.split_once('=') {
                 Some((key, value)) => document.lay(key.trim(), value, &origin, &mut problems),
                 None => {
@@ -197,14 +186,23 @@ impl Sources {
     }
 }
 
+/// The part of a `--set` argument that names its key. Origins are shown to others, and whatever
+/// follows the key may be a secret.
+fn named_in(argument: &str) -> &str {
+    let is_key = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let argument = argument.trim_start();
+    let end = argument.find(|c: char| !is_key(c)).unwrap_or(argument.len());
+    argument.get(..end).unwrap_or_default()
+}
+
 /// Gives the first listener another port, at the address that it has.
 fn set_port(document: &mut Document, port: u16, problems: &mut Vec<Problem>) {
     let origin = Origin::named(&format!("-p {port}"));
-    let written = document.tree.pointer("/listeners/0/bind").and_then(Value::as_str);
-    let bind = match written.map(str::parse) {
+    let written = document.tree.pointer("/listeners/0/bind").cloned();
+    let bind = match written.map(serde_json::from_value) {
         None => Bind::USUAL,
-        Some(Ok(address)) => address,
-        Some(Err(_)) => {
+        Some(Ok(Bind::Tcp(address))) => address,
+        Some(Ok(Bind::Unix(_)) | Err(_)) => {
             let what = "the first listener has no address that could have this port";
             let fix = "give it one: --set listeners.0.bind=127.0.0.1:1883";
             return problems.push(Wrong::new(what, fix).at(&origin, "listeners.0.bind"));

@@ -67,26 +67,26 @@ fn problems_name_the_variable_or_the_argument() {
              (RINGMQ_MQTT__MAX_QOS in the environment)?",
         ),
         (&[("RINGMQ_MQTT__", "1")], &[], "RINGMQ_MQTT__: mqtt.: the key has an empty part; "),
-        (&[], &["mqtt.max_qos=9"], "--set mqtt.max_qos=9: mqtt.max_qos: 9 is out of bounds; "),
+        (&[], &["mqtt.max_qos=9"], "--set mqtt.max_qos: mqtt.max_qos: 9 is out of bounds; "),
         (&[], &["mqtt.max_qos"], "--set mqtt.max_qos: there is no =; "),
-        (&[], &["mqtt.max_qos="], "--set mqtt.max_qos=: mqtt.max_qos: the key has no value; "),
+        (&[], &["mqtt.max_qos="], "--set mqtt.max_qos: mqtt.max_qos: the key has no value; "),
         (
             &[],
             &["listeners.3.name=x"],
-            "--set listeners.3.name=x: listeners.3.name: element 3 does not follow the 1 \
+            "--set listeners.3.name: listeners.3.name: element 3 does not follow the 1 \
              elements of the list; use an index of at most 1",
         ),
-        (&[], &["listeners.name=x"], "--set listeners.name=x: listeners: a list is expected here"),
+        (&[], &["listeners.name=x"], "--set listeners.name: listeners: a list is expected here"),
         (
             &[],
             &["log.level=info", "log.level.x=1"],
-            "--set log.level.x=1: log.level.x: there is no `x` here, because the value is a \
+            "--set log.level.x: log.level.x: there is no `x` here, because the value is a \
              plain value; ",
         ),
         (
             &[],
             &["mqtt.maxqos=1"],
-            "--set mqtt.maxqos=1: mqtt.maxqos: unknown key; did you mean `max_qos`?",
+            "--set mqtt.maxqos: mqtt.maxqos: unknown key; did you mean `max_qos`?",
         ),
     ];
     for (environment, set, expected) in cases {
@@ -94,6 +94,62 @@ fn problems_name_the_variable_or_the_argument() {
         assert_eq!(problems.len(), 1, "{problems:#?}");
         assert!(problems[0].starts_with(expected), "found {}\nexpected {expected}", problems[0]);
     }
+}
+
+/// Whatever a secret is a part of, and wherever it was written, neither the values that apply nor
+/// a problem shows it.
+#[test]
+fn a_secret_is_shown_neither_as_a_value_nor_as_an_origin() {
+    let topics = "mqtt.topics=[{filter: a}]";
+    let cases: &[(&[&str], &str)] = &[
+        (&["bridges.0.name=b", "bridges.0.mqtt.addresses=['h:1']"], "mqtt.password=hunter2"),
+        (&["bridges.0.name=b", "bridges.0.http.filters=[a]"], "http.secret=hunter2"),
+        (&["bridges.0.name=b", "bridges.0.http.filters=[a]"], "http.headers={x: hunter2}"),
+    ];
+    let mut sets: Vec<Vec<String>> = Vec::new();
+    for (around, secret) in cases {
+        let mut set: Vec<String> = around.iter().map(|text| (*text).to_owned()).collect();
+        set.push(match secret.starts_with("mqtt") {
+            true => format!("bridges.0.{topics}"),
+            false => "bridges.0.http.url=http://h/".to_owned(),
+        });
+        set.push(format!("bridges.0.{secret}"));
+        sets.push(set);
+    }
+    sets.push(vec!["cluster.nats.password=hunter2".to_owned()]);
+    sets.push(vec!["cluster.nats={password: hunter2}".to_owned()]);
+    sets.push(vec!["telemetry.otlp.headers.authorization=hunter2".to_owned()]);
+    sets.push(vec!["access.authentication=[{jwt: {secret: hunter2}}]".to_owned()]);
+    for set in sets {
+        let sources = Sources { set: set.clone(), ..Sources::default() };
+        let shown = sources.effective().unwrap_or_else(|problems| panic!("{set:?}: {problems}"));
+        assert!(shown.contains("\"***\"") && !shown.contains("hunter2"), "{set:?}\n{shown}");
+    }
+    let wrong = ["cluster.nats.password: hunter2", "cluster.nats.x=hunter2", "x y=hunter2"];
+    for set in wrong {
+        let problems = read_with("", &[], &[set]).unwrap_err();
+        assert!(problems.iter().all(|told| !told.contains("hunter2")), "{problems:?}");
+    }
+}
+
+#[test]
+fn the_port_of_the_command_line_replaces_that_of_any_address() {
+    let bound = |file: &str| {
+        let sources = Sources { port: Some(1884), ..Sources::default() };
+        let config = sources.load_from("f.yaml", file.as_bytes());
+        config.map(|config| config.listeners[0].bind.to_string())
+    };
+    for (bind, expected) in [
+        ("1883", "[::]:1884"),
+        ("\"1883\"", "[::]:1884"),
+        ("127.0.0.1:1883", "127.0.0.1:1884"),
+        ("\"[::1]:1883\"", "[::1]:1884"),
+    ] {
+        let file = format!("listeners: [{{bind: {bind}}}]");
+        assert_eq!(bound(&file).as_deref(), Ok(expected), "{bind}");
+    }
+    assert_eq!(bound("").as_deref(), Ok("127.0.0.1:1884"));
+    assert!(bound("listeners: [{bind: /tmp/x, type: unix}]").is_err());
 }
 
 #[test]
@@ -194,12 +250,12 @@ fn the_values_that_apply_are_shown_with_where_each_comes_from() {
     let shown = shown.replace(&path.display().to_string(), "f.yaml");
     for line in [
         "  max_qos: 1  # f.yaml:2\n",
-        "    max: 1m  # --set mqtt.keep_alive={max: 60}\n",
+        "    max: 1m  # --set mqtt.keep_alive\n",
         "    multiplier: 2.0  # f.yaml:3\n",
         "  max_inflight: 32  # default\n",
         "  - name: default  # default\n",
         "    bind: \"[::1]:1884\"  # -p 1884\n",
-        "  - name: b  # --set listeners.1.name=b\n",
+        "  - name: b  # --set listeners.1.name\n",
         "    bind: 127.0.0.1:1883  # default\n",
         "    allow_anonymous: true  # default\n",
         "  level: warn  # RINGMQ_LOG__LEVEL\n",

@@ -10,15 +10,32 @@ use std::path::Path;
 
 const CHECK: &str = "bridges";
 
-/// Judges all buffers. `left` is the number of bytes of memory that are free. `look` tells about a
-/// directory: its disk, and the bytes it already has.
+/// What is wanted of a disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Claim {
+    device: u64,
+    free: u64,
+    wanted: u64,
+}
+
+impl Claim {
+    /// So many free bytes of this disk.
+    pub fn of(disk: &Disk, wanted: u64) -> Claim {
+        Claim { device: disk.device, free: disk.free, wanted }
+    }
+}
+
+/// Judges all buffers. `left` is the number of bytes of memory that are free. `store` is what the
+/// store wants of its disk. `look` tells about a directory: its disk, and the bytes it already has.
 pub fn judge(
     config: &Config,
     left: Option<u64>,
+    store: Option<Claim>,
     look: &dyn Fn(&Path) -> (Disk, u64),
 ) -> Vec<Finding> {
     let mut findings = Vec::new();
     let (mut in_memory, mut number, mut threads) = (0_u64, 0, 0);
+    let mut claims: Vec<Claim> = store.into_iter().collect();
     for bridge in config.bridges.iter() {
         let most = bridge.buffer.max_bytes.get();
         threads += bridge.connections();
@@ -38,9 +55,11 @@ pub fn judge(
         let directory = directory(bridge, Path::new(&*config.storage.path));
         let (disk, used) = look(&directory);
         // A segment is deleted only when nothing in it waits any more.
-        let wanted = most.saturating_add(bridge.buffer.segment.get());
-        findings.push(on_disk(bridge, &directory, &disk, wanted.saturating_sub(used)));
+        let wanted = most.saturating_add(bridge.buffer.segment.get()).saturating_sub(used);
+        claims.push(Claim::of(&disk, wanted));
+        findings.push(on_disk(bridge, &directory, &disk, wanted));
     }
+    findings.extend(of_shared_disks(&claims));
     if in_memory > 0 {
         findings.push(of_memory(in_memory, number, left));
     }
@@ -95,6 +114,28 @@ fn on_disk(bridge: &Bridge, directory: &Path, disk: &Disk, wanted: u64) -> Findi
         .fixed_by(Fix::configuration("make room, or lower buffer.max_bytes of the bridge"))
 }
 
+/// Says of each disk that has room for each of several claims but not for all of them together.
+fn of_shared_disks(claims: &[Claim]) -> Vec<Finding> {
+    let mut devices: Vec<u64> = claims.iter().map(|claim| claim.device).collect();
+    devices.sort_unstable();
+    devices.dedup();
+    let short = |device: u64| {
+        let here = claims.iter().filter(|claim| claim.device == device);
+        let number = here.clone().count();
+        let free = here.clone().map(|claim| claim.free).min()?;
+        let wanted = here.clone().fold(0, |sum: u64, claim| sum.saturating_add(claim.wanted));
+        let each = here.clone().all(|claim| claim.wanted <= free);
+        (each && wanted > free).then(|| {
+            let found = format!("{} free on a disk of {number} of store and bridges", bytes(free));
+            let needed = format!("{} for all of them together", bytes(wanted));
+            Finding::new(CHECK, Severity::Warning, found, needed)
+                .fixed_by(Fix::configuration("make room, or lower buffer.max_bytes of the bridges"))
+        })
+    };
+    // Where the device is not known, nothing can be said.
+    devices.into_iter().filter(|device| *device != 0).filter_map(short).collect()
+}
+
 fn of_memory(wanted: u64, number: u32, left: Option<u64>) -> Finding {
     let all = bytes(wanted);
     let needed = format!(
@@ -131,9 +172,9 @@ mod tests {
         let look = |path: &Path| {
             assert_eq!(path, Path::new("/var/b"));
             let sync = Ok((Duration::ZERO, Duration::ZERO));
-            (Disk { kind: "ext4".into(), careless: None, free, used: 0, sync }, used)
+            (Disk { kind: "ext4".into(), careless: None, device: 7, free, used: 0, sync }, used)
         };
-        judge(&config, Some(left), &look).iter().map(|finding| finding.severity).collect()
+        judge(&config, Some(left), None, &look).iter().map(|finding| finding.severity).collect()
     }
 
     #[test]
@@ -143,7 +184,8 @@ mod tests {
         let found = |text: &str| {
             let config =
                 Sources::default().load_from("f.yaml", text.as_bytes()).expect("it is fine");
-            let findings = judge(&config, Some(1024 * MIB), &|_| unreachable!("nothing on disk"));
+            let findings =
+                judge(&config, Some(1024 * MIB), None, &|_| unreachable!("nothing on disk"));
             assert_eq!((findings.len(), findings[0].severity), (3, Severity::Note));
             assert_eq!(findings[0].needed.contains("on_full: pause"), !text.contains("pause"));
             findings[0].found.clone()
@@ -164,6 +206,17 @@ mod tests {
         assert_eq!(severities(1024 * MIB, 10 * MIB, 100 * MIB), [Fine, Fine, Note]);
     }
 
+    #[test]
+    fn a_disk_has_room_for_all_that_share_it() {
+        let claim = |device, wanted| Claim { device, free: 100, wanted };
+        let short = |claims: &[Claim]| of_shared_disks(claims).len();
+        assert_eq!(short(&[claim(1, 60), claim(2, 60), claim(1, 40)]), 0);
+        assert_eq!(short(&[claim(1, 60), claim(2, 60), claim(1, 41)]), 1);
+        // What each of them alone has no room for is said of it alone.
+        assert_eq!(short(&[claim(1, 60), claim(1, 101)]), 0);
+        assert_eq!(short(&[claim(0, 60), claim(0, 60)]), 0);
+    }
+
     /// The example has a line for each thing that it needs: for publishers that wait, three disks,
     /// the memory of Kafka's client, and threads.
     #[cfg(feature = "kafka")]
@@ -175,9 +228,19 @@ mod tests {
         let sync = Ok((Duration::ZERO, Duration::ZERO));
         let look = |_: &Path| {
             let free = 11 << 30;
-            (Disk { kind: "ext4".into(), careless: None, free, used: 0, sync: sync.clone() }, 0)
+            (
+                Disk {
+                    kind: "ext4".into(),
+                    careless: None,
+                    device: 7,
+                    free,
+                    used: 0,
+                    sync: sync.clone(),
+                },
+                0,
+            )
         };
-        let findings = judge(&config, Some(1024 * MIB), &look);
+        let findings = judge(&config, Some(1024 * MIB), None, &look);
         let found: Vec<&str> = findings.iter().map(|finding| finding.found.as_str()).collect();
         assert_eq!(findings.len(), 6, "{found:?}");
         assert!(found[1].contains("wait for PUBACK at most 30 s"), "{found:?}");

@@ -123,8 +123,20 @@ pub(super) fn buffers(facts: &Facts, need: &Need) -> Finding {
     let mut found = format!("at most {} and {}", bytes(rmem[2]), bytes(wmem[2]));
     if let Some((core_rmem, core_wmem)) = facts.sysctl.core_mem_max {
         // The values of net.core bound SO_RCVBUF and SO_SNDBUF only, and not the sizes that the
-        // kernel chooses by itself.
-        found += &format!(" (net.core: {} and {}, not used)", bytes(core_rmem), bytes(core_wmem));
+        // kernel chooses by itself. The broker never sets SO_SNDBUF.
+        let (rmem, wmem) = (bytes(core_rmem), bytes(core_wmem));
+        found += &match need.receive_buffer {
+            None => format!(" (net.core: {rmem} and {wmem}, not used)"),
+            Some(_) => format!(" (net.core.rmem_max {rmem}; wmem_max {wmem}, not used)"),
+        };
+        if let Some(wanted) = need.receive_buffer.filter(|wanted| *wanted > core_rmem) {
+            let needed = format!(
+                "net.core.rmem_max of {}: the kernel cuts the listeners' receive_buffer to it",
+                bytes(wanted)
+            );
+            let fix = setting(facts, "net.core.rmem_max", &wanted.to_string(), Scope::Host);
+            return Finding::new(check, Severity::Warning, found, needed).fixed_by(fix);
+        }
     }
     let slow = wmem[2] + need.outgoing_bytes;
     let needed =

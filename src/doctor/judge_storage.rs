@@ -5,7 +5,7 @@ use super::finding::{Finding, Fix, Severity};
 use super::report::bytes;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,8 @@ pub struct Disk {
     pub kind: String,
     /// A mount option that endangers what is synced, if there is one.
     pub careless: Option<&'static str>,
+    /// The number of the device, as `stat` tells it; 0 when it is not known.
+    pub device: u64,
     /// The number of free bytes.
     pub free: u64,
     /// The number of bytes that the store has already.
@@ -48,7 +50,8 @@ pub fn look(path: &Path) -> Disk {
     let (kind, options) = mount_of(&mounts, &whole);
     let careless =
         CARELESS.into_iter().find(|&careless| options.split(',').any(|option| option == careless));
-    Disk { kind, careless, free, used: size(path), sync }
+    let device = std::fs::metadata(there).map_or(0, |found| found.dev());
+    Disk { kind, careless, device, free, used: size(path), sync }
 }
 
 /// The bytes of the segments of a store.
@@ -102,10 +105,15 @@ fn time_syncs_of(file: &File) -> io::Result<Vec<Duration>> {
     Ok(times)
 }
 
+/// The number of free bytes that a store on this disk needs.
+pub fn wanted(disk: &Disk, shards: u64) -> u64 {
+    let segment = crate::storage::log::Bounds::BROKER.segment;
+    (shards * SEGMENTS * segment).saturating_sub(disk.used) + (64 << 20)
+}
+
 /// Judges the place for this number of shards.
 pub fn judge(disk: &Disk, shards: u64) -> Finding {
-    let segment = crate::storage::log::Bounds::BROKER.segment;
-    let wanted = (shards * SEGMENTS * segment).saturating_sub(disk.used) + (64 << 20);
+    let wanted = wanted(disk, shards);
     let (middle, most) = match &disk.sync {
         Ok(times) => *times,
         Err(why) => {
@@ -156,7 +164,7 @@ mod tests {
 
     fn disk() -> Disk {
         let sync = Ok((Duration::from_millis(2), Duration::from_millis(9)));
-        Disk { kind: "ext4".into(), careless: None, free: 10 * GIB, used: 0, sync }
+        Disk { kind: "ext4".into(), careless: None, device: 7, free: 10 * GIB, used: 0, sync }
     }
 
     #[test]

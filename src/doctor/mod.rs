@@ -24,6 +24,7 @@ mod judge_process;
 #[cfg(feature = "runtime")]
 mod judge_storage;
 mod need;
+#[cfg(feature = "runtime")]
 mod ping;
 mod place;
 mod report;
@@ -40,7 +41,8 @@ pub use facts::{Conntrack, Facts, Sysctl};
 pub use finding::{Finding, Fix, Severity};
 pub use judge_process::RingTrial;
 pub use need::{Bound, Need};
-pub use ping::{PingFailure, Pong, ping, target};
+#[cfg(feature = "runtime")]
+pub use ping::{PingFailure, Pong, Target, ping, target};
 pub use place::{Engine, Environment, Network};
 pub use report::Report;
 pub use worst::Worst;
@@ -66,12 +68,15 @@ fn look(
 ) -> Report {
     let facts = Facts::read(std::path::Path::new("/"));
     let mut report = judge(facts, config, connections, &trial::open_ring());
+    let mut store = None;
     if !config.storage.path.is_empty() {
         let disk = judge_storage::look(std::path::Path::new(&*config.storage.path));
         report.findings.push(judge_storage::judge(&disk, report.need.shards));
+        let wanted = judge_storage::wanted(&disk, report.need.shards);
+        store = Some(judge_bridges::Claim::of(&disk, wanted));
     }
     let left = report.facts.memory_left();
-    report.findings.extend(judge_bridges::judge(config, left, &|path| {
+    report.findings.extend(judge_bridges::judge(config, left, store, &|path| {
         (judge_storage::look(path), judge_storage::bytes_in(path))
     }));
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);

@@ -63,6 +63,8 @@ pub struct Need {
     pub buffer_bytes: u64,
     /// The largest backlog of a TCP listener, if there is one.
     pub backlog: Option<u64>,
+    /// The largest receive buffer in bytes that a TCP listener asks the kernel for, if any does.
+    pub receive_buffer: Option<u64>,
     /// The TCP ports of the listeners.
     pub ports: Vec<u16>,
     /// Whether other hosts can reach a TCP listener.
@@ -102,6 +104,12 @@ impl Need {
             sockets_per_ring: config.runtime.sockets_per_ring.get().map(u64::from),
             buffer_bytes: u64::from(buffers.count.get()) * u64::from(buffers.size.get()),
             backlog: addresses.iter().map(|(_, backlog)| u64::from(backlog.get())).max(),
+            receive_buffer: config
+                .listeners
+                .iter()
+                .filter(|listener| matches!(listener.bind, Bind::Tcp(_)))
+                .filter_map(|listener| listener.receive_buffer.get().map(u64::from))
+                .max(),
             ports: addresses.iter().map(|(address, _)| address.port()).collect(),
             remote: addresses.iter().any(|(address, _)| !address.ip().is_loopback()),
             connect_rate: sum(config.listeners.iter().map(|l| l.max_connect_rate.get()).collect()),

@@ -390,7 +390,15 @@ fn whether_an_upgrade_in_place_is_possible_is_said() {
 
 #[test]
 fn every_other_limit_has_its_line() {
-    let cases: [(&str, &str, &str, Severity, &str); 9] = [
+    let cases: [(&str, &str, &str, Severity, &str); 10] = [
+        // The listeners' receive_buffer is 128 KiB.
+        (
+            "proc/sys/net/core/rmem_max",
+            "65536",
+            "tcp_rmem/wmem",
+            Severity::Warning,
+            "net.core.rmem_max=131072",
+        ),
         ("proc/sys/net/core/somaxconn", "128", "somaxconn", Severity::Warning, "somaxconn=65535"),
         (
             "proc/sys/net/ipv4/tcp_mem",

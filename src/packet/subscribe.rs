@@ -36,7 +36,13 @@ pub struct SubscribeOptions {
 
 impl SubscribeOptions {
     fn decode(version: Version, byte: u8) -> Result<Self, Violation> {
-        let reserved = if version.is_v5() { 0xC0 } else { 0xFC };
+        let (byte, reserved) = match version {
+            // MQTT 3.1, section 3.8: "The upper 6 bits of this byte are not used in the current
+            // version of the protocol." It does not say that they are 0.
+            Version::V31 => (byte & 3, 0),
+            Version::V311 => (byte, 0xFC),
+            Version::V5 => (byte, 0xC0),
+        };
         if byte & reserved != 0 {
             return Err(RESERVED_BITS); // [MQTT-3.8.3-5]
         }

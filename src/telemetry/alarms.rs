@@ -1,4 +1,5 @@
-//! Alarms: states that an operator has to look at, each raised once and cleared once. Pure: the
+//! Alarms: states that an operator has to look at, each raised once and cleared once; one that is
+//! about certain bridges, shards or listeners is told again when another joins them. Pure: the
 //! control thread passes the readings every two seconds, and publishes what changes.
 //!
 //! Each alarm has a value at which it is raised and another at which it is cleared, so that a
@@ -141,6 +142,9 @@ pub struct Readings {
 /// What a reading says about one alarm.
 enum Says {
     Raise(String),
+    /// What is the matter, and with whom: for each a name that stays the same, and the words for
+    /// it.
+    RaiseFor(&'static str, Vec<(String, String)>),
     Nothing,
     Clear,
 }
@@ -169,12 +173,34 @@ fn whether(raised: bool, what: impl FnOnce() -> String) -> Says {
     if raised { Says::Raise(what()) } else { Says::Clear }
 }
 
+fn with(what: &'static str, names: Vec<String>) -> Says {
+    let about: Vec<_> = names.into_iter().map(|name| (name.clone(), name)).collect();
+    if about.is_empty() { Says::Clear } else { Says::RaiseFor(what, about) }
+}
+
 impl Readings {
     /// Says whether any bridge is in one of these states.
-    fn bridges_in(&self, states: &[&str], what: &str) -> Says {
+    fn bridges_in(&self, states: &[&str], what: &'static str) -> Says {
         let is = |row: &&BridgeRow| states.contains(&row.state);
-        let names: Vec<&str> = self.bridges.iter().filter(is).map(|row| &*row.name).collect();
-        whether(!names.is_empty(), || format!("{what}: {}", names.join(", ")))
+        with(what, self.bridges.iter().filter(is).map(|row| row.name.clone()).collect())
+    }
+
+    /// The listeners whose certificates expire soon or have expired.
+    fn certificates(&self, now: u64) -> Says {
+        let soon = |(_, until): &&(String, u64)| *until < now.saturating_add(CERTIFICATE);
+        let mut soon: Vec<_> = self.certificates.iter().filter(soon).collect();
+        soon.sort_by_key(|(_, until)| *until);
+        let is_over = soon.iter().any(|(_, until)| *until <= now);
+        let what = match is_over {
+            true => "a certificate has expired",
+            false => "a certificate expires within 14 days",
+        };
+        let told = |(listener, until): &(String, u64)| match until.checked_sub(now) {
+            None | Some(0) => (format!("{listener} expired"), format!("{listener} (expired)")),
+            Some(left) => (listener.clone(), format!("{listener} ({} days)", left / (24 * 3600))),
+        };
+        let about: Vec<_> = soon.into_iter().map(told).collect();
+        if about.is_empty() { Says::Clear } else { Says::RaiseFor(what, about) }
     }
 
     /// Compares the clocks of the other nodes that are up with this node's clock.
@@ -200,10 +226,9 @@ impl Readings {
                 None => Says::Clear,
             },
             AlarmKind::LoopLag => time(self.lag, 250, 100, "a shard takes to answer"),
-            AlarmKind::ShardLate => whether(!self.late.is_empty(), || {
-                let numbers: Vec<_> = self.late.iter().map(|id| id.0.to_string()).collect();
-                format!("no answer from shard {}", numbers.join(", "))
-            }),
+            AlarmKind::ShardLate => {
+                with("no answer from shard", self.late.iter().map(|id| id.0.to_string()).collect())
+            }
             AlarmKind::Mailbox => share(self.mailbox, 75, 50, "a mailbox"),
             AlarmKind::Overload => match self.overload {
                 0 => Says::Clear,
@@ -219,17 +244,7 @@ impl Readings {
             AlarmKind::StorageSlow => {
                 time(self.storage_age, 500, 100, "what is to be stored waits")
             }
-            AlarmKind::Certificate => {
-                let first = self.certificates.iter().min_by_key(|(_, until)| *until);
-                let soon = first.filter(|(_, until)| *until < now.saturating_add(CERTIFICATE));
-                match soon {
-                    Some((listener, until)) => {
-                        let days = until.saturating_sub(now) / (24 * 3600);
-                        Says::Raise(format!("{listener}: the certificate expires in {days} days"))
-                    }
-                    None => Says::Clear,
-                }
-            }
+            AlarmKind::Certificate => self.certificates(now),
             AlarmKind::Connections => match self.connections {
                 Some(connections) => share(connections, 90, 80, "runtime.max_connections"),
                 None => Says::Clear,
@@ -264,7 +279,7 @@ impl Readings {
 pub struct Alarm {
     /// The name of the alarm.
     pub name: &'static str,
-    /// What was read when it was raised.
+    /// What was read when it was raised, or when it was told again.
     pub message: String,
     /// When it was raised, milliseconds since 1970.
     pub activate_at: u64,
@@ -288,6 +303,8 @@ pub struct Alarms {
     list: AlarmList,
     /// For each alarm, the number of readings in a row that would raise it.
     in_a_row: [u8; AlarmKind::ALL.len()],
+    /// For each alarm that is raised, whom it is about, and in how many readings in a row.
+    about: [Vec<(String, u8)>; AlarmKind::ALL.len()],
     lost_lines: u64,
 }
 
@@ -305,11 +322,21 @@ impl Alarms {
             let says = readings.of(kind, now / 1000, self.lost_lines);
             let at = self.list.active.iter().position(|alarm| alarm.name == kind.name());
             let row = &mut self.in_a_row[kind as usize];
+            let about = &mut self.about[kind as usize];
+            let (says, news) = match says {
+                Says::RaiseFor(what, names) => {
+                    let (names, words): (Vec<_>, Vec<_>) = names.into_iter().unzip();
+                    let message = format!("{what}: {}", words.join(", "));
+                    (Says::Raise(message), news(about, &names, kind.needs()))
+                }
+                says => (says, false),
+            };
             match (says, at) {
                 (Says::Raise(message), None) => {
                     *row += 1;
                     if *row >= kind.needs() {
                         *row = 0;
+                        about.iter_mut().for_each(|(_, times)| *times = kind.needs());
                         let (name, deactivate_at) = (kind.name(), None);
                         let alarm = Alarm { name, message, activate_at: now, deactivate_at };
                         self.list.active.push(alarm.clone());
@@ -317,19 +344,51 @@ impl Alarms {
                     }
                 }
                 (Says::Clear, Some(at)) => {
+                    about.clear();
                     let mut alarm = self.list.active.remove(at);
                     alarm.deactivate_at = Some(now);
                     self.list.past.push_front(alarm.clone());
                     self.list.past.truncate(PAST);
                     changed.push(alarm);
                 }
-                (Says::Raise(_), Some(_)) => {}
-                (Says::Nothing | Says::Clear, _) => *row = 0,
+                (Says::Raise(message), Some(at)) => {
+                    if news && let Some(alarm) = self.list.active.get_mut(at) {
+                        alarm.message = message;
+                        changed.push(alarm.clone());
+                    }
+                }
+                (Says::Nothing | Says::Clear, _) => {
+                    *row = 0;
+                    about.clear();
+                }
+                (Says::RaiseFor(..), _) => {}
             }
         }
         self.lost_lines = readings.lost_lines;
         changed
     }
+}
+
+/// Notes whom an alarm is about now. True when somebody is among them for the `needs`th time in a
+/// row, and was not told of since the alarm was raised.
+fn news(about: &mut Vec<(String, u8)>, names: &[String], needs: u8) -> bool {
+    let mut any = false;
+    // Whoever was told of stays, so that one that comes and goes is told of once.
+    about.retain(|(name, times)| *times >= needs || names.contains(name));
+    for name in names {
+        match about.iter_mut().find(|(known, _)| known == name) {
+            None => {
+                about.push((name.clone(), 1));
+                any |= needs <= 1;
+            }
+            Some((_, times)) if *times < needs => {
+                *times += 1;
+                any |= *times == needs;
+            }
+            Some(_) => {}
+        }
+    }
+    any
 }
 
 #[cfg(test)]
@@ -422,6 +481,56 @@ mod tests {
         all.sort_unstable();
         all.dedup();
         assert_eq!(all.len(), AlarmKind::ALL.len());
+    }
+
+    #[test]
+    fn another_bridge_or_shard_is_told_while_the_alarm_is_up() {
+        let mut alarms = Alarms::default();
+        let mut look = |failed: &[&str], waiting: &[&str]| -> Vec<String> {
+            let row = |name: &str, state| BridgeRow {
+                name: name.to_owned(),
+                state,
+                ..BridgeRow::default()
+            };
+            let mut bridges: Vec<_> = failed.iter().map(|name| row(name, "failed")).collect();
+            bridges.extend(waiting.iter().map(|name| row(name, "waiting")));
+            let changed = alarms.look(&Readings { bridges, ..Readings::default() }, 1);
+            changed.into_iter().filter(|a| a.deactivate_at.is_none()).map(|a| a.message).collect()
+        };
+        let none: [&str; 0] = [];
+        assert_eq!(look(&["a"], &[]), ["failed, see the log: a"]);
+        assert_eq!(look(&["a"], &[]), none);
+        assert_eq!(look(&["a", "b"], &[]), ["failed, see the log: a, b"]);
+        assert_eq!(look(&["a"], &[]), none);
+        assert_eq!(look(&["a", "b"], &[]), none, "one that comes and goes is told of once");
+        assert_eq!(look(&[], &[]), none);
+        assert_eq!(look(&["b"], &[]), ["failed, see the log: b"], "raised anew");
+        // One that is just connecting is not told of.
+        assert_eq!((look(&["b"], &["c"]), look(&["b"], &["c"])), (vec![], vec![]));
+        assert_eq!(look(&["b"], &["c"]), ["not connected: c"]);
+        assert_eq!((look(&["b"], &["c", "d"]), look(&["b"], &["c"])), (vec![], vec![]));
+        assert_eq!((look(&["b"], &["c", "d"]), look(&["b"], &["c", "d"])), (vec![], vec![]));
+        assert_eq!(look(&["b"], &["c", "d"]), ["not connected: c, d"]);
+    }
+
+    #[test]
+    fn a_certificate_that_has_expired_is_told_as_expired() {
+        let day = 24 * 3600;
+        let mut alarms = Alarms::default();
+        let mut look = |now: u64| -> Vec<String> {
+            let certificates = vec![("a".to_owned(), 100 * day), ("b".to_owned(), 110 * day)];
+            let readings = Readings { certificates, ..Readings::default() };
+            alarms.look(&readings, now * day * 1000).into_iter().map(|a| a.message).collect()
+        };
+        let none: [&str; 0] = [];
+        assert_eq!(look(80), none);
+        assert_eq!(look(90), ["a certificate expires within 14 days: a (10 days)"]);
+        assert_eq!(look(90), none);
+        let both = "a certificate expires within 14 days: a (2 days), b (12 days)";
+        assert_eq!((look(98), look(99)), (vec![both.to_owned()], vec![]));
+        let over = "a certificate has expired: a (expired), b (10 days)";
+        assert_eq!(look(100), [over]);
+        assert_eq!(look(100), none);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 use std::process::Stdio;
+use std::time::Duration;
 
 /// All lines of a trace, once one of them is `last`.
 #[track_caller]
@@ -456,4 +457,56 @@ fn explain_says_what_was_dropped_for_a_client_so_far() {
         .unwrap();
     let told = String::from_utf8(told.stdout).unwrap();
     assert!(told.contains("dropped for it in") && told.contains("3 queue_full"), "{told}");
+}
+
+/// A trace that was removed while others run leaves its number to the next one.
+#[test]
+fn a_new_trace_has_no_lines_of_one_that_was_removed() {
+    let broker = start(&[]);
+    let mut api = Api::of(&broker);
+    let id = unique("old");
+    let trace = |name: &str, of: &str| json!({"name": name, "type": "clientid", "clientid": of});
+    assert_eq!(api.ask("POST", "/trace", &trace("other", "nobody")).0, 200);
+    let mut client = Client::connect(&broker, V311, &id);
+    for round in 0..5 {
+        let (old, new) = (format!("old-{round}"), format!("new-{round}"));
+        assert_eq!(api.ask("POST", "/trace", &trace(&old, &id)).0, 200);
+        client.ping();
+        assert_eq!(api.status("DELETE", &format!("/trace/{old}")), 204);
+        assert_eq!(api.ask("POST", "/trace", &trace(&new, "nobody")).0, 200);
+        // Longer than from one fetch to the next.
+        std::thread::sleep(Duration::from_millis(250));
+        let all = api.get("/trace");
+        assert!(all.as_array().unwrap().iter().all(|one| one["lines"] == json!(0)), "{all}");
+        assert_eq!(api.status("DELETE", &format!("/trace/{new}")), 204);
+    }
+}
+
+#[test]
+fn who_follows_a_trace_is_not_ended_for_connections_that_ask_nothing() {
+    let broker = start(&[]);
+    let mut api = Api::of(&broker);
+    let id = unique("live");
+    let wanted = json!({"name": "live", "type": "clientid", "clientid": id});
+    assert_eq!(api.ask("POST", "/trace", &wanted).0, 200);
+    let mut stream = TcpStream::connect(admin(&broker)).unwrap();
+    stream.set_read_timeout(Some(patience())).unwrap();
+    write!(stream, "GET /api/v1/trace/live/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").unwrap();
+    let mut text = String::new();
+    let mut read_to = |end: &str| {
+        while !text.contains(end) {
+            let mut chunk = [0; 4096];
+            let count = stream.read(&mut chunk).expect("an event");
+            assert!(count > 0, "closed: {text}");
+            text.push_str(&String::from_utf8_lossy(&chunk[..count]));
+        }
+    };
+    read_to("\r\n\r\n");
+    let idle: Vec<TcpStream> =
+        (0..70).map(|_| TcpStream::connect(admin(&broker)).unwrap()).collect();
+    // Those before it have been accepted when this one is answered.
+    Api::of(&broker).get("/nodes");
+    Client::connect(&broker, V311, &id).ping();
+    read_to("PINGRESP");
+    drop(idle);
 }

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 pub(super) struct Bridge {
     /// Its name.
     name: String,
-    /// What is at its other end: mqtt.
+    /// What is at its other end: mqtt, http or kafka.
     r#type: &'static str,
     /// idle, connecting, up, waiting or failed.
     status: &'static str,

@@ -31,7 +31,7 @@ pub(super) struct Node {
     shards: usize,
     /// Sessions, connected or away.
     connections: u64,
-    /// Connected clients.
+    /// Open connections: those of clients, and those whose CONNECT has not been answered yet.
     live_connections: u64,
     /// Bytes of memory in use.
     memory_used: Option<u64>,

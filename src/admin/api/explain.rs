@@ -1,7 +1,7 @@
 //! `/explain`: where a message would go if it were published now, and why not elsewhere.
 
 use super::problem::{Details, Problem};
-use super::{Answer, Context, Query, State};
+use super::{Answer, Context, Query, State, subscriptions};
 use crate::packet::Qos;
 use crate::shard::Shard;
 use crate::shard::inquiry::{Addressee, ExplainCursor, Fate, Hypothesis, Ruling};
@@ -101,7 +101,8 @@ struct Subscriber {
     /// The QoS it would get it with.
     #[serde(skip_serializing_if = "Option::is_none")]
     qos: Option<u8>,
-    /// sent, queued, queued_for_oldest, disconnected, dropped or one_member.
+    /// sent, queued, queued_for_oldest, disconnected, dropped; one_member for a share group; or
+    /// link for a bridge or another subscriber that is no client.
     fate: &'static str,
     /// Why it would be dropped: the `reason` of `ringmq_messages_dropped_total`, `no_local` or
     /// `outside_mountpoint`.
@@ -181,6 +182,24 @@ impl Context {
         }))
     }
 
+    /// The share groups of a client to which a message would go. Each may be at home on any shard.
+    async fn groups_of(&self, client: &str, topic: &str) -> Result<Vec<Subscriber>, Problem> {
+        let mut groups = Vec::new();
+        for row in subscriptions::all_of(self, client).await?.unwrap_or_default() {
+            let share = topic::parse_share(&row.filter).and_then(Result::ok);
+            if !share.is_some_and(|share| topic::matches(share.filter, topic)) {
+                continue;
+            }
+            let (home, name) = (self.home(&row.filter), row.filter.clone());
+            let ask = move |shard: &mut Shard| shard.group_size(&name);
+            // None: the client has just left it.
+            if let Some(members) = self.ask(home, ask).await? {
+                groups.push(shown(home, Addressee::Group { name: row.filter, members }));
+            }
+        }
+        Ok(groups)
+    }
+
     async fn subscribers(
         &self,
         what: &Arc<Hypothesis>,
@@ -190,10 +209,11 @@ impl Context {
             Some(client) => self.home(client)..self.home(client) + 1,
             None => 0..self.shards(),
         };
-        let wanted = |one: &Subscriber| {
-            client.is_none() || one.clientid.as_deref() == client || one.share_group.is_some()
+        let wanted = |one: &Subscriber| client.is_none() || one.clientid.as_deref() == client;
+        let mut all = match client {
+            Some(client) => self.groups_of(client, &what.topic).await?,
+            None => Vec::new(),
         };
-        let mut all = Vec::new();
         for shard in shards {
             let mut from = ExplainCursor::default();
             loop {
@@ -224,8 +244,13 @@ fn summary(judged: Option<&Judged>, subscribers: &[Subscriber], asked: &Asked) -
     if subscribers.is_empty() {
         return "no subscription matches".to_owned();
     }
+    let bridges = match count("link") {
+        0 => String::new(),
+        links => format!(", {links} bridges"),
+    };
     format!(
-        "{} subscribers: sent to {}, queued for {}, dropped for {dropped}, {} share groups",
+        "{} subscribers: sent to {}, queued for {}, dropped for {dropped}, {} share groups\
+         {bridges}",
         subscribers.len(),
         count("sent"),
         count("queued") + count("queued_for_oldest"),

@@ -207,12 +207,14 @@ pub(super) async fn publish(
     Ok((status(&published), Json(published)))
 }
 
-/// Publishes many messages in their order. Nothing is published when one of them is wrong.
+/// Publishes many messages in their order. Nothing is published when one of them is wrong. When the
+/// broker is too busy for one of them, those before it have been published: `detail` says how many.
 #[utoipa::path(post, path = "/publish/bulk", tag = "publish",
     request_body(content = Vec<Message>, description = "At most 1,000"),
     responses((status = 200, body = Vec<Published>, description = "Accepted"),
         (status = 202, body = Vec<Published>, description = "Accepted; some have no subscriber"),
-        (status = 400, body = Details)))]
+        (status = 400, body = Details),
+        (status = 503, body = Details, description = "Busy; `detail` says how many went out")))]
 pub(super) async fn publish_many(
     axum::extract::State(context): State,
     Body(messages): Body<Vec<Message>>,
@@ -221,9 +223,23 @@ pub(super) async fn publish_many(
         return Err(Problem::bad(format!("body: more than {MANY} messages")));
     }
     let ready: Result<Vec<Ready>, Problem> = messages.into_iter().map(Message::ready).collect();
+    let ready = ready?;
+    let all: Vec<(String, usize)> =
+        ready.iter().map(|one| (one.topic.clone(), one.payload.len())).collect();
+    // The shards have the same settings, so any of them can say what none would publish.
+    let ask = move |shard: &mut crate::shard::Shard| {
+        let mut denied = all.iter().map(|(topic, length)| shard.never_published(topic, *length));
+        denied.by_ref().enumerate().find_map(|(at, what)| Some((at, what?)))
+    };
+    if let Some((at, what)) = context.ask(0, ask).await? {
+        return Err(bad(&format!("body[{at}].topic"))(what));
+    }
     let mut published = Vec::new();
-    for message in ready? {
-        published.push(context.publish(message).await?);
+    for message in ready {
+        match context.publish(message).await {
+            Ok(one) => published.push(one),
+            Err(problem) => return Err(problem.after(published.len())),
+        }
     }
     let all = published.iter().all(|one| one.matched);
     Ok((if all { StatusCode::OK } else { StatusCode::ACCEPTED }, Json(published)))

@@ -309,7 +309,11 @@ pub(super) fn router(api: Api, source: &PageSource, guard: Arc<Guard>) -> Router
         .merge(for_role(viewers(), viewer))
         .merge(for_role(operators(), operator))
         .merge(for_role(administrators(), admin))
-        .routes(routes!(guard::login));
+        .merge(
+            OpenApiRouter::new()
+                .routes(routes!(guard::login))
+                .layer(DefaultBodyLimit::max(guard::LOGIN_BODY)),
+        );
     let (router, document) =
         OpenApiRouter::with_openapi(document::head()).nest("/api/v1", version_1).split_for_parts();
     let document = Arc::new(document::completed(document));

@@ -50,9 +50,11 @@ impl Problem {
     /// The body is wrong, or too large.
     pub(super) fn of_body(status: StatusCode, detail: &str) -> Problem {
         match status {
-            StatusCode::PAYLOAD_TOO_LARGE => {
-                Problem::new(status, "BODY_TOO_LARGE", "the body is larger than 4 MiB")
-            }
+            StatusCode::PAYLOAD_TOO_LARGE => Problem::new(
+                status,
+                "BODY_TOO_LARGE",
+                "the body is larger than 4 MiB, or than 128 KiB for /login",
+            ),
             StatusCode::UNSUPPORTED_MEDIA_TYPE => {
                 Problem::new(status, "NOT_JSON", "the body must be application/json")
             }
@@ -85,6 +87,11 @@ impl Problem {
     pub(in crate::admin) fn busy(detail: &str) -> Problem {
         let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "SERVICE_UNAVAILABLE", detail);
         Problem { wait: Some(1), ..problem }
+    }
+
+    /// The same problem, with the number of messages that were published before it.
+    pub(super) fn after(self, published: usize) -> Problem {
+        Problem { detail: format!("{}; published before it: {published}", self.detail), ..self }
     }
 
     /// The broker refuses the request, for these reasons.

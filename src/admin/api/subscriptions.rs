@@ -107,7 +107,7 @@ pub(super) async fn list(
 
 /// All subscriptions of a client, at most [`OF_ONE`] and a slice; `None` when there is no such
 /// client.
-async fn all_of(
+pub(super) async fn all_of(
     context: &Context,
     client_id: &str,
 ) -> Result<Option<Vec<SubscriptionRow>>, Problem> {

@@ -3,6 +3,7 @@
 
 use super::problem::{Details, Problem};
 use super::{Answer, Body, Context, Path, Query, State};
+use crate::admin::asking::ask_all;
 use crate::admin::traces::{NotBegun, Trace, Traces, Wanted};
 use crate::shard::Subject;
 use crate::topic;
@@ -172,11 +173,13 @@ fn one(traces: &Traces, name: &str) -> Result<Shown, Problem> {
 
 /// Has every shard trace what the running traces want.
 async fn apply(context: &Context) -> Result<(), Problem> {
-    for shard in 0..context.shards() {
-        let rules = context.traces.rules();
-        context.ask(shard, move |shard| shard.trace(rules)).await?;
+    let _turn = context.turns.acquire().await.map_err(|_| Problem::late(0))?;
+    let rules = context.traces.rules();
+    let answers = ask_all(&context.api.tell, move |shard| shard.trace(rules)).await;
+    match answers.iter().position(Option::is_none) {
+        Some(late) => Err(Problem::late(late)),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// The traces.
@@ -204,6 +207,11 @@ pub(super) async fn begin(
     }
     let (subject, name) = (asked.subject()?, asked.name);
     let (payload, lasts) = (asked.payload_encode == Payload::Text, Duration::from_secs(seconds));
+    // The lines that shards still have may be of a trace that was removed, whose number this one
+    // gets. From here on they are nobody's.
+    if let Some(late) = context.traces.fetch(&context.api.tell, context.api.zero).await {
+        return Err(Problem::late(late));
+    }
     match context.traces.begin(Wanted { name: name.clone(), subject, payload, lasts }) {
         Ok(()) => {}
         Err(NotBegun::Known) => {
@@ -211,7 +219,12 @@ pub(super) async fn begin(
         }
         Err(NotBegun::TooMany) => return Err(Problem::busy("there are 8 traces; remove one")),
     }
-    apply(&context).await?;
+    if let Err(late) = apply(&context).await {
+        // The caller is told that there is none.
+        context.traces.remove(|trace| trace.name == name);
+        context.traces.tell(&context.api.tell);
+        return Err(late);
+    }
     Ok(Json(one(&context.traces, &name)?))
 }
 
@@ -241,6 +254,8 @@ pub(super) async fn remove(
     if !context.traces.remove(|trace| trace.name == name) {
         return Err(unknown(&name));
     }
+    // At once: another trace may get the number.
+    context.traces.tell(&context.api.tell);
     apply(&context).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -252,6 +267,7 @@ pub(super) async fn remove_all(
     axum::extract::State(context): State,
 ) -> Result<StatusCode, Problem> {
     context.traces.remove(|_| true);
+    context.traces.tell(&context.api.tell);
     apply(&context).await?;
     Ok(StatusCode::NO_CONTENT)
 }

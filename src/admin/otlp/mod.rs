@@ -10,7 +10,7 @@
 mod message;
 
 use super::api::Tell;
-use super::asking;
+use super::asking::Asked;
 use crate::bridge::figures::Figure;
 use crate::client_tls::{Authorities, client_config, without_authorities};
 use crate::config::{self, Get};
@@ -32,7 +32,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Mutex as AsyncMutex, Notify, oneshot};
 use tokio::task::LocalSet;
 use tokio::time::{sleep, timeout};
 
@@ -193,12 +193,15 @@ struct Waiting {
     sending: Cell<bool>,
     news: Notify,
     figures: Arc<SpanFigures>,
+    /// The fetch that is under way.
+    fetching: AsyncMutex<Asked<(Vec<Span>, u64)>>,
 }
 
 impl Waiting {
     fn new(figures: Arc<SpanFigures>) -> Waiting {
         let (spans, sending) = (RefCell::default(), Cell::new(false));
-        Waiting { spans, sending, news: Notify::new(), figures }
+        let (news, fetching) = (Notify::new(), AsyncMutex::default());
+        Waiting { spans, sending, news, figures, fetching }
     }
 
     fn is_done(&self) -> bool {
@@ -253,9 +256,11 @@ async fn fetch_all(waiting: Rc<Waiting>, shards: Vec<Tell>) {
     }
 }
 
-/// Fetches the spans that shards have recorded since the last fetch.
+/// Fetches the spans that shards have recorded since the last fetch. Those of a shard that is late
+/// come with the next fetch.
 async fn fetch(waiting: &Waiting, shards: &[Tell]) {
-    for answer in asking::ask_all(shards, Shard::take_spans).await {
+    let mut fetching = waiting.fetching.lock().await;
+    for answer in fetching.ask(shards, Shard::take_spans).await {
         let Some((spans, lost)) = answer else { continue };
         waiting.figures.shard_full.add(lost);
         waiting.take_in(spans);

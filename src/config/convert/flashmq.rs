@@ -1,7 +1,7 @@
 //! Reads flashmq.conf(5). A line has an option and its value; `listen { … }` and `bridge { … }` are
 //! blocks of lines.
 
-use super::plan::{Plan, kind, set};
+use super::plan::{Plan, kind, option_of, set};
 use serde_json::{Map, Value, json};
 
 /// Whether a line begins a block.
@@ -44,7 +44,7 @@ fn left(option: &str) -> Option<&'static str> {
         | "plugin_timer_period"
         | "set_retained_message_defer_timeout"
         | "set_retained_message_defer_timeout_spread"
-        | "retained_message_node_lifetime" => "there is no key that means the same",
+        | "retained_message_node_lifetime" => "no key means the same",
         _ if option.starts_with("plugin_opt_") => "plugins are not run",
         _ => return None,
     })
@@ -110,7 +110,9 @@ pub(super) fn read(text: &str) -> Plan {
             None => outside(&mut plan, option, value),
         };
         if let Err(why) = read {
-            plan.leave(number, line, why);
+            let unknown = why == NO_OPTION || why == NO_KEY;
+            let shown = if unknown { option_of(line) } else { line.to_owned() };
+            plan.leave(number, &shown, why);
         }
     }
     if plan.listeners.is_empty() {
@@ -122,6 +124,10 @@ pub(super) fn read(text: &str) -> Plan {
     }
     plan
 }
+
+const NO_OPTION: &str = "FlashMQ has no such option";
+/// Why an option of a listener is not carried over whose name says nothing here.
+const NO_KEY: &str = "there is no key that means the same";
 
 fn switch(value: &str) -> Result<bool, &'static str> {
     match value {
@@ -189,7 +195,7 @@ fn outside(plan: &mut Plan, option: &str, value: &str) -> Result<(), &'static st
                 plan.set("log.level", json!("debug"));
             }
         }
-        other => return Err(left(other).unwrap_or("FlashMQ has no such option")),
+        other => return Err(left(other).unwrap_or(NO_OPTION)),
     }
     Ok(())
 }
@@ -222,7 +228,7 @@ fn inside(options: &mut Map<String, Value>, option: &str, value: &str) -> Result
             Ok(())
         }
         "tcp_nodelay" => Err("it always is"),
-        _ => Err("there is no key that means the same"),
+        _ => Err(NO_KEY),
     }
 }
 
@@ -237,21 +243,39 @@ fn listener(plan: &mut Plan, options: &Map<String, Value>) {
     };
     let port = options.get("port").and_then(Value::as_u64).unwrap_or(usual);
     let (v4, v6) = (text("inet4_bind_address"), text("inet6_bind_address"));
-    let bind = match (text("unix_socket_path"), text("inet_protocol"), v4, v6) {
-        (Some(path), ..) => path.to_owned(),
-        (_, Some("ip4"), address, _) => format!("{}:{port}", address.unwrap_or("0.0.0.0")),
-        (_, Some("ip6"), _, address) => format!("[{}]:{port}", address.unwrap_or("::")),
-        (_, _, Some(address), None) => format!("{address}:{port}"),
-        (_, _, _, Some(address)) => format!("[{address}]:{port}"),
-        (_, _, None, None) => format!("[::]:{port}"),
+    let first = format!("{}:{port}", v4.unwrap_or("0.0.0.0"));
+    let second = format!("[{}]:{port}", v6.unwrap_or("::"));
+    let binds = match (text("unix_socket_path"), text("inet_protocol")) {
+        (Some(path), _) => vec![path.to_owned()],
+        (_, Some("ip4")) => vec![first],
+        (_, Some("ip6")) => vec![second],
+        // FlashMQ has a socket for each family. A listener of ours on [::] takes both.
+        _ if v4.is_none() && v6.is_none() => vec![format!("[::]:{port}")],
+        _ => vec![first, second],
     };
+    let one_family = text("inet_protocol") == Some("ip6") || binds.len() > 1;
+    for bind in binds {
+        let v6only = one_family && bind.starts_with("[::]:");
+        plan_listener(plan, options, (secure, web), &bind, v6only);
+    }
+}
+
+/// Adds a listener at one address.
+fn plan_listener(
+    plan: &mut Plan,
+    options: &Map<String, Value>,
+    (secure, web): (bool, bool),
+    bind: &str,
+    v6only: bool,
+) {
+    let text = |name: &str| options.get(name).and_then(Value::as_str);
     let kind = kind(text("unix_socket_path").is_some(), web, secure);
     let mut keys = Map::new();
     let number = plan.listeners.len() + 1;
     set(&mut keys, "name", json!(format!("listener-{number}")));
     set(&mut keys, "type", json!(kind));
     set(&mut keys, "bind", json!(bind));
-    if text("inet_protocol") == Some("ip6") {
+    if v6only {
         set(&mut keys, "v6only", json!(true));
     }
     if let Some(allowed) = options.get("allow_anonymous") {
@@ -260,7 +284,9 @@ fn listener(plan: &mut Plan, options: &Map<String, Value>) {
     if options.get("haproxy") == Some(&json!(true)) {
         set(&mut keys, "proxy_protocol", json!("any"));
         let text = "proxy_protocol needs trusted_proxies: the addresses of your proxies.";
-        plan.remarks.push(text.to_owned());
+        if !plan.remarks.iter().any(|remark| remark == text) {
+            plan.remarks.push(text.to_owned());
+        }
     }
     for (option, key) in [
         ("fullchain", "tls.certificate"),

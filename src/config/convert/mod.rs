@@ -5,6 +5,7 @@
 mod flashmq;
 mod mosquitto;
 mod mosquitto_bridge;
+mod mosquitto_options;
 mod plan;
 
 use std::fmt;

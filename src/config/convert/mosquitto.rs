@@ -1,162 +1,10 @@
 //! Reads mosquitto.conf(5). A line has an option and its value. The lines after `listener` are
 //! about that listener, and those after `connection` are about that bridge.
 
-use super::mosquitto_bridge::Connection;
-use super::plan::{Plan, kind, set};
+use super::mosquitto_bridge::{Connection, UNKNOWN};
+use super::mosquitto_options::{Carry, Own, Rule, rule};
+use super::plan::{Plan, kind, option_of, set};
 use serde_json::{Map, Value, json};
-
-/// What becomes of an option.
-enum Rule {
-    /// Its value is carried over to a key.
-    Carry(Carry),
-    /// It is about one listener.
-    Own(Own),
-    /// It is not carried over, for this reason.
-    Leave(&'static str),
-}
-
-/// How a value is carried over to a key.
-enum Carry {
-    /// It is `true` or `false`.
-    Switch(&'static str),
-    /// It is a number. Where 0 stands for "no limit", the second text is the word or number that
-    /// means the same here.
-    Number(&'static str, &'static str),
-    /// The file of users.
-    PasswordFile,
-    /// The file of rules.
-    AclFile,
-    /// `persistence`.
-    Persistence,
-    /// `persistence_location`.
-    Location,
-    /// A duration such as `14d`.
-    Expiration,
-    /// `sys_interval`.
-    Interval,
-    /// `log_type`.
-    LogType,
-    /// `allow_anonymous`.
-    Anonymous,
-}
-
-/// The options that are about one listener.
-#[derive(Clone, Copy)]
-enum Own {
-    Protocol,
-    MaxConnections,
-    MountPoint,
-    Certificate,
-    Key,
-    ClientCa,
-    Required,
-    Crl,
-    Version,
-    Identity(&'static str),
-    Origin,
-    Domain,
-    MaxQos,
-}
-
-const NO_ROOM: &str = "the service manager's, or not needed";
-const PLUGIN: &str =
-    "plugins are not run; see access.authentication for http, jwt, redis, postgres";
-const LOG: &str = "the log goes to standard error; the service manager keeps it";
-
-/// What becomes of each option.
-fn rule(option: &str) -> Option<Rule> {
-    use Carry::*;
-    Some(match option {
-        "acl_file" => Rule::Carry(AclFile),
-        "allow_anonymous" => Rule::Carry(Anonymous),
-        "allow_zero_length_clientid" => Rule::Carry(Switch("mqtt.empty_client_id")),
-        "max_inflight_messages" => Rule::Carry(Number("mqtt.max_inflight", "65535")),
-        "max_keepalive" => Rule::Carry(Number("mqtt.keep_alive.max", "65535")),
-        "max_packet_size" => Rule::Carry(Number("mqtt.max_packet_size", "268435460")),
-        "max_queued_bytes" => Rule::Carry(Number("mqtt.pending.max_bytes", "1099511627776")),
-        "max_queued_messages" => Rule::Carry(Number("mqtt.pending.max_messages", "4294967295")),
-        "max_topic_alias" => Rule::Carry(Number("mqtt.max_topic_alias", "0")),
-        "memory_limit" => Rule::Carry(Number("limits.memory", "unlimited")),
-        "retain_expiry_interval" => Rule::Carry(Number("retained.expiry", "never")),
-        "password_file" => Rule::Carry(PasswordFile),
-        "persistence" => Rule::Carry(Persistence),
-        "persistence_location" => Rule::Carry(Location),
-        "persistent_client_expiration" => Rule::Carry(Expiration),
-        "queue_qos0_messages" => Rule::Carry(Switch("mqtt.pending.qos0")),
-        "retain_available" => Rule::Carry(Switch("mqtt.retain")),
-        "sys_interval" => Rule::Carry(Interval),
-        "log_type" => Rule::Carry(LogType),
-        "connection_messages" => Rule::Carry(Switch("log.connections")),
-        "protocol" => Rule::Own(Own::Protocol),
-        "max_connections" => Rule::Own(Own::MaxConnections),
-        "mount_point" => Rule::Own(Own::MountPoint),
-        "certfile" => Rule::Own(Own::Certificate),
-        "keyfile" => Rule::Own(Own::Key),
-        "cafile" => Rule::Own(Own::ClientCa),
-        "require_certificate" => Rule::Own(Own::Required),
-        "crlfile" => Rule::Own(Own::Crl),
-        "tls_version" => Rule::Own(Own::Version),
-        "use_identity_as_username" => Rule::Own(Own::Identity("cn")),
-        "use_subject_as_username" => Rule::Own(Own::Identity("dn")),
-        "websockets_origin" => Rule::Own(Own::Origin),
-        "socket_domain" => Rule::Own(Own::Domain),
-        "max_qos" => Rule::Own(Own::MaxQos),
-        other => Rule::Leave(left(other)?),
-    })
-}
-
-/// Why an option is not carried over.
-fn left(option: &str) -> Option<&'static str> {
-    Some(match option {
-        "user" | "pid_file" => NO_ROOM,
-        "set_tcp_nodelay" => "it always is",
-        "autosave_interval" | "autosave_on_changes" | "persistence_file" => {
-            "storage writes each change at once, into files of its own"
-        }
-        "auth_plugin"
-        | "plugin"
-        | "auth_plugin_deny_special_chars"
-        | "plugin_load"
-        | "plugin_use" => PLUGIN,
-        "log_dest"
-        | "log_facility"
-        | "log_timestamp"
-        | "log_timestamp_format"
-        | "websockets_log_level" => LOG,
-        "max_inflight_bytes" => "messages in flight are bounded by mqtt.max_inflight",
-        "message_size_limit" => "this was about payloads; mqtt.max_packet_size is about packets",
-        "auto_id_prefix" | "clientid_prefixes" => "write a rule with client_id in its place",
-        "use_username_as_clientid" => "write a rule with topics that have ${username}",
-        "check_retain_source" => "a retained message stays when its publisher loses the right",
-        "allow_duplicate_messages" => "each client gets a message once for each subscription",
-        "upgrade_outgoing_qos" => "the QoS of a message is never raised",
-        "per_listener_settings" => "access.authentication is the same for all listeners",
-        "include_dir" => "convert those files too, in the order of their names",
-        "psk_file"
-        | "psk_hint"
-        | "ciphers"
-        | "ciphers_tls1.3"
-        | "dhparamfile"
-        | "tls_engine"
-        | "tls_engine_kpass_sha1"
-        | "tls_keyform" => "TLS has a fixed list of modern suites and no pre-shared keys",
-        "capath" => "put the authorities into one file, tls.client_ca",
-        "http_dir" => "no files are served",
-        "websockets_headers_size" => "it has a fixed bound",
-        "bind_interface" => "write the interface's address as bind",
-        "retained_persistence"
-        | "global_max_clients"
-        | "global_max_connections"
-        | "global_plugin"
-        | "enable_control_api"
-        | "packet_buffer_size"
-        | "accept_protocol_versions"
-        | "enable_proxy_protocol"
-        | "proxy_protocol_v2_require_tls" => "see `ringmq config reference`",
-        _ if option.starts_with("auth_opt_") || option.starts_with("plugin_opt_") => PLUGIN,
-        _ => return None,
-    })
-}
 
 /// Whether a file whose first word this is may be a mosquitto.conf.
 pub(super) fn is_option(word: &str) -> bool {
@@ -173,6 +21,16 @@ struct Listener {
     /// The value of `cafile`, and the number of its line.
     client_ca: Option<(usize, String)>,
     required: bool,
+    /// The line of a `use_identity_as_username` or `use_subject_as_username`, the option, and the
+    /// part of the certificate that is meant.
+    identity: Option<(usize, &'static str, &'static str)>,
+    /// The line and the value of `crlfile`.
+    crl: Option<(usize, String)>,
+    /// The line of `socket_domain ipv6`.
+    v6only: Option<usize>,
+    /// Its address could not be carried over, so it is not either.
+    lost: bool,
+    /// What `per_listener_settings` has it say itself.
     anonymous: Option<bool>,
 }
 
@@ -184,6 +42,8 @@ struct Reading {
     port: Option<String>,
     address: Option<String>,
     anonymous: Option<bool>,
+    /// `allow_anonymous` is about the listener above it, and not about all.
+    per_listener: bool,
     persistence: bool,
     location: String,
     password_file: Option<String>,
@@ -200,6 +60,7 @@ pub(super) fn read(text: &str) -> Plan {
         port: None,
         address: None,
         anonymous: None,
+        per_listener: is_per_listener(text),
         persistence: false,
         location: "/var/lib/ringmq".to_owned(),
         password_file: None,
@@ -221,10 +82,12 @@ pub(super) fn read(text: &str) -> Plan {
             bridges.push(Connection::new(value));
         } else if let Some(connection) = bridges.last_mut().filter(|_| bridge) {
             if let Err(why) = connection.line(option, value) {
-                reading.plan.leave(number, line, why);
+                let shown = if why == UNKNOWN { option_of(line) } else { line.to_owned() };
+                reading.plan.leave(number, &shown, why);
             }
         } else if let Err(why) = reading.line(option, value, number) {
-            reading.plan.leave(number, line, why);
+            let shown = if is_option(option) { line.to_owned() } else { option_of(line) };
+            reading.plan.leave(number, &shown, why);
         }
     }
     let mut plan = reading.finish();
@@ -244,6 +107,10 @@ impl Listener {
             certificate: false,
             client_ca: None,
             required: false,
+            identity: None,
+            crl: None,
+            v6only: None,
+            lost: false,
             anonymous: None,
         }
     }
@@ -278,16 +145,14 @@ impl Listener {
             Own::Key => tls("private_key", json!(value)),
             Own::ClientCa => self.client_ca = Some((line, value.to_owned())),
             Own::Required => self.required = switch(value)?,
-            Own::Crl => tls("crl", json!([value])),
+            Own::Crl => self.crl = Some((line, value.to_owned())),
             Own::Version => match value {
                 "tlsv1.3" => tls("versions", json!(["1.3"])),
                 "tlsv1.2" => tls("versions", json!(["1.2", "1.3"])),
                 _ => return Err("versions below 1.2 are not spoken"),
             },
-            Own::Identity(part) => {
-                if switch(value)? {
-                    tls("username_from", json!(part));
-                }
+            Own::Identity(option, part) => {
+                self.identity = switch(value)?.then_some((line, option, part));
             }
             Own::Origin => {
                 let origins = self.keys.entry("origins").or_insert_with(|| json!([]));
@@ -297,7 +162,7 @@ impl Listener {
                 "ipv4" if self.bind.starts_with("[::]:") => {
                     self.bind = self.bind.replace("[::]:", "0.0.0.0:");
                 }
-                "ipv6" => set(&mut self.keys, "v6only", json!(true)),
+                "ipv6" => self.v6only = Some(line),
                 "ipv4" => {}
                 _ => return Err("write an address as bind"),
             },
@@ -306,32 +171,58 @@ impl Listener {
         Ok(())
     }
 
-    /// Converts the listener. The second value is the line of a `cafile` that has no effect.
-    fn finish(mut self, number: usize, anonymous: bool) -> (Map<String, Value>, Option<usize>) {
+    /// Converts the listener. The second value has the lines that have no effect, each with its
+    /// option and the reason.
+    fn finish(
+        mut self,
+        number: usize,
+        anonymous: bool,
+    ) -> (Map<String, Value>, Vec<(usize, &'static str, &'static str)>) {
         let secure = self.certificate;
         let kind = kind(self.bind.starts_with('/'), self.websockets, secure);
         let mut keys = Map::new();
         keys.insert("name".to_owned(), json!(format!("listener-{number}")));
         keys.insert("type".to_owned(), json!(kind));
         keys.insert("bind".to_owned(), json!(self.bind));
-        keys.insert("allow_anonymous".to_owned(), json!(self.anonymous.unwrap_or(anonymous)));
-        let mut unused = None;
+        keys.insert("allow_anonymous".to_owned(), json!(anonymous));
+        let mut unused = Vec::new();
+        // Without require_certificate mosquitto asks no client for a certificate.
+        let asked = self.required && secure && self.client_ca.is_some();
         if let Some((line, path)) = self.client_ca.take() {
-            // Without require_certificate mosquitto asks no client for a certificate.
-            match self.required && secure {
+            match asked {
                 true => set(&mut self.keys, "tls.client_ca", json!(path)),
-                false => unused = Some(line),
+                false => unused.push((line, "cafile", NOT_ASKED)),
+            }
+        }
+        if let Some((line, path)) = self.crl.take() {
+            match asked {
+                true => set(&mut self.keys, "tls.crl", json!([path])),
+                false => unused.push((line, "crlfile", NOT_ASKED)),
+            }
+        }
+        if let Some((line, option, part)) = self.identity {
+            match asked {
+                true => set(&mut self.keys, "tls.username_from", json!(part)),
+                false => unused.push((line, option, NOT_ASKED)),
+            }
+        }
+        if let Some(line) = self.v6only {
+            // A listener on one IPv6 address has no IPv4 clients anyway.
+            match self.bind.starts_with("[::]:") {
+                true => set(&mut self.keys, "v6only", json!(true)),
+                false if self.bind.starts_with('[') => {}
+                false => unused.push((line, "socket_domain", "the address is none of IPv6")),
             }
         }
         if !secure {
             self.keys.remove("tls");
         }
-        // mosquitto accepts a WebSocket at any path. Ours accepts it at the default of `path` only.
         keys.append(&mut self.keys);
         (keys, unused)
     }
 }
 
+const NOT_ASKED: &str = "without cafile and require_certificate no client shows a certificate";
 const NO_NUMBER: &str = "the value is no number";
 
 fn switch(value: &str) -> Result<bool, &'static str> {
@@ -347,8 +238,11 @@ impl Reading {
         match option {
             "listener" => {
                 let (port, rest) = value.split_once([' ', '\t']).unwrap_or((value, ""));
-                self.listeners.push(Listener::new(bind(port, rest.trim())?));
-                return Ok(());
+                let bind = bind(port, rest.trim());
+                let place = bind.as_ref().map_or_else(|_| String::new(), String::clone);
+                // The lines that follow are about this listener in any case.
+                self.listeners.push(Listener { lost: bind.is_err(), ..Listener::new(place) });
+                return bind.map(drop);
             }
             "port" => {
                 self.port = Some(value.to_owned());
@@ -371,6 +265,7 @@ impl Reading {
                 }
             }
             Rule::Own(own) => match self.listeners.last_mut() {
+                Some(listener) if listener.lost => Err("its listener was not carried over"),
                 Some(listener) => listener.own(own, value, line),
                 None => Ok(()),
             },
@@ -412,11 +307,10 @@ impl Reading {
                 _ => return Err("log.level has levels: error, warn, info, debug"),
             },
             Carry::Anonymous => {
-                let allowed = switch(value)?;
-                match self.listeners.as_mut_slice() {
-                    [_] => self.anonymous = Some(allowed),
-                    [.., last] => last.anonymous = Some(allowed),
-                    [] => {}
+                let allowed = Some(switch(value)?);
+                match self.listeners.last_mut() {
+                    Some(listener) if self.per_listener => listener.anonymous = allowed,
+                    _ => self.anonymous = allowed,
                 }
             }
         }
@@ -424,20 +318,28 @@ impl Reading {
     }
 
     fn finish(mut self) -> Plan {
+        let by_default = self.listeners.first().and_then(|listener| listener.anonymous);
         self.default_listener();
-        // Without per_listener_settings, an option after a `listener` is about all listeners all
-        // the same.
-        let set_there = self.listeners.iter().find_map(|listener| listener.anonymous);
         let local = self.port.is_none() && self.listeners.is_empty();
-        let anonymous = self.anonymous.or(set_there).unwrap_or(local);
+        let anonymous = self.anonymous.unwrap_or(local);
         if local {
-            self.listeners.push(Listener::new("127.0.0.1:1883".to_owned()));
+            let usual = Listener::new("127.0.0.1:1883".to_owned());
+            self.listeners.push(Listener { anonymous: by_default, ..usual });
         }
-        for (at, listener) in self.listeners.drain(..).enumerate() {
-            let (keys, unused) = listener.finish(at + 1, anonymous);
-            if let Some(line) = unused {
-                let why = "without require_certificate no client shows one";
-                self.plan.leave(line, "cafile", why);
+        let found = std::mem::take(&mut self.listeners);
+        let kept: Vec<Listener> = found.into_iter().filter(|listener| !listener.lost).collect();
+        if kept.is_empty() {
+            // Without the key there would be the default listener, which nobody has asked for.
+            self.plan.set("listeners", json!([]));
+            let why = "No listener could be carried over: write `listeners` by hand.";
+            self.plan.remarks.push(why.to_owned());
+        }
+        for (at, listener) in kept.into_iter().enumerate() {
+            // With per_listener_settings, what is said of one listener is not said of another.
+            let allowed = listener.anonymous.unwrap_or(anonymous);
+            let (keys, unused) = listener.finish(at + 1, allowed);
+            for (line, option, why) in unused {
+                self.plan.leave(line, option, why);
             }
             self.plan.listeners.push(keys);
         }
@@ -483,6 +385,16 @@ impl Reading {
             }
         }
     }
+}
+
+/// Whether options are about the listener above them. The option is about the whole file, wherever
+/// it is.
+fn is_per_listener(text: &str) -> bool {
+    let said = |line: &str| {
+        let (option, value) = line.trim().split_once([' ', '\t'])?;
+        (option == "per_listener_settings").then(|| switch(value.trim()) == Ok(true))
+    };
+    text.lines().filter_map(said).last().unwrap_or(false)
 }
 
 /// The value of `bind`: an address with its port, or a path.

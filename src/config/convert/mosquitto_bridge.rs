@@ -14,6 +14,9 @@ type Outcome = Result<(), &'static str>;
 
 const NO_NUMBER: &str = "the value is no number within our bounds";
 
+/// Why an option is not carried over whose name says nothing here.
+pub(super) const UNKNOWN: &str = "see bridges.N.mqtt in `ringmq config reference`";
+
 fn switch(value: &str) -> Result<bool, &'static str> {
     match value {
         "true" | "1" => Ok(true),
@@ -94,7 +97,7 @@ impl Connection {
             "bridge_attempt_unsubscribe" => Err("it never unsubscribes"),
             "bridge_outgoing_retain" => Err("the retain flag goes as it came"),
             "bridge_capath" => Err("put the authorities into one file, tls.ca"),
-            _ => Err("see bridges.N.mqtt in `ringmq config reference`"),
+            _ => Err(UNKNOWN),
         }
     }
 

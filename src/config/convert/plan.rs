@@ -46,6 +46,14 @@ impl Plan {
         for remark in &self.remarks {
             comment(&mut out, remark);
         }
+        let web = |keys: &Map<String, Value>| {
+            keys.get("type").is_some_and(|kind| kind == "ws" || kind == "wss")
+        };
+        if self.listeners.iter().any(web) {
+            let text = "WebSocket clients have to use the path /mqtt, or what `path` of their \
+                        listener says, whatever path they used before.";
+            comment(&mut out, text);
+        }
         if !self.left.is_empty() {
             out.push_str("#\n# Lines that were not carried over:\n");
         }
@@ -89,12 +97,22 @@ pub(super) fn set(tree: &mut Map<String, Value>, key: &str, value: Value) {
     }
 }
 
-/// A line without a password, which must not be copied to another file.
+/// A line without a secret, which must not be copied to another file. Options of plugins have
+/// names of their own, so that none of their values can be known to be harmless.
 fn hidden(text: &str) -> String {
     let word = text.split_whitespace().next().unwrap_or_default();
-    let secret = word.contains("password") && !word.ends_with("_file") || word.contains("psk");
-    let shown: String = if secret { format!("{word} …") } else { text.to_owned() };
+    let name = word.to_ascii_lowercase();
+    let words = ["pass", "psk", "secret", "token", "credential", "_opt_"];
+    let secret = words.iter().any(|part| name.contains(part)) && !name.ends_with("_file");
+    let shown: String = if secret { option_of(text) } else { text.to_owned() };
     shown.replace(char::is_control, " ")
+}
+
+/// The option of a line, with a sign in place of its value. For an option that nobody knows, it is
+/// all that may be shown: it may be the misspelt name of one with a secret.
+pub(super) fn option_of(text: &str) -> String {
+    let word = text.split_whitespace().next().unwrap_or_default();
+    if word.len() == text.trim().len() { word.to_owned() } else { format!("{word} …") }
 }
 
 fn comment(out: &mut String, text: &str) {

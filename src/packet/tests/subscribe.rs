@@ -26,6 +26,18 @@ fn a_subscribe_lists_filters_with_a_qos() {
 }
 
 #[test]
+fn what_version_3_1_does_not_use_of_an_option_says_nothing() {
+    for byte in [0x01, 0x05, 0x81, 0xFD] {
+        let bytes = packet(0x82, &[0, 1, 0, 1, b'a', byte]);
+        let p = subscribed(V31, &bytes);
+        let options = SubscribeOptions { qos: Qos::AtLeastOnce, ..Default::default() };
+        let filters: Vec<_> = p.filters.iter().collect();
+        assert_eq!(filters, [SubscribeFilter { filter: "a", options }]);
+    }
+    assert!(decode(V31, &packet(0x82, b"\0\x01\0\x01a\x03")).is_err(), "QoS 3");
+}
+
+#[test]
 fn a_subscribe_of_version_5_has_options_and_an_identifier() {
     let bytes = packet(0x82, b"\0\x0A\x0A\x0B\x80\x01\x26\0\x01k\0\x01v\0\x01a\x2D\0\x01b\x10");
     let p = subscribed(V5, &bytes);

@@ -157,6 +157,14 @@ impl Shard {
         Some(slice)
     }
 
+    /// How many members a share group has whose home is this shard; `None` when there is no such
+    /// group here. `name` is the whole filter, `$share/group/filter`.
+    pub fn group_size(&mut self, name: &str) -> Option<usize> {
+        self.meter.charge(cost::FILTER);
+        let group = self.subscriptions.groups.find(&ShareName::new(name))?;
+        Some(self.subscriptions.groups.len(group))
+    }
+
     /// The ClientId of a session of this shard.
     pub fn name_of(&mut self, session: SessionRef) -> Option<Box<str>> {
         self.meter.charge(cost::VISIT);
@@ -265,6 +273,22 @@ impl Shard {
         self.try_publish(&message, Accounts::NONE, None)
     }
 
+    /// Why a message with a payload of `length` bytes would be denied, whoever publishes it; `None`
+    /// when it would not. All shards say the same.
+    pub fn never_published(&mut self, topic: &str, length: usize) -> Option<&'static str> {
+        self.meter.charge(cost::bytes(topic.len()));
+        if let Decision::Deny(denied) = own::publish(topic, topic) {
+            return Some(denied.what);
+        }
+        if topic::levels(topic) > self.settings.max_topic_levels {
+            return Some("the topic has more levels than mqtt.max_topic_levels");
+        }
+        if length > self.settings.max_packet_size as usize {
+            return Some("the payload is larger than mqtt.max_packet_size");
+        }
+        None
+    }
+
     fn publish_for_owner(
         &mut self,
         message: &MessageRef<'_>,
@@ -291,15 +315,8 @@ impl Shard {
         expires_after: Option<u32>,
     ) -> PublishOutcome {
         self.meter.charge(cost::PACKET + cost::bytes(message.size()));
-        let own = own::publish(message.topic, message.topic);
-        if let Decision::Deny(denied) = own {
-            return PublishOutcome::Denied(denied.what);
-        }
-        if topic::levels(message.topic) > self.settings.max_topic_levels {
-            return PublishOutcome::Denied("the topic has more levels than mqtt.max_topic_levels");
-        }
-        if message.payload.len() > self.settings.max_packet_size as usize {
-            return PublishOutcome::Denied("the payload is larger than mqtt.max_packet_size");
+        if let Some(what) = self.never_published(message.topic, message.payload.len()) {
+            return PublishOutcome::Denied(what);
         }
         if self.memory.is_short(Pressure::Tight) {
             return PublishOutcome::ShortOfMemory;
