@@ -159,7 +159,8 @@ impl Comparison {
             candidate.name.clone()
         };
         commands.entry(key).or_insert_with(|| broker.started_as.clone().into());
-        let raw = matches!(candidate.kind, broker::Kind::EchoFloor);
+        let echo = matches!(case.scenario.kind, crate::scenario::Kind::Echo { .. });
+        let raw = echo && matches!(candidate.kind, broker::Kind::EchoFloor);
         self.generate(case, &broker, raw, scratch)
             .map_err(|e| format!("{e}{}", broker.last_words()))
     }

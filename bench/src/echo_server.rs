@@ -26,25 +26,26 @@ struct Connection {
     in_flight: bool,
     ended: bool,
     closed: bool,
-    v5: bool,
+    /// Whether MQTT 5 is spoken, after a CONNECT.
+    v5: Option<bool>,
 }
 
 impl Connection {
     /// Appends the answer to `bytes`.
     fn answer(&mut self, bytes: &[u8]) {
-        match bytes {
-            [0x10, _, 0, 4, b'M', b'Q', b'T', b'T', level, ..] => {
-                self.v5 = *level == 5;
-                self.out.extend_from_slice(if self.v5 {
-                    &[0x20, 3, 0, 0, 0]
-                } else {
-                    &[0x20, 2, 0, 0]
-                });
+        match (bytes, self.v5) {
+            ([0x10, _, 0, 4, b'M', b'Q', b'T', b'T', level, ..], None) => {
+                self.v5 = Some(*level == 5);
+                let accepted: &[u8] =
+                    if *level == 5 { &[0x20, 3, 0, 0, 0] } else { &[0x20, 2, 0, 0] };
+                self.out.extend_from_slice(accepted);
             }
-            [0x82, _, high, low, ..] if self.v5 => {
+            ([0x82, _, high, low, ..], Some(true)) => {
                 self.out.extend_from_slice(&[0x90, 4, *high, *low, 0, 0]);
             }
-            [0x82, _, high, low, ..] => self.out.extend_from_slice(&[0x90, 3, *high, *low, 0]),
+            ([0x82, _, high, low, ..], Some(false)) => {
+                self.out.extend_from_slice(&[0x90, 3, *high, *low, 0]);
+            }
             _ => self.out.extend_from_slice(bytes),
         }
     }
