@@ -343,7 +343,9 @@ fn a_ping_speaks_what_the_listener_speaks() {
         path.display().to_string()
     };
     let key = rcgen::KeyPair::generate().expect("a key");
-    let params = rcgen::CertificateParams::new(vec!["host.example".to_owned()]).expect("a name");
+    let mut params =
+        rcgen::CertificateParams::new(vec!["host.example".to_owned()]).expect("a name");
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let certificate = params.self_signed(&key).expect("a certificate").pem();
     let certificate = file("own.crt", &certificate);
     let key = file("own.key", &key.serialize_pem());
@@ -380,8 +382,9 @@ fn a_ping_speaks_what_the_listener_speaks() {
         of.iter().map(|(line, _)| open(line)).collect()
     };
     let whole = file("all.yaml", &of(&lines(&listeners), "127.0.0.1"));
+    let log = directory.join("log");
     let mut broker = ringmq(&format!("--config {whole}"))
-        .stderr(std::process::Stdio::null())
+        .stderr(std::fs::File::create(&log).expect("a file"))
         .spawn()
         .expect("it starts");
     let ping = |name: &str, text: &str| {
@@ -406,9 +409,10 @@ fn a_ping_speaks_what_the_listener_speaks() {
     told.push((ping("foreign.yaml", &foreign), "(admin server) answers"));
     broker.kill().expect("it runs");
     broker.wait().expect("it ended");
+    let log = std::fs::read_to_string(log).expect("a file");
     std::fs::remove_dir_all(&directory).expect("it is there");
     for ((code, said), expected) in told {
-        assert!(code == Some(0) && said.contains(expected), "{code:?} {said} {expected}");
+        assert!(code == Some(0) && said.contains(expected), "{code:?} {said} {expected}\n{log}");
     }
 }
 

@@ -441,7 +441,7 @@ fn wrong_passwords_are_few() {
     let wrong = json!({"username": "viewer", "password": "guess"});
     // A name of any length is read up to a bound only.
     let long = json!({"username": "x".repeat(200 << 10), "password": "guess"});
-    assert_eq!(api.ask("POST", "/login", &long).0, 413);
+    assert_eq!(Api::of(&broker).ask("POST", "/login", &long).0, 413);
     let tries: Vec<u16> = (0..8).map(|_| api.ask("POST", "/login", &wrong).0).collect();
     assert_eq!(tries, [401, 401, 401, 401, 401, 429, 429, 429]);
     // The right one has to wait now, from this address; and an unknown user is told the same.

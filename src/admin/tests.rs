@@ -135,7 +135,6 @@ fn a_shard_that_cannot_store_is_not_ready_on_every_page() {
             ..Counters::default()
         };
         let shard: Ask = Arc::new(move |question: FiguresRequest| {
-            let counters = counters.clone();
             question.answer(Snapshot { counters, ..Snapshot::default() });
         });
         let admin = start(vec![quick(), shard], BrokerStage::Ready);

@@ -116,8 +116,9 @@ fn a_secret_is_shown_neither_as_a_value_nor_as_an_origin() {
         set.push(format!("bridges.0.{secret}"));
         sets.push(set);
     }
-    sets.push(vec!["cluster.nats.password=hunter2".to_owned()]);
-    sets.push(vec!["cluster.nats={password: hunter2}".to_owned()]);
+    let user = "cluster.nats.username=u".to_owned();
+    sets.push(vec![user, "cluster.nats.password=hunter2".to_owned()]);
+    sets.push(vec!["cluster.nats={username: u, password: hunter2}".to_owned()]);
     sets.push(vec!["telemetry.otlp.headers.authorization=hunter2".to_owned()]);
     sets.push(vec!["access.authentication=[{jwt: {secret: hunter2}}]".to_owned()]);
     for set in sets {

@@ -227,7 +227,7 @@ mod tests {
         let config = loaded.unwrap_or_else(|problems| panic!("{problems:?}"));
         let sync = Ok((Duration::ZERO, Duration::ZERO));
         let look = |_: &Path| {
-            let free = 11 << 30;
+            let free = 33 << 30;
             (
                 Disk {
                     kind: "ext4".into(),

@@ -381,6 +381,7 @@ fn connect_packet() -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::config::Sources;
+    use std::net::TcpListener;
 
     fn pinged(file: &str) -> Option<String> {
         let config = Sources::default().load_from("f.yaml", file.as_bytes());
@@ -396,6 +397,7 @@ mod tests {
         for (file, expected) in [
             ("", "127.0.0.1:1883"),
             ("listeners: [{bind: '[::]:1'}]", "[::1]:1"),
+            ("listeners: [{bind: 10.1.2.3:1}]", "10.1.2.3:1"),
             (
                 &format!("listeners: [{{bind: 0.0.0.0:8883, type: tls, {tls}}}]"),
                 "127.0.0.1:8883 (tls)",
@@ -426,5 +428,37 @@ mod tests {
         let alone = "trusted_proxies: [10.0.0.1]\n\
                      listeners: [{bind: 127.0.0.1:2, proxy_protocol: any}]";
         assert_eq!(pinged(alone), None);
+    }
+
+    #[test]
+    fn a_ping_tells_a_living_broker_from_what_is_none() {
+        #[allow(clippy::type_complexity)]
+        let answers: [(&[&[u8]], Result<Pong, &str>); 5] = [
+            (&[&[0x20, 2, 0, 0], &[0xD0, 0]], Ok(Pong::Answered)),
+            (&[&[0x20, 2, 0, 5]], Ok(Pong::Refused(5))),
+            (&[&[0x20, 2, 0, 3]], Err("code 3")),
+            (&[b"HTTP"], Err("no MQTT")),
+            (&[], Err("no answer to CONNECT")),
+        ];
+        for (answers, expected) in answers {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap().to_string();
+            let server = std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                for answer in answers {
+                    let mut request = [0; 256];
+                    assert!(stream.read(&mut request).unwrap() >= 2);
+                    stream.write_all(answer).unwrap();
+                }
+            });
+            match (ping(&Target::plain(&address)), expected) {
+                (Ok(pong), Ok(expected)) => assert_eq!(pong, expected),
+                (Err(failure), Err(words)) => {
+                    assert!(failure.to_string().contains(words), "{failure}");
+                }
+                (result, expected) => panic!("{result:?} instead of {expected:?}"),
+            }
+            server.join().unwrap();
+        }
     }
 }

@@ -1,8 +1,6 @@
 //! Judgement of hosts that do not exist: small trees of `/proc` and `/sys`, each with one flaw.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -526,49 +524,4 @@ fn the_json_has_its_promised_shape() {
     assert!(json.ends_with("}\n") && json.matches('\n').count() == 1);
     let count = |c| json.matches(c).count();
     assert_eq!((count('{'), count('[')), (count('}'), count(']')));
-}
-
-#[test]
-fn a_ping_tells_a_living_broker_from_what_is_none() {
-    #[allow(clippy::type_complexity)]
-    let answers: [(&[&[u8]], Result<Pong, &str>); 5] = [
-        (&[&[0x20, 2, 0, 0], &[0xD0, 0]], Ok(Pong::Answered)),
-        (&[&[0x20, 2, 0, 5]], Ok(Pong::Refused(5))),
-        (&[&[0x20, 2, 0, 3]], Err("code 3")),
-        (&[b"HTTP"], Err("no MQTT")),
-        (&[], Err("no answer to CONNECT")),
-    ];
-    for (answers, expected) in answers {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let server = std::thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            for answer in answers {
-                let mut request = [0; 256];
-                assert!(stream.read(&mut request).unwrap() >= 2);
-                stream.write_all(answer).unwrap();
-            }
-        });
-        match (ping(&address), expected) {
-            (Ok(pong), Ok(expected)) => assert_eq!(pong, expected),
-            (Err(failure), Err(words)) => {
-                assert!(failure.to_string().contains(words), "{failure}");
-            }
-            (result, expected) => panic!("{result:?} instead of {expected:?}"),
-        }
-        server.join().unwrap();
-    }
-}
-
-#[test]
-fn a_listener_on_every_address_is_pinged_on_loopback() {
-    for (bind, expected) in [
-        ("0.0.0.0:1884", Some("127.0.0.1:1884")),
-        ("[::]:1884", Some("[::1]:1884")),
-        ("10.1.2.3:1884", Some("10.1.2.3:1884")),
-    ] {
-        let set = vec![format!("listeners.0.bind={bind}")];
-        let config = Sources { set, ..Sources::default() }.load().unwrap();
-        assert_eq!(target(&config).as_deref(), expected);
-    }
 }

@@ -34,6 +34,9 @@ struct Listener {
     anonymous: Option<bool>,
 }
 
+/// A line that has no effect: its number, its option, and the reason.
+type Unused = (usize, &'static str, &'static str);
+
 struct Reading {
     plan: Plan,
     /// The first element has the options before the first `listener`.
@@ -173,11 +176,7 @@ impl Listener {
 
     /// Converts the listener. The second value has the lines that have no effect, each with its
     /// option and the reason.
-    fn finish(
-        mut self,
-        number: usize,
-        anonymous: bool,
-    ) -> (Map<String, Value>, Vec<(usize, &'static str, &'static str)>) {
+    fn finish(mut self, number: usize, anonymous: bool) -> (Map<String, Value>, Vec<Unused>) {
         let secure = self.certificate;
         let kind = kind(self.bind.starts_with('/'), self.websockets, secure);
         let mut keys = Map::new();
@@ -394,7 +393,7 @@ fn is_per_listener(text: &str) -> bool {
         let (option, value) = line.trim().split_once([' ', '\t'])?;
         (option == "per_listener_settings").then(|| switch(value.trim()) == Ok(true))
     };
-    text.lines().filter_map(said).last().unwrap_or(false)
+    text.lines().rev().find_map(said).unwrap_or(false)
 }
 
 /// The value of `bind`: an address with its port, or a path.
