@@ -68,6 +68,7 @@ pub fn give<T: Send + 'static, R: Send + 'static>(
 ///
 /// # Errors
 /// Fails when the system gives no thread or no runtime for it, and gives the [`Intake`] back.
+#[allow(clippy::result_large_err, reason = "what is not taken is given back, once per thread")]
 pub fn start(
     name: &str,
     work: Work,
@@ -86,6 +87,7 @@ pub fn start(
 ///
 /// # Errors
 /// The last error of [`start`].
+#[allow(clippy::result_large_err, reason = "what is not taken is given back, once per thread")]
 pub fn start_patiently(
     name: &str,
     work: &Work,

@@ -105,7 +105,7 @@ fn without_a_thread_nothing_is_lost() {
     assert!(intake.buffer.push(waited(0..3)).is_none());
     intake.buffer.read().expect("it waits in memory, and is under way");
     let unstarted = give(no_thread(), intake, |intake| intake);
-    let mut intake = unstarted.err().expect("there is no thread").kept;
+    let mut intake = unstarted.expect_err("there is no thread").kept;
     put_away(&mut intake);
     assert_eq!(told.load(Ordering::Relaxed), 1, "nobody waits for what is put away");
     drop(intake);

@@ -44,7 +44,9 @@ pub trait Broker {
     /// from it. Returns false when there is no room now.
     fn pass(&mut self, node: u8, passed: &PassedRef<'_>) -> bool;
     /// A message of the node with that name has been taken in.
-    fn arrived(&mut self, _node: &str, _message: &MessageRef<'_>) {}
+    fn arrived(&mut self, _node: &str, _message: &MessageRef<'_>) {
+        // Only a broker that records spans wants to know.
+    }
     /// Sends a shard mail about ClientIds and sessions, behind everything that was published.
     fn tell(&mut self, whom: Whom, what: ToShard);
     /// Asks each shard for a fence, behind everything that was published.

@@ -253,7 +253,10 @@ fn rates(world: &mut World, settings: &Settings) {
     with(world, settings, limited(LimitSet { excess, ..ten }));
     let mut peer = guest(world, "e-rate-drop");
     peer.publish(world, "e/rate", b".", 2, 99);
-    let received = |got: &[Got]| matches!(got, [Got::Ack(AckKind::PubRec, 99, reason)] if (*reason as u8) < 0x80);
+    let received = |got: &[Got]| match got {
+        [Got::Ack(AckKind::PubRec, 99, reason)] => (*reason as u8) < 0x80,
+        _ => false,
+    };
     assert!(received(&peer.take(world)));
     for number in 1..=12 {
         peer.publish(world, "e/rate", b".", 1, number);
