@@ -165,8 +165,8 @@ impl<const S: usize, const L: usize> Map<S, L> {
         self.segments.iter().map(|segment| segment.lock().live).sum()
     }
 
-    /// Replaces the table of a segment by one with room for as many entries again, and with at least
-    /// `behind` slots behind the keys' own.
+    /// Replaces the table of a segment by one with room for as many entries again, and with `behind`
+    /// slots or more behind the keys' own.
     fn replace(
         &self,
         segment: &MapSegment,
