@@ -165,7 +165,7 @@ impl<const S: usize, const L: usize> Map<S, L> {
         self.segments.iter().map(|segment| segment.lock().live).sum()
     }
 
-    /// Replaces the table of a segment by one with room for as many entries again, and with `behind`
+    /// Replaces the table of a segment by one with room for as many entries again, and `behind`
     /// slots or more behind the keys' own.
     fn replace(
         &self,
