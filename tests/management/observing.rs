@@ -1,6 +1,7 @@
 //! What an operator can watch: traces, the heaviest clients, events, alarms.
 
 use super::{Api, start};
+use crate::Broker;
 use crate::support::http::admin;
 use crate::support::{Client, Connect, Publish, V5, V311, eventually, patience, unique};
 use serde_json::{Value, json};
@@ -131,16 +132,27 @@ fn a_trace_of_a_topic_follows_a_message_through_all_clients() {
     assert!(!all.body.contains("unseen") && all.body.contains("second"), "{}", all.body);
 }
 
+/// A trace of a client, named `live`.
+fn live(id: &str) -> Value {
+    json!({"name": "live", "type": "clientid", "clientid": id})
+}
+
+/// Begins a trace of a client, named `live`, and follows it on the
+/// connection that is returned.
+fn followed(broker: &Broker, api: &mut Api, id: &str) -> TcpStream {
+    assert_eq!(api.ask("POST", "/trace", &live(id)).0, 200);
+    let mut stream = TcpStream::connect(admin(broker)).unwrap();
+    stream.set_read_timeout(Some(patience())).unwrap();
+    write!(stream, "GET /api/v1/trace/live/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").unwrap();
+    stream
+}
+
 #[test]
 fn a_trace_comes_live_and_by_command_and_what_is_wrong_is_named() {
     let broker = start(&[]);
     let mut api = Api::of(&broker);
     let id = unique("live");
-    let wanted = json!({"name": "live", "type": "clientid", "clientid": id});
-    assert_eq!(api.ask("POST", "/trace", &wanted).0, 200);
-    let mut stream = TcpStream::connect(admin(&broker)).unwrap();
-    stream.set_read_timeout(Some(patience())).unwrap();
-    write!(stream, "GET /api/v1/trace/live/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").unwrap();
+    let mut stream = followed(&broker, &mut api, &id);
     let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_ringmq"))
         .args(["trace", "--client", &id, "--api", &format!("http://{}", admin(&broker))])
         .stdout(Stdio::piped())
@@ -173,7 +185,7 @@ fn a_trace_comes_live_and_by_command_and_what_is_wrong_is_named() {
     let _ = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
     assert!(child.wait().unwrap().success());
     assert_eq!(api.get("/trace").as_array().unwrap().len(), 1);
-    assert_eq!(api.ask("POST", "/trace", &wanted).0, 409);
+    assert_eq!(api.ask("POST", "/trace", &live(&id)).0, 409);
     for (wrong, named) in [
         (json!({"name": "a b", "type": "clientid", "clientid": "x"}), "name"),
         (json!({"name": "a", "type": "clientid"}), "clientid"),
@@ -487,11 +499,7 @@ fn who_follows_a_trace_is_not_ended_for_connections_that_ask_nothing() {
     let broker = start(&[]);
     let mut api = Api::of(&broker);
     let id = unique("live");
-    let wanted = json!({"name": "live", "type": "clientid", "clientid": id});
-    assert_eq!(api.ask("POST", "/trace", &wanted).0, 200);
-    let mut stream = TcpStream::connect(admin(&broker)).unwrap();
-    stream.set_read_timeout(Some(patience())).unwrap();
-    write!(stream, "GET /api/v1/trace/live/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").unwrap();
+    let mut stream = followed(&broker, &mut api, &id);
     let mut text = String::new();
     let mut read_to = |end: &str| {
         while !text.contains(end) {
