@@ -67,6 +67,13 @@ fn key(input: &mut Input<'_>) -> String {
     String::from_utf8_lossy(input.bytes(length - 40)).into_owned()
 }
 
+/// What a problem names of an override: as much of it as looks like a key. The rest may be a secret.
+fn key_of(set: &str) -> &str {
+    let set = set.trim_start();
+    let other = |c: char| !c.is_ascii_alphanumeric() && !matches!(c, '.' | '_' | '-');
+    &set[..set.find(other).unwrap_or(set.len())]
+}
+
 fn check(sources: &Sources, outcome: Result<Config, Problems>, file: &[u8]) {
     let problems = match outcome {
         Ok(config) => {
@@ -89,7 +96,7 @@ fn check(sources: &Sources, outcome: Result<Config, Problems>, file: &[u8]) {
                 let place = problem.origin.to_string();
                 let named = place == "fuzz.yaml"
                     || sources.environment.iter().any(|(name, _)| *name == place)
-                    || sources.set.iter().any(|set| place == format!("--set {set}"))
+                    || sources.set.iter().any(|set| place == format!("--set {}", key_of(set)))
                     || place == "default";
                 assert!(named, "{shown:?} names no place");
             }
