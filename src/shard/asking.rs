@@ -75,12 +75,11 @@ impl Asking {
 
     /// The packet is handled: its answers do not hold for the next one, and a question that it did
     /// not need leaves its room to others.
-    #[inline]
+    #[inline(always)]
     pub(super) fn handled(&mut self, socket: SocketId) {
-        if !self.askers.is_empty() {
+        // Few brokers have a source that is asked: the others only look.
+        if self.askers.len() | self.called.len() != 0 {
             self.askers.remove(&socket);
-        }
-        if !self.called.is_empty() {
             self.called.remove(&socket);
         }
     }
@@ -120,6 +119,7 @@ impl Asking {
     }
 
     /// The connection is gone.
+    #[inline]
     pub(super) fn forget(&mut self, socket: SocketId) {
         self.handled(socket);
         if !self.line.is_empty() {
