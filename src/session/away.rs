@@ -37,7 +37,7 @@ pub struct AwayMessage {
 
 /// The same in less space; a gap has slot 0.
 #[derive(Clone, Copy)]
-struct Entry {
+struct AwayEntry {
     slot: u32,
     number: [u32; 2],
     size: u32,
@@ -48,7 +48,7 @@ struct Entry {
 }
 
 /// Bytes of memory of a message that is away.
-pub const AWAY: usize = size_of::<Entry>();
+pub const AWAY: usize = size_of::<AwayEntry>();
 const _: () = assert!(AWAY <= 28);
 
 const RETAIN: u8 = 4;
@@ -61,7 +61,7 @@ type Expiring = BinaryHeap<Reverse<(Instant, u64)>>;
 #[derive(Default)]
 pub struct Away {
     /// In order; all but the last have [`CHUNK`] places. The first never begins with a gap.
-    chunks: VecDeque<Vec<Entry>>,
+    chunks: VecDeque<Vec<AwayEntry>>,
     /// Places of the first chunk that are gone.
     skipped: usize,
     /// The number of the first place that is not. Places are numbered as messages come.
@@ -122,17 +122,17 @@ impl Away {
             self.chunks.push_back(Vec::with_capacity(if self.places == 0 { 8 } else { CHUNK }));
         }
         if let Some(last) = self.chunks.back_mut() {
-            last.push(Entry { slot, number, size, checksum, id, flags });
+            last.push(AwayEntry { slot, number, size, checksum, id, flags });
             self.places += 1;
         }
     }
 
-    fn entry(&self, place: u64) -> Option<&Entry> {
+    fn entry(&self, place: u64) -> Option<&AwayEntry> {
         let at = usize::try_from(place.checked_sub(self.first)?).ok()? + self.skipped;
         self.chunks.get(at / CHUNK)?.get(at % CHUNK)
     }
 
-    fn message(&self, entry: &Entry) -> AwayMessage {
+    fn message(&self, entry: &AwayEntry) -> AwayMessage {
         let [low, high] = entry.number;
         let subscription_ids = match entry.flags & SEVERAL {
             0 => SubscriptionIds::from_slice(&[entry.id]),
