@@ -21,7 +21,7 @@ use super::record::PassedRef;
 use crate::ids::{ShardId, ShardSet};
 use crate::limits::{Budget, CLUSTER_PEERS};
 use crate::mesh::Shared;
-use crate::mesh::mail::{Control, CostReport, Data, Passed, Stamped};
+use crate::mesh::mail::{Control, CostReport, Data, OpenMail, Passed, Stamped};
 use crate::mesh::mailbox::{MailEnds, MailProgress, NodeEnds};
 use crate::mesh::moves::{SampledArrival, ToCluster, ToShard};
 use crate::mesh::reading::{MailPosition, Reading};
@@ -40,13 +40,6 @@ const MAILS: usize = 64;
 const CONTROL: usize = 4096;
 /// The approximate cost of taking a message out, in the units of [`crate::limits::cost`].
 const MESSAGE: u64 = 2;
-
-/// Mail whose part before `at` is in the window.
-struct OpenMail {
-    from: ShardId,
-    data: Data,
-    at: usize,
-}
 
 /// The mailboxes of one place for another node.
 struct NodeMailboxes {

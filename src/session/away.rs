@@ -3,13 +3,13 @@
 //! queue.
 
 use super::SubscriptionIds;
-use super::pending::cost;
+use super::pending::{ExpiryHeap, cost};
 use crate::mutant::Mutant;
 use crate::packet::Qos;
 use crate::time::Instant;
 use hashbrown::HashMap;
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::VecDeque;
 
 /// Messages of a chunk.
 const CHUNK: usize = 256;
@@ -55,8 +55,6 @@ const RETAIN: u8 = 4;
 /// It has several Subscription Identifiers, which are listed.
 const SEVERAL: u8 = 8;
 
-type Expiring = BinaryHeap<Reverse<(Instant, u64)>>;
-
 /// The tail.
 #[derive(Default)]
 pub struct Away {
@@ -71,7 +69,7 @@ pub struct Away {
     gaps: usize,
     bytes: usize,
     /// The messages that expire, with the numbers of their places, earliest first. Some have gone.
-    expiring: Expiring,
+    expiring: ExpiryHeap,
     /// The Subscription Identifiers of those that have several, by slot.
     several: HashMap<u32, SubscriptionIds, foldhash::fast::FixedState>,
     /// It is in the shard's line of those that want messages back.
@@ -188,7 +186,7 @@ impl Away {
             self.gaps -= 1;
         }
         if self.places == 0 {
-            self.expiring = Expiring::new();
+            self.expiring = ExpiryHeap::new();
         }
     }
 

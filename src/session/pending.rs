@@ -395,7 +395,8 @@ struct MessageQueue {
     expiring: Option<Box<ExpiryHeap>>,
 }
 
-type ExpiryHeap = BinaryHeap<Reverse<(Instant, u64)>>;
+/// The messages of a queue that expire, each with the number of its place, earliest first.
+pub(super) type ExpiryHeap = BinaryHeap<Reverse<(Instant, u64)>>;
 
 // A gap takes no more memory than a message, and distinguishing the two takes none.
 const _: () = assert!(size_of::<Option<Queued>>() == size_of::<Queued>());

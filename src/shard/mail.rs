@@ -23,7 +23,7 @@ use super::outbox::Outbox;
 use super::topology::Topology;
 use crate::ids::{ShardId, SocketId};
 use crate::limits::{Budget, MAIL_MICROS, cost};
-use crate::mesh::mail::{Control, CostReport, Data, Stamped};
+use crate::mesh::mail::{Control, CostReport, Data, OpenMail, Stamped};
 use crate::mesh::mailbox::{MailEnds, MailProgress};
 use crate::mesh::moves::ToShard;
 use crate::mesh::reading::{MailPosition, Reading};
@@ -68,13 +68,6 @@ pub(super) struct MailIntake {
 enum MailClass {
     Data,
     Control,
-}
-
-/// A data mail whose part before `at` has been taken in.
-struct OpenMail {
-    from: ShardId,
-    data: Data,
-    at: usize,
 }
 
 #[derive(Default)]

@@ -12,7 +12,7 @@ mod message;
 use super::api::Tell;
 use super::asking::ShardQuestions;
 use crate::bridge::figures::Figure;
-use crate::client_tls::{Authorities, client_config, without_authorities};
+use crate::client_tls::{Authorities, HttpClient, client_config, without_authorities};
 use crate::config::{self, Get};
 use crate::shard::{Shard, Span};
 use crate::telemetry::SpanRow;
@@ -20,9 +20,8 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, StatusCode, Uri};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use message::SpanOrigin;
 use prost::Message;
@@ -54,8 +53,6 @@ const ANSWER: usize = 64 << 10;
 const IDLE: Duration = Duration::from_secs(60);
 /// How long the end waits until the remaining spans are sent.
 const FAREWELL: Duration = Duration::from_secs(1);
-
-type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
 /// The figures of the exporter.
 #[derive(Default, Debug)]

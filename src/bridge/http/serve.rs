@@ -5,11 +5,11 @@
 use super::request::{Item, RequestPlan, WebhookVerdict, judge};
 use crate::bridge::figures::{BridgeDropReason, BridgeState};
 use crate::bridge::intake::{Intake, wall_millis};
+use crate::client_tls::HttpClient;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use std::collections::VecDeque;
 use std::future::Future;
@@ -29,8 +29,6 @@ const ANSWER: usize = 64 * 1024;
 const IDLE: Duration = Duration::from_secs(60);
 /// The least interval between two log lines about a failing service.
 const COMPLAINT: Duration = Duration::from_secs(10);
-
-type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
 /// A bridge to an HTTP service.
 pub struct HttpBridge<'a> {

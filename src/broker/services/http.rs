@@ -7,12 +7,11 @@ use crate::access::http::{HttpAuthRequest, HttpAuthService, MAX_ANSWER};
 use crate::access::{Deed, Said, Verdict};
 use crate::broker::core::time_of_day;
 use crate::broker::questions::AccessJob;
-use crate::client_tls::without_authorities;
+use crate::client_tls::{HttpClient, without_authorities};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,9 +24,6 @@ const IDLE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(100);
 /// Clients with authorities of their own that are kept; reloads may bring others.
 const CLIENTS: usize = 16;
-
-/// Speaks HTTP.
-pub(super) type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
 /// Services that are asked.
 #[derive(Default)]

@@ -2,13 +2,14 @@
 //! when a token names a key that is not known, which nobody can make happen often. A set that
 //! cannot be fetched leaves the old one in force.
 
-use super::http::{HttpCaller, HttpClient, once};
+use super::http::{HttpCaller, once};
 use super::{ServiceContext, ServiceEvent};
 use crate::access::http::HttpAuthRequest;
 use crate::access::jwt::{Jwt, KeySource};
 use crate::access::keys::KeySet;
 use crate::access::{ServiceFinding, Verdict};
 use crate::broker::questions::AccessJob;
+use crate::client_tls::HttpClient;
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::Arc;
