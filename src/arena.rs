@@ -13,19 +13,19 @@ const CHUNK: usize = 256;
 /// The number that stands for no slot, at the end of a free list.
 const NONE: u32 = u32::MAX;
 
-enum Slot<T> {
+enum ArenaSlot<T> {
     /// Free, with the next free slot of the same chunk.
     Free(u32),
     Used(T),
 }
 
-struct Chunk<T> {
-    slots: Vec<Slot<T>>,
+struct ArenaChunk<T> {
+    slots: Vec<ArenaSlot<T>>,
     free: u32,
     used: u32,
 }
 
-impl<T> Chunk<T> {
+impl<T> ArenaChunk<T> {
     fn has_room(&self) -> bool {
         (self.used as usize) < CHUNK
     }
@@ -33,7 +33,7 @@ impl<T> Chunk<T> {
 
 /// Numbered entries. The number of a removed entry is used again.
 pub(crate) struct NodeArena<T> {
-    chunks: Vec<Chunk<T>>,
+    chunks: Vec<ArenaChunk<T>>,
     /// The chunks that have a free slot, each listed once.
     roomy: Vec<u32>,
     len: usize,
@@ -64,7 +64,7 @@ impl<T> NodeArena<T> {
                     (at as usize) < NONE as usize / CHUNK,
                     "a shard holds 2^32 entries at most"
                 );
-                self.chunks.push(Chunk { slots: Vec::new(), free: NONE, used: 0 });
+                self.chunks.push(ArenaChunk { slots: Vec::new(), free: NONE, used: 0 });
                 self.roomy.push(at);
                 at
             }
@@ -74,13 +74,13 @@ impl<T> NodeArena<T> {
             if chunk.slots.is_empty() {
                 chunk.slots.reserve_exact(CHUNK);
             }
-            chunk.slots.push(Slot::Used(entry));
+            chunk.slots.push(ArenaSlot::Used(entry));
             chunk.slots.len() - 1
         } else {
             let slot = chunk.free as usize;
-            match std::mem::replace(&mut chunk.slots[slot], Slot::Used(entry)) {
-                Slot::Free(next) => chunk.free = next,
-                Slot::Used(_) => unreachable!("the free list names a used slot"),
+            match std::mem::replace(&mut chunk.slots[slot], ArenaSlot::Used(entry)) {
+                ArenaSlot::Free(next) => chunk.free = next,
+                ArenaSlot::Used(_) => unreachable!("the free list names a used slot"),
             }
             slot
         };
@@ -98,9 +98,9 @@ impl<T> NodeArena<T> {
         let (at, slot) = split(id);
         let chunk = &mut self.chunks[at];
         let had_room = chunk.has_room();
-        let entry = match std::mem::replace(&mut chunk.slots[slot], Slot::Free(chunk.free)) {
-            Slot::Used(entry) => entry,
-            Slot::Free(_) => panic!("removed an entry twice"),
+        let entry = match std::mem::replace(&mut chunk.slots[slot], ArenaSlot::Free(chunk.free)) {
+            ArenaSlot::Used(entry) => entry,
+            ArenaSlot::Free(_) => panic!("removed an entry twice"),
         };
         chunk.free = slot as u32;
         chunk.used -= 1;
@@ -137,8 +137,8 @@ impl<T> NodeArena<T> {
     /// Every entry.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.chunks.iter().flat_map(|chunk| &chunk.slots).filter_map(|slot| match slot {
-            Slot::Used(entry) => Some(entry),
-            Slot::Free(_) => None,
+            ArenaSlot::Used(entry) => Some(entry),
+            ArenaSlot::Free(_) => None,
         })
     }
 
@@ -159,7 +159,7 @@ impl<T> NodeArena<T> {
             }
             for (slot, entry) in chunk.slots.iter().enumerate().skip(begin) {
                 looked += 1;
-                if matches!(entry, Slot::Used(_)) {
+                if matches!(entry, ArenaSlot::Used(_)) {
                     return Some(((at * CHUNK + slot) as u32, looked));
                 }
             }
@@ -171,8 +171,8 @@ impl<T> NodeArena<T> {
     pub fn find(&self, id: u32) -> Option<&T> {
         let (at, slot) = split(id);
         match self.chunks.get(at)?.slots.get(slot)? {
-            Slot::Used(entry) => Some(entry),
-            Slot::Free(_) => None,
+            ArenaSlot::Used(entry) => Some(entry),
+            ArenaSlot::Free(_) => None,
         }
     }
 
@@ -181,8 +181,8 @@ impl<T> NodeArena<T> {
     pub fn get(&self, id: u32) -> &T {
         let (at, slot) = split(id);
         match &self.chunks[at].slots[slot] {
-            Slot::Used(entry) => entry,
-            Slot::Free(_) => panic!("looked up a removed entry"),
+            ArenaSlot::Used(entry) => entry,
+            ArenaSlot::Free(_) => panic!("looked up a removed entry"),
         }
     }
 
@@ -191,8 +191,8 @@ impl<T> NodeArena<T> {
     pub fn get_mut(&mut self, id: u32) -> &mut T {
         let (at, slot) = split(id);
         match &mut self.chunks[at].slots[slot] {
-            Slot::Used(entry) => entry,
-            Slot::Free(_) => panic!("looked up a removed entry"),
+            ArenaSlot::Used(entry) => entry,
+            ArenaSlot::Free(_) => panic!("looked up a removed entry"),
         }
     }
 }
@@ -204,7 +204,7 @@ fn split(id: u32) -> (usize, usize) {
 
 /// The size of one entry in an arena, for assertions about sizes.
 pub(crate) const fn slot_size<T>() -> usize {
-    size_of::<Slot<T>>()
+    size_of::<ArenaSlot<T>>()
 }
 
 #[cfg(test)]

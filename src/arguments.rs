@@ -12,7 +12,7 @@ use crate::cluster_leave::LeaveWanted;
 use crate::cluster_status::StatusWanted;
 use crate::explain::Explained;
 use crate::passwd::Passwd;
-use crate::trace::Traced;
+use crate::trace::TraceCommand;
 use crate::upgrade_command::Upgraded;
 
 /// The text at the end of `ringmq --help`.
@@ -113,7 +113,7 @@ pub enum Command {
     Explain(Explained),
     /// Print every packet and decision of a client, user, address or topic, as JSON lines, while
     /// they happen. Asks the admin server of a running broker.
-    Trace(Traced),
+    Trace(TraceCommand),
     /// Look at the cluster that a running broker is a node of, or leave it.
     #[command(subcommand)]
     Cluster(Clusters),

@@ -76,7 +76,7 @@ fn every_command_of_the_contract_is_understood() {
                 user: "user".into(),
                 batch: None,
                 delete: false,
-                hash: crate::passwd::HashName::Sha512Pbkdf2,
+                hash: crate::passwd::HashArgument::Sha512Pbkdf2,
                 iterations: 10_000,
             })),
         ),

@@ -3,7 +3,11 @@
 //! a configuration names into what rustls needs. The TLS of listeners is in
 //! [`crate::transport::tls`].
 
-use hyper_rustls::ConfigBuilderExt;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper_rustls::{ConfigBuilderExt, HttpsConnector};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -11,6 +15,9 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use std::fmt::Display;
 use std::path::Path;
 use std::sync::Arc;
+
+/// A client of services over HTTP and HTTPS, with a pool of connections.
+pub type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
 /// The authorities that must have signed the certificate of a server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -9,7 +9,7 @@ use clap::{CommandFactory, Parser};
 use ringmq::access;
 use ringmq::broker;
 use ringmq::config::{self, Config, Problems, Sources};
-use ringmq::doctor::{self, Pong, Target};
+use ringmq::doctor::{self, PingTarget, Pong};
 
 use arguments::{Accesses, Admins, Arguments, Clusters, Command, Given, Print};
 
@@ -127,8 +127,8 @@ fn manual(command: &[String]) -> ExitCode {
 
 fn run(given: Given, take_over: bool) -> ExitCode {
     let way = match take_over {
-        false => broker::Way::Open,
-        true => match broker::Way::from_input() {
+        false => broker::StartMode::Open,
+        true => match broker::StartMode::from_input() {
             Ok(way) => way,
             Err(failure) => {
                 complain(&failure);
@@ -225,7 +225,7 @@ fn examine(given: Given, connections: Option<u64>, json: bool) -> ExitCode {
 
 fn ping(given: Given, target: Option<String>) -> ExitCode {
     let target = match target {
-        Some(address) => Target::plain(&address),
+        Some(address) => PingTarget::plain(&address),
         None => match load(given) {
             Err(code) => return code,
             Ok((_, config)) => match doctor::target(&config) {

@@ -55,8 +55,8 @@ impl MessageRef<'_> {
         self.topic.len() + self.properties.len() + self.payload.len()
     }
 
-    fn head(&self) -> Head {
-        Head {
+    fn head(&self) -> MessageHead {
+        MessageHead {
             expires: self.expires.map_or(u64::MAX, |at| at.0),
             client: self.publisher.map(|publisher| publisher.client),
             topic: self.topic.len() as u32,
@@ -80,7 +80,7 @@ pub fn expiry(now: Instant, seconds: u32) -> Instant {
 pub struct Expired;
 
 #[derive(Clone, Copy, Debug)]
-struct Head {
+struct MessageHead {
     expires: u64,
     client: Option<ClientKey>,
     topic: u32,
@@ -93,9 +93,9 @@ struct Head {
 }
 
 // The overhead of every stored message.
-const _: () = assert!(size_of::<Head>() <= 32);
+const _: () = assert!(size_of::<MessageHead>() <= 32);
 
-impl Head {
+impl MessageHead {
     fn len(&self) -> usize {
         self.topic as usize + self.properties as usize + self.payload as usize
     }
@@ -117,7 +117,7 @@ impl Head {
 
 /// A stored message: immutable, reference-counted across shards.
 #[derive(Clone, Debug)]
-pub struct Message(ThinArc<Head, u8>);
+pub struct Message(ThinArc<MessageHead, u8>);
 
 const _: () = assert!(size_of::<Option<Message>>() == 8);
 
@@ -391,12 +391,12 @@ impl Batch {
     }
 }
 
-fn parse_record(record: &[u8; RECORD]) -> (Head, MailPurpose) {
+fn parse_record(record: &[u8; RECORD]) -> (MessageHead, MailPurpose) {
     let word = |at: usize| {
         u32::from_le_bytes([record[at], record[at + 1], record[at + 2], record[at + 3]])
     };
     let long = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
-    let head = Head {
+    let head = MessageHead {
         expires: long(0),
         client: NonZeroU64::new(long(8)).map(ClientKey),
         topic: word(24),

@@ -27,7 +27,7 @@ pub struct Passwd {
     pub delete: bool,
     /// How the password is hashed. Mosquitto reads the first two, from version 2.1 all.
     #[arg(short = 'H', long, value_enum, default_value = "sha512-pbkdf2")]
-    pub hash: HashName,
+    pub hash: HashArgument,
     /// Iterations of sha512-pbkdf2 and scram.
     #[arg(short = 'I', long, value_name = "N", default_value_t = ITERATIONS,
         value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
@@ -36,7 +36,7 @@ pub struct Passwd {
 
 /// Names of hashes, as mosquitto_passwd has them.
 #[derive(Clone, Copy, ValueEnum, Debug, PartialEq, Eq)]
-pub enum HashName {
+pub enum HashArgument {
     /// $7$, PBKDF2.
     Sha512Pbkdf2,
     /// $6$, quickly broken: for old versions of mosquitto.
@@ -69,10 +69,10 @@ pub fn run(wanted: &Passwd) -> Result<String, String> {
         let password = password(wanted.batch.as_deref())?;
         let iterations = NonZeroU32::new(wanted.iterations).unwrap_or(NonZeroU32::MIN);
         let hash = match wanted.hash {
-            HashName::Sha512 => Hash::make(&password, Scheme::Sha512),
-            HashName::Argon2id => Hash::make(&password, Scheme::Argon2id),
-            HashName::Sha512Pbkdf2 => Hash::make(&password, Scheme::Pbkdf2(iterations)),
-            HashName::Scram => scram::make(&password, iterations),
+            HashArgument::Sha512 => Hash::make(&password, Scheme::Sha512),
+            HashArgument::Argon2id => Hash::make(&password, Scheme::Argon2id),
+            HashArgument::Sha512Pbkdf2 => Hash::make(&password, Scheme::Pbkdf2(iterations)),
+            HashArgument::Scram => scram::make(&password, iterations),
         };
         let hash = hash.map_err(|_| "the system gives no random bytes".to_owned())?;
         passwd::set(text, user, &hash)

@@ -35,7 +35,7 @@ pub struct Slab<T> {
     len: usize,
 }
 
-struct Entry<T> {
+struct SlabEntry<T> {
     generation: u32,
     value: Option<T>,
 }
@@ -43,7 +43,7 @@ struct Entry<T> {
 /// A chunk of places. Its memory is freed when all of them are free. What remains is a generation
 /// that none of them has had.
 struct SlabChunk<T> {
-    entries: Box<[Entry<T>]>,
+    entries: Box<[SlabEntry<T>]>,
     /// One bit for each place that is free.
     free: u64,
     generation: u32,
@@ -65,7 +65,7 @@ impl<T> Default for Slab<T> {
 impl<T> Slab<T> {
     /// Entries per chunk.
     const PLACES: usize = {
-        let fit = CHUNK_BYTES / size_of::<Entry<T>>();
+        let fit = CHUNK_BYTES / size_of::<SlabEntry<T>>();
         assert!(fit > 0, "an entry fits into a chunk");
         if fit > u64::BITS as usize { u64::BITS as usize } else { fit }
     };
@@ -179,7 +179,7 @@ impl<T> Slab<T> {
         };
         let chunk = &mut self.chunks[number as usize];
         let generation = chunk.generation;
-        chunk.entries = (0..Self::PLACES).map(|_| Entry { generation, value: None }).collect();
+        chunk.entries = (0..Self::PLACES).map(|_| SlabEntry { generation, value: None }).collect();
         chunk.free = Self::ALL_FREE;
         self.roomy.push(number);
         number
@@ -230,11 +230,11 @@ impl<T> Slab<T> {
 /// Values by an index that another owner allocates densely, such as a driver's
 /// [`crate::ids::SocketId`].
 pub struct Table<T> {
-    chunks: Vec<Chunk<T>>,
+    chunks: Vec<TableChunk<T>>,
     len: usize,
 }
 
-struct Chunk<T> {
+struct TableChunk<T> {
     /// Empty while the chunk has no value.
     values: Box<[Option<T>]>,
     used: u32,
@@ -268,7 +268,7 @@ impl<T> Table<T> {
     pub fn insert(&mut self, index: u32, value: T) -> Option<T> {
         let (number, place) = Self::split(index);
         if number >= self.chunks.len() {
-            self.chunks.resize_with(number + 1, || Chunk { values: Box::default(), used: 0 });
+            self.chunks.resize_with(number + 1, || TableChunk { values: Box::default(), used: 0 });
         }
         let chunk = &mut self.chunks[number];
         if chunk.values.is_empty() {

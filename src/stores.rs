@@ -3,7 +3,7 @@
 
 use crate::arguments::{Given, Look};
 use crate::{FAILED, MISUSED, complain, load};
-use ringmq::storage::store::{Store, Unusable};
+use ringmq::storage::store::{Store, UnusableStore};
 use ringmq::storage::{backup, inspect, portable};
 use std::hash::BuildHasher;
 use std::io::{self, BufWriter, Write};
@@ -27,7 +27,7 @@ pub fn run(work: Look) -> ExitCode {
     }
 }
 
-fn outcome(outcome: Result<(), Unusable>) -> ExitCode {
+fn outcome(outcome: Result<(), UnusableStore>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(unusable) => {
@@ -40,7 +40,7 @@ fn outcome(outcome: Result<(), Unusable>) -> ExitCode {
 fn look(
     given: Given,
     path: Option<PathBuf>,
-    look: impl Fn(&Store, &mut dyn Write) -> Result<(), Unusable>,
+    look: impl Fn(&Store, &mut dyn Write) -> Result<(), UnusableStore>,
 ) -> ExitCode {
     change(given, path, |store, out| look(store, out))
 }
@@ -48,7 +48,7 @@ fn look(
 fn change(
     given: Given,
     path: Option<PathBuf>,
-    change: impl Fn(&mut Store, &mut dyn Write) -> Result<(), Unusable>,
+    change: impl Fn(&mut Store, &mut dyn Write) -> Result<(), UnusableStore>,
 ) -> ExitCode {
     let path = match path {
         Some(path) => path,

@@ -55,10 +55,10 @@ pub const GRANULARITY_MILLIS: u64 = 1 << TICK_BITS;
 
 // The levels cover all bits of a tick number, so no deadline is out of range.
 const _: () = assert!(LEVELS as u32 * LEVEL_BITS + TICK_BITS >= u64::BITS);
-const _: () = assert!(size_of::<Entry<u64>>() <= 24);
+const _: () = assert!(size_of::<TimerEntry<u64>>() <= 24);
 
 #[derive(Clone, Copy)]
-struct Entry<T> {
+struct TimerEntry<T> {
     /// The first tick at whose start the deadline has passed.
     tick: u64,
     item: T,
@@ -66,13 +66,13 @@ struct Entry<T> {
 
 /// The entries of a slot, in chunks: a full slot is never moved as a whole, and a chunk is freed
 /// when it is empty.
-struct Slot<T> {
-    chunks: Vec<Vec<Entry<T>>>,
+struct WheelSlot<T> {
+    chunks: Vec<Vec<TimerEntry<T>>>,
 }
 
-impl<T: Copy> Slot<T> {
+impl<T: Copy> WheelSlot<T> {
     #[inline]
-    fn push(&mut self, entry: Entry<T>) {
+    fn push(&mut self, entry: TimerEntry<T>) {
         match self.chunks.last_mut() {
             Some(chunk) if chunk.len() < CHUNK => chunk.push(entry),
             last => {
@@ -86,7 +86,7 @@ impl<T: Copy> Slot<T> {
     }
 
     #[inline]
-    fn pop(&mut self) -> Option<Entry<T>> {
+    fn pop(&mut self) -> Option<TimerEntry<T>> {
         let alone = self.chunks.len() == 1;
         let chunk = self.chunks.last_mut()?;
         let entry = chunk.pop();
@@ -147,13 +147,13 @@ pub struct Wheel<T: Copy> {
     swept: (usize, usize),
     /// One bit for each slot that has entries.
     occupied: [u64; LEVELS],
-    slots: Box<[Slot<T>]>,
+    slots: Box<[WheelSlot<T>]>,
 }
 
 impl<T: Copy> Wheel<T> {
     /// An empty wheel.
     pub fn new(now: Instant) -> Self {
-        let slots = (0..LEVELS * SLOTS).map(|_| Slot { chunks: Vec::new() }).collect();
+        let slots = (0..LEVELS * SLOTS).map(|_| WheelSlot { chunks: Vec::new() }).collect();
         Wheel {
             elapsed: now.0 >> TICK_BITS,
             len: 0,
@@ -170,7 +170,7 @@ impl<T: Copy> Wheel<T> {
         let early = if Mutant::WheelEarly.is_on() { GRANULARITY_MILLIS - 1 } else { 0 };
         let tick = (deadline.0 - early.min(deadline.0)).div_ceil(GRANULARITY_MILLIS);
         let tick = tick.max(self.elapsed);
-        self.place(Entry { tick, item });
+        self.place(TimerEntry { tick, item });
         self.len += 1;
     }
 
@@ -256,7 +256,7 @@ impl<T: Copy> Wheel<T> {
     /// Inserts an entry at the level at which its tick first differs from `elapsed`. At that level
     /// its slot lies strictly ahead, and all entries of lower levels come before it.
     #[inline]
-    fn place(&mut self, entry: Entry<T>) {
+    fn place(&mut self, entry: TimerEntry<T>) {
         let differing = (entry.tick ^ self.elapsed).checked_ilog2().unwrap_or(0);
         let level = (differing / LEVEL_BITS) as usize;
         let slot = (entry.tick >> (level as u32 * LEVEL_BITS)) as usize % SLOTS;

@@ -15,11 +15,11 @@ const EACH: Duration = Duration::from_millis(200);
 
 /// What is traced, and whom to ask.
 #[derive(Args, Debug, PartialEq, Eq)]
-pub struct Traced {
+pub struct TraceCommand {
     #[command(flatten)]
     pub address: ApiAddress,
     #[command(flatten)]
-    pub subject: Subject,
+    pub subject: SubjectArguments,
     /// Show payloads, the first KiB of each.
     #[arg(long)]
     pub payload: bool,
@@ -31,7 +31,7 @@ pub struct Traced {
 /// One of these.
 #[derive(Args, Debug, PartialEq, Eq)]
 #[group(required = true, multiple = false)]
-pub struct Subject {
+pub struct SubjectArguments {
     /// The client with this ClientId.
     #[arg(long, value_name = "CLIENT_ID")]
     pub client: Option<String>,
@@ -46,7 +46,7 @@ pub struct Subject {
     pub topic: Option<String>,
 }
 
-impl Subject {
+impl SubjectArguments {
     /// The type and the value, as the API names them.
     fn named(&self) -> (&'static str, &str) {
         let all = [
@@ -64,7 +64,7 @@ impl Subject {
 ///
 /// # Errors
 /// Why there is no trace, in a sentence.
-pub fn run(wanted: &Traced) -> Result<(), String> {
+pub fn run(wanted: &TraceCommand) -> Result<(), String> {
     let name = format!("ringmq-trace-{}", std::process::id());
     let (kind, value) = wanted.subject.named();
     let payload = if wanted.payload { "text" } else { "hidden" };
@@ -108,10 +108,10 @@ mod tests {
 
     #[test]
     fn what_is_traced_has_the_names_of_the_api() {
-        let none = || Subject { client: None, username: None, ip: None, topic: None };
-        let subject = Subject { topic: Some("a/#".into()), ..none() };
+        let none = || SubjectArguments { client: None, username: None, ip: None, topic: None };
+        let subject = SubjectArguments { topic: Some("a/#".into()), ..none() };
         assert_eq!(subject.named(), ("topic", "a/#"));
-        let subject = Subject { ip: Some("::1".into()), ..none() };
+        let subject = SubjectArguments { ip: Some("::1".into()), ..none() };
         assert_eq!(subject.named(), ("ip_address", "::1"));
     }
 }

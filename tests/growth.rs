@@ -8,7 +8,7 @@
 use ringmq::config::{Config, Or};
 use ringmq::ids::{ListenerId, Peer, ShardId, SocketId};
 use ringmq::limits::STEP_WORK;
-use ringmq::mesh::mailbox::Progress;
+use ringmq::mesh::mailbox::MailProgress;
 use ringmq::mesh::quota::{Quota, Rate};
 use ringmq::mesh::{ListenerState, Shared};
 use ringmq::outgoing::Outgoing;
@@ -467,7 +467,7 @@ fn mail_waiters(n: u32) {
     let (room, mut left) = (1 << 20, (n - n / 2) as usize);
     rig.shards[0].outbox().to(ShardId(1)).room = room;
     // The other shard takes what it is sent; each time twice as much may be on its way.
-    let mut progress = Progress::default();
+    let mut progress = MailProgress::default();
     while left > 0 {
         rig.settle();
         let waiting = rig.shards[0].audit().waiting_for_mail;

@@ -492,3 +492,73 @@ fn files_of_the_shard_call_each_other_in_small_circles_at_most() {
         that call nobody down, or what decides up.",
     );
 }
+
+/// The types that a file declares, with the numbers of their lines: by a keyword, and by the macros
+/// of the configuration (`section!`, `choice!` and `markers!`). An indented `type` belongs to a
+/// trait or an `impl`, and its name is the trait's.
+fn declared<'a>(source: &'a Source) -> Vec<(usize, &'a str)> {
+    let word = |text: &'a str| {
+        let end = text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len());
+        &text[..end]
+    };
+    let is_name = |text: &str| text.starts_with(char::is_uppercase);
+    let mut found = Vec::new();
+    let mut within = "";
+    for (n, line) in source.statements() {
+        let text = line.trim_start();
+        if let Some((name, _)) = line.split_once("! {") {
+            within = if ["section", "choice", "markers"].contains(&name) { name } else { "" };
+        }
+        if within == "markers" {
+            let names =
+                text.split('"').step_by(2).filter_map(|part| part.split_whitespace().last());
+            let names = names.filter(|name| is_name(name) && !name.ends_with(':'));
+            found.extend(names.map(|name| (n, name)));
+        } else if !within.is_empty() && line.len() - text.len() == 4 && line.ends_with(" {") {
+            found.push((n, word(text)));
+        }
+        if line.ends_with('}') {
+            within = "";
+        }
+        let seen = match text.strip_prefix("pub(") {
+            Some(rest) => rest.split_once(") ").map_or(text, |(_, rest)| rest),
+            None => text.strip_prefix("pub ").unwrap_or(text),
+        };
+        let seen = seen.strip_prefix("unsafe ").unwrap_or(seen);
+        let Some((keyword, rest)) = seen.split_once(' ') else { continue };
+        let declares = ["struct", "enum", "trait", "union"].contains(&keyword)
+            || keyword == "type" && line.len() == text.len();
+        if declares && is_name(rest) {
+            found.push((n, word(rest)));
+        }
+    }
+    found
+}
+
+#[test]
+fn no_two_types_have_the_same_name() {
+    let sources = sources();
+    // Some names that must be found, so that the test fails when types are declared otherwise.
+    let known = ["Shard", "Config", "OnFull", "Unlimited", "MovedSession"];
+    for (root, known) in [("src/", &known[..]), ("bench/src/", &["Scenario"])] {
+        let mut places: HashMap<&str, Vec<String>> = HashMap::new();
+        for source in sources.iter().filter(|s| s.path.starts_with(root) && !s.test) {
+            for (n, name) in declared(source) {
+                places.entry(name).or_default().push(format!("{}:{n}", source.path));
+            }
+        }
+        for name in known {
+            assert!(places.contains_key(name), "{name} was not found in {root}");
+        }
+        let same: BTreeSet<String> = places
+            .iter()
+            .filter(|(_, places)| places.len() > 1)
+            .map(|(name, places)| format!("{name}: {}", places.join(", ")))
+            .collect();
+        none(
+            &same.into_iter().collect::<Vec<_>>(),
+            "Types with the same name: the most central one keeps it, and the others get a word \
+            that says what they are.",
+        );
+    }
+}

@@ -2,14 +2,14 @@
 //! tables on standard output for a person, and a result file.
 
 use crate::arguments::Outcome;
-use crate::broker::{self, Below, Broker, Candidate, Kind};
-use crate::certificates::Made;
+use crate::broker::{self, Below, Broker, BrokerKind, Candidate};
+use crate::certificates::TestCertificates;
 use crate::clients::tls;
 use crate::clock;
 use crate::machine;
 use crate::outcome::{self, Verdict};
 use crate::report::{self, Row};
-use crate::scenario::{self, Scenario, Settings};
+use crate::scenario::{self, RunSettings, Scenario};
 use crate::{compare, plot, stop, summary};
 use serde_json::{Value, json};
 use std::fs;
@@ -21,11 +21,11 @@ pub struct Alone {
     /// The scenario.
     pub scenario: &'static Scenario,
     /// The scenario's settings; the target and the process are filled in when a broker is started.
-    pub settings: Box<Settings>,
+    pub settings: Box<RunSettings>,
     /// The broker to start; `None` when the broker at `settings.target` runs already.
     pub broker: Option<Candidate>,
     /// The certificates that the started broker uses; `None` without TLS.
-    pub made: Option<Made>,
+    pub made: Option<TestCertificates>,
     /// Where to draw the course of the run, for scenarios that have one.
     pub plot: Option<plot::Target>,
     /// Where the result goes, `bench/out/` unless told otherwise, and which conditions make the run
@@ -94,8 +94,9 @@ impl Alone {
     /// Gives the broker that is started an admin server, which tells on which shard each client
     /// lives.
     fn open_admin(&mut self) -> Result<(), String> {
-        if let scenario::Kind::CrossShard { .. } = self.scenario.kind
-            && let Some(Candidate { kind: Kind::RingMq { settings, .. }, .. }) = &mut self.broker
+        if let scenario::ScenarioKind::CrossShard { .. } = self.scenario.kind
+            && let Some(Candidate { kind: BrokerKind::RingMq { settings, .. }, .. }) =
+                &mut self.broker
         {
             let port = broker::free_port().map_err(|e| format!("no free port: {e}"))?;
             settings.push(format!("admin.bind=127.0.0.1:{port}"));
@@ -158,6 +159,6 @@ pub fn ringmq(
     let cores = cpus.get(..usize::from(shards)).ok_or_else(|| {
         format!("--shards: {shards} shards need as many CPUs, here are {}", cpus.len())
     })?;
-    let kind = Kind::RingMq { program, cores: cores.to_vec(), settings };
+    let kind = BrokerKind::RingMq { program, cores: cores.to_vec(), settings };
     Ok(Candidate { name: format!("ringmq-{shards}"), kind })
 }

@@ -3,7 +3,7 @@
 //! Every broker is a child process that ends with this program: [`Broker::drop`] ends it, and the
 //! kernel's parent-death signal does so when this program is killed.
 
-use crate::certificates::Made;
+use crate::certificates::TestCertificates;
 use crate::clock::{self, MILLISECOND, SECOND};
 use crate::process::Tree;
 use crate::stop;
@@ -24,12 +24,12 @@ pub struct Candidate {
     /// Column name in the report.
     pub name: String,
     /// How it is started.
-    pub kind: Kind,
+    pub kind: BrokerKind,
 }
 
 /// The ways to start a broker.
 #[derive(Clone, Debug)]
-pub enum Kind {
+pub enum BrokerKind {
     /// The `ringmq` program on these cores.
     RingMq { program: PathBuf, cores: Vec<usize>, settings: Vec<String> },
     /// Mosquitto with a generated file.
@@ -58,7 +58,7 @@ pub struct Broker {
 #[derive(Clone, Copy)]
 pub struct Below<'a> {
     /// TLS with these certificates; `None` without TLS.
-    pub made: Option<&'a Made>,
+    pub made: Option<&'a TestCertificates>,
     /// Whether MQTT is carried in WebSockets.
     pub web: bool,
 }
@@ -77,7 +77,7 @@ impl Below<'_> {
 
     /// The lines of a listener in Mosquitto's configuration file.
     fn mosquitto(&self, port: u16) -> String {
-        let tls = self.made.map(Made::mosquitto).unwrap_or_default();
+        let tls = self.made.map(TestCertificates::mosquitto).unwrap_or_default();
         let web = if self.web { "protocol websockets\n" } else { "" };
         format!("listener {port} 127.0.0.1\n{web}{tls}")
     }
@@ -122,7 +122,7 @@ impl Candidate {
         scratch: &Path,
     ) -> Result<(Command, String), String> {
         match &self.kind {
-            Kind::RingMq { program, cores, settings } => {
+            BrokerKind::RingMq { program, cores, settings } => {
                 let mut command = Command::new(program);
                 let mut set = |text: String| {
                     command.arg("--set").arg(text);
@@ -144,7 +144,7 @@ impl Candidate {
                 settings.iter().cloned().for_each(set);
                 Ok((command, String::new()))
             }
-            Kind::Mosquitto { program } => {
+            BrokerKind::Mosquitto { program } => {
                 let text = mosquitto_config(port, second, queues);
                 let path = scratch.join("mosquitto.conf");
                 fs::write(&path, &text).map_err(|e| format!("{}: {e}", path.display()))?;
@@ -152,12 +152,12 @@ impl Candidate {
                 command.arg("-c").arg(&path);
                 Ok((command, format!(" [{}]", text.trim().replace('\n', "; "))))
             }
-            Kind::Shell { command: text } => {
+            BrokerKind::Shell { command: text } => {
                 let mut command = Command::new("/bin/sh");
                 command.arg("-c").arg(text.replace("{port}", &port.to_string()));
                 Ok((command, String::new()))
             }
-            Kind::EchoFloor => {
+            BrokerKind::EchoFloor => {
                 let own = std::env::current_exe().map_err(|e| format!("own path: {e}"))?;
                 let mut command = Command::new(own);
                 command.arg("echo-server").arg("--port").arg(port.to_string());

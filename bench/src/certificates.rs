@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 /// Paths of the certificates and keys of one run.
 #[derive(Clone, Debug)]
-pub struct Made {
+pub struct TestCertificates {
     /// The root certificate that both sides trust.
     pub authority: PathBuf,
     /// The server's certificate and key.
@@ -20,7 +20,7 @@ pub struct Made {
     pub clients: Vec<Identity>,
 }
 
-impl Made {
+impl TestCertificates {
     /// The value of `tls` in a listener of RingMQ.
     pub fn ringmq(&self) -> String {
         let (certificate, key) = (self.server.certificate.display(), self.server.key.display());
@@ -48,7 +48,7 @@ type Issuer = CertifiedIssuer<'static, KeyPair>;
 
 /// Makes a root authority, a server's certificate below an intermediate authority, and `clients`
 /// client certificates with chains of `chain` certificates.
-pub fn make(directory: &Path, clients: u32, chain: u8) -> Result<Made, String> {
+pub fn make(directory: &Path, clients: u32, chain: u8) -> Result<TestCertificates, String> {
     let fail = |e: &dyn std::fmt::Display| format!("certificates in {}: {e}", directory.display());
     fs::create_dir_all(directory).map_err(|e| fail(&e))?;
     write_all(directory, clients, chain).map_err(|e| fail(&e))
@@ -58,7 +58,7 @@ fn write_all(
     directory: &Path,
     clients: u32,
     chain: u8,
-) -> Result<Made, Box<dyn std::error::Error>> {
+) -> Result<TestCertificates, Box<dyn std::error::Error>> {
     let root = Issuer::self_signed(authority("Bench Root"), KeyPair::generate()?)?;
     let below = Issuer::signed_by(authority("Bench Servers"), KeyPair::generate()?, &root)?;
     let path = directory.join("ca.pem");
@@ -74,7 +74,7 @@ fn write_all(
     let last = issuers.last().ok_or("no authority")?;
     let clients =
         (0..clients).map(|number| write(directory, &format!("device-{number}"), last, &rest));
-    Ok(Made { authority: path, server, clients: clients.collect::<Result<_, _>>()? })
+    Ok(TestCertificates { authority: path, server, clients: clients.collect::<Result<_, _>>()? })
 }
 
 fn authority(name: &str) -> CertificateParams {

@@ -159,8 +159,8 @@ impl Comparison {
             candidate.name.clone()
         };
         commands.entry(key).or_insert_with(|| broker.started_as.clone().into());
-        let echo = matches!(case.scenario.kind, crate::scenario::Kind::Echo { .. });
-        let raw = echo && matches!(candidate.kind, broker::Kind::EchoFloor);
+        let echo = matches!(case.scenario.kind, crate::scenario::ScenarioKind::Echo { .. });
+        let raw = echo && matches!(candidate.kind, broker::BrokerKind::EchoFloor);
         self.generate(case, &broker, raw, scratch)
             .map_err(|e| format!("{e}{}", broker.last_words()))
     }
@@ -266,13 +266,13 @@ fn without_histograms(value: &mut Value) {
 
 fn version(candidate: &Candidate) -> Option<String> {
     match &candidate.kind {
-        broker::Kind::RingMq { program, .. } => {
+        broker::BrokerKind::RingMq { program, .. } => {
             Some(machine::command(&program.to_string_lossy(), &["--version"]))
         }
-        broker::Kind::Mosquitto { program } => {
+        broker::BrokerKind::Mosquitto { program } => {
             Some(machine::command(&program.to_string_lossy(), &["-h"]))
         }
-        broker::Kind::Shell { .. } | broker::Kind::EchoFloor => None,
+        broker::BrokerKind::Shell { .. } | broker::BrokerKind::EchoFloor => None,
     }
 }
 

@@ -41,7 +41,7 @@ mod summary;
 mod threshold;
 
 use arguments::{Comparing, Draw, Job};
-use broker::{Candidate, Kind};
+use broker::{BrokerKind, Candidate};
 use compare::{Case, Comparison};
 use outcome::Verdict;
 use scenario::Scenario;
@@ -202,7 +202,7 @@ fn comparison(
 
 fn floor(asked: Comparing) -> Result<Comparison, String> {
     let mut absent = Vec::new();
-    let mut candidates = vec![Candidate { name: "floor".into(), kind: Kind::EchoFloor }];
+    let mut candidates = vec![Candidate { name: "floor".into(), kind: BrokerKind::EchoFloor }];
     ringmq(&asked, &machine::cpus(), 1, &mut candidates, &mut absent);
     mosquitto(&asked, &mut candidates, &mut absent);
     candidates.extend(asked.others.iter().cloned());
@@ -235,7 +235,7 @@ fn ringmq(
     };
     match cpus.get(..shards) {
         Some(cores) => {
-            let kind = Kind::RingMq { program, cores: cores.to_vec(), settings: Vec::new() };
+            let kind = BrokerKind::RingMq { program, cores: cores.to_vec(), settings: Vec::new() };
             candidates.push(Candidate { name, kind });
         }
         None => absent.push((name, format!("needs {shards} CPUs"))),
@@ -252,7 +252,7 @@ fn mosquitto(
     }
     match broker::mosquitto() {
         Ok(program) => candidates
-            .push(Candidate { name: "mosquitto".into(), kind: Kind::Mosquitto { program } }),
+            .push(Candidate { name: "mosquitto".into(), kind: BrokerKind::Mosquitto { program } }),
         Err(why) => absent.push(("mosquitto".into(), why)),
     }
 }

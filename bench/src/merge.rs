@@ -48,14 +48,14 @@ fn general(name: &str) -> bool {
 }
 
 /// A result and its origin.
-pub struct Part {
+pub struct ResultFile {
     /// The file, or the command that gave the result.
     pub name: String,
     /// The report of a run, or a result file that contains one.
     pub file: Value,
 }
 
-impl Part {
+impl ResultFile {
     fn report(&self) -> &Value {
         self.file.get("result").unwrap_or(&self.file)
     }
@@ -68,8 +68,9 @@ impl Part {
 
 /// Reads the files, merges their results, and judges and writes the merged one.
 pub fn run(files: &[PathBuf], asked: &Outcome) -> Result<Verdict, String> {
-    let part =
-        |path: &PathBuf| Ok(Part { name: path.display().to_string(), file: outcome::read(path)? });
+    let part = |path: &PathBuf| {
+        Ok(ResultFile { name: path.display().to_string(), file: outcome::read(path)? })
+    };
     let parts = files.iter().map(part).collect::<Result<Vec<_>, String>>()?;
     let mut merged = merge(&parts)?;
     let verdict = asked.judge(&mut merged);
@@ -90,7 +91,7 @@ pub fn tell(merged: &Value, asked: &Outcome) -> Result<(), String> {
 
 /// The merged result of `parts`. Fails for results of different scenarios, and for a result given
 /// twice.
-pub fn merge(parts: &[Part]) -> Result<Value, String> {
+pub fn merge(parts: &[ResultFile]) -> Result<Value, String> {
     let Some((first, others)) = parts.split_first() else {
         return Err("there is nothing to merge".into());
     };
@@ -166,7 +167,7 @@ fn add(merged: &mut Map<String, Value>, key: &str, value: &Value) -> Result<(), 
 }
 
 /// The report of a part without its series and its histograms.
-fn kept(part: &Part) -> Value {
+fn kept(part: &ResultFile) -> Value {
     let mut report = part.report().clone();
     if let Some(fields) = report.as_object_mut() {
         fields.remove("series");
@@ -187,7 +188,7 @@ mod tests {
         report::number(merged, path).unwrap()
     }
 
-    fn part(name: &str, scenario: &str, latencies: &[u64], more: Value) -> Part {
+    fn part(name: &str, scenario: &str, latencies: &[u64], more: Value) -> ResultFile {
         let mut latency = Latency::new();
         latencies.iter().for_each(|ms| latency.record(ms * 1_000_000));
         let mut report = json!({
@@ -197,7 +198,7 @@ mod tests {
         for (key, value) in more.as_object().unwrap() {
             report[key] = value.clone();
         }
-        Part { name: name.into(), file: json!({"machine": {"date": name}, "result": report}) }
+        ResultFile { name: name.into(), file: json!({"machine": {"date": name}, "result": report}) }
     }
 
     #[test]
@@ -220,7 +221,7 @@ mod tests {
         assert_eq!(merged["parts"][1]["result"]["cpu_us"], 3.0);
         assert!(merged["parts"][1]["result"]["latency_ms"].get("histogram").is_none());
         // A merged result can be merged again.
-        let again = Part { name: "c".into(), file: merged };
+        let again = ResultFile { name: "c".into(), file: merged };
         let more = [again, part("d", "sub", &[1], json!({"delivered": 1}))];
         assert_eq!(merge(&more).unwrap()["delivered"], 101);
     }
@@ -241,14 +242,14 @@ mod tests {
         let of = |name| part(name, "sub", &[1], json!({}));
         let error = merge(&[of("a"), of("b")]).unwrap_err();
         assert!(error.contains("a and b are the same result"), "{error}");
-        let old = Part {
+        let old = ResultFile {
             name: "old".into(),
             file: json!({"scenario": "sub",
             "latency_ms": {"p99": 1.0}}),
         };
         let error = merge(&[of("a"), old]).unwrap_err();
         assert!(error.contains("old") && error.contains("older"), "{error}");
-        let other = Part { name: "x".into(), file: json!({"results": {}}) };
+        let other = ResultFile { name: "x".into(), file: json!({"results": {}}) };
         assert!(merge(&[other]).is_err());
     }
 }

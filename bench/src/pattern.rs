@@ -7,10 +7,10 @@ use std::fmt::Write;
 
 /// A text with variables.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Pattern(Vec<Part>);
+pub struct Pattern(Vec<PatternPart>);
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Part {
+enum PatternPart {
     Text(String),
     Variable(Variable),
     /// A random number from 1 to this one.
@@ -95,7 +95,7 @@ impl Pattern {
                 let most = number[..digits].parse().ok().filter(|most| *most > 0);
                 let most = most.ok_or("%rand_ needs a number from 1 on behind it")?;
                 flush(&mut plain, &mut parts);
-                parts.push(Part::Random(most));
+                parts.push(PatternPart::Random(most));
                 rest = &number[digits..];
                 continue;
             }
@@ -103,7 +103,7 @@ impl Pattern {
             match allowed.iter().find(|variable| Some(variable.sign()) == sign) {
                 Some(variable) => {
                     flush(&mut plain, &mut parts);
-                    parts.push(Part::Variable(*variable));
+                    parts.push(PatternPart::Variable(*variable));
                 }
                 None if sign == Some('%') => plain.push('%'),
                 None => return Err(unknown(sign, allowed)),
@@ -117,7 +117,7 @@ impl Pattern {
 
     /// The pattern with `text` before it.
     pub fn after(mut self, text: &str) -> Pattern {
-        self.0.insert(0, Part::Text(text.to_string()));
+        self.0.insert(0, PatternPart::Text(text.to_string()));
         self
     }
 
@@ -128,7 +128,7 @@ impl Pattern {
         let mut plain = String::new();
         for part in &self.0 {
             match part {
-                Part::Random(_) | Part::Variable(Variable::Message) => {
+                PatternPart::Random(_) | PatternPart::Variable(Variable::Message) => {
                     flush(&mut plain, &mut parts);
                     parts.push(part.clone());
                 }
@@ -144,35 +144,36 @@ impl Pattern {
 
     /// Whether the text differs from message to message.
     pub fn varies(&self) -> bool {
-        let per_message =
-            |part: &Part| matches!(part, Part::Random(_) | Part::Variable(Variable::Message));
+        let per_message = |part: &PatternPart| {
+            matches!(part, PatternPart::Random(_) | PatternPart::Variable(Variable::Message))
+        };
         self.0.iter().any(per_message)
     }
 
     /// Whether the pattern contains `variable`.
     pub fn has(&self, variable: Variable) -> bool {
-        self.0.contains(&Part::Variable(variable))
+        self.0.contains(&PatternPart::Variable(variable))
     }
 
     /// Appends the text with the values of `scope`.
     pub fn write(&self, out: &mut String, scope: &Scope<'_>, random: &mut Random) {
         for part in &self.0 {
             let number = match part {
-                Part::Text(text) => {
+                PatternPart::Text(text) => {
                     out.push_str(text);
                     continue;
                 }
-                Part::Variable(Variable::ClientId) => {
+                PatternPart::Variable(Variable::ClientId) => {
                     out.push_str(scope.client_id);
                     continue;
                 }
-                Part::Variable(Variable::Username) => {
+                PatternPart::Variable(Variable::Username) => {
                     out.push_str(scope.username);
                     continue;
                 }
-                Part::Variable(Variable::Number) => scope.number,
-                Part::Variable(Variable::Message) => scope.message,
-                Part::Random(most) => random.up_to(most - 1) + 1,
+                PatternPart::Variable(Variable::Number) => scope.number,
+                PatternPart::Variable(Variable::Message) => scope.message,
+                PatternPart::Random(most) => random.up_to(most - 1) + 1,
             };
             // Writing to a String does not fail.
             let _ = write!(out, "{number}");
@@ -187,9 +188,9 @@ impl Pattern {
     }
 }
 
-fn flush(plain: &mut String, parts: &mut Vec<Part>) {
+fn flush(plain: &mut String, parts: &mut Vec<PatternPart>) {
     if !plain.is_empty() {
-        parts.push(Part::Text(std::mem::take(plain)));
+        parts.push(PatternPart::Text(std::mem::take(plain)));
     }
 }
 

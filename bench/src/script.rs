@@ -5,7 +5,7 @@
 //! When the last part has ended, the others are told to end.
 
 use crate::arguments;
-use crate::arguments::file::{Part, Script};
+use crate::arguments::file::{ScenarioRun, Script};
 use crate::broker;
 use crate::clock::{self, SECOND};
 use crate::merge;
@@ -80,7 +80,7 @@ fn together(script: &Script, scratch: &Path) -> Result<Verdict, String> {
 }
 
 /// Starts a part and waits until its clients are connected.
-fn begin(part: &Part, index: usize, scratch: &Path) -> Result<Running, String> {
+fn begin(part: &ScenarioRun, index: usize, scratch: &Path) -> Result<Running, String> {
     let own = std::env::current_exe().map_err(|e| format!("own path: {e}"))?;
     let ready = scratch.join(format!("{index}.ready"));
     let result = part.json.clone().unwrap_or_else(|| scratch.join(format!("{index}.json")));
@@ -121,7 +121,7 @@ fn finish(script: &Script, running: Vec<Running>) -> Result<Verdict, String> {
             None => failures.push(format!("{name} was killed")),
         }
         if let Ok(file) = outcome::read(&result) {
-            parts.push(merge::Part { name, file });
+            parts.push(merge::ResultFile { name, file });
         }
     }
     if !parts.is_empty() {

@@ -14,13 +14,13 @@ use std::str::FromStr;
 pub struct Threshold {
     text: String,
     path: String,
-    comparison: Comparison,
+    comparison: Relation,
     /// The value in the unit of the figure.
     value: f64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Comparison {
+enum Relation {
     Above,
     AtLeast,
     Below,
@@ -31,13 +31,13 @@ enum Comparison {
 
 /// Comparison operators. Their order does not matter: `from_str` takes the longest one at its
 /// place.
-const COMPARISONS: [(&str, Comparison); 6] = [
-    (">=", Comparison::AtLeast),
-    ("<=", Comparison::AtMost),
-    ("==", Comparison::Equal),
-    ("!=", Comparison::Unequal),
-    (">", Comparison::Above),
-    ("<", Comparison::Below),
+const COMPARISONS: [(&str, Relation); 6] = [
+    (">=", Relation::AtLeast),
+    ("<=", Relation::AtMost),
+    ("==", Relation::Equal),
+    ("!=", Relation::Unequal),
+    (">", Relation::Above),
+    ("<", Relation::Below),
 ];
 
 const PERCENTILES: [&str; 5] = ["p50", "p90", "p99", "p99.9", "max"];
@@ -169,12 +169,12 @@ impl Threshold {
     pub fn judge(&self, report: &Value) -> Judged<'_> {
         let found = find(report, &self.path).and_then(Value::as_f64);
         let holds = found.is_none_or(|found| match self.comparison {
-            Comparison::Above => found > self.value,
-            Comparison::AtLeast => found >= self.value,
-            Comparison::Below => found < self.value,
-            Comparison::AtMost => found <= self.value,
-            Comparison::Equal => found == self.value,
-            Comparison::Unequal => found != self.value,
+            Relation::Above => found > self.value,
+            Relation::AtLeast => found >= self.value,
+            Relation::Below => found < self.value,
+            Relation::AtMost => found <= self.value,
+            Relation::Equal => found == self.value,
+            Relation::Unequal => found != self.value,
         });
         Judged { threshold: self, found, holds }
     }

@@ -11,7 +11,7 @@
 //! otherwise: `topic read a/#` allows `a/#` and narrower filters, but not `#`.
 
 use super::pattern::{Glob, Notation, TopicPattern};
-use super::rule::{ANY_QOS, Condition, Rule, Written};
+use super::rule::{ANY_QOS, Condition, Rule, RuleOrigin};
 use hashbrown::HashMap;
 
 /// A line that cannot be read: its number, counted from 1, and why.
@@ -22,7 +22,7 @@ pub type BadLine = (usize, String);
 /// # Errors
 /// Every line that cannot be read.
 pub fn parse(text: &str, source: u16) -> Result<Vec<Rule>, Vec<BadLine>> {
-    let mut file = File::default();
+    let mut file = AclFileReader::default();
     let mut bad = Vec::new();
     for (number, line) in text.lines().enumerate() {
         if let Err(why) = file.line(line, source, number + 1) {
@@ -34,20 +34,20 @@ pub fn parse(text: &str, source: u16) -> Result<Vec<Rule>, Vec<BadLine>> {
 
 /// Rules of one kind of lines: those that deny, and the others.
 #[derive(Default)]
-struct Lines {
+struct RuleLines {
     deny: Vec<Rule>,
     other: Vec<Rule>,
 }
 
 #[derive(Default)]
-struct File {
+struct AclFileReader {
     /// The user that the next `topic` lines are about; `None` for clients without a user name.
     user: Option<Box<str>>,
-    users: HashMap<Option<Box<str>>, Lines, foldhash::fast::FixedState>,
-    patterns: Lines,
+    users: HashMap<Option<Box<str>>, RuleLines, foldhash::fast::FixedState>,
+    patterns: RuleLines,
 }
 
-impl File {
+impl AclFileReader {
     fn line(&mut self, line: &str, source: u16, number: usize) -> Result<(), String> {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
@@ -62,7 +62,7 @@ impl File {
                 Ok(())
             }
             "topic" | "pattern" => {
-                let written = Written { source, line: number as u32 };
+                let written = RuleOrigin { source, line: number as u32 };
                 let pattern = word == "pattern";
                 let rule = rule(rest, pattern, self.user.as_deref(), written)?;
                 let lines = match pattern {
@@ -78,7 +78,7 @@ impl File {
     }
 
     fn rules(self) -> Vec<Rule> {
-        let mut users: Vec<Lines> = self.users.into_values().collect();
+        let mut users: Vec<RuleLines> = self.users.into_values().collect();
         // Sorted into the order of the file, so that the rules and messages about them are the same
         // each time.
         let line = |rule: &Rule| rule.written.line;
@@ -88,7 +88,12 @@ impl File {
     }
 }
 
-fn rule(text: &str, pattern: bool, user: Option<&str>, written: Written) -> Result<Rule, String> {
+fn rule(
+    text: &str,
+    pattern: bool,
+    user: Option<&str>,
+    written: RuleOrigin,
+) -> Result<Rule, String> {
     let (access, topic) = match text.split_once([' ', '\t']) {
         Some((access @ ("read" | "write" | "readwrite" | "deny"), topic)) => (access, topic.trim()),
         _ => ("readwrite", text),

@@ -6,7 +6,7 @@ use super::Deed;
 
 /// One decision.
 #[derive(Clone, Copy, Default)]
-struct Entry {
+struct CachedDecision {
     /// The serial number of the grant, which a shard never gives twice; 0 for an empty entry.
     grant: u64,
     /// The hash of the topic.
@@ -22,19 +22,19 @@ pub const NO_END: u32 = u32::MAX;
 
 const ALLOWED: u8 = 0x80;
 
-const _: () = assert!(size_of::<Entry>() <= 24);
+const _: () = assert!(size_of::<CachedDecision>() <= 24);
 
 /// Decisions of one shard.
 #[derive(Default)]
 pub struct Cache {
-    entries: Box<[Entry]>,
+    entries: Box<[CachedDecision]>,
 }
 
 impl Cache {
     /// Room for `entries` decisions, rounded up to a power of two; 0 for none.
     pub fn new(entries: usize) -> Cache {
         let entries = if entries == 0 { 0 } else { entries.next_power_of_two() };
-        Cache { entries: vec![Entry::default(); entries].into() }
+        Cache { entries: vec![CachedDecision::default(); entries].into() }
     }
 
     /// The number of decisions that the table has room for.
@@ -49,7 +49,7 @@ impl Cache {
 
     /// Forgets everything.
     pub fn clear(&mut self) {
-        self.entries.fill(Entry::default());
+        self.entries.fill(CachedDecision::default());
     }
 
     /// The decision, if it is remembered and still holds at the second `now`.
@@ -65,7 +65,7 @@ impl Cache {
         let at = place(grant, topic, deed, self.entries.len());
         if let Some(entry) = self.entries.get_mut(at) {
             let deed = code(deed) | if allowed { ALLOWED } else { 0 };
-            *entry = Entry { grant, topic, until, deed };
+            *entry = CachedDecision { grant, topic, until, deed };
         }
     }
 }

@@ -1,10 +1,10 @@
 //! How clients' own rules are written when they go to another process with their clients
 //! ([`crate::upgrade`]).
 
-use super::pattern::{Glob, Level, Piece, TopicPattern};
-use super::rule::{Condition, Rule, RuleSet, Written};
+use super::pattern::{Glob, PatternLevel, Piece, TopicPattern};
+use super::rule::{Condition, Rule, RuleOrigin, RuleSet};
 use crate::transport::network::{Network, Networks};
-use crate::upgrade::code::{Body, Code, fields};
+use crate::upgrade::code::{BodyReader, Code, fields};
 
 /// Writes an enum as a number for the variant, followed by the variant's value if it has one.
 macro_rules! choice {
@@ -31,7 +31,7 @@ macro_rules! choice {
                 }
             }
 
-            fn get(from: &mut Body<'_>) -> Option<Self> {
+            fn get(from: &mut BodyReader<'_>) -> Option<Self> {
                 match u8::get(from)? {
                     $($number => Code::get(from).map($kind::$case),)*
                     $($bare => Some($kind::$alone),)*
@@ -44,9 +44,9 @@ macro_rules! choice {
 
 fields!(Glob { text, literal });
 choice!(Piece { 0: Text(text), 1: Attribute(name) } { 2: ClientId, 3: Username });
-choice!(Level { 0: Text(text), 1: Pieces(pieces) } { 2: Plus, 3: Hash });
+choice!(PatternLevel { 0: Text(text), 1: Pieces(pieces) } { 2: Plus, 3: Hash });
 fields!(TopicPattern { levels, literal });
-fields!(Written { source, line });
+fields!(RuleOrigin { source, line });
 fields!(Rule { allow, publish, subscribe, who, qos, retain, topics, written });
 
 impl Code for Network {
@@ -58,7 +58,7 @@ impl Code for Network {
         Box::<str>::from(self.to_string()).put(out);
     }
 
-    fn get(from: &mut Body<'_>) -> Option<Self> {
+    fn get(from: &mut BodyReader<'_>) -> Option<Self> {
         Network::around(&Box::<str>::get(from)?).ok()
     }
 }
@@ -103,7 +103,7 @@ impl Code for Condition {
         }
     }
 
-    fn get(from: &mut Body<'_>) -> Option<Self> {
+    fn get(from: &mut BodyReader<'_>) -> Option<Self> {
         match u8::get(from)? {
             0 => Code::get(from).map(Condition::User),
             1 => Code::get(from).map(Condition::ClientId),
@@ -129,7 +129,7 @@ impl Code for RuleSet {
         rules.put(out);
     }
 
-    fn get(from: &mut Body<'_>) -> Option<Self> {
+    fn get(from: &mut BodyReader<'_>) -> Option<Self> {
         let mut set = RuleSet::default();
         for source in Vec::<Box<str>>::get(from)? {
             set.add_source(&source);
@@ -172,21 +172,21 @@ mod tests {
             qos: 3,
             retain: None,
             topics: vec![pattern],
-            written: Written { source: 0, line: 9 },
+            written: RuleOrigin { source: 0, line: 9 },
         });
         let mut bytes = Vec::new();
         set.put(&mut bytes);
         assert_eq!(bytes.len(), set.length());
-        let read = RuleSet::get(&mut Body::new(&bytes)).expect("it is whole");
+        let read = RuleSet::get(&mut BodyReader::new(&bytes)).expect("it is whole");
         assert_eq!(format!("{:?}", read.parts()), format!("{:?}", set.parts()));
         for end in 0..bytes.len() {
-            assert!(RuleSet::get(&mut Body::new(&bytes[..end])).is_none(), "cut at {end}");
+            assert!(RuleSet::get(&mut BodyReader::new(&bytes[..end])).is_none(), "cut at {end}");
         }
         for at in 0..bytes.len() {
             let mut changed = bytes.clone();
             changed[at] ^= 0xff;
             // Anything but a panic.
-            let _ = RuleSet::get(&mut Body::new(&changed));
+            let _ = RuleSet::get(&mut BodyReader::new(&changed));
         }
     }
 }

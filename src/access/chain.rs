@@ -1,7 +1,7 @@
 //! Authentication: the methods, the credentials that they get, and their verdicts. Owns no thread
 //! and no connection: what takes long is done elsewhere.
 
-use super::http::HttpService;
+use super::http::HttpAuthService;
 use super::jwt::Jwt;
 use super::keys::KeySet;
 use super::lookup::{Lookup, Row};
@@ -70,7 +70,7 @@ pub enum Verdict {
 
 /// Where an answer that takes long is worked out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Work {
+pub enum WorkPlace {
     /// On a thread for hashing, since it is computation only.
     Hash,
     /// On the thread that talks to services.
@@ -79,7 +79,7 @@ pub enum Work {
 
 /// The answer of a service, with which a thread for hashing goes on.
 #[derive(Clone, Debug, Default)]
-pub enum Finding {
+pub enum ServiceFinding {
     /// No service was asked.
     #[default]
     Nothing,
@@ -95,7 +95,7 @@ pub enum Answered {
     /// Yes: this is its verdict.
     Now(Verdict),
     /// No: the verdict has to be worked out, by [`Access::work_out`].
-    Later(Work),
+    Later(WorkPlace),
 }
 
 /// A method of authentication.
@@ -108,7 +108,7 @@ pub enum Method {
     /// A JSON Web Token.
     Jwt(Box<Jwt>),
     /// An HTTP service.
-    Http(Arc<HttpService>),
+    Http(Arc<HttpAuthService>),
     /// Enhanced authentication. As a part of the chain it knows no client.
     Scram(ScramFile),
     /// Users in Redis.
@@ -203,16 +203,16 @@ impl Method {
     fn begin(&self, proof: &Proof) -> Answered {
         match self {
             Method::PasswordFile(_) if proof.username.is_none() => Answered::Now(Verdict::Unknown),
-            Method::PasswordFile(_) => Answered::Later(Work::Hash),
+            Method::PasswordFile(_) => Answered::Later(WorkPlace::Hash),
             Method::Jwt(jwt) if jwt.token(proof).is_none() => Answered::Now(Verdict::Unknown),
-            Method::Jwt(jwt) if jwt.source().is_some() => Answered::Later(Work::Service),
-            Method::Jwt(_) => Answered::Later(Work::Hash),
+            Method::Jwt(jwt) if jwt.source().is_some() => Answered::Later(WorkPlace::Service),
+            Method::Jwt(_) => Answered::Later(WorkPlace::Hash),
             // A client without a user name cannot be found in a database of users.
             Method::Redis(_) | Method::Postgres(_) if proof.username.is_none() => {
                 Answered::Now(Verdict::Unknown)
             }
-            Method::Redis(_) | Method::Postgres(_) => Answered::Later(Work::Service),
-            Method::Http(_) => Answered::Later(Work::Service),
+            Method::Redis(_) | Method::Postgres(_) => Answered::Later(WorkPlace::Service),
+            Method::Http(_) => Answered::Later(WorkPlace::Service),
             Method::Scram(_) => Answered::Now(Verdict::Unknown),
             Method::Certificate(part) => {
                 let name = proof.identity.as_ref().and_then(|identity| identity.name(*part));
@@ -254,12 +254,20 @@ impl Access {
     /// Works out the verdict of the method at position `at` from what a service has answered; `now`
     /// in seconds since 1970. It takes up to some hundred milliseconds, so it must never run on a
     /// shard's thread.
-    pub fn work_out(&self, at: usize, proof: &Proof, finding: &Finding, now: u64) -> Verdict {
+    pub fn work_out(
+        &self,
+        at: usize,
+        proof: &Proof,
+        finding: &ServiceFinding,
+        now: u64,
+    ) -> Verdict {
         match (self.methods.get(at), finding) {
             (Some(Method::PasswordFile(file)), _) => file.verify(proof),
-            (Some(Method::Jwt(jwt)), Finding::Keys(set)) => jwt.verify(proof, Some(set), now),
+            (Some(Method::Jwt(jwt)), ServiceFinding::Keys(set)) => {
+                jwt.verify(proof, Some(set), now)
+            }
             (Some(Method::Jwt(jwt)), _) => jwt.verify(proof, None, now),
-            (Some(Method::Redis(users) | Method::Postgres(users)), Finding::Row(row)) => {
+            (Some(Method::Redis(users) | Method::Postgres(users)), ServiceFinding::Row(row)) => {
                 users.judge(proof, row.as_ref())
             }
             // These methods have their verdict on the thread that talks to services.

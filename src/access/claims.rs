@@ -1,7 +1,7 @@
 //! Rules and attributes of one client in JSON, from its token or from a service, in EMQX's form.
 
 use super::pattern::{Notation, TopicPattern};
-use super::rule::{ANY_QOS, Rule, RuleSet, Written};
+use super::rule::{ANY_QOS, Rule, RuleOrigin, RuleSet};
 use serde_json::Value;
 
 /// Most rules of one client.
@@ -21,7 +21,7 @@ pub fn rules(value: &Value) -> Result<RuleSet, &'static str> {
     match value {
         Value::Array(list) if list.len() <= MOST_RULES => {
             for (at, item) in list.iter().enumerate() {
-                set.push(rule(item, Written { source, line: at as u32 + 1 })?);
+                set.push(rule(item, RuleOrigin { source, line: at as u32 + 1 })?);
             }
         }
         Value::Object(lists) => {
@@ -33,7 +33,7 @@ pub fn rules(value: &Value) -> Result<RuleSet, &'static str> {
                     _ => return Err("the acl has something besides pub, sub and all"),
                 };
                 let topics = patterns(topics)?;
-                let written = Written { source, line: 1 };
+                let written = RuleOrigin { source, line: 1 };
                 if !topics.is_empty() {
                     set.push(Rule { publish, subscribe, topics, ..allowing(written) });
                 }
@@ -45,7 +45,7 @@ pub fn rules(value: &Value) -> Result<RuleSet, &'static str> {
     Ok(set)
 }
 
-fn allowing(written: Written) -> Rule {
+fn allowing(written: RuleOrigin) -> Rule {
     Rule {
         allow: true,
         publish: true,
@@ -62,7 +62,7 @@ fn allowing(written: Written) -> Rule {
 ///
 /// # Errors
 /// What cannot be read.
-pub(super) fn rule(item: &Value, written: Written) -> Result<Rule, &'static str> {
+pub(super) fn rule(item: &Value, written: RuleOrigin) -> Result<Rule, &'static str> {
     let word = |name: &str| item.get(name).and_then(Value::as_str);
     let allow = match word("permission") {
         Some("allow") => true,

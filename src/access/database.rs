@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// The question to a database.
 #[derive(Clone, Debug)]
-pub enum Ask {
+pub enum DatabaseQuery {
     /// The words of a Redis command.
     Redis(Vec<Template>),
     /// An SQL query and its parameters.
@@ -27,7 +27,7 @@ pub struct Database {
     /// The authorities that its certificate is checked with, in PEM; `None` for those of the host.
     pub ca: Option<Arc<str>>,
     /// The question to it.
-    pub ask: Ask,
+    pub ask: DatabaseQuery,
     /// Longest time for an answer, including the wait for a connection.
     pub timeout: Duration,
     /// Most connections to it.
@@ -53,7 +53,7 @@ impl Database {
         let purpose = Purpose::Authentication;
         let words = command(&section.command, &["HMGET", "HGET", "HGETALL"], purpose)?;
         let how = (section.timeout.get(), section.pool.get(), section.on_failure);
-        Ok(Database::new(redis_url(&section.server), ca, Ask::Redis(words), how))
+        Ok(Database::new(redis_url(&section.server), ca, DatabaseQuery::Redis(words), how))
     }
 
     /// A Redis server that has rules.
@@ -63,7 +63,7 @@ impl Database {
     pub fn redis_rules(section: &config::RedisRules, ca: Option<&str>) -> Result<Database, String> {
         let words = command(&section.command, &["HGETALL", "HMGET"], Purpose::Authorization)?;
         let how = (section.timeout.get(), section.pool.get(), section.on_failure);
-        Ok(Database::new(redis_url(&section.server), ca, Ask::Redis(words), how))
+        Ok(Database::new(redis_url(&section.server), ca, DatabaseQuery::Redis(words), how))
     }
 
     /// A PostgreSQL server that has users.
@@ -95,7 +95,7 @@ impl Database {
     fn new(
         url: Box<str>,
         ca: Option<&str>,
-        ask: Ask,
+        ask: DatabaseQuery,
         (timeout, pool, on_failure): (Duration, u32, OnFailure),
     ) -> Database {
         Database { url, ca: ca.map(Into::into), ask, timeout, pool: pool as usize, on_failure }
@@ -112,7 +112,7 @@ impl Database {
     }
 
     fn fill(&self, value: impl Fn(&str) -> Option<String>) -> Vec<String> {
-        let (Ask::Redis(templates) | Ask::Postgres(_, templates)) = &self.ask;
+        let (DatabaseQuery::Redis(templates) | DatabaseQuery::Postgres(_, templates)) = &self.ask;
         templates.iter().map(|template| template.fill(&value)).collect()
     }
 
@@ -156,10 +156,10 @@ fn command(text: &str, known: &[&str], purpose: Purpose) -> Result<Vec<Template>
     Ok(words)
 }
 
-fn query(text: &str, purpose: Purpose) -> Result<Ask, String> {
+fn query(text: &str, purpose: Purpose) -> Result<DatabaseQuery, String> {
     let (query, parameters) = parameters(text);
     check(parameters.iter().flat_map(Template::names), purpose)?;
-    Ok(Ask::Postgres(query.into(), parameters))
+    Ok(DatabaseQuery::Postgres(query.into(), parameters))
 }
 
 fn check<'a>(names: impl Iterator<Item = &'a str>, purpose: Purpose) -> Result<(), String> {

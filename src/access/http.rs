@@ -73,7 +73,7 @@ pub const MAX_ANSWER: usize = 256 << 10;
 
 /// A service.
 #[derive(Debug)]
-pub struct HttpService {
+pub struct HttpAuthService {
     method: HttpMethod,
     url: Template,
     headers: Vec<(Box<str>, Template)>,
@@ -94,7 +94,7 @@ pub struct HttpService {
 
 /// A request to be sent.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Request {
+pub struct HttpAuthRequest {
     /// `GET` or `POST`.
     pub method: &'static str,
     /// The URL with its query.
@@ -105,7 +105,7 @@ pub struct Request {
     pub body: Bytes,
 }
 
-impl HttpService {
+impl HttpAuthService {
     /// Reads the section of a service.
     ///
     /// # Errors
@@ -114,11 +114,11 @@ impl HttpService {
         section: &config::Http,
         ca: Option<&str>,
         purpose: Purpose,
-    ) -> Result<HttpService, String> {
-        let templates = |table: &config::Table| -> Vec<(Box<str>, Template)> {
+    ) -> Result<HttpAuthService, String> {
+        let templates = |table: &config::TextTable| -> Vec<(Box<str>, Template)> {
             table.iter().map(|(name, text)| (name.clone(), Template::new(text))).collect()
         };
-        let service = HttpService {
+        let service = HttpAuthService {
             method: section.method,
             url: Template::new(&section.url),
             headers: templates(&section.headers),
@@ -140,16 +140,17 @@ impl HttpService {
 
     /// The request that asks who a client is; `None` when a value of the client would turn the
     /// URL's path into another one.
-    pub fn request(&self, proof: &Proof) -> Option<Request> {
+    pub fn request(&self, proof: &Proof) -> Option<HttpAuthRequest> {
         self.filled(|name| value(proof, name))
     }
 
-    /// The request that asks whether a client may do that; `None` as in [`HttpService::request`].
-    pub fn request_for(&self, proof: &Proof, deed: Deed, topic: &str) -> Option<Request> {
+    /// The request that asks whether a client may do that; `None` as in
+    /// [`HttpAuthService::request`].
+    pub fn request_for(&self, proof: &Proof, deed: Deed, topic: &str) -> Option<HttpAuthRequest> {
         self.filled(|name| value_of_deed(proof, deed, topic, name))
     }
 
-    fn filled(&self, value: impl Fn(&str) -> Option<String>) -> Option<Request> {
+    fn filled(&self, value: impl Fn(&str) -> Option<String>) -> Option<HttpAuthRequest> {
         let value = &value;
         let mut url = self.url.fill(|name| value(name).map(|text| encoded(&text)));
         // In `/user/${username}/check` the user name `..` would select another resource. Encoding
@@ -171,7 +172,7 @@ impl HttpService {
                 url.push(if url.contains('?') { '&' } else { '?' });
                 url.push_str(&form(&fields));
             }
-            return Some(Request { method: "GET", url, headers, body: Bytes::new() });
+            return Some(HttpAuthRequest { method: "GET", url, headers, body: Bytes::new() });
         }
         let (kind, body) = match self.format {
             BodyFormat::Json => {
@@ -184,7 +185,7 @@ impl HttpService {
         if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type")) {
             headers.push(("content-type".to_owned(), kind.to_owned()));
         }
-        Some(Request { method: "POST", url, headers, body: body.into() })
+        Some(HttpAuthRequest { method: "POST", url, headers, body: body.into() })
     }
 
     /// The verdict that an answer means; `now` in seconds since 1970. As in EMQX: 200 has a JSON

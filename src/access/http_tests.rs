@@ -1,9 +1,9 @@
 use super::*;
 use crate::access::chain::word;
-use crate::config::{Table, Text};
+use crate::config::{Text, TextTable};
 
-fn table(pairs: &[(&str, &str)]) -> Table {
-    Table(pairs.iter().map(|(name, text)| ((*name).into(), (*text).into())).collect())
+fn table(pairs: &[(&str, &str)]) -> TextTable {
+    TextTable(pairs.iter().map(|(name, text)| ((*name).into(), (*text).into())).collect())
 }
 
 fn section() -> config::Http {
@@ -29,7 +29,7 @@ fn values_cannot_change_the_request() {
     let headers = table(&[("x-user", "${username}")]);
     let json = config::Http { body: body.clone(), headers, ..section() };
     let odd = Proof { username: Some("a\r\nx: y".into()), ..proof() };
-    let request = HttpService::new(&json, None, Purpose::Authentication)
+    let request = HttpAuthService::new(&json, None, Purpose::Authentication)
         .expect("it can be read")
         .request(&odd)
         .expect("no path");
@@ -38,23 +38,24 @@ fn values_cannot_change_the_request() {
     let sent: Value = serde_json::from_slice(&request.body).expect("it is JSON");
     assert_eq!(sent, serde_json::json!({"user": "a\r\nx: y", "pass": "p\"w", "ip": "10.0.0.1"}));
     let get = config::Http { body, method: HttpMethod::Get, ..section() };
-    let request = HttpService::new(&get, None, Purpose::Authentication)
+    let request = HttpAuthService::new(&get, None, Purpose::Authentication)
         .expect("it can be read")
         .request(&proof())
         .expect("no path");
     assert!(request.url.ends_with("%22&user=ann&pass=p%22w&ip=10.0.0.1"), "{}", request.url);
     assert!(request.body.is_empty());
     let wrong = config::Http { body: table(&[("x", "${topic}")]), ..section() };
-    let wrong = HttpService::new(&wrong, None, Purpose::Authentication);
+    let wrong = HttpAuthService::new(&wrong, None, Purpose::Authentication);
     assert!(wrong.expect_err("there is no topic").contains("placeholder ${topic}"));
 }
 
 #[test]
 fn answers_mean_what_emqx_says() {
-    let deny = HttpService::new(&section(), None, Purpose::Authentication).expect("it can be read");
+    let deny =
+        HttpAuthService::new(&section(), None, Purpose::Authentication).expect("it can be read");
     let ignoring = config::Http { on_failure: OnFailure::Ignore, ..section() };
     let ignoring =
-        HttpService::new(&ignoring, None, Purpose::Authentication).expect("it can be read");
+        HttpAuthService::new(&ignoring, None, Purpose::Authentication).expect("it can be read");
     for (status, body, expected) in [
         (204, "", "accepted"),
         (200, r#"{"result": "allow"}"#, "accepted"),
@@ -94,8 +95,8 @@ fn answers_mean_what_emqx_says() {
 fn a_deed_is_asked_about_as_emqx_does() {
     let fields = [("who", "${username}"), ("what", "${action} ${topic} ${qos} ${retain}")];
     let body = fields.map(|(name, text)| (name.into(), text.into()));
-    let section = config::Http { body: config::Table(body.into()), ..section() };
-    let new = |section: &config::Http| HttpService::new(section, None, Purpose::Authorization);
+    let section = config::Http { body: config::TextTable(body.into()), ..section() };
+    let new = |section: &config::Http| HttpAuthService::new(section, None, Purpose::Authorization);
     let service = new(&section).expect("it can be read");
     let deed = Deed::Publish { qos: 1, retain: true };
     let request = service.request_for(&proof(), deed, "a/${username}").expect("no path");

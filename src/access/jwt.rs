@@ -3,7 +3,7 @@
 
 use super::chain::{Accepted, Proof, Verdict};
 use super::claims;
-use super::keys::{Key, KeySet, MOST_TRIED, Signing, TokenHead};
+use super::keys::{KeySet, MOST_TRIED, Signing, TokenHead, TokenKey};
 use super::template::Template;
 use crate::config::{self, Get, TokenFrom};
 use aws_lc_rs::signature::{ECDSA_P521_SHA512_FIXED, UnparsedPublicKey};
@@ -18,7 +18,7 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Jwt {
     from: TokenFrom,
-    keys: Keys,
+    keys: KeyOrigin,
     audience: Box<str>,
     issuer: Box<str>,
     claims: Vec<(Box<str>, Template)>,
@@ -30,9 +30,9 @@ pub struct Jwt {
 
 /// The origin of the keys.
 #[derive(Debug)]
-enum Keys {
+enum KeyOrigin {
     /// The configuration.
-    Own(Box<Key>),
+    Own(Box<TokenKey>),
     /// A service.
     Of(Arc<KeySource>),
 }
@@ -57,19 +57,19 @@ impl Jwt {
     /// # Errors
     /// When the key cannot be read.
     pub fn new(
-        section: &config::Jwt,
+        section: &config::JwtConfig,
         pem: Option<&str>,
         ca: Option<&str>,
     ) -> Result<Jwt, &'static str> {
         let keys = match pem {
-            _ if !section.jwks.is_empty() => Keys::Of(Arc::new(KeySource {
+            _ if !section.jwks.is_empty() => KeyOrigin::Of(Arc::new(KeySource {
                 url: (*section.jwks).into(),
                 ca: ca.map(Into::into),
                 refresh: section.refresh.get(),
                 timeout: section.timeout.get(),
             })),
-            None => Keys::Own(Box::new(Key::secret(section.secret.as_bytes()))),
-            Some(pem) => Keys::Own(Box::new(Key::of_pem(pem.as_bytes())?)),
+            None => KeyOrigin::Own(Box::new(TokenKey::secret(section.secret.as_bytes()))),
+            Some(pem) => KeyOrigin::Own(Box::new(TokenKey::of_pem(pem.as_bytes())?)),
         };
         let claims = section.claims.iter();
         Ok(Jwt {
@@ -87,8 +87,8 @@ impl Jwt {
     /// The service that has the key set, if there is one.
     pub fn source(&self) -> Option<&Arc<KeySource>> {
         match &self.keys {
-            Keys::Own(_) => None,
-            Keys::Of(source) => Some(source),
+            KeyOrigin::Own(_) => None,
+            KeyOrigin::Of(source) => Some(source),
         }
     }
 
@@ -111,9 +111,9 @@ impl Jwt {
     pub fn verify(&self, proof: &Proof, set: Option<&KeySet>, now: u64) -> Verdict {
         let Some(token) = self.token(proof) else { return Verdict::Unknown };
         let keys = match (&self.keys, set) {
-            (Keys::Own(key), _) => std::slice::from_ref(&**key),
-            (Keys::Of(_), Some(set)) => set.keys(),
-            (Keys::Of(_), None) => return Verdict::Failed("there is no key set"),
+            (KeyOrigin::Own(key), _) => std::slice::from_ref(&**key),
+            (KeyOrigin::Of(_), Some(set)) => set.keys(),
+            (KeyOrigin::Of(_), None) => return Verdict::Failed("there is no key set"),
         };
         let Some(claims) = signed(token, keys) else { return Verdict::Unknown };
         match self.accept(proof, &claims, now) {
@@ -181,7 +181,7 @@ impl Jwt {
 }
 
 /// The claims of a token that one of the keys has signed.
-fn signed(token: &str, keys: &[Key]) -> Option<Value> {
+fn signed(token: &str, keys: &[TokenKey]) -> Option<Value> {
     let head = TokenHead::of(token)?;
     let taken = keys.iter().filter(|key| key.takes(head.signing, head.key_id.as_deref()));
     let mut taken = taken.take(MOST_TRIED);
@@ -193,7 +193,7 @@ fn signed(token: &str, keys: &[Key]) -> Option<Value> {
     (validation.validate_exp, validation.validate_nbf) = (false, false);
     validation.validate_aud = false;
     validation.required_spec_claims.clear();
-    let claims = |key: &Key| decode::<Value>(token, &key.decoding, &validation).ok();
+    let claims = |key: &TokenKey| decode::<Value>(token, &key.decoding, &validation).ok();
     taken.find_map(claims).map(|decoded| decoded.claims)
 }
 

@@ -1,7 +1,7 @@
 use super::*;
 use crate::access::chain::word;
 use crate::access::keys::HMAC;
-use crate::config::Table;
+use crate::config::TextTable;
 use crate::ids::Peer;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::json;
@@ -20,9 +20,13 @@ fn proof(token: &str) -> Proof {
     }
 }
 
-fn section() -> config::Jwt {
+fn section() -> config::JwtConfig {
     let claims = vec![("sub".into(), "${client_id}".into())];
-    config::Jwt { secret: config::Text::of("secret"), claims: Table(claims), ..Default::default() }
+    config::JwtConfig {
+        secret: config::Text::of("secret"),
+        claims: TextTable(claims),
+        ..Default::default()
+    }
 }
 
 fn token(algorithm: Algorithm, secret: &str, claims: &Value) -> String {
@@ -34,8 +38,8 @@ fn token(algorithm: Algorithm, secret: &str, claims: &Value) -> String {
 fn a_token_is_as_good_as_its_signature_and_its_claims() {
     let audience = config::Text::of("mqtt");
     let issuer = config::Text::of("us");
-    let jwt =
-        Jwt::new(&config::Jwt { audience, issuer, ..section() }, None, None).expect("a secret");
+    let jwt = Jwt::new(&config::JwtConfig { audience, issuer, ..section() }, None, None)
+        .expect("a secret");
     let good = json!({"sub": "c1", "aud": ["x", "mqtt"], "iss": "us", "exp": NOW + 10});
     let with = |name: &str, value: Value| {
         let mut claims = good.clone();
@@ -63,7 +67,7 @@ fn a_token_is_as_good_as_its_signature_and_its_claims() {
 
 #[test]
 fn what_a_token_grants_ends_with_it() {
-    let section = config::Jwt { username_claim: config::Text::of("name"), ..section() };
+    let section = config::JwtConfig { username_claim: config::Text::of("name"), ..section() };
     let jwt = Jwt::new(&section, None, None).expect("a secret");
     let claims = json!({"sub": "c1", "exp": NOW + 10, "name": "bob", "is_superuser": true,
         "acl": {"pub": ["a"]}, "client_attrs": {"group": "g"}});
@@ -174,7 +178,7 @@ fn a_key_set_has_keys_of_p521() {
     let set = json!({"keys": [{"kty": "EC", "crv": "P-521", "kid": "1", "alg": "ES512",
         "use": "sig", "x": X, "y": Y}]});
     let set = KeySet::parse(set.to_string().as_bytes()).expect("a set");
-    let section = config::Jwt { jwks: config::Text::of("http://keys/"), ..section() };
+    let section = config::JwtConfig { jwks: config::Text::of("http://keys/"), ..section() };
     let jwt = Jwt::new(&section, None, None).expect("a set");
     assert_eq!(word(&jwt.verify(&proof(&ES512.join(".")), Some(&set), NOW)), "accepted");
     for wrong in [json!({"alg": "ES384"}), json!({"crv": "P-384"}), json!({"x": "AA"})] {

@@ -76,33 +76,33 @@ fn ec_signing(key: &DecodingKey) -> Option<Signing> {
 }
 
 /// A key with the algorithms that it may be used with: a token cannot choose how its key is used.
-pub struct Key {
+pub struct TokenKey {
     id: Option<Box<str>>,
     /// The key in the form that checks signatures.
     pub decoding: DecodingKey,
     algorithms: Box<[Signing]>,
 }
 
-impl std::fmt::Debug for Key {
+impl std::fmt::Debug for TokenKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut shown = f.debug_struct("Key");
         shown.field("id", &self.id).field("algorithms", &self.algorithms).finish_non_exhaustive()
     }
 }
 
-impl Key {
+impl TokenKey {
     /// A shared secret.
-    pub fn secret(secret: &[u8]) -> Key {
+    pub fn secret(secret: &[u8]) -> TokenKey {
         let decoding = DecodingKey::from_secret(secret);
-        Key { id: None, decoding, algorithms: HMAC.map(Known).into() }
+        TokenKey { id: None, decoding, algorithms: HMAC.map(Known).into() }
     }
 
     /// A public key in PEM.
     ///
     /// # Errors
     /// When it is not a key that can be used.
-    pub fn of_pem(pem: &[u8]) -> Result<Key, &'static str> {
-        let key = |decoding, algorithms: &[Signing]| Key {
+    pub fn of_pem(pem: &[u8]) -> Result<TokenKey, &'static str> {
+        let key = |decoding, algorithms: &[Signing]| TokenKey {
             id: None,
             decoding,
             algorithms: algorithms.into(),
@@ -122,7 +122,7 @@ impl Key {
 
     /// A key of a set; `None` for one that is meant for something else, or is of another kind.
     /// Shared secrets are not accepted, because anyone who can read the set could sign with them.
-    fn of_jwk(value: &Value) -> Option<Key> {
+    fn of_jwk(value: &Value) -> Option<TokenKey> {
         let jwk: Jwk = serde_json::from_value(value.clone()).ok()?;
         let common = &jwk.common;
         if !matches!(common.public_key_use, None | Some(PublicKeyUse::Signature)) {
@@ -149,7 +149,7 @@ impl Key {
                 [*of_kind.iter().find(|one| is_named(**one, named, text))?].into()
             }
         };
-        Some(Key { id: common.key_id.as_deref().map(Into::into), decoding, algorithms })
+        Some(TokenKey { id: common.key_id.as_deref().map(Into::into), decoding, algorithms })
     }
 
     /// Whether a token with this algorithm and, if it names its key, this identifier can be signed
@@ -180,7 +180,7 @@ fn is_named(signing: Signing, named: KeyAlgorithm, text: Option<&str>) -> bool {
 
 /// The key set of a service.
 #[derive(Debug)]
-pub struct KeySet(Vec<Key>);
+pub struct KeySet(Vec<TokenKey>);
 
 impl KeySet {
     /// Reads a set in JSON. Keys that cannot be used are left out, as RFC 7517 section 5 asks for.
@@ -194,7 +194,7 @@ impl KeySet {
         if keys.len() > MOST_KEYS {
             return Err("the key set has more than 256 keys");
         }
-        let keys: Vec<Key> = keys.iter().filter_map(Key::of_jwk).collect();
+        let keys: Vec<TokenKey> = keys.iter().filter_map(TokenKey::of_jwk).collect();
         if keys.is_empty() {
             Err("the key set has no key that can be used")
         } else {
@@ -213,7 +213,7 @@ impl KeySet {
     }
 
     /// All keys.
-    pub fn keys(&self) -> &[Key] {
+    pub fn keys(&self) -> &[TokenKey] {
         &self.0
     }
 

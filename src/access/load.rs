@@ -2,15 +2,15 @@
 
 use super::acl_file;
 use super::chain::Method;
-use super::http::{HttpService, Purpose};
+use super::http::{HttpAuthService, Purpose};
 use super::jwt::Jwt;
 use super::lookup::Lookup;
 use super::password::PasswordFile;
-use super::rule::{RuleSet, Written};
+use super::rule::{RuleOrigin, RuleSet};
 use super::scram::ScramFile;
 use super::stored_rules::StoredRules;
 use super::yaml_rules::compile;
-use super::{Access, RuleService, RuleServiceKind, Source};
+use super::{Access, RuleService, RuleServiceKind, RuleSource};
 use crate::config::{self, Config, Get, NoMatch, ReadCheck};
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -56,7 +56,7 @@ pub fn load(config: &Config, read: ReadFile<'_>) -> Result<Access, Vec<String>> 
         if source.asks() {
             if let Some(service) = loader.rule_service(position, source) {
                 push(&mut sources, std::mem::take(&mut rules));
-                sources.push(Source::Service(service));
+                sources.push(RuleSource::Service(service));
             }
             continue;
         }
@@ -82,10 +82,10 @@ pub fn load(config: &Config, read: ReadFile<'_>) -> Result<Access, Vec<String>> 
     })
 }
 
-fn push(sources: &mut Vec<Source>, mut rules: RuleSet) {
+fn push(sources: &mut Vec<RuleSource>, mut rules: RuleSet) {
     if !rules.is_empty() {
         rules.file();
-        sources.push(Source::Rules(rules));
+        sources.push(RuleSource::Rules(rules));
     }
 }
 
@@ -155,9 +155,9 @@ impl Loader<'_> {
         key: &str,
         section: &config::Http,
         purpose: Purpose,
-    ) -> Option<Arc<HttpService>> {
+    ) -> Option<Arc<HttpAuthService>> {
         let ca = self.authorities(key, &section.ca)?;
-        match HttpService::new(section, ca.as_deref(), purpose) {
+        match HttpAuthService::new(section, ca.as_deref(), purpose) {
             Ok(service) => Some(Arc::new(service)),
             Err(why) => {
                 self.problems.push(format!("{key}: {why}"));
@@ -240,7 +240,7 @@ impl Loader<'_> {
         set: &mut RuleSet,
     ) {
         for (line, rule) in lines {
-            match compile(rule, Written { source, line }) {
+            match compile(rule, RuleOrigin { source, line }) {
                 Ok(rule) => set.push(rule),
                 Err(why) if self.problems.len() < MAX_TOLD => {
                     self.problems.push(format!("{name}:{line}: {why}"));

@@ -13,7 +13,7 @@ const LARGEST: usize = 4096;
 
 /// One login.
 #[derive(Clone, Debug)]
-struct Entry {
+struct RecentLogin {
     key: u64,
     /// When the login is forgotten.
     until: Instant,
@@ -26,7 +26,7 @@ struct Entry {
 #[derive(Default, Debug)]
 pub struct Logins {
     /// `room` places; allocated when the first login is remembered.
-    entries: Box<[Option<Entry>]>,
+    entries: Box<[Option<RecentLogin>]>,
     room: usize,
 }
 
@@ -64,7 +64,7 @@ impl Logins {
         let ends = accepted.lasts.map_or(Instant::END, |millis| now.plus_millis(millis));
         if let Some(entry) = self.entries.get_mut(at) {
             let until = now.plus_millis(millis);
-            *entry = Some(Entry { key, until, ends, accepted: Box::new(accepted.clone()) });
+            *entry = Some(RecentLogin { key, until, ends, accepted: Box::new(accepted.clone()) });
         }
     }
 

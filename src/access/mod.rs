@@ -4,8 +4,8 @@
 //!   force at a time. A reload makes another, and earlier decisions are forgotten.
 //! - *Authentication* is a chain of [`Method`]s. A method that can decide at once decides on the
 //!   shard. What takes long (hashing a password, checking a signature, asking a service) is
-//!   [`Work`] for a helper thread, whose [`Verdict`] comes later.
-//! - *Authorisation* asks [`Source`]s in their order: sets of rules, and services, whose answer
+//!   [`WorkPlace`] for a helper thread, whose [`Verdict`] comes later.
+//! - *Authorisation* asks [`RuleSource`]s in their order: sets of rules, and services, whose answer
 //!   [`Said`] comes later. Each shard keeps decisions about topics in a [`cache::Cache`]. A
 //!   client's own rules, from its token or from the service that accepted it, come first.
 //!
@@ -42,8 +42,8 @@ use crate::config::{CertificateName, OnDeny, OnUserChanged};
 use crate::ids::{ListenerId, Peer};
 use crate::packet::ReasonCode;
 use crate::time::Instant;
-pub use chain::{Answered, Finding, Method, MethodKind, Proof, Verdict, Work};
-use http::HttpService;
+pub use chain::{Answered, Method, MethodKind, Proof, ServiceFinding, Verdict, WorkPlace};
+use http::HttpAuthService;
 use rule::RuleSet;
 use std::sync::Arc;
 use stored_rules::StoredRules;
@@ -84,7 +84,7 @@ pub enum Said {
 
 /// A source of rules.
 #[derive(Debug)]
-pub enum Source {
+pub enum RuleSource {
     /// Rules in memory. Neighbouring sources of rules are merged into one.
     Rules(RuleSet),
     /// A service that is asked over the network.
@@ -104,7 +104,7 @@ pub struct RuleService {
 #[derive(Debug)]
 pub enum RuleServiceKind {
     /// An HTTP service, asked about each [`Deed`].
-    Http(Arc<HttpService>),
+    Http(Arc<HttpAuthService>),
     /// A database, asked for the rules of a client.
     Stored(Arc<StoredRules>),
 }
@@ -114,8 +114,8 @@ impl RuleServiceKind {
         match self {
             RuleServiceKind::Http(_) => Decider::Http,
             RuleServiceKind::Stored(rules) => match rules.database.ask {
-                database::Ask::Redis(_) => Decider::Redis,
-                database::Ask::Postgres(..) => Decider::Postgres,
+                database::DatabaseQuery::Redis(_) => Decider::Redis,
+                database::DatabaseQuery::Postgres(..) => Decider::Postgres,
             },
         }
     }
@@ -264,7 +264,7 @@ pub struct Access {
     /// Methods of authentication, asked in turn.
     pub methods: Vec<Method>,
     /// Sources of rules, asked in turn.
-    pub sources: Vec<Source>,
+    pub sources: Vec<RuleSource>,
     /// True when the configuration has a source of rules.
     pub authorizes: bool,
     /// True when a client may do what no rule is about.
@@ -309,13 +309,13 @@ impl Access {
 
     /// Whether one of the sources is a service.
     pub fn asks(&self) -> bool {
-        self.sources.iter().any(|source| matches!(source, Source::Service(_)))
+        self.sources.iter().any(|source| matches!(source, RuleSource::Service(_)))
     }
 
     /// The service at this position of `sources`.
     pub fn service(&self, at: usize) -> Option<&RuleService> {
         match self.sources.get(at) {
-            Some(Source::Service(service)) => Some(service),
+            Some(RuleSource::Service(service)) => Some(service),
             _ => None,
         }
     }
@@ -340,14 +340,14 @@ impl Access {
         }
         for (at, source) in self.sources.iter().enumerate() {
             match source {
-                Source::Rules(rules) => {
+                RuleSource::Rules(rules) => {
                     let (ruling, more) = rules.judge(who, deed, topic);
                     looked_at += more;
                     if let Some(ruling) = ruling {
                         return (Ruled::By(ruling, rules), looked_at);
                     }
                 }
-                Source::Service(_) => match said(at) {
+                RuleSource::Service(_) => match said(at) {
                     None => return (Ruled::Ask(at), looked_at),
                     Some(Said::Nothing) => {}
                     Some(Said::Allow) => return (Ruled::Service(at, true), looked_at),

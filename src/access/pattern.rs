@@ -72,19 +72,19 @@ impl Piece {
 
 /// One level of a pattern.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Level {
+pub(super) enum PatternLevel {
     Text(Box<str>),
     Plus,
     Hash,
     Pieces(Box<[Piece]>),
 }
 
-impl Level {
+impl PatternLevel {
     /// Whether the level is `text`, once placeholders are filled in.
     fn is(&self, text: &str, who: &Who<'_>) -> bool {
         match self {
-            Level::Text(own) => **own == *text,
-            Level::Pieces(pieces) => {
+            PatternLevel::Text(own) => **own == *text,
+            PatternLevel::Pieces(pieces) => {
                 let mut rest = Some(text);
                 for piece in pieces {
                     rest =
@@ -92,7 +92,7 @@ impl Level {
                 }
                 rest == Some("")
             }
-            Level::Plus | Level::Hash => false,
+            PatternLevel::Plus | PatternLevel::Hash => false,
         }
     }
 }
@@ -112,7 +112,7 @@ pub enum Notation {
 /// A topic filter with placeholders.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TopicPattern {
-    pub(super) levels: Box<[Level]>,
+    pub(super) levels: Box<[PatternLevel]>,
     /// True when the pattern means only the filter itself, not what it matches.
     pub(super) literal: bool,
 }
@@ -120,7 +120,7 @@ pub struct TopicPattern {
 /// A level of a pattern, as far as it is known without a client. [`super::topic_rules`] files rules
 /// by these.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Step<'a> {
+pub enum PatternStep<'a> {
     /// This text.
     Text(&'a str),
     /// Any single level: a `+`, or a level with placeholders.
@@ -145,35 +145,35 @@ impl TopicPattern {
             return Err(NoPattern(format!("`{text}` is no topic filter")));
         }
         let level = |text: &str| match text {
-            "+" => Ok(Level::Plus),
-            "#" => Ok(Level::Hash),
+            "+" => Ok(PatternLevel::Plus),
+            "#" => Ok(PatternLevel::Hash),
             text => pieces(text, notation).map(|pieces| match &*pieces {
-                [] => Level::Text("".into()),
-                [Piece::Text(text)] => Level::Text(text.clone()),
-                _ => Level::Pieces(pieces),
+                [] => PatternLevel::Text("".into()),
+                [Piece::Text(text)] => PatternLevel::Text(text.clone()),
+                _ => PatternLevel::Pieces(pieces),
             }),
         };
-        let levels: Result<Box<[Level]>, NoPattern> = text.split('/').map(level).collect();
+        let levels: Result<Box<[PatternLevel]>, NoPattern> = text.split('/').map(level).collect();
         Ok(TopicPattern { levels: levels?, literal })
     }
 
     /// The levels of the pattern.
-    pub fn steps(&self) -> impl Iterator<Item = Step<'_>> {
+    pub fn steps(&self) -> impl Iterator<Item = PatternStep<'_>> {
         self.levels.iter().map(|level| match level {
-            Level::Text(text) => Step::Text(text),
-            Level::Plus | Level::Pieces(_) => Step::Any,
-            Level::Hash => Step::Rest,
+            PatternLevel::Text(text) => PatternStep::Text(text),
+            PatternLevel::Plus | PatternLevel::Pieces(_) => PatternStep::Any,
+            PatternLevel::Hash => PatternStep::Rest,
         })
     }
 
     /// Approximate bytes of memory.
     pub fn size(&self) -> usize {
-        let level = |level: &Level| match level {
-            Level::Text(text) => text.len(),
-            Level::Pieces(pieces) => pieces.len() * size_of::<Piece>(),
-            Level::Plus | Level::Hash => 0,
+        let level = |level: &PatternLevel| match level {
+            PatternLevel::Text(text) => text.len(),
+            PatternLevel::Pieces(pieces) => pieces.len() * size_of::<Piece>(),
+            PatternLevel::Plus | PatternLevel::Hash => 0,
         };
-        self.levels.len() * size_of::<Level>() + self.levels.iter().map(level).sum::<usize>()
+        self.levels.len() * size_of::<PatternLevel>() + self.levels.iter().map(level).sum::<usize>()
     }
 
     /// Whether it matches a topic name (MQTT 5.0 section 4.7).
@@ -195,16 +195,16 @@ impl TopicPattern {
         let mut levels = self.levels.iter();
         loop {
             match (levels.next(), parts.next()) {
-                (Some(Level::Hash), _) => return true,
+                (Some(PatternLevel::Hash), _) => return true,
                 (None, None) => return true,
                 (None, Some(_)) | (Some(_), None) => return false,
                 // `#` also matches its parent level, which for `/#` is the empty name, and no topic
                 // has that [MQTT-4.7.3-1].
-                (Some(Level::Plus), Some("#")) if filter == "/#" => {
-                    return levels.next() == Some(&Level::Hash);
+                (Some(PatternLevel::Plus), Some("#")) if filter == "/#" => {
+                    return levels.next() == Some(&PatternLevel::Hash);
                 }
                 (Some(_), Some("#")) => return false,
-                (Some(Level::Plus), Some(_)) => {}
+                (Some(PatternLevel::Plus), Some(_)) => {}
                 (Some(level), Some(part)) => {
                     if part == "+" || !level.is(part, who) {
                         return false;
@@ -227,10 +227,10 @@ impl TopicPattern {
         let mut levels = self.levels.iter();
         loop {
             match (levels.next(), parts.next()) {
-                (Some(Level::Hash), _) | (_, Some("#")) => return true,
+                (Some(PatternLevel::Hash), _) | (_, Some("#")) => return true,
                 (None, None) => return true,
                 (None, Some(_)) | (Some(_), None) => return false,
-                (Some(Level::Plus), Some(_)) | (Some(_), Some("+")) => {}
+                (Some(PatternLevel::Plus), Some(_)) | (Some(_), Some("+")) => {}
                 (Some(level), Some(part)) => {
                     if !level.is(part, who) {
                         return false;
@@ -241,13 +241,13 @@ impl TopicPattern {
     }
 
     fn starts_wild(&self) -> bool {
-        matches!(self.levels.first(), Some(Level::Plus | Level::Hash))
+        matches!(self.levels.first(), Some(PatternLevel::Plus | PatternLevel::Hash))
     }
 
     fn starts_dollar(&self, who: &Who<'_>) -> bool {
         match self.levels.first() {
-            Some(Level::Text(text)) => text.starts_with('$'),
-            Some(Level::Pieces(pieces)) => {
+            Some(PatternLevel::Text(text)) => text.starts_with('$'),
+            Some(PatternLevel::Pieces(pieces)) => {
                 let first = pieces.first().and_then(|piece| piece.value(who));
                 first.is_some_and(|text| text.starts_with('$'))
             }
@@ -258,8 +258,8 @@ impl TopicPattern {
     fn is_filter(&self, filter: &str, who: &Who<'_>) -> bool {
         let mut parts = filter.split('/');
         let same = self.levels.iter().all(|level| match (level, parts.next()) {
-            (Level::Plus, part) => part == Some("+"),
-            (Level::Hash, part) => part == Some("#"),
+            (PatternLevel::Plus, part) => part == Some("+"),
+            (PatternLevel::Hash, part) => part == Some("#"),
             (level, Some(part)) => level.is(part, who),
             (_, None) => false,
         });

@@ -15,7 +15,7 @@ use hashbrown::HashMap;
 
 /// The place where a rule is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Written {
+pub struct RuleOrigin {
     /// Position in the list of the set's sources.
     pub source: u16,
     /// Line, or position in a list, counted from 1.
@@ -84,7 +84,7 @@ pub struct Rule {
     /// Topics, one of which must match; empty for any topic.
     pub topics: Vec<TopicPattern>,
     /// The place where the rule is written.
-    pub written: Written,
+    pub written: RuleOrigin,
 }
 
 /// Every QoS level.
@@ -129,7 +129,7 @@ fn single(globs: &[Glob]) -> Option<&str> {
 
 /// Numbers of rules about the same clients, in order.
 #[derive(Clone, Default, Debug)]
-struct Rules {
+struct RuleNumbers {
     numbers: Vec<u32>,
     /// When there are many rules: the rules by topic, and those about any topic.
     topics: Option<Box<(TopicRules, Vec<u32>)>>,
@@ -138,7 +138,7 @@ struct Rules {
 /// The number of rules about the same clients from which on they are filed by topic.
 const MANY: usize = 16;
 
-impl Rules {
+impl RuleNumbers {
     /// Files the rules by topic, if there are many.
     fn file(&mut self, rules: &[Rule]) {
         if self.numbers.len() < MANY {
@@ -181,7 +181,7 @@ pub struct Ruling {
     /// True when the rule allows.
     pub allow: bool,
     /// The place where the rule is written.
-    pub written: Written,
+    pub written: RuleOrigin,
 }
 
 /// Rules in order.
@@ -191,13 +191,13 @@ pub struct RuleSet {
     /// Names of the files, or of the configuration keys, that the rules are from.
     sources: Vec<Box<str>>,
     /// Rules about one user, rules about one ClientId, and all others.
-    by_user: HashMap<Box<str>, Rules, foldhash::fast::RandomState>,
-    by_client: HashMap<Box<str>, Rules, foldhash::fast::RandomState>,
-    others: Rules,
+    by_user: HashMap<Box<str>, RuleNumbers, foldhash::fast::RandomState>,
+    by_client: HashMap<Box<str>, RuleNumbers, foldhash::fast::RandomState>,
+    others: RuleNumbers,
 }
 
 impl RuleSet {
-    /// Adds a source; returns its number, for [`Written`].
+    /// Adds a source; returns its number, for [`RuleOrigin`].
     pub fn add_source(&mut self, name: &str) -> u16 {
         self.sources.push(name.into());
         (self.sources.len() - 1) as u16
@@ -244,12 +244,12 @@ impl RuleSet {
     pub fn size(&self) -> usize {
         let topics = self.rules.iter().flat_map(|rule| &rule.topics).map(TopicPattern::size);
         let filed = self.by_user.values().chain(self.by_client.values()).chain([&self.others]);
-        let filed: usize = filed.map(Rules::size).sum();
+        let filed: usize = filed.map(RuleNumbers::size).sum();
         self.rules.len() * size_of::<Rule>() + topics.sum::<usize>() + filed
     }
 
     /// The place of a rule as text: file and line, or key.
-    pub fn place(&self, written: Written) -> String {
+    pub fn place(&self, written: RuleOrigin) -> String {
         let source = self.sources.get(usize::from(written.source)).map_or("?", |name| name);
         match source.strip_suffix(".list") {
             Some(_) => format!("{source}.{}", written.line - 1),

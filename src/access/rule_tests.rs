@@ -13,7 +13,7 @@ fn rule(allow: bool, who: Vec<Condition>, topic: &str, line: u32) -> Rule {
         qos: ANY_QOS,
         retain: None,
         topics: vec![TopicPattern::new(topic, Notation::Braces).expect("a pattern")],
-        written: Written { source: 0, line },
+        written: RuleOrigin { source: 0, line },
     }
 }
 
@@ -51,7 +51,7 @@ fn the_first_rule_that_applies_decides_wherever_it_is_filed() {
     assert_eq!(line(&set, Some("bob"), SEND, "a/b"), Some((false, 2)));
     assert_eq!(line(&set, Some("bob"), SEND, "x"), Some((false, 5)));
     assert_eq!(line(&set, Some("ann"), SEND, "x"), None);
-    let ruling = Written { source: 0, line: 4 };
+    let ruling = RuleOrigin { source: 0, line: 4 };
     assert_eq!(set.place(ruling), "rules.yaml:4");
 }
 

@@ -71,21 +71,21 @@ impl Mechanism {
 /// What the server stores for one user and mechanism. The password can be found from these keys
 /// only by trying.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Keys {
+pub struct ScramKeys {
     iterations: u32,
     salt: Box<[u8]>,
     stored: Box<[u8]>,
     server: Box<[u8]>,
 }
 
-impl Keys {
+impl ScramKeys {
     /// Parses `iterations:salt$stored_key:server_key`, the last three in base64.
-    fn parse(mechanism: Mechanism, text: &str) -> Option<Keys> {
+    fn parse(mechanism: Mechanism, text: &str) -> Option<ScramKeys> {
         let (cost, keys) = text.split_once('$')?;
         let (iterations, salt) = cost.split_once(':')?;
         let (stored, server) = keys.split_once(':')?;
         let bytes = |text: &str| BASE64_STANDARD.decode(text).ok().map(Vec::into_boxed_slice);
-        let keys = Keys {
+        let keys = ScramKeys {
             iterations: iterations.parse().ok().filter(|count| *count > 0)?,
             salt: bytes(salt).filter(|salt| (1..=64).contains(&salt.len()))?,
             stored: bytes(stored)?,
@@ -122,7 +122,7 @@ pub fn make(
     Ok(parts.join(","))
 }
 
-fn derive(mechanism: Mechanism, password: &[u8], salt: &[u8], iterations: NonZeroU32) -> Keys {
+fn derive(mechanism: Mechanism, password: &[u8], salt: &[u8], iterations: NonZeroU32) -> ScramKeys {
     let algorithm = match mechanism {
         Mechanism::Sha256 => pbkdf2::PBKDF2_HMAC_SHA256,
         Mechanism::Sha512 => pbkdf2::PBKDF2_HMAC_SHA512,
@@ -130,7 +130,7 @@ fn derive(mechanism: Mechanism, password: &[u8], salt: &[u8], iterations: NonZer
     let mut salted = vec![0; mechanism.length()];
     pbkdf2::derive(algorithm, iterations, salt, password, &mut salted);
     let client = mechanism.sign(&salted, b"Client Key");
-    Keys {
+    ScramKeys {
         iterations: iterations.get(),
         salt: salt.into(),
         stored: mechanism.hash(&client).into(),
@@ -141,7 +141,7 @@ fn derive(mechanism: Mechanism, password: &[u8], salt: &[u8], iterations: NonZer
 /// Users and their keys.
 #[derive(Debug)]
 pub struct ScramFile {
-    users: HashMap<(Box<str>, Mechanism), Keys, foldhash::fast::RandomState>,
+    users: HashMap<(Box<str>, Mechanism), ScramKeys, foldhash::fast::RandomState>,
     /// The secret that the salt of an unknown user is derived from. The salt is the same each time,
     /// so that a client cannot tell which users exist.
     secret: Box<[u8]>,
@@ -177,7 +177,7 @@ impl ScramFile {
             let (name, keys) = part.split_once('$').ok_or("the line is not user:keys")?;
             let mechanism = Mechanism::of_name(name);
             let mechanism = mechanism.ok_or_else(|| format!("`{name}` is no mechanism"))?;
-            let keys = Keys::parse(mechanism, keys);
+            let keys = ScramKeys::parse(mechanism, keys);
             let keys = keys.ok_or_else(|| format!("the keys of `{user}` cannot be read"))?;
             if self.users.insert((user.into(), mechanism), keys).is_some() {
                 return Err(format!("`{user}` is here twice"));
@@ -187,7 +187,7 @@ impl ScramFile {
     }
 
     /// The keys of a user and true; for an unknown user, keys that no proof fits, and false.
-    fn keys(&self, user: &str, mechanism: Mechanism) -> (Keys, bool) {
+    fn keys(&self, user: &str, mechanism: Mechanism) -> (ScramKeys, bool) {
         if let Some(keys) = self.users.get(&(user.into(), mechanism)) {
             return (keys.clone(), true);
         }
@@ -198,17 +198,17 @@ impl ScramFile {
         let some = self.users.iter().find(|((_, other), _)| *other == mechanism);
         let iterations = some.map_or(ITERATIONS, |(_, keys)| keys.iterations);
         let key: Box<[u8]> = mechanism.hash(rest).into();
-        (Keys { iterations, salt: salt.into(), stored: key.clone(), server: key }, false)
+        (ScramKeys { iterations, salt: salt.into(), stored: key.clone(), server: key }, false)
     }
 }
 
 /// An exchange in which the server has sent its first message.
 #[derive(Debug)]
-pub struct Exchange {
+pub struct ScramExchange {
     mechanism: Mechanism,
     user: Box<str>,
     known: bool,
-    keys: Keys,
+    keys: ScramKeys,
     /// The GS2 header in base64, which the client repeats.
     binding: Box<str>,
     nonce: Box<str>,
@@ -217,9 +217,9 @@ pub struct Exchange {
 }
 
 /// Why an exchange ends.
-pub type Failed = &'static str;
+pub type ScramFailure = &'static str;
 
-impl Exchange {
+impl ScramExchange {
     /// Takes the client's first message; returns the server's.
     ///
     /// # Errors
@@ -228,7 +228,7 @@ impl Exchange {
         file: &ScramFile,
         mechanism: Mechanism,
         data: &[u8],
-    ) -> Result<(Exchange, String), Failed> {
+    ) -> Result<(ScramExchange, String), ScramFailure> {
         let text = message(data)?;
         let mut parts = text.splitn(3, ',');
         let (flag, name) = (parts.next().unwrap_or_default(), parts.next());
@@ -251,7 +251,7 @@ impl Exchange {
         let (keys, known) = file.keys(&user, mechanism);
         let salt = BASE64_STANDARD.encode(&keys.salt);
         let answer = format!("r={nonce},s={salt},i={}", keys.iterations);
-        let exchange = Exchange {
+        let exchange = ScramExchange {
             mechanism,
             user: user.into(),
             known,
@@ -272,8 +272,8 @@ impl Exchange {
     ///
     /// # Errors
     /// When the message is malformed or the client does not know the password.
-    pub fn finish(self, data: &[u8]) -> Result<(Box<str>, String), Failed> {
-        const WRONG: Failed = "wrong password";
+    pub fn finish(self, data: &[u8]) -> Result<(Box<str>, String), ScramFailure> {
+        const WRONG: ScramFailure = "wrong password";
         let text = message(data)?;
         let (without, proof) = text.rsplit_once(",p=").ok_or("a SCRAM message without proof")?;
         let mut fields = without.split(',');
@@ -299,13 +299,13 @@ impl Exchange {
     }
 }
 
-fn message(data: &[u8]) -> Result<&str, Failed> {
+fn message(data: &[u8]) -> Result<&str, ScramFailure> {
     let text = Some(data).filter(|data| data.len() <= LONGEST);
     text.and_then(|data| std::str::from_utf8(data).ok()).ok_or("no SCRAM message")
 }
 
 /// Decodes a user name, in which `=2C` is a comma and `=3D` an equals sign.
-fn unescaped(text: &str) -> Result<String, Failed> {
+fn unescaped(text: &str) -> Result<String, ScramFailure> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('=') {

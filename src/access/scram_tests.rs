@@ -45,10 +45,10 @@ fn exchange(
     mechanism: Mechanism,
     user: &str,
     password: &str,
-) -> Result<Box<str>, Failed> {
+) -> Result<Box<str>, ScramFailure> {
     let bare = format!("n={user},r=fyko+d2lbbFgONRv9qkxdawL");
     let first = format!("n,,{bare}");
-    let (exchange, server) = Exchange::begin(file, mechanism, first.as_bytes())?;
+    let (exchange, server) = ScramExchange::begin(file, mechanism, first.as_bytes())?;
     let (last, verifier) = last_message(mechanism, password, &bare, &server);
     let (user, answer) = exchange.finish(last.as_bytes())?;
     assert_eq!(answer, verifier, "the server proves itself, too");
@@ -75,7 +75,7 @@ fn the_keys_are_those_of_the_rfc() {
     let keys = derive(Mechanism::Sha256, b"pencil", &salt, iterations);
     let nonce = "rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0";
     let bare = "n=user,r=rOprNGfwEbeRWgbNEkqO";
-    let exchange = Exchange {
+    let exchange = ScramExchange {
         mechanism: Mechanism::Sha256,
         user: "user".into(),
         known: true,
@@ -95,8 +95,8 @@ fn an_unknown_user_has_the_same_salt_each_time() {
     let file = file(&[("ann", "apple")]);
     let salt = |user: &str| {
         let first = format!("n,,n={user},r=abc");
-        let (_, answer) =
-            Exchange::begin(&file, Mechanism::Sha256, first.as_bytes()).expect("it is answered");
+        let (_, answer) = ScramExchange::begin(&file, Mechanism::Sha256, first.as_bytes())
+            .expect("it is answered");
         answer.split_once(",s=").expect("a salt").1.to_owned()
     };
     assert_eq!(salt("eve"), salt("eve"));
@@ -120,7 +120,7 @@ fn what_is_not_offered_or_malformed_is_refused() {
         "x",
         &long,
     ] {
-        let begun = Exchange::begin(&file, Mechanism::Sha256, first.as_bytes());
+        let begun = ScramExchange::begin(&file, Mechanism::Sha256, first.as_bytes());
         assert!(begun.is_err(), "{first}");
     }
     for wrong in ["ann", "ann:x", "ann:SCRAM-SHA-1$1:AAAA$AAAA:AAAA", "ann:SCRAM-SHA-256$0:A$A:A"] {
@@ -132,8 +132,8 @@ proptest! {
     #[test]
     fn no_message_makes_it_panic(first in "[nyp=,ar+x]{0,40}", last in "[cprs=,biwAx]{0,60}") {
         let file = file(&[]);
-        let _ = Exchange::begin(&file, Mechanism::Sha512, first.as_bytes());
-        let good = Exchange::begin(&file, Mechanism::Sha512, b"n,,n=a,r=x");
+        let _ = ScramExchange::begin(&file, Mechanism::Sha512, first.as_bytes());
+        let good = ScramExchange::begin(&file, Mechanism::Sha512, b"n,,n=a,r=x");
         let (exchange, _) = good.expect("it is answered");
         prop_assert!(exchange.finish(last.as_bytes()).is_err());
     }
@@ -146,7 +146,8 @@ fn nothing_tells_unknown_users_from_known_ones() {
     let salts = |file: &ScramFile, user: &str| {
         [Mechanism::Sha256, Mechanism::Sha512].map(|mechanism| {
             let first = format!("n,,n={user},r=fyko+d2lbbFgONRv9qkxdawL");
-            let (_, server) = Exchange::begin(file, mechanism, first.as_bytes()).expect("a user");
+            let (_, server) =
+                ScramExchange::begin(file, mechanism, first.as_bytes()).expect("a user");
             let salt = server.split(',').find_map(|field| field.strip_prefix("s="));
             (salt.expect("it is there").to_owned(), server.split(",i=").nth(1).map(str::to_owned))
         })

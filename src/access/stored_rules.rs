@@ -11,8 +11,8 @@
 //! rule was meant to deny.
 
 use super::chain::Proof;
-use super::database::{Ask, Columns, Database};
-use super::rule::{RuleSet, Written};
+use super::database::{Columns, Database, DatabaseQuery};
+use super::rule::{RuleOrigin, RuleSet};
 use super::{Deed, Grant, Said, Who, claims};
 use crate::config;
 use serde_json::{Map, Value};
@@ -38,7 +38,7 @@ pub struct StoredRules {
 }
 
 /// The answer about a deed, and the number of the rule that decides, counted from 1.
-pub type Judged = (Said, Option<u32>);
+pub type RuleAnswer = (Said, Option<u32>);
 
 impl StoredRules {
     /// Reads the section of a Redis server.
@@ -66,13 +66,13 @@ impl StoredRules {
     /// Why the rules cannot be used.
     pub fn rules(&self, rows: Vec<Columns>) -> Result<RuleSet, &'static str> {
         match self.database.ask {
-            Ask::Redis(_) => of_hash(rows.into_iter().next().unwrap_or_default()),
-            Ask::Postgres(..) => of_rows(rows),
+            DatabaseQuery::Redis(_) => of_hash(rows.into_iter().next().unwrap_or_default()),
+            DatabaseQuery::Postgres(..) => of_rows(rows),
         }
     }
 
     /// The answer of the rules about a deed.
-    pub fn judge(rules: &RuleSet, proof: &Proof, deed: Deed, topic: &str) -> Judged {
+    pub fn judge(rules: &RuleSet, proof: &Proof, deed: Deed, topic: &str) -> RuleAnswer {
         let mut grant = Grant::named(proof.username.as_deref());
         grant.attributes.clone_from(&proof.attributes);
         grant.peer = proof.peer;
@@ -135,7 +135,7 @@ fn set(rules: &[Value]) -> Result<RuleSet, &'static str> {
     let mut set = RuleSet::default();
     let source = set.add_source("rules");
     for (at, rule) in rules.iter().enumerate() {
-        set.push(claims::rule(rule, Written { source, line: at as u32 + 1 })?);
+        set.push(claims::rule(rule, RuleOrigin { source, line: at as u32 + 1 })?);
     }
     Ok(set)
 }

@@ -1,12 +1,12 @@
 //! Rules filed by topic. Finds, level by level, the rules that can be about a topic name. The
 //! result may contain rules that do not match; the caller checks each.
 
-use super::pattern::Step;
+use super::pattern::PatternStep;
 use hashbrown::HashMap;
 
 /// One level of the topics of rules.
 #[derive(Clone, Default, Debug)]
-struct Node {
+struct RuleNode {
     children: HashMap<Box<str>, u32, foldhash::fast::RandomState>,
     /// The next node for rules with `+` or a placeholder at this level.
     any: Option<u32>,
@@ -19,32 +19,32 @@ struct Node {
 /// Numbers of rules, by topic.
 #[derive(Clone, Debug)]
 pub struct TopicRules {
-    nodes: Vec<Node>,
+    nodes: Vec<RuleNode>,
 }
 
 impl Default for TopicRules {
     fn default() -> Self {
-        TopicRules { nodes: vec![Node::default()] }
+        TopicRules { nodes: vec![RuleNode::default()] }
     }
 }
 
 impl TopicRules {
     /// Adds a rule for one of its topics.
-    pub fn add<'a>(&mut self, steps: impl Iterator<Item = Step<'a>>, rule: u32) {
+    pub fn add<'a>(&mut self, steps: impl Iterator<Item = PatternStep<'a>>, rule: u32) {
         let mut at = 0;
         for step in steps {
             let next = self.nodes.len() as u32;
             let Some(node) = self.nodes.get_mut(at as usize) else { return };
             at = match step {
-                Step::Text(text) => *node.children.entry(text.into()).or_insert(next),
-                Step::Any => *node.any.get_or_insert(next),
-                Step::Rest => {
+                PatternStep::Text(text) => *node.children.entry(text.into()).or_insert(next),
+                PatternStep::Any => *node.any.get_or_insert(next),
+                PatternStep::Rest => {
                     node.rest.push(rule);
                     return;
                 }
             };
             if at == next {
-                self.nodes.push(Node::default());
+                self.nodes.push(RuleNode::default());
             }
         }
         if let Some(node) = self.nodes.get_mut(at as usize) {
@@ -78,9 +78,9 @@ impl TopicRules {
 
     /// Approximate bytes of memory.
     pub fn size(&self) -> usize {
-        let of = |node: &Node| {
+        let of = |node: &RuleNode| {
             let rules = node.end.capacity() + node.rest.capacity();
-            node.children.allocation_size() + 4 * rules + size_of::<Node>()
+            node.children.allocation_size() + 4 * rules + size_of::<RuleNode>()
         };
         self.nodes.iter().map(of).sum()
     }

@@ -1,7 +1,7 @@
 //! Compiles the rules of the configuration.
 
 use super::pattern::{Glob, Notation, TopicPattern};
-use super::rule::{ANY_QOS, Condition, Rule, Written};
+use super::rule::{ANY_QOS, Condition, Rule, RuleOrigin};
 use crate::config::{AccessRule, Deeds};
 use crate::transport::network::{Network, Networks};
 
@@ -9,7 +9,7 @@ use crate::transport::network::{Network, Networks};
 ///
 /// # Errors
 /// What is wrong with the rule.
-pub fn compile(rule: &AccessRule, written: Written) -> Result<Rule, String> {
+pub fn compile(rule: &AccessRule, written: RuleOrigin) -> Result<Rule, String> {
     if let Err((field, what, _)) = rule.check() {
         return Err(format!("{}{what}", field.trim_start_matches('.')));
     }

@@ -11,12 +11,12 @@ use tokio::time::{Instant, timeout, timeout_at};
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// An answer that has not arrived yet.
-type Coming<T> = oneshot::Receiver<T>;
+type PendingAnswer<T> = oneshot::Receiver<T>;
 
 fn put<T: Send + 'static>(
     tell: &Tell,
     question: impl FnOnce(&mut Shard) -> T + Send + 'static,
-) -> Coming<T> {
+) -> PendingAnswer<T> {
     let (reply, answer) = oneshot::channel();
     tell(Box::new(move |shard: &mut Shard| {
         // The caller may have given up. Then the answer is dropped.
@@ -25,7 +25,7 @@ fn put<T: Send + 'static>(
     answer
 }
 
-async fn wait<T>(answer: Coming<T>) -> Option<T> {
+async fn wait<T>(answer: PendingAnswer<T>) -> Option<T> {
     timeout(PATIENCE, answer).await.ok()?.ok()
 }
 
@@ -57,7 +57,7 @@ pub(super) async fn ask_all<T: Send + 'static>(
     shards: &[Tell],
     question: impl FnOnce(&mut Shard) -> T + Clone + Send + 'static,
 ) -> Vec<Option<T>> {
-    let mut asked = Asked::default();
+    let mut asked = ShardQuestions::default();
     asked.put(shards, question);
     asked.gather(PATIENCE).await;
     asked.take()
@@ -66,18 +66,18 @@ pub(super) async fn ask_all<T: Send + 'static>(
 /// Questions to all shards, again and again, to which they answer with what they give away: lines
 /// or spans. An answer that comes late is not lost: it is taken with the next ones, and its shard
 /// is not asked again before. Nothing is lost either when nobody waits any more.
-pub(super) struct Asked<T> {
-    coming: Vec<Option<Coming<T>>>,
+pub(super) struct ShardQuestions<T> {
+    coming: Vec<Option<PendingAnswer<T>>>,
     found: Vec<Option<T>>,
 }
 
-impl<T> Default for Asked<T> {
+impl<T> Default for ShardQuestions<T> {
     fn default() -> Self {
-        Asked { coming: Vec::new(), found: Vec::new() }
+        ShardQuestions { coming: Vec::new(), found: Vec::new() }
     }
 }
 
-impl<T: Send + 'static> Asked<T> {
+impl<T: Send + 'static> ShardQuestions<T> {
     /// Asks every shard that owes no answer, and waits for all of them together. `None` stands for
     /// a shard that gave none in time.
     pub(super) async fn ask(
@@ -131,7 +131,7 @@ mod tests {
     fn late_answers_are_awaited_together_and_taken_at_the_next_round() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
-            let mut asked = Asked::default();
+            let mut asked = ShardQuestions::default();
             let (replies, coming): (Vec<_>, Vec<_>) =
                 (0..100).map(|_| oneshot::channel::<usize>()).unzip();
             asked.coming = coming.into_iter().map(Some).collect();
@@ -166,7 +166,7 @@ mod tests {
                 counted.fetch_add(1, Ordering::Relaxed);
                 std::mem::forget(inquiry);
             });
-            let mut asked = Asked::default();
+            let mut asked = ShardQuestions::default();
             for _ in 0..3 {
                 asked.put(&[Arc::clone(&tell)], |_: &mut Shard| 1);
                 asked.gather(Duration::ZERO).await;

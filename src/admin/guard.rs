@@ -10,8 +10,8 @@
 //! Owns tokens, verified passwords and failed attempts, each of which is bounded in number.
 //! Passwords are hashed on threads of the runtime, one at a time for each server.
 
-use super::Terms;
-use super::api::{Body, Context, Refusal};
+use super::ServerTerms;
+use super::api::{ApiContext, ApiProblem, JsonBody};
 pub use super::users::{ROLES, Role, Users};
 use crate::access::password::Hash;
 use crate::config::OpenPage;
@@ -75,7 +75,7 @@ pub struct Caller {
 
 /// The terms, and what callers have proved or failed to prove.
 #[derive(Default)]
-struct Known {
+struct GuardState {
     users: Option<Arc<Users>>,
     /// The longest time for which a token is valid.
     session: Duration,
@@ -116,7 +116,7 @@ impl GuardCounts {
 
 /// Decides which callers are let in.
 pub struct Guard {
-    known: Mutex<Known>,
+    known: Mutex<GuardState>,
     hashing: Semaphore,
     /// The figures.
     pub counts: GuardCounts,
@@ -124,7 +124,7 @@ pub struct Guard {
 
 impl Guard {
     /// A guard with these terms.
-    pub fn new(terms: Terms) -> Guard {
+    pub fn new(terms: ServerTerms) -> Guard {
         let guard = Guard {
             known: Mutex::default(),
             hashing: Semaphore::new(1),
@@ -136,11 +136,11 @@ impl Guard {
 
     /// Replaces the terms. Tokens and verified passwords of users whose role or password has
     /// changed, or who have been removed, end. The others end no later than the new terms say.
-    pub fn renew(&self, terms: Terms) {
-        let Terms { tls, users, session, open } = terms;
+    pub fn renew(&self, terms: ServerTerms) {
+        let ServerTerms { tls, users, session, open } = terms;
         let mut known = self.known();
         let old = std::mem::take(&mut *known);
-        let Known { users: before, mut tokens, mut verified, failures, .. } = old;
+        let GuardState { users: before, mut tokens, mut verified, failures, .. } = old;
         let entry = |users: Option<&Users>, name: &str| users?.get(name).cloned();
         let keeps = |caller: &Caller| {
             let now = entry(users.as_ref(), &caller.name);
@@ -153,7 +153,7 @@ impl Guard {
         });
         verified.retain(|_, (caller, _)| keeps(caller));
         let users = users.map(Arc::new);
-        *known = Known { users, session, open, tls, tokens, verified, failures };
+        *known = GuardState { users, session, open, tls, tokens, verified, failures };
     }
 
     /// The TLS settings of connections, if there are any.
@@ -167,7 +167,7 @@ impl Guard {
         known.users.is_none() || known.open.contains(&page)
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, GuardState> {
         // No code panics while it holds the lock, and the contents would be consistent in any case.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -182,19 +182,23 @@ impl Guard {
     /// # Errors
     /// The request does not prove who sends it, too many such attempts have failed, or, where there
     /// are no users, it does not come from this host.
-    pub(super) async fn admit(&self, headers: &HeaderMap, from: From) -> Result<Caller, Refusal> {
+    pub(super) async fn admit(
+        &self,
+        headers: &HeaderMap,
+        from: From,
+    ) -> Result<Caller, ApiProblem> {
         if !self.asks() {
             return local(headers, from);
         }
         let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let Some((scheme, rest)) = value.and_then(|value| value.split_once(' ')) else {
-            return Err(Refusal::unproven("say who you are: Authorization: Bearer or Basic"));
+            return Err(ApiProblem::unproven("say who you are: Authorization: Bearer or Basic"));
         };
         if scheme.eq_ignore_ascii_case("bearer") {
             return self.by_token(rest.trim());
         }
         if !scheme.eq_ignore_ascii_case("basic") {
-            return Err(Refusal::unproven("only Bearer and Basic are known"));
+            return Err(ApiProblem::unproven("only Bearer and Basic are known"));
         }
         let key = hashed(rest.trim());
         let now = Instant::now();
@@ -204,7 +208,9 @@ impl Guard {
         }
         let text = BASE64_STANDARD.decode(rest.trim()).ok().and_then(|b| String::from_utf8(b).ok());
         let Some((name, password)) = text.as_deref().and_then(|text| text.split_once(':')) else {
-            return Err(Refusal::unproven("the Basic credentials are not base64 of name:password"));
+            return Err(ApiProblem::unproven(
+                "the Basic credentials are not base64 of name:password",
+            ));
         };
         let caller = self.verify(name, password, from).await?;
         let mut known = self.known();
@@ -215,19 +221,19 @@ impl Guard {
         Ok(caller)
     }
 
-    fn by_token(&self, token: &str) -> Result<Caller, Refusal> {
+    fn by_token(&self, token: &str) -> Result<Caller, ApiProblem> {
         let found = self.known().tokens.get(&hashed(token)).cloned();
         match found {
             Some((caller, until)) if until > Instant::now() => Ok(caller),
             _ => {
                 self.counts.failed.fetch_add(1, Ordering::Relaxed);
-                Err(Refusal::unproven("the token is not known, or its time is over"))
+                Err(ApiProblem::unproven("the token is not known, or its time is over"))
             }
         }
     }
 
     /// Checks the password of a user.
-    async fn verify(&self, name: &str, password: &str, from: From) -> Result<Caller, Refusal> {
+    async fn verify(&self, name: &str, password: &str, from: From) -> Result<Caller, ApiProblem> {
         let keys = [format!("address {}", from.peer.ip()), format!("user {name}")];
         let keys = keys.map(|key| hashed(&key));
         self.check_failures(&keys)?;
@@ -252,12 +258,12 @@ impl Guard {
                 self.note_failure(keys);
                 let user: String = name.chars().take(NAME_SHOWN).collect();
                 tracing::warn!(user, peer = %from.peer, "admin login failed");
-                Err(Refusal::unproven("the name or the password is wrong"))
+                Err(ApiProblem::unproven("the name or the password is wrong"))
             }
         }
     }
 
-    fn check_failures(&self, keys: &[[u8; 32]; 2]) -> Result<(), Refusal> {
+    fn check_failures(&self, keys: &[[u8; 32]; 2]) -> Result<(), ApiProblem> {
         let (known, now) = (self.known(), Instant::now());
         let wait = keys.iter().filter_map(|key| {
             let (count, until) = known.failures.get(key)?;
@@ -267,7 +273,7 @@ impl Guard {
             None => Ok(()),
             Some(wait) => {
                 self.counts.limited.fetch_add(1, Ordering::Relaxed);
-                Err(Refusal::too_many(wait.as_secs() + 1))
+                Err(ApiProblem::too_many(wait.as_secs() + 1))
             }
         }
     }
@@ -288,10 +294,10 @@ impl Guard {
         }
     }
 
-    fn give_token(&self, caller: &Caller, holds: Duration) -> Result<String, Refusal> {
+    fn give_token(&self, caller: &Caller, holds: Duration) -> Result<String, ApiProblem> {
         let mut bytes = [0; 32];
         if rand::fill(&mut bytes).is_err() {
-            return Err(Refusal::busy("the system gives no random bytes"));
+            return Err(ApiProblem::busy("the system gives no random bytes"));
         }
         let token = BASE64_URL_SAFE_NO_PAD.encode(bytes);
         let (mut known, now) = (self.known(), Instant::now());
@@ -314,17 +320,19 @@ fn hashed(text: &str) -> [u8; 32] {
 }
 
 /// Admits a caller where there are no users: a program on this host, or a page of this server.
-fn local(headers: &HeaderMap, from: From) -> Result<Caller, Refusal> {
+fn local(headers: &HeaderMap, from: From) -> Result<Caller, ApiProblem> {
     if !from.is_local() {
-        return Err(Refusal::forbidden("only for this host itself: set admin.users and admin.tls"));
+        return Err(ApiProblem::forbidden(
+            "only for this host itself: set admin.users and admin.tls",
+        ));
     }
     let host = headers.get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !is_own_name(host) {
-        return Err(Refusal::forbidden(format!("Host: `{host}` is no name of this host")));
+        return Err(ApiProblem::forbidden(format!("Host: `{host}` is no name of this host")));
     }
     let origin = headers.get(header::ORIGIN).and_then(|value| value.to_str().ok());
     if origin.is_some_and(|origin| origin.split_once("://").is_none_or(|(_, at)| at != host)) {
-        return Err(Refusal::forbidden("Origin: pages of other servers may not call"));
+        return Err(ApiProblem::forbidden("Origin: pages of other servers may not call"));
     }
     // A proxy on this host that passes requests on may write any Host.
     let told = |name: &&HeaderName| {
@@ -333,7 +341,7 @@ fn local(headers: &HeaderMap, from: From) -> Result<Caller, Refusal> {
     };
     if let Some(name) = headers.keys().find(told) {
         let what = format!("{name}: a proxy passes on requests of others: set admin.users");
-        return Err(Refusal::forbidden(what));
+        return Err(ApiProblem::forbidden(what));
     }
     Ok(Caller { name: "local".into(), role: Role::Admin })
 }
@@ -354,7 +362,7 @@ const CHANGE_NOTHING: [&str; 2] = ["/api/v1/configs/validate", "/api/v1/logout"]
 
 /// Lets a request pass to a handler that needs at least the role `least`, and logs changes.
 pub(super) async fn pass(
-    axum::extract::State((context, least)): axum::extract::State<(Arc<Context>, Role)>,
+    axum::extract::State((context, least)): axum::extract::State<(Arc<ApiContext>, Role)>,
     Extension(from): Extension<From>,
     mut request: Request,
     next: Next,
@@ -365,7 +373,7 @@ pub(super) async fn pass(
     };
     if caller.role < least {
         let what = format!("{} is {}; this needs the role {least}", caller.name, caller.role);
-        return Refusal::forbidden(what).into_response();
+        return ApiProblem::forbidden(what).into_response();
     }
     context.guard.counts.requests.fetch_add(1, Ordering::Relaxed);
     let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
@@ -416,18 +424,18 @@ pub(super) struct Token {
     responses((status = 200, body = Token), (status = 401, description = "Wrong"),
         (status = 429, description = "Too many failed attempts: see Retry-After")))]
 pub(super) async fn login(
-    axum::extract::State(context): axum::extract::State<Arc<Context>>,
+    axum::extract::State(context): axum::extract::State<Arc<ApiContext>>,
     Extension(from): Extension<From>,
-    Body(wanted): Body<Login>,
-) -> Result<Json<Token>, Refusal> {
+    JsonBody(wanted): JsonBody<Login>,
+) -> Result<Json<Token>, ApiProblem> {
     let guard = &context.guard;
     if !guard.asks() {
-        return Err(Refusal::bad("there are no users: admin.users is not set"));
+        return Err(ApiProblem::bad("there are no users: admin.users is not set"));
     }
     let caller = guard.verify(&wanted.username, &wanted.password, from).await?;
     let role = wanted.role.unwrap_or(caller.role);
     if role > caller.role {
-        return Err(Refusal::forbidden(format!("{} is {} only", caller.name, caller.role)));
+        return Err(ApiProblem::forbidden(format!("{} is {} only", caller.name, caller.role)));
     }
     let most = guard.known().session.as_secs().max(1);
     let expires_in = wanted.lifetime.unwrap_or(most).clamp(1, most);
@@ -455,7 +463,7 @@ pub(super) async fn whoami(Extension(caller): Extension<Caller>) -> Json<Whoami>
 #[utoipa::path(post, path = "/logout", tag = "login",
     responses((status = 204, description = "Done")))]
 pub(super) async fn logout(
-    axum::extract::State(context): axum::extract::State<Arc<Context>>,
+    axum::extract::State(context): axum::extract::State<Arc<ApiContext>>,
     headers: HeaderMap,
 ) -> axum::http::StatusCode {
     let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
@@ -476,11 +484,11 @@ mod tests {
     const FROM: From = From { peer: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1) };
 
     /// The terms with these users: name, role and hash.
-    fn terms(users: &[(&str, &str, &String)], session: u64) -> Terms {
+    fn terms(users: &[(&str, &str, &String)], session: u64) -> ServerTerms {
         let lines: Vec<String> =
             users.iter().map(|(name, role, hash)| format!("{name}:{role}:{hash}")).collect();
         let users = Some(Users::parse(&lines.join("\n")).unwrap());
-        Terms { tls: None, users, session: Duration::from_secs(session), open: Vec::new() }
+        ServerTerms { tls: None, users, session: Duration::from_secs(session), open: Vec::new() }
     }
 
     #[test]
@@ -511,7 +519,7 @@ mod tests {
         assert_eq!(known(&guard), [true, false, false, false]);
         guard.renew(terms(&rows, 0));
         assert_eq!(known(&guard), [false; 4], "they end as soon as the new terms have it");
-        guard.renew(Terms { users: None, ..terms(&rows, 1000) });
+        guard.renew(ServerTerms { users: None, ..terms(&rows, 1000) });
         guard.renew(terms(&rows, 1000));
         assert_eq!(known(&guard), [false; 4]);
     }

@@ -1,7 +1,7 @@
 //! What the broker did in the last hour: one sample per second, in a ring of fixed size. Owned by
 //! the server that has the API. A sample costs each shard a copy of its figures.
 
-use super::figures::{Answer, Figures};
+use super::figures::{FiguresAnswer, ShardFigures};
 use super::process;
 use crate::telemetry::Counters;
 use serde::Serialize;
@@ -56,9 +56,9 @@ struct ShardSample {
 
 /// The samples of the last hour.
 #[derive(Clone, Default)]
-pub(super) struct History(Arc<Mutex<VecDeque<Sample>>>);
+pub(super) struct SampleHistory(Arc<Mutex<VecDeque<Sample>>>);
 
-impl History {
+impl SampleHistory {
     /// The samples later than `since` (milliseconds since 1970), the oldest first.
     pub(super) fn since(&self, since: u64) -> Vec<Sample> {
         let samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -77,10 +77,10 @@ impl History {
     }
 
     /// Takes samples for ever.
-    pub(super) async fn watch(self, shards: Arc<Figures>) {
+    pub(super) async fn watch(self, shards: Arc<ShardFigures>) {
         let mut beat = interval(EACH);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut last: Option<(Instant, Vec<Answer>)> = None;
+        let mut last: Option<(Instant, Vec<FiguresAnswer>)> = None;
         loop {
             beat.tick().await;
             let figures = shards.ask(PATIENCE).await;
@@ -99,7 +99,7 @@ fn of_name(name: &str, values: &[u64]) -> u64 {
     named.map(|(_, value)| value).sum()
 }
 
-fn sample(passed: Duration, old: &[Answer], new: &[Answer]) -> Sample {
+fn sample(passed: Duration, old: &[FiguresAnswer], new: &[FiguresAnswer]) -> Sample {
     let seconds = passed.as_secs_f64().max(0.001);
     // Growth is counted for the shards that answered both times, because the counts of the others
     // are not known.
@@ -140,7 +140,7 @@ fn sample(passed: Duration, old: &[Answer], new: &[Answer]) -> Sample {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::Kind;
+    use crate::telemetry::MetricKind;
     use crate::telemetry::prometheus::Snapshot;
 
     #[test]
@@ -148,7 +148,7 @@ mod tests {
         for name in ["messages_received", "messages_sent", "messages_dropped", "sent_bytes"] {
             let name = format!("ringmq_{name}_total");
             let known = Counters::DESCRIPTORS.iter().find(|figure| figure.name == name);
-            assert_eq!(known.expect(&name).kind, Kind::Counter);
+            assert_eq!(known.expect(&name).kind, MetricKind::Counter);
         }
         assert!(Counters::DESCRIPTORS.iter().any(|f| f.name == "ringmq_received_bytes_total"));
     }
@@ -159,10 +159,10 @@ mod tests {
             let mut snapshot = Snapshot::default();
             snapshot.counters.messages_sent_qos1 = messages;
             snapshot.counters.step_busy_nanos = nanos;
-            Answer::Figures(Arc::new(snapshot))
+            FiguresAnswer::Figures(Arc::new(snapshot))
         };
         let (old, new) =
-            ([shard(10, 0), shard(7, 0)], [shard(110, 1_000_000_000), Answer::Silence]);
+            ([shard(10, 0), shard(7, 0)], [shard(110, 1_000_000_000), FiguresAnswer::Silence]);
         let sample = sample(Duration::from_secs(2), &old, &new);
         assert_eq!(sample.sent, 50.0);
         assert_eq!(sample.shards[0].busy, 0.5);
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn an_hour_is_kept() {
-        let history = History::default();
+        let history = SampleHistory::default();
         for second in 0..KEPT as u64 + 10 {
             let mut one = sample(EACH, &[], &[]);
             one.time_stamp = second;

@@ -9,8 +9,8 @@
 //! `admin.open` leaves one out. Only this host itself is told on which shard a client lives
 //! (`/placement?client_id=…`), because with that knowledge one could put many clients on one shard.
 //!
-//! It knows nothing of cores and rings: the broker passes the means to [`Ask`] and [`api::Tell`]
-//! each shard, and reports its own progress ([`BrokerStage`]).
+//! It knows nothing of cores and rings: the broker passes the means to [`AskShard`] and
+//! [`api::Tell`] each shard, and reports its own progress ([`BrokerStage`]).
 
 pub mod api;
 mod asking;
@@ -80,7 +80,7 @@ const FAREWELL: Duration = Duration::from_secs(5);
 const REST: Duration = Duration::from_millis(100);
 
 /// Puts a question to one shard and wakes it. When the question is dropped, the shard has ended.
-pub type Ask = Arc<dyn Fn(FiguresRequest) + Send + Sync>;
+pub type AskShard = Arc<dyn Fn(FiguresRequest) + Send + Sync>;
 
 /// Returns the number of the shard on which a ClientId lives.
 pub type Placement = Arc<dyn Fn(&str) -> u8 + Send + Sync>;
@@ -107,7 +107,7 @@ impl FiguresRequest {
 
 /// What the broker reports about itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct State {
+struct BrokerState {
     stage: BrokerStage,
     /// The shards that are late, and since when.
     late: Vec<(ShardId, Instant)>,
@@ -120,9 +120,9 @@ struct State {
     alarms: Arc<AlarmList>,
 }
 
-impl State {
-    fn of(stage: BrokerStage) -> State {
-        State {
+impl BrokerState {
+    fn of(stage: BrokerStage) -> BrokerState {
+        BrokerState {
             stage,
             late: Vec::new(),
             lost_lines: 0,
@@ -150,9 +150,9 @@ pub enum BrokerStage {
 }
 
 /// Where the server reads its data.
-pub struct Sources {
+pub struct AdminSources {
     /// For each shard, in order: asks it for its figures.
-    pub shards: Vec<Ask>,
+    pub shards: Vec<AskShard>,
     /// Returns the number of filters in the interest table.
     pub interest: Box<dyn Fn() -> u64 + Send>,
     /// Returns the bridges.
@@ -176,18 +176,18 @@ pub struct Sources {
 }
 
 /// Where the server listens, and whom it serves.
-pub struct Door {
+pub struct AdminEndpoint {
     /// The address.
     pub bind: SocketAddr,
     /// The configuration key that sets the address.
     pub key: &'static str,
     /// Whom it serves.
-    pub terms: Terms,
+    pub terms: ServerTerms,
 }
 
 /// Whom a server serves. The terms can be changed while the server runs.
 #[derive(Clone)]
-pub struct Terms {
+pub struct ServerTerms {
     /// The TLS settings; `None` for plain TCP.
     pub tls: Option<Arc<ServerConfig>>,
     /// Who may use the API; `None` for only this host itself.
@@ -198,11 +198,11 @@ pub struct Terms {
     pub open: Vec<OpenPage>,
 }
 
-impl Terms {
+impl ServerTerms {
     /// The terms of a server that has only the three pages, for everybody.
-    pub fn of_pages() -> Terms {
+    pub fn of_pages() -> ServerTerms {
         let (session, open) = (Duration::ZERO, OpenPage::ALL.to_vec());
-        Terms { tls: None, users: None, session, open }
+        ServerTerms { tls: None, users: None, session, open }
     }
 }
 
@@ -249,7 +249,7 @@ impl std::error::Error for AdminFailure {}
 pub struct Admin {
     address: SocketAddr,
     guard: Arc<Guard>,
-    state: Option<watch::Sender<State>>,
+    state: Option<watch::Sender<BrokerState>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -258,7 +258,11 @@ impl Admin {
     ///
     /// # Errors
     /// When the address is taken or not allowed, or no thread can be made.
-    pub fn start(door: Door, stage: BrokerStage, sources: Sources) -> Result<Admin, AdminFailure> {
+    pub fn start(
+        door: AdminEndpoint,
+        stage: BrokerStage,
+        sources: AdminSources,
+    ) -> Result<Admin, AdminFailure> {
         let (bind, key) = (door.bind, door.key);
         let failed = |error| AdminFailure { key, bind, error };
         let listener = TcpListener::bind(bind).map_err(failed)?;
@@ -269,7 +273,7 @@ impl Admin {
             .enable_time()
             .build()
             .map_err(failed)?;
-        let state = State::of(stage);
+        let state = BrokerState::of(stage);
         let (sender, receiver) = watch::channel(state);
         let guard = Arc::new(Guard::new(door.terms));
         let of_server = Arc::clone(&guard);
@@ -288,7 +292,7 @@ impl Admin {
     }
 
     /// Changes whom the server serves. Tokens of users who have not changed stay valid.
-    pub fn renew(&self, terms: Terms) {
+    pub fn renew(&self, terms: ServerTerms) {
         self.guard.renew(terms);
     }
 
@@ -326,7 +330,7 @@ impl Admin {
         self.change(|state| state.alarms = list);
     }
 
-    fn change(&self, change: impl FnOnce(&mut State)) {
+    fn change(&self, change: impl FnOnce(&mut BrokerState)) {
         if let Some(sender) = &self.state {
             sender.send_modify(change);
         }
@@ -348,8 +352,8 @@ impl Drop for Admin {
 async fn serve(
     listener: TcpListener,
     guard: Arc<Guard>,
-    sources: Sources,
-    mut state: watch::Receiver<State>,
+    sources: AdminSources,
+    mut state: watch::Receiver<BrokerState>,
 ) {
     match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => {
@@ -369,7 +373,11 @@ struct AdminSite {
 }
 
 impl AdminSite {
-    fn open(guard: Arc<Guard>, mut sources: Sources, state: watch::Receiver<State>) -> AdminSite {
+    fn open(
+        guard: Arc<Guard>,
+        mut sources: AdminSources,
+        state: watch::Receiver<BrokerState>,
+    ) -> AdminSite {
         let api = sources.api.take();
         let mut page_source = PageSource::open(sources, state);
         if api.is_some() {
@@ -381,22 +389,22 @@ impl AdminSite {
 }
 
 /// A connection: how to end it, and how many requests of it are being answered.
-struct Open {
+struct OpenConnection {
     task: AbortHandle,
     answering: Rc<Cell<u32>>,
 }
 
 /// Counts a request as being answered for as long as it lives.
-struct Answering(Rc<Cell<u32>>);
+struct RequestInProgress(Rc<Cell<u32>>);
 
-impl Answering {
-    fn begin(count: Rc<Cell<u32>>) -> Answering {
+impl RequestInProgress {
+    fn begin(count: Rc<Cell<u32>>) -> RequestInProgress {
         count.set(count.get() + 1);
-        Answering(count)
+        RequestInProgress(count)
     }
 }
 
-impl Drop for Answering {
+impl Drop for RequestInProgress {
     fn drop(&mut self) {
         self.0.set(self.0.get() - 1);
     }
@@ -405,7 +413,7 @@ impl Drop for Answering {
 /// The body of an answer. Events that somebody follows are an answer until they end.
 struct Streamed {
     body: axum::body::Body,
-    _answering: Option<Answering>,
+    _answering: Option<RequestInProgress>,
 }
 
 impl Body for Streamed {
@@ -429,7 +437,7 @@ impl Body for Streamed {
 }
 
 async fn accept(listener: tokio::net::TcpListener, site: Rc<AdminSite>) {
-    let mut open: VecDeque<Open> = VecDeque::new();
+    let mut open: VecDeque<OpenConnection> = VecDeque::new();
     loop {
         let Ok((stream, peer)) = listener.accept().await else {
             tokio::time::sleep(REST).await;
@@ -447,7 +455,7 @@ async fn accept(listener: tokio::net::TcpListener, site: Rc<AdminSite>) {
         let answering = Rc::new(Cell::new(0));
         let connection = begin(stream, peer, Rc::clone(&site), Rc::clone(&answering));
         let task = tokio::task::spawn_local(connection).abort_handle();
-        open.push_back(Open { task, answering });
+        open.push_back(OpenConnection { task, answering });
     }
 }
 
@@ -473,7 +481,7 @@ async fn converse(
     let service = service_fn(|request| {
         let (site, answering) = (Rc::clone(&site), Rc::clone(&answering));
         async move {
-            let answering = Answering::begin(answering);
+            let answering = RequestInProgress::begin(answering);
             let answer = pages::answer(&site, request, guard::From { peer }).await;
             // Of the others only the beginning counts, or peers that do not read would not be
             // replaced.

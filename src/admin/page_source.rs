@@ -1,5 +1,5 @@
-//! The data of the pages: the figures of each shard ([`Figures`]), and the last page, for as long
-//! as it is up to date. Lives on the admin thread.
+//! The data of the pages: the figures of each shard ([`ShardFigures`]), and the last page, for as
+//! long as it is up to date. Lives on the admin thread.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -9,25 +9,25 @@ use bytes::Bytes;
 use http_body_util::Full;
 use tokio::sync::watch;
 
-use super::figures::{Answer, Figures};
+use super::figures::{FiguresAnswer, ShardFigures};
 use super::guard::Guard;
 use super::pages::can_serve;
-use super::{BrokerStage, Placement, Sources, State, TopClients, process};
+use super::{AdminSources, BrokerStage, BrokerState, Placement, TopClients, process};
 use crate::ids::ShardId;
-use crate::telemetry::prometheus::{Format, Process, Snapshot, page};
+use crate::telemetry::prometheus::{PageFormat, Process, Snapshot, page};
 use crate::telemetry::{BridgeRow, ClusterRow, ListenerRow, SpanRow};
 
 /// A page, and the data it was made from.
-struct Page {
+struct CachedPage {
     from: Vec<Option<Arc<Snapshot>>>,
-    state: State,
-    format: Format,
+    state: BrokerState,
+    format: PageFormat,
     text: Bytes,
 }
 
 /// The source of the pages' data.
 pub(super) struct PageSource {
-    figures: Arc<Figures>,
+    figures: Arc<ShardFigures>,
     interest: Box<dyn Fn() -> u64 + Send>,
     bridges: Box<dyn Fn() -> Vec<BridgeRow> + Send>,
     cluster: Box<dyn Fn() -> Option<ClusterRow> + Send + Sync>,
@@ -37,8 +37,8 @@ pub(super) struct PageSource {
     top: TopClients,
     placement: Placement,
     started: Duration,
-    state: watch::Receiver<State>,
-    last: RefCell<Option<Page>>,
+    state: watch::Receiver<BrokerState>,
+    last: RefCell<Option<CachedPage>>,
     /// The guard, whose figures are on the page too where there is an API.
     guard: Option<Arc<Guard>>,
 }
@@ -50,10 +50,10 @@ impl PageSource {
     }
 
     /// Must be called within the server's loop: each shard gets a task that asks it.
-    pub(super) fn open(sources: Sources, state: watch::Receiver<State>) -> PageSource {
+    pub(super) fn open(sources: AdminSources, state: watch::Receiver<BrokerState>) -> PageSource {
         let started = sources.started.duration_since(SystemTime::UNIX_EPOCH);
         PageSource {
-            figures: Arc::new(Figures::open(sources.shards)),
+            figures: Arc::new(ShardFigures::open(sources.shards)),
             interest: sources.interest,
             bridges: sources.bridges,
             cluster: sources.cluster,
@@ -87,12 +87,12 @@ impl PageSource {
     }
 
     /// The source of the shards' figures, for others who ask.
-    pub(super) fn figures(&self) -> Arc<Figures> {
+    pub(super) fn figures(&self) -> Arc<ShardFigures> {
         Arc::clone(&self.figures)
     }
 
     /// What the broker reports about itself, for others who look.
-    pub(super) fn state(&self) -> watch::Receiver<State> {
+    pub(super) fn state(&self) -> watch::Receiver<BrokerState> {
         self.state.clone()
     }
 
@@ -102,12 +102,12 @@ impl PageSource {
     }
 
     /// Asks every shard, after this call, and waits at most `patience` in all.
-    pub(super) async fn ask(&self, patience: Duration) -> Vec<Answer> {
+    pub(super) async fn ask(&self, patience: Duration) -> Vec<FiguresAnswer> {
         self.figures.ask(patience).await
     }
 
     /// The page of these answers. Requests that share the answers share the page.
-    pub(super) async fn page(&self, answers: &[Answer], format: Format) -> Full<Bytes> {
+    pub(super) async fn page(&self, answers: &[FiguresAnswer], format: PageFormat) -> Full<Bytes> {
         let from: Vec<_> = answers.iter().map(|answer| answer.figures().cloned()).collect();
         let state = self.state.borrow().clone();
         if let Some(page) = &*self.last.borrow()
@@ -143,7 +143,7 @@ impl PageSource {
         };
         let figures: Vec<Option<&Snapshot>> = from.iter().map(Option::as_deref).collect();
         let text = Bytes::from(page(format, env!("CARGO_PKG_VERSION"), &process, &figures));
-        *self.last.borrow_mut() = Some(Page { from, state, format, text: text.clone() });
+        *self.last.borrow_mut() = Some(CachedPage { from, state, format, text: text.clone() });
         Full::new(text)
     }
 }

@@ -9,17 +9,17 @@ use tokio::task::LocalSet;
 
 use super::*;
 use crate::admin::figures::GAP;
-use crate::admin::{Ask, FiguresRequest, TopClients};
+use crate::admin::{AskShard, FiguresRequest, TopClients};
 use crate::telemetry::Counters;
 
 /// A shard that never answers by itself. Its questions can be taken from the receiver.
-fn slow_shard() -> (Ask, Receiver<FiguresRequest>) {
+fn slow_shard() -> (AskShard, Receiver<FiguresRequest>) {
     let (sender, questions) = channel();
     (Arc::new(move |question| drop(sender.send(question))), questions)
 }
 
 /// A shard that answers at once. Each answer tells how many there were.
-fn quick_shard() -> Ask {
+fn quick_shard() -> AskShard {
     let steps = std::sync::atomic::AtomicU64::new(0);
     Arc::new(move |question: FiguresRequest| {
         let steps = steps.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
@@ -28,13 +28,13 @@ fn quick_shard() -> Ask {
     })
 }
 
-fn within<F: Future<Output = ()>>(shards: Vec<Ask>, test: impl FnOnce(Rc<PageSource>) -> F) {
+fn within<F: Future<Output = ()>>(shards: Vec<AskShard>, test: impl FnOnce(Rc<PageSource>) -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    let (_state, state) = watch::channel(State::of(BrokerStage::Ready));
+    let (_state, state) = watch::channel(BrokerState::of(BrokerStage::Ready));
     LocalSet::new().block_on(&runtime, async {
         let interest = Box::new(|| 5);
         let memory_limit = Box::new(|| Some(1 << 26));
-        let sources = Sources {
+        let sources = AdminSources {
             shards,
             interest,
             bridges: Box::new(Vec::new),
@@ -51,7 +51,7 @@ fn within<F: Future<Output = ()>>(shards: Vec<Ask>, test: impl FnOnce(Rc<PageSou
     });
 }
 
-fn steps(answer: &Answer) -> Option<u64> {
+fn steps(answer: &FiguresAnswer) -> Option<u64> {
     answer.figures().map(|figures| figures.counters.steps)
 }
 
@@ -73,7 +73,7 @@ fn requests_made_together_share_one_question_and_one_page() {
                 let page_source = Rc::clone(&page_source);
                 tokio::task::spawn_local(async move {
                     let answers = page_source.ask(Duration::from_secs(5)).await;
-                    let _ = page_source.page(&answers, Format::Text).await;
+                    let _ = page_source.page(&answers, PageFormat::Text).await;
                     steps(&answers[0])
                 })
             })
@@ -95,7 +95,7 @@ fn a_silent_shard_has_one_question_open_however_often_it_is_asked() {
     within(vec![quick_shard(), slow], |page_source| async move {
         for _ in 0..10 {
             let answers = page_source.ask(5 * GAP).await;
-            assert!(matches!(answers[1], Answer::Silence));
+            assert!(matches!(answers[1], FiguresAnswer::Silence));
             assert!(steps(&answers[0]).is_some(), "the other shard does answer");
         }
         assert_eq!(page_source.figures.waiting(1), 1, "those who left are forgotten");
@@ -115,7 +115,7 @@ fn a_silent_shard_has_one_question_open_however_often_it_is_asked() {
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        assert!(matches!(asking.await.unwrap()[1], Answer::Figures(_)));
+        assert!(matches!(asking.await.unwrap()[1], FiguresAnswer::Figures(_)));
         assert!((1..=2).contains(&answered), "{answered} questions");
     });
 }
@@ -124,6 +124,6 @@ fn a_silent_shard_has_one_question_open_however_often_it_is_asked() {
 fn a_shard_that_has_ended_is_told_apart_from_a_silent_one() {
     within(vec![Arc::new(drop)], |page_source| async move {
         let answers = page_source.ask(Duration::from_secs(5)).await;
-        assert!(matches!(answers[0], Answer::Ended));
+        assert!(matches!(answers[0], FiguresAnswer::Ended));
     });
 }

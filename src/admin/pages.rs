@@ -12,20 +12,20 @@ use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HOST, HeaderValue, VARY};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use tower_service::Service;
 
-use super::figures::Answer;
+use super::figures::FiguresAnswer;
 use super::guard::From;
 use super::page_source::PageSource;
 use super::{AdminSite, BrokerStage, dashboard};
 use crate::config::OpenPage;
 use crate::telemetry::Counters;
-use crate::telemetry::prometheus::{Format, Snapshot};
+use crate::telemetry::prometheus::{PageFormat, Snapshot};
 
 /// How long a scrape waits for the shards.
 const SCRAPE_PATIENCE: Duration = Duration::from_secs(1);
 /// A shard whose loop does not answer within this time is not alive.
 const ALIVE: Duration = Duration::from_secs(2);
 
-type Page = Response<Full<Bytes>>;
+type PageResponse = Response<Full<Bytes>>;
 
 /// The answer to one request: that of the API, of the dashboard or of a page.
 pub(super) async fn answer(
@@ -62,7 +62,7 @@ pub(super) async fn answer(
 
 /// The answer of a page. `local` is true when the request comes from this host. The body of the
 /// request is ignored.
-async fn page<B>(page_source: &PageSource, request: &Request<B>, local: bool) -> Page {
+async fn page<B>(page_source: &PageSource, request: &Request<B>, local: bool) -> PageResponse {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut page = line(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are allowed");
         page.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -73,7 +73,7 @@ async fn page<B>(page_source: &PageSource, request: &Request<B>, local: bool) ->
             let answers = page_source.ask(SCRAPE_PATIENCE).await;
             let accept = request.headers().get_all(ACCEPT).iter();
             let accept: Vec<&str> = accept.filter_map(|value| value.to_str().ok()).collect();
-            let format = Format::accepted(&accept.join(","));
+            let format = PageFormat::accepted(&accept.join(","));
             let body = page_source.page(&answers, format).await;
             let mut page = respond(StatusCode::OK, format.content_type(), body);
             page.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
@@ -95,7 +95,7 @@ async fn page<B>(page_source: &PageSource, request: &Request<B>, local: bool) ->
     }
 }
 
-fn late(page_source: &PageSource) -> Page {
+fn late(page_source: &PageSource) -> PageResponse {
     let late: Vec<String> = page_source
         .late()
         .iter()
@@ -104,14 +104,14 @@ fn late(page_source: &PageSource) -> Page {
     line(StatusCode::SERVICE_UNAVAILABLE, &format!("no answer from {}", late.join(", ")))
 }
 
-fn health(answers: &[Answer], stage: BrokerStage) -> Page {
-    let which = |wanted: fn(&Answer) -> bool| -> String {
+fn health(answers: &[FiguresAnswer], stage: BrokerStage) -> PageResponse {
+    let which = |wanted: fn(&FiguresAnswer) -> bool| -> String {
         let matching = answers.iter().enumerate().filter(|(_, answer)| wanted(answer));
         let numbers: Vec<String> = matching.map(|(shard, _)| shard.to_string()).collect();
         numbers.join(", ")
     };
-    let silent = which(|answer| matches!(answer, Answer::Silence));
-    let ended = which(|answer| matches!(answer, Answer::Ended));
+    let silent = which(|answer| matches!(answer, FiguresAnswer::Silence));
+    let ended = which(|answer| matches!(answer, FiguresAnswer::Ended));
     if !silent.is_empty() {
         let text = format!("no answer in {} s from shard {silent}", ALIVE.as_secs());
         line(StatusCode::SERVICE_UNAVAILABLE, &text)
@@ -133,16 +133,17 @@ fn is_full(counters: &Counters) -> bool {
 }
 
 /// Whether the shards of these answers let new clients be served.
-pub(super) fn can_serve(answers: &[Answer]) -> bool {
+pub(super) fn can_serve(answers: &[FiguresAnswer]) -> bool {
     let unable = |figures: &Arc<Snapshot>| is_down(&figures.counters) || is_full(&figures.counters);
-    !answers.iter().filter_map(Answer::figures).any(unable)
+    !answers.iter().filter_map(FiguresAnswer::figures).any(unable)
 }
 
 /// Whether new clients can be served. They cannot while a shard is unable to store what it should.
-fn readiness(answers: &[Answer]) -> Page {
+fn readiness(answers: &[FiguresAnswer]) -> PageResponse {
     let which = |wanted: fn(&Counters) -> bool| -> String {
-        let wanted =
-            |answer: &Answer| answer.figures().is_some_and(|figures| wanted(&figures.counters));
+        let wanted = |answer: &FiguresAnswer| {
+            answer.figures().is_some_and(|figures| wanted(&figures.counters))
+        };
         let matching = answers.iter().enumerate().filter(|(_, answer)| wanted(answer));
         matching.map(|(shard, _)| shard.to_string()).collect::<Vec<_>>().join(", ")
     };
@@ -160,7 +161,7 @@ fn readiness(answers: &[Answer]) -> Page {
 }
 
 /// The number of the shard on which a ClientId lives.
-fn placement(page_source: &PageSource, query: &str) -> Page {
+fn placement(page_source: &PageSource, query: &str) -> PageResponse {
     match query.strip_prefix("client_id=").and_then(decoded) {
         Some(client_id) => line(StatusCode::OK, &page_source.home(&client_id).to_string()),
         None => line(StatusCode::BAD_REQUEST, "ask for /placement?client_id=NAME"),
@@ -179,12 +180,12 @@ fn decoded(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-fn line(status: StatusCode, text: &str) -> Page {
+fn line(status: StatusCode, text: &str) -> PageResponse {
     let body = Full::new(Bytes::from(format!("{text}\n")));
     respond(status, "text/plain; charset=utf-8", body)
 }
 
-fn respond(status: StatusCode, content_type: &'static str, body: Full<Bytes>) -> Page {
+fn respond(status: StatusCode, content_type: &'static str, body: Full<Bytes>) -> PageResponse {
     let mut page = Response::new(body);
     *page.status_mut() = status;
     page.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));

@@ -6,8 +6,8 @@ use std::sync::mpsc::channel;
 
 use super::*;
 
-fn start(shards: Vec<Ask>, stage: BrokerStage) -> Admin {
-    let sources = Sources {
+fn start(shards: Vec<AskShard>, stage: BrokerStage) -> Admin {
+    let sources = AdminSources {
         shards,
         interest: Box::new(|| 0),
         bridges: Box::new(Vec::new),
@@ -21,11 +21,11 @@ fn start(shards: Vec<Ask>, stage: BrokerStage) -> Admin {
         api: None,
     };
     let bind = "127.0.0.1:0".parse().unwrap();
-    let door = Door { bind, key: "admin.bind", terms: Terms::of_pages() };
+    let door = AdminEndpoint { bind, key: "admin.bind", terms: ServerTerms::of_pages() };
     Admin::start(door, stage, sources).unwrap()
 }
 
-fn quick() -> Ask {
+fn quick() -> AskShard {
     Arc::new(|question: FiguresRequest| question.answer(Snapshot::default()))
 }
 
@@ -42,7 +42,7 @@ fn get(admin: &Admin, path: &str) -> (u16, String) {
 #[test]
 fn a_shard_that_does_not_answer_is_named_and_costs_a_scrape_a_second() {
     let (sender, questions) = channel();
-    let hung: Ask = Arc::new(move |question| drop(sender.send(question)));
+    let hung: AskShard = Arc::new(move |question| drop(sender.send(question)));
     let admin = start(vec![quick(), hung], BrokerStage::Ready);
     let began = Instant::now();
     let (status, body) = get(&admin, "/healthz");
@@ -134,7 +134,7 @@ fn a_shard_that_cannot_store_is_not_ready_on_every_page() {
             storage_degraded: degraded,
             ..Counters::default()
         };
-        let shard: Ask = Arc::new(move |question: FiguresRequest| {
+        let shard: AskShard = Arc::new(move |question: FiguresRequest| {
             question.answer(Snapshot { counters, ..Snapshot::default() });
         });
         let admin = start(vec![quick(), shard], BrokerStage::Ready);

@@ -7,8 +7,8 @@
 //! drop.
 
 use super::api::Tell;
-use super::asking::Asked;
-use crate::shard::{Shard, Subject, TRACES, TraceLine, TraceRule};
+use super::asking::ShardQuestions;
+use crate::shard::{Shard, TRACES, TraceLine, TraceRule, TraceSubject};
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -74,9 +74,9 @@ impl Trace {
 }
 
 /// A trace that an operator wants.
-pub(super) struct Wanted {
+pub(super) struct WantedTrace {
     pub name: String,
-    pub subject: Subject,
+    pub subject: TraceSubject,
     pub payload: bool,
     pub lasts: Duration,
 }
@@ -92,19 +92,19 @@ pub(super) enum NotBegun {
 
 /// All traces.
 #[derive(Default)]
-pub(super) struct Traces {
+pub(super) struct TraceStore {
     all: Mutex<Vec<Trace>>,
     changed: Notify,
     /// Notified when lines have come or a trace has ended.
     news: Notify,
     /// The fetch that is under way. It is one at a time, so that no lines come twice or are lost.
-    fetching: AsyncMutex<Asked<Traced>>,
+    fetching: AsyncMutex<ShardQuestions<FetchedLines>>,
 }
 
 /// The lines of a shard, and how many it had to drop.
-type Traced = (VecDeque<TraceLine>, u64);
+type FetchedLines = (VecDeque<TraceLine>, u64);
 
-impl Traces {
+impl TraceStore {
     /// All traces, for reading.
     pub(super) fn all(&self) -> MutexGuard<'_, Vec<Trace>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
@@ -115,8 +115,8 @@ impl Traces {
         self.news.notified().await;
     }
 
-    /// Begins a trace. The caller has to tell the shards ([`Traces::rules`]).
-    pub(super) fn begin(&self, wanted: Wanted) -> Result<(), NotBegun> {
+    /// Begins a trace. The caller has to tell the shards ([`TraceStore::rules`]).
+    pub(super) fn begin(&self, wanted: WantedTrace) -> Result<(), NotBegun> {
         let mut all = self.all();
         if all.iter().any(|trace| trace.name == wanted.name) {
             return Err(NotBegun::Known);
@@ -230,7 +230,7 @@ impl Traces {
 /// Writes a line as JSON, with a line feed.
 fn shown(zero: SystemTime, shard: usize, line: &TraceLine) -> Option<Box<str>> {
     #[derive(Serialize)]
-    struct Shown<'a> {
+    struct ShownLine<'a> {
         time: String,
         shard: usize,
         #[serde(flatten)]
@@ -238,7 +238,7 @@ fn shown(zero: SystemTime, shard: usize, line: &TraceLine) -> Option<Box<str>> {
     }
     let at = OffsetDateTime::from(zero.checked_add(Duration::from_micros(line.micros))?);
     let time = at.format(&Rfc3339).ok()?;
-    let mut text = serde_json::to_string(&Shown { time, shard, line }).ok()?;
+    let mut text = serde_json::to_string(&ShownLine { time, shard, line }).ok()?;
     text.push('\n');
     Some(text.into())
 }
@@ -247,15 +247,15 @@ fn shown(zero: SystemTime, shard: usize, line: &TraceLine) -> Option<Box<str>> {
 mod tests {
     use super::*;
 
-    fn wanted(name: &str) -> Wanted {
-        let subject = Subject::Client("c".into());
+    fn wanted(name: &str) -> WantedTrace {
+        let subject = TraceSubject::Client("c".into());
         let lasts = Duration::from_secs(60);
-        Wanted { name: name.into(), subject, payload: false, lasts }
+        WantedTrace { name: name.into(), subject, payload: false, lasts }
     }
 
     #[test]
     fn traces_have_names_and_numbers_of_their_own_up_to_a_bound() {
-        let traces = Traces::default();
+        let traces = TraceStore::default();
         for at in 0..TRACES {
             assert_eq!(traces.begin(wanted(&at.to_string())), Ok(()));
         }
@@ -273,7 +273,7 @@ mod tests {
 
     #[test]
     fn the_newest_lines_are_kept_and_read_by_position() {
-        let traces = Traces::default();
+        let traces = TraceStore::default();
         traces.begin(wanted("t")).unwrap();
         let mut all = traces.all();
         let trace = &mut all[0];

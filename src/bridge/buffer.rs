@@ -30,7 +30,7 @@ const UNREADABLE: Duration = Duration::from_secs(60);
 
 /// Where messages wait.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Place<'a> {
+pub enum BufferPlace<'a> {
     /// In memory.
     Memory,
     /// On disk, in segments of this many bytes.
@@ -39,24 +39,24 @@ pub enum Place<'a> {
     Both(&'a Path, u64),
 }
 
-impl Place<'_> {
+impl BufferPlace<'_> {
     fn is_disk(self) -> bool {
-        matches!(self, Place::Disk(..))
+        matches!(self, BufferPlace::Disk(..))
     }
 
     /// The most bytes in memory when at most `most` bytes may wait.
     fn in_memory(self, most: u64) -> usize {
         match self {
-            Place::Memory => usize::try_from(most).unwrap_or(usize::MAX),
-            Place::Disk(..) => AHEAD,
-            Place::Both(..) => usize::try_from(most.min(MEMORY)).unwrap_or(AHEAD),
+            BufferPlace::Memory => usize::try_from(most).unwrap_or(usize::MAX),
+            BufferPlace::Disk(..) => AHEAD,
+            BufferPlace::Both(..) => usize::try_from(most.min(MEMORY)).unwrap_or(AHEAD),
         }
     }
 
     /// The policy of the queue in memory. In front of a disk the queue is never full, so its policy
     /// has no effect.
     fn when_queue_full(self, when_full: WhenFull) -> WhenFull {
-        if self == Place::Memory { when_full } else { WhenFull::DropNew }
+        if self == BufferPlace::Memory { when_full } else { WhenFull::DropNew }
     }
 }
 
@@ -66,7 +66,7 @@ pub fn directory(bridge: &Bridge, storage: &Path) -> PathBuf {
 }
 
 /// The buffer's part on disk.
-struct Disk {
+struct DiskBuffer {
     spool: Spool,
     /// Whether every message goes to disk, however few wait.
     always: bool,
@@ -97,9 +97,9 @@ pub struct Failures {
     pub writes: u64,
 }
 
-impl Disk {
-    fn open(directory: &Path, segment: u64, always: bool) -> io::Result<Disk> {
-        Ok(Disk {
+impl DiskBuffer {
+    fn open(directory: &Path, segment: u64, always: bool) -> io::Result<DiskBuffer> {
+        Ok(DiskBuffer {
             spool: Spool::open(directory, segment)?,
             always,
             saved: Instant::now(),
@@ -158,7 +158,7 @@ impl Disk {
 /// A bridge's buffer.
 pub struct Buffer {
     queue: Queue,
-    disk: Option<Disk>,
+    disk: Option<DiskBuffer>,
     most: u64,
     when_full: WhenFull,
     dropped: u64,
@@ -173,11 +173,11 @@ impl Buffer {
     ///
     /// # Errors
     /// Fails when the directory cannot be used.
-    pub fn open(most: u64, when_full: WhenFull, place: Place<'_>) -> io::Result<Buffer> {
+    pub fn open(most: u64, when_full: WhenFull, place: BufferPlace<'_>) -> io::Result<Buffer> {
         let disk = match place {
-            Place::Memory => None,
-            Place::Disk(path, segment) | Place::Both(path, segment) => {
-                Some(Disk::open(path, segment, place.is_disk())?)
+            BufferPlace::Memory => None,
+            BufferPlace::Disk(path, segment) | BufferPlace::Both(path, segment) => {
+                Some(DiskBuffer::open(path, segment, place.is_disk())?)
             }
         };
         let queue = Queue::new(place.in_memory(most), place.when_queue_full(when_full));
@@ -192,10 +192,15 @@ impl Buffer {
     ///
     /// # Errors
     /// Fails when the directory cannot be used; then nothing has changed.
-    pub fn change(&mut self, most: u64, when_full: WhenFull, place: Place<'_>) -> io::Result<()> {
+    pub fn change(
+        &mut self,
+        most: u64,
+        when_full: WhenFull,
+        place: BufferPlace<'_>,
+    ) -> io::Result<()> {
         self.queue.rewind();
         match (&mut self.disk, place) {
-            (None, Place::Disk(..) | Place::Both(..)) => {
+            (None, BufferPlace::Disk(..) | BufferPlace::Both(..)) => {
                 let mut changed = Buffer::open(most, when_full, place)?;
                 // None of the waiting messages is dropped: the new bound is for further messages.
                 (changed.most, changed.when_full) = (u64::MAX, WhenFull::Pause);
@@ -212,11 +217,11 @@ impl Buffer {
                 *self = changed;
                 return Ok(());
             }
-            (Some(disk), Place::Disk(_, segment) | Place::Both(_, segment)) => {
+            (Some(disk), BufferPlace::Disk(_, segment) | BufferPlace::Both(_, segment)) => {
                 disk.spool.set_segment_size(segment);
                 disk.always = place.is_disk();
             }
-            (_, Place::Memory) => {}
+            (_, BufferPlace::Memory) => {}
         }
         let queue = if self.disk.is_some() { WhenFull::DropNew } else { when_full };
         self.queue.rebind(place.in_memory(most), queue);
@@ -366,7 +371,7 @@ impl Buffer {
     /// Whether [`Buffer::read`] would find a message, or there is a message that cannot be read
     /// now.
     pub fn has_unread(&self) -> bool {
-        let waits = |disk: &Disk| !disk.spool.is_all_read();
+        let waits = |disk: &DiskBuffer| !disk.spool.is_all_read();
         self.queue.has_unread() || self.disk.as_ref().is_some_and(waits)
     }
 

@@ -18,7 +18,7 @@ fn read_all(buffer: &mut Buffer) -> Vec<u64> {
 #[test]
 fn what_does_not_fit_into_memory_goes_to_disk_and_comes_back_in_order() {
     let scratch = Scratch::new();
-    let place = Place::Both(&scratch.0, SEGMENT);
+    let place = BufferPlace::Both(&scratch.0, SEGMENT);
     let mut buffer = Buffer::open(1 << 20, WhenFull::DropNew, place).unwrap();
     buffer.queue = Queue::new(2000, WhenFull::DropNew);
     for at in 0..60 {
@@ -43,7 +43,7 @@ fn what_does_not_fit_into_memory_goes_to_disk_and_comes_back_in_order() {
 fn everybody_who_waits_is_known_once() {
     for when_full in [WhenFull::DropOldest, WhenFull::DropNew] {
         let scratch = Scratch::new();
-        let place = Place::Both(&scratch.0, SEGMENT);
+        let place = BufferPlace::Both(&scratch.0, SEGMENT);
         let on_disk = || {
             let mut buffer = Buffer::open(1 << 16, when_full, place).unwrap();
             buffer.queue = Queue::new(2000, WhenFull::DropNew);
@@ -77,7 +77,7 @@ fn everybody_who_waits_is_known_once() {
 #[test]
 fn a_disk_that_cannot_be_written_loses_messages_and_counts_them() {
     let scratch = Scratch::new();
-    let place = Place::Disk(&scratch.0, SEGMENT);
+    let place = BufferPlace::Disk(&scratch.0, SEGMENT);
     let mut buffer = Buffer::open(1 << 20, WhenFull::DropNew, place).unwrap();
     std::fs::remove_dir_all(&scratch.0).unwrap();
     for at in 0..5 {
@@ -93,7 +93,7 @@ fn a_disk_that_cannot_be_written_loses_messages_and_counts_them() {
 fn a_full_disk_buffer_drops_by_its_policy() {
     for (when_full, first) in [(WhenFull::DropOldest, 100), (WhenFull::DropNew, 0)] {
         let scratch = Scratch::new();
-        let place = Place::Disk(&scratch.0, SEGMENT);
+        let place = BufferPlace::Disk(&scratch.0, SEGMENT);
         let mut buffer = Buffer::open(10 * 4096, when_full, place).unwrap();
         // Nothing is read ahead from the disk.
         buffer.queue = Queue::new(0, WhenFull::DropNew);
@@ -113,7 +113,8 @@ fn a_full_disk_buffer_drops_by_its_policy() {
 fn what_finds_no_room_comes_back_where_publishers_wait() {
     for on_disk in [false, true] {
         let scratch = Scratch::new();
-        let place = if on_disk { Place::Disk(&scratch.0, SEGMENT) } else { Place::Memory };
+        let place =
+            if on_disk { BufferPlace::Disk(&scratch.0, SEGMENT) } else { BufferPlace::Memory };
         let bound = if on_disk { 10 * 4096 } else { 10 * batch(0..10).bytes().len() as u64 };
         let mut buffer = Buffer::open(bound, WhenFull::Pause, place).unwrap();
         let (mut next, mut read) = (0, Vec::new());
@@ -145,7 +146,7 @@ fn what_finds_no_room_comes_back_where_publishers_wait() {
 #[test]
 fn a_disk_that_cannot_be_written_loses_nothing_where_publishers_wait() {
     let scratch = Scratch::new();
-    let place = Place::Disk(&scratch.0, SEGMENT);
+    let place = BufferPlace::Disk(&scratch.0, SEGMENT);
     let mut buffer = Buffer::open(1 << 20, WhenFull::Pause, place).unwrap();
     std::fs::remove_dir_all(&scratch.0).unwrap();
     assert!(buffer.push(batch(0..10)).is_some() && buffer.is_failing());
@@ -161,7 +162,7 @@ proptest! {
     #[test]
     fn as_a_list_that_survives(steps in prop::collection::vec(0u8..8, 1..150)) {
         let scratch = Scratch::new();
-        let place = Place::Disk(&scratch.0, SEGMENT);
+        let place = BufferPlace::Disk(&scratch.0, SEGMENT);
         let open = || Buffer::open(1 << 24, WhenFull::DropNew, place).unwrap();
         let mut buffer = open();
         let (mut next, mut under_way, mut got) = (0, Vec::new(), Vec::new());
@@ -216,10 +217,10 @@ struct Outcome {
 
 /// Fills and empties a buffer in turn while the disk has the given fault. With `killed`, the
 /// process ends in between as by kill -9.
-fn run(place: Place<'_>, when_full: WhenFull, fault: Option<Fault>, killed: bool) -> Outcome {
+fn run(place: BufferPlace<'_>, when_full: WhenFull, fault: Option<Fault>, killed: bool) -> Outcome {
     let open = || {
         let mut buffer = Buffer::open(1 << 20, when_full, place).expect("a disk that can be read");
-        if matches!(place, Place::Both(..)) && buffer.queue.is_empty() {
+        if matches!(place, BufferPlace::Both(..)) && buffer.queue.is_empty() {
             buffer.queue = Queue::new(600, WhenFull::DropNew);
         }
         buffer
@@ -264,7 +265,8 @@ fn run(place: Place<'_>, when_full: WhenFull, fault: Option<Fault>, killed: bool
 fn a_disk_that_fails_at_any_operation_loses_nothing_that_was_taken_in() {
     let run_at = |kind: usize, when_full, fault, killed| {
         let scratch = Scratch::new();
-        let place = [Place::Disk(&scratch.0, SEGMENT), Place::Both(&scratch.0, SEGMENT)][kind];
+        let place =
+            [BufferPlace::Disk(&scratch.0, SEGMENT), BufferPlace::Both(&scratch.0, SEGMENT)][kind];
         run(place, when_full, fault, killed)
     };
     let mut faulty = 0;
@@ -304,7 +306,7 @@ fn a_disk_that_fails_at_any_operation_loses_nothing_that_was_taken_in() {
 }
 
 /// A buffer most of which is read from disk; a read that fails is repeated at once.
-fn read_from_disk(place: Place<'_>) -> Buffer {
+fn read_from_disk(place: BufferPlace<'_>) -> Buffer {
     let mut buffer = Buffer::open(1 << 20, WhenFull::Pause, place).unwrap();
     buffer.queue = Queue::new(600, WhenFull::DropNew);
     buffer.disk.as_mut().unwrap().trying.0 = Duration::ZERO;
@@ -316,7 +318,8 @@ fn read_from_disk(place: Place<'_>) -> Buffer {
 fn a_disk_that_cannot_be_read_for_a_while_loses_nothing() {
     let run = |kind: usize, fault: Option<Fault>| {
         let scratch = Scratch::new();
-        let place = [Place::Disk(&scratch.0, SEGMENT), Place::Both(&scratch.0, SEGMENT)][kind];
+        let place =
+            [BufferPlace::Disk(&scratch.0, SEGMENT), BufferPlace::Both(&scratch.0, SEGMENT)][kind];
         let mut buffer = read_from_disk(place);
         faults::plan_reads(fault);
         let (mut next, mut got) = (0, Vec::new());
@@ -357,7 +360,7 @@ fn a_disk_that_cannot_be_read_for_a_while_loses_nothing() {
 #[test]
 fn what_cannot_be_read_is_given_up_when_the_disk_is_known_to_work() {
     let scratch = Scratch::new();
-    let mut buffer = read_from_disk(Place::Disk(&scratch.0, SEGMENT));
+    let mut buffer = read_from_disk(BufferPlace::Disk(&scratch.0, SEGMENT));
     buffer.disk.as_mut().unwrap().trying.1 = Duration::ZERO;
     for at in 0..3 {
         assert!(buffer.push(waited(at * 10..at * 10 + 10)).is_none());
@@ -381,7 +384,7 @@ fn what_cannot_be_read_is_given_up_when_the_disk_is_known_to_work() {
 #[test]
 fn a_buffer_that_cannot_be_read_at_the_start_is_not_opened() {
     let scratch = Scratch::new();
-    let place = Place::Disk(&scratch.0, SEGMENT);
+    let place = BufferPlace::Disk(&scratch.0, SEGMENT);
     let open = || Buffer::open(1 << 20, WhenFull::Pause, place);
     let mut buffer = open().unwrap();
     for at in 0..30 {
@@ -404,7 +407,7 @@ fn a_buffer_that_cannot_be_read_at_the_start_is_not_opened() {
 #[test]
 fn files_with_any_byte_cut_or_turned_over_are_read_as_far_as_they_go() {
     let scratch = Scratch::new();
-    let place = Place::Disk(&scratch.0, SEGMENT);
+    let place = BufferPlace::Disk(&scratch.0, SEGMENT);
     let mut buffer = Buffer::open(1 << 20, WhenFull::Pause, place).unwrap();
     for at in 0..4 {
         assert!(buffer.push(batch(at * 3..at * 3 + 3)).is_none());
@@ -467,9 +470,9 @@ fn numbers_begin_again_only_under_another_identity() {
     buffer.done(0);
     buffer.rewind();
     assert_eq!(buffer.read().unwrap().0, 1, "the numbers go on");
-    buffer.change(1 << 20, WhenFull::DropNew, Place::Memory).unwrap();
+    buffer.change(1 << 20, WhenFull::DropNew, BufferPlace::Memory).unwrap();
     assert_eq!((buffer.read().unwrap().0, buffer.identity()), (1, memory));
-    let place = Place::Disk(&scratch.0, SEGMENT);
+    let place = BufferPlace::Disk(&scratch.0, SEGMENT);
     buffer.change(1 << 20, WhenFull::DropNew, place).unwrap();
     assert_eq!(buffer.read().unwrap().0, 0, "the numbers begin again");
     let disk = buffer.identity();

@@ -55,7 +55,7 @@ fn worse(one: &'static str, other: &'static str) -> &'static str {
 
 /// Why a bridge has dropped a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Lost {
+pub enum BridgeDropReason {
     /// There was no room.
     Full,
     /// Its expiry interval was over.
@@ -70,20 +70,26 @@ pub enum Lost {
     Unwanted,
 }
 
-impl Lost {
+impl BridgeDropReason {
     /// All reasons.
-    pub const ALL: [Lost; 6] =
-        [Lost::Full, Lost::Expired, Lost::Loop, Lost::TooLarge, Lost::Rejected, Lost::Unwanted];
+    pub const ALL: [BridgeDropReason; 6] = [
+        BridgeDropReason::Full,
+        BridgeDropReason::Expired,
+        BridgeDropReason::Loop,
+        BridgeDropReason::TooLarge,
+        BridgeDropReason::Rejected,
+        BridgeDropReason::Unwanted,
+    ];
 
     /// The label of the reason.
     pub fn word(self) -> &'static str {
         match self {
-            Lost::Full => "full",
-            Lost::Expired => "expired",
-            Lost::Loop => "loop",
-            Lost::TooLarge => "too_large",
-            Lost::Rejected => "rejected",
-            Lost::Unwanted => "unwanted",
+            BridgeDropReason::Full => "full",
+            BridgeDropReason::Expired => "expired",
+            BridgeDropReason::Loop => "loop",
+            BridgeDropReason::TooLarge => "too_large",
+            BridgeDropReason::Rejected => "rejected",
+            BridgeDropReason::Unwanted => "unwanted",
         }
     }
 }
@@ -122,11 +128,11 @@ pub struct FeedFigures {
 
 /// The figures of all bridges, in the order of the configuration.
 #[derive(Clone, Default)]
-pub struct Shown(Arc<Mutex<Vec<Arc<Figures>>>>);
+pub struct AllBridgeFigures(Arc<Mutex<Vec<Arc<BridgeFigures>>>>);
 
-impl Shown {
+impl AllBridgeFigures {
     /// Sets the figures of all bridges.
-    pub fn set(&self, all: Vec<Arc<Figures>>) {
+    pub fn set(&self, all: Vec<Arc<BridgeFigures>>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = all;
     }
 
@@ -146,7 +152,7 @@ impl Shown {
 
 /// The figures of a bridge's lane.
 #[derive(Debug)]
-pub struct Figures {
+pub struct BridgeFigures {
     /// The bridge's name.
     pub name: String,
     /// The kind of its other end: the key in the configuration.
@@ -168,7 +174,7 @@ pub struct Figures {
     pub failures: Figure,
     /// Messages that were sent again.
     pub retries: Figure,
-    lost: [Figure; Lost::ALL.len()],
+    lost: [Figure; BridgeDropReason::ALL.len()],
     /// Refusals by another MQTT broker, by reason.
     refused: [Figure; REASONS.len()],
     /// Messages for which the bridge's buffer had no room.
@@ -185,12 +191,12 @@ pub struct Figures {
     pub feeds: Vec<Arc<FeedFigures>>,
 }
 
-impl Figures {
+impl BridgeFigures {
     /// Figures that are all zero, for `cores` cores; at most `limit` bytes may wait.
-    pub fn new(name: &str, kind: &'static str, cores: usize, limit: u64) -> Arc<Figures> {
+    pub fn new(name: &str, kind: &'static str, cores: usize, limit: u64) -> Arc<BridgeFigures> {
         let most = Figure::default();
         most.set(limit);
-        Arc::new(Figures {
+        Arc::new(BridgeFigures {
             name: name.to_owned(),
             kind,
             limit: most,
@@ -241,7 +247,7 @@ impl Figures {
             damaged: self.damaged.get(),
             disk_failures: [("read", self.unread.get()), ("write", self.unwritten.get())],
             full: self.full.get() > 0,
-            dropped: Lost::ALL.map(|why| (why.word(), self.lost(why))).to_vec(),
+            dropped: BridgeDropReason::ALL.map(|why| (why.word(), self.lost(why))).to_vec(),
             refused: self.refused(),
         }
     }
@@ -252,7 +258,7 @@ impl Figures {
     }
 
     /// Counts a message that the bridge's thread dropped for another reason than lack of room.
-    pub fn lose(&self, why: Lost) {
+    pub fn lose(&self, why: BridgeDropReason) {
         if let Some(figure) = self.lost.get(why as usize) {
             figure.add(1);
         }
@@ -274,12 +280,12 @@ impl Figures {
     }
 
     /// The number of messages that were dropped for this reason.
-    pub fn lost(&self, why: Lost) -> u64 {
+    pub fn lost(&self, why: BridgeDropReason) -> u64 {
         let own = self.lost.get(why as usize).map_or(0, Figure::get);
         let full = || {
             let links: u64 = self.feeds.iter().map(|feed| feed.dropped.get()).sum();
             links + self.queue_dropped.get()
         };
-        own + if why == Lost::Full { full() } else { 0 }
+        own + if why == BridgeDropReason::Full { full() } else { 0 }
     }
 }

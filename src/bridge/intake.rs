@@ -4,7 +4,7 @@
 
 use super::buffer::Buffer;
 use super::feed::Feed;
-use super::figures::{Figures, Lost};
+use super::figures::{BridgeDropReason, BridgeFigures};
 use super::numbers::Numbers;
 use super::orders::Orders;
 use crate::link_record::{LinkOutcome, LinkRecord, Waiter};
@@ -19,20 +19,20 @@ pub struct Intake {
     /// The cores' rings.
     pub feeds: Vec<Feed>,
     /// The bridge's figures.
-    pub figures: Arc<Figures>,
+    pub figures: Arc<BridgeFigures>,
     /// Wakes the bridge's thread.
     pub bell: Arc<Notify>,
     /// Tells whether the bridge is to end.
     pub orders: Arc<Orders>,
     /// The state of a buffer without room.
-    pub waiting: Waiting,
+    pub waiting: WaitingPublishers,
     /// The filters that the numbers in records mean.
     pub numbers: Numbers,
 }
 
 /// The state of a buffer without room, whose publishers wait.
 #[derive(Default)]
-pub struct Waiting {
+pub struct WaitingPublishers {
     /// The bytes in the buffer when a batch last found no room.
     full: Option<usize>,
     /// The index of the core whose batches are taken first.
@@ -148,10 +148,10 @@ impl Intake {
     }
 
     /// The message with this number is dropped.
-    pub fn lose(&mut self, number: u64, why: Lost) {
+    pub fn lose(&mut self, number: u64, why: BridgeDropReason) {
         self.figures.lose(why);
         let waiter = self.buffer.done(number);
-        let there = why == Lost::Loop;
+        let there = why == BridgeDropReason::Loop;
         self.tell(waiter, if there { LinkOutcome::Delivered } else { LinkOutcome::Refused });
     }
 

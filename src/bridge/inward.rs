@@ -3,12 +3,12 @@
 //! asked again.
 #![allow(clippy::disallowed_methods, reason = "on the bridge's own thread, never on a core's")]
 
-use super::lanes::State;
+use super::lanes::LaneStates;
 use super::mqtt::session::Incoming;
 use crate::ids::ClientKey;
 use crate::message::MessageRef;
 use crate::shard::Shard;
-use crate::shard::inquiry::{PublishOutcome, Submission, Told};
+use crate::shard::inquiry::{PublishOutcome, Submission, SubmissionReply};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -34,7 +34,7 @@ const AT_ONCE: usize = 32;
 const REST: Duration = Duration::from_millis(5);
 
 /// An answer of a shard.
-enum Answer {
+enum ShardAnswer {
     Messages {
         shard: usize,
         /// Tickets of settled messages with their outcomes.
@@ -56,16 +56,16 @@ pub enum Settled {
 }
 
 #[derive(Default)]
-struct Lane {
+struct ShardLane {
     waiting: VecDeque<Incoming>,
     asked: bool,
     again: Option<Instant>,
 }
 
 /// The bridge's state on its way to a shard.
-struct Telling {
+struct StateTelling {
     topic: Arc<str>,
-    state: State,
+    state: LaneStates,
     lane: u16,
     wanted: Option<bool>,
     asked: Option<bool>,
@@ -74,7 +74,7 @@ struct Telling {
 
 /// What a bridge is known by where it publishes.
 #[derive(Clone)]
-pub struct Own {
+pub struct BridgeIdentity {
     /// Its key as a publisher.
     pub key: ClientKey,
     /// Its name.
@@ -84,23 +84,29 @@ pub struct Own {
 /// Messages on their way to the shards.
 pub struct Inward {
     shards: Shards,
-    own: Own,
-    lanes: Vec<Lane>,
-    answers: mpsc::UnboundedReceiver<Answer>,
-    answer: mpsc::UnboundedSender<Answer>,
+    own: BridgeIdentity,
+    lanes: Vec<ShardLane>,
+    answers: mpsc::UnboundedReceiver<ShardAnswer>,
+    answer: mpsc::UnboundedSender<ShardAnswer>,
     under_way: usize,
-    telling: Telling,
+    telling: StateTelling,
 }
 
 impl Inward {
     /// Starts without messages. `topic` is where the bridge's state is published here, and `lane`
     /// is the lane whose part of that state this is.
-    pub fn new(shards: Shards, own: Own, topic: &str, state: &State, lane: u16) -> Inward {
+    pub fn new(
+        shards: Shards,
+        own: BridgeIdentity,
+        topic: &str,
+        state: &LaneStates,
+        lane: u16,
+    ) -> Inward {
         let (answer, answers) = mpsc::unbounded_channel();
-        let lanes = shards.submit.iter().map(|_| Lane::default()).collect();
+        let lanes = shards.submit.iter().map(|_| ShardLane::default()).collect();
         let (wanted, asked, again) = (None, None, None);
         let (topic, state) = (topic.into(), state.clone());
-        let telling = Telling { topic, state, lane, wanted, asked, again };
+        let telling = StateTelling { topic, state, lane, wanted, asked, again };
         Inward { shards, own, lanes, answers, answer, under_way: 0, telling }
     }
 
@@ -130,7 +136,7 @@ impl Inward {
             let mut messages: VecDeque<Incoming> = lane.waiting.drain(..some).collect();
             (lane.asked, lane.again) = (true, None);
             let (own, answer) = (self.own.clone(), self.answer.clone());
-            let publish_all = move |core: &mut Shard| -> Told {
+            let publish_all = move |core: &mut Shard| -> SubmissionReply {
                 let mut settled = Vec::with_capacity(messages.len());
                 while let Some(message) = messages.front() {
                     let outcome = match publish(core, message, &own) {
@@ -141,7 +147,7 @@ impl Inward {
                     settled.push((message.ticket, outcome));
                     messages.pop_front();
                 }
-                let told = Answer::Messages { shard, settled, rest: messages };
+                let told = ShardAnswer::Messages { shard, settled, rest: messages };
                 // The receiver is gone if the bridge has ended.
                 Box::new(move || drop(answer.send(told)))
             };
@@ -158,7 +164,7 @@ impl Inward {
         settled: &mut Vec<(u64, Settled)>,
     ) -> Poll<()> {
         match self.answers.poll_recv(context) {
-            Poll::Ready(Some(Answer::State(told))) => {
+            Poll::Ready(Some(ShardAnswer::State(told))) => {
                 let asked = self.telling.asked.take();
                 if !told {
                     self.telling.state.forget();
@@ -168,7 +174,7 @@ impl Inward {
                 }
                 Poll::Ready(())
             }
-            Poll::Ready(Some(Answer::Messages { shard, settled: some, rest })) => {
+            Poll::Ready(Some(ShardAnswer::Messages { shard, settled: some, rest })) => {
                 self.under_way -= some.len();
                 settled.extend(some);
                 if let Some(lane) = self.lanes.get_mut(shard) {
@@ -209,7 +215,7 @@ impl Inward {
         let asked = telling.state.tell(|up| {
             let payload: &[u8] = if up { b"1" } else { b"0" };
             submit(Box::new(move |shard| {
-                let told = Answer::State(shard.publish_state(&topic, payload));
+                let told = ShardAnswer::State(shard.publish_state(&topic, payload));
                 Box::new(move || drop(answer.send(told)))
             }));
         });
@@ -217,7 +223,7 @@ impl Inward {
     }
 }
 
-fn publish(shard: &mut Shard, message: &Incoming, own: &Own) -> PublishOutcome {
+fn publish(shard: &mut Shard, message: &Incoming, own: &BridgeIdentity) -> PublishOutcome {
     let view = MessageRef {
         topic: &message.topic,
         properties: &message.properties,

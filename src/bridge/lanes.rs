@@ -8,7 +8,7 @@
     reason = "lanes of one bridge share its state; on the control thread and those of bridges"
 )]
 
-use super::buffer::{Buffer, Place};
+use super::buffer::{Buffer, BufferPlace};
 use crate::link_record::LinkBatch;
 use crate::shard::{LinkPart, WhenFull};
 use std::io;
@@ -17,17 +17,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// A lane of a bridge.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Lane {
+pub struct BridgeLane {
     /// The lane's number, from 0.
     pub number: u16,
     /// The number of lanes of the bridge.
     pub of: u16,
 }
 
-impl Lane {
+impl BridgeLane {
     /// All lanes of a bridge that has `of` lanes.
-    pub fn all(of: u16) -> impl Iterator<Item = Lane> {
-        (0..of).map(move |number| Lane { number, of })
+    pub fn all(of: u16) -> impl Iterator<Item = BridgeLane> {
+        (0..of).map(move |number| BridgeLane { number, of })
     }
 
     /// Whether this is the first lane, which does everything that cannot be shared.
@@ -49,16 +49,16 @@ impl Lane {
     }
 
     /// The lane for which a directory of the bridge is, by its name.
-    fn of_directory(name: &str) -> Option<Lane> {
+    fn of_directory(name: &str) -> Option<BridgeLane> {
         let (number, of) = name.split_once("-of-")?;
         let (number, of): (u16, u16) = (number.parse().ok()?, of.parse().ok()?);
-        (number >= 1 && number <= of && of > 1).then(|| Lane { number: number - 1, of })
+        (number >= 1 && number <= of && of > 1).then(|| BridgeLane { number: number - 1, of })
     }
 }
 
 /// The state of a bridge, to which each lane contributes: the bridge is up while all lanes are.
 #[derive(Clone)]
-pub struct State(Arc<Mutex<Parts>>);
+pub struct LaneStates(Arc<Mutex<Parts>>);
 
 struct Parts {
     up: Vec<bool>,
@@ -66,10 +66,10 @@ struct Parts {
     told: Option<bool>,
 }
 
-impl State {
+impl LaneStates {
     /// The state of a bridge with `lanes` lanes, none of which is up.
-    pub fn new(lanes: u16) -> State {
-        State(Arc::new(Mutex::new(Parts { up: vec![false; usize::from(lanes)], told: None })))
+    pub fn new(lanes: u16) -> LaneStates {
+        LaneStates(Arc::new(Mutex::new(Parts { up: vec![false; usize::from(lanes)], told: None })))
     }
 
     /// Notes whether a lane is up.
@@ -108,12 +108,12 @@ impl State {
 pub fn gather(directory: &Path, of: u16, segment: u64) -> io::Result<usize> {
     let mut old = Vec::new();
     if of > 1 && has_segments(directory)? {
-        old.push((Lane { number: 0, of: 1 }, directory.to_owned()));
+        old.push((BridgeLane { number: 0, of: 1 }, directory.to_owned()));
     }
     if directory.is_dir() {
         for entry in std::fs::read_dir(directory)? {
             let entry = entry?;
-            let lane = entry.file_name().to_str().and_then(Lane::of_directory);
+            let lane = entry.file_name().to_str().and_then(BridgeLane::of_directory);
             if let Some(lane) = lane.filter(|lane| lane.of != of)
                 && has_segments(&entry.path())?
             {
@@ -125,9 +125,10 @@ pub fn gather(directory: &Path, of: u16, segment: u64) -> io::Result<usize> {
         return Ok(0);
     }
     old.sort_by_key(|(lane, _)| (lane.of, lane.number));
-    let places: Vec<PathBuf> = Lane::all(of).map(|lane| lane.directory(directory)).collect();
-    let open =
-        |place: &PathBuf| Buffer::open(u64::MAX, WhenFull::Pause, Place::Disk(place, segment));
+    let places: Vec<PathBuf> = BridgeLane::all(of).map(|lane| lane.directory(directory)).collect();
+    let open = |place: &PathBuf| {
+        Buffer::open(u64::MAX, WhenFull::Pause, BufferPlace::Disk(place, segment))
+    };
     let mut lanes = places.iter().map(open).collect::<io::Result<Vec<Buffer>>>()?;
     let mut moved = 0;
     for (_, place) in &old {
@@ -216,13 +217,13 @@ mod tests {
     }
 
     fn open(path: &Path) -> Buffer {
-        Buffer::open(u64::MAX, WhenFull::Pause, Place::Disk(path, 256 << 10)).unwrap()
+        Buffer::open(u64::MAX, WhenFull::Pause, BufferPlace::Disk(path, 256 << 10)).unwrap()
     }
 
     /// The messages in each lane, by topic.
     fn waiting(directory: &Path, of: u16) -> BTreeMap<String, Vec<u64>> {
         let mut all = BTreeMap::new();
-        for lane in Lane::all(of) {
+        for lane in BridgeLane::all(of) {
             let mut buffer = open(&lane.directory(directory));
             let mut here: BTreeMap<String, Vec<u64>> = BTreeMap::new();
             while let Some((_, record)) = buffer.read() {
@@ -283,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_bridge_is_up_while_all_its_lanes_are() {
-        let state = State::new(2);
+        let state = LaneStates::new(2);
         let mut told = Vec::new();
         for (lane, up) in [(0, false), (1, true), (0, true), (0, true), (1, false), (1, true)] {
             state.set(lane, up);

@@ -17,13 +17,13 @@ const FILE: &str = "filters";
 const MOST: usize = u16::MAX as usize;
 
 /// A filter, and the number of earlier routes with the same filter.
-type Name = (String, u16);
+type RouteName = (String, u16);
 
 /// The numbers of a bridge's filters.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Numbers {
     /// Filters by number.
-    names: Vec<Name>,
+    names: Vec<RouteName>,
     /// The numbers of the present routes, in their order.
     current: Vec<u16>,
 }
@@ -101,7 +101,7 @@ impl Numbers {
         File::open(directory)?.sync_all()
     }
 
-    fn name(&self, number: u16) -> Option<&Name> {
+    fn name(&self, number: u16) -> Option<&RouteName> {
         self.names.get(usize::from(number))
     }
 
@@ -132,8 +132,8 @@ fn is_used(directory: &Path) -> io::Result<bool> {
     Ok(false)
 }
 
-fn read(bytes: &[u8]) -> Option<Vec<Name>> {
-    let names: Vec<Name> = serde_json::from_slice(bytes).ok()?;
+fn read(bytes: &[u8]) -> Option<Vec<RouteName>> {
+    let names: Vec<RouteName> = serde_json::from_slice(bytes).ok()?;
     (names.len() <= MOST).then_some(names)
 }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 /// What happens to waiting messages when a bridge ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum End {
+enum EndPolicy {
     /// They are sent while there is time, and the rest is put away.
     Send,
     /// Another thread continues with them.
@@ -21,10 +21,10 @@ enum End {
 
 /// Whether a bridge is to end, and until when it may send waiting messages.
 #[derive(Default)]
-pub struct Orders(Mutex<Option<(End, Instant)>>);
+pub struct Orders(Mutex<Option<(EndPolicy, Instant)>>);
 
 impl Orders {
-    fn given(&self) -> Option<(End, Instant)> {
+    fn given(&self) -> Option<(EndPolicy, Instant)> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -40,7 +40,7 @@ impl Orders {
 
     /// Whether the bridge is to end so that another thread continues: no further message is read.
     pub fn hands_over(&self) -> bool {
-        self.given().is_some_and(|(end, _)| end == End::HandOver)
+        self.given().is_some_and(|(end, _)| end == EndPolicy::HandOver)
     }
 
     /// Whether the time for ending is over.
@@ -50,13 +50,13 @@ impl Orders {
 
     /// Orders the bridge to end, at the latest at `until`.
     pub fn end(&self, until: Instant) {
-        self.give(Some((End::Send, until)));
+        self.give(Some((EndPolicy::Send, until)));
     }
 
     /// Orders the bridge to end, at the latest at `until`. The thread that continues sends again
     /// what has been sent by then and is not confirmed.
     pub fn hand_over(&self, until: Instant) {
-        self.give(Some((End::HandOver, until)));
+        self.give(Some((EndPolicy::HandOver, until)));
     }
 
     /// Withdraws the order: another thread continues.
@@ -64,7 +64,7 @@ impl Orders {
         self.give(None);
     }
 
-    fn give(&self, order: Option<(End, Instant)>) {
+    fn give(&self, order: Option<(EndPolicy, Instant)>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = order;
     }
 }

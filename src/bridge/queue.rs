@@ -13,14 +13,14 @@ use std::hash::{BuildHasher, RandomState};
 
 /// A batch, and the number of its first message.
 #[derive(Debug)]
-struct Held {
+struct QueuedBatch {
     first: u64,
     batch: LinkBatch,
     /// Whether the batch is on disk as well.
     stored: bool,
 }
 
-impl Held {
+impl QueuedBatch {
     fn end(&self) -> u64 {
         self.first + u64::from(self.batch.count())
     }
@@ -38,7 +38,7 @@ impl Held {
 
 /// A message that was read.
 #[derive(Clone, Copy, Debug)]
-struct Sent {
+struct ReadMessage {
     number: u64,
     done: bool,
     waiter: Option<Waiter>,
@@ -46,7 +46,7 @@ struct Sent {
 
 /// The next message to be read.
 #[derive(Clone, Copy, Default, Debug)]
-struct Cursor {
+struct QueueCursor {
     /// The index of its batch.
     held: usize,
     /// Where in the batch the message that was read last begins.
@@ -65,7 +65,7 @@ fn fresh_identity() -> u128 {
 /// A queue of messages.
 #[derive(Debug)]
 pub struct Queue {
-    batches: VecDeque<Held>,
+    batches: VecDeque<QueuedBatch>,
     bytes: usize,
     most: usize,
     when_full: WhenFull,
@@ -73,9 +73,9 @@ pub struct Queue {
     next: u64,
     /// Tells the numbers of this queue from those of all others.
     identity: u128,
-    cursor: Cursor,
+    cursor: QueueCursor,
     /// Messages that were read, in order.
-    sent: VecDeque<Sent>,
+    sent: VecDeque<ReadMessage>,
     /// Messages that were done before the queue was rewound to an earlier message.
     settled: VecDeque<u64>,
     /// Messages with numbers below this are done.
@@ -98,7 +98,7 @@ impl Queue {
             when_full,
             next: 0,
             identity: fresh_identity(),
-            cursor: Cursor::default(),
+            cursor: QueueCursor::default(),
             sent: VecDeque::new(),
             settled: VecDeque::new(),
             finished: 0,
@@ -198,7 +198,7 @@ impl Queue {
         let first = self.next;
         self.next += u64::from(batch.count());
         self.waiting += u64::from(batch.count());
-        self.batches.push_back(Held { first, batch, stored: false });
+        self.batches.push_back(QueuedBatch { first, batch, stored: false });
     }
 
     /// Takes in a batch that is on disk as well, whatever room there is; its first `done` messages
@@ -210,7 +210,7 @@ impl Queue {
         let done = done.min(batch.count());
         self.settled.extend(first..first + u64::from(done));
         self.waiting += u64::from(batch.count() - done);
-        self.batches.push_back(Held { first, batch, stored: true });
+        self.batches.push_back(QueuedBatch { first, batch, stored: true });
     }
 
     /// Calls `store` for every batch that is not on disk, in order, and marks it as stored.
@@ -252,13 +252,13 @@ impl Queue {
             }
             if self.settled.front() == Some(&number) {
                 self.settled.pop_front();
-                self.sent.push_back(Sent { number, done: true, waiter: None });
+                self.sent.push_back(ReadMessage { number, done: true, waiter: None });
                 self.settle();
                 continue;
             }
             let held = self.batches.get(self.cursor.held)?;
             let (record, _) = held.batch.read(self.cursor.before)?;
-            self.sent.push_back(Sent { number, done: false, waiter: record.waiter });
+            self.sent.push_back(ReadMessage { number, done: false, waiter: record.waiter });
             return Some((number, record));
         }
     }
@@ -268,13 +268,13 @@ impl Queue {
         while let Some(held) = self.batches.get(self.cursor.held)
             && self.cursor.at >= held.batch.bytes().len()
         {
-            self.cursor = Cursor { held: self.cursor.held + 1, ..Cursor::default() };
+            self.cursor = QueueCursor { held: self.cursor.held + 1, ..QueueCursor::default() };
         }
         let held = self.batches.get(self.cursor.held)?;
         let at = self.cursor.at;
         let (_, next) = held.batch.read(at)?;
         let number = if at == 0 { held.first } else { self.cursor.number };
-        self.cursor = Cursor { before: at, at: next, number: number + 1, ..self.cursor };
+        self.cursor = QueueCursor { before: at, at: next, number: number + 1, ..self.cursor };
         Some(number)
     }
 
@@ -301,7 +301,7 @@ impl Queue {
 
     /// Removes batches whose messages are all done.
     fn settle(&mut self) {
-        while let Some(&Sent { number, done: true, .. }) = self.sent.front() {
+        while let Some(&ReadMessage { number, done: true, .. }) = self.sent.front() {
             self.sent.pop_front();
             self.finished = number + 1;
         }
@@ -315,7 +315,7 @@ impl Queue {
         self.bytes -= front.batch.bytes().len();
         self.stored_gone += usize::from(front.stored);
         if self.cursor.held == 0 {
-            self.cursor = Cursor::default();
+            self.cursor = QueueCursor::default();
         } else {
             self.cursor.held -= 1;
         }
@@ -328,10 +328,10 @@ impl Queue {
         let mut settled: VecDeque<u64> = done.collect();
         settled.append(&mut self.settled);
         self.settled = settled;
-        self.cursor = Cursor::default();
+        self.cursor = QueueCursor::default();
         let Some(front) = self.batches.front() else { return };
         let number = self.finished.max(front.first);
-        self.cursor = Cursor { at: front.position(number), number, ..Cursor::default() };
+        self.cursor = QueueCursor { at: front.position(number), number, ..QueueCursor::default() };
     }
 }
 

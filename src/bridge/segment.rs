@@ -6,7 +6,7 @@ use crate::storage::frame;
 
 /// A whole batch.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Found {
+pub struct FoundBatch {
     /// The batch's number.
     pub batch: u64,
     /// The offset in the segment.
@@ -31,7 +31,7 @@ pub struct Search {
 
 /// What a segment has besides its whole batches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Scanned {
+pub struct SegmentScan {
     /// The number after the last whole batch.
     pub next: u64,
     /// The number of places before the last whole batch where a batch is broken or missing.
@@ -43,11 +43,11 @@ pub struct Scanned {
 }
 
 /// Finds the whole batches of a segment, which have ascending numbers.
-pub fn scan(bytes: &[u8], search: Search, mut found: impl FnMut(Found)) -> Scanned {
+pub fn scan(bytes: &[u8], search: Search, mut found: impl FnMut(FoundBatch)) -> SegmentScan {
     let (mut offset, mut payload, mut torn) = (0, Vec::new(), None);
     let (mut next, mut last, mut damaged) = (search.from, None::<u64>, 0);
     while let Some(rest) = bytes.get(offset..).filter(|rest| !rest.is_empty()) {
-        let own = |header: &frame::Header| {
+        let own = |header: &frame::LogFrameHeader| {
             header.log == search.log
                 && header.segment == search.segment
                 && header.batch >= next
@@ -58,7 +58,7 @@ pub fn scan(bytes: &[u8], search: Search, mut found: impl FnMut(Found)) -> Scann
             // Remains of an earlier use of the file are no damage, and neither are bytes that were
             // never written. A batch of this segment is broken when its header is intact and the
             // rest of it is not.
-            let broken = frame::Header::read(rest).ok().filter(own);
+            let broken = frame::LogFrameHeader::read(rest).ok().filter(own);
             torn = torn.max(broken.map(|header| header.batch));
             offset += frame::ALIGNMENT;
             continue;
@@ -69,10 +69,10 @@ pub fn scan(bytes: &[u8], search: Search, mut found: impl FnMut(Found)) -> Scann
         (torn, last) = (None, Some(header.batch));
         next = header.batch + 1;
         match LinkBatch::from_bytes(std::mem::take(&mut payload)) {
-            Some(messages) => found(Found { batch: header.batch, offset, size, messages }),
+            Some(messages) => found(FoundBatch { batch: header.batch, offset, size, messages }),
             None => damaged += 1,
         }
         offset += size;
     }
-    Scanned { next, damaged, torn }
+    SegmentScan { next, damaged, torn }
 }

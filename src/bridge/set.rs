@@ -16,13 +16,13 @@
 
 use super::buffer::directory;
 use super::feed::{BridgeId, FeedCommand, FeedOrder, FeederPlan};
-use super::figures::{BridgeState, Figures, Shown};
+use super::figures::{AllBridgeFigures, BridgeFigures, BridgeState};
 use super::intake::Intake;
 use super::inward::Shards;
-use super::lanes::Lane;
+use super::lanes::BridgeLane;
 use super::orders::{Orders, wait_for_end};
-use super::start::{Common, Planned, Wanted, most_bytes, state_topic};
-use super::thread::{self, Unstarted, Work};
+use super::start::{Common, Planned, WantedLane, most_bytes, state_topic};
+use super::thread::{self, BridgeWork, Unstarted};
 use crate::config::{self, BufferMode, Config, Get};
 use crate::shard::{LinkPlan, Shard};
 use std::collections::{HashMap, VecDeque};
@@ -46,27 +46,27 @@ const LOOK: Duration = Duration::from_millis(20);
 pub type TellCore = Arc<dyn Fn(FeedCommand) + Send + Sync>;
 
 /// A lane of a bridge whose thread runs.
-struct Running {
+struct RunningLane {
     id: BridgeId,
     config: config::Bridge,
-    lane: Lane,
+    lane: BridgeLane,
     kind: &'static str,
     files: u64,
     link: LinkPlan,
-    figures: Arc<Figures>,
+    figures: Arc<BridgeFigures>,
     bell: Arc<Notify>,
     orders: Arc<Orders>,
-    work: Work,
+    work: BridgeWork,
     thread: JoinHandle<Intake>,
 }
 
 /// The running bridges, owned by the thread that may change them.
-struct Set {
-    running: Vec<Running>,
+struct BridgeSet {
+    running: Vec<RunningLane>,
     common: Arc<Common>,
     shards: Shards,
     cores: Vec<TellCore>,
-    shown: Shown,
+    shown: AllBridgeFigures,
     last_id: u32,
     /// Set when the broker stops: then nothing is waited for.
     hurry: Arc<AtomicBool>,
@@ -77,9 +77,9 @@ enum Owner {
     /// No owner: there are no cores yet, or the thread that changes the bridges has panicked.
     Nobody,
     /// The control thread.
-    Control(Box<Set>),
+    Control(Box<BridgeSet>),
     /// A thread that is changing them.
-    Change(JoinHandle<Box<Set>>),
+    Change(JoinHandle<Box<BridgeSet>>),
 }
 
 /// All bridges as the control thread sees them.
@@ -88,10 +88,10 @@ pub struct Bridges {
     planned: Vec<Planned>,
     owner: Owner,
     /// The next change, and how long removed bridges may send waiting messages.
-    next: Option<(Vec<Wanted>, Duration)>,
+    next: Option<(Vec<WantedLane>, Duration)>,
     /// Whether it was logged that there is no thread for the next change.
     complained: bool,
-    shown: Shown,
+    shown: AllBridgeFigures,
     hurry: Arc<AtomicBool>,
     shards: Option<Shards>,
     /// The number of lanes of each present bridge, by name.
@@ -111,7 +111,7 @@ impl Bridges {
             (0..common.cores).map(|_| Vec::new()).collect();
         let mut planned = Vec::new();
         let all = config.bridges.iter().flat_map(|bridge| {
-            Lane::all(bridge.connections() as u16).map(move |lane| (bridge, lane))
+            BridgeLane::all(bridge.connections() as u16).map(move |lane| (bridge, lane))
         });
         for (number, (bridge, lane)) in (0..).zip(all) {
             let plan = common.plan(BridgeId(number), bridge, lane);
@@ -121,7 +121,7 @@ impl Bridges {
             }
             planned.push(one);
         }
-        let shown = Shown::default();
+        let shown = AllBridgeFigures::default();
         shown.set(planned.iter().map(|planned| Arc::clone(&planned.figures)).collect());
         let bridges = Bridges {
             common: Arc::new(common),
@@ -138,7 +138,7 @@ impl Bridges {
     }
 
     /// The figures of all bridges.
-    pub fn shown(&self) -> &Shown {
+    pub fn shown(&self) -> &AllBridgeFigures {
         &self.shown
     }
 
@@ -154,7 +154,7 @@ impl Bridges {
     ) -> Result<(), String> {
         self.shards = Some(shards.clone());
         let planned = std::mem::take(&mut self.planned);
-        let mut set = Box::new(Set {
+        let mut set = Box::new(BridgeSet {
             running: Vec::new(),
             common: Arc::clone(&self.common),
             shards,
@@ -177,7 +177,7 @@ impl Bridges {
     ///
     /// # Errors
     /// All that is wrong with its bridges, with the keys.
-    pub fn wanted(&self, config: &Config) -> Result<Vec<Wanted>, Vec<String>> {
+    pub fn wanted(&self, config: &Config) -> Result<Vec<WantedLane>, Vec<String>> {
         let (mut wanted, mut problems) = (Vec::new(), Vec::new());
         let Some(shards) = &self.shards else { return Ok(wanted) };
         let most = config.mqtt.max_packet_size.get();
@@ -203,13 +203,13 @@ impl Bridges {
     }
 
     /// Changes the bridges to these. `grace` is how long removed bridges may send waiting messages.
-    pub fn change(&mut self, wanted: Vec<Wanted>, grace: Duration) {
+    pub fn change(&mut self, wanted: Vec<WantedLane>, grace: Duration) {
         self.remember(&wanted);
         self.next = Some((wanted, grace));
         self.go_on();
     }
 
-    fn remember(&mut self, wanted: &[Wanted]) {
+    fn remember(&mut self, wanted: &[WantedLane]) {
         let lanes = wanted.iter().map(|w| (w.config.name.to_string(), w.lane.of));
         self.lanes = lanes.collect();
     }
@@ -236,11 +236,11 @@ impl Bridges {
     fn begin(
         &mut self,
         thread: std::thread::Builder,
-        set: Box<Set>,
-        wanted: Vec<Wanted>,
+        set: Box<BridgeSet>,
+        wanted: Vec<WantedLane>,
         grace: Duration,
     ) {
-        let change = |(mut set, wanted, grace): (Box<Set>, _, _)| {
+        let change = |(mut set, wanted, grace): (Box<BridgeSet>, _, _)| {
             set.change(wanted, grace);
             set
         };
@@ -289,34 +289,46 @@ impl Bridges {
     }
 }
 
-impl Set {
+impl BridgeSet {
     /// Whether nothing has to be changed.
-    fn is_the_same(&self, wanted: &[Wanted]) -> bool {
+    fn is_the_same(&self, wanted: &[WantedLane]) -> bool {
         self.running.len() == wanted.len()
             && self.running.iter().zip(wanted).all(|(running, wanted)| running.is(wanted))
     }
 
-    fn start(&mut self, planned: Planned, wanted: Wanted) -> Result<(), String> {
+    fn start(&mut self, planned: Planned, wanted: WantedLane) -> Result<(), String> {
         let (id, link) = (planned.id, planned.link.clone());
         let figures = Arc::clone(&planned.figures);
         let intake = self.common.intake(planned, &self.shards)?;
         let (bell, orders) = (Arc::clone(&intake.bell), Arc::clone(&intake.orders));
-        let Wanted { config, lane, kind, files, work } = wanted;
+        let WantedLane { config, lane, kind, files, work } = wanted;
         let thread = thread::start(&thread_name(&config, lane), Arc::clone(&work), intake);
         let thread = thread.map_err(|unstarted| unstarted.error.to_string())?;
-        let running =
-            Running { id, config, lane, kind, files, link, figures, bell, orders, work, thread };
+        let running = RunningLane {
+            id,
+            config,
+            lane,
+            kind,
+            files,
+            link,
+            figures,
+            bell,
+            orders,
+            work,
+            thread,
+        };
         self.running.push(running);
         Ok(())
     }
 
     /// Changes the bridges to these.
-    fn change(&mut self, mut wanted: Vec<Wanted>, grace: Duration) {
-        let key = |config: &config::Bridge, lane: Lane| (config.name.to_string(), lane.number);
+    fn change(&mut self, mut wanted: Vec<WantedLane>, grace: Duration) {
+        let key =
+            |config: &config::Bridge, lane: BridgeLane| (config.name.to_string(), lane.number);
         let order: Vec<_> = wanted.iter().map(|wanted| key(&wanted.config, wanted.lane)).collect();
         let (mut gone, mut changed) = (Vec::new(), Vec::new());
         for running in std::mem::take(&mut self.running) {
-            let same = |wanted: &Wanted| {
+            let same = |wanted: &WantedLane| {
                 *wanted.config.name == *running.config.name
                     && (wanted.kind, wanted.lane) == (running.kind, running.lane)
             };
@@ -350,7 +362,7 @@ impl Set {
                 Err(why) => tracing::error!(bridge = &*name, why, "the bridge cannot start"),
             }
         }
-        let place = |running: &Running| {
+        let place = |running: &RunningLane| {
             let key = key(&running.config, running.lane);
             order.iter().position(|other| *other == key)
         };
@@ -363,7 +375,7 @@ impl Set {
         self.shown.set(self.running.iter().map(|running| Arc::clone(&running.figures)).collect());
     }
 
-    fn add(&mut self, wanted: Wanted) -> Result<(), String> {
+    fn add(&mut self, wanted: WantedLane) -> Result<(), String> {
         self.last_id += 1;
         let (planned, feeders) =
             self.common.plan(BridgeId(self.last_id), &wanted.config, wanted.lane)?;
@@ -374,8 +386,8 @@ impl Set {
     }
 
     /// Ends a bridge that the configuration no longer has.
-    fn part(&mut self, running: Running, until: Instant) {
-        let Running { id, config, lane, kind, figures, orders, bell, thread, .. } = running;
+    fn part(&mut self, running: RunningLane, until: Instant) {
+        let RunningLane { id, config, lane, kind, figures, orders, bell, thread, .. } = running;
         let bridge = &*config.name;
         self.wait(&thread, until, || {
             orders.end(Instant::now());
@@ -425,7 +437,7 @@ impl Set {
 
     /// Exchanges the thread of a bridge that has changed: a new thread continues with the waiting
     /// messages.
-    fn exchange(&mut self, running: Running, mut wanted: Wanted, until: Instant) {
+    fn exchange(&mut self, running: RunningLane, mut wanted: WantedLane, until: Instant) {
         self.wait(&running.thread, until, || {});
         let bridge = running.config.name.to_string();
         if !running.thread.is_finished() {
@@ -435,7 +447,8 @@ impl Set {
             self.running.push(running);
             return;
         }
-        let Running { id, config, lane, kind, files, figures, bell, orders, work, .. } = running;
+        let RunningLane { id, config, lane, kind, files, figures, bell, orders, work, .. } =
+            running;
         let (mut link, thread) = (running.link, running.thread);
         let Ok(mut intake) = thread.join() else {
             tracing::error!(bridge, "its thread has died; the bridge begins anew");
@@ -457,7 +470,7 @@ impl Set {
             }
             Err(why) => {
                 tracing::error!(bridge, why, "the bridge stays as it was");
-                Wanted { config, lane, kind, files, work }
+                WantedLane { config, lane, kind, files, work }
             }
         };
         let plan = self.common.link(&next.config, &intake.numbers, lane);
@@ -468,10 +481,10 @@ impl Set {
         figures.limit.set(most_bytes(&next.config, lane));
         intake.buffer.rewind();
         orders.go_on();
-        let Wanted { config, kind, files, work, .. } = next;
+        let WantedLane { config, kind, files, work, .. } = next;
         let name = thread_name(&config, lane);
         match thread::start_patiently(&name, &work, intake, || self.hurries()) {
-            Ok(thread) => self.running.push(Running {
+            Ok(thread) => self.running.push(RunningLane {
                 id,
                 config,
                 lane,
@@ -552,13 +565,13 @@ impl Set {
     }
 }
 
-impl Running {
+impl RunningLane {
     /// Whether the lane is as the configuration wants it.
-    fn is(&self, wanted: &Wanted) -> bool {
+    fn is(&self, wanted: &WantedLane) -> bool {
         self.config == wanted.config && self.files == wanted.files
     }
 }
 
-fn thread_name(config: &config::Bridge, lane: Lane) -> String {
+fn thread_name(config: &config::Bridge, lane: BridgeLane) -> String {
     format!("{}{}", &*config.name, lane.suffix())
 }

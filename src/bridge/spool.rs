@@ -8,12 +8,12 @@
 //! counted, logged and left out, and later ones are read. A batch that cannot be read now stays,
 //! and so do later ones.
 
-use super::segment::{Found, Scanned, Search, scan};
+use super::segment::{FoundBatch, Search, SegmentScan, scan};
 use crate::link_record::{LinkBatch, Waiter};
 use crate::storage::Extent;
 use crate::storage::faults;
-use crate::storage::files::Files;
-use crate::storage::frame::{self, Stamp};
+use crate::storage::files::LogFiles;
+use crate::storage::frame::{self, BatchStamp};
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -25,7 +25,7 @@ const POSITION: &str = "position";
 
 /// The place of a batch on disk.
 #[derive(PartialEq, Eq, Debug)]
-struct Entry {
+struct SpooledBatch {
     batch: u64,
     segment: u32,
     offset: u64,
@@ -37,13 +37,13 @@ struct Entry {
 
 /// The batches on disk, oldest first.
 pub struct Spool {
-    files: Files,
+    files: LogFiles,
     position: File,
     /// The position in the position file: the batch, and the messages of it that are done.
     saved: (u64, u32),
     log: u64,
     segment_size: u64,
-    entries: VecDeque<Entry>,
+    entries: VecDeque<SpooledBatch>,
     /// The number of entries, from the front, that have been read and are not done.
     loaded: usize,
     /// The number of messages in the other entries.
@@ -68,7 +68,7 @@ impl Spool {
     /// Fails when the directory cannot be read or created.
     pub fn open(directory: &Path, segment_size: u64) -> io::Result<Spool> {
         std::fs::create_dir_all(directory)?;
-        let mut files = Files::open(directory)?;
+        let mut files = LogFiles::open(directory)?;
         let mut options = OpenOptions::new();
         let path = directory.join(POSITION);
         let position = options.read(true).write(true).create(true).truncate(false).open(path)?;
@@ -77,7 +77,7 @@ impl Spool {
         let log = u64::from(crc32c::crc32c(name.as_encoded_bytes())) | 1 << 40;
         let segments = files.segments()?;
         let mut spool = Spool {
-            files: Files::open(directory)?,
+            files: LogFiles::open(directory)?,
             position,
             saved,
             log,
@@ -119,10 +119,10 @@ impl Spool {
     fn recover(&mut self, number: u32, bytes: &[u8], tails: &mut Vec<(u32, u64)>) {
         let search = Search { log: self.log, segment: number, from: self.next_batch };
         let mut found = Vec::new();
-        let scanned = scan(bytes, search, |Found { batch, offset, size, messages }| {
+        let scanned = scan(bytes, search, |FoundBatch { batch, offset, size, messages }| {
             // The waiting publishers were clients of an earlier process.
             let (waiters, count) = (Vec::new(), messages.count());
-            found.push(Entry {
+            found.push(SpooledBatch {
                 batch,
                 segment: number,
                 offset: offset as u64,
@@ -131,7 +131,7 @@ impl Spool {
                 waiters,
             });
         });
-        let Scanned { next, damaged, torn } = scanned;
+        let SegmentScan { next, damaged, torn } = scanned;
         self.next_batch = next;
         self.note_damage(number, damaged);
         if let Some(first) = found.first() {
@@ -153,7 +153,7 @@ impl Spool {
         }
     }
 
-    fn add(&mut self, entry: Entry) {
+    fn add(&mut self, entry: SpooledBatch) {
         self.bytes += entry.size as u64;
         self.unread += u64::from(entry.count);
         *self.segments.entry(entry.segment).or_default() += 1;
@@ -208,7 +208,7 @@ impl Spool {
         };
         let (log, number) = (self.log, self.next_batch);
         let needed = self.entries.front().map_or(number, |front| front.batch);
-        let stamp = Stamp { log, segment, batch: number, needed, unsynced: 0 };
+        let stamp = BatchStamp { log, segment, batch: number, needed, unsynced: 0 };
         if let Err(error) = self.files.commit(stamp, offset, batch.bytes(), Extent::Nothing) {
             // The whole batch may be on disk nevertheless, so no other batch may have its number.
             // The next batch goes to another segment. This segment is removed when no message in it
@@ -220,7 +220,7 @@ impl Spool {
         self.current = Some((segment, offset + size as u64));
         self.next_batch += 1;
         let (count, waiters) = (batch.count(), batch.waiters());
-        self.add(Entry { batch: number, segment, offset, size, count, waiters });
+        self.add(SpooledBatch { batch: number, segment, offset, size, count, waiters });
         Ok(())
     }
 
@@ -342,7 +342,7 @@ impl Spool {
         std::mem::take(&mut self.lost)
     }
 
-    fn remove(&mut self, at: usize) -> Option<Entry> {
+    fn remove(&mut self, at: usize) -> Option<SpooledBatch> {
         let mut entry = self.entries.remove(at)?;
         self.lost.append(&mut entry.waiters);
         self.bytes -= entry.size as u64;

@@ -109,7 +109,7 @@ fn who_waits_for_a_batch_that_is_broken_on_disk_is_known() {
 }
 
 /// Turns over a bit in the payload of the batch at this index.
-fn break_batch(directory: &Path, entry: &Entry) {
+fn break_batch(directory: &Path, entry: &SpooledBatch) {
     let path = &segments(directory)[entry.segment as usize - 1];
     let file = OpenOptions::new().write(true).open(path).unwrap();
     let at = entry.offset + frame::HEADER as u64 + 8;

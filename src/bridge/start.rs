@@ -6,21 +6,21 @@
     reason = "threads of their own, which share one order with the control thread"
 )]
 
-use super::buffer::{Buffer, Place, directory};
+use super::buffer::{Buffer, BufferPlace, directory};
 use super::feed::{BridgeId, Feed, FeederPlan, feed};
-use super::figures::Figures;
+use super::figures::BridgeFigures;
 use super::http::request::RequestPlan;
-use super::http::serve::HttpService;
-use super::intake::{Intake, Waiting};
-use super::inward::{Inward, Own, Shards};
-use super::lanes::{self, Lane, State};
+use super::http::serve::HttpBridge;
+use super::intake::{Intake, WaitingPublishers};
+use super::inward::{BridgeIdentity, Inward, Shards};
+use super::lanes::{self, BridgeLane, LaneStates};
 use super::mqtt::refusals::Refusals;
 use super::mqtt::serve::{Connecting, MqttBridge};
 use super::mqtt::session::{RemotePlan, RemoteSession};
 use super::mqtt::topics::Topics;
 use super::numbers::Numbers;
 use super::orders::Orders;
-use super::thread::Work;
+use super::thread::BridgeWork;
 use crate::client_tls::{Authorities, OwnCertificate, client_config, without_authorities};
 use crate::config::{
     self, BridgePuback, BridgeStart, BridgeTls, BridgeVersion, BufferMode, Get, OnBufferFull,
@@ -53,17 +53,17 @@ pub struct Common {
 }
 
 /// A lane of a bridge as a configuration wants it, after all checks.
-pub struct Wanted {
+pub struct WantedLane {
     /// The bridge's configuration.
     pub config: config::Bridge,
     /// The lane.
-    pub lane: Lane,
+    pub lane: BridgeLane,
     /// The kind of its other end.
     pub kind: &'static str,
     /// A digest of the files that the configuration names.
     pub files: u64,
     /// The work of its thread.
-    pub work: Work,
+    pub work: BridgeWork,
 }
 
 /// A lane of a bridge before its thread runs.
@@ -71,13 +71,13 @@ pub struct Planned {
     /// The bridge's configuration.
     pub config: config::Bridge,
     /// The lane.
-    pub lane: Lane,
+    pub lane: BridgeLane,
     /// Its number for the cores.
     pub id: BridgeId,
     /// Its link on each core.
     pub link: LinkPlan,
     /// Its figures.
-    pub figures: Arc<Figures>,
+    pub figures: Arc<BridgeFigures>,
     numbers: Numbers,
     feeds: Vec<Feed>,
     bell: Arc<Notify>,
@@ -98,12 +98,12 @@ impl Common {
         &self,
         id: BridgeId,
         config: &config::Bridge,
-        lane: Lane,
+        lane: BridgeLane,
     ) -> Result<(Planned, Vec<FeederPlan>), String> {
         let numbers = self.numbers(config)?;
         let link = self.link(config, &numbers, lane);
         let (kind, most) = (kind(config), most_bytes(config, lane));
-        let figures = Figures::new(&config.name, kind, self.cores, most);
+        let figures = BridgeFigures::new(&config.name, kind, self.cores, most);
         let bell = Arc::new(Notify::new());
         let each = figures.feeds.iter().map(|figures| feed(id, link.clone(), &bell, figures));
         let (feeders, feeds) = each.unzip();
@@ -127,7 +127,7 @@ impl Common {
     }
 
     /// The plan for the links of a bridge's lane.
-    pub fn link(&self, config: &config::Bridge, numbers: &Numbers, lane: Lane) -> LinkPlan {
+    pub fn link(&self, config: &config::Bridge, numbers: &Numbers, lane: BridgeLane) -> LinkPlan {
         let kind = kind(config);
         let first = || config.mqtt.as_ref().map(|mqtt| Topics::new(&mqtt.topics).both());
         let part =
@@ -193,7 +193,7 @@ impl Common {
         }
         let (most, full) = (most_bytes(&config, lane), when_full(&config));
         let opened = self.at_place(&config, lane, |place| Buffer::open(most, full, place));
-        let (orders, waiting) = (Arc::new(Orders::default()), Waiting::default());
+        let (orders, waiting) = (Arc::new(Orders::default()), WaitingPublishers::default());
         Ok(Intake { buffer: opened?, feeds, figures, bell, orders, waiting, numbers })
     }
 
@@ -204,7 +204,7 @@ impl Common {
     pub fn change(
         &self,
         config: &config::Bridge,
-        lane: Lane,
+        lane: BridgeLane,
         buffer: &mut Buffer,
     ) -> Result<(), String> {
         let (most, full) = (most_bytes(config, lane), when_full(config));
@@ -214,15 +214,15 @@ impl Common {
     fn at_place<T>(
         &self,
         config: &config::Bridge,
-        lane: Lane,
-        open: impl FnOnce(Place<'_>) -> std::io::Result<T>,
+        lane: BridgeLane,
+        open: impl FnOnce(BufferPlace<'_>) -> std::io::Result<T>,
     ) -> Result<T, String> {
         let directory = lane.directory(&directory(config, &self.storage));
         let segment = config.buffer.segment.get();
         let place = match config.buffer.mode {
-            BufferMode::Memory => Place::Memory,
-            BufferMode::Disk => Place::Disk(&directory, segment),
-            BufferMode::Hybrid => Place::Both(&directory, segment),
+            BufferMode::Memory => BufferPlace::Memory,
+            BufferMode::Disk => BufferPlace::Disk(&directory, segment),
+            BufferMode::Hybrid => BufferPlace::Both(&directory, segment),
         };
         open(place).map_err(|error| format!("buffer: {}: {error}", directory.display()))
     }
@@ -237,9 +237,9 @@ impl Common {
         lanes: u16,
         most: u32,
         shards: &Shards,
-    ) -> Result<Vec<Wanted>, String> {
-        let (state, files) = (State::new(lanes), files(bridge));
-        let wanted = |lane: Lane| {
+    ) -> Result<Vec<WantedLane>, String> {
+        let (state, files) = (LaneStates::new(lanes), files(bridge));
+        let wanted = |lane: BridgeLane| {
             let (kind, config) = (kind(bridge), bridge.clone());
             let inward = self.inward(&bridge.name, lane, &state, shards);
             let work = if let Some(mqtt) = &*bridge.mqtt {
@@ -252,31 +252,31 @@ impl Common {
                 Err("it has no other end".to_owned())
             };
             let work = work.map_err(|why| format!("{kind}.{why}"))?;
-            Ok(Wanted { config, lane, kind, files, work })
+            Ok(WantedLane { config, lane, kind, files, work })
         };
-        Lane::all(lanes).map(wanted).collect()
+        BridgeLane::all(lanes).map(wanted).collect()
     }
 
     /// How a bridge gives messages to the shards.
     fn inward(
         &self,
         name: &str,
-        lane: Lane,
-        state: &State,
+        lane: BridgeLane,
+        state: &LaneStates,
         shards: &Shards,
     ) -> impl Fn() -> Inward + Send + Sync + use<> {
         let (shards, topic, state) = (shards.clone(), state_topic(name), state.clone());
-        let own = Own { key: self.own(name), name: name.into() };
+        let own = BridgeIdentity { key: self.own(name), name: name.into() };
         move || Inward::new(shards.clone(), own.clone(), &topic, &state, lane.number)
     }
 
     fn to_broker(
         &self,
         name: &str,
-        lane: Lane,
-        (mqtt, most): (&config::MqttBridge, u32),
+        lane: BridgeLane,
+        (mqtt, most): (&config::MqttBridgeConfig, u32),
         inward: impl Fn() -> Inward + Send + Sync + 'static,
-    ) -> Result<Work, String> {
+    ) -> Result<BridgeWork, String> {
         let (connecting, plan) = (connecting(mqtt)?, self.remote(name, lane, mqtt, most));
         let (policy, longest) = (mqtt.on_refused, mqtt.retry.max.get());
         Ok(Arc::new(move |intake, runtime| {
@@ -289,7 +289,13 @@ impl Common {
         }))
     }
 
-    fn remote(&self, name: &str, lane: Lane, mqtt: &config::MqttBridge, most: u32) -> RemotePlan {
+    fn remote(
+        &self,
+        name: &str,
+        lane: BridgeLane,
+        mqtt: &config::MqttBridgeConfig,
+        most: u32,
+    ) -> RemotePlan {
         let client_id = match &mqtt.client_id.0 {
             Some(given) => given.to_string(),
             None => format!("{}.{name}", self.host),
@@ -324,7 +330,7 @@ impl Common {
 }
 
 /// The most bytes that wait in a lane of a bridge.
-pub fn most_bytes(bridge: &config::Bridge, lane: Lane) -> u64 {
+pub fn most_bytes(bridge: &config::Bridge, lane: BridgeLane) -> u64 {
     bridge.buffer.max_bytes.get() / u64::from(lane.of)
 }
 
@@ -366,7 +372,7 @@ fn files(bridge: &config::Bridge) -> u64 {
     })
 }
 
-fn to_service(http: &config::HttpBridge) -> Result<Work, String> {
+fn to_service(http: &config::HttpBridgeConfig) -> Result<BridgeWork, String> {
     let tls = match &*http.tls {
         Some(tls) => secured(tls)?,
         None if http.url.starts_with("https:") => secured(&BridgeTls::default())?,
@@ -379,7 +385,7 @@ fn to_service(http: &config::HttpBridge) -> Result<Work, String> {
     let tries = http.tries.get();
     Ok(Arc::new(move |intake, runtime| {
         let (plan, tls) = (Arc::clone(&plan), Arc::clone(&tls));
-        let service = HttpService { intake, plan, batch, lanes, timeout, retry, tries, tls };
+        let service = HttpBridge { intake, plan, batch, lanes, timeout, retry, tries, tls };
         runtime.block_on(service.run());
         Ok(())
     }))
@@ -387,10 +393,10 @@ fn to_service(http: &config::HttpBridge) -> Result<Work, String> {
 
 #[cfg(feature = "kafka")]
 fn to_kafka(
-    kafka: &config::KafkaBridge,
+    kafka: &config::KafkaBridgeConfig,
     inward: impl Fn() -> Inward + Send + Sync + 'static,
     most: usize,
-) -> Result<Work, String> {
+) -> Result<BridgeWork, String> {
     use super::kafka::serve::KafkaBridge;
     let kafka = kafka.clone();
     Ok(Arc::new(move |intake, runtime| {
@@ -401,7 +407,11 @@ fn to_kafka(
 }
 
 #[cfg(not(feature = "kafka"))]
-fn to_kafka(_: &config::KafkaBridge, _: impl Fn() -> Inward, _: usize) -> Result<Work, String> {
+fn to_kafka(
+    _: &config::KafkaBridgeConfig,
+    _: impl Fn() -> Inward,
+    _: usize,
+) -> Result<BridgeWork, String> {
     Err("this program was built without kafka".to_owned())
 }
 
@@ -429,7 +439,7 @@ fn secured(tls: &BridgeTls) -> Result<rustls::ClientConfig, String> {
     client_config(Authorities::at(&tls.ca), own).map_err(|error| format!("tls.{error}"))
 }
 
-fn connecting(mqtt: &config::MqttBridge) -> Result<Connecting, String> {
+fn connecting(mqtt: &config::MqttBridgeConfig) -> Result<Connecting, String> {
     let address = |text: &str| {
         let (host, port) = text.rsplit_once(':').unwrap_or((text, "1883"));
         let host = host.trim_start_matches('[').trim_end_matches(']');

@@ -26,7 +26,7 @@ pub const MAX_TEMPLATE: usize = 4096;
 
 /// The value that a placeholder stands for.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Source {
+enum PlaceholderValue {
     ClientId,
     Username,
     Certificate,
@@ -40,52 +40,62 @@ enum Source {
     UserProperty(Box<str>),
 }
 
-impl Source {
-    fn read(name: &str) -> Option<Source> {
+impl PlaceholderValue {
+    fn read(name: &str) -> Option<PlaceholderValue> {
         Some(match name {
-            "client_id" => Source::ClientId,
-            "username" => Source::Username,
-            "cert_cn" => Source::Certificate,
-            "topic" => Source::Topic,
-            "payload" => Source::Payload,
-            "qos" => Source::Qos,
-            "retain" => Source::Retain,
-            "timestamp" => Source::Timestamp,
+            "client_id" => PlaceholderValue::ClientId,
+            "username" => PlaceholderValue::Username,
+            "cert_cn" => PlaceholderValue::Certificate,
+            "topic" => PlaceholderValue::Topic,
+            "payload" => PlaceholderValue::Payload,
+            "qos" => PlaceholderValue::Qos,
+            "retain" => PlaceholderValue::Retain,
+            "timestamp" => PlaceholderValue::Timestamp,
             _ => match name.split_once('.')? {
-                ("topic", level) => Source::Level(level.parse().ok().filter(|&level| level > 0)?),
+                ("topic", level) => {
+                    PlaceholderValue::Level(level.parse().ok().filter(|&level| level > 0)?)
+                }
                 ("payload", path) => {
                     let steps: Vec<Box<str>> = path.split('.').map(Box::from).collect();
-                    Source::Field(steps).filter_empty()?
+                    PlaceholderValue::Field(steps).filter_empty()?
                 }
-                ("user_property", name) if !name.is_empty() => Source::UserProperty(name.into()),
+                ("user_property", name) if !name.is_empty() => {
+                    PlaceholderValue::UserProperty(name.into())
+                }
                 _ => return None,
             },
         })
     }
 
-    fn read_of_record(name: &str) -> Option<Source> {
+    fn read_of_record(name: &str) -> Option<PlaceholderValue> {
         if name == "key" {
-            return Some(Source::ClientId);
+            return Some(PlaceholderValue::ClientId);
         }
         match name.split_once('.') {
-            Some(("header", name)) if !name.is_empty() => Some(Source::UserProperty(name.into())),
+            Some(("header", name)) if !name.is_empty() => {
+                Some(PlaceholderValue::UserProperty(name.into()))
+            }
             Some(("user_property", _)) => None,
-            _ => Source::read(name).filter(|source| {
-                !source.is_name() && !matches!(source, Source::Qos | Source::Retain)
+            _ => PlaceholderValue::read(name).filter(|source| {
+                !source.is_name()
+                    && !matches!(source, PlaceholderValue::Qos | PlaceholderValue::Retain)
             }),
         }
     }
 
-    fn filter_empty(self) -> Option<Source> {
+    fn filter_empty(self) -> Option<PlaceholderValue> {
         match &self {
-            Source::Field(steps) if steps.iter().any(|step| step.is_empty()) => None,
+            PlaceholderValue::Field(steps) if steps.iter().any(|step| step.is_empty()) => None,
             _ => Some(self),
         }
     }
 
     /// Whether the value tells who published the message.
     fn is_name(&self) -> bool {
-        matches!(self, Source::ClientId | Source::Username | Source::Certificate)
+        matches!(
+            self,
+            PlaceholderValue::ClientId | PlaceholderValue::Username | PlaceholderValue::Certificate
+        )
     }
 }
 
@@ -93,7 +103,7 @@ impl Source {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MessageTemplate {
     /// Each text, and the placeholder that follows it.
-    parts: Vec<(Box<str>, Option<Source>)>,
+    parts: Vec<(Box<str>, Option<PlaceholderValue>)>,
 }
 
 /// The values of a message. The JSON of its payload is parsed at most once, when it is needed.
@@ -123,26 +133,26 @@ impl<'a> Values<'a> {
     }
 
     /// Calls `take` with the value as bytes. Returns false when the message has no such value.
-    fn with(&self, source: &Source, take: &mut dyn FnMut(&[u8])) -> bool {
+    fn with(&self, source: &PlaceholderValue, take: &mut dyn FnMut(&[u8])) -> bool {
         let record = &self.record;
         let mut named = |name: &str| {
             take(name.as_bytes());
             !name.is_empty()
         };
         match source {
-            Source::ClientId => named(record.client_id),
-            Source::Username => named(record.username),
-            Source::Certificate => named(record.certificate),
-            Source::Topic => named(record.topic),
-            Source::Level(level) => {
+            PlaceholderValue::ClientId => named(record.client_id),
+            PlaceholderValue::Username => named(record.username),
+            PlaceholderValue::Certificate => named(record.certificate),
+            PlaceholderValue::Topic => named(record.topic),
+            PlaceholderValue::Level(level) => {
                 let level = record.topic.split('/').nth(level - 1);
                 level.inspect(|level| take(level.as_bytes())).is_some()
             }
-            Source::Payload => {
+            PlaceholderValue::Payload => {
                 take(record.payload);
                 true
             }
-            Source::Field(path) => match self.field(path) {
+            PlaceholderValue::Field(path) => match self.field(path) {
                 None | Some(Value::Null) => false,
                 Some(Value::String(text)) => {
                     take(text.as_bytes());
@@ -153,10 +163,10 @@ impl<'a> Values<'a> {
                     true
                 }
             },
-            Source::Qos => named(&(record.qos as u8).to_string()),
-            Source::Retain => named(if record.retain { "true" } else { "false" }),
-            Source::Timestamp => named(&record.accepted.to_string()),
-            Source::UserProperty(name) => {
+            PlaceholderValue::Qos => named(&(record.qos as u8).to_string()),
+            PlaceholderValue::Retain => named(if record.retain { "true" } else { "false" }),
+            PlaceholderValue::Timestamp => named(&record.accepted.to_string()),
+            PlaceholderValue::UserProperty(name) => {
                 let properties = PublishProperties::parse(record.properties).unwrap_or_default();
                 let mut found = properties.user.iter().filter(|(known, _)| *known == &**name);
                 let value = found.next().map(|(_, value)| value);
@@ -172,7 +182,7 @@ impl MessageTemplate {
     /// # Errors
     /// What is wrong with the template.
     pub fn new(text: &str) -> Result<MessageTemplate, String> {
-        MessageTemplate::compile(text, Source::read)
+        MessageTemplate::compile(text, PlaceholderValue::read)
     }
 
     /// Compiles a template for Kafka records: `${key}`, `${header.x}`, `${topic}`, `${payload}` and
@@ -182,12 +192,12 @@ impl MessageTemplate {
     /// # Errors
     /// What is wrong with the template.
     pub fn of_record(text: &str) -> Result<MessageTemplate, String> {
-        MessageTemplate::compile(text, Source::read_of_record)
+        MessageTemplate::compile(text, PlaceholderValue::read_of_record)
     }
 
     fn compile(
         text: &str,
-        read: impl Fn(&str) -> Option<Source>,
+        read: impl Fn(&str) -> Option<PlaceholderValue>,
     ) -> Result<MessageTemplate, String> {
         if text.len() > MAX_TEMPLATE {
             return Err(format!("a template has at most {MAX_TEMPLATE} bytes"));
@@ -210,7 +220,7 @@ impl MessageTemplate {
 
     /// Whether a placeholder asks who published a message.
     pub fn asks_for_names(&self) -> bool {
-        self.parts.iter().flat_map(|(_, source)| source).any(Source::is_name)
+        self.parts.iter().flat_map(|(_, source)| source).any(PlaceholderValue::is_name)
     }
 
     /// Appends the text for a message. Returns false when a value was missing.
@@ -259,11 +269,11 @@ impl MessageTemplate {
             && after.is_empty()
         {
             match source {
-                Source::Field(path) => return values.field(path).cloned(),
-                Source::Qos => return Some((values.record.qos as u8).into()),
-                Source::Retain => return Some(values.record.retain.into()),
-                Source::Timestamp => return Some(values.record.accepted.into()),
-                Source::Payload => {
+                PlaceholderValue::Field(path) => return values.field(path).cloned(),
+                PlaceholderValue::Qos => return Some((values.record.qos as u8).into()),
+                PlaceholderValue::Retain => return Some(values.record.retain.into()),
+                PlaceholderValue::Timestamp => return Some(values.record.accepted.into()),
+                PlaceholderValue::Payload => {
                     let payload = values.record.payload;
                     if let Ok(value) = serde_json::from_slice(payload) {
                         return Some(value);

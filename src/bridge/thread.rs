@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 
 /// What a bridge does until it is to end. After a failure it is called again.
-pub type Work = Arc<dyn Fn(&mut Intake, &Runtime) -> Result<(), String> + Send + Sync>;
+pub type BridgeWork = Arc<dyn Fn(&mut Intake, &Runtime) -> Result<(), String> + Send + Sync>;
 
 /// The pause after the first failure, and the longest pause.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
@@ -71,7 +71,7 @@ pub fn give<T: Send + 'static, R: Send + 'static>(
 #[allow(clippy::result_large_err, reason = "what is not taken is given back, once per thread")]
 pub fn start(
     name: &str,
-    work: Work,
+    work: BridgeWork,
     intake: Intake,
 ) -> Result<JoinHandle<Intake>, Unstarted<Intake>> {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -90,7 +90,7 @@ pub fn start(
 #[allow(clippy::result_large_err, reason = "what is not taken is given back, once per thread")]
 pub fn start_patiently(
     name: &str,
-    work: &Work,
+    work: &BridgeWork,
     mut intake: Intake,
     hurries: impl Fn() -> bool,
 ) -> Result<JoinHandle<Intake>, Unstarted<Intake>> {
@@ -116,7 +116,7 @@ pub fn put_away(intake: &mut Intake) {
 /// Works until the bridge is to end. Then waiting messages are put away, unless another thread
 /// continues with them.
 fn serve(
-    work: &Work,
+    work: &BridgeWork,
     mut intake: Intake,
     runtime: &Runtime,
     pause: (Duration, Duration),

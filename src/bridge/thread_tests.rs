@@ -1,8 +1,8 @@
 use super::*;
-use crate::bridge::buffer::{Buffer, Place};
+use crate::bridge::buffer::{Buffer, BufferPlace};
 use crate::bridge::feed::{BridgeId, feed};
-use crate::bridge::figures::Figures;
-use crate::bridge::intake::Waiting;
+use crate::bridge::figures::BridgeFigures;
+use crate::bridge::intake::WaitingPublishers;
 use crate::bridge::testing::{Scratch, waited};
 use crate::shard::{Answering, LinkPlan, WhenFull};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// An `Intake` with three messages for which publishers wait, and a count of how often their core
 /// was told outcomes.
 fn intake() -> (Intake, Arc<AtomicUsize>) {
-    let figures = Figures::new("b", "mqtt", 1, 1000);
+    let figures = BridgeFigures::new("b", "mqtt", 1, 1000);
     let bell = Arc::default();
     let link = LinkPlan {
         filters: Vec::new(),
@@ -30,7 +30,7 @@ fn intake() -> (Intake, Arc<AtomicUsize>) {
     end.wake_by(Arc::new(move |_| _ = count.fetch_add(1, Ordering::Relaxed)));
     let mut buffer = Buffer::in_memory(1000, WhenFull::DropNew);
     assert!(buffer.push(waited(0..3)).is_none());
-    let (orders, waiting) = (Arc::default(), Waiting::default());
+    let (orders, waiting) = (Arc::default(), WaitingPublishers::default());
     let numbers = Default::default();
     let intake = Intake { buffer, feeds: vec![end], figures, bell, orders, waiting, numbers };
     (intake, told)
@@ -46,7 +46,7 @@ fn work_that_fails_is_done_again() {
     let figures = Arc::clone(&intake.figures);
     let tries = AtomicUsize::new(0);
     let seen = Arc::clone(&told);
-    let work: Work = Arc::new(move |intake, _| match tries.fetch_add(1, Ordering::Relaxed) {
+    let work: BridgeWork = Arc::new(move |intake, _| match tries.fetch_add(1, Ordering::Relaxed) {
         0 => {
             intake.buffer.read().expect("a message");
             panic!("as it happens")
@@ -77,7 +77,7 @@ fn work_that_fails_is_done_again() {
 fn work_that_fails_ends_when_it_is_to_end() {
     let (intake, _) = intake();
     intake.orders.hand_over(Instant::now());
-    let work: Work = Arc::new(|_, _| Err("never".to_owned()));
+    let work: BridgeWork = Arc::new(|_, _| Err("never".to_owned()));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let long = (Duration::from_secs(3600), Duration::from_secs(3600));
     let intake = serve(&work, intake, &runtime, long);
@@ -99,7 +99,7 @@ fn without_a_thread_nothing_is_lost() {
     assert_eq!(thread.expect("a thread").join().expect("it ends"), [1, 2]);
 
     let scratch = Scratch::new();
-    let place = Place::Both(&scratch.0, 1 << 16);
+    let place = BufferPlace::Both(&scratch.0, 1 << 16);
     let (mut intake, told) = intake();
     intake.buffer = Buffer::open(1 << 16, WhenFull::Pause, place).expect("a directory");
     assert!(intake.buffer.push(waited(0..3)).is_none());

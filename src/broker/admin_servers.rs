@@ -11,11 +11,14 @@ use super::secure;
 use crate::admin::api::{Api, Inquiry, ListenerRow, Ordered, Submit, Tell};
 use crate::admin::otlp::{self, Exporter, SpanFigures};
 use crate::admin::users::{LONGEST_FILE, Users};
-use crate::admin::{Admin, Ask, BrokerStage, Door, FiguresRequest, Sources, Terms, TopClients};
-use crate::bridge::figures::Shown;
+use crate::admin::{
+    Admin, AdminEndpoint, AdminSources, AskShard, BrokerStage, FiguresRequest, ServerTerms,
+    TopClients,
+};
+use crate::bridge::figures::AllBridgeFigures;
 use crate::bridge::set::TellCore;
 use crate::cluster::serve::View;
-use crate::config::{self, Config, Get, Listener};
+use crate::config::{self, Config, Get, ListenerConfig};
 use crate::ids::{ListenerId, ShardId};
 use crate::mesh::{ListenerState, Shared};
 use crate::shard::home_of;
@@ -32,7 +35,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
-fn ask(home: &Home) -> Ask {
+fn ask(home: &Home) -> AskShard {
     let Home { commands, doorbell } = home.clone();
     Arc::new(move |question: FiguresRequest| {
         // A core that has ended drops the question, which says so.
@@ -68,19 +71,19 @@ pub(super) fn feed(home: &Home) -> TellCore {
 
 /// The listeners that are open, as the API shows them.
 #[derive(Clone, Default)]
-struct Listening(Arc<Mutex<Vec<Listed>>>);
+struct ListenerList(Arc<Mutex<Vec<ListedListener>>>);
 
-type Listed = (ListenerId, ListenerRow, Arc<ListenerState>);
+type ListedListener = (ListenerId, ListenerRow, Arc<ListenerState>);
 
-impl Listening {
-    fn change(&self, change: impl FnOnce(&mut Vec<Listed>)) {
+impl ListenerList {
+    fn change(&self, change: impl FnOnce(&mut Vec<ListedListener>)) {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     fn rows(&self) -> Vec<ListenerRow> {
         let mut rows = Vec::new();
         self.change(|all| {
-            let shown = |(_, row, state): &Listed| ListenerRow {
+            let shown = |(_, row, state): &ListedListener| ListenerRow {
                 connections: state.connections.used(),
                 accepted: state.accepted.get(),
                 refused: state.refused.get(),
@@ -95,17 +98,17 @@ impl Listening {
 /// The servers that run.
 pub(super) struct AdminServers {
     cores: Vec<Home>,
-    bridges: Shown,
+    bridges: AllBridgeFigures,
     cluster: Option<Arc<View>>,
     shared: Arc<Shared>,
     started: SystemTime,
     /// The wall clock at the zero of the shards' clock.
     zero: SystemTime,
     orders: Sender<Ordered>,
-    listening: Listening,
-    main: Slot,
-    pages: Slot,
-    spans: Spans,
+    listening: ListenerList,
+    main: ServerSlot,
+    pages: ServerSlot,
+    spans: SpanExport,
     /// Clients that are named in /metrics, of each measure.
     top: Arc<AtomicUsize>,
     /// Until when the certificate of the server with the API is valid, seconds since 1970.
@@ -114,7 +117,7 @@ pub(super) struct AdminServers {
 
 /// The exporter of spans, and what it was started with.
 #[derive(Default)]
-struct Spans {
+struct SpanExport {
     wanted: config::Otlp,
     exporter: Option<Exporter>,
     /// Its figures, for the pages of servers that were opened before it.
@@ -123,7 +126,7 @@ struct Spans {
 
 /// A server, or the lack of one.
 #[derive(Default)]
-struct Slot {
+struct ServerSlot {
     /// The address that the configuration said when this server was opened. The server's own may
     /// have a port that the kernel chose.
     bind: Option<SocketAddr>,
@@ -139,16 +142,16 @@ impl AdminServers {
     ) -> AdminServers {
         AdminServers {
             cores: Vec::new(),
-            bridges: Shown::default(),
+            bridges: AllBridgeFigures::default(),
             cluster: None,
             shared,
             started,
             zero,
             orders,
-            listening: Listening::default(),
-            main: Slot::default(),
-            pages: Slot::default(),
-            spans: Spans::default(),
+            listening: ListenerList::default(),
+            main: ServerSlot::default(),
+            pages: ServerSlot::default(),
+            spans: SpanExport::default(),
             top: Arc::default(),
             until: None,
         }
@@ -160,7 +163,7 @@ impl AdminServers {
     }
 
     /// These are the bridges.
-    pub(super) fn show_bridges(&mut self, bridges: &Shown) {
+    pub(super) fn show_bridges(&mut self, bridges: &AllBridgeFigures) {
         self.bridges = bridges.clone();
     }
 
@@ -206,31 +209,35 @@ impl AdminServers {
         self.spans.exporter = None;
     }
 
-    fn opened_at(&self, bind: Option<SocketAddr>, terms: Option<Terms>) -> Result<Slot, Failure> {
+    fn opened_at(
+        &self,
+        bind: Option<SocketAddr>,
+        terms: Option<ServerTerms>,
+    ) -> Result<ServerSlot, Failure> {
         let admin = bind.map(|bind| self.start(bind, terms, BrokerStage::Starting)).transpose()?;
-        Ok(Slot { bind, admin })
+        Ok(ServerSlot { bind, admin })
     }
 
     /// With terms it is the server with the API.
     fn start(
         &self,
         bind: SocketAddr,
-        terms: Option<Terms>,
+        terms: Option<ServerTerms>,
         stage: BrokerStage,
     ) -> Result<Admin, Failure> {
         let api = terms.is_some().then(|| self.api());
         let door = match terms {
-            Some(terms) => Door { bind, key: "admin.bind", terms },
-            None => Door { bind, key: "admin.pages_bind", terms: Terms::of_pages() },
+            Some(terms) => AdminEndpoint { bind, key: "admin.bind", terms },
+            None => AdminEndpoint { bind, key: "admin.pages_bind", terms: ServerTerms::of_pages() },
         };
         Admin::start(door, stage, self.sources(api)).map_err(Failure::new)
     }
 
-    fn sources(&self, api: Option<Api>) -> Sources {
+    fn sources(&self, api: Option<Api>) -> AdminSources {
         let (shared, limits) = (Arc::clone(&self.shared), Arc::clone(&self.shared));
         let listening = self.listening.clone();
         let (seeds, count) = (shared.seeds.clone(), self.cores.len() as u8);
-        Sources {
+        AdminSources {
             shards: self.cores.iter().map(ask).collect(),
             interest: Box::new(move || shared.interest.len() as u64),
             bridges: self.rows_of_bridges(),
@@ -317,23 +324,28 @@ impl AdminServers {
 
     /// A server at its new address. When that cannot be had, the old one goes on, and the next
     /// reload tries again.
-    fn moved(&self, old: Slot, bind: Option<SocketAddr>, terms: Option<Terms>) -> Slot {
+    fn moved(
+        &self,
+        old: ServerSlot,
+        bind: Option<SocketAddr>,
+        terms: Option<ServerTerms>,
+    ) -> ServerSlot {
         // Closed first: the new address may contain the old one (0.0.0.0).
         let before = old.admin.map(|admin| admin.address());
         let Some(wanted) = bind else {
             tracing::info!("admin server closed");
-            return Slot::default();
+            return ServerSlot::default();
         };
         match self.start(wanted, terms.clone(), BrokerStage::Ready) {
             Ok(admin) => {
                 tracing::info!(bound = %admin.address(), "admin server moved");
-                Slot { bind, admin: Some(admin) }
+                ServerSlot { bind, admin: Some(admin) }
             }
             Err(failure) => {
                 tracing::error!("{failure}");
                 let again = before.map(|before| self.start(before, terms, BrokerStage::Ready));
                 let again = again.transpose().inspect_err(|failure| tracing::error!("{failure}"));
-                Slot { bind: old.bind, admin: again.ok().flatten() }
+                ServerSlot { bind: old.bind, admin: again.ok().flatten() }
             }
         }
     }
@@ -377,7 +389,7 @@ impl AdminServers {
     pub(super) fn opened(
         &self,
         id: ListenerId,
-        listener: &Listener,
+        listener: &ListenerConfig,
         bound: &str,
         state: &Arc<ListenerState>,
     ) {
@@ -421,7 +433,7 @@ pub(super) fn node_name() -> String {
 }
 
 /// Users and TLS, from their files; and until when the certificate is valid.
-fn terms(config: &config::Admin) -> Result<(Terms, Option<u64>), String> {
+fn terms(config: &config::AdminConfig) -> Result<(ServerTerms, Option<u64>), String> {
     let users = match &*config.users {
         "" => None,
         path => {
@@ -446,7 +458,7 @@ fn terms(config: &config::Admin) -> Result<(Terms, Option<u64>), String> {
     };
     let (tls, until) = tls.unzip();
     let (session, open) = (config.session.get(), config.open.0.clone());
-    Ok((Terms { tls, users, session, open }, until))
+    Ok((ServerTerms { tls, users, session, open }, until))
 }
 
 /// What connections are secured with, and until when its certificate is valid.

@@ -11,7 +11,7 @@ use crate::shard::{Action, Shard};
 use tokio::sync::Notify;
 
 /// What is around the shard of a core.
-pub(super) struct Around<'a> {
+pub(super) struct ShardEnvironment<'a> {
     pub(super) driver: &'a mut Driver,
     pub(super) peers: &'a [(RingPort, Doorbell)],
     pub(super) cluster: Option<&'a Notify>,
@@ -22,7 +22,7 @@ pub(super) struct Around<'a> {
     pub(super) submissions: Option<&'a mut Submissions>,
 }
 
-impl Surroundings for Around<'_> {
+impl Surroundings for ShardEnvironment<'_> {
     fn harvest(&mut self) {
         self.driver.harvest(COMPLETIONS);
     }

@@ -12,21 +12,21 @@ mod operator;
 mod upgrading;
 
 use super::core::{CoreCommand, CoreReport, time_of_day};
-use super::log::{Levels, LogControl};
+use super::log::{LogControl, LogLevels};
 use super::notify::Notifier;
 use super::signals::{self, Signal};
-use super::summary::Figures;
+use super::summary::SummaryFigures;
 use super::upgrade::new::Predecessor;
 use super::upgrade::old::Farewell;
-use super::upgrade::requests::Request;
-use super::watch::{BEAT, Round};
+use super::upgrade::requests::UpgradeRequest;
+use super::watch::{BEAT, WatchRound};
 use super::{Broker, Failure};
 use crate::admin::{self, BrokerStage};
-use crate::config::{Config, Get, Listener, Sources};
+use crate::config::{Config, Get, ListenerConfig, Sources};
 use crate::ids::ShardId;
 use crate::overload::Policy;
 use crate::shard::{Settings, Shard};
-use crate::telemetry::alarms::{Alarm, Alarms, Readings};
+use crate::telemetry::alarms::{Alarm, AlarmReadings, Alarms};
 use crossbeam_channel::{Receiver, RecvError, select};
 use leaving::Leaving;
 use std::sync::Arc;
@@ -41,7 +41,7 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 const SUMMARY: Duration = Duration::from_secs(1);
 
 /// What the control thread needs beside the broker.
-pub(super) struct Control<'a> {
+pub(super) struct ControlThread<'a> {
     pub broker: Broker,
     pub config: Config,
     pub sources: &'a Sources,
@@ -51,15 +51,15 @@ pub(super) struct Control<'a> {
     task: ListenerChange,
     /// Another reload was requested while this one is in progress.
     again: bool,
-    summary: Option<(Round, Instant)>,
-    figures: Figures,
+    summary: Option<(WatchRound, Instant)>,
+    figures: SummaryFigures,
     alarms: Alarms,
     /// What is logged.
-    levels: Levels,
+    levels: LogLevels,
     /// Listeners that an operator has closed for a while.
-    stopped: Vec<Listener>,
+    stopped: Vec<ListenerConfig>,
     /// Upgrades that are asked for, and the one that is under way.
-    requests: Receiver<Request>,
+    requests: Receiver<UpgradeRequest>,
     upgrading: Option<Upgrading>,
     /// This node leaves its cluster.
     leaving: Option<Leaving>,
@@ -71,9 +71,9 @@ pub(super) struct Control<'a> {
 enum ListenerChange {
     Nothing,
     /// The new settings, and the listeners that are gone.
-    Closing(Round, Box<Config>),
+    Closing(WatchRound, Box<Config>),
     /// Listeners, by name and address.
-    Opening(Round, Vec<String>, Why),
+    Opening(WatchRound, Vec<String>, Why),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -83,14 +83,14 @@ enum Why {
 }
 
 /// How serving ended.
-enum Ending {
+enum ServingEnd {
     Drain,
     Now,
     /// Another process serves.
     HandedOver(Farewell),
 }
 
-impl<'a> Control<'a> {
+impl<'a> ControlThread<'a> {
     pub(super) fn new(
         broker: Broker,
         config: Config,
@@ -98,10 +98,10 @@ impl<'a> Control<'a> {
         signals: &'a Receiver<Signal>,
         log: &'a LogControl,
         notifier: &'a Notifier,
-    ) -> Control<'a> {
+    ) -> ControlThread<'a> {
         let now = Instant::now();
-        Control {
-            levels: Levels::of(config.log.level),
+        ControlThread {
+            levels: LogLevels::of(config.log.level),
             broker,
             config,
             sources,
@@ -111,7 +111,7 @@ impl<'a> Control<'a> {
             task: ListenerChange::Nothing,
             again: false,
             summary: None,
-            figures: Figures::default(),
+            figures: SummaryFigures::default(),
             alarms: Alarms::default(),
             stopped: Vec::new(),
             requests: crossbeam_channel::never(),
@@ -134,18 +134,18 @@ impl<'a> Control<'a> {
         self.task = ListenerChange::Opening(self.broker.watch.round(), bound, Why::Start);
         self.listen_to_upgrades();
         match self.serve()? {
-            Ending::Drain => self.drain(),
-            Ending::Now => self.stop_now(),
-            Ending::HandedOver(farewell) => self.leave(farewell),
+            ServingEnd::Drain => self.drain(),
+            ServingEnd::Now => self.stop_now(),
+            ServingEnd::HandedOver(farewell) => self.leave(farewell),
         }
     }
 
     /// Obeys signals until one says stop.
-    fn serve(&mut self) -> Result<Ending, Failure> {
+    fn serve(&mut self) -> Result<ServingEnd, Failure> {
         loop {
             self.go_on();
             if self.go_on_leaving() {
-                return Ok(Ending::Drain);
+                return Ok(ServingEnd::Drain);
             }
             self.broker.look_at_host_memory();
             let wait = self.next_beat.saturating_duration_since(Instant::now());
@@ -171,18 +171,18 @@ impl<'a> Control<'a> {
                     }
                 }
                 recv(signals) -> signal => match signal {
-                    Ok(Signal::Stop) => return Ok(Ending::Drain),
-                    Ok(Signal::StopNow) => return Ok(Ending::Now),
+                    Ok(Signal::Stop) => return Ok(ServingEnd::Drain),
+                    Ok(Signal::StopNow) => return Ok(ServingEnd::Now),
                     Ok(Signal::Reload) => {
                         // What is wrong stands in the log.
                         let _ = self.reload();
                     }
                     Ok(Signal::Summary) => self.ask_for_summary(),
-                    Ok(Signal::Upgrade) => self.begin_upgrade(Request::default()),
+                    Ok(Signal::Upgrade) => self.begin_upgrade(UpgradeRequest::default()),
                     Ok(Signal::Other(number)) => note(number),
                     // The thread that waits for signals has ended, so nobody could stop the broker
                     // any more.
-                    Err(RecvError) => return Ok(Ending::Drain),
+                    Err(RecvError) => return Ok(ServingEnd::Drain),
                 },
                 recv(reports) -> report => {
                     if let Ok(report) = report {
@@ -271,7 +271,7 @@ impl<'a> Control<'a> {
         let most = self.config.runtime.max_connections.get();
         // The cluster's thread is none of the shards.
         let (cluster, wills) = (&self.broker.cluster, self.broker.shared.cluster_memory.used());
-        let readings = Readings {
+        let readings = AlarmReadings {
             memory: limit.map(|limit| (total.memory_held() + wills, limit)),
             late: self.broker.watch.late().map(|(id, _)| id).collect(),
             certificates: self.broker.certificates(),
@@ -393,7 +393,7 @@ impl<'a> Control<'a> {
         for key in self.config.keys_that_need_a_restart(&new) {
             tracing::warn!(key, "changed in the configuration, but needs a restart");
         }
-        self.set_levels(Levels::of(new.log.level));
+        self.set_levels(LogLevels::of(new.log.level));
         let settings = Settings::new(&new).with_memory(&new, self.broker.memory);
         let settings = settings.with_access(access);
         let networks =
@@ -477,7 +477,7 @@ impl<'a> Control<'a> {
             let round = self.broker.watch.round();
             let patience = (Instant::now() + grace / 4).min(until);
             let all = |control: &Self| control.broker.watch.is_done_by_all_in_time(&round);
-            if self.wait(patience, all)? == Waited::ToldToStop {
+            if self.wait(patience, all)? == WaitEnd::ToldToStop {
                 return self.stop_now();
             }
         }
@@ -485,8 +485,8 @@ impl<'a> Control<'a> {
         self.broker.send_all(|| CoreCommand::Dismiss);
         let ended = |control: &Self| control.broker.running == 0;
         match self.wait(until, ended)? {
-            Waited::Done => self.broker.join(),
-            Waited::TooLong | Waited::ToldToStop => return self.stop_now(),
+            WaitEnd::Done => self.broker.join(),
+            WaitEnd::TooLong | WaitEnd::ToldToStop => return self.stop_now(),
         }
         self.broker.stop_others(until);
         tracing::info!("stopped");
@@ -499,7 +499,7 @@ impl<'a> Control<'a> {
         self.broker.send_all(|| CoreCommand::Stop);
         let ended = |control: &Self| control.broker.running == 0;
         let waited = self.wait(Instant::now() + AT_ONCE, ended)?;
-        if waited != Waited::Done {
+        if waited != WaitEnd::Done {
             for shard in self.broker.shards().filter(|&shard| !self.broker.has_ended(shard)) {
                 tracing::error!(shard = shard.0, "a shard does not answer; it ends at once");
             }
@@ -511,17 +511,17 @@ impl<'a> Control<'a> {
     }
 
     /// Handles the reports of shards until `done`, `until`, or a second signal to stop.
-    fn wait(&mut self, until: Instant, done: impl Fn(&Self) -> bool) -> Result<Waited, Failure> {
+    fn wait(&mut self, until: Instant, done: impl Fn(&Self) -> bool) -> Result<WaitEnd, Failure> {
         while !done(self) {
             let now = Instant::now();
             if now >= until {
-                return Ok(Waited::TooLong);
+                return Ok(WaitEnd::TooLong);
             }
             self.look_around(now);
             let (signals, reports) = (self.signals, self.broker.reports.clone());
             select! {
                 recv(signals) -> signal => match signal {
-                    Ok(Signal::StopNow) => return Ok(Waited::ToldToStop),
+                    Ok(Signal::StopNow) => return Ok(WaitEnd::ToldToStop),
                     Ok(Signal::Summary) => self.write_summary(),
                     Ok(Signal::Other(number)) => note(number),
                     Ok(Signal::Stop | Signal::Reload | Signal::Upgrade) => {}
@@ -536,12 +536,12 @@ impl<'a> Control<'a> {
                 default((until - now).min(NUDGE)) => self.broker.ring_all(),
             }
         }
-        Ok(Waited::Done)
+        Ok(WaitEnd::Done)
     }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Waited {
+enum WaitEnd {
     Done,
     TooLong,
     ToldToStop,

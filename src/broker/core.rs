@@ -1,11 +1,11 @@
 //! One core: an executor thread, its driver, its shard, and the loop between them.
 
-use super::around::Around;
+use super::around::ShardEnvironment;
 pub(super) use super::clock::{Clock, time_of_day};
 use super::memory::Reclaim;
-use super::moving::{CopyPace, MoveOrder, Moving};
+use super::moving::{CopyPace, CoreUpgrade, MoveOrder};
 use super::questions::Helpers;
-use super::store::{Stored, go_on_with};
+use super::store::{StoredShard, go_on_with};
 use crate::access::{Said, Verdict};
 use crate::admin::FiguresRequest;
 use crate::admin::api::Inquiry;
@@ -111,7 +111,7 @@ pub(super) struct Core {
 }
 
 /// What a core needs to start.
-pub(super) struct Plan {
+pub(super) struct CorePlan {
     pub id: ShardId,
     pub shards: u8,
     pub cpu: usize,
@@ -122,14 +122,14 @@ pub(super) struct Plan {
     pub clock: Clock,
     pub reports: Sender<CoreReport>,
     pub helpers: Helpers,
-    pub stored: Option<Stored>,
+    pub stored: Option<StoredShard>,
     pub feeders: Vec<FeederPlan>,
     /// By which the cluster's thread is woken, if there is one.
     pub cluster: Option<Arc<Notify>>,
 }
 
 /// Starts the thread of one core.
-pub(super) fn start(plan: Plan) -> std::io::Result<Core> {
+pub(super) fn start(plan: CorePlan) -> std::io::Result<Core> {
     let (commands, receiver) = crossbeam_channel::unbounded();
     let name = format!("ringmq-{}", plan.id.0);
     let thread = std::thread::Builder::new().name(name).spawn(move || {
@@ -153,7 +153,10 @@ pub(super) fn start(plan: Plan) -> std::io::Result<Core> {
 }
 
 /// A core's driver, and its shard with all that is around it.
-fn set_up(plan: Plan, commands: Receiver<CoreCommand>) -> Result<(Driver, Running), String> {
+fn set_up(
+    plan: CorePlan,
+    commands: Receiver<CoreCommand>,
+) -> Result<(Driver, RunningCore), String> {
     tls::warm_up();
     let driver = Driver::new(plan.ring).map_err(|failure: RingFailure| failure.to_string());
     let mut driver: Driver = driver?;
@@ -170,7 +173,7 @@ fn set_up(plan: Plan, commands: Receiver<CoreCommand>) -> Result<(Driver, Runnin
     };
     let mut feeders = Feeders::default();
     plan.feeders.into_iter().for_each(|feeder| feeders.open(feeder, &mut shard));
-    let core = Running {
+    let core = RunningCore {
         feeders,
         cluster: plan.cluster,
         shards: plan.shards,
@@ -183,7 +186,7 @@ fn set_up(plan: Plan, commands: Receiver<CoreCommand>) -> Result<(Driver, Runnin
         helpers: plan.helpers,
         clock: plan.clock,
         listening: Vec::new(),
-        phase: Phase::Serving,
+        phase: CorePhase::Serving,
         routing_wills: false,
         reclaim: Reclaim::default(),
         upkeep_due: false,
@@ -193,13 +196,13 @@ fn set_up(plan: Plan, commands: Receiver<CoreCommand>) -> Result<(Driver, Runnin
         longest: 0,
         cpu_seen: 0,
         writer,
-        moving: Moving::default(),
+        moving: CoreUpgrade::default(),
         submissions: Submissions::default(),
     };
     Ok((driver, core))
 }
 
-async fn run(plan: Plan, commands: Receiver<CoreCommand>) -> Result<(), String> {
+async fn run(plan: CorePlan, commands: Receiver<CoreCommand>) -> Result<(), String> {
     let (mut driver, mut core) = set_up(plan, commands)?;
     let mut yielded = std::time::Instant::now();
     let mut idle_since = None;
@@ -212,7 +215,7 @@ async fn run(plan: Plan, commands: Receiver<CoreCommand>) -> Result<(), String> 
         }
         core.shard.begin(Instant(began / 1_000_000), began / 1000);
         core.obey(&mut driver);
-        if core.phase == Phase::Ended {
+        if core.phase == CorePhase::Ended {
             core.feeders.finish(&mut core.shard);
             return Ok(());
         }
@@ -274,14 +277,14 @@ async fn run(plan: Plan, commands: Receiver<CoreCommand>) -> Result<(), String> 
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum CorePhase {
     Serving,
     Draining,
     Dismissed,
     Ended,
 }
 
-struct Running {
+struct RunningCore {
     /// What bridges take of this shard.
     feeders: Feeders,
     cluster: Option<Arc<Notify>>,
@@ -296,7 +299,7 @@ struct Running {
     helpers: Helpers,
     clock: Clock,
     listening: Vec<ListenerId>,
-    phase: Phase,
+    phase: CorePhase,
     /// The command to drain has not been answered yet.
     routing_wills: bool,
     reclaim: Reclaim,
@@ -314,11 +317,11 @@ struct Running {
     cpu_seen: u64,
     /// The thread that owns the files of this shard's log.
     writer: Option<Writer>,
-    moving: Moving,
+    moving: CoreUpgrade,
     submissions: Submissions,
 }
 
-impl Running {
+impl RunningCore {
     fn obey(&mut self, driver: &mut Driver) {
         while let Ok(command) = self.commands.try_recv() {
             match command {
@@ -346,7 +349,7 @@ impl Running {
                     continue;
                 }
                 CoreCommand::Dismiss => self.dismiss(),
-                CoreCommand::Stop => return self.phase = Phase::Ended,
+                CoreCommand::Stop => return self.phase = CorePhase::Ended,
                 CoreCommand::Ping(asked) => {
                     let snapshot = Box::new(self.snapshot(driver, asked.elapsed()));
                     self.upkeep_due = true;
@@ -406,8 +409,8 @@ impl Running {
             let _ = self.reports.send(CoreReport::Done(self.shard.id()));
         }
         let drained = self.shard.is_drained() && self.shard.is_stored();
-        if self.phase == Phase::Dismissed && drained {
-            self.phase = Phase::Ended;
+        if self.phase == CorePhase::Dismissed && drained {
+            self.phase = CorePhase::Ended;
         }
     }
 
@@ -426,7 +429,7 @@ impl Running {
     /// Everybody is told to go, and this core ends.
     fn dismiss(&mut self) {
         self.shard.dismiss();
-        self.phase = Phase::Dismissed;
+        self.phase = CorePhase::Dismissed;
     }
 
     /// Nobody new; the wills are routed.
@@ -435,7 +438,7 @@ impl Running {
             driver.stop_listening(listener);
         }
         self.shard.drain();
-        self.phase = Phase::Draining;
+        self.phase = CorePhase::Draining;
         // Answered when every will has been routed, which may take several steps.
         self.routing_wills = true;
     }
@@ -506,7 +509,8 @@ impl Running {
         let (id, cluster) = (self.shard.id(), self.cluster.as_deref());
         let clock = self.clock;
         let submissions = (!self.moving.suspended).then_some(&mut self.submissions);
-        let around = &mut Around { driver, peers, cluster, clock, helpers, id, submissions };
+        let around =
+            &mut ShardEnvironment { driver, peers, cluster, clock, helpers, id, submissions };
         let busy = Step::new(bounds).run(&mut self.shard, &mut self.ends, around);
         self.submissions.tell();
         self.feeders.carry(&mut self.shard);

@@ -3,7 +3,7 @@
 
 use super::core::{CoreCommand, CoreReport};
 use super::{Broker, Failure};
-use crate::config::Listener;
+use crate::config::ListenerConfig;
 use crate::ring::{Doorbell, RingPort};
 use crate::shard::Whole;
 use std::time::{Duration, Instant};
@@ -61,7 +61,7 @@ impl Broker {
     /// them: a core that does not would refuse the clients that others hand over to it.
     pub(super) fn listen_at_start(
         &mut self,
-        listeners: &[Listener],
+        listeners: &[ListenerConfig],
     ) -> Result<Vec<String>, Failure> {
         let mut bound = Vec::with_capacity(listeners.len());
         for listener in listeners {

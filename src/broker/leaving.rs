@@ -2,7 +2,7 @@
 //! the broker stops when their sessions are at other nodes, or after a while. The pace is kept
 //! here: shards are told how many clients they may send away, ten times a second.
 
-use super::Control;
+use super::ControlThread;
 use crate::admin::BrokerStage;
 use crate::broker::core::CoreCommand;
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ pub(super) struct Leaving {
     until: Instant,
 }
 
-impl Control<'_> {
+impl ControlThread<'_> {
     /// Begins, or says why not. Clients are sent away at that pace; after them, sessions may take
     /// so long to be claimed.
     pub(super) fn begin_leaving(

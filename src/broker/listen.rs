@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Group, User};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
-use super::opening::Opening;
-use crate::config::{Bind, Families, Get, Listener};
+use super::opening::OpeningLock;
+use crate::config::{Bind, Families, Get, ListenerConfig};
 
 /// A listener whose sockets are listening.
 #[derive(Debug)]
@@ -81,7 +81,7 @@ impl std::error::Error for ListenFailure {}
 ///
 /// # Errors
 /// When the address cannot be bound; nothing stays open then.
-pub fn open(listener: &Listener, shards: usize) -> Result<Listening, ListenFailure> {
+pub fn open(listener: &ListenerConfig, shards: usize) -> Result<Listening, ListenFailure> {
     assert!(shards > 0, "a broker has at least one shard");
     let backlog = i32::try_from(listener.backlog.get()).unwrap_or(i32::MAX);
     let opened = match &listener.bind {
@@ -111,7 +111,7 @@ pub fn open(listener: &Listener, shards: usize) -> Result<Listening, ListenFailu
 /// # Errors
 /// When the kernel does not tell where they listen, or has no more descriptors.
 pub fn inherit(
-    listener: &Listener,
+    listener: &ListenerConfig,
     mut sockets: Vec<OwnedFd>,
     shards: usize,
 ) -> Result<Listening, ListenFailure> {
@@ -181,7 +181,7 @@ fn open_tcp(
     }
     let _opening = match address.port() {
         0 => None,
-        port => Some(Opening::of_port(port)?),
+        port => Some(OpeningLock::of_port(port)?),
     };
     if address.port() != 0 {
         // With SO_REUSEPORT a second broker of the same user would bind silently and take half of
@@ -240,7 +240,7 @@ struct Rights {
 }
 
 impl Rights {
-    fn of(listener: &Listener) -> Rights {
+    fn of(listener: &ListenerConfig) -> Rights {
         Rights {
             mode: listener.mode.get(),
             owner: listener.owner.0.as_ref().map(ToString::to_string),
@@ -275,7 +275,7 @@ fn open_unix(
     shards: usize,
 ) -> io::Result<(Vec<OwnedFd>, SocketFile)> {
     let address = SockAddr::unix(path)?;
-    let _opening = Opening::of_path(path)?;
+    let _opening = OpeningLock::of_path(path)?;
     remove_if_stale(path, &address)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&address)?;

@@ -8,16 +8,16 @@ use std::path::PathBuf;
 
 use socket2::Socket;
 
-use super::{Bind, Listener, Listening, open};
+use super::{Bind, ListenerConfig, Listening, open};
 use crate::config::{ListenerType, Or, Text};
 
-fn tcp(address: &str) -> Listener {
-    Listener { bind: Bind::Tcp(address.parse().unwrap()), ..Listener::default() }
+fn tcp(address: &str) -> ListenerConfig {
+    ListenerConfig { bind: Bind::Tcp(address.parse().unwrap()), ..ListenerConfig::default() }
 }
 
-fn unix(path: &std::path::Path) -> Listener {
+fn unix(path: &std::path::Path) -> ListenerConfig {
     let bind = Bind::Unix(path.to_owned());
-    Listener { kind: ListenerType::Unix, bind, ..Listener::default() }
+    ListenerConfig { kind: ListenerType::Unix, bind, ..ListenerConfig::default() }
 }
 
 fn path(name: &str) -> PathBuf {
@@ -74,7 +74,7 @@ fn every_address_is_that_of_both_families_unless_it_is_to_be_of_one() {
     }
     TcpStream::connect(("::1", bound.port())).unwrap();
     drop(both.sockets);
-    let six = Listener { v6only: true, ..tcp(&format!("[::]:{}", bound.port())) };
+    let six = ListenerConfig { v6only: true, ..tcp(&format!("[::]:{}", bound.port())) };
     let _six = open(&six, 2).unwrap();
     assert!(TcpStream::connect(("127.0.0.1", bound.port())).is_err());
     open(&tcp(&four), 1).unwrap();
@@ -109,7 +109,7 @@ fn a_unix_socket_has_the_rights_that_it_is_to_have() {
     let listeners = "listeners: [{type: unix, bind: /x, mode: \"0620\", owner: root, group: 0}]";
     let config = crate::config::Sources::default().load_from("f.yaml", listeners.as_bytes());
     let bind = Bind::Unix(path.clone());
-    let listener = Listener { bind, ..config.unwrap().listeners[0].clone() };
+    let listener = ListenerConfig { bind, ..config.unwrap().listeners[0].clone() };
     // Only root may give a file away, even to itself.
     if nix::unistd::geteuid().is_root() {
         let listening = open(&listener, 1).unwrap();
@@ -117,7 +117,7 @@ fn a_unix_socket_has_the_rights_that_it_is_to_have() {
         assert_eq!((found.mode() & 0o777, found.uid(), found.gid()), (0o620, 0, 0));
         drop(listening);
     }
-    let of_nobody = Listener { owner: Or::of(Text::of("no such user")), ..listener };
+    let of_nobody = ListenerConfig { owner: Or::of(Text::of("no such user")), ..listener };
     let failure = open(&of_nobody, 1).unwrap_err().to_string();
     assert!(failure.contains("`no such user` is unknown; use a user and a group"), "{failure}");
     assert!(!path.exists());

@@ -20,7 +20,7 @@ use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::log_writer::LogWriter;
-use crate::config::{Format, Level, Log};
+use crate::config::{LogConfig, LogFormat, LogLevel};
 
 /// Lines that an operator has asked for: written at every level.
 pub(super) const ASKED_FOR: &str = "ringmq::summary";
@@ -58,28 +58,28 @@ const OWN: [&str; 20] = [
 
 /// What is logged.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Levels {
+pub struct LogLevels {
     /// Lines of the broker from this level on.
-    pub level: Level,
+    pub level: LogLevel,
     /// Modules with a level of their own, as `ringmq::shard`, or libraries.
-    pub modules: BTreeMap<String, Level>,
+    pub modules: BTreeMap<String, LogLevel>,
 }
 
-impl Levels {
+impl LogLevels {
     /// The same for all modules.
-    pub fn of(level: Level) -> Levels {
-        Levels { level, modules: BTreeMap::new() }
+    pub fn of(level: LogLevel) -> LogLevels {
+        LogLevels { level, modules: BTreeMap::new() }
     }
 
     /// With these levels for modules and no others: `shard`, `ringmq::shard::publish`, `rustls`.
     ///
     /// # Errors
     /// Which name is none of a module, or that there are too many.
-    pub fn with_modules(self, modules: &[(String, Level)]) -> Result<Levels, String> {
+    pub fn with_modules(self, modules: &[(String, LogLevel)]) -> Result<LogLevels, String> {
         if modules.len() > MODULES {
             return Err(format!("modules: there are more than {MODULES}"));
         }
-        let whole = |(name, level): &(String, Level)| {
+        let whole = |(name, level): &(String, LogLevel)| {
             let own = name.strip_prefix("ringmq::").unwrap_or(name);
             let first = own.split("::").next().unwrap_or_default();
             let is_path = |text: &str| {
@@ -99,7 +99,7 @@ impl Levels {
             }
         };
         let modules = modules.iter().map(whole).collect::<Result<_, _>>()?;
-        Ok(Levels { modules, ..self })
+        Ok(LogLevels { modules, ..self })
     }
 }
 
@@ -112,7 +112,7 @@ pub struct LogControl {
 
 impl LogControl {
     /// Logs from now on what `levels` let through. The format cannot change without a restart.
-    pub fn set_levels(&self, levels: &Levels) {
+    pub fn set_levels(&self, levels: &LogLevels) {
         // It fails only when the subscriber is gone, and then nothing is logged anyway.
         let _ = self.filter.reload(targets(levels));
     }
@@ -178,7 +178,7 @@ impl std::error::Error for LogFailure {}
 ///
 /// # Errors
 /// When the process already has one, or no thread can be made.
-pub fn start(log: &Log) -> Result<LogControl, LogFailure> {
+pub fn start(log: &LogConfig) -> Result<LogControl, LogFailure> {
     let stderr = io::stderr();
     let colours = stderr.is_terminal();
     // A descriptor of its own: a write that waits must not hold the lock of `std::io::stderr`.
@@ -194,22 +194,22 @@ pub fn start(log: &Log) -> Result<LogControl, LogFailure> {
 }
 
 fn subscriber<W>(
-    log: &Log,
+    log: &LogConfig,
     writer: W,
     colours: bool,
 ) -> (impl SubscriberInitExt + tracing::Subscriber + Send + Sync, reload::Handle<Targets, Registry>)
 where
     W: io::Write + Clone + Send + Sync + 'static,
 {
-    let (filter, handle) = reload::Layer::new(targets(&Levels::of(log.level)));
+    let (filter, handle) = reload::Layer::new(targets(&LogLevels::of(log.level)));
     let lines = tracing_subscriber::fmt::layer();
     let lines = match log.format {
-        Format::Text => {
+        LogFormat::Text => {
             let fields = format::debug_fn(text_field).delimited(" ");
             let writer = move || writer.clone();
             lines.fmt_fields(fields).with_ansi(colours).with_writer(writer).boxed()
         }
-        Format::Json => {
+        LogFormat::Json => {
             let writer = move || Json(writer.clone());
             // Of spans there is one kind: the sampled message that a line is about.
             let lines = lines.json().flatten_event(true).with_span_list(false);
@@ -221,7 +221,7 @@ where
 
 /// Our own lines at `level`. Those of libraries only when they matter: glommio at `debug` would
 /// drown ours.
-fn targets(levels: &Levels) -> Targets {
+fn targets(levels: &LogLevels) -> Targets {
     let level = filter(levels.level);
     let modules = levels.modules.iter().map(|(module, level)| (module, filter(*level)));
     Targets::new()
@@ -231,13 +231,13 @@ fn targets(levels: &Levels) -> Targets {
         .with_target(ASKED_FOR, level.max(LevelFilter::INFO))
 }
 
-fn filter(level: Level) -> LevelFilter {
+fn filter(level: LogLevel) -> LevelFilter {
     match level {
-        Level::Error => LevelFilter::ERROR,
-        Level::Warn => LevelFilter::WARN,
-        Level::Info => LevelFilter::INFO,
-        Level::Debug => LevelFilter::DEBUG,
-        Level::Trace => LevelFilter::TRACE,
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
     }
 }
 

@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
-use super::{ASKED_FOR, Levels, OWN, subscriber, targets};
-use crate::config::{Format, Level, Log};
+use super::{ASKED_FOR, LogLevels, OWN, subscriber, targets};
+use crate::config::{LogConfig, LogFormat, LogLevel};
 
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -25,15 +25,15 @@ impl Lines {
     }
 }
 
-fn log(level: Level, format: Format) -> Log {
-    Log { level, format, ..Log::default() }
+fn log(level: LogLevel, format: LogFormat) -> LogConfig {
+    LogConfig { level, format, ..LogConfig::default() }
 }
 
 #[test]
 fn text_and_json_lines_carry_utc_time_level_and_fields() {
-    for format in [Format::Text, Format::Json] {
+    for format in [LogFormat::Text, LogFormat::Json] {
         let lines = Lines::default();
-        let (subscriber, _) = subscriber(&log(Level::Info, format), lines.clone(), false);
+        let (subscriber, _) = subscriber(&log(LogLevel::Info, format), lines.clone(), false);
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!(target: "ringmq::broker", shard = 3, "ready");
         });
@@ -48,10 +48,10 @@ fn text_and_json_lines_carry_utc_time_level_and_fields() {
             time[..27].chars().map(|c| if c.is_ascii_digit() { '9' } else { c }).collect();
         assert_eq!(shape, "9999-99-99T99:99:99.999999Z", "{text}");
         match format {
-            Format::Json => {
+            LogFormat::Json => {
                 assert!(text.contains("\"message\":\"ready\",\"shard\":3"), "{text}");
             }
-            Format::Text => {
+            LogFormat::Text => {
                 assert!(text.ends_with(" INFO ringmq::broker: ready shard=3\n"), "{text}");
             }
         }
@@ -71,10 +71,10 @@ const HOSTILE: [&str; 7] = [
 
 #[test]
 fn what_a_client_chose_is_neither_a_line_nor_a_field_nor_a_colour() {
-    for format in [Format::Text, Format::Json] {
+    for format in [LogFormat::Text, LogFormat::Json] {
         for text in HOSTILE {
             let lines = Lines::default();
-            let (subscriber, _) = subscriber(&log(Level::Info, format), lines.clone(), false);
+            let (subscriber, _) = subscriber(&log(LogLevel::Info, format), lines.clone(), false);
             tracing::subscriber::with_default(subscriber, || {
                 // As a value of its own, as something that is displayed, and in the message.
                 tracing::info!(target: "ringmq", client_id = text, username = Some(text), "one");
@@ -86,7 +86,7 @@ fn what_a_client_chose_is_neither_a_line_nor_a_field_nor_a_colour() {
             let bare = written.replace('\n', "");
             let acting = bare.chars().find(|letter| super::acts(*letter));
             assert_eq!(acting, None, "{text:?}: {written:?}");
-            if format == Format::Text {
+            if format == LogFormat::Text {
                 let first = written.lines().next().unwrap();
                 assert!(first.contains(&format!("client_id={text:?}")), "{first}");
             } else {
@@ -126,7 +126,8 @@ fn json_text(line: &str, field: &str) -> String {
 #[test]
 fn the_level_can_change_while_running_and_libraries_stay_quiet() {
     let lines = Lines::default();
-    let (subscriber, control) = subscriber(&log(Level::Warn, Format::Text), lines.clone(), false);
+    let (subscriber, control) =
+        subscriber(&log(LogLevel::Warn, LogFormat::Text), lines.clone(), false);
     tracing::subscriber::with_default(subscriber, || {
         let write = || {
             tracing::warn!(target: "ringmq", "a");
@@ -135,9 +136,9 @@ fn the_level_can_change_while_running_and_libraries_stay_quiet() {
             lines.take().lines().count()
         };
         assert_eq!(write(), 1);
-        control.reload(targets(&Levels::of(Level::Debug))).unwrap();
+        control.reload(targets(&LogLevels::of(LogLevel::Debug))).unwrap();
         assert_eq!(write(), 2);
-        control.reload(targets(&Levels::of(Level::Error))).unwrap();
+        control.reload(targets(&LogLevels::of(LogLevel::Error))).unwrap();
         assert_eq!(write(), 0);
         tracing::info!(target: ASKED_FOR, "a summary");
         assert_eq!(lines.take().lines().count(), 1, "an operator has asked for it");
@@ -147,11 +148,12 @@ fn the_level_can_change_while_running_and_libraries_stay_quiet() {
 #[test]
 fn a_module_has_a_level_of_its_own_and_unknown_ones_are_refused() {
     let lines = Lines::default();
-    let (subscriber, filter) = subscriber(&log(Level::Info, Format::Text), lines.clone(), false);
+    let (subscriber, filter) =
+        subscriber(&log(LogLevel::Info, LogFormat::Text), lines.clone(), false);
     let one = |name: &str, level| vec![(name.to_owned(), level)];
     tracing::subscriber::with_default(subscriber, || {
-        let set = |modules: &[(String, Level)]| {
-            let levels = Levels::of(Level::Warn).with_modules(modules).unwrap();
+        let set = |modules: &[(String, LogLevel)]| {
+            let levels = LogLevels::of(LogLevel::Warn).with_modules(modules).unwrap();
             filter.reload(targets(&levels)).unwrap();
             tracing::debug!(target: "ringmq::shard::publish", "deep");
             tracing::info!(target: "ringmq::broker", "other");
@@ -159,21 +161,21 @@ fn a_module_has_a_level_of_its_own_and_unknown_ones_are_refused() {
             tracing::warn!(target: "ringmq::broker", "warning");
             lines.take().lines().map(|line| line.rsplit(' ').next().unwrap().to_owned()).collect()
         };
-        let said: Vec<String> = set(&one("shard", Level::Debug));
+        let said: Vec<String> = set(&one("shard", LogLevel::Debug));
         assert_eq!(said, ["deep", "warning"]);
-        let said: Vec<String> = set(&one("ringmq::broker", Level::Error));
+        let said: Vec<String> = set(&one("ringmq::broker", LogLevel::Error));
         assert_eq!(said, [""; 0]);
-        let said: Vec<String> = set(&one("rustls", Level::Debug));
+        let said: Vec<String> = set(&one("rustls", LogLevel::Debug));
         assert_eq!(said, ["library", "warning"]);
         let said: Vec<String> = set(&[]);
         assert_eq!(said, ["warning"]);
     });
     for wrong in ["shrad", "ringmq", "ringmq::", "shard::", "shard x", "ringmq::rustls", "serde"] {
-        let refused = Levels::of(Level::Info).with_modules(&one(wrong, Level::Info));
+        let refused = LogLevels::of(LogLevel::Info).with_modules(&one(wrong, LogLevel::Info));
         assert!(refused.is_err_and(|why| why.contains(wrong)), "{wrong}");
     }
-    let many: Vec<_> = (0..33).map(|n| (format!("shard::m{n}"), Level::Info)).collect();
-    assert!(Levels::of(Level::Info).with_modules(&many).is_err());
+    let many: Vec<_> = (0..33).map(|n| (format!("shard::m{n}"), LogLevel::Info)).collect();
+    assert!(LogLevels::of(LogLevel::Info).with_modules(&many).is_err());
 }
 
 #[test]
@@ -188,9 +190,9 @@ fn the_modules_that_can_be_named_are_those_of_the_broker() {
 
 #[test]
 fn lines_about_a_sampled_message_carry_its_trace() {
-    for format in [Format::Text, Format::Json] {
+    for format in [LogFormat::Text, LogFormat::Json] {
         let lines = Lines::default();
-        let (subscriber, _) = subscriber(&log(Level::Warn, format), lines.clone(), false);
+        let (subscriber, _) = subscriber(&log(LogLevel::Warn, format), lines.clone(), false);
         tracing::subscriber::with_default(subscriber, || {
             let logged = tracing::error_span!(target: "ringmq::shard", "message", trace_id = %"ab");
             let _entered = logged.entered();
@@ -198,8 +200,8 @@ fn lines_about_a_sampled_message_carry_its_trace() {
         });
         let text = lines.take();
         let wanted = match format {
-            Format::Text => "message{trace_id=ab}: ringmq::shard: denied\n",
-            Format::Json => "\"span\":{\"trace_id\":\"ab\",\"name\":\"message\"}",
+            LogFormat::Text => "message{trace_id=ab}: ringmq::shard: denied\n",
+            LogFormat::Json => "\"span\":{\"trace_id\":\"ab\",\"name\":\"message\"}",
         };
         assert!(text.contains(wanted), "{text}");
     }

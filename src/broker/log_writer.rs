@@ -22,13 +22,13 @@ pub(super) struct LogWriter(Arc<LogBuffer>);
 #[derive(Debug)]
 struct LogBuffer {
     /// Locked for the time of a copy, never while writing.
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<WaitingLines>,
     /// Signalled when there is something to write, or when everything is written.
     changed: Condvar,
 }
 
 #[derive(Default, Debug)]
-struct Waiting {
+struct WaitingLines {
     lines: Vec<u8>,
     /// Lines lost since the thread last took some. Once one is lost, all are until then, so that
     /// the lost lines are consecutive.
@@ -106,7 +106,7 @@ impl Write for LogWriter {
 }
 
 impl LogBuffer {
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, WaitingLines> {
         // A panic leaves nothing in here half done.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -38,7 +38,7 @@ pub mod upgrade;
 mod watch;
 
 use self::admin_servers::AdminServers;
-use self::core::{Clock, Core, CoreCommand, CoreReport, Plan};
+use self::core::{Clock, Core, CoreCommand, CorePlan, CoreReport};
 use crate::access::Access;
 use crate::access::load::{load, read_file};
 use crate::admin::api::Ordered;
@@ -47,7 +47,7 @@ use crate::bridge::inward::Shards;
 use crate::bridge::set::Bridges;
 use crate::bridge::start::Common;
 use crate::cluster::start::Cluster;
-use crate::config::{Bind, Config, Cores, Get, Listener, MemoryBudget, Sources};
+use crate::config::{Bind, Config, Cores, Get, ListenerConfig, MemoryBudget, Sources};
 use crate::ids::{ListenerId, ShardId};
 use crate::limits::MAX_SHARDS;
 use crate::link_record::path_name;
@@ -59,7 +59,7 @@ use crate::shard::{Settings, home_of};
 use crate::storage::store::Store;
 use crate::topic::Seeds;
 use crate::upgrade::frame::Hello;
-use control::Control;
+use control::ControlThread;
 use crossbeam_channel::Receiver;
 use listen::{Listening, SocketFile};
 use log::LogControl;
@@ -106,7 +106,7 @@ impl std::error::Error for Failure {}
 ///
 /// # Errors
 /// When it cannot start, or a core fails while running.
-pub fn run(config: Config, sources: Sources, way: Way) -> Result<(), Failure> {
+pub fn run(config: Config, sources: Sources, way: StartMode) -> Result<(), Failure> {
     let log = log::start(&config.log).map_err(Failure::new)?;
     log.take_panics();
     let outcome = serve(config, &sources, &log, way);
@@ -116,34 +116,39 @@ pub fn run(config: Config, sources: Sources, way: Way) -> Result<(), Failure> {
 
 /// How the broker comes to its clients.
 #[derive(Debug)]
-pub enum Way {
+pub enum StartMode {
     /// They connect.
     Open,
     /// A running broker hands them over: the socket to it.
     TakeOver(OwnedFd),
 }
 
-impl Way {
+impl StartMode {
     /// From standard input, which is the socket to the running broker, and is /dev/null from then
     /// on.
     ///
     /// # Errors
     /// When it is no socket.
-    pub fn from_input() -> Result<Way, Failure> {
+    pub fn from_input() -> Result<StartMode, Failure> {
         let no_socket = |error: std::io::Error| Failure::new(format!("standard input: {error}"));
         let input = std::io::stdin().as_fd().try_clone_to_owned().map_err(no_socket)?;
         rustix::net::sockopt::socket_type(&input).map_err(|error| no_socket(error.into()))?;
         let nothing = std::fs::File::open("/dev/null").map_err(no_socket)?;
         rustix::stdio::dup2_stdin(nothing).map_err(|error| no_socket(error.into()))?;
-        Ok(Way::TakeOver(input))
+        Ok(StartMode::TakeOver(input))
     }
 }
 
-fn serve(config: Config, sources: &Sources, log: &LogControl, way: Way) -> Result<(), Failure> {
+fn serve(
+    config: Config,
+    sources: &Sources,
+    log: &LogControl,
+    way: StartMode,
+) -> Result<(), Failure> {
     let started = SystemTime::now();
     let predecessor = match way {
-        Way::Open => None,
-        Way::TakeOver(socket) => Some(Predecessor::greet(socket.into(), &config)?),
+        StartMode::Open => None,
+        StartMode::TakeOver(socket) => Some(Predecessor::greet(socket.into(), &config)?),
     };
     // The allocator asks for huge pages, which would round each size class up to 2 MiB: measured
     // 600 bytes per idle client with them and 391 without. Not being allowed only costs memory.
@@ -173,7 +178,7 @@ fn serve(config: Config, sources: &Sources, log: &LogControl, way: Way) -> Resul
         // First, so that /readyz can say that the broker is not ready.
         broker.admin.open(&config)?;
     }
-    Control::new(broker, config, sources, &signals, log, &notifier).run(predecessor)
+    ControlThread::new(broker, config, sources, &signals, log, &notifier).run(predecessor)
 }
 
 struct Broker {
@@ -183,7 +188,7 @@ struct Broker {
     doorbells: Vec<Doorbell>,
     reports: Receiver<CoreReport>,
     watch: Watch,
-    open: Vec<Open>,
+    open: Vec<OpenListener>,
     next_listener: u16,
     shared: Arc<Shared>,
     admin: AdminServers,
@@ -211,9 +216,9 @@ fn shown(memory: u64) -> u64 {
 }
 
 /// A listener in use.
-struct Open {
+struct OpenListener {
     id: ListenerId,
-    config: Listener,
+    config: ListenerConfig,
     secured: Option<Secured>,
     state: Arc<ListenerState>,
     file: Option<SocketFile>,
@@ -248,7 +253,7 @@ impl Broker {
         let (helpers, queue) = questions::queue(shards);
         let mut cores = Vec::with_capacity(shards);
         for (number, (cpu, ends)) in cpus.into_iter().zip(ends).enumerate() {
-            let plan = Plan {
+            let plan = CorePlan {
                 id: ShardId(number as u8),
                 shards: shards as u8,
                 cpu,
@@ -295,7 +300,7 @@ impl Broker {
     /// Tells the cores, the admin servers, the cluster and helpers of each other.
     fn connect(
         &mut self,
-        queue: questions::Queue,
+        queue: questions::QuestionQueue,
         node_ends: Option<clustered::ClusterEnds>,
     ) -> Result<(), Failure> {
         self.introduce()?;
@@ -349,19 +354,22 @@ impl Broker {
 
     /// Opens one listener on every core; returns `name=address`. Its sockets listen at once, and
     /// each core takes its own when it answers.
-    fn open_listener(&mut self, listener: &Listener) -> Result<String, Failure> {
+    fn open_listener(&mut self, listener: &ListenerConfig) -> Result<String, Failure> {
         let (id, listening) = self.bind_listener(listener)?;
         Ok(self.listen(id, listener, listening))
     }
 
     /// Opens a listener's sockets and makes it known to every core. It does not listen yet.
-    fn bind_listener(&mut self, listener: &Listener) -> Result<(ListenerId, Listening), Failure> {
+    fn bind_listener(
+        &mut self,
+        listener: &ListenerConfig,
+    ) -> Result<(ListenerId, Listening), Failure> {
         let listening = listen::open(listener, self.cores.len()).map_err(Failure::new)?;
         Ok((self.enroll(listener)?, listening))
     }
 
     /// Makes a listener known to every core. It does not listen yet.
-    fn enroll(&mut self, listener: &Listener) -> Result<ListenerId, Failure> {
+    fn enroll(&mut self, listener: &ListenerConfig) -> Result<ListenerId, Failure> {
         let secured = Secured::open(listener)
             .map_err(|unusable| Failure::new(format!("listener {}: {unusable}", listener.name)))?;
         let id = ListenerId(self.next_listener);
@@ -383,12 +391,17 @@ impl Broker {
         }
         let enroll = || MoveOrder::Enroll(id, Arc::clone(&state));
         self.send_all(|| CoreCommand::Move(enroll()));
-        self.open.push(Open { id, config: listener.clone(), secured, state, file: None });
+        self.open.push(OpenListener { id, config: listener.clone(), secured, state, file: None });
         Ok(id)
     }
 
     /// Gives the cores the sockets of a listener that they know; returns `name=address`.
-    fn listen(&mut self, id: ListenerId, listener: &Listener, listening: Listening) -> String {
+    fn listen(
+        &mut self,
+        id: ListenerId,
+        listener: &ListenerConfig,
+        listening: Listening,
+    ) -> String {
         let Some(open) = self.open.iter_mut().find(|open| open.id == id) else {
             return String::new();
         };
@@ -405,11 +418,11 @@ impl Broker {
 
     /// Reads the files of secure listeners again, with the keys of `wanted` where a listener
     /// differs in those only. One that cannot be used leaves the old one in force.
-    fn secure_again(&mut self, wanted: &mut [Listener]) {
+    fn secure_again(&mut self, wanted: &mut [ListenerConfig]) {
         for at in 0..self.open.len() {
             let config = &self.open[at].config;
-            let same = |new: &&mut Listener| {
-                Listener { tls: config.tls.clone(), ..(**new).clone() } == *config
+            let same = |new: &&mut ListenerConfig| {
+                ListenerConfig { tls: config.tls.clone(), ..(**new).clone() } == *config
             };
             if let Some(new) = wanted.iter_mut().find(same) {
                 let tls = new.tls.clone();
@@ -421,8 +434,8 @@ impl Broker {
     }
 
     /// The same for one, with other keys perhaps; true when that went well.
-    fn resecure(&mut self, at: usize, tls: Option<crate::config::Tls>) -> bool {
-        let Open { id, config, secured: Some(secured), .. } = &mut self.open[at] else {
+    fn resecure(&mut self, at: usize, tls: Option<crate::config::TlsConfig>) -> bool {
+        let OpenListener { id, config, secured: Some(secured), .. } = &mut self.open[at] else {
             return true;
         };
         let mut new = config.clone();
@@ -443,7 +456,9 @@ impl Broker {
     /// certificates expire soon.
     fn watch_certificates(&mut self, now: Instant) {
         for at in 0..self.open.len() {
-            let Open { config, secured: Some(secured), .. } = &mut self.open[at] else { continue };
+            let OpenListener { config, secured: Some(secured), .. } = &mut self.open[at] else {
+                continue;
+            };
             let changed = secured.has_changed(config, now);
             secured.warn(config, now);
             if changed {
@@ -455,7 +470,7 @@ impl Broker {
     /// Until when the certificates of secure listeners are valid, by name, and that of the admin
     /// server.
     fn certificates(&self) -> Vec<(String, u64)> {
-        let secured = |open: &Open| {
+        let secured = |open: &OpenListener| {
             Some((open.config.name.to_string(), open.secured.as_ref()?.server.not_after))
         };
         let mut all: Vec<_> = self.open.iter().filter_map(secured).collect();
@@ -466,7 +481,7 @@ impl Broker {
     }
 
     /// Closes the listener of that name, and returns what it was opened with.
-    fn stop_listener(&mut self, name: &str) -> Option<Listener> {
+    fn stop_listener(&mut self, name: &str) -> Option<ListenerConfig> {
         let at = self.open.iter().position(|open| *open.config.name == *name)?;
         let open = self.open.remove(at);
         self.admin.stopped(open.id);
@@ -475,9 +490,9 @@ impl Broker {
     }
 
     /// Closes the listeners that are not among these.
-    fn close_listeners_besides(&mut self, wanted: &[Listener]) {
-        let gone = |open: &mut Open| !wanted.contains(&open.config);
-        let gone: Vec<Open> = self.open.extract_if(.., gone).collect();
+    fn close_listeners_besides(&mut self, wanted: &[ListenerConfig]) {
+        let gone = |open: &mut OpenListener| !wanted.contains(&open.config);
+        let gone: Vec<OpenListener> = self.open.extract_if(.., gone).collect();
         for open in gone {
             tracing::info!(listener = &*open.config.name, "listener closed");
             self.admin.closed(open.id);

@@ -2,16 +2,16 @@
 //! While a core packs it does nothing else but obey.
 
 use super::around::take_event;
-use super::store::Stored;
+use super::store::StoredShard;
 use crate::ids::{ListenerId, ShardId, SocketId};
 use crate::limits::MOVE_BATCH;
 use crate::mesh::ListenerState;
 use crate::message::Message;
 use crate::ring::{Driver, Event};
 use crate::shard::{Inventory, PackCursor, Packed, Shard};
-use crate::upgrade::Frame;
-use crate::upgrade::client::{Client, Early, Remainder};
-use crate::upgrade::frame::{Ban, Totals};
+use crate::upgrade::UpgradeFrame;
+use crate::upgrade::client::{Early, MovedClient, Remainder};
+use crate::upgrade::frame::{Ban, UpgradeTotals};
 use crossbeam_channel::{Sender, TrySendError};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -38,7 +38,7 @@ pub(super) enum MoveOrder {
     /// Read nothing, accept nobody, let no timer fire.
     Suspend,
     /// Say whether all has come to rest.
-    AskRest(Sender<Rest>),
+    AskRest(Sender<SuspendedCore>),
     /// Give second descriptors of the listening sockets.
     Listening(Sender<std::io::Result<Vec<(ListenerId, OwnedFd)>>>),
     /// Copy what can be copied of clients that are still served; the channel is closed behind the
@@ -53,9 +53,9 @@ pub(super) enum MoveOrder {
     /// Connections of that listener may be taken in.
     Enroll(ListenerId, Arc<ListenerState>),
     /// Go on with the files of a store that is handed over, and answer.
-    Store(Box<Stored>, Sender<Result<(), String>>),
+    Store(Box<StoredShard>, Sender<Result<(), String>>),
     /// Take these clients in.
-    TakeIn(Box<Arrived>),
+    TakeIn(Box<ArrivedClients>),
     /// All have come who will.
     EndUnclaimed,
     /// Say whether every session of the store has come.
@@ -66,7 +66,7 @@ pub(super) enum MoveOrder {
 
 /// How far a suspended core has come.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Rest {
+pub(super) struct SuspendedCore {
     /// Whose answer it is.
     pub shard: ShardId,
     /// What is still under way.
@@ -81,7 +81,7 @@ pub(super) struct Rest {
 pub(super) struct Parcel {
     pub files: Vec<OwnedFd>,
     pub frames: Vec<u8>,
-    pub totals: Totals,
+    pub totals: UpgradeTotals,
     /// It could not be packed, and why.
     pub failed: Option<String>,
 }
@@ -93,9 +93,9 @@ impl Drop for Parcel {
 }
 
 /// Something of a client, with the listener of its connection here.
-pub(super) enum Coming {
+pub(super) enum IncomingClient {
     /// What it is as a whole.
-    Whole(Box<Client>, Option<(SocketSource, ListenerId)>),
+    Whole(Box<MovedClient>, Option<(SocketSource, ListenerId)>),
     /// What was copied of it while the old process serves it; its socket is the next one.
     Early(Box<Early>),
     /// What was not copied before.
@@ -111,20 +111,20 @@ pub(super) enum SocketSource {
 }
 
 /// Clients that came from another process.
-pub(super) struct Arrived {
-    pub clients: Vec<Coming>,
+pub(super) struct ArrivedClients {
+    pub clients: Vec<IncomingClient>,
     pub files: Vec<OwnedFd>,
     /// With the accounts that each is on.
     pub retained: Vec<(u64, Message)>,
     /// Who may not connect for a while; common to all shards.
     pub bans: Vec<Ban>,
     /// Told how many clients were taken in, or why they could not be.
-    pub taken: Sender<Result<Totals, String>>,
+    pub taken: Sender<Result<UpgradeTotals, String>>,
 }
 
 /// What a core knows of an upgrade.
 #[derive(Default)]
-pub(super) struct Moving {
+pub(super) struct CoreUpgrade {
     packing: Option<Packing>,
     copying: Option<Copying>,
     /// Clients are not listened to, and what bridges and the API want to publish waits.
@@ -165,7 +165,7 @@ pub(super) enum CopyPace {
     Wait,
 }
 
-impl Moving {
+impl CoreUpgrade {
     /// Does what it is told. `mail`: there is some in its mailboxes.
     pub(super) fn obey(
         &mut self,
@@ -187,7 +187,7 @@ impl Moving {
                 let driver = (!driver.rests()).then_some("reads that are being cancelled");
                 let under_way = mail.or(driver).or_else(|| shard.under_way());
                 let mails = [shard.counters.mail_sent, shard.counters.mail_received];
-                let _ = to.send(Rest { shard: shard.id(), under_way, mails });
+                let _ = to.send(SuspendedCore { shard: shard.id(), under_way, mails });
             }
             MoveOrder::Listening(to) => drop(to.send(driver.listening())),
             MoveOrder::Copy(to) => {
@@ -210,7 +210,7 @@ impl Moving {
             }
             MoveOrder::Enroll(listener, state) => shard.open_listener(listener, state),
             MoveOrder::TakeIn(arrived) => {
-                let Arrived { clients, files, retained, bans, taken } = *arrived;
+                let ArrivedClients { clients, files, retained, bans, taken } = *arrived;
                 shard.adopt_bans(bans);
                 let _ = taken.send(take_in(clients, files, retained, shard, driver));
             }
@@ -289,7 +289,7 @@ impl Copying {
                 Ok(None) => {}
                 Ok(Some(file)) => {
                     let Some(early) = shard.pack_early(socket) else { continue };
-                    let frame = Frame::Early(Box::new(early));
+                    let frame = UpgradeFrame::Early(Box::new(early));
                     match frame.encode(&mut self.parcel.frames) {
                         Ok(()) => self.parcel.files.push(file),
                         Err(_) => self.parcel.failed = Some(TOO_LONG.to_owned()),
@@ -332,7 +332,7 @@ impl Copying {
 
 /// The next parcel; `None` when all was packed.
 fn pack(cursor: &mut PackCursor, shard: &mut Shard, driver: &mut Driver) -> Option<Parcel> {
-    let totals = Totals::default();
+    let totals = UpgradeTotals::default();
     let until = Instant::now() + KERNEL;
     while driver.is_withdrawing() {
         driver.pass(MOVE_BATCH, &mut |_, event| take_event(shard, event));
@@ -351,29 +351,29 @@ fn pack(cursor: &mut PackCursor, shard: &mut Shard, driver: &mut Driver) -> Opti
                 sockets.push(socket);
                 totals.connections += 1;
                 totals.sessions += u64::from(client.session.is_some());
-                Frame::Client(client)
+                UpgradeFrame::Client(client)
             }
             Packed::Known(from, number, client) => {
                 totals.connections += 1;
                 totals.sessions += u64::from(client.session.is_some());
                 // It is short.
-                let _ = Frame::Known(from, number).encode(&mut parcel.frames);
-                Frame::Client(client)
+                let _ = UpgradeFrame::Known(from, number).encode(&mut parcel.frames);
+                UpgradeFrame::Client(client)
             }
             Packed::Rest(rest) => {
                 totals.connections += 1;
                 totals.sessions += 1;
-                Frame::Rest(rest)
+                UpgradeFrame::Rest(rest)
             }
             Packed::Offline(client) => {
                 totals.sessions += 1;
-                Frame::Client(client)
+                UpgradeFrame::Client(client)
             }
             Packed::Retained(messages) => {
                 totals.retained += messages.len() as u64;
-                Frame::Retained(messages)
+                UpgradeFrame::Retained(messages)
             }
-            Packed::Bans(bans) => Frame::Bans(bans),
+            Packed::Bans(bans) => UpgradeFrame::Bans(bans),
         };
         if frame.encode(&mut parcel.frames).is_err() {
             parcel.failed = Some(TOO_LONG.to_owned());
@@ -424,24 +424,24 @@ fn not_exported(errno: i32) -> String {
 
 /// Puts sockets into the rings, and clients into the shard.
 fn take_in(
-    clients: Vec<Coming>,
+    clients: Vec<IncomingClient>,
     files: Vec<OwnedFd>,
     retained: Vec<(u64, Message)>,
     shard: &mut Shard,
     driver: &mut Driver,
-) -> Result<Totals, String> {
-    let mut totals = Totals::default();
+) -> Result<UpgradeTotals, String> {
+    let mut totals = UpgradeTotals::default();
     let mut sockets = take_sockets(files, shard, driver)?.into_iter();
     let mut next = || sockets.next().ok_or_else(|| "a socket is missing".to_owned());
     for coming in clients {
         match coming {
-            Coming::Early(early) => shard.adopt_early(*early, next()?)?,
-            Coming::Rest(rest, listener) => {
+            IncomingClient::Early(early) => shard.adopt_early(*early, next()?)?,
+            IncomingClient::Rest(rest, listener) => {
                 totals.sessions += 1;
                 totals.connections += 1;
                 shard.adopt_rest(*rest, listener)?;
             }
-            Coming::Whole(client, connection) => {
+            IncomingClient::Whole(client, connection) => {
                 totals.sessions += u64::from(client.session.is_some());
                 totals.connections += u64::from(connection.is_some());
                 let connection = match connection {

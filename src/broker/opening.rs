@@ -17,7 +17,7 @@ const REST: Duration = Duration::from_millis(5);
 
 /// Held while a listener is opened, and released on drop.
 #[derive(Debug)]
-pub(super) enum Opening {
+pub(super) enum OpeningLock {
     /// A name that only one socket of this network namespace can have, derived from the port. It
     /// leaves nothing in a file system.
     Port { _lock: UnixDatagram },
@@ -25,25 +25,25 @@ pub(super) enum Opening {
     Directory { _lock: File },
 }
 
-impl Opening {
+impl OpeningLock {
     /// Waits until nobody else opens that port.
     ///
     /// # Errors
     /// `AddrInUse` when somebody else takes more than five seconds for it.
-    pub(super) fn of_port(port: u16) -> io::Result<Opening> {
+    pub(super) fn of_port(port: u16) -> io::Result<OpeningLock> {
         let name = SocketAddr::from_abstract_name(format!("ringmq-opens-port-{port}"))?;
         let lock = wait(|| match UnixDatagram::bind_addr(&name) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(None),
             other => other.map(Some),
         })?;
-        Ok(Opening::Port { _lock: lock })
+        Ok(OpeningLock::Port { _lock: lock })
     }
 
     /// Waits until nobody else opens a socket in the directory of that path.
     ///
     /// # Errors
     /// When the directory cannot be opened, and `AddrInUse` as above.
-    pub(super) fn of_path(path: &Path) -> io::Result<Opening> {
+    pub(super) fn of_path(path: &Path) -> io::Result<OpeningLock> {
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let directory = File::open(directory.unwrap_or(Path::new(".")))?;
         wait(|| match directory.try_lock() {
@@ -51,7 +51,7 @@ impl Opening {
             Err(std::fs::TryLockError::WouldBlock) => Ok(None),
             Err(std::fs::TryLockError::Error(error)) => Err(error),
         })?;
-        Ok(Opening::Directory { _lock: directory })
+        Ok(OpeningLock::Directory { _lock: directory })
     }
 }
 

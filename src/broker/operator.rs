@@ -1,17 +1,17 @@
 //! What an operator has the control thread do, by the management API.
 
-use super::{Control, words};
+use super::{ControlThread, words};
 use crate::admin::BrokerStage;
-use crate::admin::api::{Order, Reply};
-use crate::broker::log::Levels;
-use crate::config::Level;
+use crate::admin::api::{Order, OrderReply};
+use crate::broker::log::LogLevels;
+use crate::config::LogLevel;
 use crate::doctor;
 
 type Done = Result<String, Vec<String>>;
 
-impl Control<'_> {
+impl ControlThread<'_> {
     /// Does what an operator orders.
-    pub(super) fn obey(&mut self, order: &Order, reply: Reply) {
+    pub(super) fn obey(&mut self, order: &Order, reply: OrderReply) {
         let done = match order {
             Order::Resume | Order::StartListener(_) if self.leaving.is_some() => {
                 self.not_while_leaving().map(|()| String::new())
@@ -49,15 +49,19 @@ impl Control<'_> {
     }
 
     /// Logs from now on what these levels let through.
-    pub(super) fn set_levels(&mut self, levels: Levels) {
+    pub(super) fn set_levels(&mut self, levels: LogLevels) {
         self.log.set_levels(&levels);
         self.levels = levels;
     }
 
     /// What is not said stays as it is.
-    fn change_levels(&mut self, level: Option<Level>, modules: Option<&[(String, Level)]>) -> Done {
+    fn change_levels(
+        &mut self,
+        level: Option<LogLevel>,
+        modules: Option<&[(String, LogLevel)]>,
+    ) -> Done {
         let mut levels =
-            Levels { level: level.unwrap_or(self.levels.level), ..self.levels.clone() };
+            LogLevels { level: level.unwrap_or(self.levels.level), ..self.levels.clone() };
         if let Some(modules) = modules {
             levels = levels.with_modules(modules).map_err(|what| vec![what])?;
         }
@@ -68,7 +72,7 @@ impl Control<'_> {
     }
 
     fn shown_levels(&self) -> String {
-        let Levels { level, modules } = &self.levels;
+        let LogLevels { level, modules } = &self.levels;
         serde_json::json!({"level": level, "modules": modules}).to_string()
     }
 

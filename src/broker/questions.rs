@@ -6,7 +6,7 @@
 
 use super::core::{CoreCommand, time_of_day};
 use super::services;
-use crate::access::{Finding, Said, Verdict, Work};
+use crate::access::{Said, ServiceFinding, Verdict, WorkPlace};
 use crate::ids::ShardId;
 use crate::limits::{ADMISSIONS, PERMISSIONS};
 use crate::ring::Doorbell;
@@ -19,17 +19,17 @@ use tokio::sync::OwnedSemaphorePermit;
 const MOST_THREADS: usize = 4;
 
 /// A question, and whose it is.
-pub(super) struct Job {
+pub(super) struct AccessJob {
     pub shard: ShardId,
     pub question: Box<AccessQuestion>,
     /// What a service has said of it.
-    pub finding: Finding,
+    pub finding: ServiceFinding,
     /// Its place among the questions that the loop of services has.
     pub place: Option<OwnedSemaphorePermit>,
 }
 
 /// What a shard is told.
-pub(super) enum Reply {
+pub(super) enum AccessReply {
     /// What a method says of a client.
     Verdict(Verdict),
     /// What a service says of each deed that it was asked about.
@@ -39,18 +39,18 @@ pub(super) enum Reply {
 /// Where a core's questions go.
 #[derive(Clone)]
 pub(super) struct Helpers {
-    hash: Sender<Job>,
-    services: Sender<Job>,
-    deeds: Sender<Job>,
+    hash: Sender<AccessJob>,
+    services: Sender<AccessJob>,
+    deeds: Sender<AccessJob>,
 }
 
 /// The other end, until the threads are started.
-pub(super) struct Queue {
-    hash: Receiver<Job>,
-    services: Receiver<Job>,
-    deeds: Receiver<Job>,
+pub(super) struct QuestionQueue {
+    hash: Receiver<AccessJob>,
+    services: Receiver<AccessJob>,
+    deeds: Receiver<AccessJob>,
     /// Services hand on what is left to be worked out.
-    on: Sender<Job>,
+    on: Sender<AccessJob>,
 }
 
 /// What a core is told by.
@@ -61,13 +61,13 @@ pub(super) struct Home {
 }
 
 /// The queue between so many shards and their helpers. It has room for all that they may ask.
-pub(super) fn queue(shards: usize) -> (Helpers, Queue) {
+pub(super) fn queue(shards: usize) -> (Helpers, QuestionQueue) {
     let (hash, to_hash) = bounded(shards * ADMISSIONS);
     let (services, to_ask) = bounded(shards * ADMISSIONS);
     // Never full: a shard asks no more at a time, and each question is answered.
     let (deeds, about_deeds) = bounded(shards * PERMISSIONS);
     let on = hash.clone();
-    let queue = Queue { hash: to_hash, services: to_ask, deeds: about_deeds, on };
+    let queue = QuestionQueue { hash: to_hash, services: to_ask, deeds: about_deeds, on };
     (Helpers { hash, services, deeds }, queue)
 }
 
@@ -75,15 +75,20 @@ impl Helpers {
     /// Hands a question over. One that finds no room is never answered: its client gives up.
     pub(super) fn ask(&self, shard: ShardId, question: Box<AccessQuestion>) {
         let queue = match question.work {
-            Work::Hash => &self.hash,
-            Work::Service if !question.deeds.is_empty() => &self.deeds,
-            Work::Service => &self.services,
+            WorkPlace::Hash => &self.hash,
+            WorkPlace::Service if !question.deeds.is_empty() => &self.deeds,
+            WorkPlace::Service => &self.services,
         };
-        let _ = queue.try_send(Job { shard, question, finding: Finding::Nothing, place: None });
+        let _ = queue.try_send(AccessJob {
+            shard,
+            question,
+            finding: ServiceFinding::Nothing,
+            place: None,
+        });
     }
 }
 
-impl Queue {
+impl QuestionQueue {
     /// Starts the threads, which end with the last [`Helpers`]. `homes`: the cores, by shard.
     ///
     /// # Errors
@@ -99,12 +104,12 @@ impl Queue {
 }
 
 /// Gives an answer to the shard that asked.
-pub(super) fn reply(homes: &[Home], job: Job, reply: Reply) {
+pub(super) fn reply(homes: &[Home], job: AccessJob, reply: AccessReply) {
     if let Some(home) = homes.get(usize::from(job.shard.0)) {
         let (socket, ticket) = (job.question.socket, job.question.ticket);
         let answer = match reply {
-            Reply::Verdict(verdict) => CoreCommand::Answer(socket, ticket, verdict),
-            Reply::Said(said) => CoreCommand::Said(socket, ticket, said),
+            AccessReply::Verdict(verdict) => CoreCommand::Answer(socket, ticket, verdict),
+            AccessReply::Said(said) => CoreCommand::Said(socket, ticket, said),
         };
         // A core that has ended needs no answers.
         let _ = home.commands.send(answer);
@@ -112,7 +117,7 @@ pub(super) fn reply(homes: &[Home], job: Job, reply: Reply) {
     }
 }
 
-fn hash(jobs: &Receiver<Job>, homes: &[Home]) {
+fn hash(jobs: &Receiver<AccessJob>, homes: &[Home]) {
     // Of this thread alone, on Linux. Not being allowed only means that it competes.
     let _ = rustix::process::setpriority_process(None, 19);
     while let Ok(job) = jobs.recv() {
@@ -120,6 +125,6 @@ fn hash(jobs: &Receiver<Job>, homes: &[Home]) {
         let now = time_of_day().as_secs();
         let (access, finding) = (&question.access, &job.finding);
         let verdict = access.work_out(question.method, &question.proof, finding, now);
-        reply(homes, job, Reply::Verdict(verdict));
+        reply(homes, job, AccessReply::Verdict(verdict));
     }
 }

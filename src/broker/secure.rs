@@ -3,9 +3,9 @@
 //! keys for tickets, which outlive a reload.
 
 use super::core::time_of_day;
-use crate::config::{Config, Get, Listener};
-use crate::transport::tls::{self, Server, TicketKeys, Unusable};
-use crate::upgrade::code::Secret;
+use crate::config::{Config, Get, ListenerConfig};
+use crate::transport::tls::{self, Server, TicketKeys, UnusableFile};
+use crate::upgrade::code::SecretBytes;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
@@ -20,14 +20,14 @@ const SOON: u64 = 14 * 24 * 3600;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Size, identity and time of a file; `None` while it cannot be looked at.
-type Stamp = Option<(u64, u64, i64, i64)>;
+type FileStamp = Option<(u64, u64, i64, i64)>;
 
 /// What one listener is secured with.
 pub(super) struct Secured {
     /// In force.
     pub server: Arc<Server>,
     tickets: Option<Arc<TicketKeys>>,
-    stamps: Vec<Stamp>,
+    stamps: Vec<FileStamp>,
     looked: Instant,
     warned: Option<Instant>,
 }
@@ -50,12 +50,12 @@ fn read_named(path: &Path) -> io::Result<Vec<u8>> {
     read(path, LONGEST_FILE)
 }
 
-fn stamp(path: &str) -> Stamp {
+fn stamp(path: &str) -> FileStamp {
     let metadata = std::fs::metadata(path).ok()?;
     Some((metadata.len(), metadata.ino(), metadata.mtime(), metadata.mtime_nsec()))
 }
 
-fn stamps(listener: &Listener) -> Vec<Stamp> {
+fn stamps(listener: &ListenerConfig) -> Vec<FileStamp> {
     let tls = &listener.tls;
     let named = [&tls.certificate, &tls.private_key, &tls.client_ca].into_iter();
     let sni = tls.sni.iter().flat_map(|entry| [&entry.certificate, &entry.private_key]);
@@ -76,7 +76,7 @@ pub fn problems(config: &Config) -> Vec<String> {
 
 impl Secured {
     /// Reads the files of a listener for the first time; `None` when it is not secure.
-    pub(super) fn open(listener: &Listener) -> Result<Option<Secured>, Unusable> {
+    pub(super) fn open(listener: &ListenerConfig) -> Result<Option<Secured>, UnusableFile> {
         if !listener.is_secure() {
             return Ok(None);
         }
@@ -95,25 +95,25 @@ impl Secured {
     }
 
     /// The keys for tickets, for a process that takes over.
-    pub(super) fn exported_tickets(&self) -> Option<Secret> {
+    pub(super) fn exported_tickets(&self) -> Option<SecretBytes> {
         self.tickets.as_ref().map(|keys| keys.exported(Instant::now()))
     }
 
     /// Goes on with the keys of another process.
-    pub(super) fn adopt_tickets(&self, exported: &Secret) {
+    pub(super) fn adopt_tickets(&self, exported: &SecretBytes) {
         if let Some(keys) = &self.tickets {
             keys.adopt(exported, Instant::now());
         }
     }
 
-    fn remark(&self, listener: &Listener) {
+    fn remark(&self, listener: &ListenerConfig) {
         for remark in &self.server.remarks {
             tracing::warn!(listener = &*listener.name, "{remark}");
         }
     }
 
     /// Reads them again, for new keys of the section perhaps.
-    pub(super) fn reload(&mut self, listener: &Listener) -> Result<(), Unusable> {
+    pub(super) fn reload(&mut self, listener: &ListenerConfig) -> Result<(), UnusableFile> {
         let stamps = stamps(listener);
         // Said once for each change, be it usable or not.
         self.stamps.clone_from(&stamps);
@@ -130,7 +130,7 @@ impl Secured {
     }
 
     /// Whether the files have changed since they were read, if it is time to look.
-    pub(super) fn has_changed(&mut self, listener: &Listener, now: Instant) -> bool {
+    pub(super) fn has_changed(&mut self, listener: &ListenerConfig, now: Instant) -> bool {
         let Some(interval) = listener.tls.watch.get() else { return false };
         if now.duration_since(self.looked) < interval {
             return false;
@@ -140,7 +140,7 @@ impl Secured {
     }
 
     /// Says once a day that a certificate will expire soon.
-    pub(super) fn warn(&mut self, listener: &Listener, at: Instant) {
+    pub(super) fn warn(&mut self, listener: &ListenerConfig, at: Instant) {
         let left = self.server.not_after.saturating_sub(now());
         let due = self.warned.is_none_or(|warned| at.duration_since(warned) >= DAY);
         if left < SOON && due {

@@ -5,10 +5,10 @@ use super::core::{Clock, time_of_day};
 use crate::config::{Config, Durability, Get, StorageFailure};
 use crate::ring::Doorbell;
 use crate::shard::{Shard, Storing, home_of, retained_home};
-use crate::storage::log::Bounds;
-use crate::storage::record::Secret;
+use crate::storage::log::LogBounds;
+use crate::storage::record::StoreSecret;
 use crate::storage::rewrite::{Placed, rewrite};
-use crate::storage::store::{Part, Store, Unusable};
+use crate::storage::store::{Store, StorePart, UnusableStore};
 use crate::storage::writer::{Wake, Writer};
 use crate::topic::{Seeds, TopicHash};
 use crate::upgrade::frame::Hello;
@@ -33,9 +33,9 @@ pub(super) enum Beside {
 }
 
 /// What a shard with a store continues from.
-pub(super) struct Stored {
-    pub part: Part,
-    pub secret: Secret,
+pub(super) struct StoredShard {
+    pub part: StorePart,
+    pub secret: StoreSecret,
     /// Milliseconds since 1970 at the zero of the clock.
     pub wall: u64,
     /// Syncs come apart from writes.
@@ -51,7 +51,7 @@ pub(super) fn begin(
     shards: u8,
     clock: Clock,
     continued: Option<&Hello>,
-) -> Result<(Option<Store>, VecDeque<Stored>), Failure> {
+) -> Result<(Option<Store>, VecDeque<StoredShard>), Failure> {
     if continued.is_some() {
         return Ok((None, VecDeque::new()));
     }
@@ -91,7 +91,7 @@ fn open(config: &Config, shards: u8) -> Result<Option<Store>, Failure> {
 }
 
 /// Gives everything in the store to the shard that it is at home on among so many.
-fn re_home(store: &mut Store, shards: u8) -> Result<(), Unusable> {
+fn re_home(store: &mut Store, shards: u8) -> Result<(), UnusableStore> {
     let seeds = Seeds::stored(store.placement());
     let place = |placed: Placed<'_>, _| match placed {
         Placed::Session(client_id) => home_of(&seeds, client_id, shards).0,
@@ -126,23 +126,23 @@ pub(super) fn read(
     shards: u8,
     clock: Clock,
     beside: Beside,
-) -> Result<VecDeque<Stored>, Failure> {
+) -> Result<VecDeque<StoredShard>, Failure> {
     let Some(store) = store else { return Ok(VecDeque::new()) };
-    let bounds = Bounds {
+    let bounds = LogBounds {
         disk: config.storage.max_bytes.get().map_or(u64::MAX, |most| most / u64::from(shards)),
         gather: config.storage.gather.get().as_micros() as u64,
-        ..Bounds::BROKER
+        ..LogBounds::BROKER
     };
     let bounds = match config.storage.durability {
         Durability::Sync => bounds,
         Durability::Async => {
             let interval = Some(config.storage.interval.get().as_micros() as u64);
-            Bounds { gather: 0, interval, ..bounds }
+            LogBounds { gather: 0, interval, ..bounds }
         }
     };
     let bounds = match config.storage.on_failure {
         StorageFailure::Refuse => bounds,
-        StorageFailure::Degrade => Bounds { degraded: DEGRADED, ..bounds },
+        StorageFailure::Degrade => LogBounds { degraded: DEGRADED, ..bounds },
     };
     let began = Instant::now();
     let resume = |shard| match beside {
@@ -158,7 +158,7 @@ pub(super) fn read(
     let (mut sessions, mut messages, mut retained) = (0, 0, 0);
     for (shard, part) in parts.into_iter().enumerate() {
         let part = part
-            .unwrap_or_else(|_| Err(Unusable::new("reading it panicked")))
+            .unwrap_or_else(|_| Err(UnusableStore::new("reading it panicked")))
             .map_err(Failure::new)?;
         if let Some((segment, byte)) = part.torn {
             tracing::warn!(
@@ -171,7 +171,7 @@ pub(super) fn read(
         sessions += part.image.sessions.len();
         messages += part.image.messages.len();
         retained += part.image.retained.len();
-        stored.push_back(Stored {
+        stored.push_back(StoredShard {
             part,
             secret: store.secret(),
             wall,
@@ -186,13 +186,13 @@ pub(super) fn read(
 
 /// Gives the shard what was stored, and its log's files to a thread.
 pub(super) fn go_on_with(
-    stored: Stored,
+    stored: StoredShard,
     shard: &mut Shard,
     shards: u8,
     doorbell: Doorbell,
 ) -> Result<Writer, String> {
-    let Stored { part, secret, wall, asynchronous, beside } = stored;
-    let Part { log, files, image, .. } = part;
+    let StoredShard { part, secret, wall, asynchronous, beside } = stored;
+    let StorePart { log, files, image, .. } = part;
     let storing = Storing::new(log, secret, (shard.id(), shards), wall, image.last);
     match beside {
         Beside::Nobody => {

@@ -7,7 +7,7 @@ use super::log::ASKED_FOR;
 use crate::ids::ShardId;
 use crate::limits::DATA_MAILBOX;
 use crate::telemetry::Counters;
-use crate::telemetry::alarms::Readings;
+use crate::telemetry::alarms::AlarmReadings;
 use crate::telemetry::prometheus::Snapshot;
 
 /// Rates are told over at least so much time.
@@ -15,27 +15,27 @@ const SPAN: Duration = Duration::from_secs(1);
 
 /// The figures of all shards as they last told them.
 #[derive(Default)]
-pub(super) struct Figures(Vec<Option<Known>>);
+pub(super) struct SummaryFigures(Vec<Option<ShardSummary>>);
 
-struct Known {
+struct ShardSummary {
     at: Instant,
     snapshot: Box<Snapshot>,
     /// The totals at an earlier moment, to tell rates by.
-    before: Option<(Instant, Totals)>,
+    before: Option<(Instant, RateTotals)>,
 }
 
 /// What rates are told of.
 #[derive(Clone, Copy, Default)]
-struct Totals {
+struct RateTotals {
     received: u64,
     sent: u64,
     dropped: u64,
     busy_nanos: u64,
 }
 
-impl Totals {
-    fn of(counters: &Counters) -> Totals {
-        Totals {
+impl RateTotals {
+    fn of(counters: &Counters) -> RateTotals {
+        RateTotals {
             received: counters.messages_received(),
             sent: counters.messages_sent(),
             dropped: counters.messages_dropped(),
@@ -54,11 +54,11 @@ struct Rates {
     busy: f64,
 }
 
-impl Known {
+impl ShardSummary {
     fn rates(&self) -> Rates {
         let Some((at, before)) = self.before else { return Rates::default() };
         let seconds = self.at.duration_since(at).as_secs_f64();
-        let now = Totals::of(&self.snapshot.counters);
+        let now = RateTotals::of(&self.snapshot.counters);
         let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
         Rates {
             received: rate(now.received, before.received),
@@ -69,7 +69,7 @@ impl Known {
     }
 }
 
-impl Figures {
+impl SummaryFigures {
     /// A shard has told its figures.
     pub(super) fn heard(&mut self, shard: ShardId, now: Instant, snapshot: Box<Snapshot>) {
         let at = usize::from(shard.0);
@@ -78,15 +78,15 @@ impl Figures {
         }
         let before = self.0[at].take().and_then(|last| {
             let old = now.duration_since(last.at) >= SPAN;
-            if old { Some((last.at, Totals::of(&last.snapshot.counters))) } else { last.before }
+            if old { Some((last.at, RateTotals::of(&last.snapshot.counters))) } else { last.before }
         });
-        self.0[at] = Some(Known { at: now, snapshot, before });
+        self.0[at] = Some(ShardSummary { at: now, snapshot, before });
     }
 
     /// What alarms are about, as far as shards have told it.
-    pub(super) fn readings(&self) -> Readings {
-        let mut readings = Readings::default();
-        for Known { snapshot, .. } in self.0.iter().flatten() {
+    pub(super) fn readings(&self) -> AlarmReadings {
+        let mut readings = AlarmReadings::default();
+        for ShardSummary { snapshot, .. } in self.0.iter().flatten() {
             let counters = &snapshot.counters;
             readings.lag = readings.lag.max(snapshot.lag);
             readings.overload = readings.overload.max(counters.overload_level);
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn rates_are_told_over_a_second_at_least() {
         let start = Instant::now();
-        let mut figures = Figures::default();
+        let mut figures = SummaryFigures::default();
         let mut heard = |millis: u64, received: u64| {
             let mut snapshot = Box::<Snapshot>::default();
             snapshot.counters.messages_received_qos1 = received;

@@ -1,13 +1,13 @@
 //! Upgrades as the control thread sees them: who asks for one, what stands against it, and how it
 //! ended. The work is done by a thread of its own; the broker serves, or rests, meanwhile.
 
-use super::{Control, Ending, ListenerChange};
+use super::{ControlThread, ListenerChange, ServingEnd};
 use crate::bridge::figures::BridgeState;
 use crate::broker::Failure;
 use crate::broker::core::CoreCommand;
 use crate::broker::upgrade::new::Predecessor;
-use crate::broker::upgrade::old::{self, Farewell, Job, Outcome};
-use crate::broker::upgrade::requests::{self, Request};
+use crate::broker::upgrade::old::{self, Farewell, UpgradeJob, UpgradeOutcome};
+use crate::broker::upgrade::requests::{self, UpgradeRequest};
 use crate::config::{Bridge, BufferMode};
 use crate::upgrade::frame::{Hello, StoreIs};
 use crate::upgrade::{OLDEST, VERSION, unmovable};
@@ -23,11 +23,11 @@ const BRIDGES: Duration = Duration::from_secs(3);
 
 /// The upgrade that is under way.
 pub(super) struct Upgrading {
-    outcome: Receiver<Outcome>,
-    request: Request,
+    outcome: Receiver<UpgradeOutcome>,
+    request: UpgradeRequest,
 }
 
-impl Control<'_> {
+impl ControlThread<'_> {
     /// Takes clients over; returns the listeners' names and addresses.
     pub(super) fn take_over(&mut self, from: Predecessor) -> Result<Vec<String>, Failure> {
         let mut taken = from.take_over(&mut self.broker, &self.config)?;
@@ -56,7 +56,7 @@ impl Control<'_> {
     }
 
     /// Where the outcome of the upgrade that is under way comes from.
-    pub(super) fn outcomes(&self) -> Receiver<Outcome> {
+    pub(super) fn outcomes(&self) -> Receiver<UpgradeOutcome> {
         self.upgrading.as_ref().map_or_else(never, |upgrading| upgrading.outcome.clone())
     }
 
@@ -69,7 +69,7 @@ impl Control<'_> {
     }
 
     /// Begins an upgrade, or says why not.
-    pub(super) fn begin_upgrade(&mut self, mut request: Request) {
+    pub(super) fn begin_upgrade(&mut self, mut request: UpgradeRequest) {
         let job = match self.job(&request) {
             Ok(job) => job,
             Err(why) => {
@@ -88,7 +88,7 @@ impl Control<'_> {
         }
     }
 
-    fn job(&self, request: &Request) -> Result<Job, String> {
+    fn job(&self, request: &UpgradeRequest) -> Result<UpgradeJob, String> {
         if self.upgrading.is_some() {
             return Err("another upgrade is under way".to_owned());
         }
@@ -120,12 +120,13 @@ impl Control<'_> {
             path: store.path().to_string_lossy().into(),
             shards: store.shards,
         });
-        let listener = |open: &super::super::Open| {
+        let listener = |open: &super::super::OpenListener| {
             (open.id, open.config.name.to_string(), open.config.bind.to_string())
         };
-        let tickets =
-            |open: &super::super::Open| Some((open.id, open.secured.as_ref()?.exported_tickets()?));
-        Ok(Job {
+        let tickets = |open: &super::super::OpenListener| {
+            Some((open.id, open.secured.as_ref()?.exported_tickets()?))
+        };
+        Ok(UpgradeJob {
             homes: broker.homes.clone(),
             listeners: broker.open.iter().map(listener).collect(),
             tickets: broker.open.iter().filter_map(tickets).collect(),
@@ -164,27 +165,27 @@ impl Control<'_> {
     /// An upgrade has ended; how this process ends, if it does.
     pub(super) fn end_upgrade(
         &mut self,
-        outcome: Option<Outcome>,
-    ) -> Result<Option<Ending>, Failure> {
+        outcome: Option<UpgradeOutcome>,
+    ) -> Result<Option<ServingEnd>, Failure> {
         let Some(Upgrading { mut request, .. }) = self.upgrading.take() else { return Ok(None) };
-        match outcome.unwrap_or_else(|| Outcome::Lost("its thread has ended".to_owned())) {
-            Outcome::Gone(pid, report, farewell) => {
+        match outcome.unwrap_or_else(|| UpgradeOutcome::Lost("its thread has ended".to_owned())) {
+            UpgradeOutcome::Gone(pid, report, farewell) => {
                 self.notifier.main_process(pid);
                 tracing::info!(pid, "upgraded: {report}");
                 request.answer(Ok(&report));
-                Ok(Some(Ending::HandedOver(farewell)))
+                Ok(Some(ServingEnd::HandedOver(farewell)))
             }
-            Outcome::Possible(report) => {
+            UpgradeOutcome::Possible(report) => {
                 tracing::info!("an upgrade is possible: {report}");
                 request.answer(Ok(&report));
                 Ok(None)
             }
-            Outcome::Stays(why) => {
+            UpgradeOutcome::Stays(why) => {
                 tracing::error!("no upgrade, this process serves on: {why}");
                 request.answer(Err(&why));
                 Ok(None)
             }
-            Outcome::Lost(why) => {
+            UpgradeOutcome::Lost(why) => {
                 request.answer(Err(&why));
                 Err(Failure::new(why))
             }

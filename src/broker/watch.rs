@@ -17,16 +17,16 @@ const _: () = assert!(LATE.as_secs() >= 3 * BEAT.as_secs() && OURS.as_secs() >= 
 
 /// What every shard had been asked at some moment.
 #[derive(Clone, Debug)]
-pub(super) struct Round(Vec<u64>);
+pub(super) struct WatchRound(Vec<u64>);
 
 /// The shards as far as their answers tell.
 pub(super) struct Watch {
-    shards: Vec<Heard>,
+    shards: Vec<WatchedShard>,
     looked: Instant,
 }
 
 #[derive(Default)]
-struct Heard {
+struct WatchedShard {
     /// When each command was given that is not answered yet, oldest first: they are answered in
     /// order.
     open: VecDeque<Instant>,
@@ -37,7 +37,7 @@ struct Heard {
 
 impl Watch {
     pub(super) fn new(shards: usize, now: Instant) -> Watch {
-        Watch { shards: (0..shards).map(|_| Heard::default()).collect(), looked: now }
+        Watch { shards: (0..shards).map(|_| WatchedShard::default()).collect(), looked: now }
     }
 
     /// A command was given that will be answered.
@@ -91,13 +91,16 @@ impl Watch {
     }
 
     /// What every shard has been asked until now.
-    pub(super) fn round(&self) -> Round {
-        Round(self.shards.iter().map(|heard| heard.asked).collect())
+    pub(super) fn round(&self) -> WatchRound {
+        WatchRound(self.shards.iter().map(|heard| heard.asked).collect())
     }
 
     /// The shards that have not answered all of it yet.
-    pub(super) fn missing<'a>(&'a self, round: &'a Round) -> impl Iterator<Item = ShardId> + 'a {
-        let answered = |heard: &Heard| heard.asked - heard.open.len() as u64;
+    pub(super) fn missing<'a>(
+        &'a self,
+        round: &'a WatchRound,
+    ) -> impl Iterator<Item = ShardId> + 'a {
+        let answered = |heard: &WatchedShard| heard.asked - heard.open.len() as u64;
         let pairs = self.shards.iter().zip(&round.0).enumerate();
         pairs
             .filter(move |(_, (heard, asked))| answered(heard) < **asked)
@@ -105,12 +108,12 @@ impl Watch {
     }
 
     /// True when everybody who is not late has answered all of it.
-    pub(super) fn is_done_by_all_in_time(&self, round: &Round) -> bool {
+    pub(super) fn is_done_by_all_in_time(&self, round: &WatchRound) -> bool {
         self.missing(round).all(|shard| self.shards[usize::from(shard.0)].late.is_some())
     }
 
     /// True when everybody has answered all of it.
-    pub(super) fn is_done(&self, round: &Round) -> bool {
+    pub(super) fn is_done(&self, round: &WatchRound) -> bool {
         self.missing(round).next().is_none()
     }
 }

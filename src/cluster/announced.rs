@@ -2,15 +2,15 @@
 //! published at another node after the SUBACK then reaches the subscriber.
 //!
 //! When a SUBSCRIBE is done at this node, its shard asks the cluster. All questions of one step
-//! form a round: one record to each node that is there ([`Record::Ask`]), sent behind the filters
-//! that the node is told. The node answers ([`Record::Known`]) when those filters are in its
-//! interest table. A round ends when all nodes have answered or are gone, at the latest after
-//! [`PATIENCE`].
+//! form a round: one record to each node that is there ([`NodeRecord::Ask`]), sent behind the
+//! filters that the node is told. The node answers ([`NodeRecord::Known`]) when those filters are
+//! in its interest table. A round ends when all nodes have answered or are gone, at the latest
+//! after [`PATIENCE`].
 //!
-//! [`Record::Ask`]: super::record::Record::Ask
-//! [`Record::Known`]: super::record::Record::Known
+//! [`NodeRecord::Ask`]: super::record::NodeRecord::Ask
+//! [`NodeRecord::Known`]: super::record::NodeRecord::Known
 
-use super::claims::{Mail, Nodes, Whom};
+use super::claims::{ClaimMail, NodeSet, Whom};
 use crate::ids::{SessionRef, ShardId};
 use crate::mesh::moves::ToShard;
 use crate::time::Instant;
@@ -20,27 +20,27 @@ use std::collections::VecDeque;
 pub const PATIENCE: u64 = 400;
 
 /// The shard, the session and the ticket of a SUBSCRIBE whose SUBACK waits.
-type Waiter = (ShardId, SessionRef, u64);
+type SubackWaiter = (ShardId, SessionRef, u64);
 
-struct Round {
+struct SubackRound {
     number: u64,
     due: Instant,
     /// Nodes that have not answered.
-    awaited: Nodes,
-    waiters: Vec<Waiter>,
+    awaited: NodeSet,
+    waiters: Vec<SubackWaiter>,
 }
 
 /// SUBACKs that wait. Each client has at most one.
 #[derive(Default)]
-pub struct Announced {
-    next: Vec<Waiter>,
-    rounds: VecDeque<Round>,
+pub struct PendingSubacks {
+    next: Vec<SubackWaiter>,
+    rounds: VecDeque<SubackRound>,
     number: u64,
     /// SUBACKs that went out although some node had not confirmed that it knows the filters.
     pub unanswered: u64,
 }
 
-impl Announced {
+impl PendingSubacks {
     /// A shard asks for the SUBSCRIBE with this ticket.
     pub fn ask(&mut self, shard: ShardId, session: SessionRef, ticket: u64) {
         self.next.push((shard, session, ticket));
@@ -48,7 +48,7 @@ impl Announced {
 
     /// Begins a round if there are questions. Returns the number with which the nodes `up` are to
     /// be asked. `reaches` tells whether the engine carries frames.
-    pub fn begin(&mut self, up: Nodes, reaches: bool, now: Instant) -> Option<u64> {
+    pub fn begin(&mut self, up: NodeSet, reaches: bool, now: Instant) -> Option<u64> {
         if self.next.is_empty() {
             return None;
         }
@@ -59,7 +59,7 @@ impl Announced {
             self.unanswered += waiters.len() as u64;
         }
         let due = now.plus_millis(PATIENCE);
-        self.rounds.push_back(Round { number: self.number, due, awaited, waiters });
+        self.rounds.push_back(SubackRound { number: self.number, due, awaited, waiters });
         Some(self.number).filter(|_| reaches)
     }
 
@@ -72,7 +72,7 @@ impl Announced {
     }
 
     /// Ends the rounds that are over; `up` are the nodes that are there.
-    pub fn run(&mut self, up: Nodes, now: Instant, mail: &mut Vec<Mail>) {
+    pub fn run(&mut self, up: NodeSet, now: Instant, mail: &mut Vec<ClaimMail>) {
         self.rounds.iter_mut().for_each(|round| round.awaited &= up);
         while let Some(round) =
             self.rounds.pop_front_if(|round| round.awaited == 0 || round.due <= now)
@@ -81,7 +81,7 @@ impl Announced {
                 self.unanswered += round.waiters.len() as u64;
             }
             for (shard, session, ticket) in round.waiters {
-                mail.push(Mail::One(Whom::Shard(shard), ToShard::Known(session, ticket)));
+                mail.push(ClaimMail::One(Whom::Shard(shard), ToShard::Known(session, ticket)));
             }
         }
     }
@@ -98,7 +98,7 @@ mod tests {
 
     const SESSION: SessionRef = SessionRef { shard: ShardId(1), index: 7, generation: 1 };
 
-    fn run(announced: &mut Announced, up: Nodes, now: u64) -> usize {
+    fn run(announced: &mut PendingSubacks, up: NodeSet, now: u64) -> usize {
         let mut mail = Vec::new();
         announced.run(up, Instant(now), &mut mail);
         mail.len()
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn an_answer_waits_for_every_node_that_is_there_but_not_for_ever() {
-        let mut announced = Announced::default();
+        let mut announced = PendingSubacks::default();
         assert_eq!(announced.begin(3, true, Instant(0)), None);
         announced.ask(ShardId(1), SESSION, 1);
         announced.ask(ShardId(1), SESSION, 2);

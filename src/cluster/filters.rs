@@ -1,5 +1,5 @@
 //! Filters that clients of the cluster want: those of this node ([`LocalFilters`]), how far another
-//! node has been told of them ([`Telling`]), and those that another node has told
+//! node has been told of them ([`FilterTelling`]), and those that another node has told
 //! ([`RemoteFilters`]). A share group with members counts as a filter, written as
 //! `$share/GROUP/FILTER`.
 //!
@@ -7,8 +7,8 @@
 //! afterwards each one that changes. A digest checks the result: the sum of a hash of each filter
 //! with its number, which changes with each filter and does not depend on their order.
 
-use super::frame::Told;
-use super::record::Record;
+use super::frame::FilterDigest;
+use super::record::NodeRecord;
 use crate::limits::CLUSTER_FILTERS;
 use crate::mutant::Mutant;
 use crate::topic::spread;
@@ -176,7 +176,7 @@ impl LocalFilters {
 
 /// How far another node has been told this node's filters.
 #[derive(Default)]
-pub struct Telling {
+pub struct FilterTelling {
     /// Numbers below this have been told.
     next: u32,
     /// Whether the end of the snapshot has been told.
@@ -187,10 +187,10 @@ pub struct Telling {
     changes: VecDeque<u32>,
 }
 
-impl Telling {
+impl FilterTelling {
     /// Begins to tell everything again, as the snapshot with this number.
     pub fn begin(&mut self, snapshot: u32) {
-        *self = Telling { snapshot, ..Telling::default() };
+        *self = FilterTelling { snapshot, ..FilterTelling::default() };
     }
 
     /// The number of the snapshot.
@@ -211,10 +211,10 @@ impl Telling {
     }
 
     /// The next record to send, if there is one.
-    pub fn next<'a>(&mut self, filters: &'a LocalFilters) -> Option<Record<'a>> {
+    pub fn next<'a>(&mut self, filters: &'a LocalFilters) -> Option<NodeRecord<'a>> {
         let said = |number: u32| match filters.text(number) {
-            Some(text) => Record::Filter(number, text),
-            None => Record::NoFilter(number),
+            Some(text) => NodeRecord::Filter(number, text),
+            None => NodeRecord::NoFilter(number),
         };
         if let Some(number) = self.changes.pop_front() {
             return Some(said(number));
@@ -227,7 +227,7 @@ impl Telling {
             return Some(said(self.next - 1));
         }
         self.ended = true;
-        Some(Record::AllFilters(self.next, self.snapshot))
+        Some(NodeRecord::AllFilters(self.next, self.snapshot))
     }
 
     /// Whether everything has been told.
@@ -236,9 +236,9 @@ impl Telling {
     }
 
     /// Count and digest of all filters, once all have been told; `at` is the next segment's number.
-    pub fn told(&self, filters: &LocalFilters, at: u64) -> Option<Told> {
+    pub fn told(&self, filters: &LocalFilters, at: u64) -> Option<FilterDigest> {
         let (count, digest) = (filters.len() as u32, filters.digest);
-        self.is_done().then_some(Told { at, filters: count, digest })
+        self.is_done().then_some(FilterDigest { at, filters: count, digest })
     }
 }
 
@@ -314,7 +314,7 @@ impl RemoteFilters {
     }
 
     /// Whether these filters agree with the count and the digest in `told`.
-    pub fn agrees(&self, told: &Told) -> bool {
+    pub fn agrees(&self, told: &FilterDigest) -> bool {
         (self.filters, self.digest) == (told.filters, told.digest)
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 /// Applies what is told to `remote`; `wanted` has the wanted filters and how often each is wanted.
 fn apply(
-    telling: &mut Telling,
+    telling: &mut FilterTelling,
     local: &LocalFilters,
     remote: &mut RemoteFilters,
     wanted: &mut BTreeMap<String, i32>,
@@ -21,9 +21,9 @@ fn apply(
     };
     for _ in 0..most {
         match telling.next(local) {
-            Some(Record::Filter(number, filter)) => remote.set(number, Some(filter), change),
-            Some(Record::NoFilter(number)) => remote.set(number, None, change),
-            Some(Record::AllFilters(end, _)) => while !remote.sweep(end, 3, change) {},
+            Some(NodeRecord::Filter(number, filter)) => remote.set(number, Some(filter), change),
+            Some(NodeRecord::NoFilter(number)) => remote.set(number, None, change),
+            Some(NodeRecord::AllFilters(end, _)) => while !remote.sweep(end, 3, change) {},
             Some(_) => unreachable!(),
             None => return true,
         }
@@ -71,7 +71,7 @@ fn a_share_group_beyond_the_most_is_not_told_and_nothing_stands_for_it() {
 
 #[test]
 fn a_node_with_too_many_changes_is_told_everything_again() {
-    let (mut local, mut telling) = (LocalFilters::default(), Telling::default());
+    let (mut local, mut telling) = (LocalFilters::default(), FilterTelling::default());
     let (mut remote, mut wanted) = (RemoteFilters::default(), BTreeMap::new());
     assert!(apply(&mut telling, &local, &mut remote, &mut wanted, 10));
     for _ in 0..CHANGES {
@@ -91,7 +91,7 @@ proptest! {
     fn what_is_told_is_what_is_there(
         steps in prop::collection::vec((0..14usize, 0..5usize), 1..200),
     ) {
-        let (mut local, mut telling) = (LocalFilters::with_most(9), Telling::default());
+        let (mut local, mut telling) = (LocalFilters::with_most(9), FilterTelling::default());
         let (mut remote, mut wanted) = (RemoteFilters::default(), BTreeMap::new());
         let mut counts = [0u32; 12];
         for (choice, told) in steps {

@@ -23,7 +23,7 @@ const GOODBYE: u8 = 3;
 
 /// Why a frame was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Refused {
+pub enum FrameRefusal {
     /// The bytes are no frame of this protocol.
     Foreign,
     /// The frame has a version that this node does not speak.
@@ -36,22 +36,22 @@ pub enum Refused {
     Kind,
 }
 
-impl Refused {
+impl FrameRefusal {
     /// The label of the reason in logs.
     pub fn word(self) -> &'static str {
         match self {
-            Refused::Foreign => "foreign",
-            Refused::Version => "version",
-            Refused::Length => "length",
-            Refused::Name => "name",
-            Refused::Kind => "kind",
+            FrameRefusal::Foreign => "foreign",
+            FrameRefusal::Version => "version",
+            FrameRefusal::Length => "length",
+            FrameRefusal::Name => "name",
+            FrameRefusal::Kind => "kind",
         }
     }
 }
 
 /// The sender of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Sender<'a> {
+pub struct FrameSender<'a> {
     /// The node's name.
     pub name: &'a str,
     /// Distinguishes the runs of one node; a later run has a larger number.
@@ -64,7 +64,7 @@ pub struct Sender<'a> {
 
 /// What a node tells another node in each frame to it.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct State {
+pub struct FrameState {
     /// The incarnation of the node that the frame is for.
     pub to: u64,
     /// The number of the sender's stream to that node.
@@ -76,14 +76,14 @@ pub struct State {
     /// The snapshot of filters that the sender wants from that node.
     pub snapshot: u32,
     /// Count and digest of the sender's filters, if all of them have been told.
-    pub told: Option<Told>,
+    pub told: Option<FilterDigest>,
     /// The digest of the sender's retained messages.
     pub retained: u64,
 }
 
 /// Count and digest of all filters of a node, valid at a place in its control lane.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Told {
+pub struct FilterDigest {
     /// The number of the segment after the last one that tells filters.
     pub at: u64,
     /// The number of filters.
@@ -94,24 +94,24 @@ pub struct Told {
 
 /// The content of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Said<'a> {
+pub enum FrameContent<'a> {
     /// The sender is there; for all nodes.
     Hello,
     /// The sender ends; for all nodes.
     Goodbye,
     /// The state alone.
-    State(State),
+    State(FrameState),
     /// The state, and a segment: its lane, its number and its bytes.
-    Data(State, Lane, u64, &'a [u8]),
+    Data(FrameState, Lane, u64, &'a [u8]),
 }
 
 /// A frame, borrowed from its bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Frame<'a> {
+pub struct NodeFrame<'a> {
     /// The node that sent it.
-    pub sender: Sender<'a>,
+    pub sender: FrameSender<'a>,
     /// Its content.
-    pub said: Said<'a>,
+    pub said: FrameContent<'a>,
 }
 
 /// Whether `name` is valid as a node's name: it must serve as a token of a subject and as a label.
@@ -120,15 +120,15 @@ pub fn is_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= LONGEST_NAME && name.bytes().all(plain)
 }
 
-impl<'a> Frame<'a> {
+impl<'a> NodeFrame<'a> {
     /// The frame's bytes.
     pub fn write(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(200 + self.segment().len());
         let kind = match self.said {
-            Said::Hello => HELLO,
-            Said::Goodbye => GOODBYE,
-            Said::State(_) => STATE,
-            Said::Data(..) => DATA,
+            FrameContent::Hello => HELLO,
+            FrameContent::Goodbye => GOODBYE,
+            FrameContent::State(_) => STATE,
+            FrameContent::Data(..) => DATA,
         };
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&[VERSION, kind]);
@@ -138,9 +138,9 @@ impl<'a> Frame<'a> {
         out.push(self.sender.name.len() as u8);
         out.extend_from_slice(self.sender.name.as_bytes());
         match self.said {
-            Said::Hello | Said::Goodbye => {}
-            Said::State(state) => state.write(&mut out),
-            Said::Data(state, lane, number, segment) => {
+            FrameContent::Hello | FrameContent::Goodbye => {}
+            FrameContent::State(state) => state.write(&mut out),
+            FrameContent::Data(state, lane, number, segment) => {
                 state.write(&mut out);
                 out.push(lane as u8);
                 out.extend_from_slice(&number.to_le_bytes());
@@ -151,57 +151,57 @@ impl<'a> Frame<'a> {
     }
 
     fn segment(&self) -> &'a [u8] {
-        if let Said::Data(.., segment) = self.said { segment } else { &[] }
+        if let FrameContent::Data(.., segment) = self.said { segment } else { &[] }
     }
 
     /// Reads a frame.
     ///
     /// # Errors
     /// The reason why `bytes` are no frame, or none of this version.
-    pub fn read(bytes: &'a [u8]) -> Result<Frame<'a>, Refused> {
-        let mut rest = Bytes(bytes);
-        let [m, n, version, kind] = rest.take::<4>().map_err(|_| Refused::Foreign)?;
+    pub fn read(bytes: &'a [u8]) -> Result<NodeFrame<'a>, FrameRefusal> {
+        let mut rest = FrameReader(bytes);
+        let [m, n, version, kind] = rest.take::<4>().map_err(|_| FrameRefusal::Foreign)?;
         if [m, n] != MAGIC {
-            return Err(Refused::Foreign);
+            return Err(FrameRefusal::Foreign);
         }
         if version != VERSION {
-            return Err(Refused::Version);
+            return Err(FrameRefusal::Version);
         }
         if bytes.len() > LARGEST {
-            return Err(Refused::Length);
+            return Err(FrameRefusal::Length);
         }
         let (incarnation, clock, time) = (rest.long()?, rest.long()?, rest.long()?);
         let [length] = rest.take::<1>()?;
         let name = rest.slice(usize::from(length))?;
-        let name = str::from_utf8(name).map_err(|_| Refused::Name)?;
+        let name = str::from_utf8(name).map_err(|_| FrameRefusal::Name)?;
         if !is_name(name) {
-            return Err(Refused::Name);
+            return Err(FrameRefusal::Name);
         }
         let said = match kind {
-            HELLO => Said::Hello,
-            GOODBYE => Said::Goodbye,
-            STATE => Said::State(State::read(&mut rest)?),
+            HELLO => FrameContent::Hello,
+            GOODBYE => FrameContent::Goodbye,
+            STATE => FrameContent::State(FrameState::read(&mut rest)?),
             DATA => {
-                let state = State::read(&mut rest)?;
+                let state = FrameState::read(&mut rest)?;
                 let [lane] = rest.take::<1>()?;
-                let lane = Lane::ALL.get(usize::from(lane)).copied().ok_or(Refused::Kind)?;
+                let lane = Lane::ALL.get(usize::from(lane)).copied().ok_or(FrameRefusal::Kind)?;
                 let number = rest.long()?;
                 let segment = std::mem::take(&mut rest.0);
                 if segment.is_empty() || segment.len() > SEGMENT {
-                    return Err(Refused::Length);
+                    return Err(FrameRefusal::Length);
                 }
-                Said::Data(state, lane, number, segment)
+                FrameContent::Data(state, lane, number, segment)
             }
-            _ => return Err(Refused::Kind),
+            _ => return Err(FrameRefusal::Kind),
         };
         if !rest.0.is_empty() {
-            return Err(Refused::Length);
+            return Err(FrameRefusal::Length);
         }
-        Ok(Frame { sender: Sender { name, incarnation, clock, time }, said })
+        Ok(NodeFrame { sender: FrameSender { name, incarnation, clock, time }, said })
     }
 }
 
-impl State {
+impl FrameState {
     fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.to.to_le_bytes());
         out.extend_from_slice(&self.stream.to_le_bytes());
@@ -220,7 +220,7 @@ impl State {
         out.extend_from_slice(&self.retained.to_le_bytes());
     }
 
-    fn read(rest: &mut Bytes<'_>) -> Result<State, Refused> {
+    fn read(rest: &mut FrameReader<'_>) -> Result<FrameState, FrameRefusal> {
         let to = rest.long()?;
         let (stream, back) = (rest.word()?, rest.word()?);
         let mut acknowledged = [Acknowledgement::default(); Lane::ALL.len()];
@@ -231,34 +231,34 @@ impl State {
         }
         let snapshot = rest.word()?;
         let [is_told] = rest.take::<1>()?;
-        let told = Told { at: rest.long()?, filters: rest.word()?, digest: rest.long()? };
+        let told = FilterDigest { at: rest.long()?, filters: rest.word()?, digest: rest.long()? };
         let told = Some(told).filter(|_| is_told != 0);
         let retained = rest.long()?;
-        Ok(State { to, stream, back, acknowledged, snapshot, told, retained })
+        Ok(FrameState { to, stream, back, acknowledged, snapshot, told, retained })
     }
 }
 
 /// Bytes that are read from front to back.
-struct Bytes<'a>(&'a [u8]);
+struct FrameReader<'a>(&'a [u8]);
 
-impl<'a> Bytes<'a> {
-    fn slice(&mut self, length: usize) -> Result<&'a [u8], Refused> {
-        let (slice, rest) = self.0.split_at_checked(length).ok_or(Refused::Length)?;
+impl<'a> FrameReader<'a> {
+    fn slice(&mut self, length: usize) -> Result<&'a [u8], FrameRefusal> {
+        let (slice, rest) = self.0.split_at_checked(length).ok_or(FrameRefusal::Length)?;
         self.0 = rest;
         Ok(slice)
     }
 
-    fn take<const N: usize>(&mut self) -> Result<[u8; N], Refused> {
-        let (array, rest) = self.0.split_first_chunk::<N>().ok_or(Refused::Length)?;
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], FrameRefusal> {
+        let (array, rest) = self.0.split_first_chunk::<N>().ok_or(FrameRefusal::Length)?;
         self.0 = rest;
         Ok(*array)
     }
 
-    fn word(&mut self) -> Result<u32, Refused> {
+    fn word(&mut self) -> Result<u32, FrameRefusal> {
         Ok(u32::from_le_bytes(self.take::<4>()?))
     }
 
-    fn long(&mut self) -> Result<u64, Refused> {
+    fn long(&mut self) -> Result<u64, FrameRefusal> {
         Ok(u64::from_le_bytes(self.take::<8>()?))
     }
 }
@@ -268,30 +268,33 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn sample(segment: &[u8]) -> Frame<'_> {
+    fn sample(segment: &[u8]) -> NodeFrame<'_> {
         let acknowledged = [
             Acknowledgement { next: 7, until: 9, gap: true },
             Acknowledgement { next: 1, until: u64::MAX, gap: false },
             Acknowledgement { next: 2, until: 3, gap: false },
         ];
-        let told = Some(Told { at: 4, filters: 5, digest: 6 });
+        let told = Some(FilterDigest { at: 4, filters: 5, digest: 6 });
         let state =
-            State { to: 3, stream: 1, back: 2, acknowledged, snapshot: 8, told, retained: 11 };
-        let sender = Sender { name: "node-1", incarnation: 1 << 60, clock: 99, time: 1 << 41 };
-        Frame { sender, said: Said::Data(state, Lane::Messages, 17, segment) }
+            FrameState { to: 3, stream: 1, back: 2, acknowledged, snapshot: 8, told, retained: 11 };
+        let sender = FrameSender { name: "node-1", incarnation: 1 << 60, clock: 99, time: 1 << 41 };
+        NodeFrame { sender, said: FrameContent::Data(state, Lane::Messages, 17, segment) }
     }
 
     #[test]
     fn frames_come_back_as_they_were_written() {
         let data = sample(&[1; SEGMENT]);
-        let Said::Data(state, ..) = data.said else { unreachable!() };
-        for said in
-            [data.said, Said::Hello, Said::Goodbye, Said::State(State { told: None, ..state })]
-        {
-            let frame = Frame { said, ..data };
+        let FrameContent::Data(state, ..) = data.said else { unreachable!() };
+        for said in [
+            data.said,
+            FrameContent::Hello,
+            FrameContent::Goodbye,
+            FrameContent::State(FrameState { told: None, ..state }),
+        ] {
+            let frame = NodeFrame { said, ..data };
             let bytes = frame.write();
             assert!(bytes.len() <= LARGEST);
-            assert_eq!(Frame::read(&bytes), Ok(frame));
+            assert_eq!(NodeFrame::read(&bytes), Ok(frame));
         }
     }
 
@@ -299,23 +302,23 @@ mod tests {
     fn what_is_no_frame_is_refused_with_the_reason() {
         let whole = sample(b"abc").write();
         for cut in 0..whole.len() - 3 {
-            assert!(Frame::read(&whole[..cut]).is_err(), "{cut}");
+            assert!(NodeFrame::read(&whole[..cut]).is_err(), "{cut}");
         }
         let changed = |at: usize, byte: u8| {
             let mut bytes = whole.clone();
             bytes[at] = byte;
-            Frame::read(&bytes).unwrap_err()
+            NodeFrame::read(&bytes).unwrap_err()
         };
-        assert_eq!(changed(0, b'X'), Refused::Foreign);
-        assert_eq!(changed(2, 1), Refused::Version);
-        assert_eq!(changed(3, 9), Refused::Kind);
-        assert_eq!(changed(29, b'.'), Refused::Name);
-        assert_eq!(changed(29, 0xff), Refused::Name);
-        let hello = Frame { said: Said::Hello, ..sample(b"") }.write();
-        assert_eq!(Frame::read(&[&hello[..], b"x"].concat()), Err(Refused::Length));
+        assert_eq!(changed(0, b'X'), FrameRefusal::Foreign);
+        assert_eq!(changed(2, 1), FrameRefusal::Version);
+        assert_eq!(changed(3, 9), FrameRefusal::Kind);
+        assert_eq!(changed(29, b'.'), FrameRefusal::Name);
+        assert_eq!(changed(29, 0xff), FrameRefusal::Name);
+        let hello = NodeFrame { said: FrameContent::Hello, ..sample(b"") }.write();
+        assert_eq!(NodeFrame::read(&[&hello[..], b"x"].concat()), Err(FrameRefusal::Length));
         let long = vec![0; SEGMENT + 1];
-        assert_eq!(Frame::read(&sample(&long).write()), Err(Refused::Length));
-        assert_eq!(Frame::read(&sample(b"").write()), Err(Refused::Length));
+        assert_eq!(NodeFrame::read(&sample(&long).write()), Err(FrameRefusal::Length));
+        assert_eq!(NodeFrame::read(&sample(b"").write()), Err(FrameRefusal::Length));
     }
 
     #[test]
@@ -331,14 +334,14 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_do_no_harm(mut bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let _ = Frame::read(&bytes);
+            let _ = NodeFrame::read(&bytes);
             // The same bytes with a valid head.
             if let Some(head) = bytes.first_chunk_mut::<4>() {
                 *head = [b'R', b'Q', VERSION, head[3] % 4];
             }
-            if let Ok(frame) = Frame::read(&bytes) {
+            if let Ok(frame) = NodeFrame::read(&bytes) {
                 let written = frame.write();
-                prop_assert_eq!(Frame::read(&written), Ok(frame));
+                prop_assert_eq!(NodeFrame::read(&written), Ok(frame));
             }
         }
     }

@@ -15,20 +15,20 @@
 use super::claims::Whom;
 use super::filters::is_group;
 use super::node::{Engine, Node, PassedTo};
-use super::peer::Broker;
+use super::peer::LocalBroker;
 use super::pending_asks::PendingAsks;
 use super::record::PassedRef;
 use crate::ids::{ShardId, ShardSet};
 use crate::limits::{Budget, CLUSTER_PEERS};
 use crate::mesh::Shared;
-use crate::mesh::mail::{Control, CostReport, Data, Passed, Stamped};
-use crate::mesh::mailbox::{MailEnds, NodeEnds, Progress};
-use crate::mesh::moves::{Arrived, ToCluster, ToShard};
+use crate::mesh::mail::{Control, CostReport, Data, OpenMail, Passed, Stamped};
+use crate::mesh::mailbox::{MailEnds, MailProgress, NodeEnds};
+use crate::mesh::moves::{SampledArrival, ToCluster, ToShard};
 use crate::mesh::reading::{MailPosition, Reading};
 use crate::message::{MailPurpose, Message, MessageRef, Reserve, Retain};
 use crate::mutant::Mutant;
 use crate::session::ShareName;
-use crate::shard::{Outbox, Topic, Turn, home_of, retained_home, sampled_context};
+use crate::shard::{Outbox, TopicSubject, Turn, home_of, retained_home, sampled_context};
 use crate::time::Instant;
 use crate::topic::{FilterKey, TopicHash};
 use std::collections::VecDeque;
@@ -41,18 +41,11 @@ const CONTROL: usize = 4096;
 /// The approximate cost of taking a message out, in the units of [`crate::limits::cost`].
 const MESSAGE: u64 = 2;
 
-/// Mail whose part before `at` is in the window.
-struct Open {
-    from: ShardId,
-    data: Data,
-    at: usize,
-}
-
 /// The mailboxes of one place for another node.
-struct Door {
+struct NodeMailboxes {
     ends: MailEnds<Stamped, Control>,
     reading: Reading,
-    open: Option<Open>,
+    open: Option<OpenMail>,
     /// Records that go behind the mail before a position.
     behind: VecDeque<(MailPosition, Vec<u8>)>,
 }
@@ -64,7 +57,7 @@ pub struct Junction {
     shards: u8,
     ends: MailEnds<Stamped, Control>,
     asks: PendingAsks,
-    doors: Vec<Door>,
+    doors: Vec<NodeMailboxes>,
     outbox: Outbox,
     scratch: Vec<u8>,
     /// Sampled messages of other nodes of which no shard was told.
@@ -72,7 +65,7 @@ pub struct Junction {
 }
 
 /// The clock by which mail is ordered, and the shards' doorbells.
-pub trait Around {
+pub trait JunctionEnvironment {
     /// The time in nanoseconds, by one clock for all shards; each reading is later than the one
     /// before.
     fn stamp(&mut self) -> u64;
@@ -89,7 +82,7 @@ impl Junction {
         ends: NodeEnds<Stamped, Control>,
     ) -> Junction {
         let NodeEnds { cluster, nodes } = ends;
-        let door = |ends| Door {
+        let door = |ends| NodeMailboxes {
             ends,
             reading: Reading::new(usize::from(shards)),
             open: None,
@@ -136,7 +129,7 @@ impl Junction {
         &mut self,
         now: Instant,
         engine: &mut impl Engine,
-        around: &mut impl Around,
+        around: &mut impl JunctionEnvironment,
     ) -> bool {
         for shard in self.outbox.watched().iter() {
             let room = (self.ends.data_room(shard), self.ends.data_capacity());
@@ -151,7 +144,7 @@ impl Junction {
             self.send_fences(number);
         }
         let records = self.shared.recording.used() != 0;
-        let broker = &mut Inward {
+        let broker = &mut NodeInward {
             shared: &self.shared,
             shards: self.shards,
             outbox: &mut self.outbox,
@@ -229,7 +222,7 @@ impl Junction {
     /// Puts mail for one node into its window while there is room. Returns true when there is more
     /// that has room.
     fn take_data(&mut self, number: usize, now: Instant) -> bool {
-        let Some(Door { ends, reading, open, .. }) = self.doors.get_mut(number) else {
+        let Some(NodeMailboxes { ends, reading, open, .. }) = self.doors.get_mut(number) else {
             return false;
         };
         if open.is_none() && !ends.has_mail() {
@@ -240,11 +233,11 @@ impl Junction {
             let begun = open.take().or_else(|| {
                 let from = reading.next(ends, |mail| mail.at)?;
                 let Stamped { data, .. } = ends.pop_data(from)?;
-                Some(Open { from, data, at: 0 })
+                Some(OpenMail { from, data, at: 0 })
             });
             let Some(mut begun) = begun else { return false };
             let (sent, messages) = send_mail(&mut self.node, number as u8, &mut begun, now);
-            ends.tell_progress(begun.from, Progress { messages, work: messages * MESSAGE });
+            ends.tell_progress(begun.from, MailProgress { messages, work: messages * MESSAGE });
             if sent == PassedTo::Waits {
                 *open = Some(begun);
                 return false;
@@ -272,7 +265,9 @@ impl Junction {
 
     /// Sends a node the fences whose preceding mail is in the window.
     fn send_fences(&mut self, number: usize) {
-        let Some(Door { reading, behind, .. }) = self.doors.get_mut(number) else { return };
+        let Some(NodeMailboxes { reading, behind, .. }) = self.doors.get_mut(number) else {
+            return;
+        };
         while let Some((_, record)) = behind.pop_front_if(|(position, _)| reading.is_past(position))
         {
             self.node.send_behind(number as u8, &record);
@@ -280,7 +275,7 @@ impl Junction {
     }
 
     /// Puts staged mail into the shards' mailboxes while they have room.
-    fn carry(&mut self, around: &mut impl Around) {
+    fn carry(&mut self, around: &mut impl JunctionEnvironment) {
         for shard in self.outbox.shards_with_mail().iter() {
             if self.outbox.carry(shard, &mut self.ends, &mut || around.stamp()) > 0 {
                 around.ring(shard);
@@ -290,7 +285,7 @@ impl Junction {
 }
 
 /// Continues with a mail. Returns whether all of it has gone, and how many messages were taken out.
-fn send_mail(node: &mut Node, number: u8, open: &mut Open, now: Instant) -> (PassedTo, u64) {
+fn send_mail(node: &mut Node, number: u8, open: &mut OpenMail, now: Instant) -> (PassedTo, u64) {
     let mut messages = 0;
     match &open.data {
         Data::Batch(batch) => {
@@ -317,7 +312,7 @@ fn send_mail(node: &mut Node, number: u8, open: &mut Open, now: Instant) -> (Pas
 }
 
 /// The way of messages from other nodes to the shards.
-struct Inward<'a> {
+struct NodeInward<'a> {
     shared: &'a Shared,
     shards: u8,
     outbox: &'a mut Outbox,
@@ -329,7 +324,7 @@ struct Inward<'a> {
     untold: &'a mut u64,
 }
 
-impl Broker for Inward<'_> {
+impl LocalBroker for NodeInward<'_> {
     fn is_congested(&mut self) -> bool {
         self.refused |= self.outbox.is_congested();
         self.outbox.is_congested()
@@ -360,7 +355,7 @@ impl Broker for Inward<'_> {
         if !Mutant::ClusterSentOn.is_on() {
             wanted.0 &= ShardSet::below(self.shards).0;
         }
-        let topic = Some(Topic { hash: &hash, interest: &self.shared.interest });
+        let topic = Some(TopicSubject { hash: &hash, interest: &self.shared.interest });
         let (mut all, mut home) = (wanted, None);
         if let Some(stamp) = purpose.retain.stamp() {
             let kept_by = retained_home(&hash, self.shards);
@@ -411,7 +406,7 @@ impl Broker for Inward<'_> {
             return;
         }
         let hash = TopicHash::new(&self.shared.seeds, message.topic);
-        let arrived = Arrived {
+        let arrived = SampledArrival {
             node: node.into(),
             trace: context.trace,
             routing: context.routing(message.topic, message.payload),

@@ -4,9 +4,9 @@
 //! There are three lanes from each node to each other node: [`Lane::Control`] for what nodes tell
 //! each other, [`Lane::Messages`] for publications, and [`Lane::Bulk`] for moving sessions and for
 //! retained messages that a node lacks. With separate lanes, control records never wait behind the
-//! others. The sender ([`Window`]) cuts a lane's records into segments of at most [`SEGMENT`]
+//! others. The sender ([`LaneSender`]) cuts a lane's records into segments of at most [`SEGMENT`]
 //! bytes, numbered from 1, and keeps each segment until the receiver has acknowledged it. The
-//! receiver ([`Arrivals`]) takes segments only in the order of their numbers: after a gap, the
+//! receiver ([`LaneReceiver`]) takes segments only in the order of their numbers: after a gap, the
 //! sender starts again with the first missing one. A record may be longer than a segment.
 
 use crate::mutant::Mutant;
@@ -59,7 +59,7 @@ pub struct Acknowledgement {
 }
 
 /// A segment that has not been acknowledged.
-struct Segment {
+struct LaneSegment {
     bytes: Vec<u8>,
     /// The number of records that end in it.
     records: u32,
@@ -68,10 +68,10 @@ struct Segment {
 }
 
 /// The sending end of a lane.
-pub struct Window {
+pub struct LaneSender {
     /// Bytes that are not a segment yet.
-    open: Segment,
-    kept: VecDeque<Segment>,
+    open: LaneSegment,
+    kept: VecDeque<LaneSegment>,
     /// The number of the first segment in `kept`.
     first: u64,
     /// How many segments of `kept` have been sent.
@@ -86,10 +86,10 @@ pub struct Window {
     resends: u64,
 }
 
-impl Default for Window {
+impl Default for LaneSender {
     fn default() -> Self {
-        Window {
-            open: Segment { bytes: Vec::new(), records: 0, rest: 0 },
+        LaneSender {
+            open: LaneSegment { bytes: Vec::new(), records: 0, rest: 0 },
             kept: VecDeque::new(),
             first: 1,
             sent: 0,
@@ -103,7 +103,7 @@ impl Default for Window {
     }
 }
 
-impl Window {
+impl LaneSender {
     /// Bytes that have not been acknowledged.
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -177,20 +177,20 @@ impl Window {
         let mut rest = self.open.rest;
         for bytes in self.open.bytes.chunks(SEGMENT) {
             let records = std::mem::take(&mut records);
-            self.kept.push_back(Segment { bytes: bytes.to_vec(), records, rest });
+            self.kept.push_back(LaneSegment { bytes: bytes.to_vec(), records, rest });
             // Only the last record extends beyond the first segment.
             rest = SEGMENT;
         }
         if let Some(last) = self.kept.back_mut() {
             last.records += in_last;
         }
-        self.open = Segment { rest: tail.len(), bytes: tail, records: in_tail };
+        self.open = LaneSegment { rest: tail.len(), bytes: tail, records: in_tail };
     }
 
     /// Closes the open segment. Returns the number of the segment that comes next.
     pub fn close(&mut self) -> u64 {
         if !self.open.bytes.is_empty() {
-            let empty = Segment { bytes: Vec::with_capacity(SEGMENT), records: 0, rest: 0 };
+            let empty = LaneSegment { bytes: Vec::with_capacity(SEGMENT), records: 0, rest: 0 };
             self.kept.push_back(std::mem::replace(&mut self.open, empty));
         }
         self.first + self.kept.len() as u64
@@ -211,7 +211,7 @@ impl Window {
         Some((number, &segment.bytes))
     }
 
-    /// The segment that [`Window::next`] returned last.
+    /// The segment that [`LaneSender::next`] returned last.
     pub fn last_sent(&self) -> Option<(u64, &[u8])> {
         let at = self.sent.checked_sub(1)?;
         Some((self.first + at as u64, &self.kept.get(at)?.bytes))
@@ -269,7 +269,7 @@ impl Window {
 pub struct Malformed;
 
 /// The receiving end of a lane.
-pub struct Arrivals {
+pub struct LaneReceiver {
     /// The number of the next segment.
     next: u64,
     bytes: Vec<u8>,
@@ -282,13 +282,13 @@ pub struct Arrivals {
     told: u64,
 }
 
-impl Default for Arrivals {
+impl Default for LaneReceiver {
     fn default() -> Self {
-        Arrivals { next: 1, bytes: Vec::new(), at: 0, gap: false, due: false, told: 0 }
+        LaneReceiver { next: 1, bytes: Vec::new(), at: 0, gap: false, due: false, told: 0 }
     }
 }
 
-impl Arrivals {
+impl LaneReceiver {
     /// Takes in a segment.
     pub fn take(&mut self, number: u64, segment: &[u8]) {
         self.due = true;

@@ -8,7 +8,7 @@ fn record(length: usize, fill: u8) -> Vec<u8> {
 }
 
 /// Takes all records out.
-fn drain(arrivals: &mut Arrivals) -> Vec<Vec<u8>> {
+fn drain(arrivals: &mut LaneReceiver) -> Vec<Vec<u8>> {
     let mut records = Vec::new();
     while let Some(record) = arrivals.record().unwrap() {
         records.push(record.to_vec());
@@ -19,7 +19,7 @@ fn drain(arrivals: &mut Arrivals) -> Vec<Vec<u8>> {
 
 #[test]
 fn records_longer_than_a_segment_come_as_they_were() {
-    let (mut window, mut arrivals) = (Window::default(), Arrivals::default());
+    let (mut window, mut arrivals) = (LaneSender::default(), LaneReceiver::default());
     let lengths = [0, 1, SEGMENT - 4, SEGMENT, 5 * SEGMENT + 3, 7, 3 * SEGMENT - 4];
     let mut came = Vec::new();
     for (at, &length) in lengths.iter().enumerate() {
@@ -47,7 +47,7 @@ fn records_longer_than_a_segment_come_as_they_were() {
 #[test]
 fn a_record_counts_until_the_segment_is_acknowledged_that_it_ends_in() {
     for end in [-1, 0, 1] {
-        let mut window = Window::default();
+        let mut window = LaneSender::default();
         window.push(|out| out.extend(record(100, 1)));
         let long = (3 * SEGMENT).strict_add_signed(end) - (LENGTH + 100) - LENGTH;
         window.push(|out| out.extend(record(long, 2)));
@@ -68,7 +68,7 @@ fn records_that_are_not_acknowledged_are_handed_out_whole() {
     let lengths = [0, 1, SEGMENT - 4, SEGMENT, 5 * SEGMENT + 3, 7, 3 * SEGMENT - 4, 100, 5];
     let begins = |at: usize| lengths[..at].iter().map(|length| LENGTH + length).sum::<usize>();
     for acknowledged in 0.. {
-        let mut window = Window::default();
+        let mut window = LaneSender::default();
         for (at, &length) in lengths.iter().enumerate() {
             window.push(|out| out.extend(record(length, at as u8)));
         }
@@ -89,7 +89,7 @@ fn records_that_are_not_acknowledged_are_handed_out_whole() {
 
 #[test]
 fn a_receiver_that_is_behind_is_sent_no_more_than_it_takes() {
-    let (mut window, mut arrivals) = (Window::default(), Arrivals::default());
+    let (mut window, mut arrivals) = (LaneSender::default(), LaneReceiver::default());
     for _ in 0..3 * RECEIVED / 1000 {
         window.push(|out| out.extend(record(1000, 1)));
     }
@@ -109,7 +109,7 @@ fn a_receiver_that_is_behind_is_sent_no_more_than_it_takes() {
 
 #[test]
 fn one_record_may_be_longer_than_what_may_wait() {
-    let (mut window, mut arrivals) = (Window::default(), Arrivals::default());
+    let (mut window, mut arrivals) = (LaneSender::default(), LaneReceiver::default());
     window.push(|out| out.extend(record(3 * RECEIVED, 9)));
     let mut now = Instant(0);
     while arrivals.record().unwrap().is_none() {
@@ -127,7 +127,7 @@ fn one_record_may_be_longer_than_what_may_wait() {
 
 #[test]
 fn what_is_not_acknowledged_is_sent_again_later_each_time() {
-    let mut window = Window::default();
+    let mut window = LaneSender::default();
     window.push(|out| out.push(1));
     let mut sent = Vec::new();
     for now in 0..6000 {
@@ -141,14 +141,14 @@ fn what_is_not_acknowledged_is_sent_again_later_each_time() {
 
 #[test]
 fn hostile_acknowledgements_and_lengths_do_no_harm() {
-    let mut window = Window::default();
+    let mut window = LaneSender::default();
     window.push(|out| out.push(1));
     assert!(window.next(Instant(0)).is_some());
     for next in [0, 3, u64::MAX] {
         window.acknowledged(Acknowledgement { next, until: u64::MAX, gap: true }, Instant(1));
         assert_eq!(window.records(), 1);
     }
-    let mut arrivals = Arrivals::default();
+    let mut arrivals = LaneReceiver::default();
     arrivals.take(1, &[0xff; 8]);
     assert_eq!(arrivals.record(), Err(Malformed));
     arrivals.take(u64::MAX, b"x");
@@ -162,7 +162,7 @@ proptest! {
         lengths in prop::collection::vec(0..3 * SEGMENT, 1..20),
         fates in prop::collection::vec(0..8u8, 1..60),
     ) {
-        let (mut window, mut arrivals) = (Window::default(), Arrivals::default());
+        let (mut window, mut arrivals) = (LaneSender::default(), LaneReceiver::default());
         for (at, &length) in lengths.iter().enumerate() {
             window.push(|out| out.extend(record(length, at as u8)));
         }

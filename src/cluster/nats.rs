@@ -12,7 +12,7 @@
 
 use super::node::{Engine, To};
 use crate::client_tls::{Authorities, OwnCertificate, client_config};
-use crate::config::Cluster;
+use crate::config::ClusterConfig;
 use async_nats::connection::State;
 use async_nats::{Client, ConnectOptions, Event, Server, ServerAddr, Subject, Subscriber};
 use futures_lite::future::poll_once;
@@ -64,7 +64,10 @@ impl Nats {
     ///
     /// # Errors
     /// The file or the address that cannot be used.
-    pub async fn connect(config: &Cluster, name: &str) -> Result<(Nats, [Subscriber; 2]), String> {
+    pub async fn connect(
+        config: &ClusterConfig,
+        name: &str,
+    ) -> Result<(Nats, [Subscriber; 2]), String> {
         let mut servers = Vec::new();
         for server in config.nats.servers.iter() {
             let parsed = server.parse::<ServerAddr>();
@@ -117,7 +120,7 @@ impl Nats {
     }
 }
 
-async fn options(config: &Cluster, name: &str) -> Result<ConnectOptions, String> {
+async fn options(config: &ClusterConfig, name: &str) -> Result<ConnectOptions, String> {
     let nats = &config.nats;
     let mut options = ConnectOptions::new();
     if !nats.credentials.is_empty() {

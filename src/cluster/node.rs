@@ -1,25 +1,25 @@
 //! This node among the others: which nodes are there, which messages go to which node, and what
 //! happens to messages for a node that cannot be reached.
 //!
-//! Every node sends [`Said::Hello`] to all nodes twice a second, and receives its own as well: a
-//! node that does not receive its own hello is *cut off* from the engine. Another node that has not
-//! been heard for [`SILENT`] milliseconds is down: its filters are swept, and the contents of its
-//! window wait until the node returns or is given up. While this node is cut off, no other node
-//! counts as down. Windows then fill; a message without room is dropped, or its publisher waits, by
-//! the policy, until this node gives all others up and is a broker on its own.
+//! Every node sends [`FrameContent::Hello`] to all nodes twice a second, and receives its own as
+//! well: a node that does not receive its own hello is *cut off* from the engine. Another node that
+//! has not been heard for [`SILENT`] milliseconds is down: its filters are swept, and the contents
+//! of its window wait until the node returns or is given up. While this node is cut off, no other
+//! node counts as down. Windows then fill; a message without room is dropped, or its publisher
+//! waits, by the policy, until this node gives all others up and is a broker on its own.
 
 mod passing;
 mod retelling;
 mod status;
 mod wills;
 
-use super::announced::Announced;
-use super::claims::{ClaimCounts, Claims, Mail, Nodes};
+use super::announced::PendingSubacks;
+use super::claims::{ClaimCounts, ClaimMail, NodeClaims, NodeSet};
 use super::filters::LocalFilters;
-use super::frame::{Frame, Refused, Said, Sender};
+use super::frame::{FrameContent, FrameRefusal, FrameSender, NodeFrame};
 use super::lane::Lane;
-use super::peer::{Broker, Peer, PeerCounts, Presence};
-use super::record::Record;
+use super::peer::{LocalBroker, PeerCounts, PeerNode, Presence};
+use super::record::NodeRecord;
 use crate::ids::ShardId;
 use crate::limits::CLUSTER_PEERS;
 use crate::mesh::moves::ToCluster;
@@ -29,7 +29,7 @@ use crate::packet::Qos;
 use crate::time::Instant;
 use crate::topic;
 pub use passing::PassedTo;
-use retelling::{Retelling, Since};
+use retelling::{Retelling, UnchangedSince};
 use status::add;
 pub use status::{NodeCounts, PeerStatus, Unsent};
 use std::collections::VecDeque;
@@ -95,14 +95,14 @@ pub struct NodePlan {
 pub struct Node {
     plan: NodePlan,
     /// The other nodes, by number.
-    peers: Vec<Option<Peer>>,
+    peers: Vec<Option<PeerNode>>,
     filters: LocalFilters,
     /// How far each other node has been told the retained messages.
     retellings: Vec<Retelling>,
     /// The digest of this node's retained messages, and since when it has that value.
-    retained: Since,
-    announced: Announced,
-    claims: Claims,
+    retained: UnchangedSince,
+    announced: PendingSubacks,
+    claims: NodeClaims,
     wills: NodeWills,
     /// Messages of share groups that the node with that number had not acknowledged when the stream
     /// to it ended.
@@ -123,7 +123,7 @@ pub struct Node {
 impl Node {
     /// A node that knows no other node.
     pub fn new(plan: NodePlan, now: Instant) -> Node {
-        let claims = Claims::new(&plan.name, plan.shards, plan.incarnation, now);
+        let claims = NodeClaims::new(&plan.name, plan.shards, plan.incarnation, now);
         Node {
             wills: NodeWills::new(plan.wills),
             plan,
@@ -131,8 +131,8 @@ impl Node {
             peers: (0..CLUSTER_PEERS).map(|_| None).collect(),
             filters: LocalFilters::default(),
             retellings: (0..CLUSTER_PEERS).map(|_| Retelling::default()).collect(),
-            retained: Since::default(),
-            announced: Announced::default(),
+            retained: UnchangedSince::default(),
+            announced: PendingSubacks::default(),
             unpassed: VecDeque::new(),
             streams: 0,
             next_hello: now,
@@ -192,8 +192,8 @@ impl Node {
     }
 
     /// The other nodes that are there, as bits by their numbers.
-    pub fn present(&self) -> Nodes {
-        let up = |(at, peer): (usize, &Option<Peer>)| match peer {
+    pub fn present(&self) -> NodeSet {
+        let up = |(at, peer): (usize, &Option<PeerNode>)| match peer {
             Some(peer) if peer.presence == Presence::Up => 1 << at,
             _ => 0,
         };
@@ -227,7 +227,7 @@ impl Node {
     /// including what was said of will messages: those of clients that disconnect here are sent by
     /// this node, and the others must not send them again.
     pub fn is_empty(&self) -> bool {
-        let up = |peer: &&Peer| peer.presence == Presence::Up;
+        let up = |peer: &&PeerNode| peer.presence == Presence::Up;
         let mut there = self.peers.iter().flatten().filter(up);
         there.all(|peer| peer.window() == 0 && peer.knows_wills())
     }
@@ -293,24 +293,24 @@ impl Node {
     /// Takes in a frame.
     pub fn received(&mut self, bytes: &[u8], now: Instant) {
         self.counts.frames_received += 1;
-        let frame = match Frame::read(bytes) {
+        let frame = match NodeFrame::read(bytes) {
             Ok(frame) => frame,
             Err(why) => return self.refused(why, bytes.len()),
         };
         if frame.sender.name == self.plan.name {
             return self.hear_itself(&frame, now);
         }
-        if frame.said == Said::Goodbye && !self.knows(frame.sender.name) {
+        if frame.said == FrameContent::Goodbye && !self.knows(frame.sender.name) {
             return;
         }
         let mut frame = frame;
-        if let Said::State(state) | Said::Data(state, ..) = frame.said
+        if let FrameContent::State(state) | FrameContent::Data(state, ..) = frame.said
             && state.to != self.plan.incarnation
         {
             // The frame is for an earlier run of this node, so it only shows that the sender is
             // there.
             self.counts.stale += 1;
-            frame.said = Said::Hello;
+            frame.said = FrameContent::Hello;
         }
         let Some(at) = self.number_of(&frame.sender, now) else { return };
         let streams = &mut self.streams;
@@ -331,7 +331,7 @@ impl Node {
             peer.restarted(incarnation, next_stream());
             self.wills.far.restarted(at as u8, incarnation, now);
         }
-        if frame.said == Said::Goodbye {
+        if frame.said == FrameContent::Goodbye {
             if peer.presence == Presence::Up {
                 tracing::info!(node = &*peer.name, "cluster: a node has ended");
                 peer.silent(now);
@@ -354,14 +354,14 @@ impl Node {
         }
     }
 
-    fn refused(&mut self, why: Refused, bytes: usize) {
+    fn refused(&mut self, why: FrameRefusal, bytes: usize) {
         self.counts.refused += 1;
         tracing::debug!(reason = why.word(), bytes, "cluster: a frame was refused");
     }
 
     /// Takes in a frame with this node's name: its own frame, or that of another node with the same
     /// name.
-    fn hear_itself(&mut self, frame: &Frame<'_>, now: Instant) {
+    fn hear_itself(&mut self, frame: &NodeFrame<'_>, now: Instant) {
         if frame.sender.incarnation != self.plan.incarnation {
             self.counts.doubles += 1;
             // Frames of a run that has just ended may still be on their way; these cause one
@@ -389,13 +389,14 @@ impl Node {
     pub fn say_goodbye(&self, now: Instant, engine: &mut impl Engine) {
         let NodePlan { name, incarnation, .. } = &self.plan;
         let time = self.claims.time(now);
-        let sender = Sender { name, incarnation: *incarnation, clock: now.0, time };
-        engine.send(To::All, Frame { sender, said: Said::Goodbye }.write());
+        let sender = FrameSender { name, incarnation: *incarnation, clock: now.0, time };
+        engine.send(To::All, NodeFrame { sender, said: FrameContent::Goodbye }.write());
     }
 
     /// The number of a node; a new node gets a free one. `None` when there is none left.
-    fn number_of(&mut self, sender: &Sender<'_>, now: Instant) -> Option<usize> {
-        let known = |peer: &Option<Peer>| peer.as_ref().is_some_and(|p| *p.name == *sender.name);
+    fn number_of(&mut self, sender: &FrameSender<'_>, now: Instant) -> Option<usize> {
+        let known =
+            |peer: &Option<PeerNode>| peer.as_ref().is_some_and(|p| *p.name == *sender.name);
         if let Some(at) = self.peers.iter().position(known) {
             return Some(at);
         }
@@ -410,7 +411,7 @@ impl Node {
         };
         self.streams += 1;
         tracing::info!(node = sender.name, "cluster: a node has joined");
-        *place = Some(Peer::new(sender, self.streams, now));
+        *place = Some(PeerNode::new(sender, self.streams, now));
         self.claims.joined(at as u8, sender.name);
         self.wills.far.joined(at as u8, sender.name, sender.incarnation);
         Some(at)
@@ -421,7 +422,7 @@ impl Node {
     pub fn run(
         &mut self,
         now: Instant,
-        broker: &mut impl Broker,
+        broker: &mut impl LocalBroker,
         engine: &mut impl Engine,
     ) -> bool {
         self.look_for_silence(now);
@@ -434,10 +435,10 @@ impl Node {
         let greets = now >= self.next_hello;
         let NodePlan { name, incarnation, .. } = &self.plan;
         let time = self.claims.time(now);
-        let own = Sender { name, incarnation: *incarnation, clock: now.0, time };
+        let own = FrameSender { name, incarnation: *incarnation, clock: now.0, time };
         if greets {
             self.next_hello = now.plus_millis(HELLO);
-            engine.send(To::All, Frame { sender: own, said: Said::Hello }.write());
+            engine.send(To::All, NodeFrame { sender: own, said: FrameContent::Hello }.write());
             self.counts.frames_sent += 1;
         }
         let places = self.peers.iter_mut().zip(&mut self.retellings).enumerate();
@@ -503,7 +504,7 @@ impl Node {
     }
 
     /// Takes in what other nodes have sent, a bounded number of records of each.
-    fn take_in(&mut self, now: Instant, broker: &mut impl Broker) -> bool {
+    fn take_in(&mut self, now: Instant, broker: &mut impl LocalBroker) -> bool {
         let mut more = false;
         for (number, place) in self.peers.iter_mut().enumerate() {
             let Some(peer) = place else { continue };
@@ -521,14 +522,14 @@ impl Node {
     }
 
     /// Continues claims, and hands out their records and mail.
-    fn run_claims(&mut self, now: Instant, broker: &mut impl Broker) {
+    fn run_claims(&mut self, now: Instant, broker: &mut impl LocalBroker) {
         let up = self.present();
         self.claims.see(up, now);
         self.run_announced(up, now);
         let peers = &mut self.peers;
         let window = |node: u8| {
             let peer = peers.get(usize::from(node)).and_then(Option::as_ref);
-            peer.map_or(0, Peer::bulk)
+            peer.map_or(0, PeerNode::bulk)
         };
         self.claims.run(now, window);
         for (node, lane, record) in self.claims.records.drain(..) {
@@ -538,8 +539,8 @@ impl Node {
         }
         for mail in self.claims.mail.drain(..) {
             match mail {
-                Mail::One(whom, what) => broker.tell(whom, what),
-                Mail::Fences => broker.ask_for_fences(),
+                ClaimMail::One(whom, what) => broker.tell(whom, what),
+                ClaimMail::Fences => broker.ask_for_fences(),
             }
         }
         for node in self.claims.retellings.drain(..) {
@@ -550,10 +551,10 @@ impl Node {
     }
 
     /// Asks the other nodes whether they know filters, and hands out their answers.
-    fn run_announced(&mut self, up: Nodes, now: Instant) {
+    fn run_announced(&mut self, up: NodeSet, now: Instant) {
         if let Some(number) = self.announced.begin(up, self.cut_off.is_none(), now) {
             for node in (0..CLUSTER_PEERS as u8).filter(|node| up & 1 << node != 0) {
-                self.claims.say_behind_filters(node, &Record::Ask(number));
+                self.claims.say_behind_filters(node, &NodeRecord::Ask(number));
             }
         }
         for (node, number) in self.claims.known.drain(..) {
@@ -564,7 +565,7 @@ impl Node {
 
     /// When the node has something to do even if nothing arrives.
     pub fn deadline(&self, now: Instant) -> Instant {
-        let resends = self.peers.iter().flatten().filter_map(Peer::deadline);
+        let resends = self.peers.iter().flatten().filter_map(PeerNode::deadline);
         let resends = resends.filter(|_| self.cut_off.is_none());
         // Looking after a node that is down is no more urgent than the next hello.
         resends

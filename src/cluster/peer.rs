@@ -9,13 +9,13 @@
 //! segments has been acknowledged, so that all of them can be sent again. What is lost by this is
 //! counted.
 
-use super::claims::{Claims, Whom};
+use super::claims::{NodeClaims, Whom};
 use super::clock::{Apart, Offset};
-use super::filters::{LocalFilters, RemoteFilters, Telling, is_group};
-use super::frame::{Frame, Said, Sender, State};
+use super::filters::{FilterTelling, LocalFilters, RemoteFilters, is_group};
+use super::frame::{FrameContent, FrameSender, FrameState, NodeFrame};
 use super::handing_on::{pass, publish};
-use super::lane::{Arrivals, Lane, Malformed, Window};
-use super::record::{PassedRef, Record};
+use super::lane::{Lane, LaneReceiver, LaneSender, Malformed};
+use super::record::{NodeRecord, PassedRef};
 use super::wills::{FarWills, LocalWills, WillTelling};
 use crate::mesh::mail::Passed;
 use crate::mesh::moves::ToShard;
@@ -30,7 +30,7 @@ const RECORDS: usize = 256;
 const SWEPT: usize = 1024;
 
 /// What a node needs of its broker.
-pub trait Broker {
+pub trait LocalBroker {
     /// The node with that number wants the filter from now on (true), or wants it no more (false).
     fn want(&mut self, node: u8, filter: &str, wanted: bool);
     /// Takes in a publication, or a retained message, of another node. Returns false when there is
@@ -80,7 +80,7 @@ pub struct PeerCounts {
 }
 
 /// Another node.
-pub struct Peer {
+pub struct PeerNode {
     /// Its name.
     pub name: Box<str>,
     /// Its incarnation.
@@ -94,9 +94,9 @@ pub struct Peer {
     /// The numbers of the stream to the node, and of the stream from it (0: none yet).
     stream: u32,
     back: u32,
-    windows: [Window; Lane::ALL.len()],
-    arrivals: [Arrivals; Lane::ALL.len()],
-    telling: Telling,
+    windows: [LaneSender; Lane::ALL.len()],
+    arrivals: [LaneReceiver; Lane::ALL.len()],
+    telling: FilterTelling,
     filters: RemoteFilters,
     /// The snapshot of filters that is wanted of the node, and whether it has arrived.
     snapshot: u32,
@@ -122,10 +122,10 @@ pub struct Peer {
     pub has_ended: bool,
 }
 
-impl Peer {
+impl PeerNode {
     /// A node that was not known before; `stream` is the number of this node's stream to it.
-    pub fn new(sender: &Sender<'_>, stream: u32, now: Instant) -> Peer {
-        Peer {
+    pub fn new(sender: &FrameSender<'_>, stream: u32, now: Instant) -> PeerNode {
+        PeerNode {
             name: sender.name.into(),
             incarnation: sender.incarnation,
             presence: Presence::Up,
@@ -135,7 +135,7 @@ impl Peer {
             back: 0,
             windows: Default::default(),
             arrivals: Default::default(),
-            telling: Telling::default(),
+            telling: FilterTelling::default(),
             filters: RemoteFilters::default(),
             snapshot: 0,
             is_whole: false,
@@ -167,7 +167,7 @@ impl Peer {
         self.presence == Presence::Up
             && self.is_whole
             && self.telling.is_done()
-            && self.windows.iter().all(Window::is_empty)
+            && self.windows.iter().all(LaneSender::is_empty)
     }
 
     /// Bytes of messages that the node has not acknowledged.
@@ -182,7 +182,7 @@ impl Peer {
 
     /// How often segments were sent again.
     pub fn resends(&self) -> u64 {
-        self.counts.resends + self.windows.iter().map(Window::resends).sum::<u64>()
+        self.counts.resends + self.windows.iter().map(LaneSender::resends).sum::<u64>()
     }
 
     /// Whether every complete record of the node has been taken in.
@@ -227,13 +227,18 @@ impl Peer {
 
     /// Takes in a frame of this incarnation. `next_stream` gives the number of this node's next
     /// stream.
-    pub fn take(&mut self, frame: &Frame<'_>, now: Instant, next_stream: &mut dyn FnMut() -> u32) {
+    pub fn take(
+        &mut self,
+        frame: &NodeFrame<'_>,
+        now: Instant,
+        next_stream: &mut dyn FnMut() -> u32,
+    ) {
         self.heard = self.heard.max(now);
         (self.presence, self.has_ended) = (Presence::Up, false);
         self.offset.see(frame.sender.clock, now);
         let state = match frame.said {
-            Said::Hello | Said::Goodbye => return,
-            Said::State(state) | Said::Data(state, ..) => state,
+            FrameContent::Hello | FrameContent::Goodbye => return,
+            FrameContent::State(state) | FrameContent::Data(state, ..) => state,
         };
         if state.stream < self.back || state.stream == 0 {
             return; // a frame of a stream that has ended
@@ -246,7 +251,7 @@ impl Peer {
             self.arrivals = Default::default();
             self.want_snapshot();
             let gone = state.back != self.stream;
-            if gone && !self.windows.iter().all(Window::is_whole) {
+            if gone && !self.windows.iter().all(LaneSender::is_whole) {
                 self.begin_stream(next_stream());
             }
         }
@@ -259,14 +264,14 @@ impl Peer {
             }
             self.retained = Some(state.retained);
         }
-        if let Said::Data(_, lane, number, segment) = frame.said {
+        if let FrameContent::Data(_, lane, number, segment) = frame.said {
             self.arrivals[lane as usize].take(number, segment);
         }
         self.compare(&state);
     }
 
     /// Compares the node's filters with the digest that the node has told.
-    fn compare(&mut self, state: &State) {
+    fn compare(&mut self, state: &FrameState) {
         let Some(told) = state.told.filter(|_| self.is_whole) else { return };
         let here = self.arrivals[Lane::Control as usize].all_taken();
         if here == Some(told.at) && !self.filters.agrees(&told) {
@@ -282,7 +287,7 @@ impl Peer {
     }
 
     /// Removes the node's filters, some at a time. Returns true when none is left.
-    pub fn sweep(&mut self, node: u8, broker: &mut impl Broker) -> bool {
+    pub fn sweep(&mut self, node: u8, broker: &mut impl LocalBroker) -> bool {
         if broker.is_congested() {
             return false;
         }
@@ -304,7 +309,7 @@ impl Peer {
         let window = &self.windows[Lane::Messages as usize];
         let (all, kept) = (window.records(), self.unpassed.len());
         window.unacknowledged(&mut |bytes| {
-            if let Ok(Record::Passed(passed)) = Record::read(bytes)
+            if let Ok(NodeRecord::Passed(passed)) = NodeRecord::read(bytes)
                 && passed.message.qos == Qos::AtLeastOnce
                 && !Mutant::ClusterGroupUnsentLost.is_on()
             {
@@ -330,9 +335,9 @@ impl Peer {
     pub fn send(&mut self, message: &MessageRef<'_>, purpose: MailPurpose) {
         self.counts.sent += 1;
         self.push_record(&match purpose.retain.stamp() {
-            None => Record::Message(*message),
-            Some(stamp) if purpose.deliver => Record::Stamped(stamp, *message),
-            Some(stamp) => Record::Retained(stamp, *message),
+            None => NodeRecord::Message(*message),
+            Some(stamp) if purpose.deliver => NodeRecord::Stamped(stamp, *message),
+            Some(stamp) => NodeRecord::Retained(stamp, *message),
         });
     }
 
@@ -341,11 +346,16 @@ impl Peer {
         let Passed { name, asks, hops, message, .. } = passed;
         let (name, message) = (name.as_str(), message.view());
         self.counts.sent += 1;
-        self.push_record(&Record::Passed(PassedRef { asks: *asks, hops: *hops, name, message }));
+        self.push_record(&NodeRecord::Passed(PassedRef {
+            asks: *asks,
+            hops: *hops,
+            name,
+            message,
+        }));
     }
 
     /// Puts a record into the window of its lane.
-    pub fn push_record(&mut self, record: &Record<'_>) {
+    pub fn push_record(&mut self, record: &NodeRecord<'_>) {
         self.windows[record.lane() as usize].push(|out| record.write(out));
     }
 
@@ -408,8 +418,8 @@ impl Peer {
     pub fn take_in(
         &mut self,
         node: u8,
-        broker: &mut impl Broker,
-        known: (&mut Claims, &mut FarWills),
+        broker: &mut impl LocalBroker,
+        known: (&mut NodeClaims, &mut FarWills),
         now: Instant,
     ) -> Result<bool, Malformed> {
         let (claims, wills) = known;
@@ -424,8 +434,8 @@ impl Peer {
         &mut self,
         lane: Lane,
         node: u8,
-        broker: &mut impl Broker,
-        (claims, wills): (&mut Claims, &mut FarWills),
+        broker: &mut impl LocalBroker,
+        (claims, wills): (&mut NodeClaims, &mut FarWills),
         now: Instant,
     ) -> Result<bool, Malformed> {
         let from = (&*self.name, &self.offset);
@@ -436,44 +446,44 @@ impl Peer {
                 return Ok(false);
             }
             let change = &mut |filter: &str, wanted: bool| broker.want(node, filter, wanted);
-            match (Record::read(bytes)?, lane) {
-                (Record::Message(message), Lane::Messages) => {
+            match (NodeRecord::read(bytes)?, lane) {
+                (NodeRecord::Message(message), Lane::Messages) => {
                     if !publish(broker, from, &message, true, Retain::NONE) {
                         return Ok(false);
                     }
                     self.counts.received += 1;
                 }
-                (Record::Stamped(stamp, message), Lane::Messages) => {
+                (NodeRecord::Stamped(stamp, message), Lane::Messages) => {
                     if !publish(broker, from, &message, true, Retain::stamped(stamp)) {
                         return Ok(false);
                     }
                     self.counts.received += 1;
                 }
-                (Record::Passed(passed), Lane::Messages) => {
+                (NodeRecord::Passed(passed), Lane::Messages) => {
                     if !pass(broker, (node, from), &passed) {
                         return Ok(false);
                     }
                     self.counts.received += 1;
                 }
-                (Record::Retained(stamp, message), Lane::Bulk) => {
+                (NodeRecord::Retained(stamp, message), Lane::Bulk) => {
                     if !publish(broker, from, &message, false, Retain::stamped(stamp)) {
                         return Ok(false);
                     }
                 }
-                (Record::Filter(number, filter), Lane::Control) => {
+                (NodeRecord::Filter(number, filter), Lane::Control) => {
                     self.groups_told |= is_group(filter);
                     self.filters.set(number, Some(filter), change);
                 }
-                (Record::NoFilter(number), Lane::Control) => {
+                (NodeRecord::NoFilter(number), Lane::Control) => {
                     self.filters.set(number, None, change);
                 }
-                (Record::AllFilters(end, snapshot), Lane::Control) => {
+                (NodeRecord::AllFilters(end, snapshot), Lane::Control) => {
                     if !self.filters.sweep(end, SWEPT, change) {
                         return Ok(true);
                     }
                     self.is_whole |= snapshot == self.snapshot;
                 }
-                (Record::Ask(number), Lane::Control) => {
+                (NodeRecord::Ask(number), Lane::Control) => {
                     claims.asked(node, number, std::mem::take(&mut self.groups_told));
                 }
                 (record, lane) if record.lane() == lane => {
@@ -498,15 +508,15 @@ impl Peer {
     }
 
     /// The state that the node is told in each frame.
-    fn state(&mut self, filters: &LocalFilters) -> State {
+    fn state(&mut self, filters: &LocalFilters) -> FrameState {
         let control = &mut self.windows[Lane::Control as usize];
         let told = self.telling.told(filters, control.close());
         self.state_due = false;
-        State {
+        FrameState {
             to: self.incarnation,
             stream: self.stream,
             back: self.back,
-            acknowledged: self.arrivals.each_mut().map(Arrivals::acknowledgement),
+            acknowledged: self.arrivals.each_mut().map(LaneReceiver::acknowledgement),
             snapshot: self.snapshot,
             told,
             retained: self.retained_here,
@@ -516,7 +526,7 @@ impl Peer {
     /// Sends everything that can be sent now, as frames.
     pub fn emit(
         &mut self,
-        own: &Sender<'_>,
+        own: &FrameSender<'_>,
         filters: &LocalFilters,
         now: Instant,
         send: &mut dyn FnMut(&str, Vec<u8>),
@@ -527,11 +537,11 @@ impl Peer {
                 let state = self.state(filters);
                 let window = &self.windows[lane as usize];
                 let Some((number, segment)) = window.last_sent() else { break };
-                let said = Said::Data(state, lane, number, segment);
-                send(&self.name, Frame { sender: *own, said }.write());
+                let said = FrameContent::Data(state, lane, number, segment);
+                send(&self.name, NodeFrame { sender: *own, said }.write());
             }
         }
-        if self.state_due || self.arrivals.iter().any(Arrivals::is_due) {
+        if self.state_due || self.arrivals.iter().any(LaneReceiver::is_due) {
             self.emit_state(own, filters, send);
         }
     }
@@ -539,12 +549,12 @@ impl Peer {
     /// Sends a frame with the state alone.
     pub fn emit_state(
         &mut self,
-        own: &Sender<'_>,
+        own: &FrameSender<'_>,
         filters: &LocalFilters,
         send: &mut dyn FnMut(&str, Vec<u8>),
     ) {
-        let said = Said::State(self.state(filters));
-        send(&self.name, Frame { sender: *own, said }.write());
+        let said = FrameContent::State(self.state(filters));
+        send(&self.name, NodeFrame { sender: *own, said }.write());
     }
 
     /// Sends all unacknowledged segments again, as they may be lost.
@@ -554,28 +564,30 @@ impl Peer {
 
     /// When segments are to be sent again.
     pub fn deadline(&self) -> Option<Instant> {
-        self.windows.iter().filter_map(Window::deadline).min()
+        self.windows.iter().filter_map(LaneSender::deadline).min()
     }
 }
 
 /// Takes in what a record says of will messages, and what a claim means for them.
 fn take_will(
     node: u8,
-    record: &Record<'_>,
+    record: &NodeRecord<'_>,
     offset: &Offset,
-    claims: &mut Claims,
+    claims: &mut NodeClaims,
     wills: &mut FarWills,
     now: Instant,
 ) {
     match *record {
-        Record::Will(will) => {
+        NodeRecord::Will(will) => {
             claims.see_stamp(will.stamp);
             wills.set(node, &will, offset);
         }
-        Record::NoWill(client) => wills.remove(node, client),
-        Record::NoWills => wills.told_anew(node),
-        Record::WillSent(incarnation, name, client) => wills.sent(name, incarnation, client, now),
-        Record::Claim(_, stamp, _, client) => wills.claimed(Some(node), client, stamp),
+        NodeRecord::NoWill(client) => wills.remove(node, client),
+        NodeRecord::NoWills => wills.told_anew(node),
+        NodeRecord::WillSent(incarnation, name, client) => {
+            wills.sent(name, incarnation, client, now)
+        }
+        NodeRecord::Claim(_, stamp, _, client) => wills.claimed(Some(node), client, stamp),
         _ => {}
     }
 }

@@ -9,7 +9,7 @@ use super::frame::is_name;
 use super::lane::{Lane, Malformed};
 use crate::limits::{CLUSTER_FILTERS, CLUSTER_HOPS, MAX_TOPIC_LEVELS};
 use crate::mesh::mail::PassedFor;
-use crate::mesh::moves::{Wanted, WillDue};
+use crate::mesh::moves::{SessionDemand, WillDue};
 use crate::message::{MessageRef, Retain};
 use crate::packet::{PublishProperties, Qos};
 use crate::time::Instant;
@@ -42,7 +42,7 @@ const UNKNOWN: u8 = !(3 | RETAIN | EXPIRES);
 
 /// What one node tells another node.
 #[derive(Clone, Copy, Debug)]
-pub enum Record<'a> {
+pub enum NodeRecord<'a> {
     /// A publication for the subscribers at the receiver. Its expiry is on the sender's clock.
     Message(MessageRef<'a>),
     /// A publication with its stamp that all nodes retain, unless they have a newer one.
@@ -62,9 +62,9 @@ pub enum Record<'a> {
     AllFilters(u32, u32),
     /// A client has connected to the sender. The claim's number, its stamp, what is wanted of the
     /// session, and the ClientId.
-    Claim(u64, u64, Wanted, &'a str),
+    Claim(u64, u64, SessionDemand, &'a str),
     /// The sender's answer to the claim with this number.
-    Answer(u64, Verdict),
+    Answer(u64, ClaimVerdict),
     /// The subscriptions of the session that the claim with this number is for.
     Session(u64, &'a [u8]),
     /// A part of the session's in-flight window and queue; true for the last part.
@@ -125,59 +125,61 @@ pub struct PassedRef<'a> {
 
 /// A node's answer to the claim of another node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
+pub enum ClaimVerdict {
     /// There is no session here that could move.
     Nothing,
     /// There is a newer claim here.
     Newer,
-    /// There is a session here, or will be. It follows, or [`Verdict::Nothing`] does.
+    /// There is a session here, or will be. It follows, or [`ClaimVerdict::Nothing`] does.
     Holds,
 }
 
-const WANTED: [Wanted; 3] = [Wanted::Moved, Wanted::Ended, Wanted::Left];
-const VERDICTS: [Verdict; 3] = [Verdict::Nothing, Verdict::Newer, Verdict::Holds];
+const WANTED: [SessionDemand; 3] =
+    [SessionDemand::Moved, SessionDemand::Ended, SessionDemand::Left];
+const VERDICTS: [ClaimVerdict; 3] =
+    [ClaimVerdict::Nothing, ClaimVerdict::Newer, ClaimVerdict::Holds];
 
-impl<'a> Record<'a> {
+impl<'a> NodeRecord<'a> {
     /// Appends the record.
     pub fn write(&self, out: &mut Vec<u8>) {
         match *self {
-            Record::Message(message) => {
+            NodeRecord::Message(message) => {
                 out.push(MESSAGE);
                 write_message(&message, out);
             }
-            Record::Stamped(stamp, message) | Record::Retained(stamp, message) => {
-                let live = matches!(self, Record::Stamped(..));
+            NodeRecord::Stamped(stamp, message) | NodeRecord::Retained(stamp, message) => {
+                let live = matches!(self, NodeRecord::Stamped(..));
                 out.push(if live { STAMPED } else { RETAINED });
                 out.extend_from_slice(&stamp.to_le_bytes());
                 write_message(&message, out);
             }
-            Record::Passed(PassedRef { asks, hops, name, message }) => {
+            NodeRecord::Passed(PassedRef { asks, hops, name, message }) => {
                 out.extend_from_slice(&[PASSED, asks as u8, hops]);
                 out.extend_from_slice(&(name.len() as u32).to_le_bytes());
                 out.extend_from_slice(name.as_bytes());
                 write_message(&message, out);
             }
-            Record::Filter(number, filter) => {
+            NodeRecord::Filter(number, filter) => {
                 out.push(FILTER);
                 out.extend_from_slice(&number.to_le_bytes());
                 out.extend_from_slice(filter.as_bytes());
             }
-            Record::NoFilter(number) => {
+            NodeRecord::NoFilter(number) => {
                 out.push(NO_FILTER);
                 out.extend_from_slice(&number.to_le_bytes());
             }
-            Record::AllFilters(end, snapshot) => {
+            NodeRecord::AllFilters(end, snapshot) => {
                 out.push(ALL_FILTERS);
                 out.extend_from_slice(&end.to_le_bytes());
                 out.extend_from_slice(&snapshot.to_le_bytes());
             }
-            Record::Will(will) => write_will(&will, out),
-            Record::NoWill(client) => {
+            NodeRecord::Will(will) => write_will(&will, out),
+            NodeRecord::NoWill(client) => {
                 out.push(NO_WILL);
                 out.extend_from_slice(client.as_bytes());
             }
-            Record::NoWills => out.push(NO_WILLS),
-            Record::WillSent(incarnation, node, client) => {
+            NodeRecord::NoWills => out.push(NO_WILLS),
+            NodeRecord::WillSent(incarnation, node, client) => {
                 out.push(WILL_SENT);
                 out.extend_from_slice(&incarnation.to_le_bytes());
                 out.push(node.len() as u8);
@@ -195,60 +197,62 @@ impl<'a> Record<'a> {
             out.extend_from_slice(&claim.to_le_bytes());
         };
         match *self {
-            Record::Claim(claim, stamp, wanted, name) => {
+            NodeRecord::Claim(claim, stamp, wanted, name) => {
                 begin(CLAIM, claim);
                 out.extend_from_slice(&stamp.to_le_bytes());
                 out.push(wanted as u8);
                 out.extend_from_slice(name.as_bytes());
             }
-            Record::Answer(claim, verdict) => {
+            NodeRecord::Answer(claim, verdict) => {
                 begin(ANSWER, claim);
                 out.push(verdict as u8);
             }
-            Record::Session(claim, bytes) => {
+            NodeRecord::Session(claim, bytes) => {
                 begin(SESSION, claim);
                 out.extend_from_slice(bytes);
             }
-            Record::Part(claim, last, bytes) => {
+            NodeRecord::Part(claim, last, bytes) => {
                 begin(PART, claim);
                 out.push(u8::from(last));
                 out.extend_from_slice(bytes);
             }
-            Record::Fence(claim, holder) => {
+            NodeRecord::Fence(claim, holder) => {
                 begin(FENCE, claim);
                 out.extend_from_slice(holder.as_bytes());
             }
-            Record::Fenced(claim, claimant) => {
+            NodeRecord::Fenced(claim, claimant) => {
                 begin(FENCED, claim);
                 out.extend_from_slice(claimant.as_bytes());
             }
-            Record::Settled(claim) => begin(SETTLED, claim),
-            Record::Ask(number) => begin(ASK, number),
-            Record::Known(number) => begin(KNOWN, number),
-            Record::Message(_)
-            | Record::Stamped(..)
-            | Record::Retained(..)
-            | Record::Passed(_)
-            | Record::Filter(..)
-            | Record::NoFilter(_)
-            | Record::AllFilters(..)
-            | Record::Will(_)
-            | Record::NoWill(_)
-            | Record::NoWills
-            | Record::WillSent(..) => {}
+            NodeRecord::Settled(claim) => begin(SETTLED, claim),
+            NodeRecord::Ask(number) => begin(ASK, number),
+            NodeRecord::Known(number) => begin(KNOWN, number),
+            NodeRecord::Message(_)
+            | NodeRecord::Stamped(..)
+            | NodeRecord::Retained(..)
+            | NodeRecord::Passed(_)
+            | NodeRecord::Filter(..)
+            | NodeRecord::NoFilter(_)
+            | NodeRecord::AllFilters(..)
+            | NodeRecord::Will(_)
+            | NodeRecord::NoWill(_)
+            | NodeRecord::NoWills
+            | NodeRecord::WillSent(..) => {}
         }
     }
 
     /// The lane that carries the record.
     pub fn lane(&self) -> Lane {
         match self {
-            Record::Message(_) | Record::Stamped(..) | Record::Passed(_) | Record::Fenced(..) => {
-                Lane::Messages
-            }
-            Record::Session(..) | Record::Part(..) | Record::Retained(..) => Lane::Bulk,
-            Record::Will(_) | Record::NoWill(_) | Record::NoWills | Record::WillSent(..) => {
-                Lane::Bulk
-            }
+            NodeRecord::Message(_)
+            | NodeRecord::Stamped(..)
+            | NodeRecord::Passed(_)
+            | NodeRecord::Fenced(..) => Lane::Messages,
+            NodeRecord::Session(..) | NodeRecord::Part(..) | NodeRecord::Retained(..) => Lane::Bulk,
+            NodeRecord::Will(_)
+            | NodeRecord::NoWill(_)
+            | NodeRecord::NoWills
+            | NodeRecord::WillSent(..) => Lane::Bulk,
             _ => Lane::Control,
         }
     }
@@ -257,10 +261,10 @@ impl<'a> Record<'a> {
     ///
     /// # Errors
     /// Fails when `bytes` are no record, or say what no node may say.
-    pub fn read(bytes: &'a [u8]) -> Result<Record<'a>, Malformed> {
+    pub fn read(bytes: &'a [u8]) -> Result<NodeRecord<'a>, Malformed> {
         let (&kind, body) = bytes.split_first().ok_or(Malformed)?;
         match kind {
-            MESSAGE => Ok(Record::Message(read_message(body)?)),
+            MESSAGE => Ok(NodeRecord::Message(read_message(body)?)),
             FILTER => {
                 let (number, text) = number(body)?;
                 let text = str::from_utf8(text).map_err(|_| Malformed)?;
@@ -269,32 +273,36 @@ impl<'a> Record<'a> {
                     None => text,
                 };
                 check_filter(filter)?;
-                Ok(Record::Filter(below(number)?, text))
+                Ok(NodeRecord::Filter(below(number)?, text))
             }
             NO_FILTER => match number(body)? {
-                (number, []) => Ok(Record::NoFilter(below(number)?)),
+                (number, []) => Ok(NodeRecord::NoFilter(below(number)?)),
                 _ => Err(Malformed),
             },
             ALL_FILTERS => {
                 let (end, rest) = number(body)?;
                 match number(rest)? {
                     (snapshot, []) if end as usize <= CLUSTER_FILTERS => {
-                        Ok(Record::AllFilters(end, snapshot))
+                        Ok(NodeRecord::AllFilters(end, snapshot))
                     }
                     _ => Err(Malformed),
                 }
             }
             CLAIM..=SETTLED | ASK | KNOWN => read_claiming(kind, body),
-            STAMPED => read_stamped(body).map(|(stamp, message)| Record::Stamped(stamp, message)),
-            RETAINED => read_stamped(body).map(|(stamp, message)| Record::Retained(stamp, message)),
-            PASSED => read_passed(body).map(Record::Passed),
+            STAMPED => {
+                read_stamped(body).map(|(stamp, message)| NodeRecord::Stamped(stamp, message))
+            }
+            RETAINED => {
+                read_stamped(body).map(|(stamp, message)| NodeRecord::Retained(stamp, message))
+            }
+            PASSED => read_passed(body).map(NodeRecord::Passed),
             WILL..=WILL_SENT => read_wills(kind, body),
             _ => Err(Malformed),
         }
     }
 }
 
-fn read_claiming(kind: u8, body: &[u8]) -> Result<Record<'_>, Malformed> {
+fn read_claiming(kind: u8, body: &[u8]) -> Result<NodeRecord<'_>, Malformed> {
     let (claim, body) = body.split_first_chunk::<8>().ok_or(Malformed)?;
     let claim = u64::from_le_bytes(*claim);
     let text = |bytes| str::from_utf8(bytes).map_err(|_| Malformed);
@@ -304,19 +312,19 @@ fn read_claiming(kind: u8, body: &[u8]) -> Result<Record<'_>, Malformed> {
             let (stamp, body) = body.split_first_chunk::<8>().ok_or(Malformed)?;
             let (&wanted, name) = body.split_first().ok_or(Malformed)?;
             let wanted = *WANTED.get(usize::from(wanted)).ok_or(Malformed)?;
-            Ok(Record::Claim(claim, u64::from_le_bytes(*stamp), wanted, client(name)?))
+            Ok(NodeRecord::Claim(claim, u64::from_le_bytes(*stamp), wanted, client(name)?))
         }
         (ANSWER, &[verdict]) => {
             let verdict = VERDICTS.get(usize::from(verdict)).ok_or(Malformed)?;
-            Ok(Record::Answer(claim, *verdict))
+            Ok(NodeRecord::Answer(claim, *verdict))
         }
-        (SESSION, bytes) => Ok(Record::Session(claim, bytes)),
-        (PART, [last @ (0 | 1), bytes @ ..]) => Ok(Record::Part(claim, *last == 1, bytes)),
-        (FENCE, holder) => Ok(Record::Fence(claim, node(holder)?)),
-        (FENCED, claimant) => Ok(Record::Fenced(claim, node(claimant)?)),
-        (SETTLED, []) => Ok(Record::Settled(claim)),
-        (ASK, []) => Ok(Record::Ask(claim)),
-        (KNOWN, []) => Ok(Record::Known(claim)),
+        (SESSION, bytes) => Ok(NodeRecord::Session(claim, bytes)),
+        (PART, [last @ (0 | 1), bytes @ ..]) => Ok(NodeRecord::Part(claim, *last == 1, bytes)),
+        (FENCE, holder) => Ok(NodeRecord::Fence(claim, node(holder)?)),
+        (FENCED, claimant) => Ok(NodeRecord::Fenced(claim, node(claimant)?)),
+        (SETTLED, []) => Ok(NodeRecord::Settled(claim)),
+        (ASK, []) => Ok(NodeRecord::Ask(claim)),
+        (KNOWN, []) => Ok(NodeRecord::Known(claim)),
         _ => Err(Malformed),
     }
 }
@@ -345,11 +353,11 @@ fn write_will(will: &WillRef<'_>, out: &mut Vec<u8>) {
     write_message(&will.message, out);
 }
 
-fn read_wills(kind: u8, body: &[u8]) -> Result<Record<'_>, Malformed> {
+fn read_wills(kind: u8, body: &[u8]) -> Result<NodeRecord<'_>, Malformed> {
     match (kind, body) {
-        (WILL, body) => read_will(body).map(Record::Will),
-        (NO_WILL, name) => Ok(Record::NoWill(client(name)?)),
-        (NO_WILLS, []) => Ok(Record::NoWills),
+        (WILL, body) => read_will(body).map(NodeRecord::Will),
+        (NO_WILL, name) => Ok(NodeRecord::NoWill(client(name)?)),
+        (NO_WILLS, []) => Ok(NodeRecord::NoWills),
         (WILL_SENT, body) => {
             let (incarnation, body) = body.split_first_chunk::<8>().ok_or(Malformed)?;
             let (&length, body) = body.split_first().ok_or(Malformed)?;
@@ -358,7 +366,7 @@ fn read_wills(kind: u8, body: &[u8]) -> Result<Record<'_>, Malformed> {
             if !is_name(node) {
                 return Err(Malformed);
             }
-            Ok(Record::WillSent(u64::from_le_bytes(*incarnation), node, client(name)?))
+            Ok(NodeRecord::WillSent(u64::from_le_bytes(*incarnation), node, client(name)?))
         }
         _ => Err(Malformed),
     }
@@ -511,7 +519,7 @@ mod tests {
         WillRef { stamp: 3, due, message_expiry: None, client: "client", message }
     }
 
-    fn written(record: Record<'_>) -> Vec<u8> {
+    fn written(record: NodeRecord<'_>) -> Vec<u8> {
         let mut bytes = Vec::new();
         record.write(&mut bytes);
         bytes
@@ -520,37 +528,37 @@ mod tests {
     #[test]
     fn records_come_back_as_they_were_written() {
         for record in [
-            Record::Message(message()),
-            Record::Message(MessageRef { expires: None, payload: b"", ..message() }),
-            Record::Stamped(Retain::NEWEST, message()),
-            Record::Retained(Retain::OLDEST, MessageRef { payload: b"", ..message() }),
-            Record::Passed(passed()),
-            Record::Passed(PassedRef { asks: PassedFor::Back, hops: 0, ..passed() }),
-            Record::Filter(7, "a/+/#"),
-            Record::Filter(8, "$share/g/a/+"),
-            Record::NoFilter(0),
-            Record::AllFilters(CLUSTER_FILTERS as u32, 3),
-            Record::Claim(1 << 60, 9, Wanted::Left, "client"),
-            Record::Answer(3, Verdict::Holds),
-            Record::Session(3, b"session"),
-            Record::Part(3, true, b""),
-            Record::Fence(u64::MAX, "node-1"),
-            Record::Fenced(4, "node-2"),
-            Record::Settled(5),
-            Record::Ask(6),
-            Record::Known(7),
-            Record::Will(will()),
-            Record::Will(WillRef {
+            NodeRecord::Message(message()),
+            NodeRecord::Message(MessageRef { expires: None, payload: b"", ..message() }),
+            NodeRecord::Stamped(Retain::NEWEST, message()),
+            NodeRecord::Retained(Retain::OLDEST, MessageRef { payload: b"", ..message() }),
+            NodeRecord::Passed(passed()),
+            NodeRecord::Passed(PassedRef { asks: PassedFor::Back, hops: 0, ..passed() }),
+            NodeRecord::Filter(7, "a/+/#"),
+            NodeRecord::Filter(8, "$share/g/a/+"),
+            NodeRecord::NoFilter(0),
+            NodeRecord::AllFilters(CLUSTER_FILTERS as u32, 3),
+            NodeRecord::Claim(1 << 60, 9, SessionDemand::Left, "client"),
+            NodeRecord::Answer(3, ClaimVerdict::Holds),
+            NodeRecord::Session(3, b"session"),
+            NodeRecord::Part(3, true, b""),
+            NodeRecord::Fence(u64::MAX, "node-1"),
+            NodeRecord::Fenced(4, "node-2"),
+            NodeRecord::Settled(5),
+            NodeRecord::Ask(6),
+            NodeRecord::Known(7),
+            NodeRecord::Will(will()),
+            NodeRecord::Will(WillRef {
                 due: WillDue::At(Instant(5)),
                 message_expiry: Some(9),
                 ..will()
             }),
-            Record::NoWill("client"),
-            Record::NoWills,
-            Record::WillSent(8, "node-2", "client"),
+            NodeRecord::NoWill("client"),
+            NodeRecord::NoWills,
+            NodeRecord::WillSent(8, "node-2", "client"),
         ] {
             let bytes = written(record);
-            let read = Record::read(&bytes).unwrap();
+            let read = NodeRecord::read(&bytes).unwrap();
             assert_eq!(format!("{read:?}"), format!("{record:?}"));
         }
     }
@@ -559,51 +567,51 @@ mod tests {
     fn what_no_node_may_say_is_malformed() {
         let deep = "a/".repeat(MAX_TOPIC_LEVELS);
         for record in [
-            Record::Message(MessageRef { topic: "", ..message() }),
-            Record::Message(MessageRef { topic: "a/#", ..message() }),
-            Record::Message(MessageRef { topic: "$SYS/broker/uptime", ..message() }),
-            Record::Message(MessageRef { topic: &deep, ..message() }),
+            NodeRecord::Message(MessageRef { topic: "", ..message() }),
+            NodeRecord::Message(MessageRef { topic: "a/#", ..message() }),
+            NodeRecord::Message(MessageRef { topic: "$SYS/broker/uptime", ..message() }),
+            NodeRecord::Message(MessageRef { topic: &deep, ..message() }),
             // A Topic Alias is valid between a client and its broker only; the second example is
             // cut short.
-            Record::Message(MessageRef { properties: &[35, 0, 1], ..message() }),
-            Record::Message(MessageRef { properties: &[1], ..message() }),
-            Record::Stamped(Retain::NEWEST + 1, message()),
-            Record::Stamped(7, MessageRef { retain: false, ..message() }),
-            Record::Retained(1, message()),
-            Record::Filter(1, "a/#/b"),
-            Record::Filter(1, "$SYS/#"),
-            Record::Filter(1, "$share/g/$SYS/#"),
-            Record::Filter(1, "$share/g"),
-            Record::Filter(1, "$share//a"),
-            Record::Passed(PassedRef { name: "a/#", ..passed() }),
-            Record::Passed(PassedRef { name: "$share/g+/a", ..passed() }),
-            Record::Passed(PassedRef { hops: CLUSTER_HOPS + 2, ..passed() }),
-            Record::Passed(PassedRef {
+            NodeRecord::Message(MessageRef { properties: &[35, 0, 1], ..message() }),
+            NodeRecord::Message(MessageRef { properties: &[1], ..message() }),
+            NodeRecord::Stamped(Retain::NEWEST + 1, message()),
+            NodeRecord::Stamped(7, MessageRef { retain: false, ..message() }),
+            NodeRecord::Retained(1, message()),
+            NodeRecord::Filter(1, "a/#/b"),
+            NodeRecord::Filter(1, "$SYS/#"),
+            NodeRecord::Filter(1, "$share/g/$SYS/#"),
+            NodeRecord::Filter(1, "$share/g"),
+            NodeRecord::Filter(1, "$share//a"),
+            NodeRecord::Passed(PassedRef { name: "a/#", ..passed() }),
+            NodeRecord::Passed(PassedRef { name: "$share/g+/a", ..passed() }),
+            NodeRecord::Passed(PassedRef { hops: CLUSTER_HOPS + 2, ..passed() }),
+            NodeRecord::Passed(PassedRef {
                 message: MessageRef { topic: "a/#", ..message() },
                 ..passed()
             }),
-            Record::Filter(1, &deep),
-            Record::Filter(CLUSTER_FILTERS as u32, "a"),
-            Record::NoFilter(u32::MAX),
-            Record::AllFilters(CLUSTER_FILTERS as u32 + 1, 0),
-            Record::Claim(1, 1, Wanted::Moved, ""),
-            Record::Fence(1, "no.name"),
-            Record::Fenced(1, ""),
-            Record::Will(WillRef { client: "", ..will() }),
-            Record::Will(WillRef { message: message(), ..will() }),
-            Record::Will(WillRef {
+            NodeRecord::Filter(1, &deep),
+            NodeRecord::Filter(CLUSTER_FILTERS as u32, "a"),
+            NodeRecord::NoFilter(u32::MAX),
+            NodeRecord::AllFilters(CLUSTER_FILTERS as u32 + 1, 0),
+            NodeRecord::Claim(1, 1, SessionDemand::Moved, ""),
+            NodeRecord::Fence(1, "no.name"),
+            NodeRecord::Fenced(1, ""),
+            NodeRecord::Will(WillRef { client: "", ..will() }),
+            NodeRecord::Will(WillRef { message: message(), ..will() }),
+            NodeRecord::Will(WillRef {
                 message: MessageRef { topic: "$SYS/a", ..will().message },
                 ..will()
             }),
-            Record::NoWill(""),
-            Record::WillSent(1, "no.name", "client"),
-            Record::WillSent(1, "node-1", ""),
+            NodeRecord::NoWill(""),
+            NodeRecord::WillSent(1, "no.name", "client"),
+            NodeRecord::WillSent(1, "node-1", ""),
         ] {
-            assert!(Record::read(&written(record)).is_err(), "{record:?}");
+            assert!(NodeRecord::read(&written(record)).is_err(), "{record:?}");
         }
-        let mut flags = written(Record::Message(message()));
+        let mut flags = written(NodeRecord::Message(message()));
         flags[1] = 3;
-        assert!(Record::read(&flags).is_err());
+        assert!(NodeRecord::read(&flags).is_err());
     }
 
     proptest! {
@@ -613,7 +621,7 @@ mod tests {
             bytes in prop::collection::vec(any::<u8>(), 0..80),
         ) {
             let bytes = [&[kind], &bytes[..]].concat();
-            if let Ok(record) = Record::read(&bytes) {
+            if let Ok(record) = NodeRecord::read(&bytes) {
                 prop_assert_eq!(written(record), bytes);
             }
         }

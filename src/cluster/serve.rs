@@ -6,7 +6,7 @@
     reason = "on the cluster's own thread, which shares with the control thread only"
 )]
 
-use super::junction::{Around, Junction};
+use super::junction::{Junction, JunctionEnvironment};
 use super::nats::Nats;
 use super::node::Unsent;
 use crate::bridge::orders::Orders;
@@ -32,7 +32,7 @@ const SHOW: u64 = 500;
 const FAREWELL: Duration = Duration::from_millis(500);
 
 /// The time in nanoseconds, on the clock of the cores.
-pub type Clock = Box<dyn Fn() -> u64 + Send>;
+pub type NanosecondClock = Box<dyn Fn() -> u64 + Send>;
 /// Wakes a core.
 pub type Bell = Box<dyn Fn() + Send>;
 
@@ -56,11 +56,11 @@ pub struct Service {
     /// The node and its mailboxes.
     pub junction: Junction,
     /// The section `cluster` of the configuration.
-    pub config: config::Cluster,
+    pub config: config::ClusterConfig,
     /// This node's name.
     pub name: String,
     /// The clock of the cores.
-    pub clock: Clock,
+    pub clock: NanosecondClock,
     /// The cores' doorbells.
     pub bells: Vec<Bell>,
     /// Wakes this thread.
@@ -71,12 +71,12 @@ pub struct Service {
     pub view: Arc<View>,
 }
 
-struct Shards<'a> {
-    clock: &'a Clock,
+struct ShardBells<'a> {
+    clock: &'a NanosecondClock,
     bells: &'a [Bell],
 }
 
-impl Around for Shards<'_> {
+impl JunctionEnvironment for ShardBells<'_> {
     fn stamp(&mut self) -> u64 {
         (self.clock)()
     }
@@ -95,7 +95,7 @@ impl Service {
         let mut show_at = Instant(0);
         loop {
             let now = self.now();
-            let around = &mut Shards { clock: &self.clock, bells: &self.bells };
+            let around = &mut ShardBells { clock: &self.clock, bells: &self.bells };
             let more = self.junction.step(now, &mut nats, around);
             nats.flush().await;
             if now >= show_at {
@@ -236,6 +236,6 @@ pub fn incarnation() -> u64 {
 }
 
 /// Milliseconds after which an unreachable node is given up.
-pub fn give_up(config: &config::Cluster) -> u64 {
+pub fn give_up(config: &config::ClusterConfig) -> u64 {
     config.give_up_after.get().as_millis() as u64
 }

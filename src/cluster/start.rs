@@ -9,7 +9,7 @@ use super::frame::{LONGEST_NAME, is_name};
 use super::junction::Junction;
 use super::nats::Nats;
 use super::node::{Node, NodePlan, WhenCutOff};
-use super::serve::{Bell, Clock, Service, View, give_up, incarnation};
+use super::serve::{Bell, NanosecondClock, Service, View, give_up, incarnation};
 use crate::bridge::orders::{Orders, wait_for_end};
 use crate::config::{self, Config, Get, OnPartition};
 use crate::limits::MAX_CLUSTERED_SHARDS;
@@ -27,7 +27,7 @@ const START: Duration = Duration::from_secs(10);
 
 /// The cluster of which this broker is a node, as the control thread sees it.
 pub struct Cluster {
-    config: config::Cluster,
+    config: config::ClusterConfig,
     name: String,
     bell: Arc<Notify>,
     view: Arc<View>,
@@ -84,7 +84,7 @@ impl Cluster {
         &mut self,
         shared: Arc<Shared>,
         ends: NodeEnds<Stamped, Control>,
-        clock: Clock,
+        clock: NanosecondClock,
         bells: Vec<Bell>,
     ) -> Result<(), String> {
         let config = &self.config;

@@ -9,8 +9,8 @@
 //!
 //! # Which node publishes
 //! The nodes that are there are ordered by their names. The first one publishes what is due and
-//! tells the others each will message ([`Record::WillSent`]), which they then forget. The next node
-//! waits: when it has not been told any for [`TURN`] milliseconds, it publishes what it still
+//! tells the others each will message ([`NodeRecord::WillSent`]), which they then forget. The next
+//! node waits: when it has not been told any for [`TURN`] milliseconds, it publishes what it still
 //! keeps, and so on. So a will message is published once, and is not lost when the first node did
 //! not know it or has died as well. It is published twice if a node dies after publishing it and
 //! before telling the others.
@@ -28,7 +28,7 @@
 //! Will messages of stored sessions are not told: their node publishes them when it returns.
 
 use super::clock::Offset;
-use super::record::{Record, WillRef};
+use super::record::{NodeRecord, WillRef};
 use crate::limits::CLUSTER_PEERS;
 use crate::mesh::moves::{FarWill, WillDue};
 use crate::message::Message;
@@ -89,12 +89,12 @@ impl LocalWills {
         next.map(|(client, _)| &**client)
     }
 
-    fn tell(&self, client: &str, tell: &mut dyn FnMut(&Record<'_>)) {
+    fn tell(&self, client: &str, tell: &mut dyn FnMut(&NodeRecord<'_>)) {
         match self.all.get(client) {
-            None => tell(&Record::NoWill(client)),
+            None => tell(&NodeRecord::NoWill(client)),
             Some((stamp, will)) => {
                 let FarWill { message, due, message_expiry } = will;
-                tell(&Record::Will(WillRef {
+                tell(&NodeRecord::Will(WillRef {
                     stamp: *stamp,
                     due: *due,
                     message_expiry: *message_expiry,
@@ -154,7 +154,7 @@ impl WillTelling {
     }
 
     /// Tells one more record; returns false when there is none.
-    pub fn next(&mut self, wills: &LocalWills, tell: &mut dyn FnMut(&Record<'_>)) -> bool {
+    pub fn next(&mut self, wills: &LocalWills, tell: &mut dyn FnMut(&NodeRecord<'_>)) -> bool {
         if let Some(client) = self.changes.pop_front() {
             wills.tell(&client, tell);
             return true;
@@ -162,7 +162,7 @@ impl WillTelling {
         let last = match &self.stage {
             HowFar::Done => return false,
             HowFar::Begin => {
-                tell(&Record::NoWills);
+                tell(&NodeRecord::NoWills);
                 self.stage = HowFar::UpTo(None);
                 return true;
             }

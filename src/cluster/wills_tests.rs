@@ -150,9 +150,9 @@ fn wills_that_are_told_again_find_the_room_of_the_former_ones() {
 /// The will messages that a node has been told.
 fn tell_all(telling: &mut WillTelling, wills: &LocalWills, known: &mut Vec<String>) {
     while telling.next(wills, &mut |record| match record {
-        Record::NoWills => known.clear(),
-        Record::Will(will) => known.push(will.client.to_owned()),
-        Record::NoWill(client) => known.retain(|other| other != client),
+        NodeRecord::NoWills => known.clear(),
+        NodeRecord::Will(will) => known.push(will.client.to_owned()),
+        NodeRecord::NoWill(client) => known.retain(|other| other != client),
         _ => unreachable!("not about wills"),
     }) {}
 }

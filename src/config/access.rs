@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::notation::SECOND;
 use super::quantity::{Count, Time, Unit};
 use super::sections::{Auto, choice, section};
-use super::texts::{Table, Texts};
+use super::texts::{TextTable, Texts};
 use super::value::{self, List, Maybe, Or, Section, Text};
 use crate::transport::network::Network;
 
@@ -199,7 +199,7 @@ choice! {
 
 section! {
     /// Who may connect, publish and subscribe.
-    Access {
+    AccessConfig {
         /// How clients prove who they are: each element is asked in turn, and the first one that
         /// knows the client decides. When none does, a client without user name is let in where
         /// its listener allows anonymous clients; everybody else is refused. Empty: user names are
@@ -246,11 +246,11 @@ section! {
     Authentication {
         /// Users and hashes of their passwords in a file, as mosquitto_passwd and `ringmq passwd`
         /// write it. Unknown users are left to the next element.
-        password_file: Maybe<PasswordFile> = Maybe(None),
+        password_file: Maybe<PasswordFileConfig> = Maybe(None),
         /// The client certificate that TLS has verified.
         certificate: Maybe<Certificate> = Maybe(None),
         /// A JSON Web Token. What is no token is left to the next element.
-        jwt: Maybe<Jwt> = Maybe(None),
+        jwt: Maybe<JwtConfig> = Maybe(None),
         /// A service that is asked over HTTP, with the requests and answers that EMQX's users know.
         http: Maybe<Http> = Maybe(None),
         /// MQTT 5 enhanced authentication with SCRAM-SHA-256 and SCRAM-SHA-512.
@@ -266,7 +266,7 @@ section! {
 
 section! {
     /// Users and hashes of their passwords in a file.
-    PasswordFile {
+    PasswordFileConfig {
         /// Lines `user:hash`: $6$ (SHA-512), $7$ (PBKDF2) or $argon2id$. Read again on reload.
         path: Text<0, PATH> = Text::of(""),
         /// A right password is not hashed again for so long, or until a reload: a crowd that
@@ -285,7 +285,7 @@ section! {
 
 section! {
     /// A JSON Web Token.
-    Jwt {
+    JwtConfig {
         /// Where in CONNECT it stands.
         from: TokenFrom = TokenFrom::Password,
         /// Shared secret for HS256, HS384 and HS512.
@@ -308,7 +308,7 @@ section! {
         issuer: Text<0, 1024> = Text::of(""),
         /// Claims that the token must have, with their values, which may use ${client_id} and
         /// ${username}.
-        claims: Table = Table::default(),
+        claims: TextTable = TextTable::default(),
         /// Claim that becomes the user name; empty: that of CONNECT stays.
         username_claim: Text<0, 256> = Text::of(""),
         /// Claim with what the client may do, in EMQX's form; empty for none.
@@ -328,9 +328,9 @@ section! {
         url: Text<0, PATH> = Text::of(""),
         /// Headers; their values may use placeholders.
         #[schemars(extend("x-secret" = true))]
-        headers: Table = Table::default(),
+        headers: TextTable = TextTable::default(),
         /// Parameters: placeholders in the values are filled in.
-        body: Table = Table::default(),
+        body: TextTable = TextTable::default(),
         /// How they are written.
         format: BodyFormat = BodyFormat::Json,
         /// Longest time for an answer, all attempts together.
@@ -537,7 +537,7 @@ section! {
         /// Subjects' common names of client certificates it is about; * stands for any text.
         certificate: Texts = Texts::default(),
         /// Attributes that authentication has given the client, with their values.
-        attributes: Table = Table::default(),
+        attributes: TextTable = TextTable::default(),
         /// QoS levels it is about, such as [0, 1]; left out: any.
         qos: Texts = Texts::default(),
         /// It is about retained messages only, or about others only; left out: any.

@@ -1,6 +1,6 @@
 //! The rules that relate the keys of `access:`. Owns nothing.
 
-use super::access::{Authentication, Authorization, Http, HttpMethod, Jwt, ReadCheck};
+use super::access::{Authentication, Authorization, Http, HttpMethod, JwtConfig, ReadCheck};
 use super::check::Findings;
 use super::sections::Config;
 
@@ -100,7 +100,7 @@ fn databases(key: &str, redis: bool, postgres: Option<&str>, report: &mut Findin
 
 const BUILD: &str = "build it with that feature, or remove the element";
 
-fn token(key: &str, jwt: &Jwt, report: &mut Findings<'_>) {
+fn token(key: &str, jwt: &JwtConfig, report: &mut Findings<'_>) {
     if !jwt.jwks.is_empty() && !is_url(&jwt.jwks) {
         report.add(&format!("{key}.jwks"), NO_URL, URL);
     }

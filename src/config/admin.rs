@@ -41,7 +41,7 @@ impl OpenPage {
 section! {
     /// The admin HTTP server: the dashboard, the management API below /api/v1, and the pages
     /// /metrics, /healthz and /readyz.
-    Admin {
+    AdminConfig {
         /// Address and port, usually 127.0.0.1:18083 (port 0 lets the kernel choose). Off loopback
         /// it needs users and tls. Without users, programs on this host may do everything. off:
         /// none.

@@ -6,9 +6,11 @@
 
 use super::super::notation::{DAY, HOUR, KIB, MIB, SECOND, TIB};
 use super::super::quantity::{Count, Size, Time, Unit};
-use super::super::texts::{Table, Texts};
+use super::super::texts::{TextTable, Texts};
 use super::super::value::{self, List, Maybe, Or, Section, Text};
-use super::{Auto, Connections, FilePath, KafkaBridge, MANY, Messages, Never, QosLevel, Unlimited};
+use super::{
+    Auto, Connections, FilePath, KafkaBridgeConfig, MANY, Messages, Never, QosLevel, Unlimited,
+};
 use schemars::JsonSchema;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, IntoDeserializer, MapAccess};
@@ -128,11 +130,11 @@ section! {
         /// with another name, or another kind of other end, is another bridge.
         name: Text<0, 64> = Text::of(""),
         /// Another MQTT broker.
-        mqtt: Maybe<MqttBridge> = Maybe(None),
+        mqtt: Maybe<MqttBridgeConfig> = Maybe(None),
         /// An HTTP service.
-        http: Maybe<HttpBridge> = Maybe(None),
+        http: Maybe<HttpBridgeConfig> = Maybe(None),
         /// A Kafka cluster, in a program that was built with kafka.
-        kafka: Maybe<KafkaBridge> = Maybe(None),
+        kafka: Maybe<KafkaBridgeConfig> = Maybe(None),
         /// When publishers of what it takes get their PUBACK or PUBREC. When several bridges take a
         /// message, all of them that say delivered have to confirm it.
         puback: BridgePuback = BridgePuback::Accepted,
@@ -141,13 +143,13 @@ section! {
         /// which cannot be told, waits on.
         puback_timeout: Or<Never, Time<SECOND, DAY>> = Or::NONE,
         /// What waits for the other end.
-        buffer: Buffer = Buffer::default(),
+        buffer: BufferConfig = BufferConfig::default(),
     }
 }
 
 section! {
     /// What waits for the other end of a bridge: it may be slow, or gone for a while.
-    Buffer {
+    BufferConfig {
         /// Where they wait.
         mode: BufferMode = BufferMode::Memory,
         /// Directory of what waits on disk, of this bridge alone. Empty: bridges/NAME below
@@ -165,7 +167,7 @@ section! {
 
 section! {
     /// A bridge to another MQTT broker, as Mosquitto's users know it.
-    MqttBridge {
+    MqttBridgeConfig {
         /// HOST:PORT of the other broker, or a list: the next one is tried when one cannot be
         /// reached.
         addresses: Texts = Texts::default(),
@@ -276,7 +278,7 @@ section! {
     /// Requests to an HTTP service. Messages of one client are sent in order, one request after the
     /// other. A request that cannot be made, or is answered with 408, 429 or 5xx, is made again;
     /// with another 4xx or 3xx its messages are dropped and counted.
-    HttpBridge {
+    HttpBridgeConfig {
         /// Where; an http or https URL. Placeholders in its path and query are percent-encoded:
         /// ${client_id} ${username} ${cert_cn} ${topic} ${topic.2} (its second level) ${payload}
         /// ${payload.a.b} (from its JSON) ${qos} ${retain} ${timestamp} (milliseconds since 1970)
@@ -288,13 +290,13 @@ section! {
         filters: Texts = Texts::default(),
         /// Headers; their values may use the placeholders.
         #[schemars(extend("x-secret" = true))]
-        headers: Table = Table::default(),
+        headers: TextTable = TextTable::default(),
         /// What the body is.
         format: WebhookFormat = WebhookFormat::Json,
         /// Fields of the JSON object; their values may use the placeholders. A value that is one
         /// placeholder alone keeps its type. Empty: topic, payload, qos, retain, timestamp,
         /// client_id and username.
-        body: Table = Table::default(),
+        body: TextTable = TextTable::default(),
         /// What happens to a message that lacks a value.
         on_missing: OnMissing = OnMissing::Empty,
         /// Most messages of one request; above 1 the body is an array. Only messages with the same

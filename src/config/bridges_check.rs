@@ -4,7 +4,7 @@ use super::access_check::is_url;
 use super::check::Findings;
 use super::sections::{
     Bridge, BridgePuback, BridgeStart, BridgeTls, BridgeTopic, BridgeVersion, BufferMode, Config,
-    Direction, HttpBridge, MqttBridge, OnBufferFull, WebhookFormat,
+    Direction, HttpBridgeConfig, MqttBridgeConfig, OnBufferFull, WebhookFormat,
 };
 use super::value::Get;
 use crate::bridge::template::MessageTemplate;
@@ -59,7 +59,7 @@ pub(super) fn remarks(config: &Config) -> Vec<String> {
         }
         let waits = bridge.puback == BridgePuback::Delivered;
         let unsure =
-            |mqtt: &MqttBridge| mqtt.topics.iter().any(|t| t.goes_out() && t.qos.get() == 0);
+            |mqtt: &MqttBridgeConfig| mqtt.topics.iter().any(|t| t.goes_out() && t.qos.get() == 0);
         if waits && bridge.mqtt.as_ref().is_some_and(unsure) {
             remarks.push(format!(
                 "bridges.{at}.puback: topics with qos: 0 count as delivered when they are written \
@@ -180,7 +180,7 @@ fn is_address(text: &str) -> bool {
     !host.is_empty() && whole && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
-fn check_mqtt(key: &str, mqtt: &MqttBridge, report: &mut Findings<'_>) {
+fn check_mqtt(key: &str, mqtt: &MqttBridgeConfig, report: &mut Findings<'_>) {
     if mqtt.addresses.is_empty() {
         let fix = "write one such as broker.example:1883";
         report.add(&format!("{key}.addresses"), "there is no address", fix);
@@ -226,7 +226,7 @@ fn check_mqtt(key: &str, mqtt: &MqttBridge, report: &mut Findings<'_>) {
 
 /// Checks a bridge with several connections: they must be up all the time, and a message that one
 /// of them has sent must not come back by another.
-fn check_connections(key: &str, mqtt: &MqttBridge, report: &mut Findings<'_>) {
+fn check_connections(key: &str, mqtt: &MqttBridgeConfig, report: &mut Findings<'_>) {
     if mqtt.connections.get() == 1 {
         return;
     }
@@ -242,7 +242,7 @@ fn check_connections(key: &str, mqtt: &MqttBridge, report: &mut Findings<'_>) {
     }
 }
 
-fn check_http(key: &str, http: &HttpBridge, report: &mut Findings<'_>) {
+fn check_http(key: &str, http: &HttpBridgeConfig, report: &mut Findings<'_>) {
     if !is_url(&http.url) {
         let fix = "write one such as https://hook.example/mqtt";
         report.add(&format!("{key}.url"), "this is no http or https URL", fix);

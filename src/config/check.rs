@@ -12,7 +12,9 @@ use super::document::Document;
 use super::host::Bind;
 use super::pointer;
 use super::problem::{Problem, Wrong};
-use super::sections::{Config, Listener, ListenerType, ProxyProtocol, ProxyUsername, Tls};
+use super::sections::{
+    Config, ListenerConfig, ListenerType, ProxyProtocol, ProxyUsername, TlsConfig,
+};
 use super::value::{Get, Or, Several, Text};
 use crate::transport::network::Networks;
 use crate::transport::proxy::Versions;
@@ -27,7 +29,7 @@ pub(crate) fn finish(config: &mut Config, document: &Document, problems: &mut Ve
     listeners(&config.listeners, &mut report);
     proxies(config, &mut report);
     admin(config, &mut report);
-    let is_local = |listener: &Listener| {
+    let is_local = |listener: &ListenerConfig| {
         is_loopback(&listener.bind) && listener.proxy_protocol == ProxyProtocol::Off
     };
     access_check::check(config, &mut report);
@@ -99,9 +101,9 @@ impl Findings<'_> {
     /// be read.
     fn first(
         &self,
-        listeners: &[Listener],
+        listeners: &[ListenerConfig],
         field: &str,
-        same: impl Fn(&Listener) -> bool,
+        same: impl Fn(&ListenerConfig) -> bool,
     ) -> Option<usize> {
         let is_read = |position: usize| !self.has(&format!("listeners.{position}.{field}"));
         let mut found = listeners.iter().enumerate().filter(|(_, listener)| same(listener));
@@ -125,7 +127,7 @@ fn session_expiry(config: &mut Config, report: &mut Findings<'_>) {
     expiry.default = Or::of(max);
 }
 
-fn listeners(listeners: &[Listener], report: &mut Findings<'_>) {
+fn listeners(listeners: &[ListenerConfig], report: &mut Findings<'_>) {
     if listeners.is_empty() {
         let fix = "add an element, or remove the key for the default";
         report.add("listeners", "the list is empty, so nobody can connect", fix);
@@ -171,16 +173,16 @@ fn admin(config: &Config, report: &mut Findings<'_>) {
     for (key, address) in [("admin.bind", &admin.bind), ("admin.pages_bind", &admin.pages_bind)] {
         let Some(address) = address.get() else { continue };
         let bind = Bind::Tcp(address);
-        let server = Listener { bind: bind.clone(), ..Listener::default() };
-        let same = |listener: &Listener| overlap(listener, &server);
+        let server = ListenerConfig { bind: bind.clone(), ..ListenerConfig::default() };
+        let same = |listener: &ListenerConfig| overlap(listener, &server);
         if let Some(position) = report.first(&config.listeners, "bind", same) {
             let what = format!("listeners.{position} is bound to {bind} too");
             report.add(key, what, "give the admin server an address of its own");
         }
     }
     if let (Some(one), Some(other)) = (admin.bind.get(), admin.pages_bind.get()) {
-        let [one, other] =
-            [one, other].map(|at| Listener { bind: Bind::Tcp(at), ..Listener::default() });
+        let [one, other] = [one, other]
+            .map(|at| ListenerConfig { bind: Bind::Tcp(at), ..ListenerConfig::default() });
         if overlap(&one, &other) {
             let what = "it is admin.bind, which has these pages already";
             report.add("admin.pages_bind", what, "give it an address of its own, or set it to off");
@@ -206,7 +208,7 @@ fn admin(config: &Config, report: &mut Findings<'_>) {
 /// True when the two listeners cannot be bound at the same time: they have the same path, or the
 /// same port and either the same address, or one address that stands for all addresses of its
 /// family or of both families. Port 0 is another port each time.
-fn overlap(one: &Listener, other: &Listener) -> bool {
+fn overlap(one: &ListenerConfig, other: &ListenerConfig) -> bool {
     match (&one.bind, &other.bind) {
         (Bind::Tcp(mine), Bind::Tcp(theirs)) => {
             let both = one.families() == Families::Both || other.families() == Families::Both;
@@ -228,7 +230,7 @@ pub enum Families {
     Both,
 }
 
-fn address_fits_type(listener: &Listener, key: &str, report: &mut Findings<'_>) {
+fn address_fits_type(listener: &ListenerConfig, key: &str, report: &mut Findings<'_>) {
     match (listener.kind, &listener.bind) {
         (ListenerType::Unix, Bind::Tcp(address)) => {
             let what = format!("a unix listener needs a path, not {address}");
@@ -247,8 +249,12 @@ fn address_fits_type(listener: &Listener, key: &str, report: &mut Findings<'_>) 
 }
 
 /// Reports keys that have no meaning for listeners of this type, unless they have their default.
-fn keys_fit_type(listener: &Listener, key: &dyn Fn(&str) -> String, report: &mut Findings<'_>) {
-    let usual = Listener::default();
+fn keys_fit_type(
+    listener: &ListenerConfig,
+    key: &dyn Fn(&str) -> String,
+    report: &mut Findings<'_>,
+) {
+    let usual = ListenerConfig::default();
     let is_web = listener.is_web();
     let is_unix = listener.kind == ListenerType::Unix;
     let fix = "remove it, or set type: unix";
@@ -279,7 +285,11 @@ fn keys_fit_type(listener: &Listener, key: &dyn Fn(&str) -> String, report: &mut
 }
 
 /// Checks that a listener's TLS has what it needs, and does not contradict itself.
-fn tls_is_whole(listener: &Listener, key: &dyn Fn(&str) -> String, report: &mut Findings<'_>) {
+fn tls_is_whole(
+    listener: &ListenerConfig,
+    key: &dyn Fn(&str) -> String,
+    report: &mut Findings<'_>,
+) {
     if !listener.is_secure() {
         return;
     }
@@ -301,7 +311,7 @@ fn tls_is_whole(listener: &Listener, key: &dyn Fn(&str) -> String, report: &mut 
         report.add(&key("versions"), "the list is empty", "write [1.2, 1.3], or remove the key");
     }
     if tls.client_ca.is_empty() {
-        let usual = Tls::default();
+        let usual = TlsConfig::default();
         for (name, is_set) in [
             ("crl", !tls.crl.0.is_empty()),
             ("username_from", tls.username_from != usual.username_from),
@@ -398,7 +408,7 @@ impl Config {
 impl Config {
     /// Whether the listener lets no client in, because there are no accounts and anonymous clients
     /// are not allowed.
-    pub fn refuses_everybody(&self, listener: &Listener) -> bool {
+    pub fn refuses_everybody(&self, listener: &ListenerConfig) -> bool {
         !listener.allows_anonymous() && self.access.authentication.is_empty()
     }
 }
@@ -410,7 +420,7 @@ fn names(source: &Authorization) -> bool {
         || source.rules.iter().any(|rules| !rules.path.is_empty() || rules.list.iter().any(named))
 }
 
-impl Listener {
+impl ListenerConfig {
     /// The address families whose connections the listener takes, if it has an IP address.
     pub fn families(&self) -> Families {
         match &self.bind {

@@ -186,9 +186,9 @@ fn addresses_overlap_when_both_cannot_be_bound() {
         ("127.0.0.1:0", "127.0.0.1:0", false),
     ];
     for (one, other, expected) in cases {
-        let at = |text: &str| super::Listener {
+        let at = |text: &str| super::ListenerConfig {
             bind: super::Bind::Tcp(text.parse().unwrap()),
-            ..super::Listener::default()
+            ..super::ListenerConfig::default()
         };
         assert_eq!(super::overlap(&at(one), &at(other)), expected, "{one} {other}");
     }

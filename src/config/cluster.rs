@@ -23,13 +23,13 @@ choice! {
 
 section! {
     /// Several nodes that are one broker, joined by NATS.
-    Cluster {
+    ClusterConfig {
         /// The cluster's name, the same on all of its nodes; empty: this broker is alone.
         name: Text<0, 64> = Text::of(""),
         /// This node's name, which no other one has. auto: that of the host, without its domain.
         node: Or<Auto, Text<1, 64>> = Or::NONE,
         /// What carries frames between the nodes.
-        nats: Nats = Nats::default(),
+        nats: NatsConfig = NatsConfig::default(),
         /// Sessions survive the loss of a node. Not in this build.
         durable: bool = false,
         /// What happens to messages of QoS 1 and 2 for a node that cannot be reached, once what may
@@ -49,7 +49,7 @@ section! {
 
 section! {
     /// The NATS servers, and who this node is to them.
-    Nats {
+    NatsConfig {
         /// URLs of servers of one NATS cluster: nats://HOST:PORT, or tls://HOST:PORT. One is
         /// connected to; the others are for when it is away.
         servers: Texts = Texts(vec!["nats://127.0.0.1:4222".into()]),

@@ -120,7 +120,7 @@ fn ours_is_recognized_as_ours() {
 
 /// The listeners of a converted file: bind, type and whether everybody is let in.
 fn listeners(config: &Config) -> Vec<(String, &'static str, bool)> {
-    let shown = |l: &crate::config::Listener| {
+    let shown = |l: &crate::config::ListenerConfig| {
         (l.bind.to_string(), l.kind.word(), l.allow_anonymous.0 == Some(true))
     };
     config.listeners.iter().map(shown).collect()

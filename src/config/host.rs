@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::notation::{Parsed, digits};
 use super::problem::Wrong;
-use super::value::{Get, Scalar, Text, Written, described, scalar};
+use super::value::{Get, Scalar, Text, WrittenValue, described, scalar};
 use crate::limits;
 use crate::transport::network::{Network, NoNetwork};
 
@@ -45,7 +45,7 @@ pub enum TlsVersion {
 }
 
 impl Scalar for TlsVersion {
-    fn read(written: &Written<'_>) -> Result<TlsVersion, Wrong> {
+    fn read(written: &WrittenValue<'_>) -> Result<TlsVersion, Wrong> {
         match &*written.text() {
             "1.2" => Ok(TlsVersion::Tls12),
             "1.3" => Ok(TlsVersion::Tls13),
@@ -82,7 +82,7 @@ pub enum Cores {
 struct CoreRange(u16, u16);
 
 impl Scalar for CoreRange {
-    fn read(written: &Written<'_>) -> Result<CoreRange, Wrong> {
+    fn read(written: &WrittenValue<'_>) -> Result<CoreRange, Wrong> {
         let text = written.unquoted()?;
         let (first, last) = text.split_once('-').unwrap_or((&text, &text));
         match (digits(first.trim()), digits(last.trim())) {
@@ -198,7 +198,7 @@ impl Get for Address {
 }
 
 impl Scalar for Address {
-    fn read(written: &Written<'_>) -> Result<Address, Wrong> {
+    fn read(written: &WrittenValue<'_>) -> Result<Address, Wrong> {
         let text = written.text();
         text.parse().map(Address).map_err(|_| no_address(&text, ADDRESS, 18083))
     }
@@ -237,7 +237,7 @@ impl fmt::Display for Bind {
 }
 
 impl Scalar for Bind {
-    fn read(written: &Written<'_>) -> Result<Bind, Wrong> {
+    fn read(written: &WrittenValue<'_>) -> Result<Bind, Wrong> {
         let text = written.text();
         if let Ok(address) = text.parse::<SocketAddr>() {
             return Ok(Bind::Tcp(address));
@@ -273,7 +273,7 @@ scalar! { [] Bind Bind }
 pub struct Proxy(pub Network);
 
 impl Scalar for Proxy {
-    fn read(written: &Written<'_>) -> Result<Proxy, Wrong> {
+    fn read(written: &WrittenValue<'_>) -> Result<Proxy, Wrong> {
         let text = written.text();
         let what = match text.parse() {
             Ok(network) => return Ok(Proxy(network)),
@@ -314,7 +314,7 @@ impl Deref for UrlPath {
 }
 
 impl Scalar for UrlPath {
-    fn read(written: &Written<'_>) -> Result<UrlPath, Wrong> {
+    fn read(written: &WrittenValue<'_>) -> Result<UrlPath, Wrong> {
         let text = Text::read(written)?;
         let is_plain =
             |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~!$&'()*+,;=:@%".contains(&byte);
@@ -347,7 +347,7 @@ impl Deref for WebOrigin {
 }
 
 impl Scalar for WebOrigin {
-    fn read(written: &Written<'_>) -> Result<WebOrigin, Wrong> {
+    fn read(written: &WrittenValue<'_>) -> Result<WebOrigin, Wrong> {
         let text = Text::read(written)?;
         let host = text.split_once("://").map(|(_, host)| host);
         if !host.is_some_and(|host| !host.is_empty() && !host.contains('/')) {
@@ -381,7 +381,7 @@ impl Get for FileMode {
 }
 
 impl Scalar for FileMode {
-    fn read(written: &Written<'_>) -> Result<FileMode, Wrong> {
+    fn read(written: &WrittenValue<'_>) -> Result<FileMode, Wrong> {
         let text = written.text();
         let octal = text.bytes().all(|byte| matches!(byte, b'0'..=b'7'));
         match u32::from_str_radix(&text, 8) {
@@ -439,7 +439,7 @@ impl Deref for Mountpoint {
 }
 
 impl Scalar for Mountpoint {
-    fn read(written: &Written<'_>) -> Result<Mountpoint, Wrong> {
+    fn read(written: &WrittenValue<'_>) -> Result<Mountpoint, Wrong> {
         let text = Text::read(written)?;
         legal_beginning(&text)?;
         Ok(Mountpoint(text))

@@ -3,7 +3,7 @@
 
 use super::super::notation::{DAY, HOUR, KIB, MIB, SECOND};
 use super::super::quantity::{Count, Size, Time, Unit};
-use super::super::texts::{Table, Texts};
+use super::super::texts::{TextTable, Texts};
 use super::super::value::{self, List, Maybe, Or, Section, Text, Word};
 use super::{FilePath, MAX_ROUTES, OnMissing, QosLevel};
 use schemars::JsonSchema;
@@ -100,7 +100,7 @@ choice! {
 
 section! {
     /// Records in a Kafka cluster. Delivery is at least once; the records of one key are in order.
-    KafkaBridge {
+    KafkaBridgeConfig {
         /// HOST:PORT of some of its brokers, which name the others.
         servers: Texts = Texts::default(),
         /// Which messages become which records. A message that several routes match becomes a
@@ -141,7 +141,7 @@ section! {
         sasl: Maybe<KafkaSasl> = Maybe(None),
         /// Further properties of librdkafka, by their names there.
         #[schemars(extend("x-secret" = true))]
-        properties: Table = Table::default(),
+        properties: TextTable = TextTable::default(),
     }
 }
 
@@ -159,7 +159,7 @@ section! {
         /// What the value is.
         value: KafkaValue = KafkaValue::Payload,
         /// Headers of the record.
-        headers: Table = Table::default(),
+        headers: TextTable = TextTable::default(),
         /// The MQTT 5 user properties become headers too.
         user_properties: bool = true,
         /// What the timestamp says.

@@ -5,11 +5,11 @@ use super::{Findings, check_filter, check_template, is_address};
 use crate::bridge::kafka::properties::{self, NotYours};
 use crate::bridge::kafka::record::is_topic;
 use crate::bridge::template::MessageTemplate;
-use crate::config::sections::{KafkaBridge, KafkaMechanism, KafkaRoute};
+use crate::config::sections::{KafkaBridgeConfig, KafkaMechanism, KafkaRoute};
 use crate::config::value::Get;
 
 /// Checks a bridge to a Kafka cluster.
-pub(super) fn check(key: &str, kafka: &KafkaBridge, report: &mut Findings<'_>) {
+pub(super) fn check(key: &str, kafka: &KafkaBridgeConfig, report: &mut Findings<'_>) {
     if !cfg!(feature = "kafka") {
         report.add(key, "this program was built without kafka", BUILD);
         return;
@@ -67,7 +67,7 @@ fn check_route(key: &str, route: &KafkaRoute, report: &mut Findings<'_>) {
     }
 }
 
-fn check_topics(key: &str, kafka: &KafkaBridge, report: &mut Findings<'_>) {
+fn check_topics(key: &str, kafka: &KafkaBridgeConfig, report: &mut Findings<'_>) {
     for (at, topic) in kafka.topics.iter().enumerate() {
         let key = format!("{key}.topics.{at}");
         if !is_topic(&topic.topic) {
@@ -97,7 +97,7 @@ fn check_topics(key: &str, kafka: &KafkaBridge, report: &mut Findings<'_>) {
     }
 }
 
-fn check_security(key: &str, kafka: &KafkaBridge, report: &mut Findings<'_>) {
+fn check_security(key: &str, kafka: &KafkaBridgeConfig, report: &mut Findings<'_>) {
     let secure = cfg!(feature = "kafka-tls");
     if kafka.tls.is_some() && !secure {
         report.add(&format!("{key}.tls"), "this program was built without kafka-tls", BUILD);
@@ -120,7 +120,7 @@ fn check_security(key: &str, kafka: &KafkaBridge, report: &mut Findings<'_>) {
     }
 }
 
-fn check_properties(key: &str, kafka: &KafkaBridge, report: &mut Findings<'_>) {
+fn check_properties(key: &str, kafka: &KafkaBridgeConfig, report: &mut Findings<'_>) {
     for (name, _) in kafka.properties.iter() {
         let key_of_property = format!("{key}.properties.{name}");
         match properties::of_others(name) {

@@ -2,9 +2,9 @@
 //! sections are a part of `sections`.
 
 use super::super::notation::{DAY, KIB, MIB, SECOND, TIB};
-use super::super::quantity::{Count, Ratio, Share, Size, Time, Unit};
+use super::super::quantity::{Count, Percentage, Ratio, Size, Time, Unit};
 use super::super::value::{self, Get, List, Or, Section, Text};
-use super::{Auto, Connections, ConnectsPerSecond, LARGEST_PACKET, Levels, Listener};
+use super::{Auto, Connections, ConnectsPerSecond, LARGEST_PACKET, Levels, ListenerConfig};
 use super::{MANY, Messages, Off, Subscriptions, Unlimited};
 use crate::access::pattern::Glob;
 use crate::limits::{self, MAX_USER_LIMITS};
@@ -163,7 +163,7 @@ section! {
     /// (MQTT 3: 3), before a TLS handshake; 3 QoS 0 goes only to clients that read; 4 QoS 0 of
     /// clients is dropped; 5 no new subscriptions and retained messages (0x97). QoS 1 and 2 are
     /// never dropped for it. A level begins at once and ends after a calm second.
-    Overload {
+    OverloadConfig {
         /// off: only limits.memory and the other bounds hold.
         enabled: bool = true,
         /// Two steps in a row in which the core's thread runs so long begin level 1; 10, 20, 40 and
@@ -174,7 +174,7 @@ section! {
         /// Share of the control group's memory in use that begins level 1; the levels above begin
         /// at fifths of what is left. Without a control group's limit it is of the host's memory,
         /// and only for levels 1 and 2. auto: 85% of a control group's, 95% of the host's.
-        memory: Or<Auto, Share> = Or::NONE,
+        memory: Or<Auto, Percentage> = Or::NONE,
         /// A level ends when every signal is below this part of what begins it.
         recover: Ratio<0, 1> = Ratio::of(0.8),
         /// Where MQTT 5 clients are sent that are refused at level 2, as host:port: with 0x9C in
@@ -258,8 +258,8 @@ impl Limits {
     }
 
     /// The limits in the form that the shards use.
-    fn rules(&self, listeners: &[Listener]) -> LimitRules {
-        let of = |listener: &Listener| ((*listener.name).into(), listener.limits.set());
+    fn rules(&self, listeners: &[ListenerConfig]) -> LimitRules {
+        let of = |listener: &ListenerConfig| ((*listener.name).into(), listener.limits.set());
         let mut accounts = AccountBook::default();
         let mut listener_accounts = Vec::new();
         for listener in listeners {
@@ -346,7 +346,7 @@ impl UserLimits {
     }
 }
 
-impl Listener {
+impl ListenerConfig {
     /// The account that bounds what the listener's clients may retain, if there is one.
     fn account(&self) -> Option<Account> {
         let name = format!("listener {}", &*self.name);

@@ -46,12 +46,12 @@ pub use access::*;
 pub use check::Families;
 pub use host::{Address, Bind, Cores, FileMode, Mountpoint, Proxy, TlsVersion, UrlPath, WebOrigin};
 pub use problem::{Origin, Problem, Problems};
-pub use quantity::{Count, Ratio, Seconds, Share, ShortTime, Size, Time};
+pub use quantity::{Count, Percentage, Ratio, Seconds, ShortTime, Size, Time};
 pub use rules_file::rules_file;
 pub use sections::*;
 pub use sources::Sources;
 pub use text::{default_file, json_schema, reference};
-pub use texts::{Table, Texts};
+pub use texts::{TextTable, Texts};
 pub use value::{Get, List, Maybe, Or, Several, Text};
 
 use serde_json::{Map, Value, json};
@@ -71,10 +71,10 @@ impl Config {
         let mut changed = self.changed_keys(other);
         changed.retain(|key| {
             let steps = key.split('.');
-            let mut place = Some(schema::Key(&schema));
+            let mut place = Some(schema::SchemaKey(&schema));
             steps.into_iter().any(|step| {
                 place = place.and_then(|key| key.below(step));
-                place.is_some_and(schema::Key::needs_restart)
+                place.is_some_and(schema::SchemaKey::needs_restart)
             })
         });
         changed

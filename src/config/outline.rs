@@ -13,15 +13,15 @@ const MAX_KEY: usize = 256;
 
 /// A node of the document. A key of a mapping is a node, too, and precedes its value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Node {
-    pub kind: Kind,
+pub(super) struct OutlineNode {
+    pub kind: NodeKind,
     /// The line where the node begins, counted from 1.
     pub line: usize,
 }
 
 /// The kind of a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Kind {
+pub(super) enum NodeKind {
     /// A word or number without quotes.
     Plain,
     /// Text in quotes, or a block of text.
@@ -33,13 +33,13 @@ pub(super) enum Kind {
 }
 
 /// Why a document is refused: the line, counted from 1, and the problem.
-pub(super) type Refused = (usize, Wrong);
+pub(super) type OutlineRefusal = (usize, Wrong);
 
 /// The nodes of `text` in order; none for an empty document.
 ///
 /// # Errors
 /// The first part that is not YAML, or that a configuration does not need.
-pub(super) fn outline(text: &str) -> Result<Vec<Node>, Refused> {
+pub(super) fn outline(text: &str) -> Result<Vec<OutlineNode>, OutlineRefusal> {
     let mut outline = Outline { nodes: Vec::new(), open: Vec::new() };
     for event in Parser::new_from_str(text) {
         match event {
@@ -55,21 +55,21 @@ pub(super) fn outline(text: &str) -> Result<Vec<Node>, Refused> {
 }
 
 struct Outline {
-    nodes: Vec<Node>,
+    nodes: Vec<OutlineNode>,
     /// The collections around the next node, the outermost first.
-    open: Vec<Open>,
+    open: Vec<NodeRole>,
 }
 
 /// The role of the next node of a collection.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Open {
+enum NodeRole {
     Element,
     Key,
     Value,
 }
 
 impl Outline {
-    fn event(&mut self, event: &Event<'_>, span: Span) -> Result<(), Refused> {
+    fn event(&mut self, event: &Event<'_>, span: Span) -> Result<(), OutlineRefusal> {
         let line = span.start.line();
         let refuse = |what: &str, fix: &str| Err((line, Wrong::new(what, fix)));
         let (kind, anchor, tagged) = match event {
@@ -78,17 +78,17 @@ impl Outline {
                 return Ok(());
             }
             Event::Scalar(text, ..)
-                if text.len() > MAX_KEY && self.open.last() == Some(&Open::Key) =>
+                if text.len() > MAX_KEY && self.open.last() == Some(&NodeRole::Key) =>
             {
                 return refuse("this key is too long", "no key has more than 64 letters");
             }
             Event::Scalar(_, ScalarStyle::Plain, anchor, tag) => {
-                (Kind::Plain, *anchor, tag.is_some())
+                (NodeKind::Plain, *anchor, tag.is_some())
             }
-            Event::Scalar(_, _, anchor, tag) => (Kind::Quoted, *anchor, tag.is_some()),
-            Event::SequenceStart(anchor, tag) => (Kind::List, *anchor, tag.is_some()),
-            Event::MappingStart(anchor, tag) => (Kind::Map, *anchor, tag.is_some()),
-            Event::Alias(anchor) => (Kind::Plain, (*anchor).max(1), false),
+            Event::Scalar(_, _, anchor, tag) => (NodeKind::Quoted, *anchor, tag.is_some()),
+            Event::SequenceStart(anchor, tag) => (NodeKind::List, *anchor, tag.is_some()),
+            Event::MappingStart(anchor, tag) => (NodeKind::Map, *anchor, tag.is_some()),
+            Event::Alias(anchor) => (NodeKind::Plain, (*anchor).max(1), false),
             _ => return Ok(()),
         };
         if self.open.is_empty() && !self.nodes.is_empty() {
@@ -105,20 +105,20 @@ impl Outline {
         if self.open.len() > MAX_DEPTH {
             return refuse("nested too deeply", "no key needs more than 4 levels");
         }
-        let scalar = matches!(kind, Kind::Plain | Kind::Quoted);
+        let scalar = matches!(kind, NodeKind::Plain | NodeKind::Quoted);
         match self.open.last_mut() {
-            Some(Open::Key) if !scalar => {
+            Some(NodeRole::Key) if !scalar => {
                 return refuse("this key is not a word", "write `key: value`");
             }
-            Some(open @ Open::Key) => *open = Open::Value,
-            Some(open @ Open::Value) => *open = Open::Key,
-            Some(Open::Element) | None => {}
+            Some(open @ NodeRole::Key) => *open = NodeRole::Value,
+            Some(open @ NodeRole::Value) => *open = NodeRole::Key,
+            Some(NodeRole::Element) | None => {}
         }
-        self.nodes.push(Node { kind, line });
+        self.nodes.push(OutlineNode { kind, line });
         match kind {
-            Kind::List => self.open.push(Open::Element),
-            Kind::Map => self.open.push(Open::Key),
-            Kind::Plain | Kind::Quoted => {}
+            NodeKind::List => self.open.push(NodeRole::Element),
+            NodeKind::Map => self.open.push(NodeRole::Key),
+            NodeKind::Plain | NodeKind::Quoted => {}
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::notation::{self, Parsed, SECOND, digits, show_micros, show_size};
 use super::problem::Wrong;
-use super::value::{Get, Scalar, Written, scalar};
+use super::value::{Get, Scalar, WrittenValue, scalar};
 
 /// A number in `MIN..=MAX`. `Q` is the quantity: what is counted, and how it is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,7 +34,7 @@ pub trait Quantity {
     ///
     /// # Errors
     /// A problem that is more specific than "this is not a number".
-    fn parse(written: &Written<'_>) -> Result<Parsed, Wrong>;
+    fn parse(written: &WrittenValue<'_>) -> Result<Parsed, Wrong>;
 
     /// Refuses numbers within the bounds that are not valid all the same.
     ///
@@ -70,7 +70,7 @@ impl<Q: Quantity, const MIN: u64, const MAX: u64> Get for Bounded<Q, MIN, MAX> {
 }
 
 impl<Q: Quantity, const MIN: u64, const MAX: u64> Scalar for Bounded<Q, MIN, MAX> {
-    fn read(written: &Written<'_>) -> Result<Self, Wrong> {
+    fn read(written: &WrittenValue<'_>) -> Result<Self, Wrong> {
         let text = written.text();
         match Q::parse(written)? {
             Parsed::Value(number) if (MIN..=MAX).contains(&number) => {
@@ -93,7 +93,7 @@ impl<Q: Quantity, const MIN: u64, const MAX: u64> Scalar for Bounded<Q, MIN, MAX
 scalar! { [Q: Quantity, const MIN: u64, const MAX: u64] Bounded Bounded<Q, MIN, MAX> }
 
 /// A type of whole numbers with which the broker computes.
-pub trait Whole {
+pub trait WholeNumber {
     /// The largest number of the type.
     const MOST: u64;
 
@@ -103,7 +103,7 @@ pub trait Whole {
 
 macro_rules! whole {
     ($($ty:ty)*) => {$(
-        impl Whole for $ty {
+        impl WholeNumber for $ty {
             const MOST: u64 = <$ty>::MAX as u64;
 
             fn of(number: u64) -> $ty {
@@ -123,13 +123,13 @@ pub trait Unit {
 }
 
 /// A whole number of `U`s in `MIN..=MAX`.
-pub type Count<T, U, const MIN: u64, const MAX: u64> = Bounded<Counted<T, U>, MIN, MAX>;
+pub type Count<T, U, const MIN: u64, const MAX: u64> = Bounded<CountQuantity<T, U>, MIN, MAX>;
 
 /// The quantity of a [`Count`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Counted<T, U>(PhantomData<(T, U)>);
+pub struct CountQuantity<T, U>(PhantomData<(T, U)>);
 
-impl<T: Whole, U: Unit> Quantity for Counted<T, U> {
+impl<T: WholeNumber, U: Unit> Quantity for CountQuantity<T, U> {
     type Plain = T;
     const WHAT: &'static str = "a whole number";
     const MOST: u64 = T::MOST;
@@ -138,7 +138,7 @@ impl<T: Whole, U: Unit> Quantity for Counted<T, U> {
         T::of(number)
     }
 
-    fn parse(written: &Written<'_>) -> Result<Parsed, Wrong> {
+    fn parse(written: &WrittenValue<'_>) -> Result<Parsed, Wrong> {
         Ok(digits(&written.unquoted()?))
     }
 
@@ -169,7 +169,7 @@ pub type Size<T, const MIN: u64, const MAX: u64> = Bounded<InBytes<T>, MIN, MAX>
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct InBytes<T>(PhantomData<T>);
 
-impl<T: Whole> Quantity for InBytes<T> {
+impl<T: WholeNumber> Quantity for InBytes<T> {
     type Plain = T;
     const WHAT: &'static str = "a size";
     const MOST: u64 = T::MOST;
@@ -178,7 +178,7 @@ impl<T: Whole> Quantity for InBytes<T> {
         T::of(bytes)
     }
 
-    fn parse(written: &Written<'_>) -> Result<Parsed, Wrong> {
+    fn parse(written: &WrittenValue<'_>) -> Result<Parsed, Wrong> {
         Ok(notation::size(&written.text()))
     }
 
@@ -214,7 +214,7 @@ impl<const WHOLE_SECONDS: bool, const UNIT_REQUIRED: bool> Quantity
         Duration::from_micros(micros)
     }
 
-    fn parse(written: &Written<'_>) -> Result<Parsed, Wrong> {
+    fn parse(written: &WrittenValue<'_>) -> Result<Parsed, Wrong> {
         let text = written.text();
         let parsed = notation::micros(&text, (!UNIT_REQUIRED).then_some(SECOND));
         if parsed == Parsed::Unreadable && matches!(digits(&text), Parsed::Value(_)) {
@@ -279,7 +279,7 @@ impl<const MIN: u64, const MAX: u64> Get for Ratio<MIN, MAX> {
 }
 
 impl<const MIN: u64, const MAX: u64> Scalar for Ratio<MIN, MAX> {
-    fn read(written: &Written<'_>) -> Result<Self, Wrong> {
+    fn read(written: &WrittenValue<'_>) -> Result<Self, Wrong> {
         let text = written.unquoted()?;
         let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
         match text.parse::<f64>() {
@@ -302,17 +302,17 @@ scalar! { [const MIN: u64, const MAX: u64] Ratio Ratio<MIN, MAX> }
 
 /// A share of something, which is written in percent: `85%`.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Share(f64);
+pub struct Percentage(f64);
 
-impl Share {
+impl Percentage {
     /// A share of 1% to 100%. Panics when it is not, which would be a mistake of the broker itself.
     pub fn of(share: f64) -> Self {
         assert!((0.01..=1.0).contains(&share), "a default is within the bounds");
-        Share(share)
+        Percentage(share)
     }
 }
 
-impl Get for Share {
+impl Get for Percentage {
     type Plain = f64;
 
     /// The share as a fraction of one.
@@ -321,14 +321,14 @@ impl Get for Share {
     }
 }
 
-impl Scalar for Share {
-    fn read(written: &Written<'_>) -> Result<Self, Wrong> {
+impl Scalar for Percentage {
+    fn read(written: &WrittenValue<'_>) -> Result<Self, Wrong> {
         let text = written.text();
         let number = text.strip_suffix('%').map(str::trim).filter(|digits| {
             !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
         });
         match number.and_then(|digits| digits.parse::<u32>().ok()) {
-            Some(percent @ 1..=100) => Ok(Share(f64::from(percent) / 100.0)),
+            Some(percent @ 1..=100) => Ok(Percentage(f64::from(percent) / 100.0)),
             Some(_) => Err(Wrong::value(format!("{text} is out of bounds"))),
             None => Err(Wrong::value(format!("`{text}` is no share such as 85%"))),
         }
@@ -343,4 +343,4 @@ impl Scalar for Share {
         (json!({"type": "string", "pattern": "^[0-9]+ *%$"}), accepts)
     }
 }
-scalar! { [] Share Share }
+scalar! { [] Percentage Percentage }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::document::{Document, kind};
 use super::pointer;
 use super::problem::{Origin, Problem, Wrong, nearest};
-use super::schema::{self, Key, Shape};
+use super::schema::{self, KeyKind, SchemaKey};
 use super::sections::Config;
 
 /// The similar key is looked for only up to this number of problems, because that compares every
@@ -28,7 +28,7 @@ pub(super) fn read(document: &mut Document, problems: &mut Vec<Problem>) -> Conf
             Ok(config) if unknown.is_empty() => return config,
             outcome => outcome,
         };
-        let schema = Key(schema.get_or_insert_with(schema::root));
+        let schema = SchemaKey(schema.get_or_insert_with(schema::root));
         for pointer in unknown {
             problems.push(unknown_key(schema, document, &pointer, problems.len()));
             pointer::take_out(&mut document.tree, &pointer);
@@ -49,7 +49,7 @@ pub(super) fn read(document: &mut Document, problems: &mut Vec<Problem>) -> Conf
 /// Reports the value at `pointer`, or the closest part around it that has a key of its own, and
 /// takes it out.
 fn refused(
-    schema: Key<'_>,
+    schema: SchemaKey<'_>,
     document: &mut Document,
     pointer: &str,
     said: &str,
@@ -65,7 +65,7 @@ fn refused(
 
 /// The longest part of `pointer` that names a key of the schema, or an element of a list of
 /// sections.
-fn known<'p, 's>(schema: Key<'s>, pointer: &'p str) -> (&'p str, Key<'s>) {
+fn known<'p, 's>(schema: SchemaKey<'s>, pointer: &'p str) -> (&'p str, SchemaKey<'s>) {
     let (mut end, mut key) = (0, schema);
     for step in pointer.split('/').skip(1) {
         match key.below(step) {
@@ -77,28 +77,28 @@ fn known<'p, 's>(schema: Key<'s>, pointer: &'p str) -> (&'p str, Key<'s>) {
 }
 
 /// The problem with `value`, about which serde has `said` something.
-fn wrong_value(value: &Value, key: Key<'_>, pointer: &str, said: &str) -> Wrong {
+fn wrong_value(value: &Value, key: SchemaKey<'_>, pointer: &str, said: &str) -> Wrong {
     let name = pointer::split(pointer).map_or_else(String::new, |(_, step)| step);
-    let first = |key: Key<'_>| key.keys().next().map_or("key", |(name, _)| name).to_owned();
+    let first = |key: SchemaKey<'_>| key.keys().next().map_or("key", |(name, _)| name).to_owned();
     let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     match key.shape() {
-        Shape::Section => {
+        KeyKind::Section => {
             let what = format!("keys are expected here, not {}", kind(value));
             Wrong::new(what, format!("write keys below it, such as `{}: ...`", first(key)))
         }
-        Shape::List(items) if !value.is_array() => {
+        KeyKind::List(items) if !value.is_array() => {
             let what = format!("a list is expected here, not {}", kind(value));
             Wrong::new(what, format!("write `{name}:` and below it `- {}: ...`", first(items)))
         }
-        Shape::List(_) => Wrong::said(said),
+        KeyKind::List(_) => Wrong::said(said),
         _ if value.is_null() => Wrong::value("the key has no value"),
-        Shape::Value { lists } if !value.is_object() && (lists || !value.is_array()) => {
+        KeyKind::Value { lists } if !value.is_object() && (lists || !value.is_array()) => {
             Wrong::said(said)
         }
         _ if value.is_array() || value.is_object() => {
             Wrong::value(format!("this is {}", kind(value)))
         }
-        Shape::Choice(words) => unknown_word(&text, &words, key),
+        KeyKind::Choice(words) => unknown_word(&text, &words, key),
         _ if matches!(text.as_str(), "true" | "false") => {
             Wrong::value(format!("\"{text}\" is quoted, so it is text"))
         }
@@ -107,7 +107,7 @@ fn wrong_value(value: &Value, key: Key<'_>, pointer: &str, said: &str) -> Wrong 
 }
 
 /// Says that `word` belongs to a later capability if that is so; otherwise names the valid words.
-fn unknown_word(word: &str, words: &[&str], key: Key<'_>) -> Wrong {
+fn unknown_word(word: &str, words: &[&str], key: SchemaKey<'_>) -> Wrong {
     let choices = words.join(", ");
     let (later, noun) = key.later();
     if later.contains(&word) {
@@ -125,7 +125,12 @@ fn unknown_word(word: &str, words: &[&str], key: Key<'_>) -> Wrong {
 }
 
 /// The problem of a key that its section does not have.
-fn unknown_key(schema: Key<'_>, document: &Document, pointer: &str, before: usize) -> Problem {
+fn unknown_key(
+    schema: SchemaKey<'_>,
+    document: &Document,
+    pointer: &str,
+    before: usize,
+) -> Problem {
     let (around, name) = pointer::split(pointer).unwrap_or(("", String::new()));
     let (_, section) = known(schema, around);
     let names = || section.keys().map(|(name, _)| name);
@@ -146,7 +151,7 @@ fn unknown_key(schema: Key<'_>, document: &Document, pointer: &str, before: usiz
 
 /// The key that was probably meant, if the name is that of a key in another section, or of an
 /// environment variable with one underscore.
-pub(super) fn elsewhere(schema: Key<'_>, name: &str) -> Option<String> {
+pub(super) fn elsewhere(schema: SchemaKey<'_>, name: &str) -> Option<String> {
     let meant = |key: &str| key.rsplit('.').next() == Some(name) || key.replace('.', "_") == name;
     let (key, _) = schema.everything().into_iter().find(|(key, _)| meant(key))?;
     let variable = key.to_uppercase().replace('.', "__");

@@ -42,14 +42,14 @@ fn close(schema: &mut Value) {
 
 /// A key, and what the schema says about it.
 #[derive(Clone, Copy)]
-pub(super) struct Key<'a>(pub &'a Value);
+pub(super) struct SchemaKey<'a>(pub &'a Value);
 
 /// The kind of value that a key has.
-pub(super) enum Shape<'a> {
+pub(super) enum KeyKind<'a> {
     /// It has keys of its own.
     Section,
     /// It is a list of sections.
-    List(Key<'a>),
+    List(SchemaKey<'a>),
     /// It is one of these words.
     Choice(Vec<&'a str>),
     /// It is `true` or `false`, or a word that stands for "no value".
@@ -58,36 +58,36 @@ pub(super) enum Shape<'a> {
     Value { lists: bool },
 }
 
-impl<'a> Key<'a> {
+impl<'a> SchemaKey<'a> {
     /// The key or element below this one.
-    pub(super) fn below(self, step: &str) -> Option<Key<'a>> {
+    pub(super) fn below(self, step: &str) -> Option<SchemaKey<'a>> {
         match self.shape() {
-            Shape::Section => self.0["properties"].get(step).map(Key),
-            Shape::List(items) => step.parse::<usize>().ok().map(|_| items),
+            KeyKind::Section => self.0["properties"].get(step).map(SchemaKey),
+            KeyKind::List(items) => step.parse::<usize>().ok().map(|_| items),
             _ => None,
         }
     }
 
     /// The keys of a section, in order.
-    pub(super) fn keys(self) -> impl Iterator<Item = (&'a str, Key<'a>)> {
+    pub(super) fn keys(self) -> impl Iterator<Item = (&'a str, SchemaKey<'a>)> {
         let properties = self.0.get("properties").and_then(Value::as_object);
-        properties.into_iter().flatten().map(|(name, key)| (name.as_str(), Key(key)))
+        properties.into_iter().flatten().map(|(name, key)| (name.as_str(), SchemaKey(key)))
     }
 
-    pub(super) fn shape(self) -> Shape<'a> {
+    pub(super) fn shape(self) -> KeyKind<'a> {
         let items = &self.0["items"];
         let one_of = self.0["oneOf"].as_array().into_iter().flatten();
         let words: Vec<&str> = one_of.filter_map(|word| word["const"].as_str()).collect();
         if self.0.get("properties").is_some() {
-            Shape::Section
+            KeyKind::Section
         } else if items.get("properties").is_some() {
-            Shape::List(Key(items))
+            KeyKind::List(SchemaKey(items))
         } else if !words.is_empty() {
-            Shape::Choice(words)
+            KeyKind::Choice(words)
         } else if self.may_be("boolean") {
-            Shape::Switch
+            KeyKind::Switch
         } else {
-            Shape::Value { lists: self.may_be("array") }
+            KeyKind::Value { lists: self.may_be("array") }
         }
     }
 
@@ -100,7 +100,7 @@ impl<'a> Key<'a> {
     pub(super) fn accepts(self) -> String {
         match (self.0[ACCEPTS].as_str(), self.shape()) {
             (Some(accepts), _) => accepts.to_owned(),
-            (None, Shape::Choice(words)) => format!("one of: {}", words.join(", ")),
+            (None, KeyKind::Choice(words)) => format!("one of: {}", words.join(", ")),
             _ => "true or false".to_owned(),
         }
     }
@@ -127,18 +127,18 @@ impl<'a> Key<'a> {
     }
 
     /// Every key in order, with its dotted name (`listeners.N.bind` for keys of list elements).
-    pub(super) fn everything(self) -> Vec<(String, Key<'a>)> {
+    pub(super) fn everything(self) -> Vec<(String, SchemaKey<'a>)> {
         let mut all = Vec::new();
         self.collect("", &mut all);
         all
     }
 
-    fn collect(self, prefix: &str, all: &mut Vec<(String, Key<'a>)>) {
+    fn collect(self, prefix: &str, all: &mut Vec<(String, SchemaKey<'a>)>) {
         for (name, key) in self.keys() {
             let dotted = format!("{prefix}{name}");
             all.push((dotted.clone(), key));
             match key.shape() {
-                Shape::List(items) => items.collect(&format!("{dotted}.N."), all),
+                KeyKind::List(items) => items.collect(&format!("{dotted}.N."), all),
                 _ => key.collect(&format!("{dotted}."), all),
             }
         }

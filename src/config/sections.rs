@@ -10,7 +10,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, IntoDeserializer, MapAccess};
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::access::Access;
+use super::access::AccessConfig;
 use super::host::{Bind, Cores, FileMode, Mountpoint, Proxy, UrlPath, WebOrigin};
 use super::notation::{DAY, HOUR, KIB, MIB, SECOND, TIB};
 use super::quantity::{Count, Ratio, Seconds, ShortTime, Size, Time, Unit};
@@ -149,7 +149,7 @@ choice! {
 
 choice! {
     /// How much is logged.
-    Level {
+    LogLevel {
         /// Someone must act.
         Error,
         /// A peer broke a rule, or a limit was met.
@@ -165,7 +165,7 @@ choice! {
 
 choice! {
     /// How log lines are written.
-    Format {
+    LogFormat {
         /// Text for people.
         Text,
         /// One JSON object per line.
@@ -244,7 +244,8 @@ section! {
         /// How the shards run.
         runtime: Runtime = Runtime::default(),
         /// Where clients connect.
-        listeners: List<Listener, { limits::MAX_LISTENERS }> = List(vec![Listener::default()]),
+        listeners: List<ListenerConfig, { limits::MAX_LISTENERS }> =
+            List(vec![ListenerConfig::default()]),
         /// Proxies and load balancers in front of the broker: from these alone a PROXY header is
         /// accepted (listeners.N.proxy_protocol), and X-Forwarded-For believed. The peers of a unix
         /// socket count as such.
@@ -252,13 +253,13 @@ section! {
         /// What the protocol allows; the same for all listeners.
         mqtt: Mqtt = Mqtt::default(),
         /// Retained messages.
-        retained: Retained = Retained::default(),
+        retained: RetainedConfig = RetainedConfig::default(),
         /// Who may connect, publish and subscribe.
-        access: Access = Access::default(),
+        access: AccessConfig = AccessConfig::default(),
         /// What clients may use.
         limits: Limits = Limits::default(),
         /// What is not done any more when a core cannot keep up.
-        overload: Overload = Overload::default(),
+        overload: OverloadConfig = OverloadConfig::default(),
         /// Who may not connect.
         bans: Bans = Bans::default(),
         /// What survives a restart.
@@ -268,18 +269,18 @@ section! {
         bridges: List<Bridge, MAX_BRIDGES> = List(Vec::new()),
         /// Several nodes that are one broker.
         #[schemars(extend("x-restart" = true))]
-        cluster: Cluster = Cluster::default(),
+        cluster: ClusterConfig = ClusterConfig::default(),
         /// The $SYS topics.
-        sys: Sys = Sys::default(),
+        sys: SysConfig = SysConfig::default(),
         /// What is told of clients besides metrics and the log.
         telemetry: Telemetry = Telemetry::default(),
         /// The admin HTTP server: the dashboard, the management API below /api/v1, and the pages
         /// /metrics (Prometheus), /healthz and /readyz.
-        admin: Admin = Admin::default(),
+        admin: AdminConfig = AdminConfig::default(),
         /// Stopping.
         shutdown: Shutdown = Shutdown::default(),
         /// The log, on standard error.
-        log: Log = Log::default(),
+        log: LogConfig = LogConfig::default(),
     }
 }
 
@@ -319,7 +320,7 @@ section! {
 
 section! {
     /// One place where clients connect.
-    Listener {
+    ListenerConfig {
         /// Its name, in logs and metrics.
         name: Text<1, 64> = Text::of("default"),
         /// What carries MQTT.
@@ -382,7 +383,7 @@ section! {
         /// client that sends no Origin is no browser, and is let in.
         origins: Or<Any, Several<WebOrigin, { limits::MAX_ORIGINS }>> = Or::NONE,
         /// Certificates and keys of a listener of the type tls or wss.
-        tls: Tls = Tls::default(),
+        tls: TlsConfig = TlsConfig::default(),
     }
 }
 
@@ -460,7 +461,7 @@ section! {
         /// Messages that wait for one client: offline, or its inflight window is full. With
         /// storage.path all but the first 16 of a session that is kept wait on disk and take about
         /// 100 bytes of memory each.
-        pending: Pending = Pending::default(),
+        pending: PendingConfig = PendingConfig::default(),
         /// Unsent bytes to one slow client before QoS 0 messages to it are dropped; eight times as
         /// much to one that keeps reading. The worst case in memory is that for every connection.
         outgoing_max_bytes: Size<u64, KIB, TIB> = Size::of(MIB),
@@ -493,7 +494,7 @@ section! {
 
 section! {
     /// Messages that wait for one client.
-    Pending {
+    PendingConfig {
         /// Most messages that wait.
         max_messages: Count<u32, Messages, 0, MANY> = Count::of(1000),
         /// Most bytes that wait. The worst case in memory is this for every session.
@@ -507,7 +508,7 @@ section! {
 
 section! {
     /// Retained messages.
-    Retained {
+    RetainedConfig {
         /// Most retained messages.
         max_messages: Or<Unlimited, Count<u64, Messages, 0, MANY>> = Or::NONE,
         /// Largest payload that is retained.
@@ -581,12 +582,12 @@ section! {
 
 section! {
     /// The log.
-    Log {
+    LogConfig {
         /// How much is logged.
-        level: Level = Level::Info,
+        level: LogLevel = LogLevel::Info,
         /// How lines are written.
         #[schemars(extend("x-restart" = true))]
-        format: Format = Format::Text,
+        format: LogFormat = LogFormat::Text,
         /// Lines about clients that connect, disconnect or are refused, at level info. Of each
         /// kind at most 50 at once and 10 per second are written by a shard; how many were left
         /// out is said every 10 seconds and counted. At level debug all are written.

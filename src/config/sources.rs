@@ -11,7 +11,7 @@ use super::document::Document;
 use super::host::Bind;
 use super::problem::{Origin, Problem, Problems, Wrong};
 use super::read::{self, elsewhere};
-use super::schema::{self, Key};
+use super::schema::{self, SchemaKey};
 use super::sections::Config;
 use super::text;
 use super::{check, convert};
@@ -106,7 +106,7 @@ impl Sources {
         }
         let schema = schema::root();
         let remark = |(name, _): &&(String, String)| {
-            let hint = match elsewhere(Key(&schema), &key_of(name)) {
+            let hint = match elsewhere(SchemaKey(&schema), &key_of(name)) {
                 Some(hint) => hint,
                 None => "`ringmq config reference` lists the keys".to_owned(),
             };

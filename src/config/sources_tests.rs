@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::super::tests::read_with;
-use super::super::{Bind, Cores, Get, Level, Sources};
+use super::super::{Bind, Cores, Get, LogLevel, Sources};
 use super::{is_service_variable, ours};
 
 #[test]
@@ -285,11 +285,11 @@ fn the_port_is_the_first_listeners_and_verbose_is_below_set() {
     };
     let config = with(Some(0), true, &[]).load().unwrap();
     assert_eq!(config.listeners[0].bind.to_string(), "127.0.0.1:0");
-    assert_eq!(config.log.level, Level::Debug);
+    assert_eq!(config.log.level, LogLevel::Debug);
     let config = with(Some(7), true, &["log.level=warn", "listeners.0.bind=[::]:1"]).load();
     let config = config.unwrap();
     assert_eq!(config.listeners[0].bind.to_string(), "[::]:7");
-    assert_eq!(config.log.level, Level::Warn);
+    assert_eq!(config.log.level, LogLevel::Warn);
     let set = ["listeners.0={type: unix, bind: /x}"];
     let problems = with(Some(7), false, &set).load().unwrap_err().to_string();
     assert!(

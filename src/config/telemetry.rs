@@ -4,7 +4,7 @@
 
 use super::super::notation::{DAY, SECOND};
 use super::super::quantity::{Count, Ratio, Time, Unit};
-use super::super::texts::Table;
+use super::super::texts::TextTable;
 use super::super::value::{self, Get, Or, Section, Several, Text};
 use super::{FilePath, Off};
 use schemars::JsonSchema;
@@ -66,7 +66,7 @@ choice! {
 
 section! {
     /// The $SYS topics.
-    Sys {
+    SysConfig {
         /// Time between updates; off publishes none.
         interval: Or<Off, Time<SECOND, DAY>> = Or::of(Time::of(10 * SECOND)),
         /// Who may subscribe to them where no rule says anything: they tell of other clients. With
@@ -77,9 +77,9 @@ section! {
 
 /// What `top_clients` counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Named {}
+pub enum RankedClients {}
 
-impl Unit for Named {
+impl Unit for RankedClients {
     const NAME: &'static str = "clients";
 }
 
@@ -94,7 +94,7 @@ section! {
         /// So many of the clients that weigh most are in /metrics, named, for each measure of
         /// /api/v1/top: ringmq_top_clients. 0: none, as their names are to be seen by whoever may
         /// read that page.
-        top_clients: Count<u32, Named, 0, 100> = Count::of(0),
+        top_clients: Count<u32, RankedClients, 0, 100> = Count::of(0),
         /// Traces of single messages, for OpenTelemetry.
         otlp: Otlp = Otlp::default(),
     }
@@ -115,7 +115,7 @@ section! {
         sample: Ratio<0, 1> = Ratio::of(0.001),
         /// Headers of the requests, such as the key of a service.
         #[schemars(extend("x-secret" = true))]
-        headers: Table = Table::default(),
+        headers: TextTable = TextTable::default(),
         /// The resource's service.name.
         service_name: Text<1, 256> = Text::of("ringmq"),
         /// Longest time for an answer.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::problem::nearest;
-use super::schema::{Key, Shape};
+use super::schema::{KeyKind, SchemaKey};
 use super::*;
 
 /// The configuration of a file with this text.
@@ -68,7 +68,7 @@ fn an_empty_file_gives_the_defaults_of_the_contract() {
     assert_eq!(config.mqtt.pending.on_full, OnFull::DropOldest);
     assert_eq!(config.mqtt.shared_strategy, SharedStrategy::RoundRobin);
     assert_eq!(config.sys.interval.get(), Some(Duration::from_secs(10)));
-    assert_eq!(config.log.level, Level::Info);
+    assert_eq!(config.log.level, LogLevel::Info);
 }
 
 #[test]
@@ -83,14 +83,14 @@ fn the_default_file_parses_back_to_the_defaults() {
 #[test]
 fn every_key_has_a_meaning_bounds_and_a_default() {
     let schema = schema::root();
-    let all = Key(&schema).everything();
+    let all = SchemaKey(&schema).everything();
     for (name, key) in &all {
         assert!(key.meaning().ends_with('.'), "{name}");
-        if matches!(key.shape(), Shape::Section | Shape::List(_)) {
+        if matches!(key.shape(), KeyKind::Section | KeyKind::List(_)) {
             continue;
         }
         assert!(!key.0["default"].is_null() || key.0["x-optional"] == true, "{name}");
-        let by_type = matches!(key.shape(), Shape::Choice(_)) || key.accepts() == "true or false";
+        let by_type = matches!(key.shape(), KeyKind::Choice(_)) || key.accepts() == "true or false";
         assert!(by_type || key.0["x-accepts"].is_string(), "{name}: {}", key.0);
     }
     assert!(all.len() > 60);
@@ -100,7 +100,7 @@ fn every_key_has_a_meaning_bounds_and_a_default() {
 fn the_reference_names_every_key_with_what_it_accepts() {
     let text = reference();
     let schema = schema::root();
-    for (name, _) in Key(&schema).everything() {
+    for (name, _) in SchemaKey(&schema).everything() {
         assert!(text.contains(&format!("\n{name}\n")), "{name}");
     }
     for part in [
@@ -161,7 +161,7 @@ log: {level: debug, format: json}
     assert_eq!(config.retained.max_messages.get(), Some(0));
     assert_eq!(config.sys.interval.get(), None);
     assert_eq!(config.admin.bind.get(), Some("[::1]:18083".parse().unwrap()));
-    assert_eq!(config.log.format, Format::Json);
+    assert_eq!(config.log.format, LogFormat::Json);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use super::schema::{self, Key, Shape};
+use super::schema::{self, KeyKind, SchemaKey};
 use super::sections::Config;
 use super::yaml;
 
@@ -24,13 +24,13 @@ pub fn default_file() -> String {
          # The environment wins over this file (RINGMQ_MQTT__MAX_QOS=1), and --set over both.\n\
          # `ringmq --test-config --config FILE` checks a file.\n",
     );
-    let comment = |key: Key<'_>, _: &str, indent: &str| {
+    let comment = |key: SchemaKey<'_>, _: &str, indent: &str| {
         let mut lines = if indent.is_empty() { vec![String::new()] } else { Vec::new() };
         let bounds = match key.shape() {
-            Shape::Section | Shape::List(_) => String::new(),
+            KeyKind::Section | KeyKind::List(_) => String::new(),
             // A switch without a word for "no value" needs no sentence, because its value says
             // enough.
-            Shape::Switch if key.accepts() == SWITCH => String::new(),
+            KeyKind::Switch if key.accepts() == SWITCH => String::new(),
             _ => sentence(key),
         };
         for text in [key.meaning(), &bounds] {
@@ -41,7 +41,7 @@ pub fn default_file() -> String {
     };
     let schema = schema::root();
     Layout { out: &mut out, comment: &comment }.section(
-        Key(&schema),
+        SchemaKey(&schema),
         &values(&Config::default()),
         "",
         "",
@@ -58,10 +58,10 @@ pub fn reference() -> String {
          Environment: RINGMQ_MQTT__MAX_QOS is mqtt.max_qos, RINGMQ_LISTENERS__0__BIND is\n\
          listeners.0.bind. Precedence: default, file, environment, --set.\n",
     );
-    for (name, key) in Key(&schema::root()).everything() {
+    for (name, key) in SchemaKey(&schema::root()).everything() {
         let _ = writeln!(out, "\n{name}");
         let mut lines = wrap(key.meaning(), WIDTH - 4);
-        if !matches!(key.shape(), Shape::Section | Shape::List(_)) {
+        if !matches!(key.shape(), KeyKind::Section | KeyKind::List(_)) {
             lines.extend(wrap(&sentence(key), WIDTH - 4));
             let (later, _) = key.later();
             if !later.is_empty() {
@@ -90,11 +90,16 @@ pub fn json_schema() -> String {
 pub(super) fn effective(config: &Config, origin: impl Fn(&str) -> String) -> String {
     let mut out = String::new();
     let schema = schema::root();
-    let comment = |key: Key<'_>, pointer: &str, _: &str| match key.shape() {
-        Shape::Section | Shape::List(_) => (Vec::new(), None),
+    let comment = |key: SchemaKey<'_>, pointer: &str, _: &str| match key.shape() {
+        KeyKind::Section | KeyKind::List(_) => (Vec::new(), None),
         _ => (Vec::new(), Some(origin(pointer))),
     };
-    Layout { out: &mut out, comment: &comment }.section(Key(&schema), &values(config), "", "");
+    Layout { out: &mut out, comment: &comment }.section(
+        SchemaKey(&schema),
+        &values(config),
+        "",
+        "",
+    );
     out
 }
 
@@ -104,7 +109,7 @@ pub(super) fn values(config: &Config) -> Value {
 }
 
 /// Returns the lines above a key, and the comment after its value.
-type Comment<'a> = &'a dyn Fn(Key<'_>, &str, &str) -> (Vec<String>, Option<String>);
+type Comment<'a> = &'a dyn Fn(SchemaKey<'_>, &str, &str) -> (Vec<String>, Option<String>);
 
 /// Writes values as a configuration file.
 struct Layout<'a> {
@@ -114,7 +119,7 @@ struct Layout<'a> {
 
 impl Layout<'_> {
     /// Writes the keys of a section.
-    fn section(&mut self, section: Key<'_>, values: &Value, pointer: &str, indent: &str) {
+    fn section(&mut self, section: SchemaKey<'_>, values: &Value, pointer: &str, indent: &str) {
         for (name, key) in section.keys() {
             let (value, pointer) = (&values[name], format!("{pointer}/{name}"));
             if value.is_null() {
@@ -127,14 +132,14 @@ impl Layout<'_> {
             let _ = write!(self.out, "{indent}{name}:");
             let inner = format!("{indent}  ");
             match key.shape() {
-                Shape::Section => {
+                KeyKind::Section => {
                     self.out.push('\n');
                     self.section(key, value, &pointer, &inner);
                 }
-                Shape::List(_) if value.as_array().is_none_or(Vec::is_empty) => {
+                KeyKind::List(_) if value.as_array().is_none_or(Vec::is_empty) => {
                     self.out.push_str(" []\n");
                 }
-                Shape::List(items) => {
+                KeyKind::List(items) => {
                     self.out.push('\n');
                     for (index, item) in value.as_array().into_iter().flatten().enumerate() {
                         self.element(items, item, &format!("{pointer}/{index}"), &inner);
@@ -154,7 +159,7 @@ impl Layout<'_> {
     }
 
     /// Writes an element of a list: its first key follows a dash, two columns to the left.
-    fn element(&mut self, items: Key<'_>, item: &Value, pointer: &str, indent: &str) {
+    fn element(&mut self, items: SchemaKey<'_>, item: &Value, pointer: &str, indent: &str) {
         let begin = self.out.len();
         self.section(items, item, pointer, &format!("{indent}  "));
         let written = self.out.split_off(begin);
@@ -194,7 +199,7 @@ fn is_plain(text: &str) -> bool {
 /// The values that a switch accepts, in words.
 const SWITCH: &str = "true or false";
 
-fn sentence(key: Key<'_>) -> String {
+fn sentence(key: SchemaKey<'_>) -> String {
     let text = key.accepts();
     let mut letters = text.chars();
     let first = letters.next().map(|letter| letter.to_ascii_uppercase());

@@ -1,5 +1,5 @@
-//! Lists of texts, and tables of names with texts, both bounded: [`Texts`] and [`Table`]. Owns how
-//! they are read, written and described. Knows no key.
+//! Lists of texts, and tables of names with texts, both bounded: [`Texts`] and [`TextTable`]. Owns
+//! how they are read, written and described. Knows no key.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::problem::Wrong;
-use super::value::{Scalar, Written, described, scalar};
+use super::value::{Scalar, WrittenValue, described, scalar};
 
 /// The largest number of texts of one key, or of entries of a table.
 const MAX_TEXTS: usize = 1024;
@@ -30,7 +30,7 @@ fn checked_text<E: Error>(text: String) -> Result<Box<str>, E> {
 struct OneWord(Box<str>);
 
 impl Scalar for OneWord {
-    fn read(written: &Written<'_>) -> Result<Self, Wrong> {
+    fn read(written: &WrittenValue<'_>) -> Result<Self, Wrong> {
         Ok(OneWord(written.text().into()))
     }
 
@@ -116,9 +116,9 @@ impl JsonSchema for Texts {
 
 /// Names with texts, in the order in which they are written.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Table(pub Vec<(Box<str>, Box<str>)>);
+pub struct TextTable(pub Vec<(Box<str>, Box<str>)>);
 
-impl Deref for Table {
+impl Deref for TextTable {
     type Target = Vec<(Box<str>, Box<str>)>;
 
     fn deref(&self) -> &Vec<(Box<str>, Box<str>)> {
@@ -129,17 +129,17 @@ impl Deref for Table {
 struct TableVisitor;
 
 impl<'de> Visitor<'de> for TableVisitor {
-    type Value = Table;
+    type Value = TextTable;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("names with texts")
     }
 
-    fn visit_unit<E: Error>(self) -> Result<Table, E> {
-        Ok(Table::default())
+    fn visit_unit<E: Error>(self) -> Result<TextTable, E> {
+        Ok(TextTable::default())
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Table, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<TextTable, A::Error> {
         let mut table = Vec::new();
         while let Some((name, OneWord(text))) = entries.next_entry::<String, OneWord>()? {
             if table.len() == MAX_TEXTS {
@@ -148,23 +148,23 @@ impl<'de> Visitor<'de> for TableVisitor {
             }
             table.push((name.into(), checked_text(text.into())?));
         }
-        Ok(Table(table))
+        Ok(TextTable(table))
     }
 }
 
-impl<'de> Deserialize<'de> for Table {
+impl<'de> Deserialize<'de> for TextTable {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         from.deserialize_any(TableVisitor)
     }
 }
 
-impl Serialize for Table {
+impl Serialize for TextTable {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.collect_map(self.0.iter().map(|(name, text)| (name, text)))
     }
 }
 
-impl JsonSchema for Table {
+impl JsonSchema for TextTable {
     fn schema_name() -> Cow<'static, str> {
         "Table".into()
     }

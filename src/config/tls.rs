@@ -71,7 +71,7 @@ section! {
     /// RSA key exchange, no pre-shared keys, no compression, no early data, and no version below
     /// 1.2. AES-128 comes first. Files are read at the start and again on SIGHUP, relative to the
     /// working directory; a set that cannot be used leaves the old one in force.
-    Tls {
+    TlsConfig {
         /// Certificate chain, PEM: the server's own certificate first, then the one that signed it.
         certificate: FilePath = Text::of(""),
         /// Private key of the certificate, PEM, not encrypted.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::problem::Wrong;
-use super::schema::{ACCEPTS, Key, OPTIONAL};
+use super::schema::{ACCEPTS, OPTIONAL, SchemaKey};
 use super::yaml;
 
 /// A value with bounds, which wraps the value with which the broker computes.
@@ -29,7 +29,7 @@ pub trait Get {
 /// and schemars for it.
 pub(super) trait Scalar: Sized {
     /// Reads the value, and checks its bounds.
-    fn read(written: &Written<'_>) -> Result<Self, Wrong>;
+    fn read(written: &WrittenValue<'_>) -> Result<Self, Wrong>;
 
     /// Writes the value so that it reads back the same.
     fn written(&self) -> Value;
@@ -39,7 +39,7 @@ pub(super) trait Scalar: Sized {
 }
 
 /// A scalar of the document.
-pub enum Written<'a> {
+pub enum WrittenValue<'a> {
     /// `true` or `false`.
     Switch(bool),
     /// A number.
@@ -48,20 +48,20 @@ pub enum Written<'a> {
     Text(&'a str),
 }
 
-impl Written<'_> {
+impl WrittenValue<'_> {
     /// The scalar as it was written, without quotes.
     pub(super) fn text(&self) -> Cow<'_, str> {
         match self {
-            Written::Switch(switch) => Cow::Owned(switch.to_string()),
-            Written::Number(number) => Cow::Borrowed(number),
-            Written::Text(text) => Cow::Borrowed(text),
+            WrittenValue::Switch(switch) => Cow::Owned(switch.to_string()),
+            WrittenValue::Number(number) => Cow::Borrowed(number),
+            WrittenValue::Text(text) => Cow::Borrowed(text),
         }
     }
 
     /// The scalar as it was written, for values that become text when they are quoted.
     pub(super) fn unquoted(&self) -> Result<Cow<'_, str>, Wrong> {
         match self {
-            Written::Text(text) if !matches!(yaml::plain(text), Value::String(_)) => {
+            WrittenValue::Text(text) if !matches!(yaml::plain(text), Value::String(_)) => {
                 Err(Wrong::value(format!("\"{text}\" is quoted, so it is text")))
             }
             _ => Ok(self.text()),
@@ -79,23 +79,23 @@ impl<T: Scalar> Visitor<'_> for ScalarVisitor<T> {
     }
 
     fn visit_bool<E: Error>(self, switch: bool) -> Result<T, E> {
-        T::read(&Written::Switch(switch)).map_err(E::custom)
+        T::read(&WrittenValue::Switch(switch)).map_err(E::custom)
     }
 
     fn visit_u64<E: Error>(self, number: u64) -> Result<T, E> {
-        T::read(&Written::Number(number.to_string())).map_err(E::custom)
+        T::read(&WrittenValue::Number(number.to_string())).map_err(E::custom)
     }
 
     fn visit_i64<E: Error>(self, number: i64) -> Result<T, E> {
-        T::read(&Written::Number(number.to_string())).map_err(E::custom)
+        T::read(&WrittenValue::Number(number.to_string())).map_err(E::custom)
     }
 
     fn visit_f64<E: Error>(self, number: f64) -> Result<T, E> {
-        T::read(&Written::Number(number.to_string())).map_err(E::custom)
+        T::read(&WrittenValue::Number(number.to_string())).map_err(E::custom)
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
-        T::read(&Written::Text(text)).map_err(E::custom)
+        T::read(&WrittenValue::Text(text)).map_err(E::custom)
     }
 }
 
@@ -167,7 +167,7 @@ impl<const MIN: usize, const MAX: usize> fmt::Display for Text<MIN, MAX> {
 }
 
 impl<const MIN: usize, const MAX: usize> Scalar for Text<MIN, MAX> {
-    fn read(written: &Written<'_>) -> Result<Self, Wrong> {
+    fn read(written: &WrittenValue<'_>) -> Result<Self, Wrong> {
         let text = written.text();
         if text.len() < MIN || text.len() > MAX {
             return Err(Wrong::value(format!("the text has {} bytes", text.len())));
@@ -272,7 +272,7 @@ impl<W: Word, T: JsonSchema> JsonSchema for Or<W, T> {
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let inner = T::json_schema(generator).to_value();
-        let accepts = format!("{}, or {}", Key(&inner).accepts(), W::NAME);
+        let accepts = format!("{}, or {}", SchemaKey(&inner).accepts(), W::NAME);
         described(json!({"anyOf": [{"const": W::NAME}, inner]}), accepts)
     }
 }
@@ -444,7 +444,7 @@ impl<T: JsonSchema, const MAX: usize> JsonSchema for Several<T, MAX> {
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let items = T::json_schema(generator).to_value();
-        let accepts = format!("a list of at most {MAX}, each {}", Key(&items).accepts());
+        let accepts = format!("a list of at most {MAX}, each {}", SchemaKey(&items).accepts());
         described(json!({"type": "array", "items": items, "maxItems": MAX}), accepts)
     }
 }

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::outline::{Kind, Node, Refused, outline};
+use super::outline::{NodeKind, OutlineNode, OutlineRefusal, outline};
 use super::place::SourcePosition;
 use super::problem::{Origin, Problem, Wrong};
 
@@ -27,7 +27,7 @@ pub(super) fn read(
     text: &str,
     origin: &dyn Fn(usize) -> Origin,
     problems: &mut Vec<Problem>,
-) -> Result<(Value, SourcePosition), Refused> {
+) -> Result<(Value, SourcePosition), OutlineRefusal> {
     let outline = outline(text)?;
     if outline.is_empty() {
         return Ok((Value::Null, SourcePosition::at(&origin(1))));
@@ -57,7 +57,7 @@ pub(super) fn plain(text: &str) -> Value {
 /// The state of the walk through the document.
 struct Walk<'a> {
     /// The nodes that have not been read yet.
-    nodes: std::slice::Iter<'a, Node>,
+    nodes: std::slice::Iter<'a, OutlineNode>,
     /// The keys and indices on the way to the node that is being read.
     path: Vec<String>,
     origin: &'a dyn Fn(usize) -> Origin,
@@ -65,7 +65,7 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn next<E: Error>(&mut self) -> Result<Node, E> {
+    fn next<E: Error>(&mut self) -> Result<OutlineNode, E> {
         self.nodes.next().copied().ok_or_else(|| E::custom("the document has no outline"))
     }
 
@@ -97,10 +97,10 @@ impl<'de> DeserializeSeed<'de> for Seed<'_, '_> {
         }
         let inside = Inside { walk: self.walk, place };
         match node.kind {
-            Kind::Plain => Ok((plain(&String::deserialize(from)?), inside.place)),
-            Kind::Quoted => Ok((Value::String(String::deserialize(from)?), inside.place)),
-            Kind::List => from.deserialize_seq(inside),
-            Kind::Map => from.deserialize_map(inside),
+            NodeKind::Plain => Ok((plain(&String::deserialize(from)?), inside.place)),
+            NodeKind::Quoted => Ok((Value::String(String::deserialize(from)?), inside.place)),
+            NodeKind::List => from.deserialize_seq(inside),
+            NodeKind::Map => from.deserialize_map(inside),
         }
     }
 }

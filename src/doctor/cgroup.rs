@@ -56,12 +56,12 @@ pub(super) fn read(tree: &Tree<'_>) -> Cgroup {
 impl Cgroup {
     fn tighten(&mut self, tree: &Tree<'_>, mount: &Mount<'_>, directory: &str) {
         let memory = match mount.version {
-            Version::Two => {
+            CgroupVersion::Two => {
                 self.unified |= tree.exists(&format!("{directory}/cgroup.controllers"));
                 let names = ["memory.max", "memory.current", "inactive_file"];
                 memory(tree, directory, names, true)
             }
-            Version::One => {
+            CgroupVersion::One => {
                 let names = ["memory.limit_in_bytes", "memory.usage_in_bytes"];
                 memory(tree, directory, [names[0], names[1], "total_inactive_file"], false)
             }
@@ -71,11 +71,11 @@ impl Cgroup {
             self.memory = Some(memory);
         }
         let quota = match mount.version {
-            Version::Two => match tree.numbers(&format!("{directory}/cpu.max"))[..] {
+            CgroupVersion::Two => match tree.numbers(&format!("{directory}/cpu.max"))[..] {
                 [quota, period] if period > 0 => Some(quota as f64 / period as f64),
                 _ => None,
             },
-            Version::One => {
+            CgroupVersion::One => {
                 // -1 stands for no quota. It is not parsed as a number here.
                 let quota = tree.number(&format!("{directory}/cpu.cfs_quota_us"));
                 let period = tree.number(&format!("{directory}/cpu.cfs_period_us"));
@@ -104,14 +104,14 @@ fn memory(
 }
 
 #[derive(PartialEq, Eq)]
-enum Version {
+enum CgroupVersion {
     One,
     Two,
 }
 
 /// A mounted hierarchy of control groups.
 struct Mount<'a> {
-    version: Version,
+    version: CgroupVersion,
     /// The group that is visible at the mount point.
     root: &'a str,
     point: &'a str,
@@ -126,8 +126,8 @@ impl<'a> Mount<'a> {
         let mut before = before.split(' ').skip(3);
         let mut after = after.split(' ');
         let version = match after.next()? {
-            "cgroup" => Version::One,
-            "cgroup2" => Version::Two,
+            "cgroup" => CgroupVersion::One,
+            "cgroup2" => CgroupVersion::Two,
             _ => return None,
         };
         let (root, point) = (before.next()?, before.next()?);
@@ -141,8 +141,8 @@ impl<'a> Mount<'a> {
             let mut parts = line.splitn(3, ':');
             let (id, names, path) = (parts.next()?, parts.next()?, parts.next()?);
             let ours = match self.version {
-                Version::Two => id == "0" && names.is_empty(),
-                Version::One => {
+                CgroupVersion::Two => id == "0" && names.is_empty(),
+                CgroupVersion::One => {
                     let relevant = |name: &&str| ["memory", "cpu"].contains(name);
                     let mounted = |name: &str| self.controllers.split(',').any(|c| c == name);
                     names.split(',').filter(relevant).any(mounted)

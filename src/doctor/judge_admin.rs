@@ -3,8 +3,8 @@
 
 use super::finding::{Finding, Fix, Severity};
 use super::judge_access::{host_of, is_here};
-use super::judge_listeners::{Files, OTHERS, certificates, keys};
-use crate::config::{Admin, Config, Get, OpenPage, Tls};
+use super::judge_listeners::{FileAccess, OTHERS, certificates, keys};
+use crate::config::{AdminConfig, Config, Get, OpenPage, TlsConfig};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::sync::mpsc;
@@ -21,16 +21,20 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(super) type Reach<'a> = dyn Fn(&str) -> Result<(), String> + 'a;
 
 /// Judges both; without `reach` nothing is tried on the network.
-pub(super) fn judge(config: &Config, files: &Files<'_>, reach: Option<&Reach<'_>>) -> Vec<Finding> {
+pub(super) fn judge(
+    config: &Config,
+    files: &FileAccess<'_>,
+    reach: Option<&Reach<'_>>,
+) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Some(bind) = config.admin.bind.get() {
         findings.push(steering(&config.admin, bind));
         findings.extend(session(&config.admin, bind));
         if !config.admin.tls.certificate.is_empty() {
-            let tls = Tls {
+            let tls = TlsConfig {
                 certificate: config.admin.tls.certificate.clone(),
                 private_key: config.admin.tls.private_key.clone(),
-                ..Tls::default()
+                ..TlsConfig::default()
             };
             findings.push(certificates("the admin server", &tls, files));
             findings.extend(keys("the admin server", &tls, files));
@@ -43,7 +47,7 @@ pub(super) fn judge(config: &Config, files: &Files<'_>, reach: Option<&Reach<'_>
 }
 
 /// Who may steer the broker.
-fn steering(admin: &Admin, bind: SocketAddr) -> Finding {
+fn steering(admin: &AdminConfig, bind: SocketAddr) -> Finding {
     const CHECK: &str = "admin";
     let local = bind.ip().to_canonical().is_loopback();
     match (local, admin.users.is_empty(), admin.tls.certificate.is_empty()) {
@@ -72,7 +76,7 @@ fn steering(admin: &Admin, bind: SocketAddr) -> Finding {
 }
 
 /// How long tokens hold, where other hosts reach the server.
-fn session(admin: &Admin, bind: SocketAddr) -> Option<Finding> {
+fn session(admin: &AdminConfig, bind: SocketAddr) -> Option<Finding> {
     let holds = admin.session.get();
     if bind.ip().to_canonical().is_loopback() || admin.users.is_empty() || holds <= LONG {
         return None;
@@ -86,7 +90,7 @@ fn session(admin: &Admin, bind: SocketAddr) -> Option<Finding> {
 }
 
 /// Whether others can read, or change, the file of users.
-fn users(path: &str, files: &Files<'_>) -> Option<Finding> {
+fn users(path: &str, files: &FileAccess<'_>) -> Option<Finding> {
     const CHECK: &str = "admin_users";
     if path.is_empty() {
         return None;
@@ -209,7 +213,7 @@ mod tests {
             Some("users") => Ok(Vec::new()),
             _ => Err(io::Error::from(io::ErrorKind::NotFound)),
         };
-        let files = Files { read: &read, mode: &|_| Ok(mode), now: 0 };
+        let files = FileAccess { read: &read, mode: &|_| Ok(mode), now: 0 };
         let reach = |_: &str| if reached { Ok(()) } else { Err("refused".to_owned()) };
         let findings = judge(&config, &files, Some(&reach));
         findings.into_iter().map(|finding| (finding.check, finding.severity)).collect()
@@ -248,7 +252,7 @@ mod tests {
 
     #[test]
     fn the_configuration_does_not_let_it_be_without_tls_or_users() {
-        let mut admin = Admin::default();
+        let mut admin = AdminConfig::default();
         let bind = "10.0.0.1:1".parse().unwrap();
         assert_eq!(steering(&admin, bind).severity, Severity::Blocker);
         admin.users = Text::of("users");

@@ -12,16 +12,16 @@ const CHECK: &str = "bridges";
 
 /// What is wanted of a disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Claim {
+pub struct DiskDemand {
     device: u64,
     free: u64,
     wanted: u64,
 }
 
-impl Claim {
+impl DiskDemand {
     /// So many free bytes of this disk.
-    pub fn of(disk: &Disk, wanted: u64) -> Claim {
-        Claim { device: disk.device, free: disk.free, wanted }
+    pub fn of(disk: &Disk, wanted: u64) -> DiskDemand {
+        DiskDemand { device: disk.device, free: disk.free, wanted }
     }
 }
 
@@ -30,12 +30,12 @@ impl Claim {
 pub fn judge(
     config: &Config,
     left: Option<u64>,
-    store: Option<Claim>,
+    store: Option<DiskDemand>,
     look: &dyn Fn(&Path) -> (Disk, u64),
 ) -> Vec<Finding> {
     let mut findings = Vec::new();
     let (mut in_memory, mut number, mut threads) = (0_u64, 0, 0);
-    let mut claims: Vec<Claim> = store.into_iter().collect();
+    let mut claims: Vec<DiskDemand> = store.into_iter().collect();
     for bridge in config.bridges.iter() {
         let most = bridge.buffer.max_bytes.get();
         threads += bridge.connections();
@@ -56,7 +56,7 @@ pub fn judge(
         let (disk, used) = look(&directory);
         // A segment is deleted only when nothing in it waits any more.
         let wanted = most.saturating_add(bridge.buffer.segment.get()).saturating_sub(used);
-        claims.push(Claim::of(&disk, wanted));
+        claims.push(DiskDemand::of(&disk, wanted));
         findings.push(on_disk(bridge, &directory, &disk, wanted));
     }
     findings.extend(of_shared_disks(&claims));
@@ -115,7 +115,7 @@ fn on_disk(bridge: &Bridge, directory: &Path, disk: &Disk, wanted: u64) -> Findi
 }
 
 /// Says of each disk that has room for each of several claims but not for all of them together.
-fn of_shared_disks(claims: &[Claim]) -> Vec<Finding> {
+fn of_shared_disks(claims: &[DiskDemand]) -> Vec<Finding> {
     let mut devices: Vec<u64> = claims.iter().map(|claim| claim.device).collect();
     devices.sort_unstable();
     devices.dedup();
@@ -208,8 +208,8 @@ mod tests {
 
     #[test]
     fn a_disk_has_room_for_all_that_share_it() {
-        let claim = |device, wanted| Claim { device, free: 100, wanted };
-        let short = |claims: &[Claim]| of_shared_disks(claims).len();
+        let claim = |device, wanted| DiskDemand { device, free: 100, wanted };
+        let short = |claims: &[DiskDemand]| of_shared_disks(claims).len();
         assert_eq!(short(&[claim(1, 60), claim(2, 60), claim(1, 40)]), 0);
         assert_eq!(short(&[claim(1, 60), claim(2, 60), claim(1, 41)]), 1);
         // What each of them alone has no room for is said of it alone.

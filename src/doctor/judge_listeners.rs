@@ -3,7 +3,7 @@
 //! headers are believed, and which pages may open a WebSocket.
 
 use super::finding::{Finding, Fix, Severity};
-use crate::config::{Bind, Config, Get, Listener, ProxyProtocol, Tls};
+use crate::config::{Bind, Config, Get, ListenerConfig, ProxyProtocol, TlsConfig};
 use crate::transport::tls::Server;
 use std::io;
 use std::path::Path;
@@ -16,7 +16,7 @@ const SOON: u64 = 14;
 pub(super) const OTHERS: u32 = 0o007;
 
 /// Gives access to the files, so that tests need none.
-pub struct Files<'a> {
+pub struct FileAccess<'a> {
     /// Reads a file.
     pub read: &'a dyn Fn(&Path) -> io::Result<Vec<u8>>,
     /// Returns the permissions of a file, as `chmod` takes them.
@@ -26,7 +26,7 @@ pub struct Files<'a> {
 }
 
 /// Judges all listeners. The only finding that can be about plain TCP is that of `trusted_proxies`.
-pub fn judge(config: &Config, files: &Files<'_>) -> Vec<Finding> {
+pub fn judge(config: &Config, files: &FileAccess<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for listener in config.listeners.iter() {
         if listener.is_secure() {
@@ -43,7 +43,7 @@ pub fn judge(config: &Config, files: &Files<'_>) -> Vec<Finding> {
 }
 
 /// How long the certificates of a server are valid.
-pub(super) fn certificates(name: &str, tls: &Tls, files: &Files<'_>) -> Finding {
+pub(super) fn certificates(name: &str, tls: &TlsConfig, files: &FileAccess<'_>) -> Finding {
     const CHECK: &str = "certificates";
     let server = match Server::new(tls, name, None, files.read, files.now) {
         Ok(server) => server,
@@ -75,7 +75,7 @@ pub(super) fn certificates(name: &str, tls: &Tls, files: &Files<'_>) -> Finding 
 }
 
 /// Finds private keys that every user of this host may read.
-pub(super) fn keys(name: &str, tls: &Tls, files: &Files<'_>) -> Option<Finding> {
+pub(super) fn keys(name: &str, tls: &TlsConfig, files: &FileAccess<'_>) -> Option<Finding> {
     let sni = tls.sni.iter().map(|entry| &entry.private_key);
     let all = std::iter::once(&tls.private_key).chain(sni);
     let open: Vec<&str> = all
@@ -94,13 +94,13 @@ pub(super) fn keys(name: &str, tls: &Tls, files: &Files<'_>) -> Option<Finding> 
 }
 
 /// Whether other hosts can reach the listener.
-fn is_remote(listener: &Listener) -> bool {
+fn is_remote(listener: &ListenerConfig) -> bool {
     matches!(&listener.bind, Bind::Tcp(address) if !address.ip().is_loopback())
 }
 
 /// Finds a WebSocket that a page of any origin may open. Such a page could use the network of the
 /// person who visits it.
-fn pages(listener: &Listener) -> Option<Finding> {
+fn pages(listener: &ListenerConfig) -> Option<Finding> {
     let any = listener.origins.0.is_none() && listener.allows_anonymous();
     if !any || !is_remote(listener) {
         return None;
@@ -117,8 +117,9 @@ fn pages(listener: &Listener) -> Option<Finding> {
 /// Finds out whether PROXY headers and X-Forwarded-For are believed from every address.
 fn proxies(config: &Config) -> Option<Finding> {
     let trusted = &config.trusted_proxies.0;
-    let believes =
-        |listener: &&Listener| listener.proxy_protocol != ProxyProtocol::Off || listener.is_web();
+    let believes = |listener: &&ListenerConfig| {
+        listener.proxy_protocol != ProxyProtocol::Off || listener.is_web()
+    };
     let listener = config.listeners.iter().filter(believes).find(|one| is_remote(one))?;
     let all = trusted.iter().find(|proxy| proxy.0.is_everybody())?;
     let found = format!("listener {}: {} is trusted", listener.name, all.0);
@@ -157,7 +158,7 @@ mod tests {
             Some("s.key") => Ok(pair.1.clone().into_bytes()),
             _ => Err(io::Error::from(io::ErrorKind::NotFound)),
         };
-        let files = Files { read: &read, mode: &|_| Ok(mode), now: NOW };
+        let files = FileAccess { read: &read, mode: &|_| Ok(mode), now: NOW };
         let findings = judge(&config(text), &files);
         findings.into_iter().map(|finding| (finding.check, finding.severity)).collect()
     }

@@ -4,7 +4,7 @@
 use super::facts::Facts;
 use super::finding::{Finding, Fix, Severity};
 use super::need::{Need, follows_connections};
-use super::place::Network;
+use super::place::NetworkView;
 use super::report::{bytes, count};
 
 /// The size of a page of memory in bytes, in which `tcp_mem` counts on the machines the broker is
@@ -19,18 +19,18 @@ const LARGE_BUFFER: u64 = 1 << 20;
 const FEW_SOCKETS: u64 = 8;
 
 /// Whether each network namespace has its own value of a setting.
-enum Scope {
+enum SettingScope {
     Namespace,
     Host,
 }
 
 /// The fix that changes a kernel setting, at once and permanently.
-fn setting(facts: &Facts, name: &str, value: &str, scope: Scope) -> Fix {
+fn setting(facts: &Facts, name: &str, value: &str, scope: SettingScope) -> Fix {
     let quoted =
         if value.contains(' ') { format!("'{name}={value}'") } else { format!("{name}={value}") };
     let host = format!("sysctl -w {quoted} (lasting: tuning/sysctl.conf)");
     match (scope, facts.place.network) {
-        (Scope::Namespace, Network::Bridge | Network::Loopback) => Fix::either(
+        (SettingScope::Namespace, NetworkView::Bridge | NetworkView::Loopback) => Fix::either(
             host,
             format!(
                 "{} run --sysctl {quoted} (Kubernetes: securityContext.sysctls)",
@@ -60,7 +60,7 @@ pub(super) fn somaxconn(facts: &Facts, need: &Need) -> Finding {
         facts,
         "net.core.somaxconn",
         &backlog.max(65_535).to_string(),
-        Scope::Namespace,
+        SettingScope::Namespace,
     ))
 }
 
@@ -87,7 +87,7 @@ pub(super) fn syn_backlog(facts: &Facts, need: &Need) -> Finding {
         facts,
         "net.ipv4.tcp_max_syn_backlog",
         "65535",
-        Scope::Namespace,
+        SettingScope::Namespace,
     ))
 }
 
@@ -108,7 +108,7 @@ pub(super) fn tcp_mem(facts: &Facts, need: &Need) -> Finding {
                 facts,
                 "net.ipv4.tcp_mem",
                 &value,
-                Scope::Host,
+                SettingScope::Host,
             ))
         }
         _ => Finding::new("tcp_mem", Severity::Fine, found, busy),
@@ -134,7 +134,7 @@ pub(super) fn buffers(facts: &Facts, need: &Need) -> Finding {
                 "net.core.rmem_max of {}: the kernel cuts the listeners' receive_buffer to it",
                 bytes(wanted)
             );
-            let fix = setting(facts, "net.core.rmem_max", &wanted.to_string(), Scope::Host);
+            let fix = setting(facts, "net.core.rmem_max", &wanted.to_string(), SettingScope::Host);
             return Finding::new(check, Severity::Warning, found, needed).fixed_by(fix);
         }
     }
@@ -148,7 +148,7 @@ pub(super) fn buffers(facts: &Facts, need: &Need) -> Finding {
         facts,
         "net.ipv4.tcp_wmem",
         "4096 16384 1048576",
-        Scope::Namespace,
+        SettingScope::Namespace,
     ))
 }
 
@@ -170,7 +170,7 @@ pub(super) fn ports(facts: &Facts, need: &Need) -> Finding {
             facts,
             "net.ipv4.ip_local_reserved_ports",
             &port.to_string(),
-            Scope::Namespace,
+            SettingScope::Namespace,
         ));
     }
     let needed = "only outgoing connections use it; clients need no port of this host";
@@ -217,7 +217,7 @@ pub(super) fn network(facts: &Facts, _: &Need) -> Finding {
         None => format!("no container, {} network", kind.word()),
     };
     match (facts.place.container, kind) {
-        (Some(_), Network::Bridge) => Finding::new(
+        (Some(_), NetworkView::Bridge) => Finding::new(
             "network",
             Severity::Warning,
             found,
@@ -232,11 +232,11 @@ pub(super) fn network(facts: &Facts, _: &Need) -> Finding {
                 facts.place.program()
             ),
         )),
-        (_, Network::Unseen) => {
+        (_, NetworkView::Unseen) => {
             let needed = "/sys of this network: whether it is the host's own cannot be told";
             Finding::new("network", Severity::Note, found, needed)
         }
-        (Some(_), Network::Loopback) => {
+        (Some(_), NetworkView::Loopback) => {
             Finding::new("network", Severity::Note, found, "no client outside can connect")
         }
         _ => Finding::new("network", Severity::Fine, found, "the host's own network"),

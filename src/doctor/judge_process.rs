@@ -8,7 +8,7 @@ use crate::upgrade::unmovable;
 use super::facts::{CAP_IPC_LOCK, CAP_SYS_ADMIN, Facts};
 use super::finding::{Finding, Fix, Severity};
 use super::need::Need;
-use super::place::Engine;
+use super::place::ContainerEngine;
 use super::report::{bytes, count, counted};
 
 /// The result of opening a ring in the way the broker does.
@@ -159,16 +159,16 @@ pub(super) fn io_uring(facts: &Facts, trial: &RingTrial) -> Finding {
 fn seccomp_fix(facts: &Facts) -> Fix {
     let docker = "docker run --security-opt seccomp=tuning/seccomp.json";
     let container = match facts.place.container {
-        Some(Engine::Kubernetes) => {
+        Some(ContainerEngine::Kubernetes) => {
             "copy tuning/seccomp.json to /var/lib/kubelet/seccomp/ringmq.json on the node and set \
              securityContext.seccompProfile to {type: Localhost, localhostProfile: ringmq.json} \
              (tuning/kubernetes.yaml)"
         }
-        Some(Engine::Ecs) => {
+        Some(ContainerEngine::Ecs) => {
             "a task cannot choose a profile: on the container instance set \"seccomp-profile\" in \
              /etc/docker/daemon.json to tuning/seccomp.json and restart docker; Fargate cannot"
         }
-        Some(Engine::Podman) => "podman run --security-opt seccomp=tuning/seccomp.json",
+        Some(ContainerEngine::Podman) => "podman run --security-opt seccomp=tuning/seccomp.json",
         _ => docker,
     };
     Fix::either(
@@ -213,12 +213,14 @@ pub(super) fn nofile(facts: &Facts, need: &Need) -> Finding {
 
 fn nofile_fix(facts: &Facts) -> Fix {
     let container = match facts.place.container {
-        Some(Engine::Kubernetes) => {
+        Some(ContainerEngine::Kubernetes) => {
             "pods inherit the runtime's limit: LimitNOFILE=1048576 in a drop-in of \
              containerd.service (or crio.service) on the node"
         }
-        Some(Engine::Ecs) => "ulimits nofile in the task definition (tuning/ecs-task.json)",
-        Some(Engine::Podman) => "podman run --ulimit nofile=1048576:1048576",
+        Some(ContainerEngine::Ecs) => {
+            "ulimits nofile in the task definition (tuning/ecs-task.json)"
+        }
+        Some(ContainerEngine::Podman) => "podman run --ulimit nofile=1048576:1048576",
         _ => "docker run --ulimit nofile=1048576:1048576",
     };
     Fix::either(
@@ -288,12 +290,14 @@ pub(super) fn memlock(facts: &Facts, need: &Need) -> Finding {
 
 fn memlock_fix(facts: &Facts) -> Fix {
     let container = match facts.place.container {
-        Some(Engine::Kubernetes) => {
+        Some(ContainerEngine::Kubernetes) => {
             "pods inherit the runtime's limit: LimitMEMLOCK=infinity in a drop-in of \
              containerd.service (or crio.service) on the node"
         }
-        Some(Engine::Ecs) => "ulimits memlock in the task definition (tuning/ecs-task.json)",
-        Some(Engine::Podman) => "podman run --ulimit memlock=-1:-1",
+        Some(ContainerEngine::Ecs) => {
+            "ulimits memlock in the task definition (tuning/ecs-task.json)"
+        }
+        Some(ContainerEngine::Podman) => "podman run --ulimit memlock=-1:-1",
         _ => "docker run --ulimit memlock=-1:-1",
     };
     Fix::either(

@@ -107,7 +107,7 @@ fn time_syncs_of(file: &File) -> io::Result<Vec<Duration>> {
 
 /// The number of free bytes that a store on this disk needs.
 pub fn wanted(disk: &Disk, shards: u64) -> u64 {
-    let segment = crate::storage::log::Bounds::BROKER.segment;
+    let segment = crate::storage::log::LogBounds::BROKER.segment;
     (shards * SEGMENTS * segment).saturating_sub(disk.used) + (64 << 20)
 }
 

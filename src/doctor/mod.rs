@@ -42,8 +42,8 @@ pub use finding::{Finding, Fix, Severity};
 pub use judge_process::RingTrial;
 pub use need::{Bound, Need};
 #[cfg(feature = "runtime")]
-pub use ping::{PingFailure, Pong, Target, ping, target};
-pub use place::{Engine, Environment, Network};
+pub use ping::{PingFailure, PingTarget, Pong, ping, target};
+pub use place::{ContainerEngine, Environment, NetworkView};
 pub use report::Report;
 pub use worst::Worst;
 
@@ -73,7 +73,7 @@ fn look(
         let disk = judge_storage::look(std::path::Path::new(&*config.storage.path));
         report.findings.push(judge_storage::judge(&disk, report.need.shards));
         let wanted = judge_storage::wanted(&disk, report.need.shards);
-        store = Some(judge_bridges::Claim::of(&disk, wanted));
+        store = Some(judge_bridges::DiskDemand::of(&disk, wanted));
     }
     let left = report.facts.memory_left();
     report.findings.extend(judge_bridges::judge(config, left, store, &|path| {
@@ -81,7 +81,7 @@ fn look(
     }));
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     report.findings.extend(judge_access::judge(config));
-    let files = judge_listeners::Files {
+    let files = judge_listeners::FileAccess {
         read: &|path| std::fs::read(path),
         mode: &|path| Ok(std::fs::metadata(path)?.mode()),
         now: since.unwrap_or_default().as_secs(),

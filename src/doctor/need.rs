@@ -151,7 +151,7 @@ impl Need {
     }
 
     /// The number of clients that fit in this memory.
-    pub fn clients_in(&self, room: &Room, nofile: u64) -> u64 {
+    pub fn clients_in(&self, room: &ClientMemory, nofile: u64) -> u64 {
         let spare = room.left.saturating_sub(self.memory(0, nofile, room.socket_bytes));
         let table = self.rings(nofile).0.max(1);
         // This is exact enough: it adds to each client its share of a ring, rounded up.
@@ -159,13 +159,16 @@ impl Need {
     }
 
     /// The memory that holds fewer clients: that of the host, or that of the control group.
-    pub fn room(&self, facts: &Facts) -> Option<Room> {
+    pub fn room(&self, facts: &Facts) -> Option<ClientMemory> {
         let nofile = hard_nofile(facts);
-        let host =
-            facts.memory.map(|(_, left)| Room { left, socket_bytes: SOCKET_BYTES, group: None });
+        let host = facts.memory.map(|(_, left)| ClientMemory {
+            left,
+            socket_bytes: SOCKET_BYTES,
+            group: None,
+        });
         let group = facts.cgroup.memory.map(|group| {
             let socket_bytes = if group.unified { SOCKET_BYTES } else { SOCKET_BYTES_V1 };
-            Room { left: group.left, socket_bytes, group: Some(group) }
+            ClientMemory { left: group.left, socket_bytes, group: Some(group) }
         });
         group.into_iter().chain(host).min_by_key(|room| self.clients_in(room, nofile))
     }
@@ -173,7 +176,7 @@ impl Need {
 
 /// Memory that clients can take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Room {
+pub struct ClientMemory {
     /// The number of bytes that are not used yet.
     pub left: u64,
     /// The number of bytes that are charged here for an idle client's socket.

@@ -13,7 +13,9 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 
 use crate::client_tls::without_checks;
-use crate::config::{Bind, ClientCertificate, Config, Get, Listener, ListenerType, ProxyProtocol};
+use crate::config::{
+    Bind, ClientCertificate, Config, Get, ListenerConfig, ListenerType, ProxyProtocol,
+};
 
 /// The longest time of each step.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -56,7 +58,7 @@ impl std::error::Error for PingFailure {}
 
 /// Where a broker is.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Place {
+enum BrokerAddress {
     /// HOST:PORT.
     Tcp(String),
     /// The path of a socket.
@@ -75,8 +77,8 @@ enum Speech {
 
 /// What is pinged, and how.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Target {
-    place: Place,
+pub struct PingTarget {
+    place: BrokerAddress,
     /// What comes before everything else, where proxies are expected.
     header: &'static [u8],
     secure: bool,
@@ -85,11 +87,11 @@ pub struct Target {
     speech: Speech,
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for PingTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.place {
-            Place::Tcp(address) => f.write_str(address)?,
-            Place::Unix(path) => write!(f, "{}", path.display())?,
+            BrokerAddress::Tcp(address) => f.write_str(address)?,
+            BrokerAddress::Unix(path) => write!(f, "{}", path.display())?,
         }
         let how = match (&self.speech, self.secure) {
             (Speech::Mqtt, false) => "",
@@ -107,11 +109,11 @@ impl fmt::Display for Target {
     }
 }
 
-impl Target {
+impl PingTarget {
     /// A listener for MQTT over plain TCP at `HOST:PORT`.
-    pub fn plain(address: &str) -> Target {
-        Target {
-            place: Place::Tcp(address.to_owned()),
+    pub fn plain(address: &str) -> PingTarget {
+        PingTarget {
+            place: BrokerAddress::Tcp(address.to_owned()),
             header: &[],
             secure: false,
             certificate: false,
@@ -119,14 +121,14 @@ impl Target {
         }
     }
 
-    fn of(listener: &Listener) -> Target {
+    fn of(listener: &ListenerConfig) -> PingTarget {
         let place = match &listener.bind {
-            Bind::Tcp(address) => Place::Tcp(reachable(*address).to_string()),
-            Bind::Unix(path) => Place::Unix(path.clone()),
+            Bind::Tcp(address) => BrokerAddress::Tcp(reachable(*address).to_string()),
+            Bind::Unix(path) => BrokerAddress::Unix(path.clone()),
         };
         let secure = matches!(listener.kind, ListenerType::Tls | ListenerType::Wss);
         let tls = &listener.tls;
-        Target {
+        PingTarget {
             place,
             header: match listener.proxy_protocol {
                 ProxyProtocol::Off => &[],
@@ -159,28 +161,28 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
 /// What is pinged of a broker with this configuration: the listener that asks for the least, and
 /// the first of these. A listener for proxies that does not trust this host cannot be pinged; then
 /// it is the admin server. `None` when there is nothing.
-pub fn target(config: &Config) -> Option<Target> {
+pub fn target(config: &Config) -> Option<PingTarget> {
     let trusted = config.trusted_networks();
-    let usable = |listener: &&Listener| match &listener.bind {
+    let usable = |listener: &&ListenerConfig| match &listener.bind {
         Bind::Tcp(address) => {
             listener.proxy_protocol == ProxyProtocol::Off
                 || trusted.contains(reachable(*address).ip())
         }
         Bind::Unix(_) => true,
     };
-    let effort = |target: &Target| {
+    let effort = |target: &PingTarget| {
         let web = matches!(target.speech, Speech::Web(_));
-        let unix = matches!(target.place, Place::Unix(_));
+        let unix = matches!(target.place, BrokerAddress::Unix(_));
         (target.certificate, !target.header.is_empty(), web, target.secure, unix)
     };
-    let listeners = config.listeners.iter().filter(usable).map(Target::of);
+    let listeners = config.listeners.iter().filter(usable).map(PingTarget::of);
     listeners.min_by_key(effort).or_else(|| {
         let admin =
             config.admin.bind.get().map(|at| (at, !config.admin.tls.certificate.is_empty()));
         let pages = config.admin.pages_bind.get().map(|at| (at, false));
         let (address, secure) = admin.or(pages)?;
-        let plain = Target::plain(&reachable(address).to_string());
-        Some(Target { secure, speech: Speech::Health, ..plain })
+        let plain = PingTarget::plain(&reachable(address).to_string());
+        Some(PingTarget { secure, speech: Speech::Health, ..plain })
     })
 }
 
@@ -188,7 +190,7 @@ pub fn target(config: &Config) -> Option<Target> {
 ///
 /// # Errors
 /// The broker cannot be reached, or does not speak MQTT in time.
-pub fn ping(target: &Target) -> Result<Pong, PingFailure> {
+pub fn ping(target: &PingTarget) -> Result<Pong, PingFailure> {
     let outcome = exchange(target);
     match outcome {
         // It has read what there was of the handshake, and wants more.
@@ -204,7 +206,7 @@ fn is_alert(error: &io::Error) -> bool {
     matches!(inner, Some(rustls::Error::AlertReceived(_)))
 }
 
-fn exchange(target: &Target) -> Result<Pong, PingFailure> {
+fn exchange(target: &PingTarget) -> Result<Pong, PingFailure> {
     let at = |step| move |error| PingFailure { step, error };
     let mut stream = open(target).map_err(at("cannot connect"))?;
     if target.speech == Speech::Health {
@@ -245,14 +247,14 @@ trait Duplex: Read + Write {}
 impl<T: Read + Write> Duplex for T {}
 
 /// Connects, with everything that lies below MQTT.
-fn open(target: &Target) -> io::Result<Box<dyn Duplex>> {
+fn open(target: &PingTarget) -> io::Result<Box<dyn Duplex>> {
     let (mut stream, name): (Box<dyn Duplex>, _) = match &target.place {
-        Place::Tcp(address) => {
+        BrokerAddress::Tcp(address) => {
             let stream = connect(address)?;
             let name = ServerName::IpAddress(stream.peer_addr()?.ip().into());
             (Box::new(stream), name)
         }
-        Place::Unix(path) => {
+        BrokerAddress::Unix(path) => {
             let stream = UnixStream::connect(path)?;
             stream.set_read_timeout(Some(PATIENCE))?;
             stream.set_write_timeout(Some(PATIENCE))?;
@@ -451,7 +453,7 @@ mod tests {
                     stream.write_all(answer).unwrap();
                 }
             });
-            match (ping(&Target::plain(&address)), expected) {
+            match (ping(&PingTarget::plain(&address)), expected) {
                 (Ok(pong), Ok(expected)) => assert_eq!(pong, expected),
                 (Err(failure), Err(words)) => {
                     assert!(failure.to_string().contains(words), "{failure}");

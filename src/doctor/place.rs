@@ -8,14 +8,14 @@ use super::facts::Tree;
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Environment {
     /// The container engine that runs this process, if any.
-    pub container: Option<Engine>,
+    pub container: Option<ContainerEngine>,
     /// The network that this process sees.
-    pub network: Network,
+    pub network: NetworkView,
 }
 
 /// A container engine, as recognized by a sign.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Engine {
+pub enum ContainerEngine {
     /// Docker.
     Docker,
     /// Podman or CRI-O.
@@ -33,27 +33,27 @@ pub enum Engine {
 impl Environment {
     /// The program to which a fix for a container is given.
     pub(super) fn program(&self) -> &'static str {
-        if self.container == Some(Engine::Podman) { "podman" } else { "docker" }
+        if self.container == Some(ContainerEngine::Podman) { "podman" } else { "docker" }
     }
 }
 
-impl Engine {
+impl ContainerEngine {
     /// The name of the engine.
     pub fn name(self) -> &'static str {
         match self {
-            Engine::Docker => "Docker",
-            Engine::Podman => "Podman",
-            Engine::Kubernetes => "Kubernetes",
-            Engine::Ecs => "ECS",
-            Engine::System => "LXC or nspawn",
-            Engine::Other => "a container",
+            ContainerEngine::Docker => "Docker",
+            ContainerEngine::Podman => "Podman",
+            ContainerEngine::Kubernetes => "Kubernetes",
+            ContainerEngine::Ecs => "ECS",
+            ContainerEngine::System => "LXC or nspawn",
+            ContainerEngine::Other => "a container",
         }
     }
 }
 
 /// The network that a process sees.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub enum Network {
+pub enum NetworkView {
     /// The host's own interfaces.
     #[default]
     Host,
@@ -65,14 +65,14 @@ pub enum Network {
     Unseen,
 }
 
-impl Network {
+impl NetworkView {
     /// The kind of network as one word.
     pub fn word(self) -> &'static str {
         match self {
-            Network::Host => "host",
-            Network::Bridge => "bridge",
-            Network::Loopback => "loopback only",
-            Network::Unseen => "unseen",
+            NetworkView::Host => "host",
+            NetworkView::Bridge => "bridge",
+            NetworkView::Loopback => "loopback only",
+            NetworkView::Unseen => "unseen",
         }
     }
 }
@@ -81,7 +81,7 @@ pub(super) fn read(tree: &Tree<'_>) -> Environment {
     Environment { container: engine(tree), network: network(tree) }
 }
 
-fn engine(tree: &Tree<'_>) -> Option<Engine> {
+fn engine(tree: &Tree<'_>) -> Option<ContainerEngine> {
     let environment = tree.text("proc/self/environ").unwrap_or_default();
     let variable = |name: &str| environment.split('\0').find_map(|v| v.strip_prefix(name));
     let groups = tree.text("proc/self/cgroup").unwrap_or_default();
@@ -91,24 +91,24 @@ fn engine(tree: &Tree<'_>) -> Option<Engine> {
     let is_root = |line: &&str| line.split(' ').nth(4) == Some("/");
     let root = mounts.lines().find(is_root).unwrap_or("");
     if variable("ECS_CONTAINER_METADATA_URI").is_some() || groups.contains("/ecs/") {
-        return Some(Engine::Ecs);
+        return Some(ContainerEngine::Ecs);
     }
     if variable("KUBERNETES_SERVICE_HOST=").is_some() || groups.contains("kubepods") {
-        return Some(Engine::Kubernetes);
+        return Some(ContainerEngine::Kubernetes);
     }
     if tree.exists("run/.containerenv") || groups.contains("libpod") {
-        return Some(Engine::Podman);
+        return Some(ContainerEngine::Podman);
     }
     if tree.exists(".dockerenv") || groups.contains("docker") || root.contains("/docker/") {
-        return Some(Engine::Docker);
+        return Some(ContainerEngine::Docker);
     }
     match variable("container=") {
-        Some("lxc" | "systemd-nspawn") => Some(Engine::System),
-        Some("docker") => Some(Engine::Docker),
-        Some("podman" | "oci") => Some(Engine::Podman),
-        Some(_) => Some(Engine::Other),
-        None if groups.contains("/lxc/") => Some(Engine::System),
-        None if root.contains("containerd") => Some(Engine::Other),
+        Some("lxc" | "systemd-nspawn") => Some(ContainerEngine::System),
+        Some("docker") => Some(ContainerEngine::Docker),
+        Some("podman" | "oci") => Some(ContainerEngine::Podman),
+        Some(_) => Some(ContainerEngine::Other),
+        None if groups.contains("/lxc/") => Some(ContainerEngine::System),
+        None if root.contains("containerd") => Some(ContainerEngine::Other),
         None => None,
     }
 }
@@ -117,16 +117,16 @@ fn engine(tree: &Tree<'_>) -> Option<Engine> {
 /// `ifindex` and there is no device behind it. The host has interfaces that are their own end.
 /// `/proc/net` always shows the namespace of the process; `/sys` shows that of the process that
 /// mounted it.
-fn network(tree: &Tree<'_>) -> Network {
+fn network(tree: &Tree<'_>) -> NetworkView {
     let table = tree.text("proc/net/dev");
     let ours: Option<Vec<&str>> = table
         .as_deref()
         .map(|text| text.lines().filter_map(|line| Some(line.split_once(':')?.0.trim())).collect());
     if ours.as_ref().is_some_and(|names| names.iter().all(|name| *name == "lo")) {
-        return Network::Loopback;
+        return NetworkView::Loopback;
     }
     let Ok(entries) = std::fs::read_dir(tree.path("sys/class/net")) else {
-        return Network::Unseen;
+        return NetworkView::Unseen;
     };
     let mut pairs = 0;
     let mut own = 0;
@@ -145,9 +145,9 @@ fn network(tree: &Tree<'_>) -> Network {
         }
     }
     match (own, pairs) {
-        (0, 0) if ours.is_some() => Network::Unseen,
-        (0, 0) => Network::Loopback,
-        (0, _) => Network::Bridge,
-        _ => Network::Host,
+        (0, 0) if ours.is_some() => NetworkView::Unseen,
+        (0, 0) => NetworkView::Loopback,
+        (0, _) => NetworkView::Bridge,
+        _ => NetworkView::Host,
     }
 }

@@ -326,9 +326,9 @@ fn a_bridge_network_is_told_from_the_hosts() {
     says(&host.judge(None), "network", Severity::Warning, &words);
     // Tunnel stubs are in every namespace.
     host.interface("tunl0", 3, 0);
-    assert_eq!(Facts::read(&host.0).place.network, Network::Bridge);
+    assert_eq!(Facts::read(&host.0).place.network, NetworkView::Bridge);
     host.put("sys/class/net/eth1/device/vendor", "0x1af4");
-    assert_eq!(Facts::read(&host.0).place.network, Network::Host);
+    assert_eq!(Facts::read(&host.0).place.network, NetworkView::Host);
 }
 
 #[test]
@@ -338,14 +338,14 @@ fn the_network_is_the_one_of_proc_not_of_a_foreign_sys() {
     let table = "Inter-|   Receive\n face |bytes\n    lo:  96 1\n";
     // A namespace that was made by hand, where /sys still shows the host's card.
     host.put("proc/net/dev", table);
-    assert_eq!(network(), Network::Loopback);
+    assert_eq!(network(), NetworkView::Loopback);
     host.put("proc/net/dev", &format!("{table}  veth7: 1 2\n"));
-    assert_eq!(network(), Network::Unseen);
+    assert_eq!(network(), NetworkView::Unseen);
     says(&host.judge(None), "network", Severity::Note, &["unseen network", "/sys"]);
     host.put("proc/net/dev", &format!("{table}  eth0: 1 2\n"));
-    assert_eq!(network(), Network::Host);
+    assert_eq!(network(), NetworkView::Host);
     fs::remove_dir_all(host.0.join("sys")).unwrap();
-    assert_eq!(network(), Network::Unseen);
+    assert_eq!(network(), NetworkView::Unseen);
 }
 
 #[test]

@@ -42,9 +42,9 @@ const _: () = assert!((COARSE_LEVELS + 1) as u32 * COARSE_BITS <= u64::BITS);
 
 /// A hasher that returns its input: the keys are hashes already.
 #[derive(Default)]
-struct Ready(u64);
+struct IdentityHasher(u64);
 
-impl Hasher for Ready {
+impl Hasher for IdentityHasher {
     fn finish(&self) -> u64 {
         self.0
     }
@@ -58,7 +58,7 @@ impl Hasher for Ready {
     }
 }
 
-type BuildReady = BuildHasherDefault<Ready>;
+type BuildReady = BuildHasherDefault<IdentityHasher>;
 
 /// How the filters of one shape are registered for one shard. This is decided with the shard's
 /// first filter of the shape and kept until its last one is removed, so that removal finds what was

@@ -33,6 +33,17 @@ pub enum Data {
     Passed(Box<Passed>),
 }
 
+/// Data mail that has been taken out of its mailbox and is not finished.
+#[derive(Debug)]
+pub struct OpenMail {
+    /// The shard that sent it.
+    pub from: ShardId,
+    /// The mail.
+    pub data: Data,
+    /// The position in a batch before which all messages have been taken in or sent on.
+    pub at: usize,
+}
+
 /// A message of a share group between two nodes.
 #[derive(Debug)]
 pub struct Passed {

@@ -28,7 +28,7 @@ struct Served {
 
 /// How far a shard has got with the messages that another one sent it, since the start.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Progress {
+pub struct MailProgress {
     /// Messages taken in for which nothing was reserved ([`crate::message::Reserve`]).
     pub messages: u64,
     /// What that cost, in the units of [`crate::limits::cost`].
@@ -181,16 +181,16 @@ impl<D, C> MailEnds<D, C> {
 
     /// How far `target` has got with the messages that it was sent from here. The two figures may
     /// be from different moments.
-    pub fn progress_of(&self, target: ShardId) -> Progress {
+    pub fn progress_of(&self, target: ShardId) -> MailProgress {
         let Some(served) = self.served_by.get(usize::from(target.0)) else {
-            return Progress::default();
+            return MailProgress::default();
         };
         let messages = served.messages.load(Ordering::Relaxed);
-        Progress { messages, work: served.work.load(Ordering::Relaxed) }
+        MailProgress { messages, work: served.work.load(Ordering::Relaxed) }
     }
 
     /// Says that this shard has got further with what `source` sent, by so much.
-    pub fn tell_progress(&self, source: ShardId, further: Progress) {
+    pub fn tell_progress(&self, source: ShardId, further: MailProgress) {
         let Some(served) = self.served.get(usize::from(source.0)) else { return };
         let add = |figure: &AtomicU64, more: u64| {
             figure.store(figure.load(Ordering::Relaxed) + more, Ordering::Relaxed);

@@ -39,7 +39,7 @@ const FREE: u64 = 0;
 /// taken when they came. The last slot of a table never has it. No key of an entry has it.
 const PASSED: u64 = 1 << 16;
 
-pub(super) struct Slot {
+pub(super) struct MapSlot {
     /// The key, and [`PASSED`].
     key: AtomicU64,
     /// Shards 0 to 63.
@@ -47,11 +47,11 @@ pub(super) struct Slot {
 }
 
 // One slot exists for every distinct filter of the process, so its size matters.
-const _: () = assert!(size_of::<Slot>() == 2 * size_of::<AtomicU64>());
+const _: () = assert!(size_of::<MapSlot>() == 2 * size_of::<AtomicU64>());
 
-pub(super) struct Table {
+pub(super) struct MapTable {
     /// The keys' own slots, and some more behind them for the entries that the last ones pass on.
-    pub(super) slots: Box<[Slot]>,
+    pub(super) slots: Box<[MapSlot]>,
     /// The number of the keys' own slots.
     own: usize,
     /// Shards 64 to 127 of each slot. Allocated only where there are that many shards.
@@ -60,7 +60,7 @@ pub(super) struct Table {
 
 /// What the writers of a segment know about its table.
 #[derive(Default)]
-pub(super) struct Room {
+pub(super) struct SegmentRoom {
     /// The number of slots that are taken.
     taken: usize,
     /// How many of those have a set that is not empty.
@@ -68,8 +68,8 @@ pub(super) struct Room {
 }
 
 pub(super) struct MapSegment {
-    table: AtomicPtr<Table>,
-    room: Mutex<Room>,
+    table: AtomicPtr<MapTable>,
+    room: Mutex<SegmentRoom>,
 }
 
 /// A map from keys to sets of shards, in `S` segments whose smallest table has `L` slots.
@@ -81,7 +81,7 @@ pub(super) struct Map<const S: usize = SEGMENTS, const L: usize = LEAST> {
 impl<const S: usize, const L: usize> Map<S, L> {
     pub(super) fn new() -> Self {
         let segment = |_| MapSegment {
-            table: AtomicPtr::new(Table::boxed(L, false)),
+            table: AtomicPtr::new(MapTable::boxed(L, false)),
             room: Mutex::default(),
         };
         // Tables are large and rarely replaced, so each is freed on its own and not in batches.
@@ -170,7 +170,7 @@ impl<const S: usize, const L: usize> Map<S, L> {
     fn replace(
         &self,
         segment: &MapSegment,
-        room: &mut MutexGuard<'_, Room>,
+        room: &mut MutexGuard<'_, SegmentRoom>,
         wide: bool,
         behind: usize,
     ) {
@@ -180,7 +180,7 @@ impl<const S: usize, const L: usize> Map<S, L> {
             let own = (room.live * 2).max(L);
             let mut behind = behind.max(usual(own));
             loop {
-                let new = Table::new(own, behind, wide);
+                let new = MapTable::new(own, behind, wide);
                 if let Some(taken) = new.take_over(old) {
                     break (new, taken);
                 }
@@ -214,19 +214,19 @@ fn usual(own: usize) -> usize {
     (own / 4).clamp(1, 32)
 }
 
-impl Table {
+impl MapTable {
     fn new(own: usize, behind: usize, wide: bool) -> Self {
         let slots = own + behind;
-        let slot = |_| Slot { key: AtomicU64::new(FREE), low: AtomicU64::new(0) };
-        Table {
+        let slot = |_| MapSlot { key: AtomicU64::new(FREE), low: AtomicU64::new(0) };
+        MapTable {
             slots: (0..slots).map(slot).collect(),
             own,
             high: wide.then(|| (0..slots).map(|_| AtomicU64::new(0)).collect()),
         }
     }
 
-    fn boxed(own: usize, wide: bool) -> *mut Table {
-        Box::into_raw(Box::new(Table::new(own, usual(own), wide)))
+    fn boxed(own: usize, wide: bool) -> *mut MapTable {
+        Box::into_raw(Box::new(MapTable::new(own, usual(own), wide)))
     }
 
     /// The slot of `key`.
@@ -250,7 +250,7 @@ impl Table {
     fn add(&self, key: u64, set: u128) -> bool {
         let first = self.first(key);
         let from = self.slots.get(first..).unwrap_or_default();
-        let is_free = |slot: &Slot| slot.key.load(Ordering::Relaxed) == FREE;
+        let is_free = |slot: &MapSlot| slot.key.load(Ordering::Relaxed) == FREE;
         let Some(behind) = from.iter().position(is_free) else { return false };
         let (passed, rest) = from.split_at(behind);
         for slot in passed {
@@ -279,7 +279,7 @@ impl Table {
 
     /// Adds the entries of another table whose sets are not empty; returns how many. `None` when
     /// one finds no slot.
-    fn take_over(&self, old: &Table) -> Option<usize> {
+    fn take_over(&self, old: &MapTable) -> Option<usize> {
         let mut taken = 0;
         for (at, slot) in old.slots.iter().enumerate() {
             let (key, set) = (slot.key.load(Ordering::Relaxed) & !PASSED, old.set(at));
@@ -319,7 +319,7 @@ impl Table {
 
 impl MapSegment {
     #[inline]
-    pub(super) fn table<'g>(&self, guard: &'g LocalGuard<'_>) -> &'g Table {
+    pub(super) fn table<'g>(&self, guard: &'g LocalGuard<'_>) -> &'g MapTable {
         let table = guard.protect(&self.table, Ordering::Acquire);
         // SAFETY: never null; retired through the collector of the guard, so it lives while the
         // guard does.
@@ -327,14 +327,14 @@ impl MapSegment {
     }
 
     /// The table, for the writer that holds the segment's lock.
-    fn locked<'g>(&self, _room: &'g MutexGuard<'_, Room>) -> &'g Table {
+    fn locked<'g>(&self, _room: &'g MutexGuard<'_, SegmentRoom>) -> &'g MapTable {
         let table = self.table.load(Ordering::Acquire);
         // SAFETY: never null; retired only by the writer that holds the lock, which needs `room` as
         // mutable for that, so no reference from here is left then.
         unsafe { &*table }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Room> {
+    fn lock(&self) -> MutexGuard<'_, SegmentRoom> {
         // A panic ends the process, so poisoning does not matter.
         self.room.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -25,7 +25,7 @@ pub fn claim_number(shard: ShardId, ticket: u64) -> u64 {
 
 /// What the holder of a ClientId is to do with its session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Wanted {
+pub enum SessionDemand {
     /// The client goes on with it: the session moves.
     Moved,
     /// The client begins anew: the session ends.
@@ -36,7 +36,7 @@ pub enum Wanted {
 
 /// How a claim ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Outcome {
+pub enum ClaimOutcome {
     /// The ClientId is this node's, and what there was of a session has come.
     Ours,
     /// Another node's claim is newer. What is on its way here still comes.
@@ -44,7 +44,7 @@ pub enum Outcome {
     /// The session was on its way and does not come any more.
     SessionLost,
     /// Nobody waits for the claim any more: a later client of this node has the ClientId, or the
-    /// client has been told [`Outcome::Lost`].
+    /// client has been told [`ClaimOutcome::Lost`].
     Over,
 }
 
@@ -103,7 +103,7 @@ pub struct FarWill {
 
 /// A sampled message has come from another node: for its trace.
 #[derive(Debug)]
-pub struct Arrived {
+pub struct SampledArrival {
     /// The node's name.
     pub node: Box<str>,
     /// The trace.
@@ -126,7 +126,7 @@ pub struct Arrived {
 #[derive(Debug)]
 pub enum ToCluster {
     /// A client of that ClientId wants to come in.
-    Claim(u64, Box<str>, Wanted),
+    Claim(u64, Box<str>, SessionDemand),
     /// The answer to [`ToShard::Surrender`]: the session's subscriptions, if it is to move.
     Surrendered(Move, Option<Vec<u8>>),
     /// The subscriptions that came with that claim are in place.
@@ -149,9 +149,9 @@ pub enum ToCluster {
 #[derive(Debug)]
 pub enum ToShard {
     /// A claim is over.
-    Claimed(u64, Outcome),
+    Claimed(u64, ClaimOutcome),
     /// Another node claims the ClientId.
-    Surrender(Move, Box<str>, Wanted),
+    Surrender(Move, Box<str>, SessionDemand),
     /// Subscriptions of the session that was claimed.
     Adopt(u64, Vec<u8>),
     /// A part of its windows and queue; true: the last.
@@ -177,5 +177,5 @@ pub enum ToShard {
     /// The will of a client whose node is gone is to be published.
     Will(FarWill),
     /// A sampled message has come.
-    Arrived(Arrived),
+    Arrived(SampledArrival),
 }

@@ -13,7 +13,7 @@ use std::net::IpAddr;
 
 /// Most lines of a ban file.
 pub const MAX_LINES: usize = 100_000;
-/// Names or networks that one [`Watched`] table counts at a time; more are not counted.
+/// Names or networks that one [`WatchedKeys`] table counts at a time; more are not counted.
 pub const WATCHED: usize = 65_536;
 
 /// How often something may happen before it leads to a ban.
@@ -138,15 +138,15 @@ impl BanFile {
 /// Counts for each of many keys how often something happened within a window. Holds at most
 /// [`WATCHED`] keys.
 #[derive(Clone, Debug)]
-pub struct Watched<K> {
+pub struct WatchedKeys<K> {
     seen: HashMap<K, (u64, u32), foldhash::fast::FixedState>,
     /// The time of the next search for keys whose window is over, in milliseconds.
     swept: u64,
 }
 
-impl<K> Default for Watched<K> {
+impl<K> Default for WatchedKeys<K> {
     fn default() -> Self {
-        Watched { seen: HashMap::default(), swept: 0 }
+        WatchedKeys { seen: HashMap::default(), swept: 0 }
     }
 }
 
@@ -161,7 +161,7 @@ pub enum Counted {
     Unwatched,
 }
 
-impl<K: Hash + Eq> Watched<K> {
+impl<K: Hash + Eq> WatchedKeys<K> {
     /// How many keys are counted.
     pub fn len(&self) -> usize {
         self.seen.len()
@@ -236,7 +236,7 @@ mod tests {
 
     #[test]
     fn so_often_within_a_window_is_a_ban() {
-        let mut watched = Watched::default();
+        let mut watched = WatchedKeys::default();
         assert_eq!(watched.count(1, 0, &THREE), Counted::Fine);
         assert_eq!(watched.count(1, 900, &THREE), Counted::Fine);
         assert_eq!(watched.count(2, 950, &THREE), Counted::Fine);
@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn the_table_is_bounded() {
-        let mut watched = Watched::default();
+        let mut watched = WatchedKeys::default();
         for who in 0..2 * WATCHED as u64 {
             watched.count(who, 0, &THREE);
         }

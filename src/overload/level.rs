@@ -69,7 +69,7 @@ impl OverloadLevel {
 
 /// A measured quantity that can ask for a level.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Signal {
+pub enum OverloadSignal {
     /// How long a step of the shard's thread runs.
     Lag,
     /// Memory of the control group, or of the host.
@@ -86,28 +86,28 @@ pub enum Signal {
     Storage,
 }
 
-impl Signal {
-    /// All of them, in the order of [`Readings`].
-    pub const ALL: [Signal; 7] = [
-        Signal::Lag,
-        Signal::HostMemory,
-        Signal::Memory,
-        Signal::Mail,
-        Signal::Buffers,
-        Signal::Admissions,
-        Signal::Storage,
+impl OverloadSignal {
+    /// All of them, in the order of [`SignalReadings`].
+    pub const ALL: [OverloadSignal; 7] = [
+        OverloadSignal::Lag,
+        OverloadSignal::HostMemory,
+        OverloadSignal::Memory,
+        OverloadSignal::Mail,
+        OverloadSignal::Buffers,
+        OverloadSignal::Admissions,
+        OverloadSignal::Storage,
     ];
 
     /// The signal's name, for logs.
     pub fn word(self) -> &'static str {
         match self {
-            Signal::Lag => "lag",
-            Signal::HostMemory => "host_memory",
-            Signal::Memory => "memory",
-            Signal::Mail => "mailboxes",
-            Signal::Buffers => "buffers",
-            Signal::Admissions => "admissions",
-            Signal::Storage => "storage",
+            OverloadSignal::Lag => "lag",
+            OverloadSignal::HostMemory => "host_memory",
+            OverloadSignal::Memory => "memory",
+            OverloadSignal::Mail => "mailboxes",
+            OverloadSignal::Buffers => "buffers",
+            OverloadSignal::Admissions => "admissions",
+            OverloadSignal::Storage => "storage",
         }
     }
 
@@ -117,13 +117,13 @@ impl Signal {
     fn scale(self) -> &'static [u64] {
         match self {
             // With the default of `overload.lag`, level 2 begins at half a second.
-            Signal::Lag => &[1000, 10_000, 20_000, 40_000, 80_000],
-            Signal::HostMemory => &[1000, 2000, 3000, 4000, 5000],
-            Signal::Memory => &[1000, 2000, 3000],
+            OverloadSignal::Lag => &[1000, 10_000, 20_000, 40_000, 80_000],
+            OverloadSignal::HostMemory => &[1000, 2000, 3000, 4000, 5000],
+            OverloadSignal::Memory => &[1000, 2000, 3000],
             // Level 2 begins when the disk has stood still for ten seconds, in which nothing was
             // acknowledged.
-            Signal::Storage => &[1000, 5000],
-            Signal::Mail | Signal::Buffers | Signal::Admissions => &[1000],
+            OverloadSignal::Storage => &[1000, 5000],
+            OverloadSignal::Mail | OverloadSignal::Buffers | OverloadSignal::Admissions => &[1000],
         }
     }
 
@@ -136,16 +136,16 @@ impl Signal {
 
 /// One value per signal, in thousandths of what begins level 1.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Readings(pub [u64; Signal::ALL.len()]);
+pub struct SignalReadings(pub [u64; OverloadSignal::ALL.len()]);
 
-impl Readings {
+impl SignalReadings {
     /// Sets the value of one signal.
-    pub fn set(&mut self, signal: Signal, value: u64) {
+    pub fn set(&mut self, signal: OverloadSignal, value: u64) {
         self.0[signal as usize] = value;
     }
 
     /// The value of one signal.
-    pub fn get(&self, signal: Signal) -> u64 {
+    pub fn get(&self, signal: OverloadSignal) -> u64 {
         self.0[signal as usize]
     }
 }
@@ -187,7 +187,7 @@ impl Default for Thresholds {
 }
 
 impl Thresholds {
-    /// The reading of [`Signal::Lag`] for steps of this many microseconds.
+    /// The reading of [`OverloadSignal::Lag`] for steps of this many microseconds.
     pub fn lag_reading(&self, micros: u64) -> u64 {
         micros.saturating_mul(FULL) / self.lag.max(1)
     }
@@ -211,7 +211,7 @@ pub struct LevelChange {
     /// What it is.
     pub to: OverloadLevel,
     /// The signal that asks for the highest level.
-    pub signal: Signal,
+    pub signal: OverloadSignal,
     /// Its value, in thousandths of what begins level 1.
     pub value: u64,
 }
@@ -235,7 +235,7 @@ impl Assessor {
     pub fn assess(
         &mut self,
         now: u64,
-        readings: &Readings,
+        readings: &SignalReadings,
         by: &Thresholds,
     ) -> Option<LevelChange> {
         let from = self.level;
@@ -248,9 +248,9 @@ impl Assessor {
         (from != self.level).then_some(LevelChange { from, to: self.level, signal, value })
     }
 
-    fn follow(&mut self, now: u64, readings: &Readings, by: &Thresholds) {
+    fn follow(&mut self, now: u64, readings: &SignalReadings, by: &Thresholds) {
         let asked = |share: u64| {
-            let each = Signal::ALL.iter().map(|&s| s.level(readings.get(s), share));
+            let each = OverloadSignal::ALL.iter().map(|&s| s.level(readings.get(s), share));
             each.max().unwrap_or_default()
         };
         let wanted = asked(1000);
@@ -274,10 +274,10 @@ impl Assessor {
 }
 
 /// The signal that asks for the highest level; of several, the one with the highest value.
-fn highest(readings: &Readings) -> (Signal, u64) {
-    let each = Signal::ALL.into_iter().map(|signal| (signal, readings.get(signal)));
-    let rank = |&(signal, value): &(Signal, u64)| (signal.level(value, 1000), value);
-    each.max_by_key(rank).unwrap_or((Signal::Lag, 0))
+fn highest(readings: &SignalReadings) -> (OverloadSignal, u64) {
+    let each = OverloadSignal::ALL.into_iter().map(|signal| (signal, readings.get(signal)));
+    let rank = |&(signal, value): &(OverloadSignal, u64)| (signal.level(value, 1000), value);
+    each.max_by_key(rank).unwrap_or((OverloadSignal::Lag, 0))
 }
 
 #[cfg(test)]
@@ -295,9 +295,9 @@ mod tests {
         slowest: 1000,
     };
 
-    fn lag(micros: u64) -> Readings {
-        let mut readings = Readings::default();
-        readings.set(Signal::Lag, ON.lag_reading(micros));
+    fn lag(micros: u64) -> SignalReadings {
+        let mut readings = SignalReadings::default();
+        readings.set(OverloadSignal::Lag, ON.lag_reading(micros));
         readings
     }
 
@@ -316,8 +316,8 @@ mod tests {
     fn memory_rises_in_fifths_of_what_is_left() {
         for (used, level) in [(849, 0), (850, 1), (879, 1), (880, 2), (910, 3), (940, 4), (970, 5)]
         {
-            let mut readings = Readings::default();
-            readings.set(Signal::HostMemory, ON.memory_reading(used));
+            let mut readings = SignalReadings::default();
+            readings.set(OverloadSignal::HostMemory, ON.memory_reading(used));
             let mut assessor = Assessor::default();
             assessor.assess(0, &readings, &ON);
             assert_eq!(assessor.level() as usize, level, "{used} thousandths");
@@ -326,8 +326,13 @@ mod tests {
 
     #[test]
     fn signals_about_connections_never_shed_messages() {
-        for signal in [Signal::Mail, Signal::Buffers, Signal::Admissions, Signal::Storage] {
-            let mut readings = Readings::default();
+        for signal in [
+            OverloadSignal::Mail,
+            OverloadSignal::Buffers,
+            OverloadSignal::Admissions,
+            OverloadSignal::Storage,
+        ] {
+            let mut readings = SignalReadings::default();
             readings.set(signal, u64::MAX);
             let mut assessor = Assessor::default();
             assessor.assess(0, &readings, &ON);
@@ -341,7 +346,7 @@ mod tests {
         let change = assessor.assess(0, &lag(1_000_000), &ON).expect("it rises");
         assert_eq!(
             (change.to, change.signal, change.value),
-            (OverloadLevel::Slow, Signal::Lag, 20_000)
+            (OverloadLevel::Slow, OverloadSignal::Lag, 20_000)
         );
         let mut falls = Vec::new();
         for now in (100..5000).step_by(100) {
@@ -374,8 +379,8 @@ mod tests {
             let mut rose = None;
             for (at, value) in values.into_iter().enumerate() {
                 let now = at as u64 * LOOK;
-                let mut readings = Readings::default();
-                readings.set(Signal::Lag, value);
+                let mut readings = SignalReadings::default();
+                readings.set(OverloadSignal::Lag, value);
                 let Some(change) = assessor.assess(now, &readings, &ON) else { continue };
                 if change.to > change.from {
                     rose = Some(now);

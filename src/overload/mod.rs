@@ -21,7 +21,7 @@ pub mod pace;
 pub mod sources;
 
 pub use bans::{BanFile, BanRules};
-pub use level::{OverloadLevel, Readings, Signal, Thresholds};
+pub use level::{OverloadLevel, OverloadSignal, SignalReadings, Thresholds};
 pub use limits::LimitRules;
 pub use sources::SourceTable;
 

@@ -21,7 +21,7 @@ const IDLE: u32 = 50;
 
 /// The pace of one shard.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Pace {
+pub struct AcceptPace {
     /// Connections per second; 0 while there is no limit.
     rate: u64,
     bucket: Bucket,
@@ -33,7 +33,7 @@ pub struct Pace {
     idle: u32,
 }
 
-impl Pace {
+impl AcceptPace {
     /// Connections per second, if there is a limit.
     pub fn rate(&self) -> Option<u64> {
         (self.rate > 0).then_some(self.rate)
@@ -81,7 +81,7 @@ impl Pace {
         } else if waited {
             self.rate += (self.rate / 10).max(10);
         } else if self.idle >= IDLE {
-            *self = Pace::default();
+            *self = AcceptPace::default();
         }
     }
 }
@@ -102,7 +102,7 @@ mod tests {
 
     /// Accepts as many connections as `pace` allows within a second in which steps take `lag`;
     /// returns how many.
-    fn second(pace: &mut Pace, from: u64, crowd: u64, lag: impl Fn(u64) -> u64) -> u64 {
+    fn second(pace: &mut AcceptPace, from: u64, crowd: u64, lag: impl Fn(u64) -> u64) -> u64 {
         let mut taken = 0;
         for tenth in 0..10 {
             let mut now = from + tenth * 100_000_000;
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_calm_shard_has_no_limit() {
-        let mut pace = Pace::default();
+        let mut pace = AcceptPace::default();
         assert_eq!(second(&mut pace, 0, 10_000, |_| 2000), 10_000);
         assert_eq!(pace.rate(), None);
         assert_eq!(second(&mut pace, 1_000_000_000, 100, |_| 60_000), 100, "no crowd is to blame");
@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn it_finds_the_pace_that_the_shard_bears() {
-        let mut pace = Pace::default();
+        let mut pace = AcceptPace::default();
         // Steps are long in a tenth of a second in which more than 500 clients connect.
         let mut taken = Vec::new();
         for at in 0..40 {
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn it_ends_when_nobody_waits_any_more() {
-        let mut pace = Pace::default();
+        let mut pace = AcceptPace::default();
         second(&mut pace, 0, 20_000, |_| 60_000);
         assert!(pace.rate().is_some_and(|rate| rate >= BY.slowest));
         for at in 1..8 {

@@ -7,7 +7,7 @@
 //! for a message.
 #![allow(clippy::disallowed_types, reason = "an address's connections are on all shards")]
 
-use super::bans::{Counted, Trigger, Watched};
+use super::bans::{Counted, Trigger, WatchedKeys};
 use super::bucket::Bucket;
 use super::limits::AddressLimits;
 use crate::mutant::Mutant;
@@ -100,7 +100,7 @@ struct SourceUse {
 #[derive(Default)]
 struct SourcePart {
     networks: HashMap<SourceNetwork, SourceUse, foldhash::fast::FixedState>,
-    wrong: Watched<SourceNetwork>,
+    wrong: WatchedKeys<SourceNetwork>,
     bans: HashMap<Banned, u64, foldhash::fast::FixedState>,
     /// The time of the next search for unused networks, in nanoseconds.
     swept: u64,

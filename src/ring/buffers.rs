@@ -19,13 +19,13 @@ const PAGE: usize = 4096;
 const LEAST_PER_RING: u32 = 16;
 
 /// Anonymous memory: page aligned, and zero until it is first touched.
-pub(super) struct Memory {
+pub(super) struct MappedMemory {
     start: NonNull<u8>,
     length: usize,
 }
 
-impl Memory {
-    fn new(length: usize) -> io::Result<Memory> {
+impl MappedMemory {
+    fn new(length: usize) -> io::Result<MappedMemory> {
         // SAFETY: an anonymous private mapping at an address of the kernel's choice touches nothing
         // that exists.
         let start = unsafe {
@@ -42,7 +42,7 @@ impl Memory {
             return Err(io::Error::last_os_error());
         }
         let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Memory { start, length })
+        Ok(MappedMemory { start, length })
     }
 
     /// Gives the pages that lie completely within `range` (in bytes) back to the kernel. When they
@@ -60,7 +60,7 @@ impl Memory {
     }
 }
 
-impl Drop for Memory {
+impl Drop for MappedMemory {
     fn drop(&mut self) {
         // SAFETY: the mapping was made in `new` and is unmapped once; the driver drops it after the
         // rings that had it.
@@ -70,7 +70,7 @@ impl Drop for Memory {
 
 /// The buffers that currently belong to no ring.
 pub(super) struct BufferPool {
-    memory: Rc<Memory>,
+    memory: Rc<MappedMemory>,
     size: u32,
     free: Vec<u16>,
     /// How many buffers exist. Higher ids are reserved for rings that are opened while the pool is
@@ -86,7 +86,7 @@ pub(super) struct BufferPool {
 impl BufferPool {
     pub(super) fn new(count: u32, size: u32, max_rings: u32) -> io::Result<BufferPool> {
         let limit = (count + max_rings * LEAST_PER_RING).min(1 << 16);
-        let memory = Rc::new(Memory::new(limit as usize * size as usize)?);
+        let memory = Rc::new(MappedMemory::new(limit as usize * size as usize)?);
         // The lowest ids are handed out first, so that a core with little traffic touches few
         // pages.
         let free = (0..count).rev().map(|id| id as u16).collect();
@@ -130,7 +130,7 @@ impl BufferPool {
     }
 
     /// A handle that keeps the mapping alive for as long as the slices from `filled` may be read.
-    pub(super) fn memory(&self) -> Rc<Memory> {
+    pub(super) fn memory(&self) -> Rc<MappedMemory> {
         self.memory.clone()
     }
 
@@ -173,7 +173,7 @@ impl BufferPool {
 
 /// The registered buffer ring of one io_uring: the buffers that it may fill.
 pub(super) struct BufferRing {
-    entries: Memory,
+    entries: MappedMemory,
     capacity: u32,
     tail: u16,
     published: u16,
@@ -190,7 +190,7 @@ pub(super) struct BufferRing {
 impl BufferRing {
     pub(super) fn new(pool: &mut BufferPool, count: u32, initial: u32) -> io::Result<BufferRing> {
         let capacity = count.next_power_of_two().clamp(1, 1 << 15);
-        let entries = Memory::new(capacity as usize * size_of::<BufRingEntry>())?;
+        let entries = MappedMemory::new(capacity as usize * size_of::<BufRingEntry>())?;
         pool.reserve(initial);
         pool.rings += 1;
         let (tail, published) = (0, 0);

@@ -6,15 +6,15 @@ use super::buffers::BufferPool;
 use super::event::{Event, Outgoing, RingCounts, SocketRingConfig};
 use super::failure::RingFailure;
 use super::gathering::{Coalesce, Gathering};
-use super::glommio_wait::{Alarm, eventfd};
+use super::glommio_wait::{EventFdWaiter, eventfd};
 use super::hand_over::HandOvers;
 use super::idle::{Doorbell, IdleHistory, SpinPayoff};
 use super::listen::Listeners;
-use super::moving::Moving;
+use super::moving::MovingSockets;
 use super::port::RingPort;
 use super::send::Sends;
 use super::slots::Slots;
-use super::tag::{self, Kind};
+use super::tag::{self, OperationKind};
 use super::upkeep::RingUpkeep;
 use super::uring::{BATCH, Ring};
 use crate::ids::SocketId;
@@ -54,14 +54,14 @@ pub struct Driver {
     pub(super) doorbell: Doorbell,
     /// How often the poll on the doorbell has been started.
     pub(super) watches: u64,
-    pub(super) alarm: Alarm,
+    pub(super) alarm: EventFdWaiter,
     pub(super) idle_history: IdleHistory,
     pub(super) spin_payoff: SpinPayoff,
     pub(super) gathering: Gathering,
     /// The zero of the clock that `gathering` is told.
     pub(super) opened: Instant,
     pub(super) upkeep: RingUpkeep,
-    pub(super) moving: Moving,
+    pub(super) moving: MovingSockets,
     first_ring: usize,
     /// Set after the kernel refused a ring: no further one is opened before this time.
     no_ring_before: Option<Instant>,
@@ -105,13 +105,13 @@ impl Driver {
             granting: 0,
             doorbell,
             watches: 0,
-            alarm: Alarm::new(),
+            alarm: EventFdWaiter::new(),
             idle_history: IdleHistory::new(),
             spin_payoff: SpinPayoff::new(),
             gathering: Gathering::new(coalesce),
             opened: Instant::now(),
             upkeep: RingUpkeep::default(),
-            moving: Moving::default(),
+            moving: MovingSockets::default(),
             first_ring: 0,
             no_ring_before: None,
             rings: vec![first],
@@ -281,26 +281,26 @@ impl Driver {
         let (result, flags) = (entry.result(), entry.flags());
         let socket = SocketId(tag::index(tag));
         let generation = tag::generation(tag);
-        match Kind::of(tag) {
-            Some(Kind::Receive) => {
+        match OperationKind::of(tag) {
+            Some(OperationKind::Receive) => {
                 self.received(ring, socket, generation, result, flags, handler);
             }
-            Some(Kind::Send) => self.sent(socket, generation, result, handler),
-            Some(Kind::Accept) => self.accept_completed(tag::index(tag), result, handler),
-            Some(Kind::Shutdown) => self.shut(socket, generation, result, handler),
-            Some(Kind::Close) => self.close_completed(ring, socket, generation, handler),
-            Some(Kind::CancelReceive) => self.cancel_failed(socket, generation),
-            Some(Kind::HandOver) => self.handed_over(socket, generation, result, handler),
-            Some(Kind::Arrival) => self.arrived(ring, result, tag::cookie(tag), handler),
-            Some(Kind::Doorbell) => {
+            Some(OperationKind::Send) => self.sent(socket, generation, result, handler),
+            Some(OperationKind::Accept) => self.accept_completed(tag::index(tag), result, handler),
+            Some(OperationKind::Shutdown) => self.shut(socket, generation, result, handler),
+            Some(OperationKind::Close) => self.close_completed(ring, socket, generation, handler),
+            Some(OperationKind::CancelReceive) => self.cancel_failed(socket, generation),
+            Some(OperationKind::HandOver) => self.handed_over(socket, generation, result, handler),
+            Some(OperationKind::Arrival) => self.arrived(ring, result, tag::cookie(tag), handler),
+            Some(OperationKind::Doorbell) => {
                 if !cqueue::more(flags) {
                     self.watch_doorbell();
                 }
                 handler(self, Event::Doorbell);
             }
-            Some(Kind::Export) => self.exported(socket, generation, result, handler),
-            Some(Kind::TakeOver) => self.took_over(tag::index(tag), result, handler),
-            Some(Kind::Ignored) | None => {}
+            Some(OperationKind::Export) => self.exported(socket, generation, result, handler),
+            Some(OperationKind::TakeOver) => self.took_over(tag::index(tag), result, handler),
+            Some(OperationKind::Ignored) | None => {}
         }
     }
 
@@ -311,7 +311,7 @@ impl Driver {
         let entry = opcode::PollAdd::new(types::Fd(self.doorbell.fd()), libc::POLLIN as u32)
             .multi(true)
             .build()
-            .user_data(tag::tag(Kind::Doorbell, 0, 0));
+            .user_data(tag::tag(OperationKind::Doorbell, 0, 0));
         self.rings[0].push(entry);
     }
 

@@ -85,7 +85,7 @@ pub(super) struct Gathering {
     gathers: bool,
     /// The slot under way tries the other mode.
     probing: bool,
-    slot: Slot,
+    slot: GatheringSlot,
     /// How long it is to last, nanoseconds.
     length: u64,
     /// It has not begun yet: the mode has just changed.
@@ -108,7 +108,7 @@ pub(super) struct Gathering {
 
 /// What happens in a slot.
 #[derive(Default)]
-struct Slot {
+struct GatheringSlot {
     began: u64,
     events: u64,
     /// Times that events were handled.
@@ -158,7 +158,7 @@ struct Evidence {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Verdict {
+enum GatherVerdict {
     Gather,
     DoNot,
     Unknown,
@@ -193,13 +193,13 @@ impl Evidence {
         }
     }
 
-    fn verdict(&self) -> Verdict {
+    fn verdict(&self) -> GatherVerdict {
         let n = self.comparisons;
         if n < LEAST {
-            return Verdict::Unknown;
+            return GatherVerdict::Unknown;
         }
         if self.gathered > (1.0 - SAVING) * self.awake || self.awake < TOGETHER * n {
-            return Verdict::DoNot;
+            return GatherVerdict::DoNot;
         }
         let mean = self.loss / n;
         let variance = (self.squares / n - mean * mean).max(0.0);
@@ -207,11 +207,11 @@ impl Evidence {
         let error = SURE * (1.0 + 2.0 / (n - 1.0)) * (variance / (n - 1.0)).sqrt();
         let loss = self.estimate();
         if loss > PLAIN || loss > ACCEPTABLE && loss > error {
-            Verdict::DoNot
+            GatherVerdict::DoNot
         } else if loss < ACCEPTABLE && loss + error < POSSIBLE {
-            Verdict::Gather
+            GatherVerdict::Gather
         } else {
-            Verdict::Unknown
+            GatherVerdict::Unknown
         }
     }
 }
@@ -222,7 +222,7 @@ impl Gathering {
             coalesce,
             gathers: false,
             probing: false,
-            slot: Slot::default(),
+            slot: GatheringSlot::default(),
             length: SLOT,
             settling: false,
             before: None,
@@ -257,11 +257,14 @@ impl Gathering {
         let lasted = now.saturating_sub(self.slot.began);
         if self.settling {
             if lasted >= SETTLING {
-                self.slot = Slot { began: now, ..Slot::default() };
+                self.slot = GatheringSlot { began: now, ..GatheringSlot::default() };
                 self.settling = false;
             }
         } else if lasted >= self.length {
-            let slot = std::mem::replace(&mut self.slot, Slot { began: now, ..Slot::default() });
+            let slot = std::mem::replace(
+                &mut self.slot,
+                GatheringSlot { began: now, ..GatheringSlot::default() },
+            );
             let per_second = |count: u64| count as f64 * 1e9 / lasted as f64;
             let (events, turns) = (per_second(slot.events), per_second(slot.turns));
             let measured = Measured { events, turns, sleeps: per_second(slot.sleeps) };
@@ -324,11 +327,11 @@ impl Gathering {
     /// True when the mode has changed.
     fn judge(&mut self, now: u64) -> bool {
         let better = match self.evidence.verdict() {
-            Verdict::Gather => true,
-            Verdict::DoNot => false,
-            Verdict::Unknown if self.evidence.comparisons < MANY => return false,
+            GatherVerdict::Gather => true,
+            GatherVerdict::DoNot => false,
+            GatherVerdict::Unknown if self.evidence.comparisons < MANY => return false,
             // A little more is needed for a change than for going on.
-            Verdict::Unknown => {
+            GatherVerdict::Unknown => {
                 let acceptable = if self.gathers { 2.0 * ACCEPTABLE } else { ACCEPTABLE };
                 self.evidence.estimate() < acceptable
             }

@@ -38,13 +38,13 @@ pub(super) fn reset(fd: &OwnedFd) {
 }
 
 /// Waits for an eventfd.
-pub(super) struct Alarm {
+pub(super) struct EventFdWaiter {
     stream: Option<TcpStream>,
 }
 
-impl Alarm {
+impl EventFdWaiter {
     pub(super) fn new() -> Self {
-        Alarm { stream: None }
+        EventFdWaiter { stream: None }
     }
 
     /// Waits until the counter of `eventfd` is not zero or `limit` is over. The descriptor must be

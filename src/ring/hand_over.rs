@@ -3,7 +3,7 @@ use super::driver::{Deferred, Driver};
 use super::event::{Event, MAX_COOKIE};
 use super::port::{Permit, RingPort};
 use super::slots::{CLOSING, HANDING, IN_FLIGHT, LINGER, RECEIVING, WANT};
-use super::tag::{self, Kind};
+use super::tag::{self, OperationKind};
 use crate::ids::SocketId;
 use io_uring::{opcode, types};
 use std::collections::HashMap;
@@ -100,7 +100,7 @@ impl Driver {
             tag::arrival(cookie),
         )
         .build()
-        .user_data(tag::tag(Kind::HandOver, slot.generation, socket.0));
+        .user_data(tag::tag(OperationKind::HandOver, slot.generation, socket.0));
         self.rings[slot.ring as usize].push(entry);
     }
 

@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 use super::driver::Driver;
 use super::event::{Event, RemoteAddress};
-use super::tag::{self, Kind};
+use super::tag::{self, OperationKind};
 use crate::ids::ListenerId;
 use hashbrown::HashSet;
 use io_uring::{opcode, squeue, types};
@@ -183,7 +183,7 @@ impl Driver {
         let entry = opcode::Accept::new(fd, address, &raw mut accept.length)
             .file_index(Some(types::DestinationSlot::auto_target()))
             .build()
-            .user_data(tag::tag(Kind::Accept, 0, record));
+            .user_data(tag::tag(OperationKind::Accept, 0, record));
         self.rings[ring].accepts += 1;
         self.rings[ring].push(entry);
     }
@@ -258,7 +258,7 @@ fn cancel_accepts_of(listener: &ListeningSocket) -> squeue::Entry {
     opcode::AsyncCancel2::new(types::CancelBuilder::fd(fd).all())
         .build()
         .flags(squeue::Flags::SKIP_SUCCESS)
-        .user_data(tag::tag(Kind::Ignored, 0, 0))
+        .user_data(tag::tag(OperationKind::Ignored, 0, 0))
 }
 
 impl Accept {

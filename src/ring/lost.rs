@@ -6,7 +6,7 @@
 //! reconnect, and the sessions know what they still have to deliver.
 use super::driver::Driver;
 use super::event::Event;
-use super::send::Progress;
+use super::send::SendProgress;
 use super::slots::{CLOSING, HANDING, IN_FLIGHT, SENDING, STARVED, WANT};
 use crate::ids::SocketId;
 use std::time::Instant;
@@ -90,7 +90,7 @@ impl Driver {
         let (flags, record, table) = (slot.flags, slot.record, slot.table);
         slot.flags = flags & !(IN_FLIGHT | WANT | STARVED) | CLOSING;
         if flags & SENDING != 0
-            && let Progress::Done(outgoing, result) =
+            && let SendProgress::Done(outgoing, result) =
                 self.sends.completed(record, table, -libc::EIO, true)
         {
             handler(self, Event::Sent { socket, outgoing, result });

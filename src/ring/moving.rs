@@ -9,7 +9,7 @@ use super::event::Event;
 use super::slots::{
     CLOSING, COPIED, COPYING, EXPORTING, LINGER, RECEIVING, SENDING, SHUTTING, WITHDRAWING,
 };
-use super::tag::{self, Kind};
+use super::tag::{self, OperationKind};
 use crate::ids::SocketId;
 use io_uring::{opcode, squeue, types};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -34,7 +34,7 @@ pub type SocketCopy = (SocketId, Result<Option<OwnedFd>, i32>);
 
 /// What the driver knows of sockets that move between processes.
 #[derive(Default)]
-pub(super) struct Moving {
+pub(super) struct MovingSockets {
     /// Nothing is read and nobody accepted.
     pub(super) suspended: bool,
     /// Sends that are being withdrawn.
@@ -88,11 +88,11 @@ impl Driver {
                 }
                 slot.flags |= WITHDRAWING;
                 self.moving.withdrawing += 1;
-                let send = tag::tag(Kind::Send, slot.generation, socket.0);
+                let send = tag::tag(OperationKind::Send, slot.generation, socket.0);
                 let entry = opcode::AsyncCancel2::new(types::CancelBuilder::user_data(send))
                     .build()
                     .flags(squeue::Flags::SKIP_SUCCESS)
-                    .user_data(tag::tag(Kind::Ignored, 0, 0));
+                    .user_data(tag::tag(OperationKind::Ignored, 0, 0));
                 self.rings[ring].push(entry);
             }
         }
@@ -187,7 +187,7 @@ impl Driver {
         slot.flags |= flags;
         let entry = opcode::FixedFdInstall::new(types::Fixed(slot.table), 0)
             .build()
-            .user_data(tag::tag(Kind::Export, slot.generation, socket.0));
+            .user_data(tag::tag(OperationKind::Export, slot.generation, socket.0));
         self.rings[slot.ring as usize].push(entry);
         true
     }
@@ -234,7 +234,7 @@ impl Driver {
             Some(place) => *place = Some(coming),
             None => self.moving.incoming.push(Some(coming)),
         }
-        let entry = entry.build().user_data(tag::tag(Kind::TakeOver, 0, record as u32));
+        let entry = entry.build().user_data(tag::tag(OperationKind::TakeOver, 0, record as u32));
         self.rings[ring].push(entry);
         Ok(())
     }

@@ -21,7 +21,7 @@ struct Vectors {
 
 /// One `send`. It is boxed while it is in flight, so that payload types that store bytes inline do
 /// not move either.
-struct Record {
+struct SendInFlight {
     outgoing: Outgoing,
     /// The next byte to send: the index of its segment (0 for `One`) and the offset within it.
     segment: usize,
@@ -31,17 +31,17 @@ struct Record {
 }
 
 /// The state of a send after a completion.
-pub(super) enum Progress {
+pub(super) enum SendProgress {
     /// A part was sent. This operation sends the rest.
     More(squeue::Entry),
     Done(Outgoing, Result<(), i32>),
 }
 
 pub(super) struct Sends {
-    records: Vec<Option<Box<Record>>>,
+    records: Vec<Option<Box<SendInFlight>>>,
     free: Vec<u32>,
     #[expect(clippy::vec_box, reason = "used as boxes: the allocations are what is kept")]
-    spare: Vec<Box<Record>>,
+    spare: Vec<Box<SendInFlight>>,
     #[expect(clippy::vec_box, reason = "used as boxes: the allocations are what is kept")]
     spare_vectors: Vec<Box<Vectors>>,
 }
@@ -70,7 +70,7 @@ impl Sends {
         if left == 0 {
             return Err(outgoing);
         }
-        let fresh = Record { outgoing, segment: 0, offset: 0, left, vectors: None };
+        let fresh = SendInFlight { outgoing, segment: 0, offset: 0, left, vectors: None };
         let record = match self.spare.pop() {
             Some(mut record) => {
                 *record = fresh;
@@ -95,7 +95,7 @@ impl Sends {
         table: u32,
         result: i32,
         give_up: bool,
-    ) -> Progress {
+    ) -> SendProgress {
         let record = self.records[index as usize].as_mut().expect("a send completes once");
         let ended = match result {
             1.. if result as usize >= record.left => Some(Ok(())),
@@ -108,8 +108,8 @@ impl Sends {
             _ => Some(Err(-result)),
         };
         match ended {
-            None => Progress::More(self.operation(index, table)),
-            Some(result) => Progress::Done(self.finish(index), result),
+            None => SendProgress::More(self.operation(index, table)),
+            Some(result) => SendProgress::Done(self.finish(index), result),
         }
     }
 
@@ -174,7 +174,7 @@ impl Sends {
     }
 }
 
-impl Record {
+impl SendInFlight {
     fn advance(&mut self, mut bytes: usize) {
         self.left -= bytes;
         let Outgoing::Many(segments) = &self.outgoing else {

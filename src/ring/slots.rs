@@ -38,7 +38,7 @@ pub(super) const OPEN: u32 = 1 << 31;
 
 /// All state that the driver keeps per socket.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Slot {
+pub(super) struct SocketSlot {
     /// The direct descriptor, which is an index in the ring's table. In a free slot it is the index
     /// of the next free slot.
     pub(super) table: u32,
@@ -53,15 +53,15 @@ pub(super) struct Slot {
     pub(super) flags: u32,
 }
 
-const _: () = assert!(size_of::<Slot>() == 16);
+const _: () = assert!(size_of::<SocketSlot>() == 16);
 
 /// A chunk has 8 KiB, a size that the allocator keeps on small pages, which become free sooner.
 const CHUNK: usize = 512;
 const NONE: u32 = u32::MAX;
 
 /// A chunk of consecutive slots. Its memory is freed when none of them is in use.
-struct Chunk {
-    slots: Option<Box<[Slot; CHUNK]>>,
+struct SlotChunk {
+    slots: Option<Box<[SocketSlot; CHUNK]>>,
     /// The first free slot of this chunk, linked through `table`.
     free: u32,
     open: u32,
@@ -71,7 +71,7 @@ struct Chunk {
 }
 
 pub(super) struct Slots {
-    chunks: Vec<Chunk>,
+    chunks: Vec<SlotChunk>,
     /// The chunks that have a free slot, each listed once. The last one is used first.
     roomy: Vec<u32>,
     /// The chunk that has memory but no open slot. At most one such chunk is kept.
@@ -108,7 +108,7 @@ impl Slots {
         let slot = &mut slots[id.0 as usize % CHUNK];
         let next = slot.table;
         let generation = slot.generation;
-        *slot = Slot { table, record: NONE, ring: ring as u16, generation, flags: OPEN };
+        *slot = SocketSlot { table, record: NONE, ring: ring as u16, generation, flags: OPEN };
         chunk.free = next;
         if chunk.open == 0 && self.empty == Some(number) {
             self.empty = None;
@@ -186,14 +186,14 @@ impl Slots {
 
     /// The slot of an open socket.
     #[inline]
-    pub(super) fn get(&mut self, id: SocketId) -> Option<&mut Slot> {
+    pub(super) fn get(&mut self, id: SocketId) -> Option<&mut SocketSlot> {
         let chunk = self.chunks.get_mut(id.0 as usize / CHUNK)?.slots.as_deref_mut()?;
         Some(&mut chunk[id.0 as usize % CHUNK]).filter(|slot| slot.flags & OPEN != 0)
     }
 
     /// The slot of an open socket, if a completion with this generation belongs to it.
     #[inline]
-    pub(super) fn get_current(&mut self, id: SocketId, generation: u16) -> Option<&mut Slot> {
+    pub(super) fn get_current(&mut self, id: SocketId, generation: u16) -> Option<&mut SocketSlot> {
         self.get(id).filter(|slot| slot.generation == generation)
     }
 
@@ -207,11 +207,16 @@ impl Slots {
         let number = given_back.unwrap_or(self.chunks.len());
         if number == self.chunks.len() {
             let generation = self.generation;
-            self.chunks.push(Chunk { slots: None, free: NONE, open: 0, generation });
+            self.chunks.push(SlotChunk { slots: None, free: NONE, open: 0, generation });
         }
         let chunk = &mut self.chunks[number];
-        let free =
-            Slot { table: NONE, record: NONE, ring: 0, generation: chunk.generation, flags: 0 };
+        let free = SocketSlot {
+            table: NONE,
+            record: NONE,
+            ring: 0,
+            generation: chunk.generation,
+            flags: 0,
+        };
         let mut slots = Box::new([free; CHUNK]);
         let base = (number * CHUNK) as u32;
         for (offset, slot) in slots.iter_mut().enumerate().take(CHUNK - 1) {

@@ -2,9 +2,9 @@
 #![allow(unsafe_code)]
 use super::driver::{Deferred, Driver};
 use super::event::{Event, Outgoing, Receive};
-use super::send::Progress;
+use super::send::SendProgress;
 use super::slots::*;
-use super::tag::{self, Kind};
+use super::tag::{self, OperationKind};
 use super::uring::GROUP;
 use crate::ids::SocketId;
 use io_uring::{cqueue, opcode, squeue, types};
@@ -62,7 +62,7 @@ impl Driver {
             Ok((record, entry)) => {
                 slot.flags |= SENDING;
                 slot.record = record;
-                let tag = tag::tag(Kind::Send, slot.generation, socket.0);
+                let tag = tag::tag(OperationKind::Send, slot.generation, socket.0);
                 self.rings[slot.ring as usize].push(entry.user_data(tag));
             }
         }
@@ -100,7 +100,7 @@ impl Driver {
         slot.flags &= !WANT;
         slot.flags |= CLOSING;
         let (ring, flags) = (slot.ring as usize, slot.flags);
-        let send = tag::tag(Kind::Send, slot.generation, socket.0);
+        let send = tag::tag(OperationKind::Send, slot.generation, socket.0);
         // Each operation is cancelled by its tag, which the kernel finds by hash. To cancel
         // everything that uses the descriptor, the kernel would search all requests of the ring,
         // which takes half a millisecond per close with 20,000 sockets (measured). No cancel can
@@ -111,7 +111,7 @@ impl Driver {
             let entry = opcode::AsyncCancel2::new(types::CancelBuilder::user_data(send))
                 .build()
                 .flags(squeue::Flags::SKIP_SUCCESS)
-                .user_data(tag::tag(Kind::Ignored, 0, 0));
+                .user_data(tag::tag(OperationKind::Ignored, 0, 0));
             self.rings[ring].push(entry);
         }
         if flags & (COPIED | SHUTTING) == COPIED {
@@ -133,7 +133,7 @@ impl Driver {
             return;
         }
         slot.flags |= CLOSE_SENT;
-        let close = tag::tag(Kind::Close, slot.generation, socket.0);
+        let close = tag::tag(OperationKind::Close, slot.generation, socket.0);
         let entry = opcode::Close::new(types::Fixed(slot.table)).build().user_data(close);
         self.rings[slot.ring as usize].push(entry);
     }
@@ -155,7 +155,7 @@ impl Driver {
                 .build()
                 .flags(squeue::Flags::BUFFER_SELECT),
         };
-        let tag = tag::tag(Kind::Receive, slot.generation, socket.0);
+        let tag = tag::tag(OperationKind::Receive, slot.generation, socket.0);
         self.rings[slot.ring as usize].push(entry.user_data(tag));
     }
 
@@ -165,11 +165,11 @@ impl Driver {
             return;
         }
         slot.flags |= CANCELLING;
-        let target = tag::tag(Kind::Receive, slot.generation, socket.0);
+        let target = tag::tag(OperationKind::Receive, slot.generation, socket.0);
         let entry = opcode::AsyncCancel2::new(types::CancelBuilder::user_data(target))
             .build()
             .flags(squeue::Flags::SKIP_SUCCESS)
-            .user_data(tag::tag(Kind::CancelReceive, slot.generation, socket.0));
+            .user_data(tag::tag(OperationKind::CancelReceive, slot.generation, socket.0));
         self.rings[slot.ring as usize].push(entry);
     }
 
@@ -319,12 +319,12 @@ impl Driver {
         }
         let give_up = leaving != 0;
         match self.sends.completed(slot.record, slot.table, result, give_up) {
-            Progress::More(entry) => {
+            SendProgress::More(entry) => {
                 self.counts.partial_sends += 1;
-                let tag = tag::tag(Kind::Send, generation, socket.0);
+                let tag = tag::tag(OperationKind::Send, generation, socket.0);
                 self.rings[slot.ring as usize].push(entry.user_data(tag));
             }
-            Progress::Done(outgoing, result) => {
+            SendProgress::Done(outgoing, result) => {
                 slot.flags &= !SENDING;
                 if slot.flags & LINGER != 0 {
                     match result {
@@ -353,7 +353,7 @@ impl Driver {
         slot.flags |= SHUTTING;
         let entry = opcode::Shutdown::new(types::Fixed(slot.table), what)
             .build()
-            .user_data(tag::tag(Kind::Shutdown, slot.generation, socket.0));
+            .user_data(tag::tag(OperationKind::Shutdown, slot.generation, socket.0));
         self.rings[slot.ring as usize].push(entry);
     }
 

@@ -6,7 +6,7 @@
 /// The kind of an operation. The order has no meaning, and zero is never used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
-pub(super) enum Kind {
+pub(super) enum OperationKind {
     Accept = 1,
     Receive,
     Send,
@@ -22,32 +22,32 @@ pub(super) enum Kind {
     TakeOver,
 }
 
-impl Kind {
-    pub(super) fn of(tag: u64) -> Option<Kind> {
+impl OperationKind {
+    pub(super) fn of(tag: u64) -> Option<OperationKind> {
         Some(match (tag >> 56) as u8 {
-            1 => Kind::Accept,
-            2 => Kind::Receive,
-            3 => Kind::Send,
-            4 => Kind::Shutdown,
-            5 => Kind::Close,
-            6 => Kind::CancelReceive,
-            7 => Kind::HandOver,
-            8 => Kind::Arrival,
-            9 => Kind::Doorbell,
-            10 => Kind::Ignored,
-            11 => Kind::Export,
-            12 => Kind::TakeOver,
+            1 => OperationKind::Accept,
+            2 => OperationKind::Receive,
+            3 => OperationKind::Send,
+            4 => OperationKind::Shutdown,
+            5 => OperationKind::Close,
+            6 => OperationKind::CancelReceive,
+            7 => OperationKind::HandOver,
+            8 => OperationKind::Arrival,
+            9 => OperationKind::Doorbell,
+            10 => OperationKind::Ignored,
+            11 => OperationKind::Export,
+            12 => OperationKind::TakeOver,
             _ => return None,
         })
     }
 }
 
-pub(super) fn tag(kind: Kind, generation: u16, index: u32) -> u64 {
+pub(super) fn tag(kind: OperationKind, generation: u16, index: u32) -> u64 {
     (kind as u64) << 56 | (generation as u64) << 32 | index as u64
 }
 
 pub(super) fn arrival(cookie: u64) -> u64 {
-    (Kind::Arrival as u64) << 56 | cookie
+    (OperationKind::Arrival as u64) << 56 | cookie
 }
 
 pub(super) fn index(tag: u64) -> u32 {

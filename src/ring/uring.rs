@@ -29,7 +29,7 @@ const KERNEL_WORKERS: u32 = 2;
 
 pub(super) struct Ring {
     io: IoUring,
-    status: Status,
+    status: RingFlags,
     /// Operations that found the submission queue full at a time when the kernel accepted none.
     backlog: VecDeque<squeue::Entry>,
     /// The ring's descriptor, or its registered index.
@@ -101,7 +101,7 @@ impl Ring {
         }
         .map_err(|error| RingFailure::new("REGISTER_PBUF_RING", &error))?;
         let status =
-            Status::of(&io).map_err(|error| RingFailure::new("mmap of the ring", &error))?;
+            RingFlags::of(&io).map_err(|error| RingFailure::new("mmap of the ring", &error))?;
         let quiet_wait = io.params().is_feature_no_iowait();
         let mut ring = Ring {
             enter_fd: io.as_raw_fd(),
@@ -375,18 +375,18 @@ impl Drop for Ring {
 
 /// The flags word in the submission ring, which the kernel shares with us. It is mapped a second
 /// time here, because one of the flags has to be cleared by us.
-struct Status {
+struct RingFlags {
     page: NonNull<u8>,
     length: usize,
     /// The offset of the flags word in bytes.
     offset: usize,
 }
 
-impl Status {
+impl RingFlags {
     const OVERFLOW: u32 = 1 << 1;
     const TASKRUN: u32 = 1 << 2;
 
-    fn of(io: &IoUring) -> io::Result<Status> {
+    fn of(io: &IoUring) -> io::Result<RingFlags> {
         // io_uring_params: ten words, then the offsets into the ring, the fifth of them for flags.
         const FLAGS_OFFSET: usize = 14;
         let parameters: *const u32 = (&raw const *io.params()).cast();
@@ -404,7 +404,7 @@ impl Status {
             return Err(io::Error::last_os_error());
         }
         let page = NonNull::new(page.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Status { page, length, offset })
+        Ok(RingFlags { page, length, offset })
     }
 
     fn flags(&self) -> &AtomicU32 {
@@ -438,7 +438,7 @@ impl Status {
     }
 }
 
-impl Drop for Status {
+impl Drop for RingFlags {
     fn drop(&mut self) {
         // SAFETY: mapped in `of`, unmapped once.
         unsafe { libc::munmap(self.page.as_ptr().cast(), self.length) };

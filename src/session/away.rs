@@ -3,13 +3,13 @@
 //! queue.
 
 use super::SubscriptionIds;
-use super::pending::cost;
+use super::pending::{ExpiryHeap, cost};
 use crate::mutant::Mutant;
 use crate::packet::Qos;
 use crate::time::Instant;
 use hashbrown::HashMap;
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::VecDeque;
 
 /// Messages of a chunk.
 const CHUNK: usize = 256;
@@ -37,7 +37,7 @@ pub struct AwayMessage {
 
 /// The same in less space; a gap has slot 0.
 #[derive(Clone, Copy)]
-struct Entry {
+struct AwayEntry {
     slot: u32,
     number: [u32; 2],
     size: u32,
@@ -48,20 +48,18 @@ struct Entry {
 }
 
 /// Bytes of memory of a message that is away.
-pub const AWAY: usize = size_of::<Entry>();
+pub const AWAY: usize = size_of::<AwayEntry>();
 const _: () = assert!(AWAY <= 28);
 
 const RETAIN: u8 = 4;
 /// It has several Subscription Identifiers, which are listed.
 const SEVERAL: u8 = 8;
 
-type Expiring = BinaryHeap<Reverse<(Instant, u64)>>;
-
 /// The tail.
 #[derive(Default)]
 pub struct Away {
     /// In order; all but the last have [`CHUNK`] places. The first never begins with a gap.
-    chunks: VecDeque<Vec<Entry>>,
+    chunks: VecDeque<Vec<AwayEntry>>,
     /// Places of the first chunk that are gone.
     skipped: usize,
     /// The number of the first place that is not. Places are numbered as messages come.
@@ -71,7 +69,7 @@ pub struct Away {
     gaps: usize,
     bytes: usize,
     /// The messages that expire, with the numbers of their places, earliest first. Some have gone.
-    expiring: Expiring,
+    expiring: ExpiryHeap,
     /// The Subscription Identifiers of those that have several, by slot.
     several: HashMap<u32, SubscriptionIds, foldhash::fast::FixedState>,
     /// It is in the shard's line of those that want messages back.
@@ -122,17 +120,17 @@ impl Away {
             self.chunks.push_back(Vec::with_capacity(if self.places == 0 { 8 } else { CHUNK }));
         }
         if let Some(last) = self.chunks.back_mut() {
-            last.push(Entry { slot, number, size, checksum, id, flags });
+            last.push(AwayEntry { slot, number, size, checksum, id, flags });
             self.places += 1;
         }
     }
 
-    fn entry(&self, place: u64) -> Option<&Entry> {
+    fn entry(&self, place: u64) -> Option<&AwayEntry> {
         let at = usize::try_from(place.checked_sub(self.first)?).ok()? + self.skipped;
         self.chunks.get(at / CHUNK)?.get(at % CHUNK)
     }
 
-    fn message(&self, entry: &Entry) -> AwayMessage {
+    fn message(&self, entry: &AwayEntry) -> AwayMessage {
         let [low, high] = entry.number;
         let subscription_ids = match entry.flags & SEVERAL {
             0 => SubscriptionIds::from_slice(&[entry.id]),
@@ -188,7 +186,7 @@ impl Away {
             self.gaps -= 1;
         }
         if self.places == 0 {
-            self.expiring = Expiring::new();
+            self.expiring = ExpiryHeap::new();
         }
     }
 

@@ -46,11 +46,11 @@ pub struct Session {
     /// The hash of the identifier.
     pub key: ClientKey,
     /// Its subscriptions. Shared subscriptions are in `extras`.
-    pub subscriptions: Subscriptions,
+    pub subscriptions: ClientSubscriptions,
     /// Its window and queues; `None` while nothing is in flight.
     pub flow: Option<Box<Flow>>,
     /// The Will Message of the current connection, or the one waiting for its delay.
-    pub will: Option<Box<Will>>,
+    pub will: Option<Box<SessionWill>>,
     /// What few clients have.
     pub extras: Option<Box<Extras>>,
     /// While the client is offline: when the session ends. `Instant::END` while it is online, and
@@ -199,7 +199,7 @@ pub struct Extras {
 
 /// The Will Message and when it is due.
 #[derive(Clone)]
-pub struct Will {
+pub struct SessionWill {
     /// The message, mountpoint included.
     pub message: Message,
     /// Will Delay Interval in seconds.
@@ -276,7 +276,7 @@ const FEW: usize = 32;
 
 /// A client's subscriptions. One is held inline: most device clients have one.
 #[derive(Default)]
-pub enum Subscriptions {
+pub enum ClientSubscriptions {
     /// None.
     #[default]
     None,
@@ -289,14 +289,14 @@ pub enum Subscriptions {
     Many(Box<SubscriptionSlots>),
 }
 
-impl Subscriptions {
+impl ClientSubscriptions {
     /// How many.
     pub fn len(&self) -> usize {
         match self {
-            Subscriptions::None => 0,
-            Subscriptions::One(_) => 1,
-            Subscriptions::Few(few) => few.len(),
-            Subscriptions::Many(many) => many.len(),
+            ClientSubscriptions::None => 0,
+            ClientSubscriptions::One(_) => 1,
+            ClientSubscriptions::Few(few) => few.len(),
+            ClientSubscriptions::Many(many) => many.len(),
         }
     }
 
@@ -308,44 +308,44 @@ impl Subscriptions {
     /// Position of this client's entry in the filter's list.
     pub fn position(&self, filter: FilterId) -> Option<u32> {
         match self {
-            Subscriptions::None => None,
-            Subscriptions::One(place) => (place.filter == filter).then_some(place.position),
-            Subscriptions::Few(few) => {
+            ClientSubscriptions::None => None,
+            ClientSubscriptions::One(place) => (place.filter == filter).then_some(place.position),
+            ClientSubscriptions::Few(few) => {
                 few.iter().find(|place| place.filter == filter).map(|place| place.position)
             }
-            Subscriptions::Many(many) => many.position(filter),
+            ClientSubscriptions::Many(many) => many.position(filter),
         }
     }
 
     /// Calls `look` with every slot, in no particular order.
     pub fn each(&self, mut look: impl FnMut(SubscriptionSlot)) {
         match self {
-            Subscriptions::None => {}
-            Subscriptions::One(place) => look(*place),
-            Subscriptions::Few(few) => few.iter().for_each(|&place| look(place)),
-            Subscriptions::Many(many) => many.all().iter().for_each(|&place| look(place)),
+            ClientSubscriptions::None => {}
+            ClientSubscriptions::One(place) => look(*place),
+            ClientSubscriptions::Few(few) => few.iter().for_each(|&place| look(place)),
+            ClientSubscriptions::Many(many) => many.all().iter().for_each(|&place| look(place)),
         }
     }
 
     /// The slot at that position of the client's list, whose order changes when slots go.
     pub fn nth(&self, at: usize) -> Option<SubscriptionSlot> {
         match self {
-            Subscriptions::None => None,
-            Subscriptions::One(place) => Some(*place).filter(|_| at == 0),
-            Subscriptions::Few(few) => few.get(at).copied(),
-            Subscriptions::Many(many) => many.all().get(at).copied(),
+            ClientSubscriptions::None => None,
+            ClientSubscriptions::One(place) => Some(*place).filter(|_| at == 0),
+            ClientSubscriptions::Few(few) => few.get(at).copied(),
+            ClientSubscriptions::Many(many) => many.all().get(at).copied(),
         }
     }
 
     /// Adds a slot, or changes the position of an existing one.
     pub fn set(&mut self, place: SubscriptionSlot) {
         match self {
-            Subscriptions::None => *self = Subscriptions::One(place),
-            Subscriptions::One(one) if one.filter == place.filter => *one = place,
-            Subscriptions::One(one) => {
-                *self = Subscriptions::Few(Box::new(vec![*one, place]));
+            ClientSubscriptions::None => *self = ClientSubscriptions::One(place),
+            ClientSubscriptions::One(one) if one.filter == place.filter => *one = place,
+            ClientSubscriptions::One(one) => {
+                *self = ClientSubscriptions::Few(Box::new(vec![*one, place]));
             }
-            Subscriptions::Few(few) => {
+            ClientSubscriptions::Few(few) => {
                 if let Some(known) = few.iter_mut().find(|known| known.filter == place.filter) {
                     *known = place;
                 } else if few.len() < FEW {
@@ -354,35 +354,35 @@ impl Subscriptions {
                     few.push(place);
                     let mut many = Box::<SubscriptionSlots>::default();
                     few.iter().for_each(|&place| many.set(place));
-                    *self = Subscriptions::Many(many);
+                    *self = ClientSubscriptions::Many(many);
                 }
             }
-            Subscriptions::Many(many) => many.set(place),
+            ClientSubscriptions::Many(many) => many.set(place),
         }
     }
 
     /// Removes a slot and returns its position.
     pub fn remove(&mut self, filter: FilterId) -> Option<u32> {
         match self {
-            Subscriptions::None => None,
-            Subscriptions::One(place) if place.filter == filter => {
+            ClientSubscriptions::None => None,
+            ClientSubscriptions::One(place) if place.filter == filter => {
                 let position = place.position;
-                *self = Subscriptions::None;
+                *self = ClientSubscriptions::None;
                 Some(position)
             }
-            Subscriptions::One(_) => None,
-            Subscriptions::Few(few) => {
+            ClientSubscriptions::One(_) => None,
+            ClientSubscriptions::Few(few) => {
                 let at = few.iter().position(|place| place.filter == filter)?;
                 let position = few.swap_remove(at).position;
                 if few.is_empty() {
-                    *self = Subscriptions::None;
+                    *self = ClientSubscriptions::None;
                 }
                 Some(position)
             }
-            Subscriptions::Many(many) => {
+            ClientSubscriptions::Many(many) => {
                 let position = many.remove(filter)?;
                 if many.is_empty() {
-                    *self = Subscriptions::None;
+                    *self = ClientSubscriptions::None;
                 }
                 Some(position)
             }
@@ -392,10 +392,10 @@ impl Subscriptions {
     /// All slots.
     pub fn all(&self) -> Vec<SubscriptionSlot> {
         match self {
-            Subscriptions::None => Vec::new(),
-            Subscriptions::One(place) => vec![*place],
-            Subscriptions::Few(few) => few.to_vec(),
-            Subscriptions::Many(many) => many.all().to_vec(),
+            ClientSubscriptions::None => Vec::new(),
+            ClientSubscriptions::One(place) => vec![*place],
+            ClientSubscriptions::Few(few) => few.to_vec(),
+            ClientSubscriptions::Many(many) => many.all().to_vec(),
         }
     }
 
@@ -403,10 +403,10 @@ impl Subscriptions {
     /// change their position in between.
     pub fn any(&self) -> Option<SubscriptionSlot> {
         match self {
-            Subscriptions::None => None,
-            Subscriptions::One(place) => Some(*place),
-            Subscriptions::Few(few) => few.last().copied(),
-            Subscriptions::Many(many) => many.all().last().copied(),
+            ClientSubscriptions::None => None,
+            ClientSubscriptions::One(place) => Some(*place),
+            ClientSubscriptions::Few(few) => few.last().copied(),
+            ClientSubscriptions::Many(many) => many.all().last().copied(),
         }
     }
 }

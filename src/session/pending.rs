@@ -23,7 +23,7 @@ const SPARE: usize = 32;
 
 /// The bounds of the queue and the policy that applies when one is reached.
 #[derive(Clone, Copy, Debug)]
-pub struct Bounds {
+pub struct PendingBounds {
     /// The largest number of messages.
     pub messages: usize,
     /// The largest number of bytes. Each message counts with its topic, its properties, its payload
@@ -52,8 +52,8 @@ pub enum Pushed {
 pub struct Pending {
     /// Messages that go before all others: those that came back to a share group from another
     /// member.
-    first: Queue,
-    rest: Queue,
+    first: MessageQueue,
+    rest: MessageQueue,
     /// How many of the oldest messages in `rest` still have to be looked at by [`Self::sift`].
     unsifted: usize,
     /// Messages of share groups that were dropped as the oldest ones. Their groups may take them
@@ -121,11 +121,11 @@ impl Pending {
     }
 
     /// True when a message of `size` bytes fits without another being dropped for it.
-    pub fn has_room(&self, size: usize, bounds: &Bounds) -> bool {
+    pub fn has_room(&self, size: usize, bounds: &PendingBounds) -> bool {
         self.fits(size + OVERHEAD, bounds)
     }
 
-    fn fits(&self, cost: usize, bounds: &Bounds) -> bool {
+    fn fits(&self, cost: usize, bounds: &PendingBounds) -> bool {
         let more = usize::from(Mutant::PendingOverBound.is_on());
         self.len() < bounds.messages.saturating_add(more) && self.bytes() + cost <= bounds.bytes
     }
@@ -134,7 +134,7 @@ impl Pending {
     /// starting with those that expired first. Returns how many were dropped. To be called before
     /// [`Self::push`], whose policy is meant for messages that are still valid. Each message costs
     /// the logarithm of the number of messages that expire.
-    pub fn expire_for(&mut self, queued: &Queued, bounds: &Bounds, now: Instant) -> u32 {
+    pub fn expire_for(&mut self, queued: &Queued, bounds: &PendingBounds, now: Instant) -> u32 {
         let mut dropped = 0;
         if Mutant::ExpiredHoldPlaces.is_on() {
             return dropped;
@@ -218,7 +218,7 @@ impl Pending {
         &mut self,
         message: AwayMessage,
         expires: Option<Instant>,
-        bounds: &Bounds,
+        bounds: &PendingBounds,
     ) -> Pushed {
         let pushed = self.make_room(cost(message.size as usize), bounds);
         if matches!(pushed, Pushed::Queued | Pushed::DroppedOldest(_)) {
@@ -275,12 +275,12 @@ impl Pending {
     }
 
     /// Adds a message at the end, within `bounds`.
-    pub fn push(&mut self, queued: Queued, bounds: &Bounds) -> Pushed {
+    pub fn push(&mut self, queued: Queued, bounds: &PendingBounds) -> Pushed {
         self.push_to(QueueEnd::End, queued, bounds)
     }
 
     /// Adds a message at the given end, within `bounds`.
-    pub fn push_to(&mut self, line: QueueEnd, queued: Queued, bounds: &Bounds) -> Pushed {
+    pub fn push_to(&mut self, line: QueueEnd, queued: Queued, bounds: &PendingBounds) -> Pushed {
         let pushed = self.make_room(cost_of(&queued), bounds);
         if !matches!(pushed, Pushed::Queued | Pushed::DroppedOldest(_)) {
             self.note_gone(queued.stored);
@@ -294,7 +294,7 @@ impl Pending {
     }
 
     /// Makes room for a message of that cost by the policy, and says what becomes of it.
-    fn make_room(&mut self, cost: usize, bounds: &Bounds) -> Pushed {
+    fn make_room(&mut self, cost: usize, bounds: &PendingBounds) -> Pushed {
         let mut dropped = 0;
         while !self.fits(cost, bounds) {
             match bounds.on_full {
@@ -381,7 +381,7 @@ impl Pending {
 
 /// A queue of messages. Expired messages can be anywhere in it, and removing them leaves gaps.
 #[derive(Default)]
-struct Queue {
+struct MessageQueue {
     /// Never starts with a gap, and has at most about as many gaps as messages.
     queue: VecDeque<Option<Queued>>,
     /// The number of the first place. Places are numbered consecutively as messages arrive.
@@ -392,15 +392,16 @@ struct Queue {
     shares: usize,
     /// The messages that expire, each with the number of its place, earliest first. Also contains
     /// some that have been sent since. `None` when there has been none.
-    expiring: Option<Box<Expiring>>,
+    expiring: Option<Box<ExpiryHeap>>,
 }
 
-type Expiring = BinaryHeap<Reverse<(Instant, u64)>>;
+/// The messages of a queue that expire, each with the number of its place, earliest first.
+pub(super) type ExpiryHeap = BinaryHeap<Reverse<(Instant, u64)>>;
 
 // A gap takes no more memory than a message, and distinguishing the two takes none.
 const _: () = assert!(size_of::<Option<Queued>>() == size_of::<Queued>());
 
-impl Queue {
+impl MessageQueue {
     /// Messages waiting.
     fn len(&self) -> usize {
         self.queue.len() - self.gaps
@@ -497,7 +498,7 @@ impl Queue {
         let expires = numbered.filter_map(|(number, queued)| {
             Some(Reverse((queued.as_ref()?.message.expires()?, number)))
         });
-        let expiring: Expiring = expires.collect();
+        let expiring: ExpiryHeap = expires.collect();
         self.expiring = (!expiring.is_empty()).then(|| Box::new(expiring));
     }
 }

@@ -31,8 +31,8 @@ fn expiring(payload: &[u8], expires: Option<u64>, qos: Qos) -> Queued {
     Queued { message, qos, ..queued(payload) }
 }
 
-fn bounds(messages: usize, bytes: usize, on_full: OnFull) -> Bounds {
-    Bounds { messages, bytes, on_full }
+fn bounds(messages: usize, bytes: usize, on_full: OnFull) -> PendingBounds {
+    PendingBounds { messages, bytes, on_full }
 }
 
 #[test]

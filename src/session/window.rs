@@ -25,7 +25,7 @@ enum Awaits {
     PubComp,
 }
 
-struct Sent {
+struct InFlight {
     /// The message, kept for redelivery when the session outlives the connection.
     queued: Option<Queued>,
     awaits: Awaits,
@@ -41,7 +41,7 @@ fn note_gone(gone: &mut Vec<u32>, stored: u32) {
     }
 }
 
-impl Sent {
+impl InFlight {
     #[inline]
     fn bytes(&self) -> usize {
         self.queued.as_ref().map_or(0, |queued| queued.message.size())
@@ -71,7 +71,7 @@ pub enum Unfinished {
 
 /// The window.
 pub struct Window {
-    run: VecDeque<Sent>,
+    run: VecDeque<InFlight>,
     first: u16,
     open: u16,
     again: u16,
@@ -119,7 +119,7 @@ impl Window {
 
     /// The same, computed from scratch. For checks.
     pub fn count_kept(&self) -> usize {
-        self.run.iter().map(Sent::bytes).sum()
+        self.run.iter().map(InFlight::bytes).sum()
     }
 
     /// True when nothing awaits an acknowledgement.
@@ -135,7 +135,7 @@ impl Window {
         let id = self.id_at(self.run.len());
         self.kept += queued.as_ref().map_or(0, |queued| queued.message.size());
         let stored = queued.as_ref().map_or(0, |queued| queued.stored);
-        self.run.push_back(Sent { queued, awaits, again: false, stored });
+        self.run.push_back(InFlight { queued, awaits, again: false, stored });
         self.open += 1;
         id
     }
@@ -143,7 +143,7 @@ impl Window {
     /// The first identifier, and of it and each following one: what is awaited as a number, whether
     /// it is to be sent again, the message, and its number in the store. For [`Self::of_places`].
     pub fn places(&self) -> (u16, impl Iterator<Item = (u8, bool, Option<&Queued>, u32)>) {
-        let place = |sent: &'_ Sent| (sent.awaits as u8, sent.again, sent.stored);
+        let place = |sent: &'_ InFlight| (sent.awaits as u8, sent.again, sent.stored);
         let places = self.run.iter().map(move |sent| {
             let (awaits, again, stored) = place(sent);
             (awaits, again, sent.queued.as_ref(), stored)
@@ -168,7 +168,7 @@ impl Window {
             window.open += u16::from(awaits != Awaits::Nothing);
             window.again += u16::from(again);
             window.kept += queued.as_ref().map_or(0, |queued| queued.message.size());
-            window.run.push_back(Sent { queued, awaits, again, stored });
+            window.run.push_back(InFlight { queued, awaits, again, stored });
         }
         window.trim();
         window
@@ -184,7 +184,7 @@ impl Window {
             let place = u32::from(id.get()) + IDENTIFIERS - u32::from(self.first);
             let place = (place % IDENTIFIERS) as usize;
             let nothing =
-                || Sent { queued: None, awaits: Awaits::Nothing, again: false, stored: 0 };
+                || InFlight { queued: None, awaits: Awaits::Nothing, again: false, stored: 0 };
             if place < self.run.len() {
                 continue; // an identifier is in use once
             }
@@ -200,7 +200,7 @@ impl Window {
                 Some(_) => Awaits::PubAck,
             };
             self.kept += queued.as_ref().map_or(0, |queued| queued.message.size());
-            self.run.push_back(Sent { queued, awaits, again: false, stored });
+            self.run.push_back(InFlight { queued, awaits, again: false, stored });
             self.open += 1;
         }
     }
@@ -331,7 +331,7 @@ impl Window {
                 self.again -= u16::from(sent.again);
                 self.kept -= sent.bytes();
                 note_gone(&mut self.gone, sent.stored);
-                *sent = Sent { queued: None, awaits: Awaits::Nothing, again: false, stored: 0 };
+                *sent = InFlight { queued: None, awaits: Awaits::Nothing, again: false, stored: 0 };
                 self.open -= 1;
                 abandoned += 1;
             }
@@ -351,7 +351,7 @@ impl Window {
         loop {
             let sent = self.run.pop_front()?;
             self.kept -= sent.bytes();
-            let Sent { queued, awaits, again, .. } = sent;
+            let InFlight { queued, awaits, again, .. } = sent;
             self.again -= u16::from(again);
             if awaits == Awaits::Nothing {
                 continue;

@@ -2,7 +2,7 @@
 //!
 //! The chain of methods is evaluated on the home shard. What a method cannot decide at once is sent
 //! to a helper thread as an [`AccessQuestion`]. Meanwhile the client is in [`Stage::Proving`]: this
-//! module keeps its CONNECT and a [`Waiting`], and the client is refused after
+//! module keeps its CONNECT and a [`PendingAdmission`], and the client is refused after
 //! `mqtt.connect_timeout`. Its connection is read only for the next message of an enhanced
 //! authentication, or to notice that the client gives up. The number of waiting clients is bounded;
 //! further clients are told that the server is busy.
@@ -12,8 +12,10 @@ use super::connection::{Input, Parting, Stage};
 use super::refuse::{Denial, Refused};
 use super::{Action, Shard};
 use crate::access::chain::Accepted;
-use crate::access::scram::Exchange;
-use crate::access::{Access, Answered, Decision, Deed, Grant, MethodKind, Proof, Verdict, Work};
+use crate::access::scram::ScramExchange;
+use crate::access::{
+    Access, Answered, Decision, Deed, Grant, MethodKind, Proof, Verdict, WorkPlace,
+};
 use crate::ids::SocketId;
 use crate::limits::cost;
 use crate::mutant::Mutant;
@@ -41,13 +43,13 @@ pub struct AccessQuestion {
     /// is.
     pub deeds: Vec<(Deed, Box<str>)>,
     /// What kind of helper thread the question is for.
-    pub work: Work,
+    pub work: WorkPlace,
     /// What the client shows to prove who it is.
     pub proof: Proof,
 }
 
 /// A client whose proof is being checked. Its CONNECT is the connection's input.
-struct Waiting {
+struct PendingAdmission {
     ticket: u64,
     /// The chain that decides about the client, and the position of the method that is asked now.
     access: Arc<Access>,
@@ -55,27 +57,27 @@ struct Waiting {
     /// The ClientId that the broker has assigned to the client, if it has.
     assigned: Option<Box<str>>,
     /// The client's enhanced authentication, when the client is to send its next message.
-    exchange: Option<Box<Exchange>>,
+    exchange: Option<Box<ScramExchange>>,
     until: Instant,
 }
 
 // Bounds the memory that each waiting client takes besides its CONNECT.
-const _: () = assert!(size_of::<Waiting>() + size_of::<SocketId>() <= 64);
+const _: () = assert!(size_of::<PendingAdmission>() + size_of::<SocketId>() <= 64);
 
-/// What is left of a [`Waiting`] when its client goes on.
-pub(super) struct Waited {
+/// What is left of a [`PendingAdmission`] when its client goes on.
+pub(super) struct ResumedAdmission {
     pub access: Arc<Access>,
     pub method: usize,
     pub assigned: Option<Box<str>>,
-    pub exchange: Option<Box<Exchange>>,
+    pub exchange: Option<Box<ScramExchange>>,
 }
 
 /// The clients whose admission is under way, and the connections whose admission will expire.
 #[derive(Default)]
 pub(super) struct Admissions {
-    waiting: HashMap<SocketId, Waiting, foldhash::fast::FixedState>,
+    waiting: HashMap<SocketId, PendingAdmission, foldhash::fast::FixedState>,
     /// Enhanced authentication of clients that are connected and prove themselves again.
-    again: HashMap<SocketId, Box<Exchange>, foldhash::fast::FixedState>,
+    again: HashMap<SocketId, Box<ScramExchange>, foldhash::fast::FixedState>,
     /// Connections whose client has to prove itself again, and when at the latest; the earliest
     /// first.
     pub(super) ends: BTreeSet<(Instant, SocketId)>,
@@ -99,12 +101,12 @@ impl Admissions {
     }
 
     /// A connected client begins to prove itself again.
-    pub(super) fn begin_again(&mut self, socket: SocketId, exchange: Box<Exchange>) {
+    pub(super) fn begin_again(&mut self, socket: SocketId, exchange: Box<ScramExchange>) {
         self.again.insert(socket, exchange);
     }
 
     /// Takes out the re-authentication of a connected client, to go on with it.
-    pub(super) fn go_on_again(&mut self, socket: SocketId) -> Option<Box<Exchange>> {
+    pub(super) fn go_on_again(&mut self, socket: SocketId) -> Option<Box<ScramExchange>> {
         self.again.remove(&socket)
     }
 
@@ -125,7 +127,7 @@ impl Admissions {
 }
 
 /// What the chain has decided about a client.
-enum Outcome {
+enum Admission {
     Accepted(Box<Accepted>),
     Refused(Refused, &'static str),
     Failed(&'static str),
@@ -247,7 +249,7 @@ impl Shard {
                 }
                 Answered::Later(work) => {
                     if let Some(accepted) = self.remembered(&access, method, proof) {
-                        break Outcome::Accepted(accepted);
+                        break Admission::Accepted(accepted);
                     }
                     self.wait_for(socket, access, method, assigned, work, proof, bytes);
                     return;
@@ -259,21 +261,21 @@ impl Shard {
 
     /// Counts a method's verdict and returns what follows from it; `None` when the next method is
     /// to be asked.
-    fn heard(&mut self, access: &Access, method: usize, verdict: Verdict) -> Option<Outcome> {
+    fn heard(&mut self, access: &Access, method: usize, verdict: Verdict) -> Option<Admission> {
         let kind = access.methods.get(method)?.kind();
         let [accepted, refused, unknown, failed] = tallies(&mut self.counters, kind);
         match verdict {
             Verdict::Accept(with) => {
                 *accepted += 1;
-                Some(Outcome::Accepted(with))
+                Some(Admission::Accepted(with))
             }
             Verdict::Refuse(why) => {
                 *refused += 1;
-                Some(Outcome::Refused(BAD_CREDENTIALS, why))
+                Some(Admission::Refused(BAD_CREDENTIALS, why))
             }
             Verdict::Failed(why) => {
                 *failed += 1;
-                Some(Outcome::Failed(why))
+                Some(Admission::Failed(why))
             }
             Verdict::Unknown => {
                 *unknown += 1;
@@ -283,15 +285,15 @@ impl Shard {
     }
 
     /// No method of the chain knows the client.
-    fn nobody_knows(&self, socket: SocketId, proof: &Proof) -> Outcome {
+    fn nobody_knows(&self, socket: SocketId, proof: &Proof) -> Admission {
         let connection = self.connections.get(socket.0);
         let listener_state = connection.and_then(|c| self.entrance.listener(c.listener));
         match (&proof.username, listener_state) {
             (None, Some(listener_state)) if listener_state.allow_anonymous => {
-                Outcome::Accepted(Box::default())
+                Admission::Accepted(Box::default())
             }
-            (None, _) => Outcome::Refused(NO_ANONYMOUS, NO_ANONYMOUS.1),
-            (Some(_), _) => Outcome::Refused(BAD_CREDENTIALS, "nobody knows this user"),
+            (None, _) => Admission::Refused(NO_ANONYMOUS, NO_ANONYMOUS.1),
+            (Some(_), _) => Admission::Refused(BAD_CREDENTIALS, "nobody knows this user"),
         }
     }
 
@@ -302,7 +304,7 @@ impl Shard {
         access: Arc<Access>,
         method: usize,
         assigned: Option<Box<str>>,
-        work: Work,
+        work: WorkPlace,
         proof: &Proof,
         bytes: &[u8],
     ) {
@@ -322,7 +324,7 @@ impl Shard {
             return; // the client gave up, and the socket may be another's by now
         }
         let Some((waited, bytes)) = self.end_wait(socket) else { return };
-        let Waited { access, method, assigned, .. } = waited;
+        let ResumedAdmission { access, method, assigned, .. } = waited;
         if let Verdict::Accept(accepted) = &verdict {
             self.remember(socket, &access, method, assigned.as_deref(), &bytes, accepted);
         }
@@ -392,7 +394,7 @@ impl Shard {
         access: Arc<Access>,
         method: usize,
         assigned: Option<Box<str>>,
-        exchange: Option<Box<Exchange>>,
+        exchange: Option<Box<ScramExchange>>,
         bytes: &[u8],
     ) -> u64 {
         let ticket = self.topology.ticket();
@@ -401,7 +403,7 @@ impl Shard {
             connection.stage = Stage::Proving;
             connection.keep_input(Input::of(bytes), &mut self.memory.tally.input);
             self.arm_connection(socket, until);
-            let waiting = Waiting { ticket, access, method, assigned, exchange, until };
+            let waiting = PendingAdmission { ticket, access, method, assigned, exchange, until };
             self.access.admissions.waiting.insert(socket, waiting);
             self.counters.proving = self.access.admissions.len() as u64;
         }
@@ -409,14 +411,14 @@ impl Shard {
     }
 
     /// Ends the wait of a client. Returns what was kept of the client, and what it has sent.
-    pub(super) fn end_wait(&mut self, socket: SocketId) -> Option<(Waited, Vec<u8>)> {
+    pub(super) fn end_wait(&mut self, socket: SocketId) -> Option<(ResumedAdmission, Vec<u8>)> {
         let waiting = self.access.admissions.waiting.remove(&socket)?;
         self.counters.proving = self.access.admissions.len() as u64;
         let connection = self.connections.get_mut(socket.0)?;
         connection.stage = Stage::Entry;
         let input = connection.take_input(&mut self.memory.tally.input)?;
-        let Waiting { access, method, assigned, exchange, .. } = waiting;
-        Some((Waited { access, method, assigned, exchange }, input.into_bytes()))
+        let PendingAdmission { access, method, assigned, exchange, .. } = waiting;
+        Some((ResumedAdmission { access, method, assigned, exchange }, input.into_bytes()))
     }
 
     /// Reads a waiting client, to notice when it gives up. Once more than its CONNECT has come,
@@ -464,9 +466,9 @@ impl Shard {
         socket: SocketId,
         assigned: Option<Box<str>>,
         bytes: &[u8],
-        outcome: Outcome,
+        outcome: Admission,
     ) {
-        if let Outcome::Accepted(accepted) = outcome {
+        if let Admission::Accepted(accepted) = outcome {
             self.let_in(socket, assigned, bytes, *accepted);
             return;
         }
@@ -475,12 +477,12 @@ impl Shard {
             return;
         };
         match outcome {
-            Outcome::Accepted(_) => {}
-            Outcome::Failed(why) => {
+            Admission::Accepted(_) => {}
+            Admission::Failed(why) => {
                 let told = Refused(ReasonCode::ServerUnavailable, "users cannot be looked up now");
                 self.refuse_because(socket, &connect, told, why);
             }
-            Outcome::Refused(told, why) => {
+            Admission::Refused(told, why) => {
                 // A client that shows no credentials has not shown wrong ones.
                 if connect.username.is_some() || connect.password.is_some() {
                     self.note_bad_credentials(socket);

@@ -4,7 +4,7 @@
 
 use super::Shard;
 use super::changes::version;
-use super::connection::{Aliases, Connection, Input, Stage};
+use super::connection::{Connection, Input, Stage, TopicAliases};
 use super::memory::named;
 use super::route::GROUP;
 use super::timers::Timer;
@@ -15,16 +15,16 @@ use crate::ids::{ListenerId, SocketId};
 use crate::message::{Accounts, Message};
 use crate::mutant::Mutant;
 use crate::packet::PacketId;
-use crate::session::pending::Bounds;
-use crate::session::{Since, Will, Window};
+use crate::session::pending::PendingBounds;
+use crate::session::{SessionWill, Since, Window};
 use crate::time::Instant;
 use crate::topic::{self, Subscriber};
 use crate::transport::Layers;
-use crate::upgrade::client::{self, Client};
+use crate::upgrade::client::{self, MovedClient};
 
 /// Bounds that any queue is within: an adopted queue was within its bounds in the other process.
-pub(super) const ANY: Bounds =
-    Bounds { messages: usize::MAX, bytes: usize::MAX, on_full: OnFull::DropNew };
+pub(super) const ANY: PendingBounds =
+    PendingBounds { messages: usize::MAX, bytes: usize::MAX, on_full: OnFull::DropNew };
 
 impl Shard {
     /// Takes in a client whose home is this shard. `connection` is the client's socket and the
@@ -34,10 +34,10 @@ impl Shard {
     /// Why the client cannot be taken in.
     pub fn adopt(
         &mut self,
-        client: Client,
+        client: MovedClient,
         connection: Option<(SocketId, ListenerId)>,
     ) -> Result<(), String> {
-        let Client { session, connection: carried } = client;
+        let MovedClient { session, connection: carried } = client;
         if let Some(session) = &session {
             self.replace_early(&session.client_id);
         }
@@ -58,7 +58,7 @@ impl Shard {
 
     pub(super) fn adopt_session(
         &mut self,
-        carried: client::Session,
+        carried: client::MovedSession,
         socket: Option<SocketId>,
     ) -> Result<u32, String> {
         if self.find_session(&carried.client_id).is_some() {
@@ -78,8 +78,8 @@ impl Shard {
         session.socket = socket;
         let will = carried.will.filter(|_| !Mutant::UpgradeWillLost.is_on());
         session.will = will.map(|will| {
-            let client::Will { message, delay, message_expiry, due } = will;
-            Box::new(Will { message, delay, message_expiry, due })
+            let client::MovedWill { message, delay, message_expiry, due } = will;
+            Box::new(SessionWill { message, delay, message_expiry, due })
         });
         if !carried.mountpoint.is_empty() {
             session.extras().mountpoint = carried.mountpoint;
@@ -94,7 +94,7 @@ impl Shard {
             self.note_end(socket, ends);
         }
         self.counters.sessions_persistent += u64::from(socket.is_none());
-        for client::Subscription { filter, options, id } in carried.subscriptions {
+        for client::MovedSubscription { filter, options, id } in carried.subscriptions {
             let lost = Mutant::UpgradeOptionsLost.is_on();
             let (options, id) = if lost { (options & 3, 0) } else { (options & !GROUP, id) };
             if let Some(Ok(_)) = topic::parse_share(&filter) {
@@ -125,10 +125,14 @@ impl Shard {
         Ok(index)
     }
 
-    pub(super) fn adopt_flow(&mut self, index: u32, carried: client::Flow) -> Result<(), String> {
+    pub(super) fn adopt_flow(
+        &mut self,
+        index: u32,
+        carried: client::MovedFlow,
+    ) -> Result<(), String> {
         self.use_flow(index);
         let mut places = Vec::with_capacity(carried.sent.len());
-        for client::Sent { awaits, again, queued, kept, body } in carried.sent {
+        for client::MovedInFlight { awaits, again, queued, kept, body } in carried.sent {
             if let (Some(body), Some(kept)) = (&body, kept) {
                 self.adopt_kept(index, body, kept)?;
             }
@@ -136,7 +140,7 @@ impl Shard {
             places.push((awaits, again, queued, kept.map_or(0, |kept| kept.slot)));
         }
         let mut pending = Vec::with_capacity(carried.pending.len());
-        for client::Waiting { queued, kept } in carried.pending {
+        for client::MovedPending { queued, kept } in carried.pending {
             pending.push(self.adopt_queued(index, queued, kept)?);
         }
         let Some(session) = self.sessions.get_mut(index) else { return Ok(()) };
@@ -169,7 +173,7 @@ impl Shard {
         &mut self,
         socket: SocketId,
         listener: ListenerId,
-        carried: client::Connection,
+        carried: client::MovedConnection,
         index: Option<u32>,
     ) -> Result<(), String> {
         let layers = carried.layers.as_ref().map(Layers::of_moved);
@@ -208,7 +212,7 @@ impl Shard {
         let limit = carried.alias_limit;
         let lost = Mutant::UpgradeAliasLost.is_on();
         if (limit > 0 || !carried.aliases_in.is_empty()) && !lost {
-            let mut aliases = Aliases::within(limit);
+            let mut aliases = TopicAliases::within(limit);
             let held = &mut self.memory.tally.names;
             for (at, name) in carried.aliases_in.iter().enumerate() {
                 if let Some(name) = name {
@@ -249,7 +253,7 @@ impl Shard {
     }
 }
 
-fn granted(carried: client::Grant, serial: u64) -> Grant {
+fn granted(carried: client::MovedGrant, serial: u64) -> Grant {
     Grant {
         username: carried.username,
         superuser: carried.superuser,

@@ -6,10 +6,10 @@
 //! ([`super::park`]). Two bounds say how much room there is:
 //!
 //! - *Messages on their way*: as many as cost the receiver about as much as a step may, by what the
-//!   messages before them have cost on average ([`Progress`]).
+//!   messages before them have cost on average ([`MailProgress`]).
 //! - *Costly messages*, which visit many filters or reach many subscribers: an average says nothing
 //!   about them. The receiver reports what each has cost (`Control::Cost`), by topic, and by the
-//!   filters that matched it ([`Subject`]), because a fleet has too many topics to know each of
+//!   filters that matched it ([`CostSubject`]), because a fleet has too many topics to know each of
 //!   them. From then on the sender reserves a part of a step's work for each message whose subject
 //!   is known to be costly or is not known, until its cost is reported. Publishers that wait for
 //!   such a part stand in queues that have turns ([`super::park`]), and a publisher that comes
@@ -25,7 +25,7 @@ use crate::ids::ShardId;
 use crate::limits::Budget;
 use crate::mesh::interest::Interest;
 use crate::mesh::mail::CostReport;
-use crate::mesh::mailbox::Progress;
+use crate::mesh::mailbox::MailProgress;
 use crate::message::Reserve;
 use crate::mutant::Mutant;
 use crate::time::Instant;
@@ -51,7 +51,7 @@ const LEAST: u64 = 4;
 const FINE: u64 = 16;
 
 /// What decides how much a message costs a shard: its topic, and the filters there that match.
-pub trait Subject {
+pub trait CostSubject {
     /// The hash of the topic name.
     fn topic(&self) -> u64;
     /// The filters of that shard that match the topic, as one number ([`Interest::matched`]).
@@ -63,14 +63,14 @@ pub trait Subject {
 
 /// A topic name, and the filters of all shards that may match it.
 #[derive(Clone, Copy)]
-pub struct Topic<'a> {
+pub struct TopicSubject<'a> {
     /// The hashes of the topic name.
     pub hash: &'a TopicHash<'a>,
     /// Which filters the shards have.
     pub interest: &'a Interest,
 }
 
-impl<'a> Topic<'a> {
+impl<'a> TopicSubject<'a> {
     /// The topic as a subject of messages to that shard.
     #[inline]
     pub fn at(self, shard: ShardId) -> TopicAt<'a> {
@@ -81,11 +81,11 @@ impl<'a> Topic<'a> {
 /// A topic as a subject of messages to one shard.
 #[derive(Clone, Copy)]
 pub struct TopicAt<'a> {
-    topic: Topic<'a>,
+    topic: TopicSubject<'a>,
     shard: ShardId,
 }
 
-impl Subject for TopicAt<'_> {
+impl CostSubject for TopicAt<'_> {
     #[inline]
     fn topic(&self) -> u64 {
         self.topic.hash.exact()
@@ -101,7 +101,7 @@ impl Subject for TopicAt<'_> {
     }
 }
 
-impl Subject for CostReport {
+impl CostSubject for CostReport {
     fn topic(&self) -> u64 {
         self.topic
     }
@@ -138,14 +138,14 @@ pub struct Ahead {
     sent: u64,
     /// The value up to which `sent` may grow.
     until: u64,
-    seen: Progress,
+    seen: MailProgress,
     /// What a message costs on average, in parts ([`FINE`]) of a unit.
     average: u64,
     /// Until when all subjects are looked at; `None` while only coarse ones are.
     watches: Option<Instant>,
     /// What is known of subjects, by the hash of the topic name and by the number of the filters
     /// that matched.
-    known: HashMap<u64, Known, foldhash::fast::FixedState>,
+    known: HashMap<u64, KnownCost, foldhash::fast::FixedState>,
     /// How many cheap subjects have become costly, and since when they are counted.
     surprises: (u32, Instant),
     /// What a message is assumed to cost whose subject is not known.
@@ -158,7 +158,7 @@ pub struct Ahead {
 
 /// What is known of a subject.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Known {
+struct KnownCost {
     /// What a message of the subject is taken to cost.
     cost: u32,
     /// Messages sent since the receiver was seen to have reached the last one before them, and the
@@ -182,7 +182,7 @@ impl Ahead {
             costly: costly(budget),
             sent: 0,
             until: u64::MAX,
-            seen: Progress::default(),
+            seen: MailProgress::default(),
             average: 0,
             watches: None,
             known: HashMap::default(),
@@ -195,7 +195,7 @@ impl Ahead {
 
     /// Notes how far the receiver has come, as of `now`.
     #[inline]
-    pub fn see(&mut self, progress: Progress, now: Instant) {
+    pub fn see(&mut self, progress: MailProgress, now: Instant) {
         let messages = progress.messages.wrapping_sub(self.seen.messages); // 0: none
         let work = progress.work.wrapping_sub(self.seen.work) * FINE;
         if let Some(cost) = work.checked_div(messages) {
@@ -227,7 +227,7 @@ impl Ahead {
     /// `comes`: the publisher has not waited in a queue for its turn, and gets no part of the
     /// reserve before the publishers that have.
     #[inline]
-    pub fn refuses(&self, subject: Option<impl Subject>, comes: bool) -> Option<Shortage> {
+    pub fn refuses(&self, subject: Option<impl CostSubject>, comes: bool) -> Option<Shortage> {
         if self.is_full() {
             return Some(Shortage::Room);
         }
@@ -240,11 +240,11 @@ impl Ahead {
 
     /// Whether the subject of a message matters now.
     #[inline]
-    fn looks_at(&self, subject: &impl Subject) -> bool {
+    fn looks_at(&self, subject: &impl CostSubject) -> bool {
         self.watches.is_some() || subject.is_coarse()
     }
 
-    fn refuses_watched(&self, subject: &impl Subject, comes: bool) -> Option<Shortage> {
+    fn refuses_watched(&self, subject: &impl CostSubject, comes: bool) -> Option<Shortage> {
         let barges = comes && self.queued;
         let lacking = match self.find(subject).map(|(_, known)| known) {
             Some(known) if known.cost < self.costly => {
@@ -258,7 +258,7 @@ impl Ahead {
     }
 
     /// What is known of a subject, and the number under which it is known.
-    fn find(&self, subject: &impl Subject) -> Option<(u64, Known)> {
+    fn find(&self, subject: &impl CostSubject) -> Option<(u64, KnownCost)> {
         let known = |number: u64| self.known.get(&number).map(|&known| (number, known));
         known(subject.topic()).or_else(|| known(subject.matched()?))
     }
@@ -277,7 +277,7 @@ impl Ahead {
 
     /// A message is sent. Returns what is reserved for it.
     #[inline]
-    pub fn send(&mut self, subject: Option<impl Subject>) -> Reserve {
+    pub fn send(&mut self, subject: Option<impl CostSubject>) -> Reserve {
         let reserve = match subject.filter(|subject| self.looks_at(subject)) {
             None => Reserve::NONE,
             Some(subject) => self.reserve(&subject),
@@ -294,7 +294,7 @@ impl Ahead {
     }
 
     /// What is to be reserved for a message; counts it among the messages of its subject.
-    fn reserve(&mut self, subject: &impl Subject) -> Reserve {
+    fn reserve(&mut self, subject: &impl CostSubject) -> Reserve {
         let found = self.find(subject).map(|(number, _)| number);
         let Some(known) = found.and_then(|number| self.known.get_mut(&number)) else {
             return Reserve::of(self.unknown);
@@ -319,7 +319,13 @@ impl Ahead {
     }
 
     /// The receiver has reported what a message has cost, for which `reserve` was reserved.
-    pub fn reported(&mut self, subject: &impl Subject, cost: u32, reserve: Reserve, now: Instant) {
+    pub fn reported(
+        &mut self,
+        subject: &impl CostSubject,
+        cost: u32,
+        reserve: Reserve,
+        now: Instant,
+    ) {
         if !Mutant::CostlyMailKept.is_on() {
             self.reserved = self.reserved.saturating_sub(reserve.units());
         }
@@ -351,7 +357,7 @@ impl Ahead {
             let known = self.known.get(&number).copied();
             let lasting = known.map_or(0, |known| known.cost - known.cost.div_ceil(8));
             let last = known.map_or(0, |known| known.last);
-            let known = Known { cost: cost.max(lasting), burst: 0, most: BURST, last };
+            let known = KnownCost { cost: cost.max(lasting), burst: 0, most: BURST, last };
             self.known.insert(number, known);
         }
         let unknown = self.unknown - self.unknown / 16;

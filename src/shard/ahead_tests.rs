@@ -1,8 +1,8 @@
 //! Tests of how much work a shard is sent ahead.
 
-use super::{Ahead, BURST, LEAST, MEMORY, SURPRISES, Shortage, Subject};
+use super::{Ahead, BURST, CostSubject, LEAST, MEMORY, SURPRISES, Shortage};
 use crate::limits::Budget;
-use crate::mesh::mailbox::Progress;
+use crate::mesh::mailbox::MailProgress;
 use crate::message::Reserve;
 use crate::time::Instant;
 
@@ -11,7 +11,7 @@ const STEP: u64 = Budget::BROKER.step as u64;
 const COSTLY: u32 = Budget::BROKER.step / 20;
 
 /// A topic by its hash, of which nothing else is known.
-impl Subject for u64 {
+impl CostSubject for u64 {
     fn topic(&self) -> u64 {
         *self
     }
@@ -26,7 +26,7 @@ impl Subject for u64 {
 }
 
 /// A topic, and the number of the filters that match it.
-impl Subject for (u64, u64) {
+impl CostSubject for (u64, u64) {
     fn topic(&self) -> u64 {
         self.0
     }
@@ -44,7 +44,7 @@ impl Subject for (u64, u64) {
 #[derive(Clone, Copy)]
 struct Coarse(u64);
 
-impl Subject for Coarse {
+impl CostSubject for Coarse {
     fn topic(&self) -> u64 {
         self.0
     }
@@ -63,7 +63,7 @@ fn ahead() -> Ahead {
 }
 
 /// Sends until a message is refused; returns how many were sent, and why no more.
-fn fill(ahead: &mut Ahead, topic: impl Subject + Copy) -> (u64, Shortage) {
+fn fill(ahead: &mut Ahead, topic: impl CostSubject + Copy) -> (u64, Shortage) {
     for sent in 0..1_000_000 {
         if let Some(lacks) = ahead.refuses(Some(topic), true) {
             return (sent, lacks);
@@ -78,7 +78,7 @@ fn as_many_messages_are_on_their_way_as_cost_what_a_step_may() {
     let mut ahead = ahead();
     (0..60).for_each(|_| assert_eq!(ahead.send(Some(1u64)), Reserve::NONE));
     for round in 1..40 {
-        ahead.see(Progress { messages: round, work: round * 500 }, NOW);
+        ahead.see(MailProgress { messages: round, work: round * 500 }, NOW);
     }
     let on_their_way = 60 - 39;
     let (sent, lacks) = fill(&mut ahead, 1);
@@ -86,9 +86,9 @@ fn as_many_messages_are_on_their_way_as_cost_what_a_step_may() {
     assert!((35..=45).contains(&(on_their_way + sent)), "{sent}"); // 20,000 / 500
     // A few messages may be on their way, whatever they cost.
     for round in 40..60 {
-        ahead.see(Progress { messages: round, work: round * 1_000_000 }, NOW);
+        ahead.see(MailProgress { messages: round, work: round * 1_000_000 }, NOW);
     }
-    ahead.see(Progress { messages: 60 + sent, work: 1 << 40 }, NOW);
+    ahead.see(MailProgress { messages: 60 + sent, work: 1 << 40 }, NOW);
     assert_eq!(fill(&mut ahead, 1), (LEAST, Shortage::Room));
 }
 
@@ -120,7 +120,7 @@ fn of_what_coarse_filters_match_few_are_sent_before_one_is_known() {
     let (sent, lacks) = fill(&mut ahead, Coarse(7));
     assert_eq!((sent, lacks), (u64::from(BURST), Shortage::Room));
     // After a time without costly messages, the subject is unknown again.
-    ahead.see(Progress { messages: 16, work: 80 }, Instant(1001 + MEMORY));
+    ahead.see(MailProgress { messages: 16, work: 80 }, Instant(1001 + MEMORY));
     assert_eq!(fill(&mut ahead, Coarse(7)).1, Shortage::Unknown);
 }
 
@@ -150,7 +150,7 @@ fn a_cheap_topic_is_sent_in_bursts_that_grow_while_it_stays_cheap() {
     let mut ahead = ahead();
     ahead.reported(&1, COSTLY, Reserve::NONE, NOW);
     ahead.reported(&7, 5, Reserve::NONE, NOW);
-    let mut progress = Progress::default();
+    let mut progress = MailProgress::default();
     for round in 0..4 {
         let (sent, lacks) = fill(&mut ahead, 7);
         assert_eq!((sent, lacks), (u64::from(BURST) << round, Shortage::Room));
@@ -172,7 +172,7 @@ fn when_cheap_topics_become_costly_nothing_is_known_of_any() {
         ahead.reported(&topic, COSTLY, Reserve::NONE, NOW);
     }
     assert_ne!(ahead.send(Some(19)), Reserve::NONE);
-    ahead.see(Progress::default(), NOW.plus_millis(MEMORY));
+    ahead.see(MailProgress::default(), NOW.plus_millis(MEMORY));
     assert_eq!(ahead.send(Some(1u64)), Reserve::NONE);
 }
 

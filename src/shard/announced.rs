@@ -5,7 +5,7 @@ use super::settings::Settings;
 
 /// What CONNACK tells a client that it may send.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Announced {
+pub(super) struct ConnackLimits {
     pub max_packet_size: u32,
     pub max_topic_alias: u16,
     pub receive_maximum: u16,
@@ -13,10 +13,10 @@ pub(super) struct Announced {
     pub retain: bool,
 }
 
-impl Announced {
+impl ConnackLimits {
     #[inline]
     pub(super) fn of(settings: &Settings) -> Self {
-        Announced {
+        ConnackLimits {
             max_packet_size: settings.max_packet_size,
             max_topic_alias: settings.max_topic_alias,
             receive_maximum: settings.receive_maximum,
@@ -26,8 +26,8 @@ impl Announced {
     }
 
     /// The widest limits of both.
-    fn widest(self, other: Announced) -> Self {
-        Announced {
+    fn widest(self, other: ConnackLimits) -> Self {
+        ConnackLimits {
             max_packet_size: self.max_packet_size.max(other.max_packet_size),
             max_topic_alias: self.max_topic_alias.max(other.max_topic_alias),
             receive_maximum: self.receive_maximum.max(other.receive_maximum),
@@ -43,7 +43,7 @@ pub(super) struct AnnouncedLimits {
     /// How often the settings changed; wraps.
     reloads: u8,
     /// The widest of what clients were told before the last change; `None` before the first.
-    earlier: Option<Announced>,
+    earlier: Option<ConnackLimits>,
 }
 
 impl AnnouncedLimits {
@@ -55,7 +55,7 @@ impl AnnouncedLimits {
 
     /// The settings change; `before` are those that have been in force.
     pub(super) fn change(&mut self, before: &Settings) {
-        let before = Announced::of(before);
+        let before = ConnackLimits::of(before);
         self.earlier = Some(self.earlier.map_or(before, |earlier| earlier.widest(before)));
         self.reloads = self.reloads.wrapping_add(1);
     }
@@ -68,9 +68,10 @@ impl AnnouncedLimits {
         &self,
         reloads: impl FnOnce() -> Option<u8>,
         settings: &Settings,
-    ) -> Announced {
-        let earlier = |announced: &Announced| (reloads()? != self.reloads).then_some(*announced);
-        self.earlier.as_ref().and_then(earlier).unwrap_or_else(|| Announced::of(settings))
+    ) -> ConnackLimits {
+        let earlier =
+            |announced: &ConnackLimits| (reloads()? != self.reloads).then_some(*announced);
+        self.earlier.as_ref().and_then(earlier).unwrap_or_else(|| ConnackLimits::of(settings))
     }
 }
 

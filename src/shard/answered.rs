@@ -4,12 +4,12 @@
 //! here ([`super::claims`]).
 
 use super::Shard;
-use super::asking::Answer;
+use super::asking::DeedAnswer;
 use super::close::Cause;
 use crate::access::chain::Accepted;
 use crate::access::{Decider, Deed, Said, Who};
 use crate::ids::SocketId;
-use crate::mesh::moves::{ToCluster, Wanted, claim_number};
+use crate::mesh::moves::{SessionDemand, ToCluster, claim_number};
 use crate::packet::Connect;
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ impl Shard {
         for (at, (deed, topic)) in std::mem::take(&mut asker.asked).into_iter().enumerate() {
             // A service that does not exist any more has given no answer.
             let said = said.get(at).copied().unwrap_or(Said::Failed("the service was not asked"));
-            asker.answers.push(Answer { source, topic, deed, said });
+            asker.answers.push(DeedAnswer { source, topic, deed, said });
         }
         match asker.coming.take() {
             None => self.go_on_asked(socket),
@@ -158,16 +158,16 @@ impl Shard {
     }
 
     /// What the client wants to become of a session that another node has under its ClientId.
-    fn wants_session(&self, name: &str, connect: &Connect<'_>) -> Wanted {
+    fn wants_session(&self, name: &str, connect: &Connect<'_>) -> SessionDemand {
         if connect.clean_start {
-            return Wanted::Ended;
+            return SessionDemand::Ended;
         }
         if self.storing.is_some() {
-            return Wanted::Left; // a session from another node would not be stored
+            return SessionDemand::Left; // a session from another node would not be stored
         }
         let here = self.find_session(name).map(|index| self.session_ref(index));
         let stays = here.is_some_and(|session| self.work.claims.move_of(session).is_none());
-        if stays { Wanted::Ended } else { Wanted::Moved }
+        if stays { SessionDemand::Ended } else { SessionDemand::Moved }
     }
 
     /// The service has been asked about the client's will message: the client is admitted, or is

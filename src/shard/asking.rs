@@ -11,7 +11,7 @@ use super::receive::Handled;
 use super::turn_queues::TurnQueues;
 use super::{AccessQuestion, Action, Shard};
 use crate::access::chain::Accepted;
-use crate::access::{Decider, Deed, Grant, Proof, Said, Work};
+use crate::access::{Decider, Deed, Grant, Proof, Said, WorkPlace};
 use crate::ids::SocketId;
 use crate::limits::{FILTERS_ASKED, FILTERS_ASKED_AT_ONCE, PERMISSIONS, cost};
 use crate::mutant::Mutant;
@@ -20,11 +20,11 @@ use hashbrown::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// What a service is asked about: deeds, each with its topic name or filter.
-type Deeds = Vec<(Deed, Box<str>)>;
+type AskedDeeds = Vec<(Deed, Box<str>)>;
 
 /// What a service has said about one deed.
 #[derive(Clone, Copy)]
-pub(super) struct Answer {
+pub(super) struct DeedAnswer {
     /// Position of the service among the sources of rules.
     pub(super) source: usize,
     /// The keyed hash of the topic name or filter.
@@ -41,7 +41,7 @@ pub(super) struct Asker {
     /// What its open question is about; the topics as hashes.
     pub(super) asked: Vec<(Deed, u64)>,
     pub(super) source: usize,
-    pub(super) answers: Vec<Answer>,
+    pub(super) answers: Vec<DeedAnswer>,
     /// For a client that asks about its will message: what it is admitted with.
     pub(super) coming: Option<Box<Accepted>>,
 }
@@ -69,7 +69,7 @@ impl Asking {
         topic: u64,
     ) -> Option<Said> {
         let answers = &self.askers.get(&socket)?.answers;
-        let same = |a: &&Answer| a.source == source && a.topic == topic && a.deed == deed;
+        let same = |a: &&DeedAnswer| a.source == source && a.topic == topic && a.deed == deed;
         answers.iter().find(same).map(|answer| answer.said)
     }
 
@@ -141,7 +141,7 @@ impl Shard {
         socket: SocketId,
         index: u32,
         source: usize,
-        deeds: Deeds,
+        deeds: AskedDeeds,
     ) -> Handled {
         let hold = Handled::Hold(Holds::ACCESS);
         if !self.access.asking.takes(socket) {
@@ -173,7 +173,7 @@ impl Shard {
         &mut self,
         socket: SocketId,
         source: usize,
-        deeds: Deeds,
+        deeds: AskedDeeds,
         proof: Proof,
         coming: Option<Box<Accepted>>,
     ) -> u64 {
@@ -187,7 +187,7 @@ impl Shard {
         self.counters.permissions_waiting = self.access.asking.under_way.len() as u64;
         self.meter.charge(cost::PACKET);
         let access = Arc::clone(&self.settings.access);
-        let (work, method) = (Work::Service, source);
+        let (work, method) = (WorkPlace::Service, source);
         let question = AccessQuestion { socket, ticket, access, method, deeds, work, proof };
         self.outputs.actions.push(Action::Ask(Box::new(question)));
         ticket
@@ -242,7 +242,7 @@ impl Shard {
         if self.access.asking.answers(socket) >= FILTERS_ASKED {
             return None;
         }
-        let mut open: Option<(usize, Deeds)> = None;
+        let mut open: Option<(usize, AskedDeeds)> = None;
         for wanted in filters {
             if open.is_some() && self.is_spent(limit) {
                 break;

@@ -3,13 +3,14 @@
 
 use super::Shard;
 use super::connection::Stage;
-use super::memory::{Tally, named, retained};
+use super::memory::{MemoryTally, named, retained};
 use crate::message::Message;
 
 impl Shard {
     /// The tally as it should be.
-    fn count_memory(&self) -> Tally {
-        let mut tally = Tally { returning: self.subscriptions.returns.bytes(), ..Tally::default() };
+    fn count_memory(&self) -> MemoryTally {
+        let mut tally =
+            MemoryTally { returning: self.subscriptions.returns.bytes(), ..MemoryTally::default() };
         for at in 0..self.connections.bound() {
             let Some(connection) = self.connections.get(at) else { continue };
             // The input of a client on its way to its home is counted with the departures.

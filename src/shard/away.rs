@@ -3,7 +3,7 @@
 //! its subscriptions: [`super::left`].
 //!
 //! A session that is stored has only the head of its queue in memory, which is small
-//! ([`Bounds::head`]); messages beyond that are *away* ([`crate::session::away`]). When a client
+//! ([`LogBounds::head`]); messages beyond that are *away* ([`crate::session::away`]). When a client
 //! takes its messages and the head runs low, its session stands in a line. At the end of a step,
 //! one command asks for what the first sessions in line are to have next ([`super::reading`]); one
 //! such command is under way at a time. A message whose body is still in memory does not have to be
@@ -15,7 +15,7 @@
 //! record had when it was appended. If the checksum differs, the record is read again from wherever
 //! it is by then.
 //!
-//! [`Bounds::head`]: crate::storage::log::Bounds::head
+//! [`LogBounds::head`]: crate::storage::log::LogBounds::head
 
 use super::Shard;
 use super::storing::Storing;
@@ -25,7 +25,7 @@ use crate::mutant::Mutant;
 use crate::packet::{PacketId, Qos};
 use crate::session::away::{AWAY, Away};
 use crate::session::{AwayMessage, Queued};
-use crate::storage::places::{RecordPlace, Span};
+use crate::storage::places::{RecordPlace, SegmentRange};
 use crate::storage::record::{self, Record, StoredMessage, inbound_key, message_key, slot_keys};
 use crate::time::Instant;
 use std::collections::VecDeque;
@@ -46,38 +46,38 @@ const DEPARTING: usize = 512;
 /// The messages that are on their way back into memory, and those of ended sessions that are to be
 /// removed from the store.
 #[derive(Default)]
-pub(super) struct Reading {
+pub(super) struct ReadingBack {
     /// Sessions that want messages back, each once.
     pub(super) line: VecDeque<SessionRef>,
     /// Sessions whose last read failed, and when each stands in line again, in microseconds.
     pub(super) failed: VecDeque<(u64, SessionRef)>,
     /// What the command that is under way asks for, in order.
-    pub(super) asked: Vec<Asked>,
+    pub(super) asked: Vec<ReadBackRequest>,
     pub(super) under_way: bool,
     /// What that command has brought, to be handled in the next step.
-    pub(super) arrived: Option<Vec<Bytes>>,
+    pub(super) arrived: Option<Vec<ReadBackResult>>,
     /// What is still stored of sessions that have ended, by the session's number in the store.
-    pub(super) departing: VecDeque<(u64, Departing)>,
+    pub(super) departing: VecDeque<(u64, EndedSessionData)>,
 }
 
 /// What a session leaves in the store when it ends; it is removed in later steps.
-pub(super) enum Departing {
+pub(super) enum EndedSessionData {
     /// Its away messages.
     Away(Box<Away>),
     /// Identifiers under which messages of QoS 2 came.
     Inbound(Vec<PacketId>),
 }
 
-pub(super) type Bytes = Result<Vec<u8>, String>;
+pub(super) type ReadBackResult = Result<Vec<u8>, String>;
 
 /// A message that a session is to get back.
-pub(super) struct Asked {
+pub(super) struct ReadBackRequest {
     pub(super) session: SessionRef,
     pub(super) message: AwayMessage,
-    pub(super) from: Source,
+    pub(super) from: BodySource,
 }
 
-pub(super) enum Source {
+pub(super) enum BodySource {
     /// The body is in memory.
     Here(Message),
     /// The record is to be read: it begins at that byte of its batch.
@@ -96,15 +96,15 @@ pub(super) enum BroughtOutcome {
     Badly,
 }
 
-impl Reading {
+impl ReadingBack {
     /// Bytes of memory.
     pub(super) fn held(&self) -> usize {
         let places = self.line.capacity() + self.failed.capacity() + self.asked.capacity();
         let departing = self.departing.iter().map(|(_, departing)| match departing {
-            Departing::Away(away) => away.len() * AWAY,
-            Departing::Inbound(ids) => ids.capacity() * size_of::<PacketId>(),
+            EndedSessionData::Away(away) => away.len() * AWAY,
+            EndedSessionData::Inbound(ids) => ids.capacity() * size_of::<PacketId>(),
         });
-        places * size_of::<Asked>() + departing.sum::<usize>()
+        places * size_of::<ReadBackRequest>() + departing.sum::<usize>()
     }
 
     /// When the next failed read is tried again, in microseconds.
@@ -113,7 +113,7 @@ impl Reading {
     }
 
     /// A command has brought these spans.
-    pub(super) fn arrive(&mut self, spans: Vec<Bytes>) {
+    pub(super) fn arrive(&mut self, spans: Vec<ReadBackResult>) {
         self.arrived = Some(spans);
     }
 }
@@ -135,7 +135,7 @@ impl Storing {
 
     /// What a session that ended has left is removed in later steps: the end of the session is
     /// stored already.
-    pub(super) fn depart(&mut self, session: u64, departing: Departing) {
+    pub(super) fn depart(&mut self, session: u64, departing: EndedSessionData) {
         self.reading.departing.push_back((session, departing));
     }
 
@@ -145,11 +145,11 @@ impl Storing {
             let Some((session, first)) = self.reading.departing.front_mut() else { return worked };
             let session = *session;
             let left = match first {
-                Departing::Away(away) => away.pop().map(|gone| {
+                EndedSessionData::Away(away) => away.pop().map(|gone| {
                     slot_keys(session, gone.slot).into_iter().for_each(|key| self.log.forget(key));
                     self.let_go_away(gone.number);
                 }),
-                Departing::Inbound(ids) => {
+                EndedSessionData::Inbound(ids) => {
                     ids.pop().map(|id| self.log.forget(inbound_key(session, id.get())))
                 }
             };
@@ -162,18 +162,21 @@ impl Storing {
 
     /// Where the body of an away message is, and the span that has to be read for it; `None` while
     /// its record is on its way to the disk.
-    pub(super) fn look_for(&self, wanted: &AwayMessage) -> Option<(Source, Option<Span>)> {
+    pub(super) fn look_for(
+        &self,
+        wanted: &AwayMessage,
+    ) -> Option<(BodySource, Option<SegmentRange>)> {
         if let Some(message) = self.bodies.get(wanted.number) {
-            return Some((Source::Here(message.clone()), None));
+            return Some((BodySource::Here(message.clone()), None));
         }
         match self.log.locate(message_key(wanted.number)) {
-            RecordPlace::Nowhere => Some((Source::Damaged, None)),
+            RecordPlace::Nowhere => Some((BodySource::Damaged, None)),
             RecordPlace::OnItsWay => None,
             RecordPlace::Here(bytes) => {
                 let message = self.decode(wanted, bytes);
-                Some((message.map_or(Source::Damaged, Source::Here), None))
+                Some((message.map_or(BodySource::Damaged, BodySource::Here), None))
             }
-            RecordPlace::There(span, offset) => Some((Source::Disk(offset), Some(span))),
+            RecordPlace::There(span, offset) => Some((BodySource::Disk(offset), Some(span))),
         }
     }
 
@@ -258,7 +261,7 @@ impl Shard {
         self.counters.dropped_session_gone += messages as u64;
         self.change_away((messages, bytes), (0, 0));
         if let Some(storing) = &mut self.storing {
-            storing.depart(session, Departing::Away(away));
+            storing.depart(session, EndedSessionData::Away(away));
         }
     }
 

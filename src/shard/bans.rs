@@ -5,7 +5,7 @@
 use super::Shard;
 use super::refuse::Denial;
 use crate::ids::{ClientKey, Peer, SocketId};
-use crate::overload::bans::{Counted, Watched};
+use crate::overload::bans::{Counted, WatchedKeys};
 use crate::overload::limits::AddressLimits;
 use crate::overload::sources::{Banned, SourceMark, SourceNetwork, TooMany};
 use crate::time::Instant;
@@ -17,7 +17,7 @@ const TOLD: u64 = 1000;
 /// The ClientIds of this shard whose connects are counted.
 #[derive(Default)]
 pub(super) struct Offenders {
-    connects: Watched<ClientKey>,
+    connects: WatchedKeys<ClientKey>,
     /// When a ban was last logged, and how many bans were left out since.
     logged: Instant,
     left_out: u64,

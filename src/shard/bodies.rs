@@ -18,10 +18,10 @@ const RECENT: usize = 256;
 /// Bytes of those bodies, at most.
 const RECENT_BYTES: usize = 1 << 20;
 
-type Numbers<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
+type NumberMap<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
 
 /// A stored message whose body is in memory.
-struct Kept {
+struct CachedBody {
     /// This handle keeps the message's address from becoming another message's: `numbers` relies on
     /// it.
     message: Message,
@@ -39,12 +39,12 @@ struct Kept {
 pub(super) struct Bodies {
     /// The number of the message behind each handle, by session and by the session's own number for
     /// it.
-    slots: Numbers<(u32, u32), u64>,
-    kept: Numbers<u64, Kept>,
+    slots: NumberMap<(u32, u32), u64>,
+    kept: NumberMap<u64, CachedBody>,
     /// Numbers of the messages in memory, by their address.
-    numbers: Numbers<usize, u64>,
+    numbers: NumberMap<usize, u64>,
     /// How many sessions wait for a message that is not in memory, if more than one does.
-    shared: Numbers<u64, u32>,
+    shared: NumberMap<u64, u32>,
     /// Bodies that were left without a handle, the oldest first, and their bytes. Some of them have
     /// a handle again, or are gone.
     recent: VecDeque<(u64, usize)>,
@@ -82,12 +82,18 @@ impl Bodies {
 
     /// What is kept of a message, with this body and checksum should its body not be in memory.
     /// `alone` is how many sessions wait for the message when `shared` does not say.
-    fn keep(&mut self, number: u64, message: Message, checksum: u32, alone: u32) -> &mut Kept {
+    fn keep(
+        &mut self,
+        number: u64,
+        message: Message,
+        checksum: u32,
+        alone: u32,
+    ) -> &mut CachedBody {
         let Bodies { kept, numbers, shared, .. } = self;
         kept.entry(number).or_insert_with(|| {
             numbers.insert(message.address(), number);
             let sessions = shared.remove(&number).unwrap_or(alone);
-            Kept { message, sessions, here: 0, checksum, recent: false }
+            CachedBody { message, sessions, here: 0, checksum, recent: false }
         })
     }
 
@@ -185,7 +191,7 @@ impl Bodies {
         false
     }
 
-    fn forget(&mut self, number: u64) -> Option<Kept> {
+    fn forget(&mut self, number: u64) -> Option<CachedBody> {
         let kept = self.kept.remove(&number)?;
         self.numbers.remove(&kept.message.address());
         Some(kept)
@@ -218,7 +224,7 @@ impl Bodies {
 
     /// Bytes of memory, without the messages that sessions have handles of.
     pub(super) fn held(&self) -> usize {
-        fn table<K, V>(map: &Numbers<K, V>) -> usize {
+        fn table<K, V>(map: &NumberMap<K, V>) -> usize {
             map.capacity() * (size_of::<(K, V)>() + 1)
         }
         table(&self.slots)

@@ -2,7 +2,7 @@
 //! Each kind of change has one method, which does nothing while there is no store.
 
 use super::Shard;
-use super::away::Departing;
+use super::away::EndedSessionData;
 use crate::ids::SocketId;
 use crate::limits::cost;
 use crate::message::{MessageRef, Retain};
@@ -10,7 +10,7 @@ use crate::mutant::Mutant;
 use crate::packet::{PacketId, Qos, Version};
 use crate::session::pending::Gone;
 use crate::session::{Acknowledged, Queued, Session};
-use crate::storage::record::{Phase, Record, StoredMessage, StoredSession, will_key};
+use crate::storage::record::{DeliveryPhase, Record, StoredMessage, StoredSession, will_key};
 use crate::topic;
 
 impl Shard {
@@ -57,7 +57,7 @@ impl Shard {
         }
         let inbound: Vec<_> = session.flow.iter().flat_map(|flow| flow.inbound.all()).collect();
         if !inbound.is_empty() {
-            storing.depart(number, Departing::Inbound(inbound));
+            storing.depart(number, EndedSessionData::Inbound(inbound));
         }
         let socket = session.socket;
         self.store_returns(index);
@@ -174,7 +174,7 @@ impl Shard {
         slot: u32,
         id: PacketId,
         qos: Qos,
-        phase: Phase,
+        phase: DeliveryPhase,
     ) {
         let Some(storing) = &mut self.storing else { return };
         let Some(session) = storing.number(index).filter(|_| slot != 0) else { return };
@@ -194,7 +194,7 @@ impl Shard {
             }
             let flow = self.sessions.get(index).and_then(|session| session.flow.as_ref());
             let slot = flow.map_or(0, |flow| flow.window.stored(id));
-            self.store_phase(index, slot, id, Qos::ExactlyOnce, Phase::Released);
+            self.store_phase(index, slot, id, Qos::ExactlyOnce, DeliveryPhase::Released);
         } else {
             self.store_all_gone(index);
         }

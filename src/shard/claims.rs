@@ -12,7 +12,7 @@ use super::refuse::Denial;
 use crate::access::chain::Accepted;
 use crate::ids::{SessionRef, SocketId};
 use crate::limits::cost;
-use crate::mesh::moves::{Move, Outcome, ToCluster, ToShard, Wanted};
+use crate::mesh::moves::{ClaimOutcome, Move, SessionDemand, ToCluster, ToShard};
 use crate::mutant::Mutant;
 use crate::upgrade::client;
 use hashbrown::HashMap;
@@ -22,23 +22,23 @@ const CLAIMS: usize = 16;
 
 /// A connection that waits for its ClientId, with the ticket of its wait and what its client is
 /// admitted with.
-pub(super) type Coming = (SocketId, u64, Box<Accepted>);
+pub(super) type ClaimingConnection = (SocketId, u64, Box<Accepted>);
 
 /// A ClientId that is being claimed.
 struct Claim {
     name: Box<str>,
-    coming: Option<Coming>,
+    coming: Option<ClaimingConnection>,
     /// The session that comes from another node, and what has come so far of its windows and queue.
     session: Option<SessionRef>,
-    flow: Option<client::Flow>,
+    flow: Option<client::MovedFlow>,
 }
 
 /// A session that goes to another node.
-struct Leaving {
+struct LeavingSession {
     session: SessionRef,
     /// Its windows and queue, as they were sent to the other node: kept until they have arrived
     /// there.
-    sent: Option<client::Flow>,
+    sent: Option<client::MovedFlow>,
 }
 
 /// The claims of a shard, and the sessions that leave it.
@@ -47,7 +47,7 @@ pub(super) struct Claims {
     all: HashMap<u64, Claim>,
     /// The last claim of each ClientId.
     names: HashMap<Box<str>, u64>,
-    leaving: HashMap<Move, Leaving>,
+    leaving: HashMap<Move, LeavingSession>,
     /// The moves of those sessions.
     moves: HashMap<SessionRef, Move>,
     /// The connection whose claim has succeeded and that is being admitted.
@@ -76,7 +76,12 @@ impl Claims {
     /// A connection waits for a ClientId, which is now to be claimed under that number. Returns the
     /// connection that has waited for it so far, if there is one: the new connection takes its
     /// place. A session that comes with the earlier claim still comes.
-    pub(super) fn begin(&mut self, number: u64, name: &str, coming: Coming) -> Option<Coming> {
+    pub(super) fn begin(
+        &mut self,
+        number: u64,
+        name: &str,
+        coming: ClaimingConnection,
+    ) -> Option<ClaimingConnection> {
         let earlier = self.names.insert(name.into(), number);
         let earlier = earlier.and_then(|earlier| self.all.get_mut(&earlier)?.coming.take());
         let claim = Claim { name: name.into(), coming: Some(coming), session: None, flow: None };
@@ -99,10 +104,10 @@ impl Claims {
 
     fn begin_leaving(&mut self, to: Move, session: SessionRef) {
         self.moves.insert(session, to);
-        self.leaving.insert(to, Leaving { session, sent: None });
+        self.leaving.insert(to, LeavingSession { session, sent: None });
     }
 
-    fn take_leaving(&mut self, to: Move) -> Option<Leaving> {
+    fn take_leaving(&mut self, to: Move) -> Option<LeavingSession> {
         let leaving = self.leaving.remove(&to)?;
         self.moves.remove(&leaving.session);
         Some(leaving)
@@ -148,8 +153,8 @@ impl Shard {
         true
     }
 
-    fn end_claim(&mut self, number: u64, outcome: Outcome) {
-        if outcome == Outcome::Lost {
+    fn end_claim(&mut self, number: u64, outcome: ClaimOutcome) {
+        if outcome == ClaimOutcome::Lost {
             let claim = self.work.claims.all.get_mut(&number);
             if let Some(coming) = claim.and_then(|claim| claim.coming.take()) {
                 self.refuse_claimed(coming);
@@ -157,7 +162,7 @@ impl Shard {
             return;
         }
         let Some(claim) = self.work.claims.end(number) else { return };
-        if outcome == Outcome::SessionLost
+        if outcome == ClaimOutcome::SessionLost
             && let Some(session) = claim.session
             && self.session_of(session).is_some_and(|session| session.socket.is_none())
         {
@@ -180,7 +185,7 @@ impl Shard {
     }
 
     /// The client here is refused: a client of another node has the ClientId.
-    fn refuse_claimed(&mut self, (socket, wait, _): Coming) {
+    fn refuse_claimed(&mut self, (socket, wait, _): ClaimingConnection) {
         if !self.access.admissions.is_waiting(socket, wait) {
             return;
         }
@@ -193,12 +198,12 @@ impl Shard {
 
     /// Another node claims the ClientId: the connection here ends [MQTT-3.1.4-3], and the session
     /// goes, ends or stays, as `wanted` says.
-    fn surrender(&mut self, to: Move, name: &str, wanted: Wanted) {
+    fn surrender(&mut self, to: Move, name: &str, wanted: SessionDemand) {
         let session = self.surrendered(to, name, wanted);
         self.answer_cluster(ToCluster::Surrendered(to, session));
     }
 
-    fn surrendered(&mut self, to: Move, name: &str, wanted: Wanted) -> Option<Vec<u8>> {
+    fn surrendered(&mut self, to: Move, name: &str, wanted: SessionDemand) -> Option<Vec<u8>> {
         self.meter.charge(cost::VISIT);
         let index = self.resumable(name)?;
         let session = self.session_ref(index);
@@ -206,17 +211,17 @@ impl Shard {
             return None; // the node that it moves to is asked, too
         }
         match wanted {
-            Wanted::Left => None,
-            Wanted::Ended => {
+            SessionDemand::Left => None,
+            SessionDemand::Ended => {
                 self.counters.sessions_persistent -= 1;
                 self.end_session(index);
                 None
             }
-            Wanted::Moved if self.storing.is_some() => None,
+            SessionDemand::Moved if self.storing.is_some() => None,
             // A client of this node claims it, and has done so later: otherwise the cluster would
             // not have asked before the end of that claim. The client finds its session here.
-            Wanted::Moved if self.work.claims.names.contains_key(name) => None,
-            Wanted::Moved => {
+            SessionDemand::Moved if self.work.claims.names.contains_key(name) => None,
+            SessionDemand::Moved => {
                 self.work.claims.begin_leaving(to, session);
                 self.meter.charge(cost::SESSION);
                 Some(self.pack_subscriptions(index))
@@ -264,7 +269,9 @@ impl Shard {
 
     /// The session stays here, and gets its windows and queue back if they were sent already.
     fn keep_leaving(&mut self, to: Move) {
-        let Some(Leaving { session, sent }) = self.work.claims.take_leaving(to) else { return };
+        let Some(LeavingSession { session, sent }) = self.work.claims.take_leaving(to) else {
+            return;
+        };
         if let Some(sent) = sent
             && self.session_of(session).is_some()
         {

@@ -11,7 +11,7 @@ use crate::mutant::Mutant;
 use crate::overload::limits::{Excess, GrantedLimits, Usage, UserGroup};
 use crate::packet::{Connect, Publish, Qos, ReasonCode, Version};
 use crate::session::inbound::Arrival;
-use crate::session::pending::Bounds;
+use crate::session::pending::PendingBounds;
 use crate::time::Instant;
 use hashbrown::HashMap;
 use std::collections::BTreeSet;
@@ -224,13 +224,13 @@ impl Shard {
 
     /// The bounds of the client's queue while memory is not short.
     #[inline]
-    pub(super) fn pending_bounds_of(&self, index: u32) -> Bounds {
+    pub(super) fn pending_bounds_of(&self, index: u32) -> PendingBounds {
         let bounds = self.settings.pending;
         let Some(granted) = self.sessions.limiting.granted(index) else { return bounds };
         let at_most = |bound: usize, limit: Option<u64>| {
             limit.map_or(bound, |limit| bound.min(usize::try_from(limit).unwrap_or(bound)))
         };
-        Bounds {
+        PendingBounds {
             messages: at_most(bounds.messages, granted.pending_messages),
             bytes: at_most(bounds.bytes, granted.pending_bytes),
             on_full: bounds.on_full,

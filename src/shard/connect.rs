@@ -1,7 +1,7 @@
 //! CONNECT on the home shard: admission, takeover, resumption of a session, and CONNACK.
 
 use super::close::Cause;
-use super::connection::{Aliases, Parting, Stage};
+use super::connection::{Parting, Stage, TopicAliases};
 use super::memory::named;
 use super::refuse::{Denial, Refused};
 use super::{Action, Shard};
@@ -17,12 +17,12 @@ use crate::packet::{
     self, ConnAck, ConnAckProperties, Connect, Encoded, Framing, Qos, ReasonCode, UserProperties,
     Version,
 };
-use crate::session::{Session, Since, Subscriptions};
+use crate::session::{ClientSubscriptions, Session, Since};
 use crate::time::Instant;
 use std::sync::Arc;
 
 /// A client that connects: its CONNECT, what it has sent behind its CONNECT, and its listener.
-struct Coming<'a> {
+struct ConnectingClient<'a> {
     connect: Connect<'a>,
     rest: &'a [u8],
     listener: Arc<ListenerState>,
@@ -62,7 +62,7 @@ impl Shard {
 
     /// The client whose CONNECT is at the start of `bytes`; `None` when no client may be admitted
     /// now, in which case this one has been refused.
-    fn welcomes<'a>(&mut self, socket: SocketId, bytes: &'a [u8]) -> Option<Coming<'a>> {
+    fn welcomes<'a>(&mut self, socket: SocketId, bytes: &'a [u8]) -> Option<ConnectingClient<'a>> {
         let Some((connect, rest)) = first_packet(bytes) else {
             // The entry shard framed and decoded the same bytes.
             self.disconnect(socket, Cause::Broken);
@@ -81,7 +81,7 @@ impl Shard {
             self.deny_connect(socket, &connect, why);
             return None;
         }
-        Some(Coming { connect, rest, listener })
+        Some(ConnectingClient { connect, rest, listener })
     }
 
     /// Goes on with a client that has proved who it is; `bytes` begin with its CONNECT.
@@ -113,7 +113,7 @@ impl Shard {
         &mut self,
         socket: SocketId,
         assigned: Option<&str>,
-        coming: &Coming<'_>,
+        coming: &ConnectingClient<'_>,
         accepted: Accepted,
         bytes: &[u8],
     ) {
@@ -136,10 +136,10 @@ impl Shard {
         &mut self,
         socket: SocketId,
         assigned: Option<&str>,
-        coming: &Coming<'_>,
+        coming: &ConnectingClient<'_>,
         accepted: Accepted,
     ) {
-        let Coming { connect, rest, listener } = coming;
+        let ConnectingClient { connect, rest, listener } = coming;
         let name: Box<str> = assigned.unwrap_or(connect.client_id).into();
         let exchanged = accepted.exchanged.clone();
         let grant = self.grant_of(socket, connect, accepted);
@@ -397,7 +397,7 @@ impl Shard {
         let index = self.sessions.insert(Session {
             client_id: name.into(),
             key,
-            subscriptions: Subscriptions::None,
+            subscriptions: ClientSubscriptions::None,
             flow: None,
             will: None,
             extras: None,
@@ -450,7 +450,7 @@ impl Shard {
         connection.last_seen = now;
         connection.patience = patience as u32;
         if alias_limit > 0 {
-            let aliases = Aliases::within(alias_limit);
+            let aliases = TopicAliases::within(alias_limit);
             connection.aliases = Some(Box::new(aliases));
         }
         self.counters.connections_open += 1;

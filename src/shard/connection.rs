@@ -132,7 +132,7 @@ pub struct Connection {
     /// Bytes received and not yet processed; `None` while there are none.
     pub input: Option<Box<Input>>,
     /// Topic aliases, both directions; they end with the connection [MQTT-3.3.2-7].
-    pub aliases: Option<Box<Aliases>>,
+    pub aliases: Option<Box<TopicAliases>>,
     /// When the client was last heard: it sent a whole packet, or a further part of a large one
     /// ([`PROGRESS`]).
     pub last_seen: Instant,
@@ -343,7 +343,7 @@ pub enum Scanned {
 
 /// Topic aliases of one connection.
 #[derive(Default)]
-pub struct Aliases {
+pub struct TopicAliases {
     /// Topic names by alias minus one, as the client set them.
     pub inbound: Vec<Option<Box<str>>>,
     /// Aliases that the broker set, by topic name.
@@ -359,10 +359,10 @@ pub struct Aliases {
 /// Bytes of memory that are counted for an alias of the broker, besides its name.
 const ALIAS: usize = 32;
 
-impl Aliases {
+impl TopicAliases {
     /// No aliases yet; the broker may set so many.
     pub fn within(outbound_limit: u16) -> Self {
-        Aliases { outbound_limit, ..Aliases::default() }
+        TopicAliases { outbound_limit, ..TopicAliases::default() }
     }
 
     /// What [`Self::bytes`] should be, added up anew. For checks.

@@ -25,22 +25,23 @@ const SHOWN: usize = 256;
 
 /// What a line is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Kind {
+enum LineKind {
     Connected,
     Disconnected,
     Refused,
     Denied,
 }
 
-impl Kind {
-    const ALL: [Kind; 4] = [Kind::Connected, Kind::Disconnected, Kind::Refused, Kind::Denied];
+impl LineKind {
+    const ALL: [LineKind; 4] =
+        [LineKind::Connected, LineKind::Disconnected, LineKind::Refused, LineKind::Denied];
 
     fn word(self) -> &'static str {
         match self {
-            Kind::Connected => "connected",
-            Kind::Disconnected => "disconnected",
-            Kind::Refused => "refused",
-            Kind::Denied => "denied",
+            LineKind::Connected => "connected",
+            LineKind::Disconnected => "disconnected",
+            LineKind::Refused => "refused",
+            LineKind::Denied => "denied",
         }
     }
 }
@@ -48,20 +49,20 @@ impl Kind {
 /// How many lines of each kind have been written lately, and were left out.
 #[derive(Default)]
 pub(super) struct ConnectionLog {
-    paces: [Pace; Kind::ALL.len()],
+    paces: [LinePace; LineKind::ALL.len()],
     told: Instant,
 }
 
 /// One kind's limit.
 #[derive(Clone, Copy, Default)]
-struct Pace {
+struct LinePace {
     /// Milliseconds on the shard's clock: when the lines so far would have been due at [`RATE`].
     until: u64,
     /// Lines left out since that was last logged.
     left_out: u64,
 }
 
-impl Pace {
+impl LinePace {
     /// Whether a line may be written at `now`; counts it if not.
     fn allows(&mut self, now: Instant) -> bool {
         let until = self.until.max(now.0) + PACE;
@@ -78,7 +79,7 @@ impl Pace {
 impl ConnectionLog {
     /// The lines left out since that was last logged, by kind, when it is time to log it; the
     /// counts begin anew.
-    fn left_out(&mut self, now: Instant) -> Option<[u64; Kind::ALL.len()]> {
+    fn left_out(&mut self, now: Instant) -> Option<[u64; LineKind::ALL.len()]> {
         let any = self.paces.iter().any(|pace| pace.left_out > 0);
         if !any || now.millis_since(self.told) < TOLD {
             return None;
@@ -92,14 +93,14 @@ impl ConnectionLog {
 macro_rules! line {
     ($how:expr, $($fields:tt)*) => {
         match $how {
-            Some(Level::Info) => tracing::info!($($fields)*),
-            Some(Level::Debug) => tracing::debug!($($fields)*),
+            Some(LineLevel::Info) => tracing::info!($($fields)*),
+            Some(LineLevel::Debug) => tracing::debug!($($fields)*),
             None => {}
         }
     };
 }
 
-enum Level {
+enum LineLevel {
     Info,
     Debug,
 }
@@ -107,15 +108,15 @@ enum Level {
 impl Shard {
     /// The level at which a line of this kind is to be written now; `None` when it is not to be
     /// written.
-    fn connection_log(&mut self, kind: Kind) -> Option<Level> {
+    fn connection_log(&mut self, kind: LineKind) -> Option<LineLevel> {
         if !self.settings.log_connections || !tracing::enabled!(tracing::Level::INFO) {
             return None;
         }
         if self.entrance.log.paces[kind as usize].allows(self.now) {
-            return Some(Level::Info);
+            return Some(LineLevel::Info);
         }
         self.counters.log_left_out += 1;
-        tracing::enabled!(tracing::Level::DEBUG).then_some(Level::Debug)
+        tracing::enabled!(tracing::Level::DEBUG).then_some(LineLevel::Debug)
     }
 
     /// A client has connected: `name` is its ClientId, assigned or its own.
@@ -126,7 +127,7 @@ impl Shard {
         connect: &Connect<'_>,
         present: bool,
     ) {
-        let how = self.connection_log(Kind::Connected);
+        let how = self.connection_log(LineKind::Connected);
         let (true, Some(connection)) = (how.is_some(), self.connections.get(socket.0)) else {
             return;
         };
@@ -147,7 +148,7 @@ impl Shard {
 
     /// A connected client is being disconnected. To be called while its session is known.
     pub(super) fn log_disconnected(&mut self, socket: SocketId, session: u32, cause: Cause) {
-        let how = self.connection_log(Kind::Disconnected);
+        let how = self.connection_log(LineKind::Disconnected);
         let (true, Some(connection)) = (how.is_some(), self.connections.get(socket.0)) else {
             return;
         };
@@ -168,7 +169,7 @@ impl Shard {
 
     /// A connection is refused, and nothing is known of its client.
     pub(super) fn log_refused(&mut self, peer: Peer, listener: ListenerId, reason: &str) {
-        let how = self.connection_log(Kind::Refused);
+        let how = self.connection_log(LineKind::Refused);
         if how.is_some() {
             let listener = self.listener_name(listener);
             line!(how, %peer, listener, reason, shard = self.topology.id.0, "connection refused");
@@ -186,7 +187,7 @@ impl Shard {
         if let Some(connection) = self.connections.get(socket.0) {
             self.observe_refused(connection.peer, connect, reason, code);
         }
-        let how = self.connection_log(Kind::Refused);
+        let how = self.connection_log(LineKind::Refused);
         let (true, Some(connection)) = (how.is_some(), self.connections.get(socket.0)) else {
             return;
         };
@@ -207,7 +208,7 @@ impl Shard {
 
     /// The client may not do `what` with that topic.
     pub(super) fn log_denied(&mut self, socket: SocketId, session: u32, what: &str, topic: &str) {
-        let how = self.connection_log(Kind::Denied);
+        let how = self.connection_log(LineKind::Denied);
         let (true, Some(connection)) = (how.is_some(), self.connections.get(socket.0)) else {
             return;
         };
@@ -227,7 +228,7 @@ impl Shard {
 
     /// A subscription has ended because the rules have changed.
     pub(super) fn log_revoked(&mut self, session: u32, filter: &str) {
-        let how = self.connection_log(Kind::Denied);
+        let how = self.connection_log(LineKind::Denied);
         let (true, Some(session)) = (how.is_some(), self.sessions.get(session)) else { return };
         line!(
             how,
@@ -242,7 +243,7 @@ impl Shard {
     /// Logs how many lines were left out, once in a while.
     pub(super) fn tell_left_out(&mut self) {
         let Some(counts) = self.entrance.log.left_out(self.now) else { return };
-        for (kind, lines) in Kind::ALL.into_iter().zip(counts).filter(|(_, lines)| *lines > 0) {
+        for (kind, lines) in LineKind::ALL.into_iter().zip(counts).filter(|(_, lines)| *lines > 0) {
             let (kind, shard) = (kind.word(), self.topology.id.0);
             tracing::info!(kind, lines, shard, "lines about clients were left out");
         }

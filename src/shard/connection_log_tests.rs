@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn a_kind_has_a_burst_then_ten_lines_a_second_and_the_rest_is_counted() {
-    let mut pace = Pace::default();
+    let mut pace = LinePace::default();
     let mut lines = |from: u64, to: u64, every: usize| {
         (from..to).step_by(every).filter(|&at| pace.allows(Instant(at))).count() as u64
     };
@@ -22,9 +22,9 @@ fn a_kind_has_a_burst_then_ten_lines_a_second_and_the_rest_is_counted() {
 fn what_was_left_out_is_told_by_kind_once_in_a_while() {
     let mut connection_log = ConnectionLog::default();
     assert_eq!(connection_log.left_out(Instant(50_000)), None, "there is nothing to tell");
-    connection_log.paces[Kind::Refused as usize].left_out = 7;
+    connection_log.paces[LineKind::Refused as usize].left_out = 7;
     assert_eq!(connection_log.left_out(Instant(50_000)), Some([0, 0, 7, 0]));
-    connection_log.paces[Kind::Connected as usize].left_out = 3;
+    connection_log.paces[LineKind::Connected as usize].left_out = 3;
     assert_eq!(connection_log.left_out(Instant(50_000 + TOLD - 1)), None);
     assert_eq!(connection_log.left_out(Instant(50_000 + TOLD)), Some([3, 0, 0, 0]));
     assert_eq!(connection_log.left_out(Instant(90_000)), None);

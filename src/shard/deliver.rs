@@ -11,9 +11,9 @@ use crate::message::{Expired, MessageRef};
 use crate::mutant::Mutant;
 use crate::packet::{self, OutPublish, PacketId, Qos};
 use crate::session::backlog::SLOW;
-use crate::session::pending::{Bounds, QueueEnd};
+use crate::session::pending::{PendingBounds, QueueEnd};
 use crate::session::{Flow, Pushed, Queued, Session, ShareName, SubscriptionIds};
-use crate::storage::record::Phase;
+use crate::storage::record::DeliveryPhase;
 use crate::time::Instant;
 
 /// A client that keeps reading may exceed `outgoing_max_bytes` by this factor, while its publishers
@@ -55,7 +55,7 @@ impl Misfit {
 
 /// How one delivery differs from the publication.
 #[derive(Clone, Copy)]
-pub(super) struct Terms<'a> {
+pub(super) struct SendTerms<'a> {
     /// QoS granted to the subscription.
     pub qos: Qos,
     /// RETAIN flag to send.
@@ -90,7 +90,12 @@ pub(super) struct Outbound<'a> {
 impl Shard {
     /// Delivers a message to a session that nothing older is on its way to: sends, queues or drops
     /// it by policy.
-    pub(super) fn deliver_now(&mut self, index: u32, message: &MessageRef<'_>, terms: &Terms<'_>) {
+    pub(super) fn deliver_now(
+        &mut self,
+        index: u32,
+        message: &MessageRef<'_>,
+        terms: &SendTerms<'_>,
+    ) {
         self.meter.charge(cost::DELIVERY);
         let Some(session) = self.sessions.get(index) else { return };
         if session.is_ending() {
@@ -140,7 +145,7 @@ impl Shard {
         index: u32,
         socket: SocketId,
         message: &MessageRef<'_>,
-        terms: &Terms<'_>,
+        terms: &SendTerms<'_>,
     ) {
         let Ok(message_expiry) = self.seconds_left(message) else {
             self.drop_message(index, message, DropReason::Expired);
@@ -196,7 +201,7 @@ impl Shard {
         index: u32,
         socket: SocketId,
         message: &MessageRef<'_>,
-        terms: &Terms<'_>,
+        terms: &SendTerms<'_>,
     ) -> bool {
         // When memory is short, or another member of a group may have room, nothing more is taken
         // in.
@@ -240,7 +245,7 @@ impl Shard {
         index: u32,
         socket: SocketId,
         message: &MessageRef<'_>,
-        terms: &Terms<'_>,
+        terms: &SendTerms<'_>,
         qos: Qos,
     ) {
         let clogged = self.is_clogged(socket);
@@ -291,7 +296,7 @@ impl Shard {
         let id = session.flow().window.send(qos, queued);
         outbound.id = Some(id);
         if slot != 0 {
-            self.store_phase(index, slot, id, qos, Phase::Sent);
+            self.store_phase(index, slot, id, qos, DeliveryPhase::Sent);
         }
         self.counters.inflight += 1;
         self.arm_retry(index);
@@ -300,7 +305,7 @@ impl Shard {
 
     /// Puts a message into the session's pending queue; a full queue's policy decides what is
     /// dropped.
-    fn enqueue(&mut self, index: u32, message: &MessageRef<'_>, terms: &Terms<'_>, qos: Qos) {
+    fn enqueue(&mut self, index: u32, message: &MessageRef<'_>, terms: &SendTerms<'_>, qos: Qos) {
         self.use_flow(index);
         let mut queued = Queued {
             message: self.delivery.store(message),
@@ -376,7 +381,7 @@ impl Shard {
 
     /// The queue of a connected client has grown. Past half of its bounds, the client's publishers
     /// are to wait for it; before that, only when the queue has been long for a while.
-    fn note_crowded(&mut self, index: u32, socket: SocketId, bounds: &Bounds) {
+    fn note_crowded(&mut self, index: u32, socket: SocketId, bounds: &PendingBounds) {
         let now = self.now;
         let Some(session) = self.sessions.get_mut(index) else { return };
         let flow = session.flow();

@@ -15,7 +15,7 @@ use crate::ids::{ListenerId, ShardId, SocketId};
 use crate::mutant::Mutant;
 use crate::slab::Table;
 use crate::time::Instant;
-use crate::upgrade::client::{self, Client, Early, Remainder};
+use crate::upgrade::client::{self, Early, MovedClient, Remainder};
 use crate::upgrade::code::Code;
 use hashbrown::HashMap;
 use std::hash::BuildHasher;
@@ -24,7 +24,7 @@ use std::hash::BuildHasher;
 const VISITS: u32 = 4096;
 
 /// Which shard of the old process has copied a client, and under which number.
-type Key = (ShardId, u32);
+type CopyKey = (ShardId, u32);
 
 /// The early copies of a shard: in the old process those that it made, in the new one those that
 /// came.
@@ -36,9 +36,9 @@ pub(super) struct EarlyCopies {
     /// The number of the next copy.
     next: u32,
     /// Copies that have come from the old process and are not claimed yet.
-    unclaimed: HashMap<Key, Unclaimed, foldhash::fast::FixedState>,
+    unclaimed: HashMap<CopyKey, Unclaimed, foldhash::fast::FixedState>,
     /// Those of these copies that have a session here, by the index of the session.
-    placed: HashMap<u32, Key, foldhash::fast::FixedState>,
+    placed: HashMap<u32, CopyKey, foldhash::fast::FixedState>,
 }
 
 struct Copied {
@@ -53,7 +53,7 @@ struct Unclaimed {
 }
 
 impl EarlyCopies {
-    fn hash(&self, session: &client::Session) -> u64 {
+    fn hash(&self, session: &client::MovedSession) -> u64 {
         let mut bytes = Vec::with_capacity(session.length());
         session.put(&mut bytes);
         self.hasher.hash_one(&bytes)
@@ -123,7 +123,7 @@ impl Shard {
 
     /// What is sent of a client that is handed over now: if it was copied before, only what has
     /// changed.
-    pub(super) fn packed_online(&self, socket: SocketId, client: Client) -> Packed {
+    pub(super) fn packed_online(&self, socket: SocketId, client: MovedClient) -> Packed {
         let early = self.work.early.as_deref();
         let Some((early, copied)) =
             early.and_then(|early| Some((early, early.copied.get(socket.0)?)))
@@ -132,7 +132,7 @@ impl Shard {
         };
         let (from, number) = (self.topology.id, copied.number);
         match client {
-            Client { session: Some(mut session), connection: Some(connection) } => {
+            MovedClient { session: Some(mut session), connection: Some(connection) } => {
                 let flow = session.flow.take();
                 let same = copied.hash == Some(early.hash(&session));
                 if same || copied.hash.is_some() && Mutant::UpgradeChangeUntold.is_on() {
@@ -141,7 +141,11 @@ impl Shard {
                 }
                 session.flow = flow;
                 let connection = Some(connection);
-                Packed::Known(from, number, Box::new(Client { session: Some(session), connection }))
+                Packed::Known(
+                    from,
+                    number,
+                    Box::new(MovedClient { session: Some(session), connection }),
+                )
             }
             client => Packed::Known(from, number, Box::new(client)),
         }
@@ -156,14 +160,18 @@ impl Shard {
     /// Why the copy cannot be taken in.
     pub fn adopt_early(&mut self, early: Early, socket: SocketId) -> Result<(), String> {
         let key = (early.from, early.number);
-        let session = match early.session {
-            Some(session) => {
-                // The client was copied before, and has had another connection since.
-                self.replace_early(&session.client_id);
-                Some(self.adopt_session(client::Session { ends: Instant::END, ..session }, None)?)
-            }
-            None => None,
-        };
+        let session =
+            match early.session {
+                Some(session) => {
+                    // The client was copied before, and has had another connection since.
+                    self.replace_early(&session.client_id);
+                    Some(self.adopt_session(
+                        client::MovedSession { ends: Instant::END, ..session },
+                        None,
+                    )?)
+                }
+                None => None,
+            };
         let early = self.work.early.get_or_insert_default();
         if let Some(index) = session {
             early.placed.insert(index, key);
@@ -188,7 +196,7 @@ impl Shard {
         self.end_moved(index);
     }
 
-    fn claim_early(&mut self, key: Key) -> Result<Unclaimed, String> {
+    fn claim_early(&mut self, key: CopyKey) -> Result<Unclaimed, String> {
         let early = self.work.early.as_deref_mut();
         let found = early.and_then(|early| {
             let unclaimed = early.unclaimed.remove(&key)?;

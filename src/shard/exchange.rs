@@ -2,14 +2,14 @@
 //! an open connection see [`super::reauthenticate`]. Their content is handled by `access::scram`.
 
 use super::Shard;
-use super::admission::Waited;
+use super::admission::ResumedAdmission;
 use super::close::Cause;
 use super::connect::first_packet;
 use super::reauthenticate::{OTHER_METHOD, OUT_OF_TURN};
 use super::refuse::Refused;
 use crate::access::Access;
 use crate::access::chain::Accepted;
-use crate::access::scram::{Exchange, Mechanism};
+use crate::access::scram::{Mechanism, ScramExchange};
 use crate::ids::SocketId;
 use crate::limits::cost;
 use crate::packet::{self, Connect, Framing, Packet, ReasonCode, Version, Violation};
@@ -46,7 +46,7 @@ impl Shard {
             return;
         }
         let data = properties.authentication_data.unwrap_or_default();
-        match Exchange::begin(file, mechanism, data) {
+        match ScramExchange::begin(file, mechanism, data) {
             Ok((exchange, answer)) => {
                 self.send_auth(socket, ReasonCode::ContinueAuthentication, mechanism, &answer);
                 let exchange = Some(Box::new(exchange));
@@ -84,7 +84,7 @@ impl Shard {
     /// Takes the packet behind the CONNECT, of `total` bytes [MQTT-3.1.2-30].
     fn take_auth(&mut self, socket: SocketId, total: usize) {
         let Some((waited, bytes)) = self.end_wait(socket) else { return };
-        let Waited { assigned, exchange, .. } = waited;
+        let ResumedAdmission { assigned, exchange, .. } = waited;
         let (Some((connect, rest)), Some(exchange)) = (first_packet(&bytes), exchange) else {
             self.disconnect(socket, Cause::Broken);
             return;

@@ -22,7 +22,7 @@
 //! [`MOST_BYTES`], the shard accepts no further messages until there is room.
 
 use super::Shard;
-use super::deliver::Terms;
+use super::deliver::SendTerms;
 use super::route::GROUP;
 use crate::ids::{ClientKey, ShardId};
 use crate::limits::cost;
@@ -439,7 +439,7 @@ impl Shard {
 
     /// Delivers a message to a session of this shard: sends, queues or drops it by policy. Older
     /// messages that are still on their way to the session go first.
-    pub(super) fn deliver(&mut self, index: u32, message: &MessageRef<'_>, terms: &Terms<'_>) {
+    pub(super) fn deliver(&mut self, index: u32, message: &MessageRef<'_>, terms: &SendTerms<'_>) {
         self.catch_up(index);
         self.deliver_now(index, message, terms);
     }

@@ -17,7 +17,7 @@ use crate::session::ShareName;
 use crate::slab::{Slab, trim};
 use crate::split::SplitMap;
 use crate::topic::FilterId;
-use nodes::Nodes;
+use nodes::GroupNodes;
 use std::collections::VecDeque;
 
 /// A change of a member that is in no more groups than this is applied to all of its groups at
@@ -85,7 +85,7 @@ pub struct Groups {
     by_name: SplitMap<ShareName, u32>,
     /// How many groups each filter has.
     by_filter: SplitMap<FilterId, u32>,
-    members: SplitMap<SessionRef, Known>,
+    members: SplitMap<SessionRef, KnownMember>,
     /// Members whose last change has not been applied to all of their groups yet.
     untold: VecDeque<SessionRef>,
     random: u64,
@@ -106,11 +106,11 @@ struct Group {
     /// The member that a sticky group stays with.
     sticky: Option<SessionRef>,
     /// What is known of the other nodes of a cluster that have members.
-    nodes: Nodes,
+    nodes: GroupNodes,
 }
 
 /// What is known of one member, and the groups that it is in.
-struct Known {
+struct KnownMember {
     online: bool,
     full: bool,
     groups: KeyedList<Belongs>,
@@ -131,7 +131,7 @@ impl Keyed for Belongs {
     }
 }
 
-impl Known {
+impl KnownMember {
     /// The member's kind in a group in which its kind has been `now`: a ready member that has been
     /// served in this round stays so.
     fn kind(&self, now: usize) -> usize {
@@ -315,7 +315,7 @@ impl Groups {
             ends: [0; 5],
             turn: 0,
             sticky: None,
-            nodes: Nodes::default(),
+            nodes: GroupNodes::default(),
         });
         self.by_name.insert(name, group);
         *self.by_filter.or_insert_with(filter, || 0) += 1;
@@ -350,7 +350,7 @@ impl Groups {
     /// connected: it has just subscribed.
     pub fn join(&mut self, group: u32, member: Member) {
         let Some(of) = self.groups.get_mut(group) else { return };
-        let known = self.members.or_insert_with(member.session, || Known {
+        let known = self.members.or_insert_with(member.session, || KnownMember {
             online: true,
             full: false,
             groups: KeyedList::default(),

@@ -34,7 +34,7 @@ const WIDEST: usize = 256;
 const STAGED: usize = 256;
 
 /// One client on its way.
-struct Departing {
+struct DepartingClient {
     home: ShardId,
     cookie: u64,
     /// The ClientId that the broker has assigned to the client, if it has.
@@ -85,7 +85,7 @@ impl HomeQueue {
 
 /// Every client on its way from this shard.
 pub(super) struct Departures {
-    all: HashMap<SocketId, Box<Departing>>,
+    all: HashMap<SocketId, Box<DepartingClient>>,
     lines: Vec<HomeQueue>,
     /// Bytes that are counted for all clients on their way.
     bytes: usize,
@@ -122,7 +122,7 @@ impl Departures {
     }
 
     /// Takes out a client whose socket the driver does not have.
-    fn take(&mut self, socket: SocketId) -> Option<Box<Departing>> {
+    fn take(&mut self, socket: SocketId) -> Option<Box<DepartingClient>> {
         self.all.get(&socket).filter(|departing| !departing.asked)?;
         let departing = self.all.remove(&socket)?;
         self.bytes -= departing.bytes;
@@ -171,7 +171,7 @@ impl Shard {
         let departures = &mut self.entrance.departures;
         departures.bytes += size;
         let departing =
-            Departing { home, cookie, assigned, connect, bytes: size, until, asked: false };
+            DepartingClient { home, cookie, assigned, connect, bytes: size, until, asked: false };
         departures.all.insert(socket, Box::new(departing));
         // What the connection's layers have sent, such as the end of a handshake, must be out: a
         // socket with a send in flight cannot be moved. The completion of that send goes on with
@@ -240,7 +240,7 @@ impl Shard {
         let source = connection.source();
         let Connection { listener, peer, input, output, layered, .. } = connection;
         let bytes = input.map(|input| input.into_bytes()).unwrap_or_default();
-        let Departing { cookie, assigned, home, .. } = *departing;
+        let DepartingClient { cookie, assigned, home, .. } = *departing;
         let layers = if layered { self.take_layers(socket) } else { None };
         if let Some(layers) = &layers {
             self.forget_keys(layers);
@@ -282,7 +282,7 @@ impl Shard {
                 line.waiting.shrink_to(64.max(line.waiting.len() * 2));
                 self.entrance.departures.queued -= 1;
                 self.meter.charge(cost::PACKET);
-                let waits = |d: &Departing| d.cookie == cookie && !d.asked;
+                let waits = |d: &DepartingClient| d.cookie == cookie && !d.asked;
                 if !self
                     .entrance
                     .departures

@@ -14,7 +14,7 @@ use super::turn_queues::TurnQueues;
 use crate::ids::{ListenerId, SocketId};
 use crate::mutant::Mutant;
 use crate::time::Instant;
-use crate::transport::tls::{Kind, Server};
+use crate::transport::tls::{Server, TlsFailureKind};
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ pub(super) const NEW: usize = 1;
 
 /// The handshakes of a shard.
 #[derive(Default)]
-pub(super) struct Handshakes {
+pub(super) struct HandshakeQueue {
     pub(super) lines: TurnQueues,
     /// Handshakes that rustls holds memory for: a number that tells a reused socket apart, and
     /// since when the handshake waits for its client.
@@ -45,7 +45,7 @@ pub(super) struct Handshakes {
     looked: Instant,
 }
 
-impl Handshakes {
+impl HandshakeQueue {
     /// How many handshakes wait for a turn.
     pub(super) fn len(&self) -> usize {
         self.lines.len()
@@ -151,11 +151,11 @@ impl Shard {
         if self.layered.is_shaking(socket) {
             match cause {
                 Cause::Transport(_) => {}
-                Cause::ConnectTimeout => self.count_failure(Kind::TimedOut),
+                Cause::ConnectTimeout => self.count_failure(TlsFailureKind::TimedOut),
                 // A client that has sent nothing has not tried a handshake.
                 _ if self.layered.is_untouched(socket) => {}
-                Cause::EndOfStream | Cause::Broken => self.count_failure(Kind::Left),
-                _ => self.count_failure(Kind::Shed),
+                Cause::EndOfStream | Cause::Broken => self.count_failure(TlsFailureKind::Left),
+                _ => self.count_failure(TlsFailureKind::Shed),
             }
         }
         self.layered.handshakes.over(socket);
@@ -174,22 +174,22 @@ impl Shard {
         Some(connection.last_seen.plus_millis(patience))
     }
 
-    pub(super) fn count_failure(&mut self, kind: Kind) {
+    pub(super) fn count_failure(&mut self, kind: TlsFailureKind) {
         let counters = &mut self.counters;
         *match kind {
-            Kind::NotTls => &mut counters.tls_failed_not_tls,
-            Kind::NothingInCommon => &mut counters.tls_failed_nothing_in_common,
-            Kind::NoCertificate => &mut counters.tls_failed_no_certificate,
-            Kind::CertificateExpired => &mut counters.tls_failed_expired,
-            Kind::UnknownAuthority => &mut counters.tls_failed_unknown_authority,
-            Kind::CertificateRevoked => &mut counters.tls_failed_revoked,
-            Kind::BadCertificate => &mut counters.tls_failed_bad_certificate,
-            Kind::ClientAlert => &mut counters.tls_failed_client_alert,
-            Kind::Protocol => &mut counters.tls_failed_protocol,
-            Kind::TimedOut => &mut counters.tls_failed_timed_out,
-            Kind::Shed => &mut counters.tls_failed_shed,
-            Kind::Left => &mut counters.tls_failed_left,
-            Kind::Internal => &mut counters.tls_failed_internal,
+            TlsFailureKind::NotTls => &mut counters.tls_failed_not_tls,
+            TlsFailureKind::NothingInCommon => &mut counters.tls_failed_nothing_in_common,
+            TlsFailureKind::NoCertificate => &mut counters.tls_failed_no_certificate,
+            TlsFailureKind::CertificateExpired => &mut counters.tls_failed_expired,
+            TlsFailureKind::UnknownAuthority => &mut counters.tls_failed_unknown_authority,
+            TlsFailureKind::CertificateRevoked => &mut counters.tls_failed_revoked,
+            TlsFailureKind::BadCertificate => &mut counters.tls_failed_bad_certificate,
+            TlsFailureKind::ClientAlert => &mut counters.tls_failed_client_alert,
+            TlsFailureKind::Protocol => &mut counters.tls_failed_protocol,
+            TlsFailureKind::TimedOut => &mut counters.tls_failed_timed_out,
+            TlsFailureKind::Shed => &mut counters.tls_failed_shed,
+            TlsFailureKind::Left => &mut counters.tls_failed_left,
+            TlsFailureKind::Internal => &mut counters.tls_failed_internal,
         } += 1;
     }
 }

@@ -10,7 +10,7 @@ use crate::message::Message;
 use crate::mutant::Mutant;
 use crate::session::{AwayMessage, Flow, Queued, SubscriptionIds};
 use crate::storage::record::{message_key, session_key};
-use crate::upgrade::client::{Away, Kept, StoredAs};
+use crate::upgrade::client::{MovedAway, StoredAs, StoredMessageRef};
 
 impl Storing {
     /// Tells a shard that takes clients over that its log has so many `sessions`, all of which have
@@ -40,28 +40,28 @@ impl Storing {
         Some(StoredAs { number: known.number.get(), slot: known.slot })
     }
 
-    pub(super) fn packed(&self, index: u32, slot: u32) -> Option<Kept> {
+    pub(super) fn packed(&self, index: u32, slot: u32) -> Option<StoredMessageRef> {
         let number = self.bodies.of_slot(index, slot)?;
-        Some(Kept { slot, number, checksum: self.bodies.checksum(number)? })
+        Some(StoredMessageRef { slot, number, checksum: self.bodies.checksum(number)? })
     }
 }
 
 impl Shard {
     /// How the store refers to the message in this `slot` of the session; `None` if it is not
     /// stored.
-    pub(super) fn packed_kept(&self, index: u32, slot: u32) -> Option<Kept> {
+    pub(super) fn packed_kept(&self, index: u32, slot: u32) -> Option<StoredMessageRef> {
         self.storing.as_ref().filter(|_| slot != 0)?.packed(index, slot)
     }
 
     /// The messages of a session's queue that are only in the store.
-    pub(super) fn packed_away(&self, flow: &Flow) -> Vec<Away> {
+    pub(super) fn packed_away(&self, flow: &Flow) -> Vec<MovedAway> {
         let mut all = Vec::new();
         flow.pending.each_away(|message, expires| {
             let AwayMessage { slot, number, size, checksum, qos, retain, subscription_ids } =
                 message;
             let subscription_ids = subscription_ids.as_slice().to_vec();
-            let kept = Kept { slot, number, checksum };
-            all.push(Away { kept, size, qos, retain, subscription_ids, expires });
+            let kept = StoredMessageRef { slot, number, checksum };
+            all.push(MovedAway { kept, size, qos, retain, subscription_ids, expires });
         });
         if Mutant::UpgradeAwayLost.is_on() {
             all.clear();
@@ -88,7 +88,7 @@ impl Shard {
         &mut self,
         index: u32,
         message: &Message,
-        kept: Kept,
+        kept: StoredMessageRef,
     ) -> Result<Message, String> {
         let storing = self.storing.as_mut().ok_or_else(no_store)?;
         if !storing.log.has(message_key(kept.number)) {
@@ -108,7 +108,7 @@ impl Shard {
         &mut self,
         index: u32,
         mut queued: Queued,
-        kept: Option<Kept>,
+        kept: Option<StoredMessageRef>,
     ) -> Result<Queued, String> {
         if let Some(kept) = kept {
             queued.message = self.adopt_kept(index, &queued.message, kept)?;
@@ -118,8 +118,8 @@ impl Shard {
     }
 
     /// Puts messages that are only in the store at the end of the session's queue.
-    pub(super) fn adopt_away(&mut self, index: u32, all: Vec<Away>) -> Result<(), String> {
-        for Away { kept, size, qos, retain, subscription_ids, expires } in all {
+    pub(super) fn adopt_away(&mut self, index: u32, all: Vec<MovedAway>) -> Result<(), String> {
+        for MovedAway { kept, size, qos, retain, subscription_ids, expires } in all {
             let storing = self.storing.as_mut().ok_or_else(no_store)?;
             if !storing.log.has(message_key(kept.number)) {
                 return Err(format!("message {} is not in the store", kept.number));
@@ -128,7 +128,7 @@ impl Shard {
             let Some(session) = self.sessions.get_mut(index) else { return Ok(()) };
             let pending = &mut session.flow().pending;
             let (before, bytes) = (pending.away(), pending.bytes());
-            let Kept { slot, number, checksum } = kept;
+            let StoredMessageRef { slot, number, checksum } = kept;
             let subscription_ids = SubscriptionIds::from_slice(&subscription_ids);
             let message =
                 AwayMessage { slot, number, size, checksum, qos, retain, subscription_ids };

@@ -8,7 +8,7 @@
 
 use super::close::Cause;
 use super::connection::Stage;
-use super::handshakes::Handshakes;
+use super::handshakes::HandshakeQueue;
 use super::headers::Headers;
 use super::output::OutputPool;
 use super::{Action, Shard};
@@ -19,7 +19,7 @@ use crate::mutant::Mutant;
 use crate::outgoing::{Outgoing, Segment};
 use crate::slab::Table;
 use crate::transport::tls::KeyCache;
-use crate::transport::{Ending, Exchange, Header, Layers, Stack, TurnedAway};
+use crate::transport::{Ending, Exchange, Layers, Stack, TurnedAway, WebSocketHeader};
 use std::sync::Arc;
 
 /// A payload of at most this many bytes is copied behind the bytes that go before it. A longer one
@@ -40,23 +40,23 @@ pub(super) struct Layered {
     pub(super) certificates: Option<u32>,
     /// Connections whose keys may encrypt no more records. They are ended in the next step.
     pub(super) worn: Vec<SocketId>,
-    pub(super) handshakes: Handshakes,
+    pub(super) handshakes: HandshakeQueue,
     /// The connections whose first header has not arrived whole.
     pub(super) headers: Headers,
 }
 
 /// The memory that the layers of a connection hold.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub(super) struct Held {
+pub(super) struct LayerMemory {
     /// Bytes on the heap, without the connection's place in [`Layered::all`].
     pub heap: usize,
     /// How many of those bytes belong to a header that has not arrived whole.
     pub header: usize,
 }
 
-impl Held {
-    pub(super) fn of(layers: &Layers) -> Held {
-        Held { heap: layers.heap(), header: layers.unfinished_header() }
+impl LayerMemory {
+    pub(super) fn of(layers: &Layers) -> LayerMemory {
+        LayerMemory { heap: layers.heap(), header: layers.unfinished_header() }
     }
 }
 
@@ -67,9 +67,9 @@ impl Layered {
     }
 
     /// What all layers hold, added up anew. Checks compare this with what was counted.
-    pub(super) fn count_held(&self) -> Held {
-        let all = (0..self.all.bound()).filter_map(|at| self.all.get(at)).map(Held::of);
-        all.fold(Held::default(), |sum, one| Held {
+    pub(super) fn count_held(&self) -> LayerMemory {
+        let all = (0..self.all.bound()).filter_map(|at| self.all.get(at)).map(LayerMemory::of);
+        all.fold(LayerMemory::default(), |sum, one| LayerMemory {
             heap: sum.heap + one.heap,
             header: sum.header + one.header,
         })
@@ -171,7 +171,7 @@ impl Shard {
     pub(super) fn put_layers(&mut self, socket: SocketId, layers: Layers) {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         connection.layered = true;
-        self.count_layers(socket, Held::default(), Held::of(&layers));
+        self.count_layers(socket, LayerMemory::default(), LayerMemory::of(&layers));
         self.layered.all.insert(socket.0, layers);
     }
 
@@ -179,13 +179,18 @@ impl Shard {
     pub(super) fn take_layers(&mut self, socket: SocketId) -> Option<Layers> {
         let layers = self.layered.all.remove(socket.0)?;
         if !Mutant::LayersLeaked.is_on() {
-            self.count_layers(socket, Held::of(&layers), Held::default());
+            self.count_layers(socket, LayerMemory::of(&layers), LayerMemory::default());
         }
         Some(layers)
     }
 
     /// Counts a change of the memory that a connection's layers hold.
-    pub(super) fn count_layers(&mut self, socket: SocketId, before: Held, after: Held) {
+    pub(super) fn count_layers(
+        &mut self,
+        socket: SocketId,
+        before: LayerMemory,
+        after: LayerMemory,
+    ) {
         self.memory.tally.layers = self.memory.tally.layers + after.heap - before.heap;
         self.count_header(socket, before.header, after.header);
     }
@@ -280,9 +285,9 @@ impl Shard {
         change: impl FnOnce(&mut Layers, &mut KeyCache),
     ) {
         let Some(layers) = self.layered.all.get_mut(socket.0) else { return };
-        let before = Held::of(layers);
+        let before = LayerMemory::of(layers);
         change(layers, &mut self.layered.keys);
-        let after = Held::of(layers);
+        let after = LayerMemory::of(layers);
         self.count_layers(socket, before, after);
     }
 
@@ -408,7 +413,12 @@ fn prepend(bytes: &mut Vec<u8>, header: &[u8]) {
 }
 
 /// Combines `wire` and `plain` into one send, with the header of `plain` between them.
-fn framed(pool: &mut OutputPool, wire: Vec<u8>, header: Header, plain: Outgoing) -> Outgoing {
+fn framed(
+    pool: &mut OutputPool,
+    wire: Vec<u8>,
+    header: WebSocketHeader,
+    plain: Outgoing,
+) -> Outgoing {
     let header = header.as_bytes();
     match plain {
         plain if wire.is_empty() && header.is_empty() => plain,

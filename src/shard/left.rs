@@ -18,12 +18,12 @@ use hashbrown::HashMap;
 
 /// The sessions that have any, by their places.
 #[derive(Default)]
-pub(super) struct Left {
+pub(super) struct StoredLeftovers {
     /// Their numbers in the store.
     numbers: HashMap<u32, u64, foldhash::fast::FixedState>,
 }
 
-impl Left {
+impl StoredLeftovers {
     /// The end of the session at that place is stored, and it has subscriptions.
     pub(super) fn insert(&mut self, index: u32, number: u64) {
         self.numbers.insert(index, number);

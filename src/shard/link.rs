@@ -16,7 +16,7 @@
 //! for wait ([`super::park`]).
 
 use super::Shard;
-use super::unanswered::{Patience, Unanswered};
+use super::unanswered::{AnswerDeadlines, Unanswered};
 use crate::ids::{ClientKey, ShardId};
 use crate::limits::cost;
 use crate::link_record::{LinkBatch, LinkRecord, Waiter};
@@ -145,7 +145,7 @@ struct Link {
     /// Publishers wait for answers about some records, or did before the plan was changed.
     owes: bool,
     /// The records that publishers stop waiting for after a while.
-    patience: Patience,
+    patience: AnswerDeadlines,
     /// How many parked publishers are to be tried again because the link's plan has changed since
     /// they were parked: the link may not want their messages any more.
     look_again: usize,
@@ -154,7 +154,7 @@ struct Link {
 impl Link {
     fn new(plan: LinkPlan) -> Link {
         let (queue, counts) = (VecDeque::new(), LinkCounts::default());
-        let patience = Patience::default();
+        let patience = AnswerDeadlines::default();
         let (full, weighed, look_again) = (false, 0, 0);
         let owes = plan.answering != Answering::Accepted;
         Link { plan, queue, bytes: 0, counts, full, weighed, owes, patience, look_again }

@@ -23,8 +23,8 @@ use super::outbox::Outbox;
 use super::topology::Topology;
 use crate::ids::{ShardId, SocketId};
 use crate::limits::{Budget, MAIL_MICROS, cost};
-use crate::mesh::mail::{Control, CostReport, Data, Stamped};
-use crate::mesh::mailbox::{MailEnds, Progress};
+use crate::mesh::mail::{Control, CostReport, Data, OpenMail, Stamped};
+use crate::mesh::mailbox::{MailEnds, MailProgress};
 use crate::mesh::moves::ToShard;
 use crate::mesh::reading::{MailPosition, Reading};
 use crate::message::{MailPurpose, Message, MessageRef, Reserve};
@@ -34,10 +34,10 @@ use crate::topic::TopicHash;
 use std::collections::VecDeque;
 
 /// How far the shard has taken in its mail, and which connections and control mails wait for that.
-pub(super) struct Intake {
+pub(super) struct MailIntake {
     reading: Reading,
     /// A data mail that the step could not finish.
-    open: Option<Open>,
+    open: Option<OpenMail>,
     /// Some data mail that was there at the last look has not been taken in yet.
     pub(super) behind: bool,
     /// True while connections are released that have waited long enough: their packets are not held
@@ -45,7 +45,7 @@ pub(super) struct Intake {
     granted: bool,
     /// Those that wait for `position`, at the index `older`, and those that came later, at the
     /// other index.
-    waiting: [Waiting; 2],
+    waiting: [WaitingMail; 2],
     older: usize,
     /// The position that the older ones wait for.
     position: MailPosition,
@@ -55,7 +55,7 @@ pub(super) struct Intake {
     first_peer: u8,
     /// How many control mails of each sender there were at the last look.
     control: Vec<usize>,
-    /// What data mail and control mail have cost in this step, by [`Share`].
+    /// What data mail and control mail have cost in this step, by [`MailClass`].
     work: [u32; 2],
     /// When the mailboxes were last looked at, if there is a clock: no mail that was taken in since
     /// was put there later. The step may have begun much earlier, if the process was stopped in
@@ -65,34 +65,27 @@ pub(super) struct Intake {
 
 /// Data mail and control mail each have a share of the step's work of their own.
 #[derive(Clone, Copy)]
-enum Share {
+enum MailClass {
     Data,
     Control,
 }
 
-/// A data mail whose part before `at` has been taken in.
-struct Open {
-    from: ShardId,
-    data: Data,
-    at: usize,
-}
-
 #[derive(Default)]
-struct Waiting {
+struct WaitingMail {
     pub(super) connections: Vec<SocketId>,
     control: Vec<(ShardId, Control)>,
 }
 
-impl Waiting {
+impl WaitingMail {
     fn is_empty(&self) -> bool {
         self.connections.is_empty() && self.control.is_empty()
     }
 }
 
-impl Intake {
+impl MailIntake {
     pub(super) fn new(senders: usize) -> Self {
         let reading = Reading::new(senders);
-        Intake {
+        MailIntake {
             position: reading.noted(),
             reading,
             open: None,
@@ -153,12 +146,12 @@ impl Intake {
         !self.behind
             && self.ready.is_empty()
             && self.open.is_none()
-            && self.waiting.iter().all(Waiting::is_empty)
+            && self.waiting.iter().all(WaitingMail::is_empty)
     }
 
     /// How many connections and mails wait.
     pub(super) fn waiting(&self) -> usize {
-        let waiting = |one: &Waiting| one.connections.len() + one.control.len();
+        let waiting = |one: &WaitingMail| one.connections.len() + one.control.len();
         self.waiting.iter().map(waiting).sum::<usize>()
             + self.ready.len()
             + usize::from(self.open.is_some())
@@ -215,7 +208,7 @@ fn waits_for_data(control: &Control) -> bool {
 /// The mail of a shard: what is staged for the others, and what is taken in from them.
 pub(super) struct Mail {
     pub(super) outbox: Outbox,
-    pub(super) intake: Intake,
+    pub(super) intake: MailIntake,
 }
 
 impl Mail {
@@ -223,7 +216,7 @@ impl Mail {
     pub(super) fn new(topology: &Topology, budget: &Budget) -> Self {
         let [receivers, senders] = [topology.receivers, topology.senders()].map(usize::from);
         let outbox = Outbox::new(topology.id, receivers, senders.saturating_sub(1), budget);
-        Mail { outbox, intake: Intake::new(senders) }
+        Mail { outbox, intake: MailIntake::new(senders) }
     }
 }
 
@@ -249,18 +242,18 @@ impl Shard {
         }
         let mut data = self.mail.intake.behind && self.takes_data();
         if data {
-            data = self.with_share(Share::Data, |shard| shard.take_data(ends, share));
+            data = self.with_share(MailClass::Data, |shard| shard.take_data(ends, share));
         }
         self.end_waiting();
         let mut control = self.mail.intake.has_control();
         if control {
-            control = self.with_share(Share::Control, |shard| shard.take_control(ends, share));
+            control = self.with_share(MailClass::Control, |shard| shard.take_control(ends, share));
         }
         data || control
     }
 
     /// Does `work` on the account of one kind of mail, which also has time of its own.
-    fn with_share<T>(&mut self, share: Share, work: impl FnOnce(&mut Self) -> T) -> T {
+    fn with_share<T>(&mut self, share: MailClass, work: impl FnOnce(&mut Self) -> T) -> T {
         let spent = self.mail.intake.work[share as usize];
         // Only the rest of the share is left, however many looks at the mail this step has had.
         let begin = if Mutant::MailShareFresh.is_on() { 0 } else { spent };
@@ -282,12 +275,12 @@ impl Shard {
                 let Some(from) = self.mail.intake.reading.next(ends, |mail| mail.at) else { break };
                 let Some(Stamped { data, .. }) = ends.pop_data(from) else { break };
                 self.counters.mail_received += 1;
-                self.mail.intake.open = Some(Open { from, data, at: 0 });
+                self.mail.intake.open = Some(OpenMail { from, data, at: 0 });
                 continue;
             };
             any = true;
             let from = open.from;
-            let mut done = Progress::default();
+            let mut done = MailProgress::default();
             self.delivery.only_sessions = self.topology.cluster() == Some(from);
             self.mail.intake.open = self.read_on(open, share, &mut done);
             self.delivery.only_sessions = false;
@@ -298,7 +291,7 @@ impl Shard {
         }
         if let Some(open) = put_off {
             let from = open.from;
-            let mut done = Progress::default();
+            let mut done = MailProgress::default();
             self.read_on(open, u32::MAX, &mut done);
             ends.tell_progress(from, done);
             self.mail.intake.reading.took(from);
@@ -308,13 +301,13 @@ impl Shard {
 
     /// Goes on with a data mail, and counts in `done` what was taken in. Returns the mail when the
     /// share of work is used up before its end.
-    fn read_on(&mut self, open: Open, share: u32, done: &mut Progress) -> Option<Open> {
-        let Open { from, data, mut at } = open;
+    fn read_on(&mut self, open: OpenMail, share: u32, done: &mut MailProgress) -> Option<OpenMail> {
+        let OpenMail { from, data, mut at } = open;
         match data {
             Data::Batch(batch) => {
                 while let Some((message, purpose, next)) = batch.read(at) {
                     if self.is_spent(share) || !self.takes_data() {
-                        return Some(Open { from, data: Data::Batch(batch), at });
+                        return Some(OpenMail { from, data: Data::Batch(batch), at });
                     }
                     self.take_message(from, &message, purpose, None, done);
                     at = next;
@@ -344,7 +337,7 @@ impl Shard {
                 return;
             }
             let parity = intake.older;
-            let Waiting { connections, control } = std::mem::take(&mut intake.waiting[parity]);
+            let WaitingMail { connections, control } = std::mem::take(&mut intake.waiting[parity]);
             intake.older = 1 - parity;
             intake.position = intake.reading.noted();
             intake.ready.extend(control);
@@ -412,7 +405,7 @@ impl Shard {
         message: &MessageRef<'_>,
         purpose: MailPurpose,
         stored: Option<&Message>,
-        done: &mut Progress,
+        done: &mut MailProgress,
     ) {
         self.delivery.fanouts.owed = 0;
         let before = self.meter.charged();

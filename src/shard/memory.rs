@@ -23,7 +23,7 @@ use crate::limits::{BRIEF_INPUT, UNFINISHED_INPUT};
 use crate::mutant::Mutant;
 use crate::packet::ReasonCode;
 use crate::session::away::AWAY;
-use crate::session::pending::Bounds;
+use crate::session::pending::PendingBounds;
 use crate::session::{Flow, Pending, Session};
 use crate::time::Instant;
 use crate::transport::Layers;
@@ -103,7 +103,7 @@ impl Pressure {
 
 /// What is held and no other figure of the shard tells. In bytes, unless it says otherwise.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Tally {
+pub struct MemoryTally {
     /// Input that was received and not yet processed.
     pub input: usize,
     /// ClientIds, mountpoints, wills and topic aliases.
@@ -173,14 +173,14 @@ impl Budgeting {
 
 /// What this shard holds, and how short memory is.
 pub(super) struct Memory {
-    pub(super) tally: Tally,
+    pub(super) tally: MemoryTally,
     pub(super) budgeting: Budgeting,
 }
 
 impl Memory {
     /// For a broker whose shards together may hold `limit` bytes.
     pub(super) fn new(limit: u64) -> Self {
-        Memory { tally: Tally::default(), budgeting: Budgeting::new(limit) }
+        Memory { tally: MemoryTally::default(), budgeting: Budgeting::new(limit) }
     }
 
     /// True when the pressure is at least this one.
@@ -190,7 +190,7 @@ impl Memory {
     }
 }
 
-impl Tally {
+impl MemoryTally {
     /// Takes a session's window and its identifiers out of the tally. The messages of pending
     /// queues are counted elsewhere.
     pub(super) fn forget(&mut self, flow: &Flow) {
@@ -274,7 +274,7 @@ impl Shard {
     }
 
     /// What was counted as held. For checks.
-    pub fn tally(&self) -> Tally {
+    pub fn tally(&self) -> MemoryTally {
         self.memory.tally
     }
 
@@ -400,19 +400,19 @@ impl Shard {
     }
 
     /// The bounds of the session's queue while memory is short; `None` if it has no queue.
-    pub(super) fn clipped(&self, index: u32) -> Option<Bounds> {
+    pub(super) fn clipped(&self, index: u32) -> Option<PendingBounds> {
         let flow = self.sessions.get(index)?.flow.as_ref()?;
         Some(self.queue_bounds(index, &flow.pending))
     }
 
     /// What a queue may hold. While memory is short that is no more than it holds now, whatever its
     /// bounds are.
-    pub(super) fn queue_bounds(&self, index: u32, pending: &Pending) -> Bounds {
+    pub(super) fn queue_bounds(&self, index: u32, pending: &Pending) -> PendingBounds {
         let bounds = self.pending_bounds_of(index);
         if !self.memory.is_short(Pressure::Tight) || Mutant::MemoryQueuesGrow.is_on() {
             return bounds;
         }
-        Bounds {
+        PendingBounds {
             messages: bounds.messages.min(pending.len()),
             bytes: bounds.bytes.min(pending.bytes()),
             on_full: bounds.on_full,

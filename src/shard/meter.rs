@@ -5,7 +5,7 @@
 //! the meter raises the work to its limit, which ends it. The meter decides nothing else: the shard
 //! decides how work and time are used.
 
-use super::Clock;
+use super::MicrosecondClock;
 use crate::limits::Budget;
 use crate::limits::{LOOK, SHARE_MICROS, STEP_MICROS};
 
@@ -28,7 +28,7 @@ pub(super) struct Meter {
     /// Microseconds from that reading of the clock to `until`.
     time_share: u64,
     /// Without a clock, only the charges count.
-    clock: Option<Clock>,
+    clock: Option<MicrosecondClock>,
 }
 
 impl Meter {
@@ -46,7 +46,7 @@ impl Meter {
         }
     }
 
-    pub(super) fn set_clock(&mut self, clock: Clock) {
+    pub(super) fn set_clock(&mut self, clock: MicrosecondClock) {
         self.clock = Some(clock);
     }
 

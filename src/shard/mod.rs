@@ -125,12 +125,12 @@ mod withheld;
 mod work;
 
 pub use admission::AccessQuestion;
-pub use ahead::Topic;
+pub use ahead::TopicSubject;
 pub use audit::{Audit, Subscribed};
 pub use drops::ClientDrops;
 pub use link::{Answering, LinkCounts, LinkId, LinkPart, LinkPlan, WhenFull};
 pub use observe::{
-    Detail, Heaviest, Measure, Span, SpanKind, Subject, TRACES, TraceLine, TraceRule, Via,
+    Detail, Heaviest, Measure, Span, SpanKind, TRACES, TraceLine, TraceRule, TraceSubject, Via,
     sampled_context,
 };
 pub use outbox::{Outbox, Turn};
@@ -164,7 +164,7 @@ use park::Parked;
 use retain::RetainedMessages;
 use sessions::Sessions;
 use std::sync::Arc;
-use subscriptions::Subscriptions;
+use subscriptions::ShardSubscriptions;
 use timers::Timers;
 use topology::Topology;
 use work::Work;
@@ -195,7 +195,7 @@ pub enum Action {
 }
 
 /// A clock of microseconds.
-pub type Clock = Box<dyn Fn() -> u64>;
+pub type MicrosecondClock = Box<dyn Fn() -> u64>;
 
 /// One core's state: each field is an owner with a file of its own.
 pub struct Shard {
@@ -211,7 +211,7 @@ pub struct Shard {
     connections: Table<Connection>,
     /// The protocol layers below MQTT, such as TLS and WebSocket.
     layered: Layered,
-    subscriptions: Subscriptions,
+    subscriptions: ShardSubscriptions,
     retained: RetainedMessages,
     /// The message that is being delivered, and fan-outs that take several steps.
     delivery: Delivery,
@@ -247,7 +247,7 @@ impl Shard {
             sessions: Sessions::new(),
             connections: Table::default(),
             layered: Layered::default(),
-            subscriptions: Subscriptions::new(&shared.seeds),
+            subscriptions: ShardSubscriptions::new(&shared.seeds),
             retained: RetainedMessages::new(),
             delivery: Delivery::default(),
             outputs: Outputs::default(),
@@ -305,7 +305,7 @@ impl Shard {
     /// Gives the shard a clock of microseconds, the one of [`Shard::begin`]. The shard reads this
     /// clock now and then besides counting the cost of its work, and ends a step that takes too
     /// long.
-    pub fn set_clock(&mut self, clock: Clock) {
+    pub fn set_clock(&mut self, clock: MicrosecondClock) {
         self.meter.set_clock(clock);
     }
 

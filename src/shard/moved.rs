@@ -1,7 +1,7 @@
 //! Sessions that move from one node of a cluster to another, as bytes. The bytes hold the time at
-//! the sender and a [`Client`] as in an upgrade ([`super::pack`], [`super::adopt`]), without what
-//! belongs to its node: the connection, the will, and the grant with which the client was let in.
-//! Moments are converted to the receiver's clock as if the transfer had taken no time.
+//! the sender and a [`MovedClient`] as in an upgrade ([`super::pack`], [`super::adopt`]), without
+//! what belongs to its node: the connection, the will, and the grant with which the client was let
+//! in. Moments are converted to the receiver's clock as if the transfer had taken no time.
 
 use super::Shard;
 use crate::message::{Message, MessageRef};
@@ -9,7 +9,7 @@ use crate::packet::PacketId;
 use crate::session::Queued;
 use crate::time::Instant;
 use crate::topic;
-use crate::upgrade::client::{self, Client};
+use crate::upgrade::client::{self, MovedClient};
 use crate::upgrade::code::Code;
 
 /// The size in bytes of the messages after which a part of a queue ends.
@@ -20,7 +20,7 @@ impl Shard {
     pub(super) fn pack_subscriptions(&self, index: u32) -> Vec<u8> {
         let Some(session) = self.sessions.get(index) else { return Vec::new() };
         let packed = self.pack_quiet(session);
-        self.written(client::Session { will: None, grant: None, ..packed })
+        self.written(client::MovedSession { will: None, grant: None, ..packed })
     }
 
     /// Packs a session's window and queue, in parts.
@@ -28,7 +28,7 @@ impl Shard {
         let Some(session) = self.sessions.get(index) else { return Vec::new() };
         let mut rest = match &session.flow {
             Some(flow) => self.pack_flow(index, flow),
-            None => client::Flow { first: 1, ..client::Flow::default() },
+            None => client::MovedFlow { first: 1, ..client::MovedFlow::default() },
         };
         // A publication that has no answer yet is left out: the client sends it again, and the
         // other node takes it then.
@@ -48,19 +48,21 @@ impl Shard {
             bytes += waiting.queued.message.size();
             rest.pending.push(waiting);
             if bytes >= PART {
-                let next = client::Flow { first: 1, ..client::Flow::default() };
+                let next = client::MovedFlow { first: 1, ..client::MovedFlow::default() };
                 let flow = Some(std::mem::replace(&mut rest, next));
-                parts.push(self.written(client::Session { flow, ..bare(&session.client_id) }));
+                parts.push(self.written(client::MovedSession { flow, ..bare(&session.client_id) }));
                 bytes = 0;
             }
         }
-        parts.push(self.written(client::Session { flow: Some(rest), ..bare(&session.client_id) }));
+        parts.push(
+            self.written(client::MovedSession { flow: Some(rest), ..bare(&session.client_id) }),
+        );
         parts
     }
 
-    fn written(&self, session: client::Session) -> Vec<u8> {
+    fn written(&self, session: client::MovedSession) -> Vec<u8> {
         let mut bytes = self.now.0.to_le_bytes().to_vec();
-        Client { session: Some(session), connection: None }.put(&mut bytes);
+        MovedClient { session: Some(session), connection: None }.put(&mut bytes);
         bytes
     }
 
@@ -89,14 +91,14 @@ impl Shard {
     }
 
     /// Reads a part of a window and a queue.
-    pub(super) fn read_flow(&self, bytes: &[u8]) -> Option<client::Flow> {
+    pub(super) fn read_flow(&self, bytes: &[u8]) -> Option<client::MovedFlow> {
         self.read_moved(bytes)?.flow
     }
 
-    fn read_moved(&self, bytes: &[u8]) -> Option<client::Session> {
+    fn read_moved(&self, bytes: &[u8]) -> Option<client::MovedSession> {
         let (then, bytes) = bytes.split_first_chunk::<8>()?;
         let then = u64::from_le_bytes(*then);
-        let mut session = Client::decode(bytes)?.session?;
+        let mut session = MovedClient::decode(bytes)?.session?;
         let ours = |at: Instant| match at {
             Instant::END => at,
             at => {
@@ -124,7 +126,7 @@ impl Shard {
     }
 
     /// Puts the messages that have come before those that the session has collected here meanwhile.
-    pub(super) fn put_flow_before(&mut self, index: u32, mut flow: client::Flow) {
+    pub(super) fn put_flow_before(&mut self, index: u32, mut flow: client::MovedFlow) {
         if let Some(here) = self.take_flow(index) {
             flow.pending.extend(here.pending);
         }
@@ -140,7 +142,7 @@ impl Shard {
     }
 
     /// Takes the window and the queue out of a session.
-    pub(super) fn take_flow(&mut self, index: u32) -> Option<client::Flow> {
+    pub(super) fn take_flow(&mut self, index: u32) -> Option<client::MovedFlow> {
         let flow = self.sessions.get_mut(index)?.flow.take()?;
         let gone = self.counters.dropped_session_gone;
         self.forget_flow(&flow);
@@ -161,8 +163,8 @@ impl Shard {
 const LATEST: i128 = i64::MAX as i128;
 
 /// A session of which only the window and the queue are used.
-fn bare(client_id: &str) -> client::Session {
-    client::Session {
+fn bare(client_id: &str) -> client::MovedSession {
+    client::MovedSession {
         client_id: client_id.into(),
         mountpoint: Box::default(),
         level: 5,

@@ -1,12 +1,12 @@
 //! The mail that a shard stages for the other shards and nodes during a step, until the mail is
 //! carried to their mailboxes.
 
-use super::ahead::{Ahead, Shortage, Topic};
+use super::ahead::{Ahead, Shortage, TopicSubject};
 use super::spare::{halve_queue, halve_spare};
 use crate::ids::{ShardId, ShardSet};
 use crate::limits::Budget;
 use crate::mesh::mail::{Control, Data, Passed, Stamped};
-use crate::mesh::mailbox::{MailEnds, Progress};
+use crate::mesh::mailbox::{MailEnds, MailProgress};
 use crate::message::{Batch, MailPurpose, Message, MessageRef};
 use crate::mutant::Mutant;
 use crate::time::Instant;
@@ -112,7 +112,7 @@ impl Outbox {
         &mut self,
         shard: ShardId,
         (room, capacity): (usize, usize),
-        so_far: (Progress, Instant),
+        so_far: (MailProgress, Instant),
     ) {
         let to = &mut self.boxes[shard.0 as usize];
         to.room = room;
@@ -192,7 +192,7 @@ impl Outbox {
         &self,
         shards: ShardSet,
         delivering: ShardSet,
-        (topic, turn): (Option<Topic<'_>>, Turn),
+        (topic, turn): (Option<TopicSubject<'_>>, Turn),
     ) -> Option<(ShardId, Shortage)> {
         shards.iter().filter(|&shard| shard != self.me).find_map(|shard| {
             let to = &self.boxes[shard.0 as usize];
@@ -248,7 +248,7 @@ impl Outbox {
         &mut self,
         to: ShardId,
         message: &MessageRef<'_>,
-        topic: Option<Topic<'_>>,
+        topic: Option<TopicSubject<'_>>,
         mut purpose: MailPurpose,
         stored: &mut Option<Message>,
         scratch: &mut Vec<u8>,

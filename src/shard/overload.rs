@@ -9,8 +9,8 @@ use super::memory::Pressure;
 use super::{Action, Shard};
 use crate::mutant::Mutant;
 use crate::overload::level::{Assessor, FULL, LOOK, LevelChange};
-use crate::overload::pace::Pace;
-use crate::overload::{OverloadLevel, Readings, Signal};
+use crate::overload::pace::AcceptPace;
+use crate::overload::{OverloadLevel, OverloadSignal, SignalReadings};
 use crate::packet::Qos;
 use crate::time::Instant;
 
@@ -48,7 +48,7 @@ struct LongSteps {
 #[derive(Default)]
 pub(super) struct Overload {
     assessor: Assessor,
-    pace: Pace,
+    pace: AcceptPace,
     /// When the shard looks at its load again, and when it looked last, in microseconds.
     next: u64,
     looked: u64,
@@ -109,14 +109,14 @@ impl Shard {
         let now = LongSteps { took: signals.longest_step, ran: signals.longest_ran };
         let before = std::mem::replace(&mut self.entrance.overload.before, now);
         let sustained = now.took.min(before.took);
-        let mut readings = Readings::default();
-        readings.set(Signal::Lag, thresholds.lag_reading(now.ran.min(before.ran)));
-        readings.set(Signal::HostMemory, self.topology.shared.host_memory.used());
-        readings.set(Signal::Memory, self.pressure() as u64 * FULL);
-        readings.set(Signal::Mail, signals.mailboxes * FULL / CROWDED);
-        readings.set(Signal::Buffers, signals.buffers * FULL / CROWDED);
-        readings.set(Signal::Admissions, self.admissions_reading());
-        readings.set(Signal::Storage, self.storage_age() * FULL / STORAGE);
+        let mut readings = SignalReadings::default();
+        readings.set(OverloadSignal::Lag, thresholds.lag_reading(now.ran.min(before.ran)));
+        readings.set(OverloadSignal::HostMemory, self.topology.shared.host_memory.used());
+        readings.set(OverloadSignal::Memory, self.pressure() as u64 * FULL);
+        readings.set(OverloadSignal::Mail, signals.mailboxes * FULL / CROWDED);
+        readings.set(OverloadSignal::Buffers, signals.buffers * FULL / CROWDED);
+        readings.set(OverloadSignal::Admissions, self.admissions_reading());
+        readings.set(OverloadSignal::Storage, self.storage_age() * FULL / STORAGE);
         let change = self.entrance.overload.assessor.assess(micros / 1000, &readings, &thresholds);
         if let Some(change) = change {
             self.level_changed(&change);
@@ -125,7 +125,7 @@ impl Shard {
             let pressed = self.is_at(OverloadLevel::Accepts);
             self.entrance.overload.pace.look(sustained, &thresholds, elapsed, pressed);
         } else {
-            self.entrance.overload.pace = Pace::default();
+            self.entrance.overload.pace = AcceptPace::default();
         }
         let counters = &mut self.counters;
         counters.overload_lag_nanos = sustained * 1000;

@@ -19,8 +19,8 @@
 //! The home shard of the publisher decides. That shard knows for each message the shards that the
 //! message went to, and whether one of its own clients was the only receiver. When the only
 //! receiver is on another shard, that shard reports when the receiver has too much output (`Park`)
-//! and when the receiver has caught up (`Unpark`). Both shards keep a [`Watched`] per publisher,
-//! which is forgotten when nothing has happened for [`MEMORY`].
+//! and when the receiver has caught up (`Unpark`). Both shards keep a [`WatchedPublisher`] per
+//! publisher, which is forgotten when nothing has happened for [`MEMORY`].
 
 use super::Shard;
 use super::connection::Holds;
@@ -56,32 +56,32 @@ const TOP: u8 = 64;
 
 /// A receiver of messages, as a publisher's home shard or a delivering shard tells it from others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Reader(u64);
+pub struct ReaderId(u64);
 
-impl Reader {
+impl ReaderId {
     /// A session or share group of this shard, by its place and whether it is a group.
     pub(super) fn here(target: u32, group: bool) -> Self {
-        Reader(u64::from(target) | u64::from(group) << 32)
+        ReaderId(u64::from(target) | u64::from(group) << 32)
     }
 
     /// A share group whose home is elsewhere, by its filter's hash.
     pub(super) fn group(hash: u64) -> Self {
-        Reader(hash | 1 << 63)
+        ReaderId(hash | 1 << 63)
     }
 
     /// The only receiver on that shard, whichever it is.
     fn on(shard: ShardId) -> Self {
-        Reader(u64::from(shard.0) | 1 << 40)
+        ReaderId(u64::from(shard.0) | 1 << 40)
     }
 
     /// The same, for a publisher whose home is `home`. On its home shard the readers are known one
     /// by one, and the publisher's next message says which of them this is.
     fn seen_from(home: ShardId, shard: ShardId) -> Self {
-        if home == shard { NOT_KNOWN } else { Reader::on(shard) }
+        if home == shard { NOT_KNOWN } else { ReaderId::on(shard) }
     }
 }
 
-const NOT_KNOWN: Reader = Reader(u64::MAX);
+const NOT_KNOWN: ReaderId = ReaderId(u64::MAX);
 
 /// Which receivers a message had on this shard.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -90,18 +90,18 @@ pub enum Receivers {
     #[default]
     Nobody,
     /// This one alone.
-    Sole(Reader),
+    Sole(ReaderId),
     /// To several.
     Several,
 }
 
 /// The time that is left for waiting in vain, kept as the moment at which the budget is full again.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-struct Budget {
+struct WaitBudget {
     full_at: Instant,
 }
 
-impl Budget {
+impl WaitBudget {
     /// Milliseconds left.
     fn left(self, now: Instant) -> u64 {
         BUDGET.saturating_sub(self.full_at.millis_since(now).div_ceil(REFILL))
@@ -119,8 +119,8 @@ impl Budget {
 }
 
 /// A publisher that has met a crowded subscriber lately.
-struct Watched {
-    main: Reader,
+struct WatchedPublisher {
+    main: ReaderId,
     points: u8,
     /// The session of this shard that the publisher waits for, or is to wait for.
     waits: Option<u32>,
@@ -131,15 +131,15 @@ struct Watched {
     claims: ShardSet,
     /// When the publisher's last wait began, and the budget that is left for waiting in vain.
     since: Instant,
-    budget: Budget,
+    budget: WaitBudget,
     /// When a message of the publisher last met a crowded main reader.
     met: Instant,
 }
 
-impl Watched {
+impl WatchedPublisher {
     /// Counts a message that went to `reader` alone, or to several receivers (`None`). True when
     /// `reader` is the main reader.
-    fn judge(&mut self, reader: Option<Reader>) -> bool {
+    fn judge(&mut self, reader: Option<ReaderId>) -> bool {
         if self.main == NOT_KNOWN {
             self.main = reader.unwrap_or(NOT_KNOWN);
         }
@@ -156,7 +156,7 @@ impl Watched {
 }
 
 /// A session that publishers wait for.
-struct Waited {
+struct WaitedSession {
     publishers: ByClient<ShardId>,
     /// When the session last read or acknowledged something.
     progressed: Instant,
@@ -165,7 +165,7 @@ struct Waited {
 }
 
 /// Publishers that are to go on: the session they waited for, the reason, and who they are.
-type Leaving = (u32, Over, hash_map::IntoIter<ClientKey, ShardId>);
+type ReleasedPublishers = (u32, Over, hash_map::IntoIter<ClientKey, ShardId>);
 
 /// A table by client. The key is a keyed hash already, so it needs no hashing of its own.
 type ByClient<V> = HashMap<ClientKey, V, foldhash::fast::FixedState>;
@@ -173,16 +173,16 @@ type ByClient<V> = HashMap<ClientKey, V, foldhash::fast::FixedState>;
 /// All publishers that wait or have waited lately, and the sessions they wait for.
 #[derive(Default)]
 pub struct Pace {
-    watched: ByClient<Watched>,
+    watched: ByClient<WatchedPublisher>,
     /// The keys of `watched`, by the time at which they are next looked at to be forgotten.
     aging: VecDeque<(Instant, ClientKey)>,
-    waited: HashMap<u32, Waited, foldhash::fast::FixedState>,
+    waited: HashMap<u32, WaitedSession, foldhash::fast::FixedState>,
     /// The keys of `waited` with their numbers, by the time of the next look.
     looks: VecDeque<(Instant, u32, u64)>,
     number: u64,
-    leaving: VecDeque<Leaving>,
+    leaving: VecDeque<ReleasedPublishers>,
     /// The budgets of subscribers that were waited for in vain, until they are full again.
-    budgets: ByClient<Budget>,
+    budgets: ByClient<WaitBudget>,
     spent: VecDeque<(Instant, ClientKey)>,
 }
 
@@ -205,7 +205,7 @@ impl Pace {
 
     /// How many sessions are waited for, and how many publishers wait.
     pub fn counts(&self) -> [usize; 2] {
-        let waits = |w: &&Watched| w.waits.is_some() || !w.claims.is_empty();
+        let waits = |w: &&WatchedPublisher| w.waits.is_some() || !w.claims.is_empty();
         [self.waited.len() + self.leaving.len(), self.watched.values().filter(waits).count()]
     }
 
@@ -214,17 +214,22 @@ impl Pace {
         self.watched.len() + self.budgets.len()
     }
 
-    fn watch(&mut self, publisher: ClientKey, main: Reader, now: Instant) -> &mut Watched {
+    fn watch(
+        &mut self,
+        publisher: ClientKey,
+        main: ReaderId,
+        now: Instant,
+    ) -> &mut WatchedPublisher {
         self.watched.entry(publisher).or_insert_with(|| {
             self.aging.push_back((now.plus_millis(MEMORY), publisher));
-            Watched {
+            WatchedPublisher {
                 main,
                 points: MAIN - 1,
                 waits: None,
                 at: ShardId(0),
                 claims: ShardSet::EMPTY,
                 since: now,
-                budget: Budget::default(),
+                budget: WaitBudget::default(),
                 met: now,
             }
         })
@@ -236,7 +241,7 @@ impl Pace {
         let waited = self.waited.entry(index).or_insert_with(|| {
             *number += 1;
             looks.push_back((now.plus_millis(LOOK), index, *number));
-            Waited { publishers: ByClient::default(), progressed: now, number: *number }
+            WaitedSession { publishers: ByClient::default(), progressed: now, number: *number }
         });
         waited.publishers.insert(publisher.client, publisher.shard);
     }
@@ -260,7 +265,7 @@ impl Pace {
                 break;
             }
             self.aging.pop_front();
-            let over = |w: &Watched| {
+            let over = |w: &WatchedPublisher| {
                 let quiet = w.waits.is_none() && w.claims.is_empty();
                 quiet && w.met.plus_millis(MEMORY) <= now && w.budget.is_full(now)
             };
@@ -315,13 +320,13 @@ impl Shard {
         } else {
             match interested.0.count_ones() {
                 0 => return,
-                1 => interested.iter().next().map(Reader::on),
+                1 => interested.iter().next().map(ReaderId::on),
                 _ => None,
             }
         };
         let now = self.now;
         let any = crowded.filter(|_| Mutant::MainReaderIgnored.is_on());
-        let met = crowded.and(reader.or(any.map(|index| Reader::here(index, false))));
+        let met = crowded.and(reader.or(any.map(|index| ReaderId::here(index, false))));
         let patient = crowded.is_some_and(|index| self.has_budget(index));
         let pace = &mut self.parked.pace;
         let watched = match (met, pace.watched.get_mut(&publisher.client)) {
@@ -379,7 +384,7 @@ impl Shard {
         let pace = &mut self.parked.pace;
         // The publisher's home shard knows its far readers only by their shards.
         let far = publisher.shard != home;
-        let main = if far { reader } else { Some(Reader::seen_from(home, at)) };
+        let main = if far { reader } else { Some(ReaderId::seen_from(home, at)) };
         let watched = match (pace.watched.contains_key(&publisher.client), crowded, main) {
             (true, ..) => pace.watched.get_mut(&publisher.client),
             (false, Some(_), Some(main)) if reader.is_some() => {
@@ -414,7 +419,7 @@ impl Shard {
 
     /// Notes that on the shard `at` the only receiver of a publisher of this shard is crowded.
     pub(super) fn claimed(&mut self, publisher: ClientKey, at: ShardId) {
-        let (now, main) = (self.now, Reader::seen_from(self.topology.id, at));
+        let (now, main) = (self.now, ReaderId::seen_from(self.topology.id, at));
         let watched = self.parked.pace.watch(publisher, main, now);
         watched.claims.insert(at);
         watched.met = now;
@@ -447,7 +452,7 @@ impl Shard {
             let spent = &mut pace.spent;
             let budget = pace.budgets.entry(client).or_insert_with(|| {
                 spent.push_back((now.plus_millis(MEMORY), client));
-                Budget::default()
+                WaitBudget::default()
             });
             budget.spend(now, waiting.min(BUDGET));
         }

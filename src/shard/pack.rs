@@ -13,8 +13,8 @@ use crate::mutant::Mutant;
 use crate::outgoing::Segment;
 use crate::session::{Flow, Session};
 use crate::topic;
-use crate::upgrade::client::{self, Client, Remainder, Subscription};
-use crate::upgrade::code::Bytes;
+use crate::upgrade::client::{self, MovedClient, MovedSubscription, Remainder};
+use crate::upgrade::code::ByteString;
 use crate::upgrade::frame::Ban;
 
 /// How far the packing of a shard has come.
@@ -31,13 +31,13 @@ pub struct PackCursor {
 /// One packed piece.
 pub enum Packed {
     /// A client with that socket.
-    Online(SocketId, Box<Client>),
+    Online(SocketId, Box<MovedClient>),
     /// A client whose socket was copied before, by that shard under that number.
-    Known(ShardId, u32, Box<Client>),
+    Known(ShardId, u32, Box<MovedClient>),
     /// The rest of a client of which a part was copied before.
     Rest(Box<Remainder>),
     /// A session without a connection.
-    Offline(Box<Client>),
+    Offline(Box<MovedClient>),
     /// Some retained messages, each with the accounts that it counts for.
     Retained(Vec<(u64, Message)>),
     /// The temporary bans. They are shared by all shards, so only the first shard packs them.
@@ -72,7 +72,7 @@ impl Shard {
             let stays = session.is_ending() || Mutant::UpgradeOfflineLost.is_on();
             if session.socket.is_none() && !stays {
                 let session = Some(self.pack_session(index, session));
-                return Some(Packed::Offline(Box::new(Client { session, connection: None })));
+                return Some(Packed::Offline(Box::new(MovedClient { session, connection: None })));
             }
         }
         if cursor.done {
@@ -100,7 +100,7 @@ impl Shard {
         Some(Packed::Retained(messages))
     }
 
-    fn pack_connection(&self, socket: SocketId) -> Option<Client> {
+    fn pack_connection(&self, socket: SocketId) -> Option<MovedClient> {
         let connection = self.connections.get(socket.0)?;
         let session = match connection.stage {
             Stage::Open(index) => Some(self.pack_session(index, self.sessions.get(index)?)),
@@ -111,11 +111,11 @@ impl Shard {
         if connection.layered {
             packed.layers = Some(self.layered.all.get(socket.0)?.moved()?);
         }
-        Some(Client { session, connection: Some(packed) })
+        Some(MovedClient { session, connection: Some(packed) })
     }
 
-    fn pack_session(&self, index: u32, session: &Session) -> client::Session {
-        client::Session {
+    fn pack_session(&self, index: u32, session: &Session) -> client::MovedSession {
+        client::MovedSession {
             flow: session.flow.as_deref().map(|flow| self.pack_flow(index, flow)),
             stored: self.storing.as_ref().and_then(|storing| storing.packed_session(index)),
             ..self.pack_quiet(session)
@@ -123,20 +123,24 @@ impl Shard {
     }
 
     /// Packs a session without its window, its queue, and its place in the store.
-    pub(super) fn pack_quiet(&self, session: &Session) -> client::Session {
+    pub(super) fn pack_quiet(&self, session: &Session) -> client::MovedSession {
         let mut subscriptions = Vec::with_capacity(session.subscriptions.len() + session.shared());
         session.subscriptions.each(|place| {
             let entries = self.subscriptions.index.subscribers(place.filter);
             let Some(entry) = entries.get(place.position as usize) else { return };
             let filter = self.subscriptions.index.filter(place.filter).into();
             let options = entry.options & !GROUP;
-            subscriptions.push(Subscription { filter, options, id: entry.subscription_id });
+            subscriptions.push(MovedSubscription { filter, options, id: entry.subscription_id });
         });
         for share in session.shares().iter().flat_map(|shares| shares.list.iter()) {
             let (options, id) = (share.options, share.subscription_id);
-            subscriptions.push(Subscription { filter: share.name.as_str().into(), options, id });
+            subscriptions.push(MovedSubscription {
+                filter: share.name.as_str().into(),
+                options,
+                id,
+            });
         }
-        client::Session {
+        client::MovedSession {
             client_id: session.client_id.clone(),
             mountpoint: session.mountpoint().into(),
             level: level(session.version),
@@ -148,7 +152,7 @@ impl Shard {
             window_limit: session.window_limit,
             connected: session.connected.instant(),
             subscriptions,
-            will: session.will.as_ref().map(|will| client::Will {
+            will: session.will.as_ref().map(|will| client::MovedWill {
                 message: will.message.clone(),
                 delay: will.delay,
                 message_expiry: will.message_expiry,
@@ -161,11 +165,11 @@ impl Shard {
     }
 
     /// Packs a session's window and queue.
-    pub(super) fn pack_flow(&self, index: u32, flow: &Flow) -> client::Flow {
+    pub(super) fn pack_flow(&self, index: u32, flow: &Flow) -> client::MovedFlow {
         let mut pending = Vec::with_capacity(flow.pending.here());
         flow.pending.each(|queued| {
             let kept = self.packed_kept(index, queued.stored);
-            pending.push(client::Waiting { queued: queued.clone(), kept });
+            pending.push(client::MovedPending { queued: queued.clone(), kept });
         });
         if Mutant::UpgradePendingLost.is_on() {
             pending.clear();
@@ -177,11 +181,11 @@ impl Shard {
                 let storing = self.storing.as_ref()?;
                 storing.bodies.get(kept.number).cloned()
             });
-            client::Sent { awaits, again, queued: queued.cloned(), kept, body }
+            client::MovedInFlight { awaits, again, queued: queued.cloned(), kept, body }
         });
         let [current, earlier] = flow.inbound.by_connection();
         let numbers = |ids: Vec<crate::packet::PacketId>| ids.iter().map(|id| id.get()).collect();
-        client::Flow {
+        client::MovedFlow {
             first,
             sent: sent.filter(|_| !Mutant::UpgradeWindowLost.is_on()).collect(),
             pending,
@@ -193,7 +197,7 @@ impl Shard {
     }
 }
 
-fn packed_connection(connection: &Connection) -> client::Connection {
+fn packed_connection(connection: &Connection) -> client::MovedConnection {
     let mut output = Vec::new();
     let mut wire = Vec::new();
     let kept = connection.output.as_ref().filter(|_| !Mutant::UpgradeOutputLost.is_on());
@@ -212,14 +216,14 @@ fn packed_connection(connection: &Connection) -> client::Connection {
     }
     let aliases = connection.aliases.as_ref();
     let input = connection.input.as_ref().filter(|_| !Mutant::UpgradeInputLost.is_on());
-    client::Connection {
+    client::MovedConnection {
         listener: connection.listener,
         peer: connection.peer,
         last_seen: connection.last_seen,
         patience: connection.patience,
-        input: Bytes(input.map_or_else(Vec::new, |input| input.rest().to_vec())),
-        output: Bytes(output),
-        wire: Bytes(wire),
+        input: ByteString(input.map_or_else(Vec::new, |input| input.rest().to_vec())),
+        output: ByteString(output),
+        wire: ByteString(wire),
         layers: None,
         aliases_in: aliases.map_or_else(Vec::new, |aliases| aliases.inbound.clone()),
         aliases_out: aliases.map_or_else(Vec::new, |aliases| {
@@ -229,8 +233,8 @@ fn packed_connection(connection: &Connection) -> client::Connection {
     }
 }
 
-fn packed_grant(grant: &Grant) -> client::Grant {
-    client::Grant {
+fn packed_grant(grant: &Grant) -> client::MovedGrant {
+    client::MovedGrant {
         username: grant.username.clone(),
         superuser: grant.superuser,
         rules: grant.rules.as_deref().filter(|_| !Mutant::UpgradeRulesLost.is_on()).cloned(),

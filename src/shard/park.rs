@@ -58,7 +58,7 @@ pub(super) struct MailTurn {
 
 /// Which line has its turn to reserve work at a shard.
 #[derive(Clone, Copy, Default)]
-struct Round {
+struct ParkRound {
     /// The position of the line in [`ROUND`].
     at: usize,
     /// The work that the line has reserved since its turn began.
@@ -89,7 +89,7 @@ pub struct Parked {
     /// The turn of the connection that is being tried again for a mailbox.
     pub(super) mail_turn: Option<MailTurn>,
     /// The round of each shard, by its number.
-    rounds: Vec<Round>,
+    rounds: Vec<ParkRound>,
     /// Connections that wait for their turn in the step's work. Those in the line [`FRESH`] have
     /// had no turn for `LATELY` (see [`super::hold`]).
     pub(super) work: TurnQueues,
@@ -140,10 +140,10 @@ impl Parked {
     }
 
     /// The round of that shard.
-    fn round(&mut self, shard: ShardId) -> &mut Round {
+    fn round(&mut self, shard: ShardId) -> &mut ParkRound {
         let at = usize::from(shard.0);
         if self.rounds.len() <= at {
-            self.rounds.resize_with(at + 1, Round::default);
+            self.rounds.resize_with(at + 1, ParkRound::default);
         }
         &mut self.rounds[at]
     }
@@ -316,7 +316,7 @@ impl Shard {
             let kind = ROUND[round.at];
             let line = mail_line(shard, kind);
             if round.had >= enough || self.parked.mail.bound(line) == 0 {
-                *self.parked.round(shard) = Round { at: (round.at + 1) % ROUND.len(), had: 0 };
+                *self.parked.round(shard) = ParkRound { at: (round.at + 1) % ROUND.len(), had: 0 };
                 passed += 1;
                 continue;
             }

@@ -19,7 +19,7 @@
 //! well (`cluster::node`).
 
 use super::Shard;
-use super::ahead::Topic;
+use super::ahead::TopicSubject;
 use super::drops::DropReason;
 use super::outbox::Turn;
 use crate::ids::ShardSet;
@@ -31,7 +31,7 @@ use crate::session::ShareName;
 use std::collections::VecDeque;
 
 /// Used to ask whether there is room without a topic, so that nothing is reserved for the cost.
-const NOBODY: (Option<Topic<'static>>, Turn) = (None, Turn::OfNobody);
+const NOBODY: (Option<TopicSubject<'static>>, Turn) = (None, Turn::OfNobody);
 /// Most messages that wait for full mailboxes, and most bytes of them.
 const MOST: usize = 4096;
 const MOST_BYTES: usize = 8 << 20;

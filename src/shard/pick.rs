@@ -10,9 +10,9 @@
 //! cluster, other nodes are asked before a member here that is not ready ([`super::passing`]).
 
 use super::Shard;
-use super::deliver::{FromGroup, Outbound, Terms};
+use super::deliver::{FromGroup, Outbound, SendTerms};
 use super::groups::{Choice, Member, PickInput};
-use super::pace::{Reader, Receivers};
+use super::pace::{ReaderId, Receivers};
 use super::returns::Again;
 use super::route::{SOLE, live_retain, packed_qos};
 use crate::config::SharedStrategy;
@@ -213,7 +213,7 @@ impl Shard {
                 }
                 let sole = options & SOLE != 0;
                 let group = self.topology.shared.seeds.place(name.as_str().as_bytes());
-                let sole = sole.then(|| Receivers::Sole(Reader::group(group)));
+                let sole = sole.then(|| Receivers::Sole(ReaderId::group(group)));
                 self.delivery.current.receivers = sole.unwrap_or(Receivers::Several);
                 self.regard(view.publisher, home);
             }
@@ -261,7 +261,7 @@ impl Shard {
         }
         let backlog = session.flow.as_ref().map_or_else(Backlog::default, |flow| flow.backlog);
         let ids = [member.subscription_id];
-        let terms = Terms {
+        let terms = SendTerms {
             qos: packed_qos(member.options),
             retain: live_retain(member.options, message),
             subscription_ids: if member.subscription_id == 0 { &[] } else { &ids },
@@ -299,7 +299,7 @@ impl Shard {
         &self,
         index: u32,
         message: &MessageRef<'_>,
-        terms: &Terms<'_>,
+        terms: &SendTerms<'_>,
     ) -> Result<(), NotTaken> {
         let Some(session) = self.sessions.get(index) else { return Err(NotTaken::Gone) };
         if session.extras.is_some() && !self.could_be_sent(session, message.topic) {

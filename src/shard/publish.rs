@@ -1,7 +1,7 @@
 //! PUBLISH from a client: checks, topic alias, QoS handshake, routing.
 
 use super::Shard;
-use super::announced::Announced;
+use super::announced::ConnackLimits;
 use super::client_limits::Metered;
 use super::close::Cause;
 use super::connection::Holds;
@@ -45,7 +45,7 @@ const SUBSCRIPTION_ID: Violation = Violation {
 
 /// How much of a message is accepted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Taken {
+enum Acceptance {
     /// All of it.
     Whole,
     /// Only its effect on the topic's retained message, which it replaces or clears.
@@ -257,11 +257,11 @@ impl Shard {
             return Ok(handled);
         }
         let short = self.sheds_to_slow();
-        let taken = if short { self.taken_when_short(version, publish) } else { Taken::Whole };
-        if taken == Taken::Later {
+        let taken = if short { self.taken_when_short(version, publish) } else { Acceptance::Whole };
+        if taken == Acceptance::Later {
             return Ok(Handled::Hold(Holds::MEMORY));
         }
-        if taken == Taken::Nothing {
+        if taken == Acceptance::Nothing {
             self.turn_down(socket, index, version, publish, ReasonCode::QuotaExceeded);
             return Ok(Handled::Next);
         }
@@ -283,7 +283,7 @@ impl Shard {
         };
         let hash = TopicHash::new(&self.topology.shared.seeds, topic);
         let route = match self.find_way(&hash, &message) {
-            Ok(route) if taken == Taken::ByTheStore => route.without_subscribers(),
+            Ok(route) if taken == Acceptance::ByTheStore => route.without_subscribers(),
             Ok(route) => route,
             Err(Holds::MAIL) if Mutant::DroppedOnFullMailbox.is_on() => {
                 self.acknowledge(socket, index, version, publish, ReasonCode::Success);
@@ -394,21 +394,21 @@ impl Shard {
     /// are, except those to be retained whose publishers can be told of a refusal. Other messages
     /// to be retained go to the subscribers, and are dropped where they would be kept.
     #[inline(never)]
-    fn taken_when_short(&mut self, version: Version, publish: &Publish<'_>) -> Taken {
+    fn taken_when_short(&mut self, version: Version, publish: &Publish<'_>) -> Acceptance {
         let clears = publish.retain && publish.payload.is_empty();
         if !clears && self.sheds_published(publish.qos) {
             self.counters.dropped_overload += 1;
-            return if publish.retain { Taken::ByTheStore } else { Taken::Nothing };
+            return if publish.retain { Acceptance::ByTheStore } else { Acceptance::Nothing };
         }
         let told = version.is_v5() && publish.qos > Qos::AtMostOnce;
         let full = self.memory.is_short(Pressure::Full) && !Mutant::MemoryPublishTaken.is_on();
         let retained = publish.retain && told && !Mutant::MemoryRetainedTaken.is_on();
         let retained = retained && (self.memory.is_short(Pressure::Tight) || self.stores_nothing());
         if clears || !full && !retained {
-            return Taken::Whole;
+            return Acceptance::Whole;
         }
         if full && self.waits_until_memory() {
-            return Taken::Later;
+            return Acceptance::Later;
         }
         if self.memory.is_short(Pressure::Tight) {
             self.counters.dropped_memory += 1;
@@ -417,7 +417,7 @@ impl Shard {
             self.counters.dropped_overload += 1;
         }
         // A publisher that cannot be told has published a value that makes the retained one untrue.
-        if publish.retain && !told { Taken::ByTheStore } else { Taken::Nothing }
+        if publish.retain && !told { Acceptance::ByTheStore } else { Acceptance::Nothing }
     }
 
     /// Counts a message that is not accepted as received, and tells its publisher the reason.
@@ -510,7 +510,7 @@ impl Shard {
     }
 }
 
-fn check_publish(publish: &Publish<'_>, announced: &Announced) -> Result<(), Violation> {
+fn check_publish(publish: &Publish<'_>, announced: &ConnackLimits) -> Result<(), Violation> {
     if publish.qos as u8 > announced.max_qos {
         return Err(QOS); // [MQTT-3.2.2-11]
     }

@@ -7,7 +7,7 @@ use crate::mesh::mail::Over;
 use crate::mutant::Mutant;
 use crate::packet::{PacketId, Qos};
 use crate::session::Queued;
-use crate::storage::record::Phase;
+use crate::storage::record::DeliveryPhase;
 
 /// Most messages that are sent from a pending queue in one go.
 const PUMP: usize = 256;
@@ -109,7 +109,7 @@ impl Shard {
             let id = session.flow().window.send(qos, keep.then_some(queued));
             outbound.id = Some(id);
             if slot != 0 {
-                self.store_phase(index, slot, id, qos, Phase::Sent);
+                self.store_phase(index, slot, id, qos, DeliveryPhase::Sent);
             }
             self.counters.inflight += 1;
             self.arm_retry(index);

@@ -4,7 +4,8 @@
 
 use super::Shard;
 use super::away::{
-    Asked, BYTES, BroughtOutcome, Bytes, RECORDS, RETRY, Source, TRIES, WINDOW, WINDOW_BYTES,
+    BYTES, BodySource, BroughtOutcome, RECORDS, RETRY, ReadBackRequest, ReadBackResult, TRIES,
+    WINDOW, WINDOW_BYTES,
 };
 use super::drops::DropReason;
 use crate::ids::SessionRef;
@@ -66,7 +67,7 @@ impl Shard {
                 let Some((from, span)) = storing.look_for(&message) else { break };
                 bytes += size;
                 spans.extend(span);
-                storing.reading.asked.push(Asked { session: reference, message, from });
+                storing.reading.asked.push(ReadBackRequest { session: reference, message, from });
             }
             if bytes == before {
                 // The session has its turn again when what is on its way to the disk has come
@@ -84,18 +85,18 @@ impl Shard {
     }
 
     /// Gives what was asked for to its sessions, in order.
-    fn bring_bodies(&mut self, spans: Vec<Bytes>) {
+    fn bring_bodies(&mut self, spans: Vec<ReadBackResult>) {
         let Some(storing) = &mut self.storing else { return };
         let asked = std::mem::take(&mut storing.reading.asked);
         let (mut spans, mut last) = (spans.into_iter(), None::<(SessionRef, BroughtOutcome)>);
-        for Asked { session, message, from } in asked {
+        for ReadBackRequest { session, message, from } in asked {
             if let Some((other, outcome)) = last.filter(|&(other, _)| other != session) {
                 self.go_on_with(other, outcome);
                 last = None;
             }
             let bytes = match from {
-                Source::Disk(_) => spans.next(),
-                Source::Here(_) | Source::Damaged => None,
+                BodySource::Disk(_) => spans.next(),
+                BodySource::Here(_) | BodySource::Damaged => None,
             };
             let (_, outcome) = last.get_or_insert((session, BroughtOutcome::Well));
             if *outcome == BroughtOutcome::Well {
@@ -111,21 +112,21 @@ impl Shard {
         &mut self,
         session: SessionRef,
         message: &AwayMessage,
-        from: Source,
-        bytes: Option<Bytes>,
+        from: BodySource,
+        bytes: Option<ReadBackResult>,
     ) -> BroughtOutcome {
         let Some(storing) = &mut self.storing else { return BroughtOutcome::Badly };
         let body = match (from, bytes) {
-            (Source::Here(body), _) => Some(body),
-            (Source::Disk(offset), Some(Ok(mut bytes))) => {
+            (BodySource::Here(body), _) => Some(body),
+            (BodySource::Disk(offset), Some(Ok(mut bytes))) => {
                 frame::unframe(offset, &mut bytes);
                 storing.decode(message, &bytes)
             }
-            (Source::Disk(_), Some(Err(why))) => {
+            (BodySource::Disk(_), Some(Err(why))) => {
                 storing.log.cannot_read(&why);
                 return BroughtOutcome::Badly;
             }
-            (Source::Damaged | Source::Disk(_), _) => None,
+            (BodySource::Damaged | BodySource::Disk(_), _) => None,
         };
         self.meter.charge(cost::DELIVERY);
         match body {

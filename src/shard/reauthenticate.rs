@@ -4,7 +4,7 @@
 use super::Shard;
 use super::close::Cause;
 use super::receive::{Handled, NO_AUTHENTICATION};
-use crate::access::scram::{Exchange, Mechanism};
+use crate::access::scram::{Mechanism, ScramExchange};
 use crate::ids::SocketId;
 use crate::limits::cost;
 use crate::packet::{self, Auth, ReasonCode, UserProperties, Violation};
@@ -41,7 +41,7 @@ impl Shard {
         let done = match auth.reason {
             ReasonCode::ReAuthenticate => {
                 let file = access.scram().ok_or("the method is not offered any more");
-                file.and_then(|(_, file)| Exchange::begin(file, mechanism, data)).map(
+                file.and_then(|(_, file)| ScramExchange::begin(file, mechanism, data)).map(
                     |(exchange, answer)| {
                         self.access.admissions.begin_again(socket, Box::new(exchange));
                         self.send_auth(

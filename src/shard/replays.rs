@@ -3,7 +3,7 @@
 //! themselves are in [`super::retain`].
 
 use super::Shard;
-use super::deliver::Terms;
+use super::deliver::SendTerms;
 use super::memory::Pressure;
 use super::route::{NO_LOCAL, packed_qos};
 use crate::ids::{SessionRef, ShardId};
@@ -211,7 +211,7 @@ impl Shard {
             return; // [MQTT-3.8.3-3]
         }
         let ids = [subscriber.subscription_id];
-        let terms = Terms {
+        let terms = SendTerms {
             qos: packed_qos(subscriber.options),
             retain: true, // [MQTT-3.3.1-8]
             subscription_ids: if ids[0] == 0 { &[] } else { &ids },

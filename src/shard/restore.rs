@@ -5,13 +5,13 @@ use super::Shard;
 use super::adopt::ANY;
 use super::changes::version;
 use super::memory::{named, retained};
-use super::restored::Messages;
+use super::restored::RestoredMessages;
 use super::route::GROUP;
 use crate::message::{Accounts, Message};
 use crate::packet::{PacketId, Qos};
-use crate::session::{AwayMessage, NEVER, Queued, ShareName, SubscriptionIds, Will};
-use crate::storage::image::{Body, Brief, Image, LastWill, Stored, Waiting};
-use crate::storage::record::Phase;
+use crate::session::{AwayMessage, NEVER, Queued, SessionWill, ShareName, SubscriptionIds};
+use crate::storage::image::{Brief, Image, LastWill, MessageImage, QueuedImage, SessionImage};
+use crate::storage::record::DeliveryPhase;
 use crate::time::Instant;
 use crate::topic::{self, Subscriber};
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ impl Shard {
         for body in image.retained.values() {
             self.restore_retained(body);
         }
-        let messages = Messages { bodies: image.messages, briefs: image.briefs };
+        let messages = RestoredMessages { bodies: image.messages, briefs: image.briefs };
         self.restore_returning(image.returning, &messages);
         for (number, stored) in image.sessions {
             self.restore_session(number, stored, &messages);
@@ -33,7 +33,7 @@ impl Shard {
         }
     }
 
-    fn restore_retained(&mut self, body: &Body) {
+    fn restore_retained(&mut self, body: &MessageImage) {
         let message = self.restore_message(body);
         self.put_retained(&body.topic, message, (Accounts::unpacked(body.accounts), body.stamp));
     }
@@ -59,7 +59,7 @@ impl Shard {
         self.retained.messages.set(topic, message);
     }
 
-    fn restore_session(&mut self, number: u64, stored: Stored, messages: &Messages) {
+    fn restore_session(&mut self, number: u64, stored: SessionImage, messages: &RestoredMessages) {
         let Some(head) = stored.head else { return };
         let index = self.new_session(&head.client_id);
         let now = self.now;
@@ -131,7 +131,8 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(index) else { return };
         let delay = stored.delay;
         self.memory.tally.names += message.size();
-        session.will = Some(Box::new(Will { message, delay, message_expiry, due: Some(due) }));
+        session.will =
+            Some(Box::new(SessionWill { message, delay, message_expiry, due: Some(due) }));
         if stored.due == 0 {
             self.store_will(index);
         }
@@ -143,8 +144,8 @@ impl Shard {
         &mut self,
         index: u32,
         slot: u32,
-        waiting: &Waiting,
-        messages: &Messages,
+        waiting: &QueuedImage,
+        messages: &RestoredMessages,
     ) -> bool {
         let whole = messages.bodies.get(&waiting.message);
         let brief = || messages.briefs.get(&waiting.message).copied();
@@ -181,9 +182,9 @@ impl Shard {
     fn restore_flow(
         &mut self,
         index: u32,
-        waiting: BTreeMap<u32, Waiting>,
+        waiting: BTreeMap<u32, QueuedImage>,
         inbound: &[u16],
-        messages: &Messages,
+        messages: &RestoredMessages,
     ) {
         if waiting.is_empty() && inbound.is_empty() {
             return;
@@ -208,8 +209,8 @@ impl Shard {
                 stored: slot,
             };
             match sent_as {
-                Some((id, Phase::Released)) => sent.push((id, Err(slot))),
-                Some((id, Phase::Sent)) => sent.push((id, Ok(queued))),
+                Some((id, DeliveryPhase::Released)) => sent.push((id, Err(slot))),
+                Some((id, DeliveryPhase::Sent)) => sent.push((id, Ok(queued))),
                 None => {
                     let Some(session) = self.sessions.get_mut(index) else { return };
                     let pending = &mut session.flow().pending;

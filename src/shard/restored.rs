@@ -3,20 +3,24 @@
 use super::Shard;
 use super::away::routed;
 use crate::message::Message;
-use crate::storage::image::{Body, Brief};
+use crate::storage::image::{Brief, MessageImage};
 use std::collections::BTreeMap;
 
 /// The stored messages, by number.
-pub(super) struct Messages {
+pub(super) struct RestoredMessages {
     /// The messages whose bodies are in memory.
-    pub(super) bodies: BTreeMap<u64, Body>,
+    pub(super) bodies: BTreeMap<u64, MessageImage>,
     /// What is known of the other messages.
     pub(super) briefs: BTreeMap<u64, Brief>,
 }
 
 impl Shard {
     /// Returns one more handle of the message with that number.
-    pub(super) fn restore_handle(&mut self, number: u64, messages: &Messages) -> Option<Message> {
+    pub(super) fn restore_handle(
+        &mut self,
+        number: u64,
+        messages: &RestoredMessages,
+    ) -> Option<Message> {
         let body = messages.bodies.get(&number)?;
         let storing = self.storing.as_mut()?;
         if let Some(message) = storing.bodies.get(number).cloned() {
@@ -30,7 +34,7 @@ impl Shard {
     }
 
     /// Makes a message of a stored body.
-    pub(super) fn restore_message(&mut self, body: &Body) -> Message {
+    pub(super) fn restore_message(&mut self, body: &MessageImage) -> Message {
         let stored = body.stored();
         let expires = self.storing.as_ref().and_then(|storing| storing.expiry_of(&stored));
         Message::new(&routed(&stored, expires), self.delivery.scratch.bytes())

@@ -10,13 +10,13 @@
 //! [`Control::GivenOn`]: crate::mesh::mail::Control::GivenOn
 
 use super::Shard;
-use super::restored::Messages;
+use super::restored::RestoredMessages;
 use super::storing::Storing;
 use crate::ids::{SessionRef, ShardId};
 use crate::mesh::mail::{Control, GivenBack, NotTaken, Trip};
 use crate::mutant::Mutant;
 use crate::session::{Queued, ShareName};
-use crate::storage::image::{RETURNING, Waiting};
+use crate::storage::image::{QueuedImage, RETURNING};
 use crate::storage::record::Record;
 use std::collections::BTreeMap;
 
@@ -124,11 +124,11 @@ impl Shard {
     /// them when the members have had time to join.
     pub(super) fn restore_returning(
         &mut self,
-        waiting: BTreeMap<u32, Waiting>,
-        messages: &Messages,
+        waiting: BTreeMap<u32, QueuedImage>,
+        messages: &RestoredMessages,
     ) {
         let member = SessionRef { shard: self.topology.id, index: u32::MAX, generation: u32::MAX };
-        for (slot, Waiting { message: number, share, .. }) in waiting {
+        for (slot, QueuedImage { message: number, share, .. }) in waiting {
             let Some(message) = self.restore_handle(number, messages) else { continue };
             let Some(storing) = &mut self.storing else { return };
             storing.adopt_returning(slot, number);

@@ -25,7 +25,7 @@ const LITTLE: usize = 64;
 /// What is still to be worked off.
 #[derive(Default)]
 pub(super) struct Returns {
-    pub(super) ended: VecDeque<Left>,
+    pub(super) ended: VecDeque<LeftMessages>,
     /// Sessions whose queues may hold messages of groups that they have left.
     pub(super) sifting: VecDeque<SessionRef>,
     /// Messages that go on in a later step, because their group has asked many members for each of
@@ -53,13 +53,13 @@ pub(super) struct Again {
 }
 
 /// What one session has left.
-pub(super) struct Left {
+pub(super) struct LeftMessages {
     pub(super) session: SessionRef,
     pub(super) window: Window,
     pub(super) pending: Pending,
 }
 
-impl Left {
+impl LeftMessages {
     /// Bytes of what is left.
     pub(super) fn bytes(&self) -> usize {
         self.window.kept() + self.pending.bytes()
@@ -69,7 +69,7 @@ impl Left {
 impl Returns {
     /// Bytes of what ended sessions have left. For checks.
     pub(super) fn bytes(&self) -> usize {
-        self.ended.iter().map(Left::bytes).sum::<usize>() + self.passing.bytes()
+        self.ended.iter().map(LeftMessages::bytes).sum::<usize>() + self.passing.bytes()
     }
 
     /// Makes the group ask further members in a later step.
@@ -116,7 +116,7 @@ impl Shard {
         self.memory.tally.inbound -= inbound.len();
         self.memory.tally.kept -= window.kept();
         self.memory.tally.returning += window.kept() + pending.bytes();
-        self.subscriptions.returns.ended.push_back(Left { session, window, pending });
+        self.subscriptions.returns.ended.push_back(LeftMessages { session, window, pending });
     }
 
     /// Has the session's queue looked through for messages of groups that the session has left.

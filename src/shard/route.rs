@@ -1,10 +1,10 @@
 //! Determines the shards and sessions that get a publication.
 
 use super::Shard;
-use super::ahead::{Shortage, Topic};
-use super::deliver::Terms;
+use super::ahead::{Shortage, TopicSubject};
+use super::deliver::SendTerms;
 use super::outbox::Turn;
-use super::pace::{Reader, Receivers};
+use super::pace::{ReaderId, Receivers};
 use super::storing::Speaker;
 use crate::ids::{ShardId, ShardSet};
 use crate::limits::cost;
@@ -105,7 +105,7 @@ impl Shard {
     ) -> Result<Route, (ShardId, Shortage)> {
         // While the broker stops, no later publisher could have to wait behind this message.
         let interest = &self.topology.shared.interest;
-        let topic = (!self.work.stopping.draining).then_some(Topic { hash, interest });
+        let topic = (!self.work.stopping.draining).then_some(TopicSubject { hash, interest });
         let retain_at = message.retain.then(|| self.topology.retained_home(hash));
         let accounts = Accounts::NONE;
         if self.topology.is_alone() {
@@ -196,7 +196,7 @@ impl Shard {
             storing.sent(shard, message.qos > Qos::AtMostOnce);
         }
         let interest = &self.topology.shared.interest;
-        let topic = (!self.work.stopping.draining).then_some(Topic { hash, interest });
+        let topic = (!self.work.stopping.draining).then_some(TopicSubject { hash, interest });
         let fan = &mut self.delivery.current;
         let scratch = self.delivery.scratch.bytes();
         self.mail.outbox.publish(shard, message, topic, purpose, &mut fan.stored, scratch);
@@ -271,7 +271,7 @@ impl Shard {
             if found.is_empty() { Receivers::Nobody } else { Receivers::Several };
         if let (1, Some(sole)) = (subscribers, one) {
             let group = sole.options & GROUP != 0;
-            self.delivery.current.receivers = Receivers::Sole(Reader::here(sole.target, group));
+            self.delivery.current.receivers = Receivers::Sole(ReaderId::here(sole.target, group));
         }
         match found[..] {
             [] => {}
@@ -329,7 +329,7 @@ impl Shard {
             return; // [MQTT-3.8.3-3]
         }
         let ids = [subscription_id];
-        let terms = Terms {
+        let terms = SendTerms {
             qos: packed_qos(options),
             retain: live_retain(options, message),
             subscription_ids: if subscription_id == 0 { &[] } else { &ids },
@@ -358,7 +358,7 @@ impl Shard {
             && target == last
             && (options ^ others) & GROUP == 0
         {
-            let sole = Reader::here(target, options & GROUP != 0);
+            let sole = ReaderId::here(target, options & GROUP != 0);
             self.delivery.current.receivers = Receivers::Sole(sole);
         }
         let mut rest = &all[..];
@@ -409,7 +409,7 @@ impl Shard {
         }
         if any {
             let subscription_ids = &ids[..];
-            let terms = Terms { qos, retain, subscription_ids, replay: false, share: None };
+            let terms = SendTerms { qos, retain, subscription_ids, replay: false, share: None };
             self.deliver_now(target, message, &terms);
         }
         self.delivery.current.ids = ids;

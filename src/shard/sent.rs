@@ -2,7 +2,7 @@
 
 use super::Shard;
 use super::connection::{Holds, Stage};
-use super::observe::Heavy;
+use super::observe::HeavyHitters;
 use crate::ids::SocketId;
 use crate::mesh::mail::Over;
 use crate::mutant::Mutant;
@@ -39,7 +39,7 @@ impl Shard {
             self.set_out(socket);
         }
         let Stage::Open(index) = stage else { return };
-        if Heavy::is_slow(took) {
+        if HeavyHitters::is_slow(took) {
             self.weigh_slow(index, took);
         }
         self.parked.pace.progressed(index, now);

@@ -6,7 +6,7 @@ use crate::config::{Config, Get, SharedStrategy, SysVisible};
 use crate::limits::{ADMISSIONS, Budget};
 use crate::overload::Policy;
 use crate::session::NEVER;
-use crate::session::pending::Bounds;
+use crate::session::pending::PendingBounds;
 use crate::transport::network::Networks;
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,7 +64,7 @@ pub struct Settings {
     /// Most subscriptions of one client.
     pub max_subscriptions: usize,
     /// Bounds of a pending queue.
-    pub pending: Bounds,
+    pub pending: PendingBounds,
     /// Whether QoS 0 messages for offline clients are queued.
     pub queue_qos0: bool,
     /// Unsent bytes to a client at which QoS 0 is shed when the client does not keep reading.
@@ -188,7 +188,7 @@ impl Settings {
                 .get()
                 .map(|d| d.as_secs().min(u64::from(u32::MAX)) as u32),
             max_subscriptions: mqtt.max_subscriptions.get().map_or(usize::MAX, |n| n as usize),
-            pending: Bounds {
+            pending: PendingBounds {
                 messages: mqtt.pending.max_messages.get() as usize,
                 bytes: mqtt.pending.max_bytes.get() as usize,
                 on_full: mqtt.pending.on_full,

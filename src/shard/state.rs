@@ -2,7 +2,7 @@
 //! name, whether the step has work left. Nothing here calls another part of the shard.
 
 use super::Shard;
-use super::announced::Announced;
+use super::announced::ConnackLimits;
 use crate::ids::{Publisher, SessionRef, ShardId, SocketId};
 use crate::limits::cost;
 use crate::mesh::mail::Control;
@@ -36,7 +36,7 @@ impl Shard {
 
     /// What the client was told in CONNACK that it may send.
     #[inline]
-    pub(super) fn announced_to(&self, socket: SocketId) -> Announced {
+    pub(super) fn announced_to(&self, socket: SocketId) -> ConnackLimits {
         let reloads = || Some(self.connections.get(socket.0)?.reloads);
         self.entrance.announced.to(reloads, &self.settings)
     }

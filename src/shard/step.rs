@@ -55,7 +55,7 @@ pub trait Surroundings {
 
 /// A part of a step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Part {
+enum StepPart {
     Harvest,
     Mail,
     Input,
@@ -113,19 +113,19 @@ impl Step {
         let part = order[self.next];
         self.next += 1;
         match part {
-            Part::Harvest => {
+            StepPart::Harvest => {
                 shard.see_room(ends);
                 around.harvest();
                 if Mutant::SubmissionOvertakesMail.is_on() {
                     around.submit(shard);
                 }
             }
-            Part::Mail => {
+            StepPart::Mail => {
                 self.busy |= shard.take_mail(ends, self.bounds.mail);
                 shard.retry_first();
                 self.busy |= around.submit(shard);
             }
-            Part::Input => {
+            StepPart::Input => {
                 let left = self.bounds.completions - self.visited;
                 let visited = around.visit(shard, left).min(left);
                 self.visited += visited;
@@ -143,17 +143,17 @@ impl Step {
                     self.next += 3;
                 }
             }
-            Part::Answer => {
+            StepPart::Answer => {
                 self.busy = true;
                 shard.answer_now();
             }
-            Part::Finish => {
+            StepPart::Finish => {
                 self.busy |= self.visited > 0;
                 self.busy |= shard.finish();
                 self.busy |= !shard.outputs.actions.is_empty();
             }
-            Part::Carry => self.busy |= shard.carry(ends, around),
-            Part::Act => {
+            StepPart::Carry => self.busy |= shard.carry(ends, around),
+            StepPart::Act => {
                 shard.outputs.actions.drain(..).for_each(|action| around.act(action));
                 if self.next < order.len() {
                     around.hasten();
@@ -171,8 +171,8 @@ impl Step {
 
 /// The order of the parts. *Answer*, with its *Carry* and *Act*, follows *Input*.
 #[inline]
-fn order() -> &'static [Part; PARTS] {
-    use Part::{Act, Answer, Carry, Finish, Harvest, Input, Mail};
+fn order() -> &'static [StepPart; PARTS] {
+    use StepPart::{Act, Answer, Carry, Finish, Harvest, Input, Mail};
     if Mutant::MailAfterInput.is_on() {
         return &[Harvest, Input, Answer, Carry, Act, Mail, Finish, Carry, Act];
     }

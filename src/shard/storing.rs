@@ -16,22 +16,22 @@
 //! [`Control::Safe`]: crate::mesh::mail::Control::Safe
 
 use super::Shard;
-use super::away::Reading;
+use super::away::ReadingBack;
 use super::bodies::Bodies;
-use super::left::Left;
+use super::left::StoredLeftovers;
 use super::receipts::Receipts;
 use super::returning::Returning;
 use super::unstorable::{Lateness, Standing};
-use super::withheld::{Progress, Withheld};
+use super::withheld::{StoreProgress, Withheld};
 use crate::ids::{ShardId, ShardSet, SocketId};
 use crate::mesh::mail::Control;
 use crate::message::{Message, MessageRef};
 use crate::mutant::Mutant;
 use crate::session::Queued;
 use crate::slab::Table;
-use crate::storage::log::{Figures, Log};
-use crate::storage::record::{Record, Secret, StoredMessage, slot_keys};
-use crate::storage::{Answer, StorageCommand};
+use crate::storage::log::{Log, LogFigures};
+use crate::storage::record::{Record, StoreSecret, StoredMessage, slot_keys};
+use crate::storage::{StorageAnswer, StorageCommand};
 use crate::time::Instant;
 use std::collections::VecDeque;
 use std::num::NonZeroU64;
@@ -43,7 +43,7 @@ const RECEIPT: usize = 32;
 
 /// A session that is stored.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Known {
+pub(super) struct StoredSessionRef {
     /// Its number in the store.
     pub(super) number: NonZeroU64,
     /// The slot of the last message that waited for the session.
@@ -51,7 +51,7 @@ pub(super) struct Known {
 }
 
 // The memory that each stored session costs.
-const _: () = assert!(size_of::<Option<Known>>() == 16);
+const _: () = assert!(size_of::<Option<StoredSessionRef>>() == 16);
 
 /// The cause of what is being stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -95,19 +95,19 @@ struct Mark {
 pub struct Storing {
     pub(super) own: ShardId,
     pub(super) log: Log,
-    pub(super) secret: Secret,
+    pub(super) secret: StoreSecret,
     /// The time at the zero of the shard's clock, in milliseconds since 1970.
     wall: u64,
     /// The time at the beginning of the step, in microseconds.
     pub(super) micros: u64,
-    pub(super) sessions: Table<Known>,
+    pub(super) sessions: Table<StoredSessionRef>,
     last_session: u64,
     last_message: u64,
     pub(super) bodies: Bodies,
     /// Bodies that are being read back from the disk, and what ended sessions had there.
-    pub(super) reading: Reading,
+    pub(super) reading: ReadingBack,
     /// Subscriptions of sessions whose end is stored.
-    pub(super) left: Left,
+    pub(super) left: StoredLeftovers,
     pub(super) speaker: Speaker,
     /// The connections whose output waits for the store.
     pub(super) withheld: Withheld,
@@ -140,7 +140,7 @@ impl Storing {
     /// message ever had.
     pub fn new(
         log: Log,
-        secret: Secret,
+        secret: StoreSecret,
         (own, shards): (ShardId, u8),
         wall: u64,
         last: (u64, u64),
@@ -155,8 +155,8 @@ impl Storing {
             last_session: last.0,
             last_message: last.1,
             bodies: Bodies::default(),
-            reading: Reading::default(),
-            left: Left::default(),
+            reading: ReadingBack::default(),
+            left: StoredLeftovers::default(),
             speaker: Speaker::Nobody,
             withheld: Withheld::default(),
             receipts: Receipts::default(),
@@ -221,7 +221,7 @@ impl Storing {
     pub(super) fn begin_session(&mut self, index: u32) -> u64 {
         let number = NonZeroU64::MIN.saturating_add(self.last_session);
         self.last_session = number.get();
-        self.sessions.insert(index, Known { number, slot: 0 });
+        self.sessions.insert(index, StoredSessionRef { number, slot: 0 });
         self.last_session
     }
 
@@ -299,7 +299,7 @@ impl Storing {
     /// Notes that the session at that place is stored under that number.
     pub(super) fn adopt(&mut self, index: u32, number: u64, slot: u32) {
         if let Some(number) = NonZeroU64::new(number) {
-            self.sessions.insert(index, Known { number, slot });
+            self.sessions.insert(index, StoredSessionRef { number, slot });
         }
     }
 
@@ -315,7 +315,7 @@ impl Storing {
 
     /// Bytes of memory, without messages: these are counted where they wait.
     pub(super) fn held(&self) -> usize {
-        self.sessions.bound() as usize * size_of::<Option<Known>>()
+        self.sessions.bound() as usize * size_of::<Option<StoredSessionRef>>()
             + self.bodies.held()
             + self.reading.held()
             + self.left.held()
@@ -457,7 +457,7 @@ struct Reached<'a> {
     receipts: &'a Receipts,
 }
 
-impl Progress for Reached<'_> {
+impl StoreProgress for Reached<'_> {
     fn durable(&self) -> u64 {
         self.log.kept()
     }
@@ -483,10 +483,10 @@ impl Shard {
     }
 
     /// Takes in the outcome of one of these commands.
-    pub fn storage_answered(&mut self, answer: Answer) {
+    pub fn storage_answered(&mut self, answer: StorageAnswer) {
         let Some(storing) = &mut self.storing else { return };
         match answer {
-            Answer::Bytes { spans } => storing.reading.arrive(spans),
+            StorageAnswer::Bytes { spans } => storing.reading.arrive(spans),
             answer => storing.log.answered(answer, storing.micros),
         }
         if let Some(trouble) = storing.log.take_trouble() {
@@ -513,7 +513,7 @@ impl Shard {
     pub fn measure_storage(&mut self) {
         let Some(storing) = &self.storing else { return };
         let (log, counters) = (&storing.log, &mut self.counters);
-        let Figures { commits, written, copied, failures, troubles } = log.figures();
+        let LogFigures { commits, written, copied, failures, troubles } = log.figures();
         counters.storage_commits = commits;
         counters.storage_written = written;
         counters.storage_copied = copied;

@@ -5,7 +5,7 @@ use super::connection::Holds;
 use super::memory::Pressure;
 use super::receive::Handled;
 use super::route::pack;
-use super::task::{Rest, Task};
+use super::task::{RemainingFilters, Task};
 use crate::access::{self, Decision};
 use crate::ids::{SessionRef, SocketId};
 use crate::limits::cost;
@@ -87,7 +87,7 @@ impl Shard {
         let ticket = self.topology.ticket();
         let mut joining = Joining::new(session, ticket, subscribe.id);
         if many {
-            let filters = Rest::new(socket, version, subscribe.filters.raw());
+            let filters = RemainingFilters::new(socket, version, subscribe.filters.raw());
             let subscription_id = subscribe.subscription_id;
             self.subscriptions.joining.insert(index, joining);
             let task = Task::Subscribe { session, ticket, subscription_id, filters };
@@ -339,7 +339,7 @@ impl Shard {
         // Messages that were accepted before the packet are delivered before its answer.
         self.catch_up(index);
         if many {
-            let filters = Rest::new(socket, version, unsubscribe.filters.raw());
+            let filters = RemainingFilters::new(socket, version, unsubscribe.filters.raw());
             let (session, ticket) = (self.session_ref(index), self.topology.ticket());
             let (id, codes) = (unsubscribe.id, Vec::new());
             self.begin_task(socket, Task::Unsubscribe { session, ticket, id, filters, codes });

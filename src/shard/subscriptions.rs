@@ -10,7 +10,7 @@ use crate::topic::{FilterId, Index, Seeds};
 use hashbrown::HashMap;
 
 /// A shard's subscriptions, shared ones included.
-pub(super) struct Subscriptions {
+pub(super) struct ShardSubscriptions {
     pub(super) index: Index,
     /// For each session, how many of its subscriptions only the trie finds.
     unhashed: HashMap<u32, u32, foldhash::fast::FixedState>,
@@ -22,9 +22,9 @@ pub(super) struct Subscriptions {
     pub(super) joining: HashMap<u32, Joining>,
 }
 
-impl Subscriptions {
+impl ShardSubscriptions {
     pub(super) fn new(seeds: &Seeds) -> Self {
-        Subscriptions {
+        ShardSubscriptions {
             index: Index::new(seeds),
             unhashed: HashMap::default(),
             groups: Groups::default(),
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn subscriptions_that_only_the_trie_finds_are_counted_by_session() {
-        let mut subscriptions = Subscriptions::new(&Seeds::fixed(1));
+        let mut subscriptions = ShardSubscriptions::new(&Seeds::fixed(1));
         subscriptions.add_unhashed(7);
         subscriptions.add_unhashed(7);
         subscriptions.add_unhashed(8);

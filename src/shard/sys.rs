@@ -8,7 +8,7 @@ use crate::mesh::mail::Control;
 use crate::message::{Accounts, Message, MessageRef};
 use crate::packet::Qos;
 use crate::telemetry::Counters;
-use crate::telemetry::sys::{History, topics};
+use crate::telemetry::sys::{SysHistory, topics};
 use crate::time::Instant;
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ const BLOCKED: usize = 1024;
 /// The counters of all shards, and when they are published.
 pub(super) struct Sys {
     shards: Vec<Counters>,
-    history: History,
+    history: SysHistory,
     updated: Instant,
     /// Whether the next update is armed.
     armed: bool,
@@ -32,7 +32,7 @@ impl Sys {
     pub(super) fn new(shards: usize) -> Self {
         Sys {
             shards: vec![Counters::default(); shards],
-            history: History::new(),
+            history: SysHistory::new(),
             updated: Instant(0),
             armed: false,
             begun: false,

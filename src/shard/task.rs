@@ -25,9 +25,20 @@ use std::collections::VecDeque;
 /// ticket [`Tasks::awaited`] has for the session.
 pub(super) enum Task {
     /// The filters of a SUBSCRIBE. Their reason codes gather in the session's [`Joining`].
-    Subscribe { session: SessionRef, ticket: u64, subscription_id: Option<u32>, filters: Rest },
+    Subscribe {
+        session: SessionRef,
+        ticket: u64,
+        subscription_id: Option<u32>,
+        filters: RemainingFilters,
+    },
     /// The filters of an UNSUBSCRIBE, and the reason codes of those that are done.
-    Unsubscribe { session: SessionRef, ticket: u64, id: PacketId, filters: Rest, codes: Vec<u8> },
+    Unsubscribe {
+        session: SessionRef,
+        ticket: u64,
+        id: PacketId,
+        filters: RemainingFilters,
+        codes: Vec<u8>,
+    },
     /// The filters whose replays a SUBSCRIBE has asked for, the last one first. The session is owed
     /// these replays, so they go on when its connection has ended.
     Replays { session: SessionRef, ticket: u64, filters: Vec<FilterId> },
@@ -37,7 +48,7 @@ pub(super) enum Task {
 }
 
 /// What is left of a packet's filters. No filter is handled before all are known to be correct.
-pub(super) struct Rest {
+pub(super) struct RemainingFilters {
     socket: SocketId,
     version: Version,
     raw: Box<[u8]>,
@@ -51,9 +62,9 @@ pub(super) struct Rest {
 /// Checks the first filter in the rest of a list; returns the length of its entry in bytes.
 type Check = fn(Version, &[u8]) -> Result<usize, Violation>;
 
-impl Rest {
+impl RemainingFilters {
     pub(super) fn new(socket: SocketId, version: Version, raw: &[u8]) -> Self {
-        Rest { socket, version, raw: raw.into(), checked: 0, count: 0, at: 0 }
+        RemainingFilters { socket, version, raw: raw.into(), checked: 0, count: 0, at: 0 }
     }
 }
 
@@ -134,7 +145,7 @@ impl Shard {
     fn check_rest(
         &mut self,
         index: u32,
-        filters: &mut Rest,
+        filters: &mut RemainingFilters,
         check: Check,
         limit: u32,
     ) -> Option<bool> {
@@ -168,7 +179,7 @@ impl Shard {
         session: SessionRef,
         ticket: u64,
         subscription_id: Option<u32>,
-        mut filters: Rest,
+        mut filters: RemainingFilters,
         limit: u32,
     ) -> Option<Task> {
         let index = session.index;
@@ -230,7 +241,7 @@ impl Shard {
         session: SessionRef,
         ticket: u64,
         id: PacketId,
-        mut filters: Rest,
+        mut filters: RemainingFilters,
         mut codes: Vec<u8>,
         limit: u32,
     ) -> Option<Task> {

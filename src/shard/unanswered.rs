@@ -41,7 +41,7 @@ use std::collections::VecDeque;
 const MOST: usize = 1024;
 /// Bytes of memory for a copy that is waited for, and for an answer.
 const COPY: usize = 48;
-const ANSWER: usize = size_of::<Answer>();
+const ANSWER: usize = size_of::<PublishAnswer>();
 
 const EXCEEDED: Violation = Violation {
     reason: ReasonCode::ReceiveMaximumExceeded,
@@ -49,7 +49,7 @@ const EXCEEDED: Violation = Violation {
 };
 
 /// The answer to one publication.
-struct Answer {
+struct PublishAnswer {
     /// The position among all answers of the shard, in the order in which the publications came.
     serial: u64,
     kind: AckKind,
@@ -72,8 +72,8 @@ struct Answer {
 
 /// The answers of one session, oldest first.
 #[derive(Default)]
-struct Client {
-    answers: VecDeque<Answer>,
+struct ClientAnswers {
+    answers: VecDeque<PublishAnswer>,
     /// How many of the answers the current connection waits for.
     wanted: usize,
 }
@@ -90,7 +90,7 @@ struct Copy {
 /// All answers of a shard that wait.
 #[derive(Default)]
 pub(super) struct Unanswered {
-    clients: HashMap<u32, Client, foldhash::fast::FixedState>,
+    clients: HashMap<u32, ClientAnswers, foldhash::fast::FixedState>,
     copies: HashMap<u64, Copy, foldhash::fast::FixedState>,
     /// The number of the last copy.
     last: u64,
@@ -196,7 +196,7 @@ impl Unanswered {
 
     /// Whether the answer to the QoS 2 message with that identifier waits.
     pub(super) fn is_waiting(&self, session: u32, id: PacketId) -> bool {
-        let waits = |answer: &Answer| answer.id == id && answer.kind == AckKind::PubRec;
+        let waits = |answer: &PublishAnswer| answer.id == id && answer.kind == AckKind::PubRec;
         self.clients.get(&session).is_some_and(|client| client.answers.iter().any(waits))
     }
 
@@ -222,9 +222,9 @@ impl Unanswered {
     }
 
     /// Takes out the next answer of a session, if it can be given.
-    fn next_of(&mut self, session: u32) -> Option<Answer> {
+    fn next_of(&mut self, session: u32) -> Option<PublishAnswer> {
         let client = self.clients.get_mut(&session)?;
-        let ready = |answer: &Answer| answer.left == 0;
+        let ready = |answer: &PublishAnswer| answer.left == 0;
         let answer = if Mutant::LinkAnswersOvertake.is_on() {
             let at = client.answers.iter().position(ready)?;
             client.answers.remove(at)?
@@ -288,7 +288,7 @@ impl Shard {
         }
     }
 
-    fn say_answer(&mut self, index: u32, answer: &Answer) {
+    fn say_answer(&mut self, index: u32, answer: &PublishAnswer) {
         self.meter.charge(cost::PACKET);
         let Some(session) = self.sessions.get(index) else { return };
         let (version, socket) = (session.version, session.socket.filter(|_| answer.wanted));
@@ -361,7 +361,7 @@ impl Shard {
         let taken = taken && !repeated;
         let (left, dropped, wanted) = (copies, false, true);
         let answer =
-            Answer { serial, kind, id, reason, first, copies, left, dropped, wanted, taken };
+            PublishAnswer { serial, kind, id, reason, first, copies, left, dropped, wanted, taken };
         unanswered.len += 1;
         let client = unanswered.clients.entry(index).or_default();
         client.answers.push_back(answer);
@@ -425,7 +425,7 @@ impl Shard {
         let unanswered = &mut self.subscriptions.links.unanswered;
         let Some(client) = unanswered.clients.get_mut(&index) else { return false };
         self.meter.charge(cost::VISIT * (client.answers.len() / 16) as u32);
-        let same = |answer: &Answer| Some(answer.id) == publish.id && answer.kind == kind;
+        let same = |answer: &PublishAnswer| Some(answer.id) == publish.id && answer.kind == kind;
         let Some(at) = client.answers.iter().rposition(same) else { return false };
         if client.answers.get(at).is_some_and(|answer| answer.wanted) {
             return true;
@@ -481,11 +481,11 @@ impl Shard {
 
 /// The numbers of a link's copies, and when each is given up, in the order of that time.
 #[derive(Default)]
-pub(super) struct Patience {
+pub(super) struct AnswerDeadlines {
     due: VecDeque<(Instant, u64)>,
 }
 
-impl Patience {
+impl AnswerDeadlines {
     pub(super) fn push(&mut self, at: Instant, number: u64, unanswered: &Unanswered) {
         self.due.push_back((at, number));
         // Most copies are settled in order. The entries behind one that is not are looked through

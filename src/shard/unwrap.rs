@@ -4,18 +4,18 @@
 use super::close::Cause;
 use super::connection::Stage;
 use super::handshakes::{GOING_ON, NEW};
-use super::layered::Held;
+use super::layered::LayerMemory;
 use super::{Action, Shard};
 use crate::ids::{Peer, SocketId};
 use crate::limits::cost;
 use crate::mutant::Mutant;
 use crate::overload::sources::SourceMark;
 use crate::transport::secure::HandshakeStep;
-use crate::transport::tls::{Failure, KeyCache, Kind};
-use crate::transport::{Context, End, Exchange, Layer, Layers, Stack, TurnedAway};
+use crate::transport::tls::{KeyCache, TlsFailure, TlsFailureKind};
+use crate::transport::{Exchange, Layer, LayerContext, Layers, ReadEnd, Stack, TurnedAway};
 
 /// Whether a piece of a connection's bytes could be decoded, or why the connection ends.
-type Decoded = Result<(), End>;
+type Decoded = Result<(), ReadEnd>;
 
 impl Shard {
     /// [`Shard::received`] for a connection with layers.
@@ -34,7 +34,7 @@ impl Shard {
         socket: SocketId,
         stage: Stage,
         mut exchange: Exchange,
-        outcome: Result<(), End>,
+        outcome: Result<(), ReadEnd>,
     ) {
         self.send_wire(socket, &exchange.wire);
         if !exchange.plain.is_empty() {
@@ -50,9 +50,9 @@ impl Shard {
         self.layered.exchange = exchange;
         match outcome {
             Ok(()) => self.bound_headers(),
-            Err(End::Ended) => self.part(socket, false),
-            Err(End::Insecure(failure)) => self.end_insecure(socket, failure),
-            Err(End::Fault(fault)) => {
+            Err(ReadEnd::Ended) => self.part(socket, false),
+            Err(ReadEnd::Insecure(failure)) => self.end_insecure(socket, failure),
+            Err(ReadEnd::Fault(fault)) => {
                 match fault.layer {
                     Layer::Proxy => self.counters.refused_proxy += 1,
                     Layer::Upgrade => self.counters.upgrades_refused += 1,
@@ -69,31 +69,29 @@ impl Shard {
     }
 
     /// Makes the layers of a connection decode something.
-    fn decode_with(
-        &mut self,
-        socket: SocketId,
-        exchange: &mut Exchange,
-        decode: impl FnOnce(&mut Layers, &Context<'_>, &mut KeyCache, &mut Exchange) -> Decoded,
-    ) -> Decoded {
+    fn decode_with<F>(&mut self, socket: SocketId, exchange: &mut Exchange, decode: F) -> Decoded
+    where
+        F: FnOnce(&mut Layers, &LayerContext<'_>, &mut KeyCache, &mut Exchange) -> Decoded,
+    {
         let Some(connection) = self.connections.get_mut(socket.0) else { return Ok(()) };
         let Some(layers) = self.layered.all.get_mut(socket.0) else { return Ok(()) };
         let listener = connection.listener;
         let listener_state = self.entrance.listener(listener);
-        let context = Context {
+        let context = LayerContext {
             stack: listener_state.map_or(&Stack::PLAIN, |listener_state| &listener_state.stack),
             trusted: &self.settings.trusted_proxies,
             peer: connection.peer,
         };
         exchange.waiting = connection.output.as_ref().map_or(0, |output| output.wire().len());
-        let before = Held::of(layers);
+        let before = LayerMemory::of(layers);
         let outcome = decode(layers, &context, &mut self.layered.keys, exchange);
-        let after = Held::of(layers);
+        let after = LayerMemory::of(layers);
         self.meter.charge(std::mem::take(&mut exchange.work));
         let told = exchange.peer.take();
         self.count_layers(socket, before, after);
         if told.is_some_and(|peer| self.refuses_forwarded(socket, peer)) {
             exchange.plain.clear();
-            return Err(End::Ended);
+            return Err(ReadEnd::Ended);
         }
         outcome
     }
@@ -184,7 +182,10 @@ impl Shard {
             && !Mutant::HandshakesUnbounded.is_on()
         {
             let socket = self.layered.handshakes.stillest(self.now)?;
-            let failure = Failure::new(Kind::Shed, "the handshake stood still while others waited");
+            let failure = TlsFailure::new(
+                TlsFailureKind::Shed,
+                "the handshake stood still while others waited",
+            );
             self.end_insecure(socket, failure);
         }
         self.layered.handshakes.lines.pop(NEW)
@@ -221,7 +222,7 @@ impl Shard {
     }
 
     /// Ends a connection for a failure of TLS.
-    fn end_insecure(&mut self, socket: SocketId, failure: Failure) {
+    fn end_insecure(&mut self, socket: SocketId, failure: TlsFailure) {
         let Some(connection) = self.connections.get(socket.0) else { return };
         let (stage, peer, listener) = (connection.stage, connection.peer, connection.listener);
         if self.layered.is_shaking(socket) {
@@ -235,7 +236,7 @@ impl Shard {
         self.disconnect(
             socket,
             Cause::Transport(match failure.kind {
-                Kind::ClientAlert => "the client sent a TLS alert",
+                TlsFailureKind::ClientAlert => "the client sent a TLS alert",
                 _ => "the client broke a rule of TLS",
             }),
         );

@@ -9,14 +9,14 @@
 use super::Shard;
 use super::close::Cause;
 use super::connection::Stage;
-use super::observe::{Via, Way};
+use super::observe::{TracedFate, Via};
 use super::spare::halve_queue;
 use crate::limits::cost;
 use crate::mesh::moves::{FarWill, ToCluster, WillDue};
 use crate::message::{Accounts, Message, MessageRef};
 use crate::mutant::Mutant;
 use crate::packet;
-use crate::session::{Session, Will};
+use crate::session::{Session, SessionWill};
 use crate::topic;
 use std::collections::VecDeque;
 
@@ -67,7 +67,7 @@ impl Shard {
         index: u32,
         will: &packet::Will<'_>,
         mountpoint: &str,
-    ) -> Box<Will> {
+    ) -> Box<SessionWill> {
         let mut properties = Vec::new();
         will.properties.write_forwardable(&mut properties);
         let topic = format!("{mountpoint}{}", will.topic);
@@ -80,7 +80,7 @@ impl Shard {
             expires: None,
             publisher: self.publisher(index),
         };
-        Box::new(Will {
+        Box::new(SessionWill {
             message: Message::new(&message, self.delivery.scratch.bytes()),
             delay: will.delay,
             message_expiry: will.properties.message_expiry,
@@ -155,7 +155,7 @@ impl Shard {
     /// Publishes the will of a client whose node is gone.
     pub(super) fn send_far_will(&mut self, will: FarWill) {
         let FarWill { message, message_expiry, .. } = will;
-        let will = Will { message, delay: 0, message_expiry, due: None };
+        let will = SessionWill { message, delay: 0, message_expiry, due: None };
         // The bounds for what clients retain apply only at the node of the client.
         self.send_will(will, Accounts::NONE);
     }
@@ -174,8 +174,8 @@ impl Shard {
     pub(super) fn take_will(
         &mut self,
         index: u32,
-        wanted: impl FnOnce(&Session, &Will) -> bool,
-    ) -> Option<Box<Will>> {
+        wanted: impl FnOnce(&Session, &SessionWill) -> bool,
+    ) -> Option<Box<SessionWill>> {
         let will = self.lift_will(index, wanted)?;
         self.store_no_will(index);
         self.tell_will(index);
@@ -186,8 +186,8 @@ impl Shard {
     fn lift_will(
         &mut self,
         index: u32,
-        wanted: impl FnOnce(&Session, &Will) -> bool,
-    ) -> Option<Box<Will>> {
+        wanted: impl FnOnce(&Session, &SessionWill) -> bool,
+    ) -> Option<Box<SessionWill>> {
         let session = self.sessions.get_mut(index)?;
         let will = session.will.as_ref()?;
         if !wanted(session, will) {
@@ -199,7 +199,7 @@ impl Shard {
     }
 
     /// Queues a will that is due, to be routed when there is room.
-    pub(super) fn send_will(&mut self, will: Will, accounts: Accounts) {
+    pub(super) fn send_will(&mut self, will: SessionWill, accounts: Accounts) {
         let message = match self.expires(will.message_expiry) {
             None => will.message,
             expires => {
@@ -255,7 +255,7 @@ impl Shard {
         }
         self.publish_within_trace(Via::Will, &view, |shard, view| {
             let done = shard.try_publish(view, accounts, None);
-            (done, if done { Way::Done } else { Way::Again })
+            (done, if done { TracedFate::Done } else { TracedFate::Again })
         })
     }
 
@@ -272,7 +272,8 @@ impl Shard {
                 return;
             }
             self.meter.charge(cost::VISIT);
-            let undelayed = |session: &Session, will: &Will| will.delay == 0 || session.expiry == 0;
+            let undelayed =
+                |session: &Session, will: &SessionWill| will.delay == 0 || session.expiry == 0;
             if let Some(Stage::Open(index)) = self.connections.get(at).map(|c| c.stage)
                 && let Some(will) = self.take_will(index, undelayed)
             {

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 
 /// What a connection's output waits for.
 #[derive(Default)]
-struct Need {
+struct WithheldUntil {
     /// This batch has to be durable.
     batch: u64,
     /// This receipt, and all before it, have to be closed: see [`super::receipts`].
@@ -21,7 +21,7 @@ struct Need {
 }
 
 /// How far the store has come, here and on other shards.
-pub(super) trait Progress {
+pub(super) trait StoreProgress {
     /// The last batch of this shard that is durable.
     fn durable(&self) -> u64;
     /// How many of the messages sent to that shard are safe there.
@@ -30,8 +30,8 @@ pub(super) trait Progress {
     fn closed(&self) -> u64;
 }
 
-impl Need {
-    fn is_met(&self, progress: &impl Progress) -> bool {
+impl WithheldUntil {
+    fn is_met(&self, progress: &impl StoreProgress) -> bool {
         let safe = |&(shard, count): &(ShardId, u64)| progress.safe(shard) >= count;
         !self.fanning
             && self.batch <= progress.durable()
@@ -45,7 +45,7 @@ impl Need {
 /// has come.
 #[derive(Default)]
 pub(super) struct Withheld {
-    needs: HashMap<u32, Need, foldhash::fast::FixedState>,
+    needs: HashMap<u32, WithheldUntil, foldhash::fast::FixedState>,
     /// Batch and connection, the oldest first.
     batches: VecDeque<(u64, u32)>,
     /// Receipt and connection, the oldest first.
@@ -121,7 +121,7 @@ impl Withheld {
     }
 
     /// Whether the connection's output has to wait.
-    pub(super) fn holds(&self, socket: SocketId, progress: &impl Progress) -> bool {
+    pub(super) fn holds(&self, socket: SocketId, progress: &impl StoreProgress) -> bool {
         self.needs.get(&socket.0).is_some_and(|need| !need.is_met(progress))
     }
 
@@ -131,7 +131,7 @@ impl Withheld {
     }
 
     /// Takes out the connections that wait for nothing any longer.
-    pub(super) fn take_met(&mut self, progress: &impl Progress) -> Vec<SocketId> {
+    pub(super) fn take_met(&mut self, progress: &impl StoreProgress) -> Vec<SocketId> {
         let mut met = Vec::new();
         let needs = &mut self.needs;
         let mut look = |socket: u32| {
@@ -164,7 +164,7 @@ mod tests {
 
     struct At(u64, [u64; 2], u64);
 
-    impl Progress for At {
+    impl StoreProgress for At {
         fn durable(&self) -> u64 {
             self.0
         }

@@ -5,7 +5,7 @@
 //! may also be dropped and their files reused. Then the copy cannot be read as a whole log, and is
 //! made again.
 
-use super::store::{Store, Unusable};
+use super::store::{Store, UnusableStore};
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -17,16 +17,16 @@ const TRIES: usize = 5;
 ///
 /// # Errors
 /// When `to` exists, something cannot be read or written, or no try gave a whole copy.
-pub fn backup(from: &Path, to: &Path) -> Result<(), Unusable> {
+pub fn backup(from: &Path, to: &Path) -> Result<(), UnusableStore> {
     let cannot = |error: io::Error| {
         let (from, to) = (from.display(), to.display());
-        Unusable::new(format!("{from} cannot be copied to {to}: {error}"))
+        UnusableStore::new(format!("{from} cannot be copied to {to}: {error}"))
     };
     std::fs::create_dir(to).map_err(cannot)?;
     std::fs::copy(from.join("FORMAT"), to.join("FORMAT")).map_err(cannot)?;
     let shards = Store::existing(to)?.shards;
     for shard in 0..shards {
-        let mut outcome = Err(Unusable::new("not copied"));
+        let mut outcome = Err(UnusableStore::new("not copied"));
         for _ in 0..TRIES {
             // Opened anew each time, so that the lock of the copy is not held while it is made.
             let directory = Store::existing(to)?.directory(shard);
@@ -46,7 +46,9 @@ pub fn backup(from: &Path, to: &Path) -> Result<(), Unusable> {
     }
     if std::fs::read(from.join("FORMAT")).ok() != std::fs::read(to.join("FORMAT")).ok() {
         let from = from.display();
-        return Err(Unusable::new(format!("{from} was written anew meanwhile; copy it again")));
+        return Err(UnusableStore::new(format!(
+            "{from} was written anew meanwhile; copy it again"
+        )));
     }
     File::open(to).and_then(|directory| directory.sync_all()).map_err(cannot)
 }

@@ -2,7 +2,7 @@
 
 /// How a log behaves.
 #[derive(Clone, Copy, Debug)]
-pub struct Bounds {
+pub struct LogBounds {
     /// Bytes of a segment.
     pub segment: u64,
     /// Bytes that all segments may take together.
@@ -26,9 +26,9 @@ pub struct Bounds {
     pub head: (usize, usize),
 }
 
-impl Bounds {
+impl LogBounds {
     /// The bounds of the broker, apart from those that are configured.
-    pub const BROKER: Bounds = Bounds {
+    pub const BROKER: LogBounds = LogBounds {
         segment: 64 << 20,
         disk: u64::MAX,
         gather: 5000,

@@ -163,6 +163,6 @@ impl Log {
 
 /// Bytes of the batch whose first header is at the start of `bytes`.
 fn batch_size(bytes: &[u8]) -> Option<usize> {
-    let header = frame::Header::read(bytes).ok()?;
+    let header = frame::LogFrameHeader::read(bytes).ok()?;
     Some(frame::disk_size(header.total as usize))
 }

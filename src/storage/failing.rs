@@ -1,6 +1,6 @@
 //! The log on a disk that fails: what it tries, and whether clients get acknowledgements meanwhile.
 
-use super::log::{Log, Waiting};
+use super::log::{Log, WaitingBatch};
 use crate::mutant::Mutant;
 
 /// Most microseconds between two tries while storage is down. Each try takes a fresh segment.
@@ -54,7 +54,7 @@ impl Log {
         let (segment, since) = (flight.stamp.segment, flight.since);
         if flight.doomed {
             self.in_flight = None;
-            self.put_in_front(Waiting { batch, payload, since });
+            self.put_in_front(WaitingBatch { batch, payload, since });
             return;
         }
         flight.payload = Some(payload);
@@ -74,7 +74,7 @@ impl Log {
             && let Some(mut flight) = self.in_flight.take()
             && let Some(payload) = flight.payload.take()
         {
-            self.put_in_front(Waiting { batch, payload, since });
+            self.put_in_front(WaitingBatch { batch, payload, since });
             self.write_again();
         }
         self.worsen(now);

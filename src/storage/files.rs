@@ -6,8 +6,8 @@
 //! file is kept for reuse as `<number>.free`, a few of them at most. After each change of names the
 //! directory is synced.
 
-use super::places::Span;
-use super::{Answer, Extent, StorageCommand};
+use super::places::SegmentRange;
+use super::{Extent, StorageAnswer, StorageCommand};
 use super::{faults, frame};
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::unistd::{Whence, lseek};
@@ -32,7 +32,7 @@ const GAP: usize = 16 << 10;
 const READ: usize = 1 << 20;
 
 /// The files of one log.
-pub struct Files {
+pub struct LogFiles {
     directory: PathBuf,
     open: BTreeMap<u32, File>,
     /// Segments to which a commit failed.
@@ -43,12 +43,12 @@ pub struct Files {
     frames: Vec<u8>,
 }
 
-impl Files {
+impl LogFiles {
     /// Opens the files of the log in this directory.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn open(directory: &Path) -> io::Result<Files> {
+    pub fn open(directory: &Path) -> io::Result<LogFiles> {
         let mut spare = Vec::new();
         for entry in std::fs::read_dir(directory)? {
             let path = entry?.path();
@@ -58,7 +58,7 @@ impl Files {
         }
         let directory = directory.to_owned();
         let (open, failed, dirty) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-        Ok(Files { directory, open, failed, dirty, spare, frames: Vec::new() })
+        Ok(LogFiles { directory, open, failed, dirty, spare, frames: Vec::new() })
     }
 
     /// The file of a segment.
@@ -111,7 +111,7 @@ impl Files {
     }
 
     /// Reads spans; those that lie close together are read by one call.
-    fn read_spans(&mut self, spans: &[Span]) -> Vec<Result<Vec<u8>, String>> {
+    fn read_spans(&mut self, spans: &[SegmentRange]) -> Vec<Result<Vec<u8>, String>> {
         let mut read = Vec::with_capacity(spans.len());
         let mut left = spans;
         while let Some(first) = left.first() {
@@ -200,7 +200,7 @@ impl Files {
     /// When the write or a sync fails. The segment then takes no other batch.
     pub fn commit(
         &mut self,
-        stamp: frame::Stamp,
+        stamp: frame::BatchStamp,
         offset: u64,
         payload: &[u8],
         sync: Extent,
@@ -290,31 +290,33 @@ impl Files {
     }
 
     /// Carries a command out.
-    pub fn obey(&mut self, command: StorageCommand) -> Answer {
+    pub fn obey(&mut self, command: StorageCommand) -> StorageAnswer {
         match command {
             StorageCommand::Create { segment, size } => match self.create(segment, size) {
-                Ok(()) => Answer::SegmentReady { segment },
-                Err(error) => Answer::NoSegment { segment, why: error.to_string() },
+                Ok(()) => StorageAnswer::SegmentReady { segment },
+                Err(error) => StorageAnswer::NoSegment { segment, why: error.to_string() },
             },
             StorageCommand::Commit { stamp, offset, payload, sync } => {
                 let batch = stamp.batch;
                 match self.commit(stamp, offset, &payload, sync) {
-                    Ok(()) if sync == Extent::Nothing => Answer::Written { batch, payload },
-                    Ok(()) => Answer::Durable { batch, payload },
-                    Err(error) => Answer::Failed { batch, payload, why: error.to_string() },
+                    Ok(()) if sync == Extent::Nothing => StorageAnswer::Written { batch, payload },
+                    Ok(()) => StorageAnswer::Durable { batch, payload },
+                    Err(error) => StorageAnswer::Failed { batch, payload, why: error.to_string() },
                 }
             }
             StorageCommand::Clean { segment, offset, length } => {
                 match self.read(segment, offset, length) {
-                    Ok(bytes) => Answer::Slice { segment, offset, bytes },
-                    Err(error) => Answer::Unread { segment, why: error.to_string() },
+                    Ok(bytes) => StorageAnswer::Slice { segment, offset, bytes },
+                    Err(error) => StorageAnswer::Unread { segment, why: error.to_string() },
                 }
             }
-            StorageCommand::Read { spans } => Answer::Bytes { spans: self.read_spans(&spans) },
+            StorageCommand::Read { spans } => {
+                StorageAnswer::Bytes { spans: self.read_spans(&spans) }
+            }
             StorageCommand::Sync { batch } => sync(batch, self.unsynced()),
             StorageCommand::Drop { segment, reuse } => {
                 let outcome = self.drop_segment(segment, reuse).map_err(|error| error.to_string());
-                Answer::Dropped { segment, outcome }
+                StorageAnswer::Dropped { segment, outcome }
             }
         }
     }
@@ -339,7 +341,7 @@ fn written_end(file: &File) -> io::Result<u64> {
 
 /// How many of the first spans are read by one call, and the bytes from the first to the last of
 /// them.
-fn together(spans: &[Span]) -> (usize, usize) {
+fn together(spans: &[SegmentRange]) -> (usize, usize) {
     let Some(first) = spans.first() else { return (0, 0) };
     let (mut count, mut length) = (1, first.length);
     for span in spans.iter().skip(1) {
@@ -355,10 +357,10 @@ fn together(spans: &[Span]) -> (usize, usize) {
 }
 
 /// Syncs these files; returns the answer to [`StorageCommand::Sync`].
-pub(super) fn sync(batch: u64, files: io::Result<Vec<File>>) -> Answer {
+pub(super) fn sync(batch: u64, files: io::Result<Vec<File>>) -> StorageAnswer {
     let synced = files.and_then(|files| files.iter().try_for_each(File::sync_data));
     match synced {
-        Ok(()) => Answer::Synced { batch },
-        Err(error) => Answer::Unsynced { batch, why: error.to_string() },
+        Ok(()) => StorageAnswer::Synced { batch },
+        Err(error) => StorageAnswer::Unsynced { batch, why: error.to_string() },
     }
 }

@@ -33,7 +33,7 @@ const _: () = assert!((HEADER + FRAME_PAYLOAD).is_multiple_of(ALIGNMENT));
 
 /// The header of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Header {
+pub struct LogFrameHeader {
     /// The log.
     pub log: u64,
     /// The batch.
@@ -78,7 +78,7 @@ fn long(bytes: &[u8], at: usize) -> u64 {
     u64::from(word(bytes, at)) | u64::from(word(bytes, at + 4)) << 32
 }
 
-impl Header {
+impl LogFrameHeader {
     fn encode(&self) -> [u8; HEADER] {
         let mut bytes = [0; HEADER];
         bytes[0..8].copy_from_slice(&MAGIC);
@@ -99,7 +99,7 @@ impl Header {
     ///
     /// # Errors
     /// When there is none.
-    pub fn read(bytes: &[u8]) -> Result<Header, NoFrame> {
+    pub fn read(bytes: &[u8]) -> Result<LogFrameHeader, NoFrame> {
         let bytes = bytes.get(..HEADER).ok_or(NoFrame::Header)?;
         let (body, checksum) = bytes.split_at(60);
         if crc32c::crc32c(body) != word(checksum, 0) || bytes[..7] != MAGIC[..7] {
@@ -108,7 +108,7 @@ impl Header {
         if bytes[7] != MAGIC[7] {
             return Err(NoFrame::Version(bytes[7]));
         }
-        let header = Header {
+        let header = LogFrameHeader {
             log: long(bytes, 8),
             batch: long(bytes, 16),
             needed: long(bytes, 24),
@@ -172,7 +172,7 @@ pub fn unframe(offset: usize, bytes: &mut Vec<u8>) {
 
 /// The numbers of a batch, and the segment that it goes to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Stamp {
+pub struct BatchStamp {
     /// The log.
     pub log: u64,
     /// The segment.
@@ -187,11 +187,11 @@ pub struct Stamp {
 
 /// Appends the frames of a batch to `out`. The payload must not be empty and has at most
 /// [`BATCH_PAYLOAD`] bytes.
-pub fn write(stamp: Stamp, payload: &[u8], out: &mut Vec<u8>) {
+pub fn write(stamp: BatchStamp, payload: &[u8], out: &mut Vec<u8>) {
     out.reserve(disk_size(payload.len()));
     let frames = payload.len().div_ceil(FRAME_PAYLOAD);
     for (frame, part) in payload.chunks(FRAME_PAYLOAD).enumerate() {
-        let header = Header {
+        let header = LogFrameHeader {
             log: stamp.log,
             batch: stamp.batch,
             needed: stamp.needed,
@@ -214,8 +214,8 @@ pub fn write(stamp: Stamp, payload: &[u8], out: &mut Vec<u8>) {
 ///
 /// # Errors
 /// When there is no whole frame with correct checksums.
-pub fn read(bytes: &[u8]) -> Result<(Header, &[u8]), NoFrame> {
-    let header = Header::read(bytes)?;
+pub fn read(bytes: &[u8]) -> Result<(LogFrameHeader, &[u8]), NoFrame> {
+    let header = LogFrameHeader::read(bytes)?;
     let end = HEADER + header.length as usize;
     let payload = bytes.get(HEADER..end).ok_or(NoFrame::Short)?;
     if crc32c::crc32c(payload) != header.checksum {
@@ -232,14 +232,14 @@ pub fn read(bytes: &[u8]) -> Result<(Header, &[u8]), NoFrame> {
 pub fn read_batch(
     bytes: &[u8],
     payload: &mut Vec<u8>,
-) -> Result<(Header, usize), (usize, NoFrame)> {
+) -> Result<(LogFrameHeader, usize), (usize, NoFrame)> {
     payload.clear();
-    let first = Header::read(bytes).map_err(|why| (0, why))?;
+    let first = LogFrameHeader::read(bytes).map_err(|why| (0, why))?;
     let mut at = 0;
     for frame in 0..first.frames {
         let (header, part) = read(bytes.get(at..).unwrap_or(&[])).map_err(|why| (at, why))?;
         let checksum = header.checksum;
-        if header != (Header { frame, length: part.len() as u32, checksum, ..first }) {
+        if header != (LogFrameHeader { frame, length: part.len() as u32, checksum, ..first }) {
             return Err((at, NoFrame::Header));
         }
         payload.extend_from_slice(part);
@@ -252,7 +252,7 @@ pub fn read_batch(
 mod tests {
     use super::*;
 
-    const STAMP: Stamp = Stamp { log: 7, segment: 3, batch: 11, needed: 2, unsynced: 0 };
+    const STAMP: BatchStamp = BatchStamp { log: 7, segment: 3, batch: 11, needed: 2, unsynced: 0 };
 
     fn written(length: usize) -> (Vec<u8>, Vec<u8>) {
         let payload: Vec<u8> = (0..length).map(|at| (at * 31 / 8) as u8).collect();
@@ -309,7 +309,7 @@ mod tests {
         let (_, out) = written(FRAME_PAYLOAD + 5);
         let mut other = Vec::new();
         let payload = vec![1; FRAME_PAYLOAD + 5];
-        write(Stamp { batch: 10, ..STAMP }, &payload, &mut other);
+        write(BatchStamp { batch: 10, ..STAMP }, &payload, &mut other);
         let mut mixed = out.clone();
         let second = HEADER + FRAME_PAYLOAD;
         mixed[second..].copy_from_slice(&other[second..]);
@@ -323,6 +323,6 @@ mod tests {
         out[7] = 9;
         let checksum = crc32c::crc32c(&out[..60]);
         out[60..64].copy_from_slice(&checksum.to_le_bytes());
-        assert_eq!(Header::read(&out), Err(NoFrame::Version(9)));
+        assert_eq!(LogFrameHeader::read(&out), Err(NoFrame::Version(9)));
     }
 }

@@ -2,9 +2,10 @@
 //! retained messages. Recovery builds an image while it reads; the shard that goes on takes the
 //! image apart.
 
-use super::index::Value;
+use super::index::IndexValue;
 use super::record::{
-    self, Effect, Key, Phase, Record, Secret, StoredMessage, StoredSession, message_key,
+    self, DeliveryPhase, Effect, Record, RecordKey, StoreSecret, StoredMessage, StoredSession,
+    message_key,
 };
 use hashbrown::HashMap;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +16,7 @@ pub const RETURNING: u64 = 0;
 
 /// A message.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Body {
+pub struct MessageImage {
     /// Topic name.
     pub topic: Box<str>,
     /// Properties to forward, encoded.
@@ -33,9 +34,9 @@ pub struct Body {
     pub stamp: u64,
 }
 
-impl Body {
-    fn of(stored: &StoredMessage<'_>) -> Body {
-        Body {
+impl MessageImage {
+    fn of(stored: &StoredMessage<'_>) -> MessageImage {
+        MessageImage {
             topic: stored.topic.into(),
             properties: stored.properties.into(),
             payload: stored.payload.into(),
@@ -83,7 +84,7 @@ impl Brief {
 
 /// A session's own record.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Head {
+pub struct SessionHead {
     /// ClientId.
     pub client_id: Box<str>,
     /// The listener's prefix of its topics.
@@ -99,9 +100,9 @@ pub struct Head {
     pub bridge: bool,
 }
 
-impl Head {
-    fn of(stored: &StoredSession<'_>) -> Head {
-        Head {
+impl SessionHead {
+    fn of(stored: &StoredSession<'_>) -> SessionHead {
+        SessionHead {
             client_id: stored.client_id.into(),
             mountpoint: stored.mountpoint.into(),
             expiry: stored.expiry,
@@ -114,7 +115,7 @@ impl Head {
 
 /// A message that waits for a session.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Waiting {
+pub struct QueuedImage {
     /// The message's number.
     pub message: u64,
     /// QoS and RETAIN flag of the delivery.
@@ -124,7 +125,7 @@ pub struct Waiting {
     /// Its share group; empty for none.
     pub share: Box<str>,
     /// If it was sent: its packet identifier, and the state of its delivery.
-    pub sent: Option<(u16, Phase)>,
+    pub sent: Option<(u16, DeliveryPhase)>,
 }
 
 /// A session's will.
@@ -137,49 +138,49 @@ pub struct LastWill {
     /// When it is due, in milliseconds since 1970; 0 if there was a connection.
     pub due: u64,
     /// The message.
-    pub body: Body,
+    pub body: MessageImage,
 }
 
 /// A session.
 #[derive(Default, PartialEq, Eq, Debug)]
-pub struct Stored {
+pub struct SessionImage {
     /// Its own record.
-    pub head: Option<Head>,
+    pub head: Option<SessionHead>,
     /// Subscriptions by filter: options and identifier.
     pub subscriptions: BTreeMap<Box<str>, (u8, u32)>,
     /// Messages that wait for it, by slot.
-    pub waiting: BTreeMap<u32, Waiting>,
+    pub waiting: BTreeMap<u32, QueuedImage>,
     /// Packet identifiers of QoS 2 messages that the client has sent.
     pub inbound: Vec<u16>,
     /// Its will.
     pub will: Option<LastWill>,
     /// Packet identifiers and delivery states of sent messages, by slot. They are apart from
     /// `waiting` because a copy of the `Fan` record may come after the `State` record.
-    states: BTreeMap<u32, (u16, Phase)>,
+    states: BTreeMap<u32, (u16, DeliveryPhase)>,
     /// The position of each value of the session.
-    values: HashMap<Key, Value>,
+    values: HashMap<RecordKey, IndexValue>,
 }
 
 /// The content of one log.
 #[derive(Default)]
 pub struct Image {
     /// Sessions by number.
-    pub sessions: BTreeMap<u64, Stored>,
+    pub sessions: BTreeMap<u64, SessionImage>,
     /// Messages by number.
-    pub messages: BTreeMap<u64, Body>,
+    pub messages: BTreeMap<u64, MessageImage>,
     /// Messages whose bodies are not in memory, for lack of room.
     pub briefs: BTreeMap<u64, Brief>,
     /// Bytes of bodies that there is still room for; `None` for no bound.
     room: Option<usize>,
     /// Retained messages by topic.
-    pub retained: HashMap<Box<str>, Body>,
+    pub retained: HashMap<Box<str>, MessageImage>,
     /// Messages on their way from one member of a share group to the next. Set by
     /// [`Image::finish`].
-    pub returning: BTreeMap<u32, Waiting>,
+    pub returning: BTreeMap<u32, QueuedImage>,
     /// The largest number of a session, and of a message, that was ever seen.
     pub last: (u64, u64),
     /// The positions of messages and retained messages.
-    values: HashMap<Key, Value>,
+    values: HashMap<RecordKey, IndexValue>,
 }
 
 impl Image {
@@ -189,7 +190,7 @@ impl Image {
     }
 
     /// Takes the next record, which is at `value`.
-    pub fn take(&mut self, record: &Record<'_>, value: Value, secret: Secret) {
+    pub fn take(&mut self, record: &Record<'_>, value: IndexValue, secret: StoreSecret) {
         let values = match record.session() {
             Some(session) => {
                 self.last.0 = self.last.0.max(session);
@@ -213,7 +214,7 @@ impl Image {
                 self.take_message(message, body);
             }
             Record::Retain(ref body) => {
-                self.retained.insert(body.topic.into(), Body::of(body));
+                self.retained.insert(body.topic.into(), MessageImage::of(body));
             }
             Record::Unretain { topic } => drop(self.retained.remove(topic)),
             Record::End { session } => drop(self.sessions.remove(&session)),
@@ -239,13 +240,13 @@ impl Image {
             *room -= size;
         }
         self.briefs.remove(&message);
-        self.messages.insert(message, Body::of(body));
+        self.messages.insert(message, MessageImage::of(body));
     }
 
     /// Messages whose bodies are on disk and needed at once: those that were sent, and those of
     /// share groups. To be called after [`Image::finish`].
     pub fn wanted(&self) -> Vec<u64> {
-        let needed = |waiting: &&Waiting| waiting.sent.is_some() || !waiting.share.is_empty();
+        let needed = |waiting: &&QueuedImage| waiting.sent.is_some() || !waiting.share.is_empty();
         let waiting = self.sessions.values().flat_map(|stored| stored.waiting.values());
         let all = waiting.filter(needed).chain(self.returning.values());
         let numbers = all.map(|waiting| waiting.message);
@@ -257,7 +258,7 @@ impl Image {
     /// Adds the body of such a message.
     pub fn fill(&mut self, message: u64, body: &StoredMessage<'_>) {
         if self.briefs.remove(&message).is_some() {
-            self.messages.insert(message, Body::of(body));
+            self.messages.insert(message, MessageImage::of(body));
         }
     }
 
@@ -266,7 +267,7 @@ impl Image {
     pub fn incomplete(&self) -> Vec<(u64, Option<&str>, String)> {
         let mut found = Vec::new();
         for (&number, stored) in &self.sessions {
-            let missing = |waiting: &&Waiting| !self.messages.contains_key(&waiting.message);
+            let missing = |waiting: &&QueuedImage| !self.messages.contains_key(&waiting.message);
             let missing = stored.waiting.values().filter(missing).count();
             let name = stored.head.as_ref().map(|head| &*head.client_id);
             if name.is_none() && number != RETURNING && !stored.values.is_empty() {
@@ -280,7 +281,7 @@ impl Image {
 
     /// Removes everything that nothing refers to. Returns every value that is alive, for the log's
     /// index.
-    pub fn finish(&mut self) -> Vec<(Key, Value)> {
+    pub fn finish(&mut self) -> Vec<(RecordKey, IndexValue)> {
         self.sessions.retain(|&number, s| s.head.is_some() || number == RETURNING);
         let mut wanted = hashbrown::HashSet::new();
         for stored in self.sessions.values_mut() {
@@ -311,17 +312,17 @@ impl Image {
     }
 }
 
-impl Stored {
+impl SessionImage {
     fn take(&mut self, record: &Record<'_>) {
         match *record {
-            Record::Session(ref stored) => self.head = Some(Head::of(stored)),
+            Record::Session(ref stored) => self.head = Some(SessionHead::of(stored)),
             Record::Subscribed { filter, options, subscription_id, .. } => {
                 self.subscriptions.insert(filter.into(), (options, subscription_id));
             }
             Record::Unsubscribed { filter, .. } => drop(self.subscriptions.remove(filter)),
             Record::Fan { slot, message, flags, ids, share, .. } => {
                 let ids = ids.chunks_exact(4).map(record::word).collect();
-                let waiting = Waiting { message, flags, ids, share: share.into(), sent: None };
+                let waiting = QueuedImage { message, flags, ids, share: share.into(), sent: None };
                 self.waiting.insert(slot, waiting);
             }
             Record::State { slot, packet, phase, .. } => {
@@ -336,7 +337,7 @@ impl Stored {
             }
             Record::Outbound { packet, .. } => self.inbound.retain(|&known| known != packet),
             Record::Will { delay, lifetime, due, ref body, .. } => {
-                let body = Body::of(body);
+                let body = MessageImage::of(body);
                 self.will = Some(LastWill { delay, lifetime, due, body });
             }
             Record::NoWill { .. } => self.will = None,

@@ -6,7 +6,7 @@
 //! numbers. Entries are allocated in chunks and tables in segments, so growth never moves more than
 //! a 256th of them.
 
-use super::key::Key;
+use super::key::RecordKey;
 use super::kind::{SESSION, SUBSCRIBED};
 use crate::arena::{self, NodeArena};
 use crate::split::SplitTable;
@@ -44,7 +44,7 @@ const _: () = assert!(super::frame::BATCH_PAYLOAD < 1 << OFFSET_BITS);
 
 /// The newest value of a key: the position and the length of its record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Value {
+pub struct IndexValue {
     /// Its position.
     pub position: RecordPosition,
     /// Bytes of its record.
@@ -53,33 +53,33 @@ pub struct Value {
 
 /// The values that are alive.
 #[derive(Default)]
-pub struct Index {
+pub struct LogIndex {
     hasher: foldhash::fast::RandomState,
     /// Sessions' own records, each with one subscription.
-    pairs: Entries<Pair>,
+    pairs: Entries<SubscriptionEntry>,
     /// All other values.
     singles: Entries<Single>,
     len: usize,
     live: u64,
 }
 
-/// A [`Value`] in less space.
+/// A [`IndexValue`] in less space.
 #[derive(Clone, Copy)]
-struct Place {
+struct CompactValue {
     position: [u32; 2],
     /// No record has 0 bytes.
     length: NonZeroU32,
 }
 
-impl Place {
-    fn of(value: Value) -> Place {
+impl CompactValue {
+    fn of(value: IndexValue) -> CompactValue {
         let RecordPosition(position) = value.position;
         let length = NonZeroU32::new(value.length).unwrap_or(NonZeroU32::MIN);
-        Place { position: halves(position), length }
+        CompactValue { position: halves(position), length }
     }
 
-    fn value(self) -> Value {
-        Value { position: RecordPosition(whole(self.position)), length: self.length.get() }
+    fn value(self) -> IndexValue {
+        IndexValue { position: RecordPosition(whole(self.position)), length: self.length.get() }
     }
 }
 
@@ -93,17 +93,17 @@ fn whole([low, high]: [u32; 2]) -> u64 {
 
 struct Single {
     key: [[u32; 2]; 2],
-    place: Place,
+    place: CompactValue,
 }
 
-struct Pair {
+struct SubscriptionEntry {
     session: [u32; 2],
     /// The hash of the subscription's filter, as in its key.
     filter: [u16; 5],
     #[expect(dead_code, reason = "what it never is tells an entry from a free place")]
     always: Always,
-    own: Option<Place>,
-    subscription: Option<Place>,
+    own: Option<CompactValue>,
+    subscription: Option<CompactValue>,
 }
 
 /// Has no meaning of its own; its value is never 0.
@@ -115,24 +115,24 @@ enum Always {
 
 // The memory of each stored value, besides what tables leave empty.
 const _: () = assert!(arena::slot_size::<Single>() == 28);
-const _: () = assert!(arena::slot_size::<Pair>() == 44);
+const _: () = assert!(arena::slot_size::<SubscriptionEntry>() == 44);
 
 /// An entry that is found by its key.
-trait Keyed {
+trait IndexEntry {
     type Key: Copy + PartialEq + Hash;
     fn key(&self) -> Self::Key;
 }
 
-impl Keyed for Single {
-    type Key = Key;
+impl IndexEntry for Single {
+    type Key = RecordKey;
 
-    fn key(&self) -> Key {
+    fn key(&self) -> RecordKey {
         let [high, low] = self.key;
-        Key(whole(high), whole(low))
+        RecordKey(whole(high), whole(low))
     }
 }
 
-impl Keyed for Pair {
+impl IndexEntry for SubscriptionEntry {
     type Key = u64;
 
     fn key(&self) -> u64 {
@@ -155,7 +155,7 @@ impl<E> Default for Entries<E> {
 
 type Hasher = foldhash::fast::RandomState;
 
-impl<E: Keyed> Entries<E> {
+impl<E: IndexEntry> Entries<E> {
     fn find(&self, hasher: &Hasher, key: E::Key) -> Option<u32> {
         let hash = hasher.hash_one(key);
         self.numbers.find(hash, |&id| self.entries.get(id).key() == key).copied()
@@ -195,8 +195,8 @@ enum Where {
     Single,
 }
 
-fn where_is(key: Key) -> Where {
-    let Key(_, low) = key;
+fn where_is(key: RecordKey) -> Where {
+    let RecordKey(_, low) = key;
     match key.kind() {
         SESSION => Where::Own(key.session()),
         SUBSCRIBED => {
@@ -207,7 +207,7 @@ fn where_is(key: Key) -> Where {
     }
 }
 
-impl Index {
+impl LogIndex {
     /// Bytes of all records that are alive.
     pub fn live(&self) -> u64 {
         self.live
@@ -229,27 +229,27 @@ impl Index {
     }
 
     /// The newest value of a key.
-    pub fn get(&self, key: Key) -> Option<Value> {
+    pub fn get(&self, key: RecordKey) -> Option<IndexValue> {
         let pair =
             |session| self.pairs.find(&self.hasher, session).map(|id| self.pairs.entries.get(id));
         let found = match where_is(key) {
-            Where::Own(session) => return pair(session)?.own.map(Place::value),
+            Where::Own(session) => return pair(session)?.own.map(CompactValue::value),
             Where::Subscription(session, filter) => pair(session)
                 .filter(|pair| pair.filter == filter)
                 .and_then(|pair| pair.subscription),
             Where::Single => None,
         };
-        found.map(Place::value).or_else(|| self.single(key))
+        found.map(CompactValue::value).or_else(|| self.single(key))
     }
 
-    fn single(&self, key: Key) -> Option<Value> {
+    fn single(&self, key: RecordKey) -> Option<IndexValue> {
         let id = self.singles.find(&self.hasher, key)?;
         Some(self.singles.entries.get(id).place.value())
     }
 
     /// Replaces the value of a key, or adds it.
-    pub fn put(&mut self, key: Key, value: Value) {
-        let place = Place::of(value);
+    pub fn put(&mut self, key: RecordKey, value: IndexValue) {
+        let place = CompactValue::of(value);
         let old = match where_is(key) {
             Where::Own(session) => self.pair(session).own.replace(place),
             Where::Subscription(session, filter) => {
@@ -271,24 +271,24 @@ impl Index {
         }
     }
 
-    fn put_single(&mut self, key: Key, place: Place) -> Option<Place> {
+    fn put_single(&mut self, key: RecordKey, place: CompactValue) -> Option<CompactValue> {
         if let Some(id) = self.singles.find(&self.hasher, key) {
             let single = self.singles.entries.get_mut(id);
             return Some(std::mem::replace(&mut single.place, place));
         }
-        let Key(high, low) = key;
+        let RecordKey(high, low) = key;
         self.singles.insert(&self.hasher, Single { key: [halves(high), halves(low)], place });
         None
     }
 
     /// The pair of this session, made if there is none.
-    fn pair(&mut self, session: u64) -> &mut Pair {
+    fn pair(&mut self, session: u64) -> &mut SubscriptionEntry {
         let id = match self.pairs.find(&self.hasher, session) {
             Some(id) => id,
             None => {
                 let (session, always) = (halves(session), Always::One);
                 let (filter, own, subscription) = ([0; 5], None, None);
-                let pair = Pair { session, filter, always, own, subscription };
+                let pair = SubscriptionEntry { session, filter, always, own, subscription };
                 self.pairs.insert(&self.hasher, pair)
             }
         };
@@ -296,7 +296,7 @@ impl Index {
     }
 
     /// Removes the value of a key; true when there was one.
-    pub fn take(&mut self, key: Key) -> bool {
+    pub fn take(&mut self, key: RecordKey) -> bool {
         let taken = match where_is(key) {
             Where::Own(session) => self.take_of_pair(session, |pair| pair.own.take()),
             Where::Subscription(session, filter) => {
@@ -313,15 +313,15 @@ impl Index {
         true
     }
 
-    fn take_single(&mut self, key: Key) -> Option<Place> {
+    fn take_single(&mut self, key: RecordKey) -> Option<CompactValue> {
         self.singles.remove(&self.hasher, key).map(|single| single.place)
     }
 
     fn take_of_pair(
         &mut self,
         session: u64,
-        take: impl FnOnce(&mut Pair) -> Option<Place>,
-    ) -> Option<Place> {
+        take: impl FnOnce(&mut SubscriptionEntry) -> Option<CompactValue>,
+    ) -> Option<CompactValue> {
         let id = self.pairs.find(&self.hasher, session)?;
         let pair = self.pairs.entries.get_mut(id);
         let taken = take(pair)?;
@@ -334,7 +334,7 @@ impl Index {
 
 #[cfg(test)]
 mod tests {
-    use super::super::key::{Secret, inbound_key, message_key, session_key, subscription_key};
+    use super::super::key::{StoreSecret, inbound_key, message_key, session_key, subscription_key};
     use super::*;
     use std::collections::BTreeMap;
 
@@ -343,16 +343,16 @@ mod tests {
         fn it_knows_what_a_map_knows(
             steps in proptest::collection::vec((0u8..8, 0u64..6, 0u8..4, 1u32..100), 0..400)
         ) {
-            let (mut index, mut model) = (Index::default(), BTreeMap::new());
+            let (mut index, mut model) = (LogIndex::default(), BTreeMap::new());
             for (at, (step, session, which, length)) in steps.into_iter().enumerate() {
                 let filter = ["a", "b/#", "c"].get(usize::from(which));
                 let key = match (step % 4, filter) {
                     (0, _) => session_key(session),
-                    (1, Some(filter)) => subscription_key(session, filter, Secret([1, 2])),
+                    (1, Some(filter)) => subscription_key(session, filter, StoreSecret([1, 2])),
                     (2, _) => inbound_key(session, u16::from(which) + 1),
                     _ => message_key(session),
                 };
-                let value = Value { position: RecordPosition::new(at as u64 + 1, at), length };
+                let value = IndexValue { position: RecordPosition::new(at as u64 + 1, at), length };
                 if step < 5 {
                     index.put(key, value);
                     model.insert(key, value);
@@ -377,9 +377,9 @@ mod tests {
 
     #[test]
     fn a_session_with_one_subscription_takes_about_50_bytes_and_gives_them_back() {
-        let secret = Secret([1, 2]);
-        let value = |at| Value { position: RecordPosition::new(at, 7), length: 40 };
-        let mut index = Index::default();
+        let secret = StoreSecret([1, 2]);
+        let value = |at| IndexValue { position: RecordPosition::new(at, 7), length: 40 };
+        let mut index = LogIndex::default();
         for session in 1..=50_000 {
             index.put(session_key(session), value(session));
             index.put(subscription_key(session, "a/b", secret), value(session));

@@ -3,15 +3,15 @@
 
 use super::image::Image;
 use super::rewrite::{Placed, rewrite};
-use super::store::{Store, Unusable};
+use super::store::{Store, UnusableStore};
 use serde_json::json;
 use std::io::Write;
 
-fn written(outcome: std::io::Result<()>) -> Result<(), Unusable> {
+fn written(outcome: std::io::Result<()>) -> Result<(), UnusableStore> {
     match outcome {
         // A reader that has closed the pipe (`| head`) is not a failure.
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Unusable::new(format!("cannot write to standard output: {error}")))
+            Err(UnusableStore::new(format!("cannot write to standard output: {error}")))
         }
         _ => Ok(()),
     }
@@ -22,7 +22,7 @@ fn written(outcome: std::io::Result<()>) -> Result<(), Unusable> {
 ///
 /// # Errors
 /// When a log cannot be read or is damaged. The others are checked nevertheless.
-pub fn check(store: &Store, out: &mut dyn Write) -> Result<(), Unusable> {
+pub fn check(store: &Store, out: &mut dyn Write) -> Result<(), UnusableStore> {
     let mut wrong = None;
     for shard in 0..store.shards {
         let line = match store.read(shard) {
@@ -56,13 +56,13 @@ pub fn check(store: &Store, out: &mut dyn Write) -> Result<(), Unusable> {
         written(writeln!(out, "{line}"))?;
     }
     match wrong {
-        Some(shard) => Err(Unusable::new(format!("the log of shard {shard} cannot be used"))),
+        Some(shard) => Err(UnusableStore::new(format!("the log of shard {shard} cannot be used"))),
         None => written(out.flush()),
     }
 }
 
 /// Prints what is lost of a shard's log; returns the content that is whole.
-fn tell_lost(store: &Store, shard: u8, out: &mut dyn Write) -> Result<Image, Unusable> {
+fn tell_lost(store: &Store, shard: u8, out: &mut dyn Write) -> Result<Image, UnusableStore> {
     let (mut image, lost) = store.salvage(shard)?;
     for lost in &lost {
         written(writeln!(out, "shard {shard}: {lost}"))?;
@@ -85,7 +85,7 @@ fn as_it_is(_: Placed<'_>, source: u8) -> u8 {
 ///
 /// # Errors
 /// When it cannot be read or written.
-pub fn repair(store: &mut Store, out: &mut dyn Write) -> Result<(), Unusable> {
+pub fn repair(store: &mut Store, out: &mut dyn Write) -> Result<(), UnusableStore> {
     let (mut images, mut damaged) = (Vec::new(), false);
     for shard in 0..store.shards {
         images.push(match store.read(shard) {
@@ -112,7 +112,7 @@ pub fn repair(store: &mut Store, out: &mut dyn Write) -> Result<(), Unusable> {
 ///
 /// # Errors
 /// When it is damaged, or cannot be written.
-pub fn compact(store: &mut Store, out: &mut dyn Write) -> Result<(), Unusable> {
+pub fn compact(store: &mut Store, out: &mut dyn Write) -> Result<(), UnusableStore> {
     let (images, shards) = (store.images()?, store.shards);
     rewrite(store, &images, shards, &as_it_is, false)?;
     check(store, out)
@@ -122,7 +122,7 @@ pub fn compact(store: &mut Store, out: &mut dyn Write) -> Result<(), Unusable> {
 ///
 /// # Errors
 /// When a log cannot be read or is damaged.
-pub fn show(store: &Store, out: &mut dyn Write) -> Result<(), Unusable> {
+pub fn show(store: &Store, out: &mut dyn Write) -> Result<(), UnusableStore> {
     for shard in 0..store.shards {
         let (_, mut image, _) = store.read(shard)?;
         image.finish();

@@ -6,9 +6,9 @@ use super::kind::{FAN, INBOUND, PUT, RETAIN, SESSION, STATE, SUBSCRIBED, WILL};
 /// in it as hashes of 80 bits and topics as hashes of 124 bits, under a secret of the store, so
 /// that no client can make two of them collide, and by chance none will.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub struct Key(pub u64, pub u64);
+pub struct RecordKey(pub u64, pub u64);
 
-impl Key {
+impl RecordKey {
     pub(super) fn kind(self) -> u8 {
         (self.0 >> 60) as u8
     }
@@ -26,9 +26,9 @@ impl Key {
 
 /// The secret that keys are hashed under. Each store has its own.
 #[derive(Clone, Copy, Debug)]
-pub struct Secret(pub [u64; 2]);
+pub struct StoreSecret(pub [u64; 2]);
 
-impl Secret {
+impl StoreSecret {
     #[allow(deprecated)] // The successor has no keys of the caller's choice.
     fn hash(self, bytes: &[u8], which: u64) -> u64 {
         use std::hash::Hasher;
@@ -43,48 +43,48 @@ const SESSIONS: u64 = (1 << 44) - 1;
 
 /// The first word has the kind in its highest four bits, then 44 bits of a session's number, then
 /// 16 bits that tell keys apart.
-pub(super) fn key(kind: u8, session: u64, high: u64, low: u64) -> Key {
-    Key(u64::from(kind) << 60 | (session & SESSIONS) << 16 | high & 0xffff, low)
+pub(super) fn key(kind: u8, session: u64, high: u64, low: u64) -> RecordKey {
+    RecordKey(u64::from(kind) << 60 | (session & SESSIONS) << 16 | high & 0xffff, low)
 }
 
-pub(super) fn text_key(kind: u8, session: u64, text: &str, secret: Secret) -> Key {
+pub(super) fn text_key(kind: u8, session: u64, text: &str, secret: StoreSecret) -> RecordKey {
     let hash = |which| secret.hash(text.as_bytes(), which);
     key(kind, session, hash(1), hash(2))
 }
 
 /// The key of a session.
-pub fn session_key(session: u64) -> Key {
+pub fn session_key(session: u64) -> RecordKey {
     key(SESSION, session, 0, 0)
 }
 
 /// The key of a stored message.
-pub fn message_key(message: u64) -> Key {
+pub fn message_key(message: u64) -> RecordKey {
     key(PUT, 0, 0, message)
 }
 
 /// The keys of a message that waits for a session: of the reference to it, and of the state of its
 /// delivery.
-pub fn slot_keys(session: u64, slot: u32) -> [Key; 2] {
+pub fn slot_keys(session: u64, slot: u32) -> [RecordKey; 2] {
     [key(FAN, session, 0, u64::from(slot)), key(STATE, session, 0, u64::from(slot))]
 }
 
 /// The key of the packet identifier of a QoS 2 message that a client has sent.
-pub fn inbound_key(session: u64, packet: u16) -> Key {
+pub fn inbound_key(session: u64, packet: u16) -> RecordKey {
     key(INBOUND, session, 0, u64::from(packet))
 }
 
 /// The key of a session's will.
-pub fn will_key(session: u64) -> Key {
+pub fn will_key(session: u64) -> RecordKey {
     key(WILL, session, 0, 0)
 }
 
 /// The key of a subscription.
-pub fn subscription_key(session: u64, filter: &str, secret: Secret) -> Key {
+pub fn subscription_key(session: u64, filter: &str, secret: StoreSecret) -> RecordKey {
     text_key(SUBSCRIBED, session, filter, secret)
 }
 
 /// The key of a topic's retained message.
-pub(super) fn topic_key(topic: &str, secret: Secret) -> Key {
+pub(super) fn topic_key(topic: &str, secret: StoreSecret) -> RecordKey {
     let hash = |which| secret.hash(topic.as_bytes(), which);
-    Key(u64::from(RETAIN) << 60 | hash(3) >> 4, hash(4))
+    RecordKey(u64::from(RETAIN) << 60 | hash(3) >> 4, hash(4))
 }

@@ -2,16 +2,16 @@
 //! a record is in, which batches are durable, and which values are alive. It is a pure state
 //! machine: time is an argument, and it does no I/O.
 
-pub use super::bounds::Bounds;
+pub use super::bounds::LogBounds;
 
 use super::cleaning::Cleaning;
 use super::failing::Health;
-use super::frame::{self, Stamp};
-use super::index::{Index, RecordPosition, Value};
+use super::frame::{self, BatchStamp};
+use super::index::{IndexValue, LogIndex, RecordPosition};
 use super::places::Places;
-use super::record::{Effect, Key, Record, Secret};
+use super::record::{Effect, Record, RecordKey, StoreSecret};
 use super::unsynced::Unsynced;
-use super::{Answer, Extent, StorageCommand};
+use super::{Extent, StorageAnswer, StorageCommand};
 use crate::mutant::Mutant;
 use std::collections::VecDeque;
 
@@ -38,7 +38,7 @@ pub struct LogSegment {
 
 /// The state of a log that recovery found.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct RecoveredLog {
     /// Segments with batches, oldest first.
     pub segments: Vec<LogSegment>,
     /// The last batch; 0 when there is none.
@@ -51,7 +51,7 @@ pub struct Found {
 
 /// The batch that is being written, or is the next to be.
 pub(super) struct Flight {
-    pub(super) stamp: Stamp,
+    pub(super) stamp: BatchStamp,
     /// The records, while the owner of the files does not have them.
     pub(super) payload: Option<Vec<u8>>,
     pub(super) since: u64,
@@ -62,7 +62,7 @@ pub(super) struct Flight {
 }
 
 /// A complete batch that waits to be written.
-pub(super) struct Waiting {
+pub(super) struct WaitingBatch {
     pub(super) batch: u64,
     pub(super) payload: Vec<u8>,
     pub(super) since: u64,
@@ -70,7 +70,7 @@ pub(super) struct Waiting {
 
 /// Figures of a log.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub struct Figures {
+pub struct LogFigures {
     /// Batches that became durable.
     pub commits: u64,
     /// Bytes written to segments, frames and copies included.
@@ -87,9 +87,9 @@ pub struct Figures {
 /// The log.
 pub struct Log {
     pub(super) id: u64,
-    pub(super) secret: Secret,
-    pub(super) bounds: Bounds,
-    pub(super) index: Index,
+    pub(super) secret: StoreSecret,
+    pub(super) bounds: LogBounds,
+    pub(super) index: LogIndex,
     /// Oldest first; the last one is written to, unless it is sealed.
     pub(super) segments: VecDeque<LogSegment>,
     /// True when the last segment takes no further batch.
@@ -108,7 +108,7 @@ pub struct Log {
     pub(super) spare: Vec<u8>,
     pub(super) in_flight: Option<Flight>,
     /// Complete batches that come before the one that is being filled, in order. Each is synced.
-    pub(super) waiting: VecDeque<Waiting>,
+    pub(super) waiting: VecDeque<WaitingBatch>,
     pub(super) unsynced: Unsynced,
     /// Number of the batch that is being filled.
     pub(super) next_batch: u64,
@@ -132,7 +132,7 @@ pub struct Log {
     /// See [`Log::hold`].
     pub(super) held: bool,
     pub(super) trouble: Option<String>,
-    pub(super) figures: Figures,
+    pub(super) figures: LogFigures,
     /// Commands for the owner of the files, in order. The caller takes them out.
     pub commands: Vec<StorageCommand>,
 }
@@ -140,13 +140,13 @@ pub struct Log {
 impl Log {
     /// A log with this secret number, which goes on from what was found. [`Log::adopt`] adds the
     /// values that are alive.
-    pub fn new(id: u64, secret: Secret, bounds: Bounds, found: Found) -> Log {
+    pub fn new(id: u64, secret: StoreSecret, bounds: LogBounds, found: RecoveredLog) -> Log {
         let first = found.segments.first().map_or(1, |segment| segment.first);
         Log {
             id,
             secret,
             bounds,
-            index: Index::default(),
+            index: LogIndex::default(),
             segments: found.segments.into(),
             // The content of a file behind its last good batch is unknown.
             sealed: true,
@@ -177,13 +177,13 @@ impl Log {
             stuck: false,
             held: false,
             trouble: None,
-            figures: Figures::default(),
+            figures: LogFigures::default(),
             commands: Vec::new(),
         }
     }
 
     /// Adds a value that recovery found alive.
-    pub fn adopt(&mut self, key: Key, value: Value) {
+    pub fn adopt(&mut self, key: RecordKey, value: IndexValue) {
         self.index.put(key, value);
     }
 
@@ -200,7 +200,7 @@ impl Log {
         let position = RecordPosition::new(self.next_batch, self.last);
         let length = record.encode(&mut self.filling) as u32;
         match record.effect(self.secret) {
-            Effect::Put(key) => self.index.put(key, Value { position, length }),
+            Effect::Put(key) => self.index.put(key, IndexValue { position, length }),
             Effect::Take(key) => self.forget(key),
             Effect::TakeBoth(keys) => keys.into_iter().for_each(|key| self.forget(key)),
             Effect::None => {}
@@ -212,12 +212,12 @@ impl Log {
     }
 
     /// Removes a value that is not alive any more, as another appended record implies.
-    pub fn forget(&mut self, key: Key) {
+    pub fn forget(&mut self, key: RecordKey) {
         self.index.take(key);
     }
 
     /// Whether a value is stored under this key.
-    pub fn has(&self, key: Key) -> bool {
+    pub fn has(&self, key: RecordKey) -> bool {
         self.index.get(key).is_some()
     }
 
@@ -338,7 +338,7 @@ impl Log {
     }
 
     /// Figures since the start.
-    pub fn figures(&self) -> Figures {
+    pub fn figures(&self) -> LogFigures {
         self.figures
     }
 
@@ -389,7 +389,7 @@ impl Log {
             return;
         }
         if self.in_flight.is_none()
-            && let Some(Waiting { batch, payload, since }) = self.waiting.pop_front()
+            && let Some(WaitingBatch { batch, payload, since }) = self.waiting.pop_front()
         {
             self.take_off(batch, payload, since, true);
         } else if self.in_flight.is_none() {
@@ -412,7 +412,7 @@ impl Log {
 
     fn take_off(&mut self, batch: u64, payload: Vec<u8>, since: u64, sync: bool) {
         let needed = self.needed(batch);
-        let stamp = Stamp { log: self.id, segment: 0, batch, needed, unsynced: 0 };
+        let stamp = BatchStamp { log: self.id, segment: 0, batch, needed, unsynced: 0 };
         let (bytes, payload) = (payload.len(), Some(payload));
         self.in_flight = Some(Flight { stamp, payload, since, bytes, sync, doomed: false });
     }
@@ -421,7 +421,7 @@ impl Log {
     fn put_aside(&mut self, now: u64) {
         let (batch, since) = (self.next_batch, self.filling_since);
         let payload = std::mem::take(&mut self.filling);
-        self.waiting.push_back(Waiting { batch, payload, since });
+        self.waiting.push_back(WaitingBatch { batch, payload, since });
         self.next_batch += 1;
         self.filling_since = now;
     }
@@ -476,20 +476,20 @@ impl Log {
     }
 
     /// Takes the answer to a command.
-    pub fn answered(&mut self, answer: Answer, now: u64) {
+    pub fn answered(&mut self, answer: StorageAnswer, now: u64) {
         self.take_answer(answer, now);
         if !Mutant::StorageDegradedLate.is_on() {
             self.judge(now);
         }
     }
 
-    fn take_answer(&mut self, answer: Answer, now: u64) {
+    fn take_answer(&mut self, answer: StorageAnswer, now: u64) {
         match answer {
-            Answer::SegmentReady { segment } => {
+            StorageAnswer::SegmentReady { segment } => {
                 (self.creating, self.short) = (false, false);
                 self.ready.push_back(segment);
             }
-            Answer::NoSegment { segment, why } => {
+            StorageAnswer::NoSegment { segment, why } => {
                 self.creating = false;
                 self.create_after = now + RETRY;
                 self.figures.troubles += 1;
@@ -500,20 +500,22 @@ impl Log {
                     ));
                 }
             }
-            Answer::Durable { batch, payload } => self.is_durable(batch, payload, now),
-            Answer::Written { batch, payload } => self.is_written(batch, payload, now),
-            Answer::Synced { batch } => self.is_synced(batch),
-            Answer::Unsynced { batch, why } => self.is_unsynced(batch, &why, now),
-            Answer::Failed { batch, payload, why } => self.failed(batch, payload, &why, now),
-            Answer::Slice { segment, offset, bytes } => self.cleaned(segment, offset, &bytes, now),
-            Answer::Unread { segment, why } => {
+            StorageAnswer::Durable { batch, payload } => self.is_durable(batch, payload, now),
+            StorageAnswer::Written { batch, payload } => self.is_written(batch, payload, now),
+            StorageAnswer::Synced { batch } => self.is_synced(batch),
+            StorageAnswer::Unsynced { batch, why } => self.is_unsynced(batch, &why, now),
+            StorageAnswer::Failed { batch, payload, why } => self.failed(batch, payload, &why, now),
+            StorageAnswer::Slice { segment, offset, bytes } => {
+                self.cleaned(segment, offset, &bytes, now)
+            }
+            StorageAnswer::Unread { segment, why } => {
                 self.cleaning = None;
                 self.stuck = true;
                 self.trouble(format!("segment {segment} cannot be read: {why}"));
             }
             // The shard takes these bytes itself.
-            Answer::Bytes { .. } => {}
-            Answer::Dropped { segment, outcome } => {
+            StorageAnswer::Bytes { .. } => {}
+            StorageAnswer::Dropped { segment, outcome } => {
                 self.dropping = None;
                 if self.segments.front().is_some_and(|first| first.number == segment) {
                     self.segments.pop_front();

@@ -2,9 +2,9 @@
 //!
 //! [`log::Log`] belongs to a shard. It takes records, gathers them into batches, decides where they
 //! are written, and knows which of them are alive. It does no I/O: it issues [`StorageCommand`]s
-//! and gets [`Answer`]s. The files belong to whatever carries the commands out: in the broker a
-//! thread beside the shard, in tests a simulated disk that loses and breaks what a real disk may.
-//! [`recovery`] reads a log back.
+//! and gets [`StorageAnswer`]s. The files belong to whatever carries the commands out: in the
+//! broker a thread beside the shard, in tests a simulated disk that loses and breaks what a real
+//! disk may. [`recovery`] reads a log back.
 //!
 //! # The rules
 //! 1. One batch is written at a time, with one write and one sync, while the next one is filled. So
@@ -57,13 +57,14 @@ mod unsynced;
 #[cfg(feature = "runtime")]
 pub mod writer;
 
-use places::Span;
+use places::SegmentRange;
 
 /// What the log asks of the owner of the files. Each command is answered once, in order.
 #[derive(Debug)]
 pub enum StorageCommand {
     /// Make a segment of `size` bytes ready, by allocating or reusing a file, so that writing to it
-    /// needs no further room. Answered by [`Answer::SegmentReady`] or [`Answer::NoSegment`].
+    /// needs no further room. Answered by [`StorageAnswer::SegmentReady`] or
+    /// [`StorageAnswer::NoSegment`].
     Create {
         /// Its number.
         segment: u32,
@@ -71,10 +72,11 @@ pub enum StorageCommand {
         size: u64,
     },
     /// Write a batch at `offset` of its segment, and sync as `sync` says. Answered by
-    /// [`Answer::Durable`], or [`Answer::Written`] if nothing is synced, or [`Answer::Failed`].
+    /// [`StorageAnswer::Durable`], or [`StorageAnswer::Written`] if nothing is synced, or
+    /// [`StorageAnswer::Failed`].
     Commit {
         /// The batch and its segment.
-        stamp: frame::Stamp,
+        stamp: frame::BatchStamp,
         /// Where in the segment, in bytes.
         offset: u64,
         /// The records.
@@ -83,13 +85,13 @@ pub enum StorageCommand {
         sync: Extent,
     },
     /// Sync what was written, while further commands are carried out. Answered by
-    /// [`Answer::Synced`] or [`Answer::Unsynced`].
+    /// [`StorageAnswer::Synced`] or [`StorageAnswer::Unsynced`].
     Sync {
         /// The last batch that was written.
         batch: u64,
     },
-    /// Read bytes of a segment that is being cleaned. Answered by [`Answer::Slice`] or
-    /// [`Answer::Unread`].
+    /// Read bytes of a segment that is being cleaned. Answered by [`StorageAnswer::Slice`] or
+    /// [`StorageAnswer::Unread`].
     Clean {
         /// The segment.
         segment: u32,
@@ -98,12 +100,13 @@ pub enum StorageCommand {
         /// How many, at most.
         length: usize,
     },
-    /// Read records back that are to be sent to clients. Answered by [`Answer::Bytes`].
+    /// Read records back that are to be sent to clients. Answered by [`StorageAnswer::Bytes`].
     Read {
         /// Where they are, including the headers of frames between their bytes.
-        spans: Vec<Span>,
+        spans: Vec<SegmentRange>,
     },
-    /// Remove a segment, or keep its file for reuse, durably. Answered by [`Answer::Dropped`].
+    /// Remove a segment, or keep its file for reuse, durably. Answered by
+    /// [`StorageAnswer::Dropped`].
     Drop {
         /// The segment.
         segment: u32,
@@ -126,7 +129,7 @@ pub enum Extent {
 /// The outcome of a [`StorageCommand`]. Answers come in the order of the commands, except those to
 /// [`StorageCommand::Sync`].
 #[derive(Debug)]
-pub enum Answer {
+pub enum StorageAnswer {
     /// The segment can be written.
     SegmentReady {
         /// Which.

@@ -2,9 +2,9 @@
 //! which segment.
 
 use super::frame;
-use super::index::Value;
+use super::index::IndexValue;
 use super::log::Log;
-use super::record::Key;
+use super::record::RecordKey;
 use std::collections::VecDeque;
 
 /// The offset of each batch in its segment, in multiples of [`frame::ALIGNMENT`]; in the order of
@@ -56,7 +56,7 @@ impl Places {
 
 /// Bytes of a segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Span {
+pub struct SegmentRange {
     /// The segment.
     pub segment: u32,
     /// The first byte.
@@ -75,20 +75,20 @@ pub enum RecordPlace<'a> {
     /// On its way to the disk: the place is known when the write is over.
     OnItsWay,
     /// On the disk: in this span, which begins at that byte of the batch's payload.
-    There(Span, usize),
+    There(SegmentRange, usize),
 }
 
 impl Log {
     /// The place of the newest value of a key. A read that is commanded now finds it there, because
     /// a segment is dropped only by a later command.
-    pub fn locate(&self, key: Key) -> RecordPlace<'_> {
+    pub fn locate(&self, key: RecordKey) -> RecordPlace<'_> {
         match self.index.get(key) {
             Some(value) => self.locate_at(value).unwrap_or(RecordPlace::Nowhere),
             None => RecordPlace::Nowhere,
         }
     }
 
-    fn locate_at(&self, value: Value) -> Option<RecordPlace<'_>> {
+    fn locate_at(&self, value: IndexValue) -> Option<RecordPlace<'_>> {
         let (batch, offset) = (value.position.batch(), value.position.offset());
         let length = value.length as usize;
         if batch == self.next_batch {
@@ -107,7 +107,7 @@ impl Log {
         let after = self.segments.partition_point(|segment| segment.first <= batch);
         let segment = self.segments.get(after.checked_sub(1)?)?.number;
         let (first, count) = frame::span(offset, length);
-        let span = Span { segment, offset: block + first as u64, length: count };
+        let span = SegmentRange { segment, offset: block + first as u64, length: count };
         Some(RecordPlace::There(span, offset))
     }
 

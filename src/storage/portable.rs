@@ -2,11 +2,11 @@
 //! has a line of magic, the records of everything that is alive, and a checksum of all bytes before
 //! it.
 
-use super::image::{Image, RETURNING, Stored, Waiting};
-use super::index::{RecordPosition, Value};
+use super::image::{Image, QueuedImage, RETURNING, SessionImage};
+use super::index::{IndexValue, RecordPosition};
 use super::record::{self, Record};
 use super::rewrite::rewrite;
-use super::store::{Store, Unusable};
+use super::store::{Store, UnusableStore};
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::path::Path;
@@ -23,12 +23,12 @@ struct Summed<'a> {
 }
 
 impl Summed<'_> {
-    fn write(&mut self, bytes: &[u8]) -> Result<(), Unusable> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), UnusableStore> {
         self.sum = crc32c::crc32c_append(self.sum, bytes);
         self.out.write_all(bytes).map_err(cannot_write)
     }
 
-    fn record(&mut self, record: &Record<'_>) -> Result<(), Unusable> {
+    fn record(&mut self, record: &Record<'_>) -> Result<(), UnusableStore> {
         let mut bytes = std::mem::take(&mut self.buffer);
         bytes.clear();
         record.encode(&mut bytes);
@@ -40,7 +40,10 @@ impl Summed<'_> {
 
 impl Summed<'_> {
     /// Writes the records that `tell` passes to its argument.
-    fn each(&mut self, tell: impl FnOnce(&mut dyn FnMut(&Record<'_>))) -> Result<(), Unusable> {
+    fn each(
+        &mut self,
+        tell: impl FnOnce(&mut dyn FnMut(&Record<'_>)),
+    ) -> Result<(), UnusableStore> {
         let mut outcome = Ok(());
         tell(&mut |record| {
             if outcome.is_ok() {
@@ -51,25 +54,25 @@ impl Summed<'_> {
     }
 }
 
-fn cannot_write(error: std::io::Error) -> Unusable {
-    Unusable::new(format!("the export cannot be written: {error}"))
+fn cannot_write(error: std::io::Error) -> UnusableStore {
+    UnusableStore::new(format!("the export cannot be written: {error}"))
 }
 
 /// Writes waiting messages; each body comes before the first reference to it.
 #[derive(Default)]
-struct Bodies {
+struct BodyWriter {
     /// A message's number in the export, by its shard and its number there.
     numbers: HashMap<(usize, u64), u64>,
 }
 
-impl Bodies {
+impl BodyWriter {
     fn waiting(
         &mut self,
         out: &mut Summed<'_>,
         (session, slot): (u64, u32),
-        waiting: &Waiting,
+        waiting: &QueuedImage,
         (shard, image): (usize, &Image),
-    ) -> Result<(), Unusable> {
+    ) -> Result<(), UnusableStore> {
         let Some(body) = image.messages.get(&waiting.message) else { return Ok(()) };
         let next = self.numbers.len() as u64 + 1;
         let message = *self.numbers.entry((shard, waiting.message)).or_insert(next);
@@ -85,7 +88,7 @@ impl Bodies {
 ///
 /// # Errors
 /// When the store cannot be read or is damaged, or `out` cannot be written.
-pub fn export(store: &Store, out: &mut dyn Write) -> Result<(), Unusable> {
+pub fn export(store: &Store, out: &mut dyn Write) -> Result<(), UnusableStore> {
     let mut images = store.images()?;
     for stored in images.iter_mut().flat_map(|image| image.sessions.values_mut()) {
         stored.inbound.sort_unstable();
@@ -103,7 +106,7 @@ pub fn export(store: &Store, out: &mut dyn Write) -> Result<(), Unusable> {
         sessions.extend(image.sessions.values().filter_map(named));
     }
     sessions.sort_unstable_by_key(|&(name, shard, _)| (name, shard));
-    let mut bodies = Bodies::default();
+    let mut bodies = BodyWriter::default();
     for (number, (_, shard, stored)) in (1..).zip(sessions) {
         let Some(image) = images.get(shard) else { continue };
         out.each(|say| stored.records(number, say))?;
@@ -122,7 +125,7 @@ pub fn export(store: &Store, out: &mut dyn Write) -> Result<(), Unusable> {
     out.out.write_all(&sum).and_then(|()| out.out.flush()).map_err(cannot_write)
 }
 
-fn name_of(stored: &Stored) -> Option<&str> {
+fn name_of(stored: &SessionImage) -> Option<&str> {
     stored.head.as_ref().map(|head| &*head.client_id)
 }
 
@@ -131,21 +134,21 @@ fn name_of(stored: &Stored) -> Option<&str> {
 ///
 /// # Errors
 /// When there is a store already, the input is not a whole export, or the store cannot be written.
-pub fn import(path: &Path, input: &mut dyn Read, fresh: [u64; 2]) -> Result<(), Unusable> {
+pub fn import(path: &Path, input: &mut dyn Read, fresh: [u64; 2]) -> Result<(), UnusableStore> {
     if Store::is_at(path) {
         let place = path.display();
-        return Err(Unusable::new(format!("{place} is a store already; name another path")));
+        return Err(UnusableStore::new(format!("{place} is a store already; name another path")));
     }
     let mut bytes = Vec::new();
-    let cannot = |error| Unusable::new(format!("the export cannot be read: {error}"));
+    let cannot = |error| UnusableStore::new(format!("the export cannot be read: {error}"));
     input.read_to_end(&mut bytes).map_err(cannot)?;
     let image = read(&bytes, fresh)?;
     let mut store = Store::open(path, 1, fresh)?;
     rewrite(&mut store, &[image], 1, &|_, _| 0, false)
 }
 
-fn read(bytes: &[u8], fresh: [u64; 2]) -> Result<Image, Unusable> {
-    let refuse = |what: &str| Err(Unusable::new(format!("this is no whole export: {what}")));
+fn read(bytes: &[u8], fresh: [u64; 2]) -> Result<Image, UnusableStore> {
+    let refuse = |what: &str| Err(UnusableStore::new(format!("this is no whole export: {what}")));
     let Some((body, sum)) = bytes.split_last_chunk::<CHECKSUM>() else {
         return refuse("it is too short");
     };
@@ -161,8 +164,8 @@ fn read(bytes: &[u8], fresh: [u64; 2]) -> Result<Image, Unusable> {
             Ok(decoded) => decoded,
             Err(why) => return refuse(&format!("it holds {why}")),
         };
-        let value = Value { position: RecordPosition::new(1, 0), length: length as u32 };
-        image.take(&record, value, record::Secret(fresh));
+        let value = IndexValue { position: RecordPosition::new(1, 0), length: length as u32 };
+        image.take(&record, value, record::StoreSecret(fresh));
         at += length;
     }
     image.finish();

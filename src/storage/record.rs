@@ -1,9 +1,9 @@
 //! Records: the form of everything that is stored, and the key of each.
 //!
-//! A record either puts a value under its [`Key`], replacing the previous one, or takes a value
-//! out. So the state after any sequence of records is the newest value of each key, except those
-//! that were taken out. A record that takes a value out does not have to outlive the records before
-//! it, because segments are dropped oldest first.
+//! A record either puts a value under its [`RecordKey`], replacing the previous one, or takes a
+//! value out. So the state after any sequence of records is the newest value of each key, except
+//! those that were taken out. A record that takes a value out does not have to outlive the records
+//! before it, because segments are dropped oldest first.
 //!
 //! In a batch each record has a byte that says its kind, four bytes of length, and its body. All
 //! numbers are little-endian; a text has two bytes of length, bytes have four.
@@ -13,7 +13,8 @@ use super::kind::*;
 use std::fmt;
 
 pub use super::key::{
-    Key, Secret, inbound_key, message_key, session_key, slot_keys, subscription_key, will_key,
+    RecordKey, StoreSecret, inbound_key, message_key, session_key, slot_keys, subscription_key,
+    will_key,
 };
 
 /// Bits beside the flags of a message: an account number follows; a stamp follows.
@@ -65,7 +66,7 @@ pub struct StoredMessage<'a> {
 
 /// The delivery state of a QoS 1 or 2 message that was sent to a client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Phase {
+pub enum DeliveryPhase {
     /// Sent and not answered.
     Sent,
     /// PUBREC has arrived, PUBREL is due.
@@ -132,7 +133,7 @@ pub enum Record<'a> {
         /// Packet identifier.
         packet: u16,
         /// The state of its delivery.
-        phase: Phase,
+        phase: DeliveryPhase,
     },
     /// The delivery of a waiting message is complete, or was given up.
     Ack {
@@ -188,11 +189,11 @@ pub enum Record<'a> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Effect {
     /// Puts a value under it.
-    Put(Key),
+    Put(RecordKey),
     /// Takes the value out.
-    Take(Key),
+    Take(RecordKey),
     /// Takes both values out.
-    TakeBoth([Key; 2]),
+    TakeBoth([RecordKey; 2]),
     /// Neither puts nor takes a value.
     None,
 }
@@ -220,7 +221,7 @@ impl fmt::Display for NoRecord {
 
 impl Record<'_> {
     /// The effect of the record, and the key of it.
-    pub fn effect(&self, secret: Secret) -> Effect {
+    pub fn effect(&self, secret: StoreSecret) -> Effect {
         let slot_key = |kind, session, slot| key(kind, session, 0, u64::from(slot));
         match *self {
             Record::Session(stored) => Effect::Put(session_key(stored.session)),
@@ -314,7 +315,7 @@ impl Record<'_> {
                 one(out, STATE, session);
                 out.extend_from_slice(&slot.to_le_bytes());
                 out.extend_from_slice(&packet.to_le_bytes());
-                out.push(u8::from(phase == Phase::Released));
+                out.push(u8::from(phase == DeliveryPhase::Released));
                 STATE
             }
             Record::Ack { session, slot } => {
@@ -400,9 +401,9 @@ pub fn word(bytes: &[u8]) -> u32 {
 }
 
 /// Reads the fields of a body, from its start.
-struct Body<'a>(&'a [u8]);
+struct FieldReader<'a>(&'a [u8]);
 
-impl<'a> Body<'a> {
+impl<'a> FieldReader<'a> {
     fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (head, rest) = self.0.split_first_chunk::<N>()?;
         self.0 = rest;
@@ -474,7 +475,7 @@ impl<'a> Body<'a> {
     }
 }
 
-fn decode_body<'a>(kind: u8, body: &mut Body<'a>) -> Option<Record<'a>> {
+fn decode_body<'a>(kind: u8, body: &mut FieldReader<'a>) -> Option<Record<'a>> {
     if kind == SESSION {
         return body.session().map(Record::Session);
     }
@@ -510,7 +511,7 @@ fn decode_body<'a>(kind: u8, body: &mut Body<'a>) -> Option<Record<'a>> {
             session,
             slot: body.u32()?,
             packet: body.u16().filter(|&packet| packet != 0)?,
-            phase: if body.flag()? { Phase::Released } else { Phase::Sent },
+            phase: if body.flag()? { DeliveryPhase::Released } else { DeliveryPhase::Sent },
         },
         ACK => Record::Ack { session, slot: body.u32()? },
         INBOUND => Record::Inbound { session, packet: body.u16().filter(|&id| id != 0)? },
@@ -538,7 +539,7 @@ pub fn decode(bytes: &[u8]) -> Result<(Record<'_>, usize), NoRecord> {
         return Err(NoRecord::Unknown(kind));
     }
     let length = u32::from_le_bytes(length) as usize;
-    let mut body = Body(rest.get(..length).ok_or(NoRecord::Short)?);
+    let mut body = FieldReader(rest.get(..length).ok_or(NoRecord::Short)?);
     let record = decode_body(kind, &mut body).filter(|_| body.0.is_empty());
     Ok((record.ok_or(NoRecord::Malformed(kind))?, PREFIX + length))
 }

@@ -3,7 +3,7 @@
 use super::*;
 use proptest::prelude::*;
 
-const SECRET: Secret = Secret([3, 4]);
+const SECRET: StoreSecret = StoreSecret([3, 4]);
 
 /// A record of each kind.
 pub(crate) fn samples() -> Vec<Record<'static>> {
@@ -32,7 +32,7 @@ pub(crate) fn samples() -> Vec<Record<'static>> {
         Record::Unsubscribed { session: 9, filter: "a/#" },
         Record::Put { message: 12, body },
         Record::Fan { session: 9, slot: 3, message: 12, flags: 1, ids: &[1, 0, 0, 0], share: "" },
-        Record::State { session: 9, slot: 3, packet: 65_535, phase: Phase::Released },
+        Record::State { session: 9, slot: 3, packet: 65_535, phase: DeliveryPhase::Released },
         Record::Ack { session: 9, slot: 3 },
         Record::Inbound { session: 9, packet: 5 },
         Record::Outbound { session: 9, packet: 5 },
@@ -94,7 +94,7 @@ fn what_takes_a_value_out_has_the_key_of_what_put_it_in_and_others_differ() {
         let Effect::Put(key) = effects[put] else { panic!("{put} puts") };
         assert_eq!(effects[take], Effect::Take(key));
     }
-    let mut keys: Vec<Key> = effects
+    let mut keys: Vec<RecordKey> = effects
         .iter()
         .filter_map(|effect| if let Effect::Put(key) = effect { Some(*key) } else { None })
         .collect();

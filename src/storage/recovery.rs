@@ -8,10 +8,10 @@
 //! batch records that about those before it. If such a frame follows, something durable is missing,
 //! and recovery stops.
 
-use super::frame::{self, Header, NoFrame};
+use super::frame::{self, LogFrameHeader, NoFrame};
 use super::image::Image;
-use super::index::{RecordPosition, Value};
-use super::log::{Found, Log, LogSegment};
+use super::index::{IndexValue, RecordPosition};
+use super::log::{Log, LogSegment, RecoveredLog};
 use super::places::RecordPlace;
 use super::record::{self, NoRecord, Record, message_key};
 use crate::mutant::Mutant;
@@ -26,7 +26,7 @@ pub type Read<'a> = dyn FnMut(u32, u64, usize) -> Result<Vec<u8>, String> + 'a;
 
 /// Why a log cannot be read.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Trouble {
+pub enum RecoveryTrouble {
     /// A file cannot be read.
     Unreadable {
         /// The segment.
@@ -63,17 +63,17 @@ pub enum Damage {
     Record(NoRecord),
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for RecoveryTrouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Trouble::Unreadable { segment, why } => {
+            RecoveryTrouble::Unreadable { segment, why } => {
                 write!(f, "segment {segment} cannot be read: {why}")
             }
-            Trouble::Newer { segment, version } => write!(
+            RecoveryTrouble::Newer { segment, version } => write!(
                 f,
                 "segment {segment} has version {version} of the format, which a later RingMQ wrote"
             ),
-            Trouble::Damaged { segment, offset, what } => {
+            RecoveryTrouble::Damaged { segment, offset, what } => {
                 write!(f, "segment {segment} is damaged at byte {offset}: ")?;
                 match what {
                     Damage::Batch(batch) => {
@@ -93,14 +93,14 @@ impl fmt::Display for Trouble {
 #[derive(Debug, Default)]
 pub struct Recovered {
     /// The state that the log goes on from.
-    pub found: Found,
+    pub found: RecoveredLog,
     /// The segment and the byte where the last batch was torn by a crash, if one was.
     pub torn: Option<(u32, u64)>,
     /// Segments that hold no batch of the log.
     pub unused: Vec<u32>,
 }
 
-struct Head {
+struct SegmentHead {
     number: u32,
     /// The batch that the segment begins with, according to its first frame.
     first: Option<u64>,
@@ -117,8 +117,8 @@ pub fn recover(
     log: u64,
     segments: &[(u32, u64)],
     read: &mut Read<'_>,
-    take: &mut dyn FnMut(&Record<'_>, Value),
-) -> Result<Recovered, Trouble> {
+    take: &mut dyn FnMut(&Record<'_>, IndexValue),
+) -> Result<Recovered, RecoveryTrouble> {
     let heads = heads(log, segments, read)?;
     let mut recovered = Recovered::default();
     recovered.found.last_segment = segments.last().map_or(0, |&(number, _)| number);
@@ -139,7 +139,7 @@ pub fn recover(
             if (header.log, header.segment, header.batch) != (log, head.number, next) {
                 break;
             }
-            show(&header, &payload, take).map_err(|why| Trouble::Damaged {
+            show(&header, &payload, take).map_err(|why| RecoveryTrouble::Damaged {
                 segment: head.number,
                 offset: offset as u64,
                 what: Damage::Record(why),
@@ -154,7 +154,7 @@ pub fn recover(
         }
         let damaged = |offset: usize, batch| {
             let what = Damage::Batch(batch);
-            Err(Trouble::Damaged { segment: head.number, offset: offset as u64, what })
+            Err(RecoveryTrouble::Damaged { segment: head.number, offset: offset as u64, what })
         };
         let goes_on = limit.is_some() && expected == limit;
         if !goes_on && let (Some(limit), Some(next)) = (limit, expected) {
@@ -180,7 +180,7 @@ pub fn recover(
     }
     if expected >= BATCHES {
         let what = Damage::Batch(expected);
-        return Err(Trouble::Damaged { segment: end.0, offset: end.1, what });
+        return Err(RecoveryTrouble::Damaged { segment: end.0, offset: end.1, what });
     }
     Ok(recovered)
 }
@@ -189,11 +189,11 @@ pub fn recover(
 ///
 /// # Errors
 /// When a body cannot be read.
-pub fn fill(log: &Log, image: &mut Image, read: &mut Read<'_>) -> Result<(), Trouble> {
+pub fn fill(log: &Log, image: &mut Image, read: &mut Read<'_>) -> Result<(), RecoveryTrouble> {
     for number in image.wanted() {
         let RecordPlace::There(span, offset) = log.locate(message_key(number)) else { continue };
         let mut bytes = read(span.segment, span.offset, span.length)
-            .map_err(|why| Trouble::Unreadable { segment: span.segment, why })?;
+            .map_err(|why| RecoveryTrouble::Unreadable { segment: span.segment, why })?;
         frame::unframe(offset, &mut bytes);
         if let Ok((Record::Put { message, body }, _)) = record::decode(&bytes)
             && message == number
@@ -223,52 +223,56 @@ impl Recovered {
 }
 
 /// The trouble when batches from `needed` on are needed and not all of them exist.
-fn missing(recovered: &Recovered, last: u32, needed: u64) -> Trouble {
+fn missing(recovered: &Recovered, last: u32, needed: u64) -> RecoveryTrouble {
     let segment = recovered.found.segments.first().map_or(last, |segment| segment.number);
-    Trouble::Damaged { segment, offset: 0, what: Damage::Missing(needed) }
+    RecoveryTrouble::Damaged { segment, offset: 0, what: Damage::Missing(needed) }
 }
 
 /// The index of the first segment that begins with a batch.
-fn first_of(heads: &[Head]) -> usize {
+fn first_of(heads: &[SegmentHead]) -> usize {
     heads.iter().position(|head| head.first.is_some()).unwrap_or(heads.len())
 }
 
-fn heads(log: u64, segments: &[(u32, u64)], read: &mut Read<'_>) -> Result<Vec<Head>, Trouble> {
+fn heads(
+    log: u64,
+    segments: &[(u32, u64)],
+    read: &mut Read<'_>,
+) -> Result<Vec<SegmentHead>, RecoveryTrouble> {
     let mut heads = Vec::with_capacity(segments.len());
     for &(number, _) in segments {
         let bytes = read(number, 0, frame::ALIGNMENT)
-            .map_err(|why| Trouble::Unreadable { segment: number, why })?;
-        let first = match Header::read(&bytes) {
+            .map_err(|why| RecoveryTrouble::Unreadable { segment: number, why })?;
+        let first = match LogFrameHeader::read(&bytes) {
             Err(NoFrame::Version(version)) => {
-                return Err(Trouble::Newer { segment: number, version });
+                return Err(RecoveryTrouble::Newer { segment: number, version });
             }
             Ok(header) if is_of(&header, log, number) && header.frame == 0 => Some(header.batch),
             _ => None,
         };
-        heads.push(Head { number, first });
+        heads.push(SegmentHead { number, first });
     }
     Ok(heads)
 }
 
-pub(super) fn is_of(header: &Header, log: u64, segment: u32) -> bool {
+pub(super) fn is_of(header: &LogFrameHeader, log: u64, segment: u32) -> bool {
     header.log == log && header.segment == segment && header.batch < BATCHES && header.batch > 0
 }
 
-fn whole(segment: u32, length: u64, read: &mut Read<'_>) -> Result<Vec<u8>, Trouble> {
+fn whole(segment: u32, length: u64, read: &mut Read<'_>) -> Result<Vec<u8>, RecoveryTrouble> {
     let length = usize::try_from(length).unwrap_or(usize::MAX);
-    read(segment, 0, length).map_err(|why| Trouble::Unreadable { segment, why })
+    read(segment, 0, length).map_err(|why| RecoveryTrouble::Unreadable { segment, why })
 }
 
 fn show(
-    header: &Header,
+    header: &LogFrameHeader,
     payload: &[u8],
-    take: &mut dyn FnMut(&Record<'_>, Value),
+    take: &mut dyn FnMut(&Record<'_>, IndexValue),
 ) -> Result<(), NoRecord> {
     let mut at = 0;
     while let Some(rest) = payload.get(at..).filter(|rest| !rest.is_empty()) {
         let (record, length) = record::decode(rest)?;
         let position = RecordPosition::new(header.batch, at);
-        take(&record, Value { position, length: length as u32 });
+        take(&record, IndexValue { position, length: length as u32 });
         at += length;
     }
     Ok(())
@@ -286,7 +290,7 @@ enum Behind {
 fn behind(log: u64, segment: u32, expected: u64, bytes: &[u8]) -> Behind {
     let mut found = Behind::Nothing;
     for block in bytes.chunks(frame::ALIGNMENT) {
-        match Header::read(block) {
+        match LogFrameHeader::read(block) {
             Ok(header) if !is_of(&header, log, segment) => {}
             Ok(header) if header.batch > expected && header.durable() >= expected => {
                 return Behind::Later;

@@ -2,12 +2,12 @@
 //! damaged store. The new logs lie beside the old ones until `FORMAT` names them. That takes one
 //! rename, so a crash at any moment leaves either the old store or the new one.
 
-use super::Answer;
-use super::files::Files;
-use super::image::{Image, LastWill, RETURNING, Stored, Waiting};
-use super::log::{Bounds, Found, Log};
-use super::record::{Record, Secret, StoredSession};
-use super::store::{Store, Unusable};
+use super::StorageAnswer;
+use super::files::LogFiles;
+use super::image::{Image, LastWill, QueuedImage, RETURNING, SessionImage};
+use super::log::{Log, LogBounds, RecoveredLog};
+use super::record::{Record, StoreSecret, StoredSession};
+use super::store::{Store, UnusableStore};
 use std::collections::HashMap;
 
 /// Bytes that are gathered before they are written.
@@ -23,9 +23,9 @@ pub enum Placed<'a> {
 }
 
 /// Returns the new store's shard for something that was in the given shard of the old store.
-pub type Place<'a> = dyn Fn(Placed<'_>, u8) -> u8 + 'a;
+pub type ChooseShard<'a> = dyn Fn(Placed<'_>, u8) -> u8 + 'a;
 
-impl Stored {
+impl SessionImage {
     /// Passes the records of the session under this number to `say`, except for messages that wait
     /// for it.
     pub fn records(&self, session: u64, say: &mut dyn FnMut(&Record<'_>)) {
@@ -52,7 +52,7 @@ impl Stored {
     }
 }
 
-impl Waiting {
+impl QueuedImage {
     /// Passes the records of this waiting message, with its new numbers, to `say`.
     pub fn records(&self, session: u64, slot: u32, message: u64, say: &mut dyn FnMut(&Record<'_>)) {
         let ids: Vec<u8> = self.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
@@ -65,9 +65,9 @@ impl Waiting {
 }
 
 /// A log of the new store.
-struct Target {
+struct NewLog {
     log: Log,
-    files: Files,
+    files: LogFiles,
     now: u64,
     last_session: u64,
     /// The slot of the last message that is on its way between members of a share group.
@@ -76,12 +76,12 @@ struct Target {
     messages: HashMap<(u8, u64), u64>,
 }
 
-impl Target {
-    fn new(id: u64, secret: Secret, files: Files) -> Target {
-        let bounds = Bounds { gather: 0, ..Bounds::BROKER };
-        let log = Log::new(id, secret, bounds, Found::default());
+impl NewLog {
+    fn new(id: u64, secret: StoreSecret, files: LogFiles) -> NewLog {
+        let bounds = LogBounds { gather: 0, ..LogBounds::BROKER };
+        let log = Log::new(id, secret, bounds, RecoveredLog::default());
         let messages = HashMap::new();
-        Target { log, files, now: 1, last_session: 0, last_returning: 0, messages }
+        NewLog { log, files, now: 1, last_session: 0, last_returning: 0, messages }
     }
 
     fn append(&mut self, record: &Record<'_>) {
@@ -89,7 +89,7 @@ impl Target {
     }
 
     /// Writes what was appended, if it is `least` bytes or more.
-    fn write(&mut self, least: usize) -> Result<(), Unusable> {
+    fn write(&mut self, least: usize) -> Result<(), UnusableStore> {
         if self.log.backlog() < least {
             return Ok(());
         }
@@ -98,8 +98,12 @@ impl Target {
             self.log.turn(self.now);
             for command in std::mem::take(&mut self.log.commands) {
                 let answer = self.files.obey(command);
-                if let Answer::Failed { why, .. } | Answer::NoSegment { why, .. } = &answer {
-                    return Err(Unusable::new(format!("the store cannot be written anew: {why}")));
+                if let StorageAnswer::Failed { why, .. } | StorageAnswer::NoSegment { why, .. } =
+                    &answer
+                {
+                    return Err(UnusableStore::new(format!(
+                        "the store cannot be written anew: {why}"
+                    )));
                 }
                 self.log.answered(answer, self.now);
             }
@@ -107,7 +111,12 @@ impl Target {
         Ok(())
     }
 
-    fn session(&mut self, source: u8, stored: &Stored, image: &Image) -> Result<(), Unusable> {
+    fn session(
+        &mut self,
+        source: u8,
+        stored: &SessionImage,
+        image: &Image,
+    ) -> Result<(), UnusableStore> {
         self.last_session += 1;
         let session = self.last_session;
         stored.records(session, &mut |record| {
@@ -125,9 +134,9 @@ impl Target {
         session: u64,
         slot: u32,
         source: u8,
-        waiting: &Waiting,
+        waiting: &QueuedImage,
         image: &Image,
-    ) -> Result<(), Unusable> {
+    ) -> Result<(), UnusableStore> {
         let Some(body) = image.messages.get(&waiting.message) else { return Ok(()) };
         let next = self.messages.len() as u64 + 1;
         let message = *self.messages.entry((source, waiting.message)).or_insert(next);
@@ -151,13 +160,13 @@ pub fn rewrite(
     store: &mut Store,
     images: &[Image],
     shards: u8,
-    place: &Place<'_>,
+    place: &ChooseShard<'_>,
     kept: bool,
-) -> Result<(), Unusable> {
+) -> Result<(), UnusableStore> {
     let mut targets = Vec::new();
     for shard in 0..shards {
         let (id, files) = store.begin_anew(shard)?;
-        targets.push(Target::new(id, store.secret(), files));
+        targets.push(NewLog::new(id, store.secret(), files));
     }
     for (source, image) in images.iter().enumerate() {
         let source = source as u8;

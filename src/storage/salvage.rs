@@ -3,7 +3,7 @@
 //! may be sent again, and sessions may lack what was stored there.
 
 use super::frame;
-use super::index::{RecordPosition, Value};
+use super::index::{IndexValue, RecordPosition};
 use super::record::{self, Record};
 use super::recovery::{self, Read};
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use std::fmt;
 
 /// A part of a log that is lost.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Lost {
+pub enum LostPart {
     /// These bytes of a segment are not a batch.
     Bytes {
         /// The segment.
@@ -44,23 +44,25 @@ pub enum Lost {
     },
 }
 
-impl fmt::Display for Lost {
+impl fmt::Display for LostPart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Lost::Bytes { segment, from, to } => {
+            LostPart::Bytes { segment, from, to } => {
                 write!(f, "segment {segment}: bytes {from} to {to} are no batch")
             }
-            Lost::Record { segment, batch } => {
+            LostPart::Record { segment, batch } => {
                 write!(f, "segment {segment}: batch {batch} holds something that is no record")
             }
-            Lost::Batches { from, to } => write!(f, "batches {from} to {to} are missing"),
-            Lost::Segment { segment, why } => write!(f, "segment {segment} cannot be read: {why}"),
+            LostPart::Batches { from, to } => write!(f, "batches {from} to {to} are missing"),
+            LostPart::Segment { segment, why } => {
+                write!(f, "segment {segment} cannot be read: {why}")
+            }
         }
     }
 }
 
 /// The place of a batch.
-struct Place {
+struct BatchPlace {
     segment: u32,
     offset: u64,
     size: usize,
@@ -73,8 +75,8 @@ pub fn salvage(
     log: u64,
     segments: &[(u32, u64)],
     read: &mut Read<'_>,
-    take: &mut dyn FnMut(&Record<'_>, Value),
-) -> Vec<Lost> {
+    take: &mut dyn FnMut(&Record<'_>, IndexValue),
+) -> Vec<LostPart> {
     let (mut lost, mut found) = (Vec::new(), BTreeMap::new());
     // In an older segment, the first batch of a later segment and all batches behind it are void,
     // because they were written again.
@@ -82,20 +84,20 @@ pub fn salvage(
     for &(segment, length) in segments.iter().rev() {
         match read(segment, 0, usize::try_from(length).unwrap_or(usize::MAX)) {
             Ok(bytes) => limit = scan(log, segment, &bytes, limit, &mut found, &mut lost),
-            Err(why) => lost.push(Lost::Segment { segment, why }),
+            Err(why) => lost.push(LostPart::Segment { segment, why }),
         }
     }
     let mut payload = Vec::new();
     let mut expected = None;
     for (&batch, place) in &found {
         if let Some(from) = expected.filter(|&from| from < batch) {
-            lost.push(Lost::Batches { from, to: batch - 1 });
+            lost.push(LostPart::Batches { from, to: batch - 1 });
         }
         expected = Some(batch + 1);
         let bytes = read(place.segment, place.offset, place.size).unwrap_or_default();
         let whole = frame::read_batch(&bytes, &mut payload).is_ok();
         if !whole || !show(batch, &payload, take) {
-            lost.push(Lost::Record { segment: place.segment, batch });
+            lost.push(LostPart::Record { segment: place.segment, batch });
         }
     }
     lost
@@ -107,8 +109,8 @@ fn scan(
     segment: u32,
     bytes: &[u8],
     limit: u64,
-    found: &mut BTreeMap<u64, Place>,
-    lost: &mut Vec<Lost>,
+    found: &mut BTreeMap<u64, BatchPlace>,
+    lost: &mut Vec<LostPart>,
 ) -> u64 {
     let (mut at, mut payload) = (0, Vec::new());
     // The offset where bytes that are not a batch began, and whether any of them is not zero.
@@ -118,7 +120,7 @@ fn scan(
         match frame::read_batch(rest, &mut payload) {
             Ok((header, size)) if recovery::is_of(&header, log, segment) => {
                 if header.batch < limit {
-                    let place = Place { segment, offset: at as u64, size };
+                    let place = BatchPlace { segment, offset: at as u64, size };
                     found.entry(header.batch).or_insert(place);
                 }
                 note(segment, gap.take(), at, lost);
@@ -132,24 +134,27 @@ fn scan(
             }
         }
     }
-    let head = frame::Header::read(bytes).ok();
+    let head = frame::LogFrameHeader::read(bytes).ok();
     let head = head.filter(|head| recovery::is_of(head, log, segment) && head.frame == 0);
     head.map_or(limit, |head| limit.min(head.batch))
 }
 
-fn note(segment: u32, gap: Option<(usize, bool)>, to: usize, lost: &mut Vec<Lost>) {
+fn note(segment: u32, gap: Option<(usize, bool)>, to: usize, lost: &mut Vec<LostPart>) {
     // Bytes behind the last batch of a segment are not lost data: they are a torn batch, or from an
     // earlier use of the file.
     if let Some((from, true)) = gap {
-        lost.push(Lost::Bytes { segment, from: from as u64, to: to as u64 });
+        lost.push(LostPart::Bytes { segment, from: from as u64, to: to as u64 });
     }
 }
 
-fn show(batch: u64, payload: &[u8], take: &mut dyn FnMut(&Record<'_>, Value)) -> bool {
+fn show(batch: u64, payload: &[u8], take: &mut dyn FnMut(&Record<'_>, IndexValue)) -> bool {
     let mut at = 0;
     while let Some(rest) = payload.get(at..).filter(|rest| !rest.is_empty()) {
         let Ok((record, length)) = record::decode(rest) else { return false };
-        take(&record, Value { position: RecordPosition::new(batch, at), length: length as u32 });
+        take(
+            &record,
+            IndexValue { position: RecordPosition::new(batch, at), length: length as u32 },
+        );
         at += length;
     }
     true

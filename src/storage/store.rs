@@ -5,12 +5,12 @@
 //! locked while a process uses the store. Each shard has a directory `shard-NNN`, or `shard-NNN.G`
 //! after the store was rewritten G times: see [`super::rewrite`].
 
-use super::files::Files;
+use super::files::LogFiles;
 use super::image::Image;
-use super::log::{Bounds, Log};
-use super::record::Secret;
-use super::recovery::{self, Recovered, Trouble};
-use super::salvage::{self, Lost};
+use super::log::{Log, LogBounds};
+use super::record::StoreSecret;
+use super::recovery::{self, Recovered, RecoveryTrouble};
+use super::salvage::{self, LostPart};
 use std::fmt;
 use std::fs::{File, TryLockError};
 use std::io::Write;
@@ -24,26 +24,26 @@ const VERSION: u32 = 1;
 
 /// Why a store cannot be used, in one or two sentences.
 #[derive(Debug)]
-pub struct Unusable(String);
+pub struct UnusableStore(String);
 
-impl Unusable {
+impl UnusableStore {
     /// With this text.
-    pub fn new(what: impl fmt::Display) -> Unusable {
-        Unusable(what.to_string())
+    pub fn new(what: impl fmt::Display) -> UnusableStore {
+        UnusableStore(what.to_string())
     }
 }
 
-impl fmt::Display for Unusable {
+impl fmt::Display for UnusableStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl std::error::Error for Unusable {}
+impl std::error::Error for UnusableStore {}
 
-fn unusable<E: fmt::Display>(path: &Path, what: &str) -> impl FnOnce(E) -> Unusable {
+fn unusable<E: fmt::Display>(path: &Path, what: &str) -> impl FnOnce(E) -> UnusableStore {
     let place = format!("storage.path: {}: {what}", path.display());
-    move |error| Unusable(format!("{place}: {error}"))
+    move |error| UnusableStore(format!("{place}: {error}"))
 }
 
 /// A store that this process has locked.
@@ -58,11 +58,11 @@ pub struct Store {
 }
 
 /// A shard's part of a store, after it was read.
-pub struct Part {
+pub struct StorePart {
     /// Its log, which goes on.
     pub log: Log,
     /// Its files.
-    pub files: Files,
+    pub files: LogFiles,
     /// What was stored.
     pub image: Image,
     /// The segment and the byte where the last batch was torn, if it was.
@@ -76,7 +76,7 @@ impl Store {
     /// # Errors
     /// When the directory cannot be used, another process uses it, or it was made by a later
     /// version.
-    pub fn open(path: &Path, shards: u8, fresh: [u64; 2]) -> Result<Store, Unusable> {
+    pub fn open(path: &Path, shards: u8, fresh: [u64; 2]) -> Result<Store, UnusableStore> {
         std::fs::create_dir_all(path).map_err(unusable(path, "cannot be made"))?;
         let lock = lock(path)?;
         let format = path.join("FORMAT");
@@ -97,7 +97,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be read, or `lock` is that of another store.
-    pub fn handed_over(path: &Path, lock: File) -> Result<Store, Unusable> {
+    pub fn handed_over(path: &Path, lock: File) -> Result<Store, UnusableStore> {
         let format = path.join("FORMAT");
         let text = std::fs::read_to_string(&format).map_err(unusable(&format, "cannot be read"))?;
         let format = parse(&text).map_err(unusable(&format, "is damaged"))?;
@@ -109,7 +109,7 @@ impl Store {
         let same = std::fs::metadata(&name).and_then(is_it);
         match same.map_err(unusable(&name, "cannot be looked at"))? {
             true => Ok(Store::new(path, format, lock)),
-            false => Err(Unusable(format!(
+            false => Err(UnusableStore(format!(
                 "storage.path: {} is another store than that of the running broker; an upgrade \
                  keeps the store",
                 path.display()
@@ -135,7 +135,7 @@ impl Store {
     ///
     /// # Errors
     /// When there is none, or another process uses it.
-    pub fn existing(path: &Path) -> Result<Store, Unusable> {
+    pub fn existing(path: &Path) -> Result<Store, UnusableStore> {
         let format = path.join("FORMAT");
         let text = std::fs::read_to_string(&format).map_err(unusable(&format, "cannot be read"))?;
         let lock = lock(path)?;
@@ -148,8 +148,8 @@ impl Store {
         path.join("FORMAT").exists()
     }
 
-    fn new(path: &Path, format: Format, lock: File) -> Store {
-        let Format { shards, generation, secret } = format;
+    fn new(path: &Path, format: StoreFormat, lock: File) -> Store {
+        let StoreFormat { shards, generation, secret } = format;
         Store { path: path.to_owned(), shards, generation, secret, lock }
     }
 
@@ -169,7 +169,7 @@ impl Store {
 
     /// Makes an empty directory for a shard's log of the next generation; returns the log's secret
     /// number, and its files.
-    pub(super) fn begin_anew(&self, shard: u8) -> Result<(u64, Files), Unusable> {
+    pub(super) fn begin_anew(&self, shard: u8) -> Result<(u64, LogFiles), UnusableStore> {
         let next = self.generation + 1;
         let directory = directory_of(&self.path, next, shard);
         let make = || {
@@ -177,7 +177,7 @@ impl Store {
                 std::fs::remove_dir_all(&directory)?;
             }
             std::fs::create_dir(&directory)?;
-            Files::open(&directory)
+            LogFiles::open(&directory)
         };
         let files = make().map_err(unusable(&directory, "cannot be made"))?;
         Ok((log_of(self.secret, next, shard), files))
@@ -185,9 +185,9 @@ impl Store {
 
     /// Makes the logs of the next generation the store's. The old ones are removed; if `kept`,
     /// their files stay under names that begin with `damaged-`.
-    pub(super) fn switch(&mut self, shards: u8, kept: bool) -> Result<(), Unusable> {
+    pub(super) fn switch(&mut self, shards: u8, kept: bool) -> Result<(), UnusableStore> {
         let old: Vec<PathBuf> = (0..self.shards).map(|shard| self.directory(shard)).collect();
-        let next = Format { shards, generation: self.generation + 1, secret: self.secret };
+        let next = StoreFormat { shards, generation: self.generation + 1, secret: self.secret };
         let cannot = || unusable(&self.path, "cannot be changed");
         if kept {
             // Before the switch, after which whoever opens the store removes what it does not name.
@@ -210,8 +210,8 @@ impl Store {
     }
 
     /// The secret that keys are hashed under.
-    pub fn secret(&self) -> Secret {
-        Secret([self.secret[0].rotate_left(17), !self.secret[1]])
+    pub fn secret(&self) -> StoreSecret {
+        StoreSecret([self.secret[0].rotate_left(17), !self.secret[1]])
     }
 
     fn log(&self, shard: u8) -> u64 {
@@ -227,7 +227,7 @@ impl Store {
     ///
     /// # Errors
     /// When the log cannot be read, or is damaged: names the file, the place and the damage.
-    pub fn read(&self, shard: u8) -> Result<(Recovered, Image, Files), Unusable> {
+    pub fn read(&self, shard: u8) -> Result<(Recovered, Image, LogFiles), UnusableStore> {
         self.read_within(shard, None)
     }
 
@@ -236,15 +236,16 @@ impl Store {
         &self,
         shard: u8,
         room: Option<usize>,
-    ) -> Result<(Recovered, Image, Files), Unusable> {
+    ) -> Result<(Recovered, Image, LogFiles), UnusableStore> {
         let directory = self.directory(shard);
         if !directory.is_dir() {
-            return Err(Unusable(format!(
+            return Err(UnusableStore(format!(
                 "storage.path: {} is missing, which was made with the store; restore it",
                 directory.display()
             )));
         }
-        let mut files = Files::open(&directory).map_err(unusable(&directory, "cannot be used"))?;
+        let mut files =
+            LogFiles::open(&directory).map_err(unusable(&directory, "cannot be used"))?;
         let segments = files.segments().map_err(unusable(&directory, "cannot be read"))?;
         let (mut image, secret) = (Image::within(room), self.secret());
         let mut read = |segment, offset, length| {
@@ -254,7 +255,7 @@ impl Store {
             recovery::recover(self.log(shard), &segments, &mut read, &mut |record, at| {
                 image.take(record, at, secret);
             })
-            .map_err(|trouble| Unusable(describe(&directory, &trouble)))?;
+            .map_err(|trouble| UnusableStore(describe(&directory, &trouble)))?;
         Ok((recovered, image, files))
     }
 
@@ -263,9 +264,9 @@ impl Store {
     ///
     /// # Errors
     /// When the log's directory cannot be read.
-    pub fn salvage(&self, shard: u8) -> Result<(Image, Vec<Lost>), Unusable> {
+    pub fn salvage(&self, shard: u8) -> Result<(Image, Vec<LostPart>), UnusableStore> {
         let directory = self.directory(shard);
-        let files = Files::open(&directory).map_err(unusable(&directory, "cannot be used"))?;
+        let files = LogFiles::open(&directory).map_err(unusable(&directory, "cannot be used"))?;
         let segments = files.segments().map_err(unusable(&directory, "cannot be read"))?;
         let (mut files, mut image, secret) = (files, Image::default(), self.secret());
         let mut read = |segment, offset, length| {
@@ -281,7 +282,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::read`].
-    pub fn images(&self) -> Result<Vec<Image>, Unusable> {
+    pub fn images(&self) -> Result<Vec<Image>, UnusableStore> {
         let image = |shard| {
             let (_, mut image, _) = self.read(shard)?;
             image.finish();
@@ -294,7 +295,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::read`], and when a segment cannot be synced, or an unused one cannot be removed.
-    pub fn resume(&self, shard: u8, bounds: Bounds) -> Result<Part, Unusable> {
+    pub fn resume(&self, shard: u8, bounds: LogBounds) -> Result<StorePart, UnusableStore> {
         let (recovered, mut image, mut files) = self.read_within(shard, Some(BODIES))?;
         let directory = self.directory(shard);
         // A process that was killed may have written batches without syncing them. From now on they
@@ -312,8 +313,8 @@ impl Store {
             files.read(segment, offset, length).map_err(|error| error.to_string())
         };
         recovery::fill(&log, &mut image, &mut read)
-            .map_err(|trouble| Unusable(describe(&directory, &trouble)))?;
-        Ok(Part { log, files, image, torn: recovered.torn })
+            .map_err(|trouble| UnusableStore(describe(&directory, &trouble)))?;
+        Ok(StorePart { log, files, image, torn: recovered.torn })
     }
 }
 
@@ -324,38 +325,38 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::read`], and when the log does not end with a whole batch.
-    pub fn resume_beside(&self, shard: u8, bounds: Bounds) -> Result<Part, Unusable> {
+    pub fn resume_beside(&self, shard: u8, bounds: LogBounds) -> Result<StorePart, UnusableStore> {
         let (recovered, mut image, files) = self.read_within(shard, Some(0))?;
         if recovered.torn.is_some() {
-            return Err(Unusable(format!("the log of shard {shard} is still being written")));
+            return Err(UnusableStore(format!("the log of shard {shard} is still being written")));
         }
         let mut log = Log::new(self.log(shard), self.secret(), bounds, recovered.found);
         image.finish().into_iter().for_each(|(key, value)| log.adopt(key, value));
         log.leave(recovered.unused);
         log.hold();
-        Ok(Part { log, files, image, torn: None })
+        Ok(StorePart { log, files, image, torn: None })
     }
 }
 
-fn describe(directory: &Path, trouble: &Trouble) -> String {
+fn describe(directory: &Path, trouble: &RecoveryTrouble) -> String {
     let segment = match trouble {
-        Trouble::Unreadable { segment, .. }
-        | Trouble::Newer { segment, .. }
-        | Trouble::Damaged { segment, .. } => *segment,
+        RecoveryTrouble::Unreadable { segment, .. }
+        | RecoveryTrouble::Newer { segment, .. }
+        | RecoveryTrouble::Damaged { segment, .. } => *segment,
     };
     let file = directory.join(format!("{segment:010}.seg"));
     let advice = match trouble {
-        Trouble::Damaged { .. } => {
+        RecoveryTrouble::Damaged { .. } => {
             "; nothing was changed: restore a copy of storage.path, or keep what is whole with \
              `ringmq storage check --repair`, which names the sessions that lack something"
         }
-        Trouble::Unreadable { .. } | Trouble::Newer { .. } => "",
+        RecoveryTrouble::Unreadable { .. } | RecoveryTrouble::Newer { .. } => "",
     };
     format!("storage.path: {}: {trouble}{advice}", file.display())
 }
 
 /// Locks the store, so that no other process uses it.
-fn lock(path: &Path) -> Result<File, Unusable> {
+fn lock(path: &Path) -> Result<File, UnusableStore> {
     let name = path.join("LOCK");
     let file = File::options()
         .create(true)
@@ -365,7 +366,7 @@ fn lock(path: &Path) -> Result<File, Unusable> {
         .map_err(unusable(&name, "cannot be opened"))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Unusable(format!(
+        Err(TryLockError::WouldBlock) => Err(UnusableStore(format!(
             "storage.path: {} is used by another process; each broker needs a path of its own",
             path.display()
         ))),
@@ -388,15 +389,15 @@ fn log_of(secret: [u64; 2], generation: u32, shard: u8) -> u64 {
 
 /// The content of `FORMAT`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Format {
+struct StoreFormat {
     shards: u8,
     generation: u32,
     secret: [u64; 2],
 }
 
-impl Format {
+impl StoreFormat {
     fn text(&self) -> String {
-        let Format { shards, generation, secret } = self;
+        let StoreFormat { shards, generation, secret } = self;
         let [one, other] = secret;
         let text = format!(
             "ringmq-storage {VERSION}\nshards {shards}\nwriting {generation}\n\
@@ -412,7 +413,7 @@ fn begin(path: &Path, shards: u8, secret: [u64; 2]) -> std::io::Result<String> {
     for shard in 0..shards {
         std::fs::create_dir_all(directory_of(path, 0, shard))?;
     }
-    write_format(path, &Format { shards, generation: 0, secret })
+    write_format(path, &StoreFormat { shards, generation: 0, secret })
 }
 
 /// Replaces `FORMAT`, durably and atomically.
@@ -433,7 +434,7 @@ fn keep(directory: &Path) -> std::io::Result<()> {
     File::open(&kept)?.sync_all()
 }
 
-fn write_format(path: &Path, format: &Format) -> std::io::Result<String> {
+fn write_format(path: &Path, format: &StoreFormat) -> std::io::Result<String> {
     let text = format.text();
     let (fresh, format) = (path.join("FORMAT.new"), path.join("FORMAT"));
     // The directories that `FORMAT` names have to be durable first.
@@ -446,7 +447,7 @@ fn write_format(path: &Path, format: &Format) -> std::io::Result<String> {
     Ok(text)
 }
 
-fn parse(text: &str) -> Result<Format, String> {
+fn parse(text: &str) -> Result<StoreFormat, String> {
     let mut words = text.split_ascii_whitespace();
     let mut value = |name: &str| match (words.next(), words.next()) {
         (Some(word), Some(value)) if word == name => Ok(value),
@@ -464,7 +465,7 @@ fn parse(text: &str) -> Result<Format, String> {
         (Some(one), Some(other)) => [one, other],
         _ => return Err("the secret is not 32 hexadecimal digits".to_owned()),
     };
-    let format = Format { shards, generation, secret };
+    let format = StoreFormat { shards, generation, secret };
     if text != format.text() {
         return Err("the checksum is wrong".to_owned());
     }

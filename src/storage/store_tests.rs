@@ -1,8 +1,8 @@
 //! Tests of a store on real files: made, locked, refused, continued.
 
 use super::*;
-use crate::storage::Answer;
-use crate::storage::record::{Phase, Record, StoredMessage, StoredSession};
+use crate::storage::StorageAnswer;
+use crate::storage::record::{DeliveryPhase, Record, StoredMessage, StoredSession};
 use crate::storage::rewrite::{Placed, rewrite};
 
 struct Scratch(PathBuf);
@@ -21,9 +21,9 @@ impl Drop for Scratch {
     }
 }
 
-const BOUNDS: Bounds = Bounds { segment: 1 << 20, gather: 0, ..Bounds::BROKER };
+const BOUNDS: LogBounds = LogBounds { segment: 1 << 20, gather: 0, ..LogBounds::BROKER };
 
-fn put(part: &mut Part, topic: &str, payload: &[u8]) {
+fn put(part: &mut StorePart, topic: &str, payload: &[u8]) {
     let body = StoredMessage {
         topic,
         properties: b"",
@@ -36,12 +36,15 @@ fn put(part: &mut Part, topic: &str, payload: &[u8]) {
     part.log.append(&Record::Retain(body), 0);
 }
 
-fn settle(part: &mut Part) {
+fn settle(part: &mut StorePart) {
     for now in 1..1000 {
         part.log.turn(now);
         for command in std::mem::take(&mut part.log.commands) {
             let answer = part.files.obey(command);
-            assert!(!matches!(answer, Answer::Failed { .. } | Answer::NoSegment { .. }));
+            assert!(!matches!(
+                answer,
+                StorageAnswer::Failed { .. } | StorageAnswer::NoSegment { .. }
+            ));
             part.log.answered(answer, now);
         }
         if part.log.is_settled() {
@@ -140,7 +143,7 @@ fn damage_is_told_with_its_file_and_nothing_is_changed() {
 }
 
 /// A session with a subscription and a message that waits for it, and a retained message.
-fn furnish(part: &mut Part, client_id: &str, topic: &str, number: u64) {
+fn furnish(part: &mut StorePart, client_id: &str, topic: &str, number: u64) {
     let log = &mut part.log;
     let body = StoredMessage {
         topic,
@@ -179,7 +182,8 @@ fn furnish(part: &mut Part, client_id: &str, topic: &str, number: u64) {
             0,
         );
     }
-    let sent = Record::State { session: number, slot: 4, packet: 9, phase: Phase::Released };
+    let sent =
+        Record::State { session: number, slot: 4, packet: 9, phase: DeliveryPhase::Released };
     log.append(&sent, 0);
     log.append(&Record::Inbound { session: number, packet: 8 }, 0);
     log.append(&Record::Retain(body), 0);
@@ -215,7 +219,7 @@ fn a_store_is_written_anew_for_another_number_of_shards() {
         for stored in image.sessions.values() {
             assert_eq!(stored.subscriptions["a/#"], (1, 3));
             let sent: Vec<_> = stored.waiting.iter().map(|(&slot, w)| (slot, w.sent)).collect();
-            assert_eq!(sent, [(4, Some((9, Phase::Released))), (5, None)]);
+            assert_eq!(sent, [(4, Some((9, DeliveryPhase::Released))), (5, None)]);
             let topics = stored.waiting.values().map(|w| &*image.messages[&w.message].topic);
             let own = format!("a/{}", stored.head.as_ref().expect("there").client_id);
             assert!(topics.eq([&*own; 2]));
@@ -241,7 +245,7 @@ fn what_an_interrupted_rewriting_left_is_removed() {
 fn with_async_what_is_written_is_there_and_synced_later() {
     let scratch = Scratch::new("async");
     let store = Store::open(&scratch.0, 1, [1, 2]).expect("usable");
-    let bounds = Bounds { interval: Some(50), ..BOUNDS };
+    let bounds = LogBounds { interval: Some(50), ..BOUNDS };
     let mut part = store.resume(0, bounds).expect("whole");
     for now in 1..=30 {
         put(&mut part, &format!("t/{now}"), b"payload");

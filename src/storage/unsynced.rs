@@ -10,13 +10,13 @@
 
 use super::StorageCommand;
 use super::failing::Health;
-use super::log::{Flight, Log, Waiting};
+use super::log::{Flight, Log, WaitingBatch};
 use super::record::Record;
 use crate::mutant::Mutant;
 use std::collections::VecDeque;
 
 /// A batch that is written and not synced.
-struct Written {
+struct UnsyncedBatch {
     batch: u64,
     payload: Vec<u8>,
     /// Its segment, and its first byte there.
@@ -29,7 +29,7 @@ struct Written {
 /// The unsynced batches of a log, in order.
 #[derive(Default)]
 pub(super) struct Unsynced {
-    batches: VecDeque<Written>,
+    batches: VecDeque<UnsyncedBatch>,
     bytes: usize,
     /// The batch up to which a sync is under way.
     syncing: Option<u64>,
@@ -141,14 +141,20 @@ impl Log {
         };
         let Flight { stamp, since, doomed, .. } = flight;
         if doomed {
-            self.put_in_front(Waiting { batch, payload, since });
+            self.put_in_front(WaitingBatch { batch, payload, since });
             return;
         }
         let offset = self.count_written(&flight);
         self.written = self.written.max(batch);
         self.unsynced.bytes += payload.len();
         let segment = stamp.segment;
-        self.unsynced.batches.push_back(Written { batch, payload, segment, offset, since: now });
+        self.unsynced.batches.push_back(UnsyncedBatch {
+            batch,
+            payload,
+            segment,
+            offset,
+            since: now,
+        });
     }
 
     pub(super) fn is_synced(&mut self, batch: u64) {
@@ -167,7 +173,7 @@ impl Log {
         self.trouble(format!("a sync of segment {segment} failed: {why}"));
         match self.in_flight.take() {
             Some(Flight { stamp, payload: Some(payload), since, .. }) => {
-                self.put_in_front(Waiting { batch: stamp.batch, payload, since });
+                self.put_in_front(WaitingBatch { batch: stamp.batch, payload, since });
             }
             flight => self.in_flight = flight.map(|flight| Flight { doomed: true, ..flight }),
         }
@@ -195,13 +201,13 @@ impl Log {
         if Mutant::StorageUnsyncedLost.is_on() {
             return;
         }
-        while let Some(Written { batch, payload, since, .. }) = batches.pop_back() {
-            self.put_in_front(Waiting { batch, payload, since });
+        while let Some(UnsyncedBatch { batch, payload, since, .. }) = batches.pop_back() {
+            self.put_in_front(WaitingBatch { batch, payload, since });
         }
     }
 
     /// Inserts a batch in its place among those that wait.
-    pub(super) fn put_in_front(&mut self, waiting: Waiting) {
+    pub(super) fn put_in_front(&mut self, waiting: WaitingBatch) {
         let at = self.waiting.partition_point(|other| other.batch < waiting.batch);
         self.waiting.insert(at, waiting);
     }

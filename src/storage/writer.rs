@@ -4,8 +4,8 @@
 //! room. A thread parks while there is nothing to do. After each answer it wakes the shard's core.
 #![allow(clippy::disallowed_methods, reason = "the threads beside a shard that write its log")]
 
-use super::files::{self, Files};
-use super::{Answer, StorageCommand};
+use super::files::{self, LogFiles};
+use super::{StorageAnswer, StorageCommand};
 use rtrb::{Consumer, Producer, RingBuffer};
 use std::fs::File;
 use std::io;
@@ -19,12 +19,12 @@ const ROOM: usize = 16;
 pub type Wake = Box<dyn Fn() + Send>;
 
 /// A job of the syncing thread: the batch up to which to sync, and the files.
-type Job = (u64, io::Result<Vec<File>>);
+type SyncJob = (u64, io::Result<Vec<File>>);
 
 /// A thread, the ring of its jobs, and the ring of its answers.
 struct Worker<T> {
     jobs: Option<Producer<T>>,
-    answers: Consumer<Answer>,
+    answers: Consumer<StorageAnswer>,
     sleeper: Thread,
     thread: Option<JoinHandle<()>>,
 }
@@ -33,7 +33,7 @@ impl<T: Send + 'static> Worker<T> {
     fn start(
         name: String,
         wake: Wake,
-        mut work: impl FnMut(T) -> Option<Answer> + Send + 'static,
+        mut work: impl FnMut(T) -> Option<StorageAnswer> + Send + 'static,
     ) -> io::Result<Worker<T>> {
         let (jobs, mut receiver) = RingBuffer::new(ROOM);
         let (mut sender, answers) = RingBuffer::new(ROOM);
@@ -84,7 +84,7 @@ impl<T> Drop for Worker<T> {
 pub struct Writer {
     writes: Worker<StorageCommand>,
     /// Answers of the syncing thread, if there is one. Its jobs come from the other thread.
-    synced: Option<Consumer<Answer>>,
+    synced: Option<Consumer<StorageAnswer>>,
 }
 
 impl Writer {
@@ -95,14 +95,14 @@ impl Writer {
     /// When no thread can be started.
     pub fn start(
         shard: u8,
-        mut files: Files,
+        mut files: LogFiles,
         wake: Wake,
         syncing: Option<Wake>,
     ) -> io::Result<Writer> {
         let start = |wake| {
             let name = format!("ringmq-sync-{shard}");
-            let work = |(batch, files): Job| Some(files::sync(batch, files));
-            Worker::<Job>::start(name, wake, work)
+            let work = |(batch, files): SyncJob| Some(files::sync(batch, files));
+            Worker::<SyncJob>::start(name, wake, work)
         };
         let mut syncs = syncing.map(start).transpose()?;
         let synced = syncs.as_mut().map(|syncs| {
@@ -131,7 +131,7 @@ impl Writer {
     }
 
     /// The next answer, if there is one.
-    pub fn take_answer(&mut self) -> Option<Answer> {
+    pub fn take_answer(&mut self) -> Option<StorageAnswer> {
         let synced = || self.synced.as_mut()?.pop().ok();
         self.writes.answers.pop().ok().or_else(synced)
     }

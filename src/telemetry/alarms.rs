@@ -111,7 +111,7 @@ impl AlarmKind {
 
 /// What the control thread has read.
 #[derive(Clone, PartialEq, Default, Debug)]
-pub struct Readings {
+pub struct AlarmReadings {
     /// Bytes that clients make the broker hold, and their bound; `None` without a bound.
     pub memory: Option<(u64, u64)>,
     /// The longest time that a shard took to answer.
@@ -178,7 +178,7 @@ fn with(what: &'static str, names: Vec<String>) -> Says {
     if about.is_empty() { Says::Clear } else { Says::RaiseFor(what, about) }
 }
 
-impl Readings {
+impl AlarmReadings {
     /// Says whether any bridge is in one of these states.
     fn bridges_in(&self, states: &[&str], what: &'static str) -> Says {
         let is = |row: &&BridgeRow| states.contains(&row.state);
@@ -316,7 +316,7 @@ impl Alarms {
 
     /// Evaluates new readings at `now`, in milliseconds since 1970. Returns the alarms that were
     /// raised, and those that were cleared, which have the time of it in `deactivate_at`.
-    pub fn look(&mut self, readings: &Readings, now: u64) -> Vec<Alarm> {
+    pub fn look(&mut self, readings: &AlarmReadings, now: u64) -> Vec<Alarm> {
         let mut changed = Vec::new();
         for kind in AlarmKind::ALL {
             let says = readings.of(kind, now / 1000, self.lost_lines);
@@ -404,7 +404,7 @@ mod tests {
         let mut alarms = Alarms::default();
         let mut seen = Vec::new();
         for (second, used) in [50, 84, 85, 80, 90, 76, 84, 74, 84, 86].into_iter().enumerate() {
-            let readings = Readings { memory: Some((used, 100)), ..Readings::default() };
+            let readings = AlarmReadings { memory: Some((used, 100)), ..AlarmReadings::default() };
             let changed = alarms.look(&readings, second as u64 * 1000);
             seen.extend(names(&changed).into_iter().map(|(name, raised)| (second, name, raised)));
         }
@@ -419,7 +419,7 @@ mod tests {
         let mut alarms = Alarms::default();
         let mut look = |millis| {
             let lag = Duration::from_millis(millis);
-            names(&alarms.look(&Readings { lag, ..Readings::default() }, 1))
+            names(&alarms.look(&AlarmReadings { lag, ..AlarmReadings::default() }, 1))
         };
         assert_eq!(look(400), []);
         assert_eq!(look(200), []);
@@ -432,7 +432,7 @@ mod tests {
     #[test]
     fn every_alarm_can_be_raised_and_cleared() {
         let now = 1_000_000_000;
-        let bad = Readings {
+        let bad = AlarmReadings {
             memory: Some((99, 100)),
             lag: Duration::from_secs(1),
             late: vec![ShardId(1)],
@@ -474,7 +474,7 @@ mod tests {
         assert_eq!(told("clocks_apart").as_deref(), Some(what));
         assert_eq!(raised.len(), AlarmKind::ALL.len() + 1, "{raised:?}");
         assert!(raised.contains(&("log_lost", false)), "no further lines were lost");
-        let good = Readings { lost_lines: 7, ..Readings::default() };
+        let good = AlarmReadings { lost_lines: 7, ..AlarmReadings::default() };
         assert_eq!(alarms.look(&good, now).len(), AlarmKind::ALL.len() - 1);
         assert!(alarms.list().active.is_empty());
         let mut all: Vec<_> = AlarmKind::ALL.map(AlarmKind::name).to_vec();
@@ -494,7 +494,7 @@ mod tests {
             };
             let mut bridges: Vec<_> = failed.iter().map(|name| row(name, "failed")).collect();
             bridges.extend(waiting.iter().map(|name| row(name, "waiting")));
-            let changed = alarms.look(&Readings { bridges, ..Readings::default() }, 1);
+            let changed = alarms.look(&AlarmReadings { bridges, ..AlarmReadings::default() }, 1);
             changed.into_iter().filter(|a| a.deactivate_at.is_none()).map(|a| a.message).collect()
         };
         let none: [&str; 0] = [];
@@ -519,7 +519,7 @@ mod tests {
         let mut alarms = Alarms::default();
         let mut look = |now: u64| -> Vec<String> {
             let certificates = vec![("a".to_owned(), 100 * day), ("b".to_owned(), 110 * day)];
-            let readings = Readings { certificates, ..Readings::default() };
+            let readings = AlarmReadings { certificates, ..AlarmReadings::default() };
             alarms.look(&readings, now * day * 1000).into_iter().map(|a| a.message).collect()
         };
         let none: [&str; 0] = [];
@@ -538,7 +538,7 @@ mod tests {
         let mut alarms = Alarms::default();
         for round in 0..2 * PAST as u64 {
             let late = if round % 2 == 0 { vec![ShardId(0)] } else { Vec::new() };
-            alarms.look(&Readings { late, ..Readings::default() }, round);
+            alarms.look(&AlarmReadings { late, ..AlarmReadings::default() }, round);
         }
         assert_eq!(alarms.list().past.len(), PAST);
     }

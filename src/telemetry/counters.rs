@@ -3,7 +3,7 @@
 
 /// Whether a figure only grows, or also falls.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
+pub enum MetricKind {
     /// It only grows, from the start of the process.
     Counter,
     /// It is the current value.
@@ -20,7 +20,7 @@ pub struct Descriptor {
     /// The Prometheus label that tells figures of one name apart, besides `shard`.
     pub labels: &'static [(&'static str, &'static str)],
     /// Whether it is a counter or a gauge.
-    pub kind: Kind,
+    pub kind: MetricKind,
     /// The unit: messages, bytes, ...
     pub unit: &'static str,
     /// One sentence; the same for all figures of one name.
@@ -61,7 +61,7 @@ macro_rules! counters {
                     field: stringify!($field),
                     name: $name,
                     labels: counters!(@labels $($label $value)*),
-                    kind: Kind::$kind,
+                    kind: MetricKind::$kind,
                     unit: $unit,
                     help: $help,
                 },

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Counters, Descriptor, Kind};
+use super::{Counters, Descriptor, MetricKind};
 
 #[test]
 fn every_figure_is_named_once_and_the_way_prometheus_wants_it() {
@@ -12,7 +12,7 @@ fn every_figure_is_named_once_and_the_way_prometheus_wants_it() {
     for figure in Counters::DESCRIPTORS {
         let name = figure.name;
         assert!(name.starts_with("ringmq_"), "{name}");
-        assert_eq!(name.ends_with("_total"), figure.kind == Kind::Counter, "{name}");
+        assert_eq!(name.ends_with("_total"), figure.kind == MetricKind::Counter, "{name}");
         assert!(figure.help.ends_with('.'), "{name}");
         let labels = format!("{:?}", figure.labels);
         assert_eq!(seen.insert((name, labels), figure.field), None, "{name} twice");

@@ -14,5 +14,5 @@ pub mod trace_context;
 
 pub use bridges::{AccountRow, BridgeRow, ListenerRow, SpanRow, TopRow};
 pub use cluster::{ClusterRow, NodeRow, WillsRow};
-pub use counters::{Counters, Descriptor, Kind};
+pub use counters::{Counters, Descriptor, MetricKind};
 pub use histogram::{Exemplar, Exemplars, Histogram};

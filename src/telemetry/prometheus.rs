@@ -10,32 +10,32 @@ use std::time::Duration;
 
 use super::alarms::AlarmKind;
 use super::{
-    AccountRow, BridgeRow, ClusterRow, Counters, Exemplar, Exemplars, Histogram, Kind, ListenerRow,
-    SpanRow, TopRow,
+    AccountRow, BridgeRow, ClusterRow, Counters, Exemplar, Exemplars, Histogram, ListenerRow,
+    MetricKind, SpanRow, TopRow,
 };
 use crate::ids::ShardId;
 
 /// The format of a page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Format {
+pub enum PageFormat {
     /// Prometheus's text format 0.0.4.
     Text,
     /// OpenMetrics 1.0.0, with exemplars.
     OpenMetrics,
 }
 
-impl Format {
+impl PageFormat {
     /// The media type of the format.
     pub fn content_type(self) -> &'static str {
         match self {
-            Format::Text => "text/plain; version=0.0.4; charset=utf-8",
-            Format::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            PageFormat::Text => "text/plain; version=0.0.4; charset=utf-8",
+            PageFormat::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
         }
     }
 
     /// The format that an Accept header prefers; the text format when the header does not decide
     /// (RFC 9110, section 12.5.1).
-    pub fn accepted(accept: &str) -> Format {
+    pub fn accepted(accept: &str) -> PageFormat {
         let (mut open, mut text) = (0.0, 0.0);
         for range in accept.split(',') {
             let mut parts = range.split(';').map(str::trim);
@@ -56,7 +56,7 @@ impl Format {
                 _ => {}
             }
         }
-        if open > 0.0 && open >= text { Format::OpenMetrics } else { Format::Text }
+        if open > 0.0 && open >= text { PageFormat::OpenMetrics } else { PageFormat::Text }
     }
 }
 
@@ -124,14 +124,14 @@ pub struct Process {
 /// Makes the whole page. A shard that did not answer is `None`; its only figure is `ringmq_shard_up
 /// 0`.
 pub fn page(
-    format: Format,
+    format: PageFormat,
     version: &str,
     process: &Process,
     shards: &[Option<&Snapshot>],
 ) -> String {
     // A guess that is rarely exceeded: each line has about 60 bytes.
     let lines = Counters::DESCRIPTORS.len() + 30 + shards.len();
-    let mut text = Text(String::with_capacity(64 * lines * (1 + shards.len())), format);
+    let mut text = PageText(String::with_capacity(64 * lines * (1 + shards.len())), format);
     text.family("ringmq_build_info", "gauge", "The version that runs; the value is always 1.");
     text.sample("ringmq_build_info", &[("version", &version)], 1);
     text.whole(process);
@@ -152,21 +152,21 @@ pub fn page(
     text.steps(shards);
     text.loop_lag(shards);
     text.mailboxes(shards);
-    if format == Format::OpenMetrics {
+    if format == PageFormat::OpenMetrics {
         text.0.push_str("# EOF\n");
     }
     text.0
 }
 
-struct Text(String, Format);
+struct PageText(String, PageFormat);
 
 type Labels<'a> = &'a [(&'a str, &'a dyn Display)];
 
-impl Text {
+impl PageText {
     fn family(&mut self, name: &str, kind: &str, help: &str) {
         // In OpenMetrics `_total` belongs to the name of the sample, not to that of the family.
         let stem = name.strip_suffix("_total").filter(|_| kind == "counter");
-        let name = stem.filter(|_| self.1 == Format::OpenMetrics).unwrap_or(name);
+        let name = stem.filter(|_| self.1 == PageFormat::OpenMetrics).unwrap_or(name);
         self.0.push_str("# HELP ");
         self.0.push_str(name);
         self.0.push(' ');
@@ -197,7 +197,7 @@ impl Text {
     /// Writes a sample of a bucket, with its exemplar where the format has exemplars.
     fn bucket(&mut self, name: &str, labels: Labels<'_>, count: u64, exemplar: Option<&Exemplar>) {
         self.series(name, labels, count);
-        if let Some(exemplar) = exemplar.filter(|_| self.1 == Format::OpenMetrics) {
+        if let Some(exemplar) = exemplar.filter(|_| self.1 == PageFormat::OpenMetrics) {
             let (took, at) = (exemplar.nanos as f64 / 1e9, exemplar.at as f64 / 1e3);
             let _ = write!(self.0, " # {{trace_id=\"{}\"}} {took} {at}", exemplar.trace);
         }
@@ -368,8 +368,8 @@ impl Text {
             if figure.name != name {
                 name = figure.name;
                 let kind = match figure.kind {
-                    Kind::Counter => "counter",
-                    Kind::Gauge => "gauge",
+                    MetricKind::Counter => "counter",
+                    MetricKind::Gauge => "gauge",
                 };
                 self.family(name, kind, figure.help);
             }

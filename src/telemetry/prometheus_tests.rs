@@ -72,7 +72,7 @@ fn snapshot() -> Snapshot {
 fn every_figure_of_every_shard_that_answered_is_on_the_page_with_its_labels() {
     let one = snapshot();
     let text = page(
-        Format::Text,
+        PageFormat::Text,
         "1.2.3",
         &Process::default(),
         &[None, Some(&one), Some(&Snapshot::default())],
@@ -105,7 +105,7 @@ fn every_figure_of_every_shard_that_answered_is_on_the_page_with_its_labels() {
 #[test]
 fn the_step_histogram_has_rising_buckets_and_an_exact_count_and_sum() {
     let one = snapshot();
-    let text = page(Format::Text, "1", &Process::default(), &[Some(&one)]);
+    let text = page(PageFormat::Text, "1", &Process::default(), &[Some(&one)]);
     let series = parse(&text);
     let bucket =
         |le: &str| value(&series, "ringmq_step_seconds_bucket", &[("shard", "0"), ("le", le)]);
@@ -129,7 +129,7 @@ fn what_the_system_does_not_tell_is_left_out() {
         started: Duration::from_millis(1_700_000_000_500),
         ..Process::default()
     };
-    let series = parse(&page(Format::Text, "1", &told, &[]));
+    let series = parse(&page(PageFormat::Text, "1", &told, &[]));
     assert_eq!(value(&series, "ringmq_ready", &[]), Some(1.0));
     assert_eq!(value(&series, "ringmq_interest_filters", &[]), Some(9.0));
     assert_eq!(value(&series, "process_resident_memory_bytes", &[]), Some(4096.0));
@@ -140,7 +140,7 @@ fn what_the_system_does_not_tell_is_left_out() {
 
 #[test]
 fn help_and_label_values_are_escaped() {
-    let mut text = Text(String::new(), Format::Text);
+    let mut text = PageText(String::new(), PageFormat::Text);
     text.family("ringmq_x", "gauge", "a \\ b\nc \"d\"");
     text.sample("ringmq_x", &[("name", &"a\\b\n\"c\"é")], 1);
     let expected = "# HELP ringmq_x a \\\\ b\\nc \"d\"\n# TYPE ringmq_x gauge\n\
@@ -151,7 +151,7 @@ fn help_and_label_values_are_escaped() {
 #[test]
 fn openmetrics_has_exemplars_its_own_names_of_families_and_an_end() {
     let one = snapshot();
-    let text = page(Format::OpenMetrics, "1", &Process::default(), &[Some(&one)]);
+    let text = page(PageFormat::OpenMetrics, "1", &Process::default(), &[Some(&one)]);
     let id = "00000000000000000000000000000abc";
     for line in [
         "# TYPE ringmq_messages_received counter\n",
@@ -189,18 +189,18 @@ fn the_format_is_what_the_accept_header_wants_more() {
                       application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;\
                       q=0.3,text/plain;version=0.0.4;q=0.2,*/*;q=0.1";
     for (accept, wanted) in [
-        ("", Format::Text),
-        ("*/*", Format::Text),
-        ("text/html, text/plain", Format::Text),
-        ("application/openmetrics-text", Format::OpenMetrics),
-        ("application/openmetrics-text; version=1.0.0", Format::OpenMetrics),
-        ("application/openmetrics-text;version=2.0.0, text/plain;q=0.1", Format::Text),
-        ("application/openmetrics-text;q=0.2, text/plain;q=0.8", Format::Text),
-        ("application/openmetrics-text;q=0, text/plain", Format::Text),
-        ("application/openmetrics-text;q=what", Format::Text),
-        (prometheus, Format::OpenMetrics),
+        ("", PageFormat::Text),
+        ("*/*", PageFormat::Text),
+        ("text/html, text/plain", PageFormat::Text),
+        ("application/openmetrics-text", PageFormat::OpenMetrics),
+        ("application/openmetrics-text; version=1.0.0", PageFormat::OpenMetrics),
+        ("application/openmetrics-text;version=2.0.0, text/plain;q=0.1", PageFormat::Text),
+        ("application/openmetrics-text;q=0.2, text/plain;q=0.8", PageFormat::Text),
+        ("application/openmetrics-text;q=0, text/plain", PageFormat::Text),
+        ("application/openmetrics-text;q=what", PageFormat::Text),
+        (prometheus, PageFormat::OpenMetrics),
     ] {
-        assert_eq!(Format::accepted(accept), wanted, "{accept}");
+        assert_eq!(PageFormat::accepted(accept), wanted, "{accept}");
     }
 }
 
@@ -267,7 +267,7 @@ const NOT_SHOWN: [(&str, &str); 3] = [
 
 #[test]
 fn the_dashboard_and_the_alerts_name_what_there_is_and_the_dashboard_shows_all() {
-    let text = page(Format::Text, "1", &full(), &[Some(&snapshot())]);
+    let text = page(PageFormat::Text, "1", &full(), &[Some(&snapshot())]);
     let kinds = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
     let kinds: HashMap<&str, &str> = kinds.collect();
     let family = |name: &str| {
@@ -297,8 +297,8 @@ fn the_dashboard_and_the_alerts_name_what_there_is_and_the_dashboard_shows_all()
 fn the_heaviest_clients_are_on_the_page_where_they_are_wanted() {
     let one = TopRow { by: "drops", client_id: "a\"b".to_owned(), per_second: 1.5 };
     let process = Process { top: vec![one], ..Process::default() };
-    let text = page(Format::Text, "1", &process, &[]);
+    let text = page(PageFormat::Text, "1", &process, &[]);
     let line = "\nringmq_top_clients{by=\"drops\",client_id=\"a\\\"b\"} 1.5\n";
     assert!(text.contains(line), "{text}");
-    assert!(!page(Format::Text, "1", &Process::default(), &[]).contains("ringmq_top_clients"));
+    assert!(!page(PageFormat::Text, "1", &Process::default(), &[]).contains("ringmq_top_clients"));
 }

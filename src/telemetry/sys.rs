@@ -1,5 +1,5 @@
 //! The `$SYS/broker/...` topics: their names, as in Mosquitto's tree, and their values, made from
-//! summed figures. [`History`] keeps what has to be remembered between two updates: moving
+//! summed figures. [`SysHistory`] keeps what has to be remembered between two updates: moving
 //! averages, and the largest number of clients. One shard owns it. Publishing the topics is not
 //! done here.
 
@@ -14,10 +14,10 @@ const ROOT: &str = "$SYS/broker";
 const SPANS: [(&str, f64); 3] = [("1min", 60.0), ("5min", 300.0), ("15min", 900.0)];
 
 /// Reads one figure, or the sum of several.
-type Figure = fn(&Counters) -> u64;
+type ReadCounters = fn(&Counters) -> u64;
 
 /// What is averaged: the topic below `load/`, and the counter.
-const RATES: [(&str, Figure); 9] = [
+const RATES: [(&str, ReadCounters); 9] = [
     ("messages/received", |c| c.packets_received),
     ("messages/sent", |c| c.packets_sent),
     ("publish/received", Counters::messages_received),
@@ -82,7 +82,7 @@ impl Counters {
 
 /// What has to be remembered between two updates.
 #[derive(Clone, Debug, Default)]
-pub struct History {
+pub struct SysHistory {
     /// The counters at the last update, in the order of [`RATES`].
     last: [u64; RATES.len()],
     /// Averages per minute, for each rate and span.
@@ -90,10 +90,10 @@ pub struct History {
     clients_maximum: u64,
 }
 
-impl History {
+impl SysHistory {
     /// The state at the start, with all averages at 0.
-    pub fn new() -> History {
-        History::default()
+    pub fn new() -> SysHistory {
+        SysHistory::default()
     }
 
     /// Takes in the sum over all shards, `elapsed` after the last update. Averages move
@@ -122,11 +122,11 @@ impl History {
 pub fn topics(
     total: &Counters,
     shards: &[Counters],
-    history: &History,
+    history: &SysHistory,
     uptime: u64,
     version: &str,
 ) -> Vec<(String, String)> {
-    let mut list = List(Vec::with_capacity(64 + 17 * shards.len()));
+    let mut list = SysTopics(Vec::with_capacity(64 + 17 * shards.len()));
     list.add("version", format!("ringmq version {version}"));
     list.add("uptime", format!("{uptime} seconds"));
     let connected = total.clients_connected();
@@ -201,9 +201,9 @@ fn shard_figures(shard: &Counters) -> [(&'static str, u64); 20] {
     ]
 }
 
-struct List(Vec<(String, String)>);
+struct SysTopics(Vec<(String, String)>);
 
-impl List {
+impl SysTopics {
     fn add(&mut self, topic: &str, value: String) {
         self.0.push((format!("{ROOT}/{topic}"), value));
     }

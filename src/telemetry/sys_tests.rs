@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
-use super::{Counters, History, topics};
+use super::{Counters, SysHistory, topics};
 
 fn tree(
     total: &Counters,
     shards: &[Counters],
-    history: &History,
+    history: &SysHistory,
     uptime: u64,
 ) -> BTreeMap<String, String> {
     let list = topics(total, shards, history, uptime, "0.1.0");
@@ -40,7 +40,7 @@ fn figures_are_told_under_mosquittos_names() {
         publish_bytes_sent_qos2: 40,
         ..Counters::default()
     };
-    let tree = tree(&total, &[], &History::new(), 61);
+    let tree = tree(&total, &[], &SysHistory::new(), 61);
     let cases = [
         ("version", "ringmq version 0.1.0"),
         ("uptime", "61 seconds"),
@@ -79,7 +79,7 @@ fn each_shard_tells_its_own_figures() {
         Counters { connections_open: 3, mail_sent: 1, ..Counters::default() },
         Counters { connections_open: 5, messages_sent_qos2: 9, ..Counters::default() },
     ];
-    let tree = tree(&Counters::default(), &shards, &History::new(), 0);
+    let tree = tree(&Counters::default(), &shards, &SysHistory::new(), 0);
     assert_eq!(tree["$SYS/broker/shards/0/connections"], "3");
     assert_eq!(tree["$SYS/broker/shards/0/mail/sent"], "1");
     assert_eq!(tree["$SYS/broker/shards/1/connections"], "5");
@@ -88,7 +88,7 @@ fn each_shard_tells_its_own_figures() {
 
 #[test]
 fn averages_approach_a_steady_rate_the_short_one_first() {
-    let mut history = History::new();
+    let mut history = SysHistory::new();
     let mut total = Counters::default();
     for _ in 0..30 {
         total.packets_received += 100; // 600 a minute
@@ -108,7 +108,7 @@ fn averages_approach_a_steady_rate_the_short_one_first() {
 
 #[test]
 fn an_average_does_not_depend_on_how_often_it_is_updated() {
-    let (mut often, mut seldom) = (History::new(), History::new());
+    let (mut often, mut seldom) = (SysHistory::new(), SysHistory::new());
     let mut total = Counters::default();
     for second in 1..=60 {
         total.bytes_sent += 7;
@@ -123,7 +123,7 @@ fn an_average_does_not_depend_on_how_often_it_is_updated() {
 
 #[test]
 fn the_maximum_of_clients_stays_and_a_standing_clock_changes_no_average() {
-    let mut history = History::new();
+    let mut history = SysHistory::new();
     history.update(&Counters { sessions: 9, ..Counters::default() }, Duration::from_secs(1));
     let now = Counters { sessions: 2, packets_sent: 5, ..Counters::default() };
     history.update(&now, Duration::ZERO);

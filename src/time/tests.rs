@@ -121,11 +121,11 @@ fn a_storm_leaves_no_memory_behind() {
     }
     let held = |wheel: &Wheel<u64>| -> usize {
         let chunks = wheel.slots.iter().flat_map(|slot| &slot.chunks);
-        chunks.map(Vec::capacity).sum::<usize>() * size_of::<Entry<u64>>()
+        chunks.map(Vec::capacity).sum::<usize>() * size_of::<TimerEntry<u64>>()
     };
     assert!(held(&wheel) <= 200_000 * 24, "{}", held(&wheel));
     assert_eq!(expire_all(&mut wheel, 200_000).len(), 200_000);
-    assert!(held(&wheel) <= LEVELS * SLOTS * KEPT * size_of::<Entry<u64>>());
+    assert!(held(&wheel) <= LEVELS * SLOTS * KEPT * size_of::<TimerEntry<u64>>());
     let spines: usize = wheel.slots.iter().map(|slot| slot.chunks.capacity()).sum();
     assert!(spines <= LEVELS * SLOTS * 4, "{spines}");
 }

@@ -55,7 +55,7 @@ enum Subscribers {
     Many(Box<Vec<Subscriber>>),
 }
 
-struct Node {
+struct FilterNode {
     text: Box<str>,
     subscribers: Subscribers,
 }
@@ -63,21 +63,21 @@ struct Node {
 // Multiplied by a million filters; the module's promise is 80 bytes together with the table.
 const _: () = assert!(size_of::<Subscriber>() == 12);
 const _: () = assert!(size_of::<Subscribers>() == 16);
-const _: () = assert!(arena::slot_size::<Node>() == 32);
+const _: () = assert!(arena::slot_size::<FilterNode>() == 32);
 
 /// The hashed filters of one shape. They have a table of their own, so that the few entries of a
 /// rare shape stay in the cache. In it, at most one filter matches a given name.
 struct UsedShape {
     shape: Shape,
-    table: Table,
+    table: KeyTable,
 }
 
 /// The subscriptions of one shard.
 pub struct Index {
     seeds: Seeds,
-    nodes: NodeArena<Node>,
+    nodes: NodeArena<FilterNode>,
     /// Filters without wildcards.
-    exact: Table,
+    exact: KeyTable,
     shapes: Vec<UsedShape>,
     trie: Trie,
     subscriptions: usize,
@@ -91,7 +91,7 @@ impl Index {
         Index {
             seeds: seeds.clone(),
             nodes: NodeArena::new(),
-            exact: Table::default(),
+            exact: KeyTable::default(),
             shapes: Vec::new(),
             trie: Trie::new(),
             subscriptions: 0,
@@ -120,7 +120,7 @@ impl Index {
 
     fn add_filter(&mut self, key: &FilterKey, filter: &str) -> FilterId {
         self.text += filter.len();
-        let node = Node { text: filter.into(), subscribers: Subscribers::None };
+        let node = FilterNode { text: filter.into(), subscribers: Subscribers::None };
         let id = self.nodes.insert(node);
         let table = match key.shape {
             _ if key.coarse => None,
@@ -214,7 +214,7 @@ impl Index {
         topic: &TopicHash<'_>,
         found: &mut impl FnMut(FilterId, &'s [Subscriber]),
     ) -> usize {
-        let mut report = |id: u32, node: &'s Node| {
+        let mut report = |id: u32, node: &'s FilterNode| {
             let subscribers = node.subscribers.as_slice();
             if !subscribers.is_empty() {
                 found(FilterId(id), subscribers);
@@ -304,13 +304,13 @@ impl Index {
     }
 
     /// The table of a shape, created if it is new. `None` when there is no room for a new shape.
-    fn table_for(shapes: &mut Vec<UsedShape>, shape: Shape) -> Option<&mut Table> {
+    fn table_for(shapes: &mut Vec<UsedShape>, shape: Shape) -> Option<&mut KeyTable> {
         let at = shapes.iter().position(|used| used.shape == shape).unwrap_or(shapes.len());
         if at == MAX_SHAPES {
             return None;
         }
         if at == shapes.len() {
-            shapes.push(UsedShape { shape, table: Table::default() });
+            shapes.push(UsedShape { shape, table: KeyTable::default() });
         }
         Some(&mut shapes[at].table)
     }
@@ -379,9 +379,9 @@ impl Subscribers {
 }
 
 /// From keys to node numbers.
-type Table = SplitTable<u32>;
+type KeyTable = SplitTable<u32>;
 
-fn rehash(seeds: &Seeds, nodes: &NodeArena<Node>, id: u32) -> u64 {
+fn rehash(seeds: &Seeds, nodes: &NodeArena<FilterNode>, id: u32) -> u64 {
     FilterKey::new(seeds, &nodes.get(id).text).key
 }
 

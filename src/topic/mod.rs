@@ -25,5 +25,7 @@ pub(crate) mod testing;
 pub(crate) use hash::COARSE_LEVELS;
 pub use hash::{FilterKey, Seeds, Shape, TopicHash, spread};
 pub use index::{FilterId, Index, Removed, Subscriber};
-pub use name::{Share, is_servers_own, levels, matches, parse_share, valid_filter, valid_name};
+pub use name::{
+    SharedFilter, is_servers_own, levels, matches, parse_share, valid_filter, valid_name,
+};
 pub use retained::{Pass, Retained};

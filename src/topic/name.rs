@@ -9,7 +9,7 @@ const SHARE_PREFIX: &str = "$share/";
 
 /// The two parts of a shared subscription's filter `$share/{group}/{filter}`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Share<'a> {
+pub struct SharedFilter<'a> {
     /// The share group's name: not empty, without `/`, `+` and `#`.
     pub group: &'a str,
     /// The topic filter that the group subscribes to: valid, and not itself checked for `$share/`.
@@ -60,12 +60,12 @@ pub fn levels(topic: &str) -> usize {
 /// # Errors
 /// `Err(())`: it begins with `$share/`, but the group is empty or holds a wildcard
 /// [MQTT-4.8.2-1], or no valid filter follows [MQTT-4.8.2-2].
-pub fn parse_share(filter: &str) -> Option<Result<Share<'_>, ()>> {
+pub fn parse_share(filter: &str) -> Option<Result<SharedFilter<'_>, ()>> {
     let rest = filter.strip_prefix(SHARE_PREFIX)?;
     let parts = rest.split_once('/').filter(|(group, filter)| {
         !group.is_empty() && !group.contains(['+', '#', '\0']) && valid_filter(filter)
     });
-    Some(parts.map(|(group, filter)| Share { group, filter }).ok_or(()))
+    Some(parts.map(|(group, filter)| SharedFilter { group, filter }).ok_or(()))
 }
 
 /// True when `filter` matches `name`; both must be valid.

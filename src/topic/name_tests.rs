@@ -93,7 +93,7 @@ fn a_shared_subscription_has_a_plain_group_and_a_valid_filter() {
         ("$share/consumer 1/sport/+/#", "consumer 1", "sport/+/#"),
         ("$share/$share/$SYS/#", "$share", "$SYS/#"),
     ] {
-        assert_eq!(parse_share(filter), Some(Ok(Share { group, filter: rest })), "{filter}");
+        assert_eq!(parse_share(filter), Some(Ok(SharedFilter { group, filter: rest })), "{filter}");
     }
     for filter in [
         "$share/",

@@ -35,7 +35,7 @@ pub enum Pass {
 
 /// The retained messages of one shard. `M` is a message's handle.
 pub struct Retained<M> {
-    messages: BTreeMap<Name, M>,
+    messages: BTreeMap<TopicKey, M>,
 }
 
 impl<M> Retained<M> {
@@ -49,7 +49,7 @@ impl<M> Retained<M> {
         if let Some(place) = self.messages.get_mut(by(&topic)) {
             return Some(std::mem::replace(place, message));
         }
-        self.messages.insert(Name(topic.into()), message)
+        self.messages.insert(TopicKey(topic.into()), message)
     }
 
     /// Removes and returns a message.
@@ -96,7 +96,7 @@ impl<M> Retained<M> {
         *visits = (*visits).max(1);
         let (mut skip_to, mut skipping, mut skipped) = (String::new(), false, 0);
         let mut entries = self.from(start);
-        while let Some((Name(name), message)) = entries.next() {
+        while let Some((TopicKey(name), message)) = entries.next() {
             *visits -= 1;
             skipping &= order(name, &skip_to).is_lt();
             if skipping {
@@ -107,13 +107,13 @@ impl<M> Retained<M> {
                 }
             } else {
                 match seeker.judge(name, &mut skip_to) {
-                    Verdict::Matches => {
+                    WalkVerdict::Matches => {
                         found(name, message);
                         matched += 1;
                     }
-                    Verdict::Next => {}
-                    Verdict::Skip => (skipping, skipped) = (true, 0),
-                    Verdict::Stop => return Pass::Done,
+                    WalkVerdict::Next => {}
+                    WalkVerdict::Skip => (skipping, skipped) = (true, 0),
+                    WalkVerdict::Stop => return Pass::Done,
                 }
             }
             if *visits == 0 || matched >= limit.max(1) {
@@ -135,7 +135,7 @@ impl<M> Retained<M> {
         let mut refused = Vec::new();
         let mut last = None;
         let mut entries = self.from(start);
-        for (Name(name), message) in entries.by_ref().take(limit.max(1)) {
+        for (TopicKey(name), message) in entries.by_ref().take(limit.max(1)) {
             if !keep(name, message) {
                 refused.push(name.clone());
             }
@@ -151,13 +151,13 @@ impl<M> Retained<M> {
         outcome
     }
 
-    fn from(&self, start: PassStart<'_>) -> std::collections::btree_map::Range<'_, Name, M> {
+    fn from(&self, start: PassStart<'_>) -> std::collections::btree_map::Range<'_, TopicKey, M> {
         let start = match &start {
             PassStart::First => Bound::Unbounded,
             PassStart::At(name) => Bound::Included(by(name)),
             PassStart::After(name) => Bound::Excluded(by(name)),
         };
-        self.messages.range::<dyn Named, _>((start, Bound::Unbounded))
+        self.messages.range::<dyn TopicLookup, _>((start, Bound::Unbounded))
     }
 }
 
@@ -174,7 +174,7 @@ enum PassStart<'a> {
     After(&'a str),
 }
 
-enum Verdict {
+enum WalkVerdict {
     Matches,
     /// No match, and the next entry may be one.
     Next,
@@ -202,26 +202,26 @@ impl<'a> Seeker<'a> {
     }
 
     /// Whether `name` matches, and where the next name that may match is.
-    fn judge(&self, name: &str, skip_to: &mut String) -> Verdict {
+    fn judge(&self, name: &str, skip_to: &mut String) -> WalkVerdict {
         skip_to.clear();
         // Filters that begin with a wildcard pass over `$` names, all at once [MQTT-4.7.2-1].
         if self.prefix.is_none() && name.starts_with('$') {
             skip_to.push('%');
-            return Verdict::Skip;
+            return WalkVerdict::Skip;
         }
         // Where the last level that matched a `+` ends.
         let mut plus = None;
         let mut at = 0;
         for &level in &self.levels {
             if level == "#" {
-                return Verdict::Matches;
+                return WalkVerdict::Matches;
             }
             let Some(rest) = name.get(at..) else {
                 if level == "+" {
-                    return Verdict::Next;
+                    return WalkVerdict::Next;
                 }
                 skip_to.extend([name, "/", level]);
-                return Verdict::Skip;
+                return WalkVerdict::Skip;
             };
             let here = &rest[..level_length(rest.as_bytes())];
             let end = at + here.len();
@@ -229,94 +229,94 @@ impl<'a> Seeker<'a> {
                 plus = Some(end);
             } else if here < level {
                 skip_to.extend([&name[..at], level]);
-                return Verdict::Skip;
+                return WalkVerdict::Skip;
             } else if here > level {
                 return past(name, plus, skip_to);
             }
             at = end + 1;
         }
-        if at > name.len() { Verdict::Matches } else { past(name, plus, skip_to) }
+        if at > name.len() { WalkVerdict::Matches } else { past(name, plus, skip_to) }
     }
 }
 
 /// Nothing else can match below the level that ends at `plus`, so the search continues at its next
 /// sibling.
-fn past(name: &str, plus: Option<usize>, skip_to: &mut String) -> Verdict {
-    let Some(end) = plus else { return Verdict::Stop };
+fn past(name: &str, plus: Option<usize>, skip_to: &mut String) -> WalkVerdict {
+    let Some(end) = plus else { return WalkVerdict::Stop };
     // U+0000 is in no topic name and sorts after `/` and before all else.
     skip_to.extend([&name[..end], "\0"]);
-    Verdict::Skip
+    WalkVerdict::Skip
 }
 
 /// A topic name as a key, in the order of levels.
-struct Name(Box<str>);
+struct TopicKey(Box<str>);
 
-/// What stands for a [`Name`] in a lookup, so that none has to be made.
-trait Named {
+/// What stands for a [`TopicKey`] in a lookup, so that none has to be made.
+trait TopicLookup {
     fn name(&self) -> &str;
 }
 
-impl Named for Name {
+impl TopicLookup for TopicKey {
     fn name(&self) -> &str {
         &self.0
     }
 }
 
-impl Named for &str {
+impl TopicLookup for &str {
     fn name(&self) -> &str {
         self
     }
 }
 
-fn by<'a>(name: &'a &'a str) -> &'a (dyn Named + 'a) {
+fn by<'a>(name: &'a &'a str) -> &'a (dyn TopicLookup + 'a) {
     name
 }
 
-impl<'a> Borrow<dyn Named + 'a> for Name {
-    fn borrow(&self) -> &(dyn Named + 'a) {
+impl<'a> Borrow<dyn TopicLookup + 'a> for TopicKey {
+    fn borrow(&self) -> &(dyn TopicLookup + 'a) {
         self
     }
 }
 
-impl Ord for dyn Named + '_ {
+impl Ord for dyn TopicLookup + '_ {
     fn cmp(&self, other: &Self) -> Ordering {
         order(self.name(), other.name())
     }
 }
 
-impl PartialOrd for dyn Named + '_ {
+impl PartialOrd for dyn TopicLookup + '_ {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for dyn Named + '_ {
+impl PartialEq for dyn TopicLookup + '_ {
     fn eq(&self, other: &Self) -> bool {
         self.name() == other.name()
     }
 }
 
-impl Eq for dyn Named + '_ {}
+impl Eq for dyn TopicLookup + '_ {}
 
-impl Ord for Name {
+impl Ord for TopicKey {
     fn cmp(&self, other: &Self) -> Ordering {
         order(&self.0, &other.0)
     }
 }
 
-impl PartialOrd for Name {
+impl PartialOrd for TopicKey {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for Name {
+impl PartialEq for TopicKey {
     fn eq(&self, other: &Self) -> bool {
         self.0 == other.0
     }
 }
 
-impl Eq for Name {}
+impl Eq for TopicKey {}
 
 /// Compares bytewise with `/` as the lowest byte: level by level, a level before what is below it.
 fn order(one: &str, two: &str) -> Ordering {

@@ -13,7 +13,7 @@ use crate::arena::NodeArena;
 /// No node, no filter.
 const NONE: u32 = u32::MAX;
 
-struct Node {
+struct TrieNode {
     level: Box<str>,
     parent: u32,
     /// The child of level `+`, also in the edge table.
@@ -26,15 +26,15 @@ struct Node {
     open: u32,
 }
 
-impl Node {
+impl TrieNode {
     fn new(parent: u32, level: &str) -> Self {
-        Node { level: level.into(), parent, plus: NONE, children: 0, filter: NONE, open: NONE }
+        TrieNode { level: level.into(), parent, plus: NONE, children: 0, filter: NONE, open: NONE }
     }
 }
 
 /// Filters by their levels. Each has the number that the index gave it.
 pub(super) struct Trie {
-    nodes: NodeArena<Node>,
+    nodes: NodeArena<TrieNode>,
     edges: HashTable<u32>,
     filters: usize,
 }
@@ -62,7 +62,7 @@ impl Trie {
     /// Adds a filter that is not in the trie.
     pub fn insert(&mut self, seeds: &Seeds, filter: &str, id: u32) {
         if self.nodes.len() == 0 {
-            let root = self.nodes.insert(Node::new(NONE, ""));
+            let root = self.nodes.insert(TrieNode::new(NONE, ""));
             assert_eq!(root, ROOT, "an empty slab begins at zero");
         }
         let (path, open) = split_open(filter);
@@ -183,7 +183,7 @@ impl Trie {
     }
 
     fn grow(&mut self, seeds: &Seeds, parent: u32, level: &str) -> u32 {
-        let child = self.nodes.insert(Node::new(parent, level));
+        let child = self.nodes.insert(TrieNode::new(parent, level));
         let nodes = &self.nodes;
         let rehash = |&id: &u32| edge_of(seeds, nodes.get(id));
         self.edges.insert_unique(seeds.edge(parent, level), child, rehash);
@@ -214,7 +214,7 @@ impl Trie {
     }
 }
 
-fn edge_of(seeds: &Seeds, node: &Node) -> u64 {
+fn edge_of(seeds: &Seeds, node: &TrieNode) -> u64 {
     seeds.edge(node.parent, &node.level)
 }
 

@@ -7,9 +7,9 @@
 //! the value moves with the socket to the home shard. A plain connection has none.
 //!
 //! Received bytes go through [`Layers::open`], which appends the MQTT bytes in them to
-//! [`Exchange::plain`], and the answers of the layers themselves to [`Exchange::wire`]. The bytes
-//! in `wire` are ready for the socket and are sent before anything that is sealed later. Output is
-//! queued as MQTT and is framed and sealed only when a send is made ([`Layers::frame`],
+//! [`Exchange::plain`], and the answers of the layers themselves to [`Exchange::wire`]. The
+//! bytes in `wire` are ready for the socket and are sent before anything that is sealed later.
+//! Output is queued as MQTT and is framed and sealed only when a send is made ([`Layers::frame`],
 //! [`Layers::seal`]), so no frame is made for a client that does not read. The last bytes of a
 //! connection are [`Layers::farewell`].
 //!
@@ -33,7 +33,7 @@ use secure::{HandshakeStep, SecureWeb, Securing};
 use std::borrow::Cow;
 pub use upgrade::Web;
 use websocket::Frames;
-pub use websocket::Header;
+pub use websocket::WebSocketHeader;
 
 /// The layers that every connection of a listener has.
 #[derive(Debug, Default)]
@@ -55,9 +55,9 @@ impl Stack {
     /// The layers of a new connection; `None` when it has none.
     pub fn begin(&self) -> Option<Layers> {
         let awaits = match (self.proxy, self.behind_proxy()) {
-            (None, Awaits::Nothing) => return None,
+            (None, NextHeader::Nothing) => return None,
             (None, awaits) => awaits,
-            (Some(_), _) => Awaits::Proxy,
+            (Some(_), _) => NextHeader::Proxy,
         };
         let mut opening = Opening {
             awaits,
@@ -68,22 +68,22 @@ impl Stack {
             common_name: None,
         };
         opening.begin_tls();
-        Some(Layers(State::Opening(Box::new(opening))))
+        Some(Layers(LayerState::Opening(Box::new(opening))))
     }
 
     /// What follows the PROXY header, or comes first when the stack has none.
-    fn behind_proxy(&self) -> Awaits {
-        if self.tls { Awaits::Handshake } else { self.behind_tls() }
+    fn behind_proxy(&self) -> NextHeader {
+        if self.tls { NextHeader::Handshake } else { self.behind_tls() }
     }
 
     /// What comes after the handshake.
-    fn behind_tls(&self) -> Awaits {
-        if self.web.is_some() { Awaits::Upgrade } else { Awaits::Nothing }
+    fn behind_tls(&self) -> NextHeader {
+        if self.web.is_some() { NextHeader::Upgrade } else { NextHeader::Nothing }
     }
 }
 
 /// What the layers of one connection need to know besides its bytes.
-pub struct Context<'a> {
+pub struct LayerContext<'a> {
     /// The stack of the listener.
     pub stack: &'a Stack,
     /// The proxies whose `X-Forwarded-For` is believed.
@@ -113,14 +113,14 @@ pub struct Exchange {
 
 /// Why nothing more is to be read from a connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum End {
+pub enum ReadEnd {
     /// The peer has ended the connection as the layer provides: a WebSocket Close or a
     /// close_notify.
     Ended,
     /// The peer broke a rule of a layer.
     Fault(Fault),
     /// TLS failed, for this reason.
-    Insecure(tls::Failure),
+    Insecure(tls::TlsFailure),
 }
 
 /// A rule that the peer broke, for the log.
@@ -168,12 +168,12 @@ pub enum Ending {
 }
 
 /// The layers of one connection, between any two pieces of its bytes.
-pub struct Layers(State);
+pub struct Layers(LayerState);
 
 // A million WebSocket clients have a million of these.
 const _: () = assert!(size_of::<Option<Layers>>() <= 16);
 
-enum State {
+enum LayerState {
     /// CONNECT is not accepted yet.
     Opening(Box<Opening>),
     /// Only WebSocket frames.
@@ -188,7 +188,7 @@ enum State {
 
 /// The beginning of a connection.
 struct Opening {
-    awaits: Awaits,
+    awaits: NextHeader,
     /// The part of the awaited header that has arrived.
     head: Vec<u8>,
     tls: Option<Securing>,
@@ -202,7 +202,7 @@ struct Opening {
 
 /// The next header of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Awaits {
+enum NextHeader {
     /// A PROXY header.
     Proxy,
     /// Records of a TLS handshake.
@@ -219,20 +219,20 @@ impl Layers {
     /// Takes bytes that were received. The content of `exchange` counts even when an error is
     /// returned. Bytes after an end are ignored.
     /// # Errors
-    /// [`End`], when nothing more is to be read from the connection.
+    /// [`ReadEnd`], when nothing more is to be read from the connection.
     pub fn open(
         &mut self,
-        context: &Context<'_>,
+        context: &LayerContext<'_>,
         keys: &mut tls::KeyCache,
         bytes: &[u8],
         exchange: &mut Exchange,
-    ) -> Result<(), End> {
+    ) -> Result<(), ReadEnd> {
         match &mut self.0 {
-            State::Opening(opening) => opening.open(context, keys, bytes, exchange),
-            State::WebSocket(frames) => frames.open(bytes, exchange),
-            State::Short(records) => secure::open(&mut **records, keys, bytes, exchange, None),
-            State::Long(records) => secure::open(&mut **records, keys, bytes, exchange, None),
-            State::SecureWeb(both) => {
+            LayerState::Opening(opening) => opening.open(context, keys, bytes, exchange),
+            LayerState::WebSocket(frames) => frames.open(bytes, exchange),
+            LayerState::Short(records) => secure::open(&mut **records, keys, bytes, exchange, None),
+            LayerState::Long(records) => secure::open(&mut **records, keys, bytes, exchange, None),
+            LayerState::SecureWeb(both) => {
                 let SecureWeb { tls, frames } = &mut **both;
                 let mut above =
                     |content: &[u8], exchange: &mut Exchange| frames.open(content, exchange);
@@ -242,11 +242,13 @@ impl Layers {
     }
 
     /// The header that goes in front of the next `length` bytes of MQTT. `length` is not 0.
-    pub fn frame(&mut self, length: usize) -> Header {
+    pub fn frame(&mut self, length: usize) -> WebSocketHeader {
         match &mut self.0 {
-            State::Opening(opening) if opening.frames.is_none() => Header::default(),
-            State::Short(_) | State::Long(_) => Header::default(),
-            State::Opening(_) | State::WebSocket(_) | State::SecureWeb(_) => Header::binary(length),
+            LayerState::Opening(opening) if opening.frames.is_none() => WebSocketHeader::default(),
+            LayerState::Short(_) | LayerState::Long(_) => WebSocketHeader::default(),
+            LayerState::Opening(_) | LayerState::WebSocket(_) | LayerState::SecureWeb(_) => {
+                WebSocketHeader::binary(length)
+            }
         }
     }
 
@@ -290,22 +292,22 @@ impl Layers {
     /// Drops what only a beginning needs, once CONNECT was accepted. `None` when nothing is left:
     /// the connection is a plain one from now on.
     pub fn settle(self) -> Option<Layers> {
-        let State::Opening(opening) = self.0 else { return Some(self) };
+        let LayerState::Opening(opening) = self.0 else { return Some(self) };
         let tls = match opening.tls {
             Some(Securing::Done(tls)) => tls,
-            _ => return opening.frames.map(|frames| Layers(State::WebSocket(frames))),
+            _ => return opening.frames.map(|frames| Layers(LayerState::WebSocket(frames))),
         };
         Some(Layers(match (tls, opening.frames) {
-            (tls, Some(frames)) => State::SecureWeb(Box::new(SecureWeb { tls, frames })),
-            (tls::Tls::Short(records), None) => State::Short(records),
-            (tls::Tls::Long(records), None) => State::Long(records),
+            (tls, Some(frames)) => LayerState::SecureWeb(Box::new(SecureWeb { tls, frames })),
+            (tls::Tls::Short(records), None) => LayerState::Short(records),
+            (tls::Tls::Long(records), None) => LayerState::Long(records),
         }))
     }
 
     /// The names in the certificate that the client has shown; known until [`Layers::settle`].
     pub fn identity(&self) -> Option<&tls::PeerCertificate> {
         match &self.0 {
-            State::Opening(opening) => opening.identity.as_deref(),
+            LayerState::Opening(opening) => opening.identity.as_deref(),
             _ => None,
         }
     }
@@ -314,7 +316,7 @@ impl Layers {
     /// [`Layers::settle`].
     pub fn common_name(&self) -> Option<&str> {
         match &self.0 {
-            State::Opening(opening) => opening.common_name.as_deref(),
+            LayerState::Opening(opening) => opening.common_name.as_deref(),
             _ => None,
         }
     }
@@ -322,7 +324,7 @@ impl Layers {
     /// Bytes of an unfinished header that are held.
     pub fn unfinished(&self) -> usize {
         match &self.0 {
-            State::Opening(opening) => match &opening.tls {
+            LayerState::Opening(opening) => match &opening.tls {
                 Some(Securing::Handshake(handshake)) => handshake.held(),
                 _ => opening.head.len(),
             },
@@ -333,19 +335,19 @@ impl Layers {
     /// Bytes of a PROXY header or an HTTP request that is not complete yet.
     pub fn unfinished_header(&self) -> usize {
         match &self.0 {
-            State::Opening(opening) => opening.head.len(),
+            LayerState::Opening(opening) => opening.head.len(),
             _ => 0,
         }
     }
 
     /// What has to arrive before MQTT and has not, for the log; `None` when everything has.
     pub fn overdue(&self) -> Option<&'static str> {
-        let State::Opening(opening) = &self.0 else { return None };
+        let LayerState::Opening(opening) = &self.0 else { return None };
         match opening.awaits {
-            Awaits::Proxy => Some("the PROXY header was not whole in time"),
-            Awaits::Handshake => Some("the TLS handshake was not over in time"),
-            Awaits::Upgrade => Some("the HTTP request was not whole in time"),
-            Awaits::Nothing | Awaits::End => None,
+            NextHeader::Proxy => Some("the PROXY header was not whole in time"),
+            NextHeader::Handshake => Some("the TLS handshake was not over in time"),
+            NextHeader::Upgrade => Some("the HTTP request was not whole in time"),
+            NextHeader::Nothing | NextHeader::End => None,
         }
     }
 
@@ -354,9 +356,9 @@ impl Layers {
     /// browser may have opened the connection ahead of need, and would take the answer for one to
     /// its next request.
     pub fn turn_away(&mut self, why: TurnedAway, keys: &mut tls::KeyCache, wire: &mut Vec<u8>) {
-        let State::Opening(opening) = &mut self.0 else { return };
-        let awaited = std::mem::replace(&mut opening.awaits, Awaits::End);
-        if awaited == Awaits::Upgrade && !opening.head.is_empty() {
+        let LayerState::Opening(opening) = &mut self.0 else { return };
+        let awaited = std::mem::replace(&mut opening.awaits, NextHeader::End);
+        if awaited == NextHeader::Upgrade && !opening.head.is_empty() {
             let mut said = Vec::new();
             upgrade::turn_away(why, &mut said);
             match opening.tls.as_mut().and_then(Securing::layer) {
@@ -374,7 +376,7 @@ impl Layers {
     /// True when every layer is past its beginning.
     pub fn is_through(&self) -> bool {
         match &self.0 {
-            State::Opening(opening) => opening.awaits == Awaits::Nothing,
+            LayerState::Opening(opening) => opening.awaits == NextHeader::Nothing,
             _ => true,
         }
     }
@@ -382,17 +384,17 @@ impl Layers {
     /// Bytes of memory besides those of the value itself.
     pub fn heap(&self) -> usize {
         match &self.0 {
-            State::Opening(opening) => {
+            LayerState::Opening(opening) => {
                 let frames = opening.frames.as_ref().map_or(0, Frames::heap);
                 let tls = opening.tls.as_ref().map_or(0, Securing::heap);
                 let name = opening.common_name.as_ref().map_or(0, |name| name.len());
                 let identity = opening.identity.as_ref().map_or(0, |identity| identity.heap());
                 size_of::<Opening>() + opening.head.capacity() + frames + tls + identity + name
             }
-            State::WebSocket(frames) => frames.heap(),
-            State::Short(records) => tls::RecordLayer::heap(&**records),
-            State::Long(records) => tls::RecordLayer::heap(&**records),
-            State::SecureWeb(both) => {
+            LayerState::WebSocket(frames) => frames.heap(),
+            LayerState::Short(records) => tls::RecordLayer::heap(&**records),
+            LayerState::Long(records) => tls::RecordLayer::heap(&**records),
+            LayerState::SecureWeb(both) => {
                 size_of::<SecureWeb>() + both.tls.peek().heap() + both.frames.heap()
             }
         }
@@ -400,10 +402,10 @@ impl Layers {
 
     fn frames(&mut self) -> Option<&mut Frames> {
         match &mut self.0 {
-            State::Opening(opening) => opening.frames.as_mut(),
-            State::WebSocket(frames) => Some(frames),
-            State::Short(_) | State::Long(_) => None,
-            State::SecureWeb(both) => Some(&mut both.frames),
+            LayerState::Opening(opening) => opening.frames.as_mut(),
+            LayerState::WebSocket(frames) => Some(frames),
+            LayerState::Short(_) | LayerState::Long(_) => None,
+            LayerState::SecureWeb(both) => Some(&mut both.frames),
         }
     }
 }
@@ -411,7 +413,7 @@ impl Layers {
 impl Opening {
     /// Begins TLS if a handshake comes next.
     fn begin_tls(&mut self) {
-        if self.awaits == Awaits::Handshake {
+        if self.awaits == NextHeader::Handshake {
             self.tls = Some(Securing::Handshake(Box::default()));
         }
     }
@@ -423,11 +425,11 @@ impl Opening {
 
     fn open(
         &mut self,
-        context: &Context<'_>,
+        context: &LayerContext<'_>,
         keys: &mut tls::KeyCache,
         bytes: &[u8],
         exchange: &mut Exchange,
-    ) -> Result<(), End> {
+    ) -> Result<(), ReadEnd> {
         match self.tls.take() {
             None => self.open_plain(context, bytes, exchange),
             Some(Securing::Handshake(mut handshake)) => {
@@ -448,12 +450,12 @@ impl Opening {
 
     fn open_plain(
         &mut self,
-        context: &Context<'_>,
+        context: &LayerContext<'_>,
         bytes: &[u8],
         exchange: &mut Exchange,
-    ) -> Result<(), End> {
+    ) -> Result<(), ReadEnd> {
         let mut rest = Cow::Borrowed(bytes);
-        if let (Awaits::Proxy, Some(versions)) = (self.awaits, context.stack.proxy) {
+        if let (NextHeader::Proxy, Some(versions)) = (self.awaits, context.stack.proxy) {
             let head = join(std::mem::take(&mut self.head), rest);
             match proxy::take(&head, versions, exchange) {
                 Ok(None) => {
@@ -466,8 +468,8 @@ impl Opening {
                     rest = skip(head, used);
                 }
                 Err(fault) => {
-                    self.awaits = Awaits::End;
-                    return Err(End::Fault(fault));
+                    self.awaits = NextHeader::End;
+                    return Err(ReadEnd::Fault(fault));
                 }
             }
             if rest.is_empty() || Mutant::ProxyRestLost.is_on() {
@@ -475,14 +477,14 @@ impl Opening {
                 return Ok(());
             }
         }
-        if self.awaits == Awaits::Handshake && self.tls.is_none() {
+        if self.awaits == NextHeader::Handshake && self.tls.is_none() {
             self.begin_tls();
             if let Some(Securing::Handshake(handshake)) = &mut self.tls {
                 handshake.add(&rest);
             }
             return Ok(());
         }
-        if self.awaits == Awaits::Upgrade {
+        if self.awaits == NextHeader::Upgrade {
             let Some(web) = &context.stack.web else { return Ok(()) };
             let known = self.head.len();
             let head = join(std::mem::take(&mut self.head), rest);
@@ -494,18 +496,18 @@ impl Opening {
                     return Ok(());
                 }
                 Ok(Some(used)) => {
-                    self.awaits = Awaits::Nothing;
+                    self.awaits = NextHeader::Nothing;
                     self.frames = Some(Frames::default());
                     rest = skip(head, used);
                 }
                 Err(fault) => {
-                    self.awaits = Awaits::End;
-                    return Err(End::Fault(fault));
+                    self.awaits = NextHeader::End;
+                    return Err(ReadEnd::Fault(fault));
                 }
             }
         }
         match (&mut self.frames, self.awaits) {
-            (_, Awaits::End) => Ok(()),
+            (_, NextHeader::End) => Ok(()),
             (Some(frames), _) => frames.open(&rest, exchange),
             (None, _) => {
                 exchange.plain.extend_from_slice(&rest);

@@ -4,33 +4,33 @@
 use super::secure::SecureWeb;
 use super::tls::Tls;
 use super::websocket::Frames;
-use super::{Layers, State};
-use crate::upgrade::code::{Body, Code, Secret};
+use super::{LayerState, Layers};
+use crate::upgrade::code::{BodyReader, Code, SecretBytes};
 
 /// Bytes that are written for a connection besides the state of its layers: lengths and flags.
 const ROOM: usize = 128;
 
 impl Layers {
     /// The state of the layers, as bytes with secrets in them; `None` when it cannot move.
-    pub fn moved(&self) -> Option<Secret> {
+    pub fn moved(&self) -> Option<SecretBytes> {
         // Allocated at its full size: a `Vec` that grows would leave secrets behind in the memory
         // it gives up.
         let mut out = Vec::with_capacity(ROOM + self.heap());
         match &self.0 {
-            State::Opening(_) => return None,
-            State::WebSocket(frames) => {
+            LayerState::Opening(_) => return None,
+            LayerState::WebSocket(frames) => {
                 0u8.put(&mut out);
                 frames.moved(&mut out)?;
             }
-            State::Short(records) => {
+            LayerState::Short(records) => {
                 1u8.put(&mut out);
                 Tls::put_records(records, &mut out);
             }
-            State::Long(records) => {
+            LayerState::Long(records) => {
                 1u8.put(&mut out);
                 Tls::put_records(records, &mut out);
             }
-            State::SecureWeb(both) => {
+            LayerState::SecureWeb(both) => {
                 2u8.put(&mut out);
                 // Fails here, if at all, before `out` contains secrets.
                 both.frames.moved(&mut Vec::new())?;
@@ -39,22 +39,22 @@ impl Layers {
             }
         }
         debug_assert!(out.len() <= ROOM + self.heap(), "it did not grow");
-        Some(Secret(out))
+        Some(SecretBytes(out))
     }
 
     /// Restores what [`Layers::moved`] has written; `None` when the bytes were not written by it.
-    pub fn of_moved(moved: &Secret) -> Option<Layers> {
-        let mut from = Body::new(&moved.0);
+    pub fn of_moved(moved: &SecretBytes) -> Option<Layers> {
+        let mut from = BodyReader::new(&moved.0);
         let state = match u8::get(&mut from)? {
-            0 => State::WebSocket(Frames::of_moved(&mut from)?),
+            0 => LayerState::WebSocket(Frames::of_moved(&mut from)?),
             1 => match Tls::get(&mut from)? {
-                Tls::Short(records) => State::Short(records),
-                Tls::Long(records) => State::Long(records),
+                Tls::Short(records) => LayerState::Short(records),
+                Tls::Long(records) => LayerState::Long(records),
             },
             2 => {
                 let tls = Tls::get(&mut from)?;
                 let frames = Frames::of_moved(&mut from)?;
-                State::SecureWeb(Box::new(SecureWeb { tls, frames }))
+                LayerState::SecureWeb(Box::new(SecureWeb { tls, frames }))
             }
             _ => return None,
         };

@@ -2,11 +2,11 @@ use super::*;
 use crate::ids::Peer;
 use crate::transport::network::Networks;
 use crate::transport::tls::KeyCache;
-use crate::transport::{Context, Exchange, Stack};
+use crate::transport::{Exchange, LayerContext, Stack};
 
 fn opened(layers: &mut Layers, bytes: &[u8]) -> Vec<u8> {
     let stack = Stack::PLAIN;
-    let context = Context { stack: &stack, trusted: &Networks::default(), peer: Peer::Unix };
+    let context = LayerContext { stack: &stack, trusted: &Networks::default(), peer: Peer::Unix };
     let mut exchange = Exchange::default();
     layers.open(&context, &mut KeyCache::default(), bytes, &mut exchange).expect("it goes on");
     exchange.plain
@@ -23,7 +23,7 @@ fn frame(payload: &[u8]) -> Vec<u8> {
 fn a_websocket_goes_on_wherever_it_was_cut() {
     let bytes = [frame(b"one packet"), frame(b"another")].concat();
     for cut in 0..bytes.len() {
-        let mut before = Layers(State::WebSocket(Frames::default()));
+        let mut before = Layers(LayerState::WebSocket(Frames::default()));
         let mut plain = opened(&mut before, &bytes[..cut]);
         let moved = before.moved().expect("it can move");
         let mut after = Layers::of_moved(&moved).expect("it is understood");
@@ -35,6 +35,6 @@ fn a_websocket_goes_on_wherever_it_was_cut() {
 #[test]
 fn what_is_not_written_by_it_is_refused() {
     for bytes in [&[][..], &[9], &[0, 3, 0], &[1, 0, 0], &[0, 0, 0, 0]] {
-        assert!(Layers::of_moved(&Secret(bytes.to_vec())).is_none(), "{bytes:?}");
+        assert!(Layers::of_moved(&SecretBytes(bytes.to_vec())).is_none(), "{bytes:?}");
     }
 }

@@ -41,7 +41,7 @@ const fn fault(what: &'static str) -> Fault {
 
 /// The length of a header in bytes, and the name in the client's certificate if the proxy has
 /// verified one.
-type Taken = (usize, Option<Box<str>>);
+type TakenHeader = (usize, Option<Box<str>>);
 
 /// Looks at the beginning of a connection for a header; `None` while it is not complete.
 ///
@@ -51,7 +51,7 @@ pub(super) fn take(
     head: &[u8],
     versions: Versions,
     exchange: &mut Exchange,
-) -> Result<Option<Taken>, Fault> {
+) -> Result<Option<TakenHeader>, Fault> {
     exchange.work += cost::PACKET;
     let (allow_v1, allow_v2) = (versions != Versions::V2, versions != Versions::V1);
     let begins = |with: &[u8]| head.iter().zip(with).all(|(one, other)| one == other);

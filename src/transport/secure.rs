@@ -3,7 +3,7 @@
 
 use super::tls::{Advanced, Handshake, KeyCache, Opened, RecordLayer, Sealed, Server, Tls};
 use super::websocket::Frames;
-use super::{Context, End, Exchange, Layers, State};
+use super::{Exchange, LayerContext, LayerState, Layers, ReadEnd};
 use crate::limits::cost;
 use crate::mutant::Mutant;
 use std::sync::Arc;
@@ -55,7 +55,7 @@ impl Securing {
 }
 
 /// The layer above, which takes the content of records.
-type Above<'a> = &'a mut dyn FnMut(&[u8], &mut Exchange) -> Result<(), End>;
+type Above<'a> = &'a mut dyn FnMut(&[u8], &mut Exchange) -> Result<(), ReadEnd>;
 
 /// Opens the records in `bytes`, hands their content to the layer above, and seals the answer of
 /// that layer.
@@ -65,7 +65,7 @@ pub(super) fn open(
     bytes: &[u8],
     exchange: &mut Exchange,
     above: Option<Above<'_>>,
-) -> Result<(), End> {
+) -> Result<(), ReadEnd> {
     let Some(above) = above else {
         let opened = records.open(keys, bytes, &mut exchange.plain, &mut exchange.wire);
         return verdict(opened);
@@ -84,18 +84,18 @@ pub(super) fn open(
     outcome.and(verdict(opened))
 }
 
-fn verdict(opened: Opened) -> Result<(), End> {
+fn verdict(opened: Opened) -> Result<(), ReadEnd> {
     match opened {
         Opened::All => Ok(()),
-        Opened::Closed => Err(End::Ended),
-        Opened::Failed(failure) => Err(End::Insecure(failure)),
+        Opened::Closed => Err(ReadEnd::Ended),
+        Opened::Failed(failure) => Err(ReadEnd::Insecure(failure)),
     }
 }
 
 impl Layers {
     fn handshake(&self) -> Option<&Handshake> {
         match &self.0 {
-            State::Opening(opening) => match &opening.tls {
+            LayerState::Opening(opening) => match &opening.tls {
                 Some(Securing::Handshake(handshake)) => Some(handshake),
                 _ => None,
             },
@@ -127,16 +127,16 @@ impl Layers {
     /// are opened in the same call.
     ///
     /// # Errors
-    /// [`End`], when nothing more is to be read. The alert of a failed handshake is in
+    /// [`ReadEnd`], when nothing more is to be read. The alert of a failed handshake is in
     /// `exchange.wire`.
     pub fn shake(
         &mut self,
         server: &Arc<Server>,
-        context: &Context<'_>,
+        context: &LayerContext<'_>,
         keys: &mut KeyCache,
         exchange: &mut Exchange,
-    ) -> Result<HandshakeStep, End> {
-        let State::Opening(opening) = &mut self.0 else { return Ok(HandshakeStep::Waits) };
+    ) -> Result<HandshakeStep, ReadEnd> {
+        let LayerState::Opening(opening) = &mut self.0 else { return Ok(HandshakeStep::Waits) };
         let Some(Securing::Handshake(handshake)) = &mut opening.tls else {
             return Ok(HandshakeStep::Waits);
         };
@@ -157,32 +157,32 @@ impl Layers {
                 }
                 Ok(done)
             }
-            Err(failure) => Err(End::Insecure(failure)),
+            Err(failure) => Err(ReadEnd::Insecure(failure)),
         }
     }
 
     /// The record layer, once the handshake is over.
     pub fn records(&mut self) -> Option<&mut dyn RecordLayer> {
         match &mut self.0 {
-            State::Opening(opening) => opening.tls.as_mut()?.layer(),
-            State::WebSocket(_) => None,
-            State::Short(records) => Some(&mut **records),
-            State::Long(records) => Some(&mut **records),
-            State::SecureWeb(both) => Some(both.tls.layer()),
+            LayerState::Opening(opening) => opening.tls.as_mut()?.layer(),
+            LayerState::WebSocket(_) => None,
+            LayerState::Short(records) => Some(&mut **records),
+            LayerState::Long(records) => Some(&mut **records),
+            LayerState::SecureWeb(both) => Some(both.tls.layer()),
         }
     }
 
     /// The record layer, once the handshake is over, without write access.
     pub fn peek(&self) -> Option<&dyn RecordLayer> {
         match &self.0 {
-            State::Opening(opening) => match opening.tls.as_ref()? {
+            LayerState::Opening(opening) => match opening.tls.as_ref()? {
                 Securing::Handshake(_) => None,
                 Securing::Done(tls) => Some(tls.peek()),
             },
-            State::WebSocket(_) => None,
-            State::Short(records) => Some(&**records),
-            State::Long(records) => Some(&**records),
-            State::SecureWeb(both) => Some(both.tls.peek()),
+            LayerState::WebSocket(_) => None,
+            LayerState::Short(records) => Some(&**records),
+            LayerState::Long(records) => Some(&**records),
+            LayerState::SecureWeb(both) => Some(both.tls.peek()),
         }
     }
 
@@ -199,9 +199,9 @@ impl Layers {
     /// over.
     pub fn is_sealed(&self) -> bool {
         match &self.0 {
-            State::Opening(opening) => opening.tls.is_some(),
-            State::WebSocket(_) => false,
-            State::Short(_) | State::Long(_) | State::SecureWeb(_) => true,
+            LayerState::Opening(opening) => opening.tls.is_some(),
+            LayerState::WebSocket(_) => false,
+            LayerState::Short(_) | LayerState::Long(_) | LayerState::SecureWeb(_) => true,
         }
     }
 }

@@ -29,13 +29,13 @@ fn open(
     trusted: &Networks,
     bytes: &[u8],
     size: usize,
-) -> (Layers, Exchange, Result<(), End>) {
+) -> (Layers, Exchange, Result<(), ReadEnd>) {
     let mut layers = stack.begin().expect("it has layers");
     let mut exchange = Exchange::default();
     let mut outcome = Ok(());
     let mut at = peer("10.0.0.1:9");
     for piece in bytes.chunks(size) {
-        let context = Context { stack, trusted, peer: at };
+        let context = LayerContext { stack, trusted, peer: at };
         outcome = layers.open(&context, &mut KeyCache::default(), piece, &mut exchange);
         // A shard does the same with the address that a proxy names.
         at = exchange.peer.unwrap_or(at);
@@ -99,11 +99,11 @@ fn a_beginning_that_is_refused_is_the_end_and_has_no_close_of_its_own() {
         (stack(false, true), b"GET / HTTP/1.1\r\n\r\n", Layer::Upgrade),
     ] {
         let (mut layers, mut exchange, outcome) = open(&stack, &Networks::default(), bytes, 999);
-        assert!(matches!(outcome, Err(End::Fault(fault)) if fault.layer == layer));
+        assert!(matches!(outcome, Err(ReadEnd::Fault(fault)) if fault.layer == layer));
         layers.end(Ending::ProtocolError);
         assert!(!layers.owes_farewell() && !layers.is_through());
         let context =
-            Context { stack: &stack, trusted: &Networks::default(), peer: peer("10.0.0.1:9") };
+            LayerContext { stack: &stack, trusted: &Networks::default(), peer: peer("10.0.0.1:9") };
         let before = exchange.wire.len();
         assert_eq!(layers.open(&context, &mut KeyCache::default(), REQUEST, &mut exchange), Ok(()));
         assert_eq!((exchange.wire.len(), exchange.plain.len()), (before, 0));
@@ -119,8 +119,11 @@ fn who_has_begun_a_request_is_told_why_it_is_not_waited_for() {
     ] {
         for begun in ["", "GET /mqtt HTTP/1.1\r\n"] {
             let (stack, keys) = (stack(false, true), &mut tls::KeyCache::default());
-            let context =
-                Context { stack: &stack, trusted: &Networks::default(), peer: peer("10.0.0.1:9") };
+            let context = LayerContext {
+                stack: &stack,
+                trusted: &Networks::default(),
+                peer: peer("10.0.0.1:9"),
+            };
             let mut layers = stack.begin().expect("a layer");
             let mut exchange = Exchange::default();
             layers.open(&context, keys, begun.as_bytes(), &mut exchange).expect("it is not over");

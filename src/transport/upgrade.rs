@@ -90,7 +90,7 @@ pub(super) fn take(
     let is_head = request.method == Some("HEAD");
     match examine(&request, web) {
         Ok((key, subprotocol)) => {
-            let named = Named(request.headers);
+            let named = NamedHeaders(request.headers);
             let lines = named.all("x-forwarded-for").map(|header| header.value);
             let client = forwarded::client(peer, trusted, lines);
             // When the request names no other client, the address from a PROXY header stays in
@@ -129,9 +129,9 @@ fn end_of_head(head: &[u8], known: usize) -> Option<usize> {
 }
 
 /// The headers of a request by name.
-struct Named<'h, 'b>(&'h [Header<'b>]);
+struct NamedHeaders<'h, 'b>(&'h [Header<'b>]);
 
-impl<'h, 'b> Named<'h, 'b> {
+impl<'h, 'b> NamedHeaders<'h, 'b> {
     fn all(&self, name: &'static str) -> impl DoubleEndedIterator<Item = &'h Header<'b>> {
         self.0.iter().filter(move |header| header.name.eq_ignore_ascii_case(name))
     }
@@ -163,7 +163,7 @@ impl<'h, 'b> Named<'h, 'b> {
 
 /// The key and the subprotocol of a request that can be granted, or why it is refused.
 fn examine<'r>(request: &Request<'_, 'r>, web: &Web) -> Result<(&'r str, &'static str), Refusal> {
-    let headers = Named(request.headers);
+    let headers = NamedHeaders(request.headers);
     let target = request.path.unwrap_or_default();
     let path = target.split_once('?').map_or(target, |(path, _)| path);
     if path != &*web.path {

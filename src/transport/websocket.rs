@@ -6,10 +6,10 @@
 //! share one [MQTT-6.0.0-2]. Anything but binary frames with MQTT ends the connection
 //! [MQTT-6.0.0-1].
 
-use super::{End, Ending, Exchange, Fault, Layer};
+use super::{Ending, Exchange, Fault, Layer, ReadEnd};
 use crate::limits::{LARGEST_FRAME, LATE_PONGS, cost};
 use crate::mutant::Mutant;
-use crate::upgrade::code::{Body, Bytes, Code};
+use crate::upgrade::code::{BodyReader, ByteString, Code};
 use std::io::Cursor;
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
@@ -38,12 +38,12 @@ const NO_CODE: u16 = 0;
 #[derive(Debug)]
 pub(super) enum Frames {
     /// Between two frames.
-    Between(Message),
+    Between(Continuation),
     /// In the payload of a frame: `left` bytes of the frame are to come, and `mask` is rotated so
     /// that it begins with the mask of the next byte.
-    Within { message: Message, left: u32, mask: [u8; 4] },
+    Within { message: Continuation, left: u32, mask: [u8; 4] },
     /// A part of a header or of a control frame has arrived.
-    Cut(Message, Box<Cut>),
+    Cut(Continuation, Box<Cut>),
     /// Nothing more is read, and a Close with this code is to be sent.
     Ending(u16),
     /// Nothing more is read, and nothing is to be sent.
@@ -52,7 +52,7 @@ pub(super) enum Frames {
 
 /// Whether a message goes on in the next data frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Message {
+pub(super) enum Continuation {
     /// The message ends with its frame, or there is none.
     Whole,
     /// The message goes on in a continuation frame.
@@ -89,7 +89,7 @@ impl Cut {
 
 impl Default for Frames {
     fn default() -> Frames {
-        Frames::Between(Message::Whole)
+        Frames::Between(Continuation::Whole)
     }
 }
 
@@ -97,23 +97,23 @@ impl Default for Frames {
 impl Frames {
     pub(super) fn moved(&self, out: &mut Vec<u8>) -> Option<()> {
         match self {
-            Frames::Between(message) => (0u8, *message == Message::Open).put(out),
+            Frames::Between(message) => (0u8, *message == Continuation::Open).put(out),
             Frames::Within { message, left, mask } => {
-                (1u8, *message == Message::Open).put(out);
+                (1u8, *message == Continuation::Open).put(out);
                 (*left, u32::from_le_bytes(*mask)).put(out);
             }
             Frames::Cut(message, cut) => {
-                (2u8, *message == Message::Open).put(out);
-                Bytes(cut.have().to_vec()).put(out);
+                (2u8, *message == Continuation::Open).put(out);
+                ByteString(cut.have().to_vec()).put(out);
             }
             Frames::Ending(_) | Frames::Over => return None,
         }
         Some(())
     }
 
-    pub(super) fn of_moved(from: &mut Body<'_>) -> Option<Frames> {
+    pub(super) fn of_moved(from: &mut BodyReader<'_>) -> Option<Frames> {
         let (kind, open) = <(u8, bool)>::get(from)?;
-        let message = if open { Message::Open } else { Message::Whole };
+        let message = if open { Continuation::Open } else { Continuation::Whole };
         Some(match kind {
             0 => Frames::Between(message),
             1 => {
@@ -121,7 +121,7 @@ impl Frames {
                 Frames::Within { message, left, mask: mask.to_le_bytes() }
             }
             2 => {
-                let bytes = Bytes::get(from)?.0;
+                let bytes = ByteString::get(from)?.0;
                 (bytes.len() <= LONGEST_HEADER + LONGEST_CONTROL).then_some(())?;
                 Frames::Cut(message, Cut::of(&bytes))
             }
@@ -132,18 +132,18 @@ impl Frames {
 
 /// The header of a frame for the client; empty for no frame. Servers do not mask (section 5.1).
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Header {
+pub struct WebSocketHeader {
     length: u8,
     bytes: [u8; 10],
 }
 
-impl Header {
+impl WebSocketHeader {
     /// The header of a binary message in one frame.
-    pub(super) fn binary(payload: usize) -> Header {
-        Header::new(BINARY, payload)
+    pub(super) fn binary(payload: usize) -> WebSocketHeader {
+        WebSocketHeader::new(BINARY, payload)
     }
 
-    fn new(first: u8, payload: usize) -> Header {
+    fn new(first: u8, payload: usize) -> WebSocketHeader {
         let mut bytes = [0; 10];
         bytes[0] = first;
         let length = match (u8::try_from(payload), u16::try_from(payload)) {
@@ -162,7 +162,7 @@ impl Header {
                 10
             }
         };
-        Header { length, bytes }
+        WebSocketHeader { length, bytes }
     }
 
     /// The bytes of the header as they go to the socket.
@@ -185,7 +185,7 @@ fn fault(what: &'static str) -> Fault {
 
 impl Frames {
     /// See [`super::Layers::open`].
-    pub(super) fn open(&mut self, bytes: &[u8], exchange: &mut Exchange) -> Result<(), End> {
+    pub(super) fn open(&mut self, bytes: &[u8], exchange: &mut Exchange) -> Result<(), ReadEnd> {
         exchange.work += cost::bytes(bytes.len());
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -229,10 +229,10 @@ impl Frames {
     /// taken.
     fn next_frame<'a>(
         &mut self,
-        message: Message,
+        message: Continuation,
         bytes: &'a [u8],
         exchange: &mut Exchange,
-    ) -> Result<&'a [u8], End> {
+    ) -> Result<&'a [u8], ReadEnd> {
         let (header, begun) = match parse(bytes) {
             Ok(Some(found)) => found,
             Ok(None) => {
@@ -243,7 +243,7 @@ impl Frames {
         };
         match begun {
             Begun::Data { fin, length, mask } => {
-                let (first, continued) = (bytes[0] & 0x0F, message == Message::Open);
+                let (first, continued) = (bytes[0] & 0x0F, message == Continuation::Open);
                 if continued != (first == 0) {
                     let what = match continued {
                         true => "a new message begins within another one",
@@ -252,7 +252,7 @@ impl Frames {
                     return self.refuse(PROTOCOL_ERROR, what);
                 }
                 exchange.work += cost::VISIT;
-                let message = if fin { Message::Whole } else { Message::Open };
+                let message = if fin { Continuation::Whole } else { Continuation::Open };
                 *self = match length {
                     0 => Frames::Between(message),
                     left => Frames::Within { message, left, mask },
@@ -274,13 +274,18 @@ impl Frames {
         }
     }
 
-    fn control(&mut self, kind: Control, text: &[u8], exchange: &mut Exchange) -> Result<(), End> {
+    fn control(
+        &mut self,
+        kind: Control,
+        text: &[u8],
+        exchange: &mut Exchange,
+    ) -> Result<(), ReadEnd> {
         match kind {
             // Only the latest of several pings has to be answered (section 5.5.2), so a client that
             // does not read its pongs gets no more of them. Otherwise pongs would pile up in
             // memory.
             Control::Ping if exchange.waiting + exchange.wire.len() < LATE_PONGS => {
-                exchange.wire.extend_from_slice(Header::new(PONG, text.len()).as_bytes());
+                exchange.wire.extend_from_slice(WebSocketHeader::new(PONG, text.len()).as_bytes());
                 exchange.wire.extend_from_slice(text);
                 Ok(())
             }
@@ -297,15 +302,15 @@ impl Frames {
                     return self.refuse(INVALID_DATA, "the reason of a Close is no text");
                 }
                 *self = Frames::Ending(code);
-                Err(End::Ended)
+                Err(ReadEnd::Ended)
             }
             Control::Ping | Control::Pong | Control::Reserved(_) => Ok(()),
         }
     }
 
-    fn refuse<T>(&mut self, code: u16, what: &'static str) -> Result<T, End> {
+    fn refuse<T>(&mut self, code: u16, what: &'static str) -> Result<T, ReadEnd> {
         *self = Frames::Ending(code);
-        Err(End::Fault(fault(what)))
+        Err(ReadEnd::Fault(fault(what)))
     }
 
     pub(super) fn end(&mut self, ending: Ending) {
@@ -331,9 +336,9 @@ impl Frames {
         let Frames::Ending(code) = *self else { return };
         *self = Frames::Over;
         if code == NO_CODE {
-            wire.extend_from_slice(Header::new(CLOSE, 0).as_bytes());
+            wire.extend_from_slice(WebSocketHeader::new(CLOSE, 0).as_bytes());
         } else {
-            wire.extend_from_slice(Header::new(CLOSE, 2).as_bytes());
+            wire.extend_from_slice(WebSocketHeader::new(CLOSE, 2).as_bytes());
             wire.extend_from_slice(&code.to_be_bytes());
         }
     }

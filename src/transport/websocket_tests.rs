@@ -14,7 +14,7 @@ const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
 /// A frame as a client sends it.
 fn frame(first: u8, payload: &[u8], mask: [u8; 4]) -> Vec<u8> {
-    let mut out = Header::new(first, payload.len()).as_bytes().to_vec();
+    let mut out = WebSocketHeader::new(first, payload.len()).as_bytes().to_vec();
     out[1] |= 0x80;
     out.extend(mask);
     out.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, key)| byte ^ key));
@@ -22,7 +22,7 @@ fn frame(first: u8, payload: &[u8], mask: [u8; 4]) -> Vec<u8> {
 }
 
 /// The outcome of bytes that arrive in pieces of `size`, and the Close that is owed in the end.
-fn open(bytes: &[u8], size: usize) -> (Result<(), End>, Exchange, Vec<u8>) {
+fn open(bytes: &[u8], size: usize) -> (Result<(), ReadEnd>, Exchange, Vec<u8>) {
     let (mut frames, mut exchange) = (Frames::default(), Exchange::default());
     let mut outcome = Ok(());
     for piece in bytes.chunks(size.max(1)) {
@@ -69,8 +69,8 @@ fn between_frames_a_client_has_one_byte_and_nothing_on_the_heap() {
     for byte in frame(FIN | DATA, &[7; 300], MASK) {
         assert_eq!(frames.open(&[byte], &mut exchange), Ok(()));
     }
-    assert!(matches!(frames, Frames::Between(Message::Whole)) && frames.heap() == 0);
-    assert_eq!(size_of::<Message>(), 1);
+    assert!(matches!(frames, Frames::Between(Continuation::Whole)) && frames.heap() == 0);
+    assert_eq!(size_of::<Continuation>(), 1);
     assert_eq!(frames.open(&[FIN | DATA], &mut exchange), Ok(()));
     assert!(frames.heap() > 0, "a header in part is held");
 }
@@ -107,7 +107,7 @@ fn what_no_client_may_send_ends_the_connection_with_its_close_code() {
         for size in [1, 2, bytes.len()] {
             let valid = frame(FIN | DATA, b"before", MASK);
             let (outcome, exchange, last) = open(&[&valid[..], &bytes].concat(), size);
-            assert!(matches!(outcome, Err(End::Fault(_))), "{name}: {outcome:?}");
+            assert!(matches!(outcome, Err(ReadEnd::Fault(_))), "{name}: {outcome:?}");
             assert!(exchange.plain.starts_with(b"before"), "{name}");
             assert_eq!(last, [&[0x88, 2][..], &code.to_be_bytes()].concat(), "{name}");
         }
@@ -126,7 +126,7 @@ fn a_close_is_answered_with_its_code_and_ends_the_reading() {
     ] {
         let bytes = [frame(FIN | SHUT, &payload, MASK), frame(FIN | DATA, b"after", MASK)].concat();
         let (outcome, exchange, last) = open(&bytes, 3);
-        assert_eq!((outcome, last), (Err(End::Ended), answer));
+        assert_eq!((outcome, last), (Err(ReadEnd::Ended), answer));
         assert!(exchange.plain.is_empty());
     }
 }
@@ -163,7 +163,7 @@ fn the_broker_frames_have_the_shortest_length() {
         (65_535, vec![0x82, 126, 0xff, 0xff]),
         (65_536, vec![0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0]),
     ] {
-        assert_eq!(Header::binary(length).as_bytes(), header);
+        assert_eq!(WebSocketHeader::binary(length).as_bytes(), header);
     }
 }
 
@@ -209,7 +209,7 @@ proptest! {
             rest = &rest[size..];
         }
         prop_assert_eq!(exchange.plain, plain);
-        prop_assert!(matches!(frames, Frames::Between(Message::Whole)));
+        prop_assert!(matches!(frames, Frames::Between(Continuation::Whole)));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A client as it is handed over: its session, and its connection if it has one. All moments are on
 //! the clock that both processes share.
 
-use super::code::{Body, Bytes, Code, Secret, record};
+use super::code::{BodyReader, ByteString, Code, SecretBytes, record};
 use crate::access::rule::RuleSet;
 use crate::ids::{ListenerId, Peer, ShardId};
 use crate::message::Message;
@@ -11,11 +11,11 @@ use crate::time::Instant;
 
 record! {
     /// A client. A client without a session has not sent its CONNECT yet.
-    pub struct Client {
+    pub struct MovedClient {
         /// Its session.
-        pub session: Option<Session>,
+        pub session: Option<MovedSession>,
         /// Its connection, whose socket travels beside this record.
-        pub connection: Option<Connection>,
+        pub connection: Option<MovedConnection>,
     }
 }
 
@@ -30,8 +30,8 @@ record! {
         pub client_id: Box<str>,
         /// The listener of its connection, by old's number.
         pub listener: ListenerId,
-        /// Its session without [`Session::flow`]; `None` with a store.
-        pub session: Option<Session>,
+        /// Its session without [`MovedSession::flow`]; `None` with a store.
+        pub session: Option<MovedSession>,
     }
 }
 
@@ -43,15 +43,15 @@ record! {
         /// The number of the copy at that shard.
         pub number: u32,
         /// Messages in flight and messages that wait.
-        pub flow: Option<Flow>,
+        pub flow: Option<MovedFlow>,
         /// Its connection, whose socket was copied.
-        pub connection: Connection,
+        pub connection: MovedConnection,
     }
 }
 
 record! {
     /// A session.
-    pub struct Session {
+    pub struct MovedSession {
         /// ClientId.
         pub client_id: Box<str>,
         /// The prefix of its topics; empty for none.
@@ -73,13 +73,13 @@ record! {
         /// When its last connection began, if that is known.
         pub connected: Option<Instant>,
         /// Its subscriptions, including those in share groups.
-        pub subscriptions: Vec<Subscription>,
+        pub subscriptions: Vec<MovedSubscription>,
         /// The will message.
-        pub will: Option<Will>,
+        pub will: Option<MovedWill>,
         /// The result of the client's authentication, if it matters for later decisions.
-        pub grant: Option<Grant>,
+        pub grant: Option<MovedGrant>,
         /// Messages in flight and messages that wait.
-        pub flow: Option<Flow>,
+        pub flow: Option<MovedFlow>,
         /// Its numbers in the store, if it is stored.
         pub stored: Option<StoredAs>,
     }
@@ -99,7 +99,7 @@ record! {
 record! {
     /// A message in the store that waits for a session.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-    pub struct Kept {
+    pub struct StoredMessageRef {
         /// The message's number within the session.
         pub slot: u32,
         /// The message's number in the store.
@@ -111,7 +111,7 @@ record! {
 
 record! {
     /// The result of a client's authentication.
-    pub struct Grant {
+    pub struct MovedGrant {
         /// Its user name.
         pub username: Option<Box<str>>,
         /// Whether no access rule of the configuration applies to the client.
@@ -138,7 +138,7 @@ record! {
 
 record! {
     /// A subscription.
-    pub struct Subscription {
+    pub struct MovedSubscription {
         /// The filter, mountpoint included.
         pub filter: Box<str>,
         /// Granted options, packed as in the subscription index.
@@ -150,7 +150,7 @@ record! {
 
 record! {
     /// A will message with its times.
-    pub struct Will {
+    pub struct MovedWill {
         /// The message.
         pub message: Message,
         /// Will Delay Interval in seconds.
@@ -165,15 +165,15 @@ record! {
 record! {
     /// Messages in flight and messages that wait.
     #[derive(Default)]
-    pub struct Flow {
+    pub struct MovedFlow {
         /// The first packet identifier of the in-flight window; not 0.
         pub first: u16,
         /// The places of the window, for that packet identifier and the following ones.
-        pub sent: Vec<Sent>,
+        pub sent: Vec<MovedInFlight>,
         /// Messages that wait, in the order of their delivery.
-        pub pending: Vec<Waiting>,
+        pub pending: Vec<MovedPending>,
         /// Messages that wait behind those, and whose bodies are in the store only.
-        pub away: Vec<Away>,
+        pub away: Vec<MovedAway>,
         /// Packet identifiers of QoS 2 messages of this connection that await PUBREL.
         pub inbound: Vec<u16>,
         /// Packet identifiers of QoS 2 messages of earlier connections that await PUBREL.
@@ -185,19 +185,19 @@ record! {
 
 record! {
     /// A message that waits.
-    pub struct Waiting {
+    pub struct MovedPending {
         /// The message.
         pub queued: Queued,
         /// Its entry in the store, if it has one.
-        pub kept: Option<Kept>,
+        pub kept: Option<StoredMessageRef>,
     }
 }
 
 record! {
     /// A message that waits in the store only.
-    pub struct Away {
+    pub struct MovedAway {
         /// Its entry in the store.
-        pub kept: Kept,
+        pub kept: StoredMessageRef,
         /// Bytes of its topic name, properties and payload.
         pub size: u32,
         /// QoS of the delivery.
@@ -213,7 +213,7 @@ record! {
 
 record! {
     /// A place of the in-flight window.
-    pub struct Sent {
+    pub struct MovedInFlight {
         /// The awaited packet: 0 none, 1 PUBACK, 2 PUBREC, 3 PUBCOMP.
         pub awaits: u8,
         /// Whether it is still to be sent again.
@@ -221,7 +221,7 @@ record! {
         /// The message, if it is kept in memory.
         pub queued: Option<Queued>,
         /// Its entry in the store, if it has one.
-        pub kept: Option<Kept>,
+        pub kept: Option<StoredMessageRef>,
         /// The stored message's body, when the store does not keep it for the session any more.
         pub body: Option<Message>,
     }
@@ -229,7 +229,7 @@ record! {
 
 record! {
     /// A connection.
-    pub struct Connection {
+    pub struct MovedConnection {
         /// The listener, by old's number.
         pub listener: ListenerId,
         /// The other end.
@@ -239,13 +239,13 @@ record! {
         /// Milliseconds of silence after which the connection is closed; 0 for no limit.
         pub patience: u32,
         /// Bytes that were received but not processed.
-        pub input: Bytes,
+        pub input: ByteString,
         /// Bytes of MQTT that were not sent.
-        pub output: Bytes,
+        pub output: ByteString,
         /// Bytes that go out before `output`, as they are: the layers do not process them again.
-        pub wire: Bytes,
+        pub wire: ByteString,
         /// The state of the layers below MQTT (TLS, WebSockets), if there are any.
-        pub layers: Option<Secret>,
+        pub layers: Option<SecretBytes>,
         /// Topic aliases that the client set: topic names, by the alias minus one.
         pub aliases_in: Vec<Option<Box<str>>>,
         /// Topic aliases that the broker set.
@@ -255,18 +255,18 @@ record! {
     }
 }
 
-impl Session {
+impl MovedSession {
     /// Whether the session's numbers are possible.
     fn is_sound(&self) -> bool {
         (3..=5).contains(&self.level)
             && self.client_id.len() <= usize::from(u16::MAX)
-            && self.flow.as_ref().is_none_or(Flow::is_sound)
+            && self.flow.as_ref().is_none_or(MovedFlow::is_sound)
     }
 }
 
-impl Flow {
+impl MovedFlow {
     fn is_sound(&self) -> bool {
-        let awaits = |sent: &Sent| sent.awaits <= 3;
+        let awaits = |sent: &MovedInFlight| sent.awaits <= 3;
         self.first != 0 && self.sent.len() < usize::from(u16::MAX) && self.sent.iter().all(awaits)
     }
 }
@@ -274,9 +274,10 @@ impl Flow {
 impl Early {
     /// Reads a record that takes all of `bytes`; `None` when `bytes` are not one.
     pub fn decode(bytes: &[u8]) -> Option<Early> {
-        let mut body = Body::new(bytes);
+        let mut body = BodyReader::new(bytes);
         let early = Early::get(&mut body).filter(|_| body.is_empty())?;
-        let named = |session: &Session| session.client_id == early.client_id && session.is_sound();
+        let named =
+            |session: &MovedSession| session.client_id == early.client_id && session.is_sound();
         early.session.as_ref().is_none_or(named).then_some(early)
     }
 }
@@ -284,18 +285,18 @@ impl Early {
 impl Remainder {
     /// Reads a record that takes all of `bytes`; `None` when `bytes` are not one.
     pub fn decode(bytes: &[u8]) -> Option<Remainder> {
-        let mut body = Body::new(bytes);
+        let mut body = BodyReader::new(bytes);
         let rest = Remainder::get(&mut body).filter(|_| body.is_empty())?;
-        rest.flow.as_ref().is_none_or(Flow::is_sound).then_some(rest)
+        rest.flow.as_ref().is_none_or(MovedFlow::is_sound).then_some(rest)
     }
 }
 
-impl Client {
+impl MovedClient {
     /// Reads a client that takes all of `bytes`; `None` when `bytes` are not one.
-    pub fn decode(bytes: &[u8]) -> Option<Client> {
-        let mut body = Body::new(bytes);
-        let client = Client::get(&mut body).filter(|_| body.is_empty())?;
-        let sound = client.session.as_ref().is_none_or(Session::is_sound);
+    pub fn decode(bytes: &[u8]) -> Option<MovedClient> {
+        let mut body = BodyReader::new(bytes);
+        let client = MovedClient::get(&mut body).filter(|_| body.is_empty())?;
+        let sound = client.session.as_ref().is_none_or(MovedSession::is_sound);
         (sound && (client.session.is_some() || client.connection.is_some())).then_some(client)
     }
 }

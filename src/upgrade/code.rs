@@ -18,7 +18,7 @@ pub trait Code: Sized {
     /// Appends the value.
     fn put(&self, out: &mut Vec<u8>);
     /// Reads a value; `None` when the bytes are not one.
-    fn get(from: &mut Body<'_>) -> Option<Self>;
+    fn get(from: &mut BodyReader<'_>) -> Option<Self>;
 }
 
 /// Makes room for `more` more bytes. `out` may hold secrets, so a buffer that is too small is wiped
@@ -33,12 +33,12 @@ pub fn make_room(out: &mut Vec<u8>, more: usize) {
 }
 
 /// Bytes that are read from front to back.
-pub struct Body<'a>(&'a [u8]);
+pub struct BodyReader<'a>(&'a [u8]);
 
-impl<'a> Body<'a> {
+impl<'a> BodyReader<'a> {
     /// A reader of `bytes`.
-    pub fn new(bytes: &'a [u8]) -> Body<'a> {
-        Body(bytes)
+    pub fn new(bytes: &'a [u8]) -> BodyReader<'a> {
+        BodyReader(bytes)
     }
 
     /// Whether all bytes have been read.
@@ -73,7 +73,7 @@ macro_rules! numbers {
                 out.extend_from_slice(&self.to_le_bytes());
             }
 
-            fn get(from: &mut Body<'_>) -> Option<Self> {
+            fn get(from: &mut BodyReader<'_>) -> Option<Self> {
                 let (head, rest) = from.0.split_first_chunk()?;
                 from.0 = rest;
                 Some(<$number>::from_le_bytes(*head))
@@ -93,7 +93,7 @@ impl Code for bool {
         out.push(u8::from(*self));
     }
 
-    fn get(from: &mut Body<'_>) -> Option<Self> {
+    fn get(from: &mut BodyReader<'_>) -> Option<Self> {
         u8::get(from).filter(|&byte| byte < 2).map(|byte| byte == 1)
     }
 }
@@ -117,16 +117,16 @@ impl Code for Box<str> {
         put_slice(self.as_bytes(), out);
     }
 
-    fn get(from: &mut Body<'_>) -> Option<Self> {
+    fn get(from: &mut BodyReader<'_>) -> Option<Self> {
         from.text().map(Into::into)
     }
 }
 
 /// A sequence of bytes.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Bytes(pub Vec<u8>);
+pub struct ByteString(pub Vec<u8>);
 
-impl Code for Bytes {
+impl Code for ByteString {
     fn length(&self) -> usize {
         slice_length(&self.0)
     }
@@ -135,22 +135,22 @@ impl Code for Bytes {
         put_slice(&self.0, out);
     }
 
-    fn get(from: &mut Body<'_>) -> Option<Self> {
-        from.slice().map(|bytes| Bytes(bytes.to_vec()))
+    fn get(from: &mut BodyReader<'_>) -> Option<Self> {
+        from.slice().map(|bytes| ByteString(bytes.to_vec()))
     }
 }
 
 /// Bytes that contain secrets; they are wiped when the value is dropped.
 #[derive(PartialEq, Eq, Default)]
-pub struct Secret(pub Vec<u8>);
+pub struct SecretBytes(pub Vec<u8>);
 
-impl Drop for Secret {
+impl Drop for SecretBytes {
     fn drop(&mut self) {
         self.0.zeroize();
     }
 }
 
-impl Code for Secret {
+impl Code for SecretBytes {
     fn length(&self) -> usize {
         slice_length(&self.0)
     }
@@ -159,8 +159,8 @@ impl Code for Secret {
         put_slice(&self.0, out);
     }
 
-    fn get(from: &mut Body<'_>) -> Option<Self> {
-        from.slice().map(|bytes| Secret(bytes.to_vec()))
+    fn get(from: &mut BodyReader<'_>) -> Option<Self> {
+        from.slice().map(|bytes| SecretBytes(bytes.to_vec()))
     }
 }
 
@@ -176,7 +176,7 @@ impl<T: Code> Code for Option<T> {
         }
     }
 
-    fn get(from: &mut Body<'_>) -> Option<Self> {
+    fn get(from: &mut BodyReader<'_>) -> Option<Self> {
         match bool::get(from)? {
             true => T::get(from).map(Some),
             false => Some(None),
@@ -202,7 +202,7 @@ impl<T: Code> Code for Vec<T> {
         put_list(self, out);
     }
 
-    fn get(from: &mut Body<'_>) -> Option<Self> {
+    fn get(from: &mut BodyReader<'_>) -> Option<Self> {
         // Each value takes at least one byte, so a longer list cannot be in the bytes that are
         // left.
         let length = u32::get(from)? as usize;
@@ -224,7 +224,7 @@ impl<T: Code> Code for Box<[T]> {
         put_list(self, out);
     }
 
-    fn get(from: &mut Body<'_>) -> Option<Self> {
+    fn get(from: &mut BodyReader<'_>) -> Option<Self> {
         Vec::get(from).map(Vec::into_boxed_slice)
     }
 }
@@ -239,7 +239,7 @@ impl<A: Code, B: Code> Code for (A, B) {
         self.1.put(out);
     }
 
-    fn get(from: &mut Body<'_>) -> Option<Self> {
+    fn get(from: &mut BodyReader<'_>) -> Option<Self> {
         Some((A::get(from)?, B::get(from)?))
     }
 }
@@ -254,7 +254,7 @@ impl Code for Instant {
         self.0.put(out);
     }
 
-    fn get(from: &mut Body<'_>) -> Option<Self> {
+    fn get(from: &mut BodyReader<'_>) -> Option<Self> {
         u64::get(from).map(Instant)
     }
 }
@@ -268,7 +268,7 @@ impl Code for ListenerId {
         self.0.put(out);
     }
 
-    fn get(from: &mut Body<'_>) -> Option<Self> {
+    fn get(from: &mut BodyReader<'_>) -> Option<Self> {
         u16::get(from).map(ListenerId)
     }
 }
@@ -282,7 +282,7 @@ impl Code for ShardId {
         self.0.put(out);
     }
 
-    fn get(from: &mut Body<'_>) -> Option<Self> {
+    fn get(from: &mut BodyReader<'_>) -> Option<Self> {
         u8::get(from).map(ShardId)
     }
 }
@@ -313,7 +313,7 @@ impl Code for Peer {
         }
     }
 
-    fn get(from: &mut Body<'_>) -> Option<Self> {
+    fn get(from: &mut BodyReader<'_>) -> Option<Self> {
         let ip = match u8::get(from)? {
             0 => return Some(Peer::Unix),
             4 => IpAddr::V4(u32::get(from)?.into()),
@@ -353,7 +353,7 @@ impl Code for Banned {
         }
     }
 
-    fn get(from: &mut Body<'_>) -> Option<Self> {
+    fn get(from: &mut BodyReader<'_>) -> Option<Self> {
         match u8::get(from)? {
             0 => match Peer::get(from)? {
                 Peer::Tcp(address, 0) => Some(Banned::Address(SourceNetwork::whole(address))),
@@ -375,7 +375,7 @@ impl Code for Qos {
         (*self as u8).put(out);
     }
 
-    fn get(from: &mut Body<'_>) -> Option<Self> {
+    fn get(from: &mut BodyReader<'_>) -> Option<Self> {
         Qos::from_u8(u8::get(from)?)
     }
 }
@@ -403,7 +403,7 @@ impl Code for Message {
         view.publisher.map(|by| by.client.0.get()).put(out);
     }
 
-    fn get(from: &mut Body<'_>) -> Option<Self> {
+    fn get(from: &mut BodyReader<'_>) -> Option<Self> {
         let (topic, properties, payload) = (from.text()?, from.slice()?, from.slice()?);
         let (qos, retain, expires) = (Qos::get(from)?, bool::get(from)?, Option::get(from)?);
         // The number of shards may differ from old's, so the publisher's home is unknown here. For
@@ -435,7 +435,7 @@ impl Code for Queued {
         put_slice(self.share.as_ref().map_or("", |share| share.as_str()).as_bytes(), out);
     }
 
-    fn get(from: &mut Body<'_>) -> Option<Self> {
+    fn get(from: &mut BodyReader<'_>) -> Option<Self> {
         let message = Message::get(from)?;
         let subscription_ids = SubscriptionIds::from_slice(&Vec::<u32>::get(from)?);
         let (qos, retain, share) = (Qos::get(from)?, bool::get(from)?, from.text()?);
@@ -456,7 +456,7 @@ macro_rules! fields {
                 $(self.$field.put(out);)*
             }
 
-            fn get(from: &mut Body<'_>) -> Option<Self> {
+            fn get(from: &mut BodyReader<'_>) -> Option<Self> {
                 Some($kind { $($field: Code::get(from)?,)* })
             }
         }

@@ -1,9 +1,9 @@
 //! Frames between the two processes: four bytes with the body's length, one byte with the kind, and
-//! the body. Descriptors travel beside [`Frame::Files`], [`Frame::Listener`] and [`Frame::Store`],
-//! and the receiver takes them in the order of the frames.
+//! the body. Descriptors travel beside [`UpgradeFrame::Files`], [`UpgradeFrame::Listener`] and
+//! [`UpgradeFrame::Store`], and the receiver takes them in the order of the frames.
 
-use super::client::{Client, Early, Remainder};
-use super::code::{Body, Code, Secret, make_room, record};
+use super::client::{Early, MovedClient, Remainder};
+use super::code::{BodyReader, Code, SecretBytes, make_room, record};
 use crate::ids::{ListenerId, ShardId};
 use crate::message::Message;
 use crate::overload::sources::Banned;
@@ -47,7 +47,7 @@ record! {
 record! {
     /// A listener.
     #[derive(Clone, PartialEq, Eq, Debug)]
-    pub struct Listener {
+    pub struct MovedListener {
         /// Old's number of the listener.
         pub id: ListenerId,
         /// Its name in the configuration.
@@ -62,7 +62,7 @@ record! {
 record! {
     /// The totals of an upgrade.
     #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-    pub struct Totals {
+    pub struct UpgradeTotals {
         /// Sessions.
         pub sessions: u64,
         /// Connections.
@@ -84,7 +84,7 @@ record! {
 }
 
 /// A frame, with the process that sends it.
-pub enum Frame {
+pub enum UpgradeFrame {
     /// Old: its greeting.
     Hello(Hello),
     /// Either: the sender gives the upgrade up, for this reason.
@@ -92,16 +92,16 @@ pub enum Frame {
     /// New: it has started with this number of shards.
     Ready(u8),
     /// Old: a listener.
-    Listener(Listener),
+    Listener(MovedListener),
     /// Old: the keys of a listener's TLS tickets.
-    Tickets(ListenerId, Secret),
+    Tickets(ListenerId, SecretBytes),
     /// Old: everything in its store is durable. The descriptor of the store's lock travels beside
     /// this frame.
     Store,
     /// Old: this number of sockets travels beside this frame, for the clients that follow.
     Files(u16),
     /// Old: a client.
-    Client(Box<Client>),
+    Client(Box<MovedClient>),
     /// Old: the copied part of a client that old still serves.
     Early(Box<Early>),
     /// Old: the socket of the next client was copied by this shard, under this number.
@@ -115,9 +115,9 @@ pub enum Frame {
     /// New: this many more clients have been taken in.
     Taken(u32),
     /// Old: everything was sent.
-    All(Totals),
+    All(UpgradeTotals),
     /// New: it has everything and can serve.
-    Prepared(Totals),
+    Prepared(UpgradeTotals),
     /// Old: new may serve.
     Commit,
     /// New: it serves from now on.
@@ -126,50 +126,50 @@ pub enum Frame {
 
 /// The bytes are not a frame of this version.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct NoFrame;
+pub struct MalformedFrame;
 
-impl Frame {
+impl UpgradeFrame {
     fn kind(&self) -> u8 {
         match self {
-            Frame::Hello(_) => 1,
-            Frame::Refused(_) => 2,
-            Frame::Ready(_) => 3,
-            Frame::Listener(_) => 4,
-            Frame::Files(_) => 5,
-            Frame::Client(_) => 6,
-            Frame::Retained(_) => 7,
-            Frame::Taken(_) => 8,
-            Frame::All(_) => 9,
-            Frame::Prepared(_) => 10,
-            Frame::Commit => 11,
-            Frame::Committed => 12,
-            Frame::Bans(_) => 13,
-            Frame::Store => 14,
-            Frame::Early(_) => 15,
-            Frame::Known(..) => 16,
-            Frame::Rest(_) => 17,
-            Frame::Tickets(..) => 18,
+            UpgradeFrame::Hello(_) => 1,
+            UpgradeFrame::Refused(_) => 2,
+            UpgradeFrame::Ready(_) => 3,
+            UpgradeFrame::Listener(_) => 4,
+            UpgradeFrame::Files(_) => 5,
+            UpgradeFrame::Client(_) => 6,
+            UpgradeFrame::Retained(_) => 7,
+            UpgradeFrame::Taken(_) => 8,
+            UpgradeFrame::All(_) => 9,
+            UpgradeFrame::Prepared(_) => 10,
+            UpgradeFrame::Commit => 11,
+            UpgradeFrame::Committed => 12,
+            UpgradeFrame::Bans(_) => 13,
+            UpgradeFrame::Store => 14,
+            UpgradeFrame::Early(_) => 15,
+            UpgradeFrame::Known(..) => 16,
+            UpgradeFrame::Rest(_) => 17,
+            UpgradeFrame::Tickets(..) => 18,
         }
     }
 
     /// Bytes of the frame's body.
     fn length(&self) -> usize {
         match self {
-            Frame::Hello(hello) => hello.length(),
-            Frame::Refused(why) => why.length(),
-            Frame::Ready(shards) => shards.length(),
-            Frame::Listener(listener) => listener.length(),
-            Frame::Files(count) => count.length(),
-            Frame::Client(client) => client.length(),
-            Frame::Early(early) => early.length(),
-            Frame::Known(from, number) => from.length() + number.length(),
-            Frame::Rest(rest) => rest.length(),
-            Frame::Tickets(listener, keys) => listener.length() + keys.length(),
-            Frame::Retained(messages) => messages.length(),
-            Frame::Bans(bans) => bans.length(),
-            Frame::Taken(count) => count.length(),
-            Frame::All(totals) | Frame::Prepared(totals) => totals.length(),
-            Frame::Commit | Frame::Committed | Frame::Store => 0,
+            UpgradeFrame::Hello(hello) => hello.length(),
+            UpgradeFrame::Refused(why) => why.length(),
+            UpgradeFrame::Ready(shards) => shards.length(),
+            UpgradeFrame::Listener(listener) => listener.length(),
+            UpgradeFrame::Files(count) => count.length(),
+            UpgradeFrame::Client(client) => client.length(),
+            UpgradeFrame::Early(early) => early.length(),
+            UpgradeFrame::Known(from, number) => from.length() + number.length(),
+            UpgradeFrame::Rest(rest) => rest.length(),
+            UpgradeFrame::Tickets(listener, keys) => listener.length() + keys.length(),
+            UpgradeFrame::Retained(messages) => messages.length(),
+            UpgradeFrame::Bans(bans) => bans.length(),
+            UpgradeFrame::Taken(count) => count.length(),
+            UpgradeFrame::All(totals) | UpgradeFrame::Prepared(totals) => totals.length(),
+            UpgradeFrame::Commit | UpgradeFrame::Committed | UpgradeFrame::Store => 0,
         }
     }
 
@@ -177,65 +177,68 @@ impl Frame {
     ///
     /// # Errors
     /// Fails when the body is longer than [`LONGEST`]; then nothing is appended.
-    pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), NoFrame> {
+    pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), MalformedFrame> {
         let length = self.length();
         if length > LONGEST {
-            return Err(NoFrame);
+            return Err(MalformedFrame);
         }
         make_room(out, HEAD + length);
         let [a, b, c, d] = (length as u32).to_le_bytes();
         out.extend_from_slice(&[a, b, c, d, self.kind()]);
         match self {
-            Frame::Hello(hello) => hello.put(out),
-            Frame::Refused(why) => why.put(out),
-            Frame::Ready(shards) => shards.put(out),
-            Frame::Listener(listener) => listener.put(out),
-            Frame::Files(count) => count.put(out),
-            Frame::Client(client) => client.put(out),
-            Frame::Early(early) => early.put(out),
-            Frame::Known(from, number) => {
+            UpgradeFrame::Hello(hello) => hello.put(out),
+            UpgradeFrame::Refused(why) => why.put(out),
+            UpgradeFrame::Ready(shards) => shards.put(out),
+            UpgradeFrame::Listener(listener) => listener.put(out),
+            UpgradeFrame::Files(count) => count.put(out),
+            UpgradeFrame::Client(client) => client.put(out),
+            UpgradeFrame::Early(early) => early.put(out),
+            UpgradeFrame::Known(from, number) => {
                 from.put(out);
                 number.put(out);
             }
-            Frame::Rest(rest) => rest.put(out),
-            Frame::Tickets(listener, keys) => {
+            UpgradeFrame::Rest(rest) => rest.put(out),
+            UpgradeFrame::Tickets(listener, keys) => {
                 listener.put(out);
                 keys.put(out);
             }
-            Frame::Retained(messages) => messages.put(out),
-            Frame::Bans(bans) => bans.put(out),
-            Frame::Taken(count) => count.put(out),
-            Frame::All(totals) | Frame::Prepared(totals) => totals.put(out),
-            Frame::Commit | Frame::Committed | Frame::Store => {}
+            UpgradeFrame::Retained(messages) => messages.put(out),
+            UpgradeFrame::Bans(bans) => bans.put(out),
+            UpgradeFrame::Taken(count) => count.put(out),
+            UpgradeFrame::All(totals) | UpgradeFrame::Prepared(totals) => totals.put(out),
+            UpgradeFrame::Commit | UpgradeFrame::Committed | UpgradeFrame::Store => {}
         }
         Ok(())
     }
 
-    fn decode(kind: u8, bytes: &[u8]) -> Option<Frame> {
+    fn decode(kind: u8, bytes: &[u8]) -> Option<UpgradeFrame> {
         match kind {
-            6 => return Client::decode(bytes).map(|client| Frame::Client(Box::new(client))),
-            15 => return Early::decode(bytes).map(|early| Frame::Early(Box::new(early))),
-            17 => return Remainder::decode(bytes).map(|rest| Frame::Rest(Box::new(rest))),
+            6 => {
+                return MovedClient::decode(bytes)
+                    .map(|client| UpgradeFrame::Client(Box::new(client)));
+            }
+            15 => return Early::decode(bytes).map(|early| UpgradeFrame::Early(Box::new(early))),
+            17 => return Remainder::decode(bytes).map(|rest| UpgradeFrame::Rest(Box::new(rest))),
             _ => {}
         }
-        let mut body = Body::new(bytes);
+        let mut body = BodyReader::new(bytes);
         let from = &mut body;
         let frame = match kind {
-            1 => Frame::Hello(Hello::get(from)?),
-            2 => Frame::Refused(Code::get(from)?),
-            3 => Frame::Ready(u8::get(from).filter(|&shards| shards > 0)?),
-            4 => Frame::Listener(Listener::get(from)?),
-            5 => Frame::Files(u16::get(from)?),
-            7 => Frame::Retained(Vec::get(from)?),
-            8 => Frame::Taken(u32::get(from)?),
-            9 => Frame::All(Totals::get(from)?),
-            10 => Frame::Prepared(Totals::get(from)?),
-            11 => Frame::Commit,
-            12 => Frame::Committed,
-            13 => Frame::Bans(Vec::get(from)?),
-            14 => Frame::Store,
-            18 => Frame::Tickets(ListenerId::get(from)?, Secret::get(from)?),
-            16 => Frame::Known(ShardId::get(from)?, u32::get(from)?),
+            1 => UpgradeFrame::Hello(Hello::get(from)?),
+            2 => UpgradeFrame::Refused(Code::get(from)?),
+            3 => UpgradeFrame::Ready(u8::get(from).filter(|&shards| shards > 0)?),
+            4 => UpgradeFrame::Listener(MovedListener::get(from)?),
+            5 => UpgradeFrame::Files(u16::get(from)?),
+            7 => UpgradeFrame::Retained(Vec::get(from)?),
+            8 => UpgradeFrame::Taken(u32::get(from)?),
+            9 => UpgradeFrame::All(UpgradeTotals::get(from)?),
+            10 => UpgradeFrame::Prepared(UpgradeTotals::get(from)?),
+            11 => UpgradeFrame::Commit,
+            12 => UpgradeFrame::Committed,
+            13 => UpgradeFrame::Bans(Vec::get(from)?),
+            14 => UpgradeFrame::Store,
+            18 => UpgradeFrame::Tickets(ListenerId::get(from)?, SecretBytes::get(from)?),
+            16 => UpgradeFrame::Known(ShardId::get(from)?, u32::get(from)?),
             _ => return None,
         };
         Some(frame).filter(|_| body.is_empty())
@@ -245,16 +248,16 @@ impl Frame {
     ///
     /// # Errors
     /// Fails when no frame of this version begins like that.
-    pub fn read(bytes: &[u8]) -> Result<Option<(Frame, usize)>, NoFrame> {
+    pub fn read(bytes: &[u8]) -> Result<Option<(UpgradeFrame, usize)>, MalformedFrame> {
         let Some((&[a, b, c, d, kind], rest)) = bytes.split_first_chunk::<HEAD>() else {
             return Ok(None);
         };
         let length = u32::from_le_bytes([a, b, c, d]) as usize;
         if length > LONGEST {
-            return Err(NoFrame);
+            return Err(MalformedFrame);
         }
         let Some(body) = rest.get(..length) else { return Ok(None) };
-        let frame = Frame::decode(kind, body).ok_or(NoFrame)?;
+        let frame = UpgradeFrame::decode(kind, body).ok_or(MalformedFrame)?;
         Ok(Some((frame, HEAD + length)))
     }
 }

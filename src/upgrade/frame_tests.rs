@@ -7,10 +7,10 @@ use crate::overload::sources::SourceNetwork;
 use crate::packet::Qos;
 use crate::session::{Queued, ShareName, SubscriptionIds};
 use crate::upgrade::client::{
-    Away, Connection, Early, Flow, Grant, Kept, Remainder, Sent, Session, StoredAs, Subscription,
-    Waiting, Will,
+    Early, MovedAway, MovedConnection, MovedFlow, MovedGrant, MovedInFlight, MovedPending,
+    MovedSession, MovedSubscription, MovedWill, Remainder, StoredAs, StoredMessageRef,
 };
-use crate::upgrade::code::{Bytes, Secret};
+use crate::upgrade::code::{ByteString, SecretBytes};
 use proptest::prelude::*;
 
 fn message(topic: &str, payload: &[u8]) -> Message {
@@ -37,7 +37,7 @@ fn queued(text: &str) -> Queued {
     }
 }
 
-const KEPT: Kept = Kept { slot: 3, number: 1 << 40, checksum: 77 };
+const KEPT: StoredMessageRef = StoredMessageRef { slot: 3, number: 1 << 40, checksum: 77 };
 
 fn rules() -> RuleSet {
     let list = serde_json::json!([{"permission": "deny", "topic": "a/${username}/#"}]);
@@ -45,13 +45,19 @@ fn rules() -> RuleSet {
 }
 
 /// A client with a value in every field.
-fn client(text: &str, bytes: &[u8]) -> Client {
-    let flow = Flow {
+fn client(text: &str, bytes: &[u8]) -> MovedClient {
+    let flow = MovedFlow {
         first: 9,
         sent: vec![
-            Sent { awaits: 2, again: true, queued: Some(queued(text)), kept: None, body: None },
-            Sent { awaits: 0, again: false, queued: None, kept: None, body: None },
-            Sent {
+            MovedInFlight {
+                awaits: 2,
+                again: true,
+                queued: Some(queued(text)),
+                kept: None,
+                body: None,
+            },
+            MovedInFlight { awaits: 0, again: false, queued: None, kept: None, body: None },
+            MovedInFlight {
                 awaits: 3,
                 again: false,
                 queued: None,
@@ -59,8 +65,8 @@ fn client(text: &str, bytes: &[u8]) -> Client {
                 body: Some(message("t", bytes)),
             },
         ],
-        pending: vec![Waiting { queued: queued("a/b"), kept: Some(KEPT) }],
-        away: vec![Away {
+        pending: vec![MovedPending { queued: queued("a/b"), kept: Some(KEPT) }],
+        away: vec![MovedAway {
             kept: KEPT,
             size: 9,
             qos: Qos::AtLeastOnce,
@@ -72,7 +78,7 @@ fn client(text: &str, bytes: &[u8]) -> Client {
         inbound_earlier: vec![3],
         retry: Some(Instant(5)),
     };
-    let session = Session {
+    let session = MovedSession {
         client_id: text.into(),
         mountpoint: "m/".into(),
         level: 5,
@@ -83,14 +89,14 @@ fn client(text: &str, bytes: &[u8]) -> Client {
         maximum_packet_size: u32::MAX,
         window_limit: 10,
         connected: Some(Instant(4000)),
-        subscriptions: vec![Subscription { filter: "a/#".into(), options: 1, id: 4 }],
-        will: Some(Will {
+        subscriptions: vec![MovedSubscription { filter: "a/#".into(), options: 1, id: 4 }],
+        will: Some(MovedWill {
             message: message("will", bytes),
             delay: 3,
             message_expiry: Some(9),
             due: None,
         }),
-        grant: Some(Grant {
+        grant: Some(MovedGrant {
             username: Some("u".into()),
             superuser: true,
             rules: Some(rules()),
@@ -105,25 +111,25 @@ fn client(text: &str, bytes: &[u8]) -> Client {
         flow: Some(flow),
         stored: Some(StoredAs { number: 8, slot: 3 }),
     };
-    let connection = Connection {
+    let connection = MovedConnection {
         listener: ListenerId(1),
         peer: Peer::Tcp("2001:db8::1".parse().unwrap(), 1883),
         last_seen: Instant(123),
         patience: 90_000,
-        input: Bytes(bytes.to_vec()),
-        output: Bytes(bytes.to_vec()),
-        wire: Bytes::default(),
-        layers: Some(Secret(bytes.to_vec())),
+        input: ByteString(bytes.to_vec()),
+        output: ByteString(bytes.to_vec()),
+        wire: ByteString::default(),
+        layers: Some(SecretBytes(bytes.to_vec())),
         aliases_in: vec![None, Some("t".into())],
         aliases_out: vec![("u".into(), 1)],
         alias_limit: 2,
     };
-    Client { session: Some(session), connection: Some(connection) }
+    MovedClient { session: Some(session), connection: Some(connection) }
 }
 
 /// Encodes into a buffer without spare capacity: a buffer that grew while a frame is written would
 /// leave a part of its content in freed memory.
-fn encoded(frame: &Frame) -> Vec<u8> {
+fn encoded(frame: &UpgradeFrame) -> Vec<u8> {
     let mut bytes = Vec::new();
     frame.encode(&mut bytes).expect("it is not too long");
     assert_eq!(bytes.len(), bytes.capacity(), "it has the length that it said");
@@ -135,7 +141,7 @@ proptest! {
     fn what_is_read_is_written_the_same_again(
         text in "[a-z/é]{0,30}", bytes in proptest::collection::vec(any::<u8>(), 0..200),
     ) {
-        let Client { session, connection } = client(&text, &bytes);
+        let MovedClient { session, connection } = client(&text, &bytes);
         let mut session = session.expect("it has one");
         let flow = session.flow.take();
         let (from, number) = (ShardId(3), 77);
@@ -143,15 +149,15 @@ proptest! {
         let early = Early { from, number, client_id, listener, session: Some(session) };
         let connection = connection.expect("it has one");
         let frames = [
-            Frame::Client(Box::new(client(&text, &bytes))),
-            Frame::Early(Box::new(early)),
-            Frame::Known(from, number),
-            Frame::Rest(Box::new(Remainder { from, number, flow, connection })),
-            Frame::Tickets(listener, Secret(bytes.clone())),
-            Frame::Retained(vec![(7, message("r", &bytes)), (0, message(&text, b""))]),
-            Frame::Refused(text.as_str().into()),
-            Frame::Files(3),
-            Frame::Bans(vec![
+            UpgradeFrame::Client(Box::new(client(&text, &bytes))),
+            UpgradeFrame::Early(Box::new(early)),
+            UpgradeFrame::Known(from, number),
+            UpgradeFrame::Rest(Box::new(Remainder { from, number, flow, connection })),
+            UpgradeFrame::Tickets(listener, SecretBytes(bytes.clone())),
+            UpgradeFrame::Retained(vec![(7, message("r", &bytes)), (0, message(&text, b""))]),
+            UpgradeFrame::Refused(text.as_str().into()),
+            UpgradeFrame::Files(3),
+            UpgradeFrame::Bans(vec![
                 Ban { who: Banned::Client(text.as_str().into()), until: Instant(8) },
                 Ban { who: Banned::User(text.as_str().into()), until: Instant(9) },
                 Ban {
@@ -159,25 +165,25 @@ proptest! {
                     until: Instant(9),
                 },
             ]),
-            Frame::All(Totals { sessions: 1, connections: 2, retained: 3 }),
-            Frame::Commit,
+            UpgradeFrame::All(UpgradeTotals { sessions: 1, connections: 2, retained: 3 }),
+            UpgradeFrame::Commit,
         ];
         for frame in frames {
             let mut written = encoded(&frame);
             let length = written.len();
             written.extend_from_slice(&bytes);
-            let (read, used) = Frame::read(&written).expect("a frame").expect("a whole one");
+            let (read, used) = UpgradeFrame::read(&written).expect("a frame").expect("a whole one");
             prop_assert_eq!(used, length);
             prop_assert_eq!(&encoded(&read)[..], &written[..length]);
             // A part of a frame is not a frame.
             let part = &written[..length - 1];
-            prop_assert!(Frame::read(part).is_ok_and(|read| read.is_none()));
+            prop_assert!(UpgradeFrame::read(part).is_ok_and(|read| read.is_none()));
         }
     }
 
     #[test]
     fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-        if let Ok(Some((frame, used))) = Frame::read(&bytes) {
+        if let Ok(Some((frame, used))) = UpgradeFrame::read(&bytes) {
             prop_assert!(used <= bytes.len());
             prop_assert_eq!(&encoded(&frame)[..], &bytes[..used]);
         }
@@ -185,10 +191,10 @@ proptest! {
 
     #[test]
     fn a_changed_byte_does_no_harm(at in 0usize..600, to in any::<u8>()) {
-        let mut bytes = encoded(&Frame::Client(Box::new(client("device", b"abc"))));
+        let mut bytes = encoded(&UpgradeFrame::Client(Box::new(client("device", b"abc"))));
         let at = at % bytes.len();
         bytes[at] = to;
-        let _ = Frame::read(&bytes);
+        let _ = UpgradeFrame::read(&bytes);
     }
 }
 
@@ -207,5 +213,5 @@ fn a_buffer_that_grows_keeps_what_was_written() {
 fn a_frame_that_says_it_is_too_long_is_refused_at_once() {
     let mut head = (LONGEST as u32 + 1).to_le_bytes().to_vec();
     head.push(6);
-    assert!(Frame::read(&head).is_err());
+    assert!(UpgradeFrame::read(&head).is_err());
 }

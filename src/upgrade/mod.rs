@@ -2,10 +2,10 @@
 //!
 //! # The way
 //! 1. The running broker (*old*) starts the new binary with one end of a socket pair and sends
-//!    [`Frame::Hello`]: the version of this protocol, old's clock and old's placement secret. The
-//!    new process (*new*) starts its cores with that clock and that secret, opens no listener, and
-//!    answers [`Frame::Ready`]. New may answer [`Frame::Refused`] with a reason instead; then
-//!    nothing has moved.
+//!    [`UpgradeFrame::Hello`]: the version of this protocol, old's clock and old's placement
+//!    secret. The new process (*new*) starts its cores with that clock and that secret, opens no
+//!    listener, and answers [`UpgradeFrame::Ready`]. New may answer [`UpgradeFrame::Refused`] with
+//!    a reason instead; then nothing has moved.
 //! 2. Old sends its listening sockets and copies its clients while it serves them
 //!    ([`client::Early`]): a second descriptor of each socket, and the parts of each session that
 //!    seldom change. New puts both in place, where they do nothing. Old goes on as if nothing had
@@ -19,24 +19,24 @@
 //!    messages. A client that was copied and whose session is unchanged since is sent as a
 //!    [`client::Remainder`]: its messages in flight, the bytes that were received but not
 //!    processed, and the bytes that were not sent. Any other client is sent as a whole
-//!    [`client::Client`], with its socket if that was not copied. Sockets travel by SCM_RIGHTS. New
-//!    puts the sockets into its rings and the clients into its shards, each at its new home, and
-//!    submits no operation on the sockets yet. Copies that no `Remainder` has claimed by then are
-//!    dropped: their clients have disconnected since. The store's lock travels like a socket, so
-//!    that both processes hold it. New finds out where each value is in the store's files and
-//!    changes nothing there. A stored session keeps its number ([`client::StoredAs`]), and every
-//!    session of the store has to arrive.
-//! 5. When new has everything, and the totals of both sides agree, new sends [`Frame::Prepared`],
-//!    old sends [`Frame::Commit`], and new sends [`Frame::Committed`] and serves. Old ends when it
-//!    has read that.
+//!    [`client::MovedClient`], with its socket if that was not copied. Sockets travel by
+//!    SCM_RIGHTS. New puts the sockets into its rings and the clients into its shards, each at its
+//!    new home, and submits no operation on the sockets yet. Copies that no `Remainder` has claimed
+//!    by then are dropped: their clients have disconnected since. The store's lock travels like a
+//!    socket, so that both processes hold it. New finds out where each value is in the store's
+//!    files and changes nothing there. A stored session keeps its number ([`client::StoredAs`]),
+//!    and every session of the store has to arrive.
+//! 5. When new has everything, and the totals of both sides agree, new sends
+//!    [`UpgradeFrame::Prepared`], old sends [`UpgradeFrame::Commit`], and new sends
+//!    [`UpgradeFrame::Committed`] and serves. Old ends when it has read that.
 //!
 //! Old's state stays complete until then, so in every other case old goes on serving with it;
 //! [`sides`] decides which process serves when. New serves only after it has sent
-//! [`Frame::Committed`], and old goes on only after new is dead without having sent that. The two
-//! processes therefore never serve at the same time. If old is killed in the middle, new serves the
-//! clients that have arrived; the sockets that have not arrived are closed with old. With a store,
-//! new serves only if every session of the store has arrived; otherwise new ends, and the next
-//! start restores the sessions from the store.
+//! [`UpgradeFrame::Committed`], and old goes on only after new is dead without having sent that.
+//! The two processes therefore never serve at the same time. If old is killed in the middle, new
+//! serves the clients that have arrived; the sockets that have not arrived are closed with old.
+//! With a store, new serves only if every session of the store has arrived; otherwise new ends, and
+//! the next start restores the sessions from the store.
 //!
 //! New starts the bridges when old has ended: old's bridges send what they have, as at any end of
 //! the broker, and leave the rest on the disk. Messages for the bridges wait in new's links
@@ -59,7 +59,7 @@ pub mod code;
 pub mod frame;
 pub mod sides;
 
-pub use frame::Frame;
+pub use frame::UpgradeFrame;
 
 use crate::config::{Bridge, BridgePuback, Config};
 

@@ -2,10 +2,11 @@
 //! reacts to the frames of the other process, to its death, and to a wait that takes too long. This
 //! module performs nothing; `broker::upgrade` carries the orders out.
 //!
-//! Old serves, except for a pause, until it has read [`Frame::Committed`]; new serves once it has
-//! sent that frame. One case loses messages: old gives up waiting and kills new, and afterwards
-//! reads a [`Frame::Committed`] that new had sent before. Old cannot know what new has done for
-//! clients in between, so old does not go on with its own state but ends ([`OldOrder::EndLost`]).
+//! Old serves, except for a pause, until it has read [`UpgradeFrame::Committed`]; new serves once
+//! it has sent that frame. One case loses messages: old gives up waiting and kills new, and
+//! afterwards reads a [`UpgradeFrame::Committed`] that new had sent before. Old cannot know what
+//! new has done for clients in between, so old does not go on with its own state but ends
+//! ([`OldOrder::EndLost`]).
 //!
 //! When old is dead, no other process serves, so new serves the clients that it was sent by then,
 //! if old had suspended its shards already; a copied part alone is of no use. If new is old's
@@ -13,20 +14,20 @@
 //! closes its end. With another program between the two, old would kill that program in place of
 //! new; then new gives up instead.
 
-use super::frame::{Frame, Totals};
+use super::frame::{UpgradeFrame, UpgradeTotals};
 use super::{OLDEST, VERSION};
 use std::time::Duration;
 
 /// Events that old reacts to.
 pub enum OldInput<'a> {
     /// New has sent this frame.
-    Heard(&'a Frame),
+    Heard(&'a UpgradeFrame),
     /// The parts of clients that can be copied while old serves were sent.
     Copied,
     /// Every shard is suspended and has finished the work that was under way.
     Quiet,
     /// All clients were sent.
-    Sent(Totals),
+    Sent(UpgradeTotals),
     /// New is dead, and all its frames have been read.
     Ended,
     /// The present stage has lasted longer than [`Old::patience`].
@@ -44,9 +45,9 @@ pub enum OldOrder {
     Suspend,
     /// Send the clients.
     Send,
-    /// Send [`Frame::All`].
-    SayAll(Totals),
-    /// Send [`Frame::Commit`].
+    /// Send [`UpgradeFrame::All`].
+    SayAll(UpgradeTotals),
+    /// Send [`UpgradeFrame::Commit`].
     SayCommit,
     /// Kill new.
     Kill,
@@ -77,7 +78,7 @@ enum OldStage {
     /// Clients are being sent.
     Sending,
     /// All clients were sent; new is not ready yet.
-    Offered(Totals),
+    Offered(UpgradeTotals),
     /// New may serve, and has not answered yet.
     Committing,
     /// New was killed in the stage before.
@@ -118,33 +119,33 @@ impl Old {
         use {OldInput as I, OldStage as S};
         match (self.stage, input) {
             (S::Over, _) => Vec::new(),
-            (S::Starting, I::Heard(Frame::Ready(_))) => self.go(S::Copying, OldOrder::Copy),
-            (S::Copying, I::Heard(Frame::Taken(_))) => Vec::new(),
+            (S::Starting, I::Heard(UpgradeFrame::Ready(_))) => self.go(S::Copying, OldOrder::Copy),
+            (S::Copying, I::Heard(UpgradeFrame::Taken(_))) => Vec::new(),
             (S::Copying, I::Copied) => self.go(S::Quieting, OldOrder::Suspend),
-            (S::Quieting, I::Heard(Frame::Taken(_))) => Vec::new(),
+            (S::Quieting, I::Heard(UpgradeFrame::Taken(_))) => Vec::new(),
             (S::Quieting, I::Quiet) => self.go(S::Sending, OldOrder::Send),
-            (S::Sending, I::Heard(Frame::Taken(_))) => Vec::new(),
+            (S::Sending, I::Heard(UpgradeFrame::Taken(_))) => Vec::new(),
             (S::Sending, I::Sent(totals)) => self.go(S::Offered(totals), OldOrder::SayAll(totals)),
-            (S::Offered(_), I::Heard(Frame::Taken(_))) => Vec::new(),
-            (S::Offered(sent), I::Heard(Frame::Prepared(got))) if sent == *got => {
+            (S::Offered(_), I::Heard(UpgradeFrame::Taken(_))) => Vec::new(),
+            (S::Offered(sent), I::Heard(UpgradeFrame::Prepared(got))) if sent == *got => {
                 self.go(S::Committing, OldOrder::SayCommit)
             }
-            (S::Offered(_), I::Heard(Frame::Prepared(_))) => {
+            (S::Offered(_), I::Heard(UpgradeFrame::Prepared(_))) => {
                 self.give_up("the new process has not got all clients".to_owned())
             }
-            (S::Committing, I::Heard(Frame::Committed)) => self.go(S::Over, OldOrder::End),
+            (S::Committing, I::Heard(UpgradeFrame::Committed)) => self.go(S::Over, OldOrder::End),
             // New is killed first; only a frame that it had sent before decides the outcome.
             (S::Committing, I::Late | I::Failed(_) | I::Heard(_)) => {
                 self.go(S::Killed, OldOrder::Kill)
             }
-            (S::Killed, I::Heard(Frame::Committed)) => self.go(S::Over, OldOrder::EndLost),
+            (S::Killed, I::Heard(UpgradeFrame::Committed)) => self.go(S::Over, OldOrder::EndLost),
             (S::Committing | S::Killed, I::Ended) => {
                 let why = "the new process has ended before it served".to_owned();
                 self.go(S::Over, OldOrder::GoOn(why))
             }
             (S::Killed, I::Late) => self.go(S::Over, OldOrder::EndLost),
             (S::Killed, _) => Vec::new(),
-            (_, I::Heard(Frame::Refused(why))) => self.give_up(format!("it refuses: {why}")),
+            (_, I::Heard(UpgradeFrame::Refused(why))) => self.give_up(format!("it refuses: {why}")),
             (_, I::Ended) => self.give_up("the new process has ended".to_owned()),
             (_, I::Failed(why)) => self.give_up(why),
             (stage, I::Late) => self.give_up(format!("it took too long ({})", stage.name())),
@@ -183,11 +184,11 @@ impl OldStage {
 /// Events that new reacts to.
 pub enum NewInput<'a> {
     /// Old has sent this frame.
-    Heard(&'a Frame),
+    Heard(&'a UpgradeFrame),
     /// New's cores run; their number.
     Started(u8),
     /// What new has taken in so far, after its shards have finished the work that this caused.
-    Holds(Totals),
+    Holds(UpgradeTotals),
     /// Old's end of the socket pair is closed.
     Ended,
     /// New cannot go on, for this reason.
@@ -199,15 +200,15 @@ pub enum NewInput<'a> {
 pub enum NewOrder {
     /// Start the cores.
     Start,
-    /// Send [`Frame::Ready`].
+    /// Send [`UpgradeFrame::Ready`].
     SayReady(u8),
     /// Take in the frame that was received.
     Take,
     /// Report [`NewInput::Holds`] once everything is taken in.
     Settle,
-    /// Send [`Frame::Prepared`] with these totals.
-    SayPrepared(Totals),
-    /// Send [`Frame::Committed`], and then serve.
+    /// Send [`UpgradeFrame::Prepared`] with these totals.
+    SayPrepared(UpgradeTotals),
+    /// Send [`UpgradeFrame::Committed`], and then serve.
     SayCommittedAndServe,
     /// Serve: old is dead.
     Serve,
@@ -253,7 +254,7 @@ impl New {
         use {NewInput as I, NewStage as S};
         Some(match (self.stage, input) {
             (S::Over, _) => return None,
-            (S::Greeting, I::Heard(Frame::Hello(hello))) => {
+            (S::Greeting, I::Heard(UpgradeFrame::Hello(hello))) => {
                 if hello.version < OLDEST || hello.oldest > VERSION {
                     return Some(self.give_up(format!(
                         "the running broker ({}) speaks versions {} to {} of the hand-over, this \
@@ -264,27 +265,30 @@ impl New {
                 self.go(S::Starting, NewOrder::Start)
             }
             (S::Starting, I::Started(shards)) => self.go(S::Taking, NewOrder::SayReady(shards)),
-            (S::Taking, I::Heard(Frame::All(_))) => self.go(S::Settling, NewOrder::Settle),
+            (S::Taking, I::Heard(UpgradeFrame::All(_))) => self.go(S::Settling, NewOrder::Settle),
             (
                 S::Taking,
                 I::Heard(
-                    frame @ (Frame::Listener(_)
-                    | Frame::Tickets(..)
-                    | Frame::Files(_)
-                    | Frame::Client(_)
-                    | Frame::Early(_)
-                    | Frame::Known(..)
-                    | Frame::Rest(_)
-                    | Frame::Retained(_)
-                    | Frame::Bans(_)
-                    | Frame::Store),
+                    frame @ (UpgradeFrame::Listener(_)
+                    | UpgradeFrame::Tickets(..)
+                    | UpgradeFrame::Files(_)
+                    | UpgradeFrame::Client(_)
+                    | UpgradeFrame::Early(_)
+                    | UpgradeFrame::Known(..)
+                    | UpgradeFrame::Rest(_)
+                    | UpgradeFrame::Retained(_)
+                    | UpgradeFrame::Bans(_)
+                    | UpgradeFrame::Store),
                 ),
             ) => {
                 // A client of which only a copied part has come is still served by old, and is lost
                 // with old.
                 self.took |= matches!(
                     frame,
-                    Frame::Client(_) | Frame::Rest(_) | Frame::Retained(_) | Frame::Bans(_)
+                    UpgradeFrame::Client(_)
+                        | UpgradeFrame::Rest(_)
+                        | UpgradeFrame::Retained(_)
+                        | UpgradeFrame::Bans(_)
                 );
                 NewOrder::Take
             }
@@ -294,12 +298,12 @@ impl New {
             (S::Prepared, I::Ended) if self.is_child => self.go(S::Over, NewOrder::Serve),
             (S::Alone, I::Holds(_)) => self.go(S::Over, NewOrder::Serve),
             (S::Settling, I::Holds(totals)) => self.go(S::Prepared, NewOrder::SayPrepared(totals)),
-            (S::Prepared, I::Heard(Frame::Commit)) => {
+            (S::Prepared, I::Heard(UpgradeFrame::Commit)) => {
                 self.go(S::Over, NewOrder::SayCommittedAndServe)
             }
             (_, I::Ended) => self.give_up("the running broker has given up".to_owned()),
             (_, I::Failed(why)) => self.give_up(why),
-            (_, I::Heard(Frame::Refused(why))) => self.give_up(why.to_string()),
+            (_, I::Heard(UpgradeFrame::Refused(why))) => self.give_up(why.to_string()),
             (_, I::Heard(_) | I::Started(_) | I::Holds(_)) => {
                 self.give_up("the running broker does not keep to the protocol".to_owned())
             }

@@ -5,14 +5,14 @@ use crate::upgrade::frame::Hello;
 use proptest::prelude::*;
 use std::collections::VecDeque;
 
-const MOVED: Totals = Totals { sessions: 3, connections: 2, retained: 1 };
+const MOVED: UpgradeTotals = UpgradeTotals { sessions: 3, connections: 2, retained: 1 };
 
 /// Both processes with the frames between them, and what is true of each process.
 struct Pair {
     old: Old,
     new: New,
-    to_new: VecDeque<Frame>,
-    to_old: VecDeque<Frame>,
+    to_new: VecDeque<UpgradeFrame>,
+    to_old: VecDeque<UpgradeFrame>,
     /// Events that each process causes itself; they come later, in their own time.
     old_will: VecDeque<OldInput<'static>>,
     new_will: VecDeque<NewInput<'static>>,
@@ -27,8 +27,8 @@ struct Pair {
     decided: Option<OldOrder>,
 }
 
-fn hello() -> Frame {
-    Frame::Hello(Hello {
+fn hello() -> UpgradeFrame {
+    UpgradeFrame::Hello(Hello {
         version: VERSION,
         oldest: OLDEST,
         build: "test".into(),
@@ -39,8 +39,8 @@ fn hello() -> Frame {
 }
 
 /// A client that old still serves.
-fn copied() -> Frame {
-    Frame::Early(Box::new(Early {
+fn copied() -> UpgradeFrame {
+    UpgradeFrame::Early(Box::new(Early {
         from: ShardId(0),
         number: 0,
         client_id: "c".into(),
@@ -81,11 +81,11 @@ impl Pair {
                     self.old_will.push_back(OldInput::Quiet);
                 }
                 OldOrder::Send => {
-                    self.to_new.push_back(Frame::Retained(Vec::new()));
+                    self.to_new.push_back(UpgradeFrame::Retained(Vec::new()));
                     self.old_will.push_back(OldInput::Sent(MOVED));
                 }
-                OldOrder::SayAll(totals) => self.to_new.push_back(Frame::All(totals)),
-                OldOrder::SayCommit => self.to_new.push_back(Frame::Commit),
+                OldOrder::SayAll(totals) => self.to_new.push_back(UpgradeFrame::All(totals)),
+                OldOrder::SayCommit => self.to_new.push_back(UpgradeFrame::Commit),
                 OldOrder::Kill => self.new_lives = false,
                 OldOrder::GoOn(_) => {
                     self.old_serves = true;
@@ -102,18 +102,18 @@ impl Pair {
     fn new_side(&mut self, input: NewInput<'_>) {
         match self.new.handle(input) {
             Some(NewOrder::Start) => self.new_will.push_back(NewInput::Started(2)),
-            Some(NewOrder::SayReady(shards)) => self.to_old.push_back(Frame::Ready(shards)),
+            Some(NewOrder::SayReady(shards)) => self.to_old.push_back(UpgradeFrame::Ready(shards)),
             Some(NewOrder::Settle) => self.new_will.push_back(NewInput::Holds(MOVED)),
             Some(NewOrder::SayPrepared(totals)) => {
                 self.has_all = true;
-                self.to_old.push_back(Frame::Prepared(totals));
+                self.to_old.push_back(UpgradeFrame::Prepared(totals));
             }
             Some(NewOrder::Serve) => {
                 assert!(!self.old_lives, "old lives");
                 self.new_serves = true;
             }
             Some(NewOrder::SayCommittedAndServe) => {
-                self.to_old.push_back(Frame::Committed);
+                self.to_old.push_back(UpgradeFrame::Committed);
                 self.new_serves = true;
             }
             Some(NewOrder::GiveUp(_)) => self.new_lives = false,
@@ -180,25 +180,25 @@ fn new_serves_when_nobody_dies() {
 #[test]
 fn another_version_is_refused_before_anything_moves() {
     for (version, oldest) in [(VERSION + 1, VERSION + 1), (OLDEST - 1, OLDEST - 1)] {
-        let Frame::Hello(hello) = hello() else { unreachable!() };
-        let other = Frame::Hello(Hello { version, oldest, ..hello });
+        let UpgradeFrame::Hello(hello) = hello() else { unreachable!() };
+        let other = UpgradeFrame::Hello(Hello { version, oldest, ..hello });
         let order = New::default().handle(NewInput::Heard(&other));
         assert!(matches!(order, Some(NewOrder::GiveUp(why)) if why.contains("versions")));
     }
     let mut old = Old::default();
-    let orders = old.handle(OldInput::Heard(&Frame::Refused("too new".into())));
+    let orders = old.handle(OldInput::Heard(&UpgradeFrame::Refused("too new".into())));
     assert_eq!(orders, [OldOrder::Kill, OldOrder::GoOn("it refuses: too new".to_owned())]);
 }
 
 #[test]
 fn too_few_clients_are_not_committed() {
     let mut old = Old::default();
-    old.handle(OldInput::Heard(&Frame::Ready(1)));
+    old.handle(OldInput::Heard(&UpgradeFrame::Ready(1)));
     assert_eq!(old.handle(OldInput::Copied), [OldOrder::Suspend]);
     old.handle(OldInput::Quiet);
     old.handle(OldInput::Sent(MOVED));
-    let fewer = Totals { connections: 1, ..MOVED };
-    let orders = old.handle(OldInput::Heard(&Frame::Prepared(fewer)));
+    let fewer = UpgradeTotals { connections: 1, ..MOVED };
+    let orders = old.handle(OldInput::Heard(&UpgradeFrame::Prepared(fewer)));
     assert!(matches!(orders.as_slice(), [OldOrder::Kill, OldOrder::GoOn(_)]));
 }
 
@@ -219,7 +219,7 @@ fn a_process_that_old_does_not_kill_itself_never_serves_because_old_says_nothing
     for new in [&mut child, &mut other] {
         new.handle(NewInput::Heard(&hello()));
         new.handle(NewInput::Started(1));
-        new.handle(NewInput::Heard(&Frame::Retained(Vec::new())));
+        new.handle(NewInput::Heard(&UpgradeFrame::Retained(Vec::new())));
     }
     assert_eq!(child.handle(NewInput::Ended), Some(NewOrder::Settle));
     assert_eq!(child.handle(NewInput::Holds(MOVED)), Some(NewOrder::Serve));

@@ -5,7 +5,7 @@
 use crate::input::Input;
 use ringmq::access::chain::{Proof, Verdict};
 use ringmq::access::database::Columns;
-use ringmq::access::http::{HttpService, Purpose};
+use ringmq::access::http::{HttpAuthService, Purpose};
 use ringmq::access::jwt::Jwt;
 use ringmq::access::keys::KeySet;
 use ringmq::access::password::PasswordFile;
@@ -82,7 +82,7 @@ fn proof(text: &str) -> Proof {
 /// Nobody signs with a key that he does not have.
 fn token(text: &str) {
     let section =
-        config::Jwt { secret: config::Text::of("not in the corpus"), ..Default::default() };
+        config::JwtConfig { secret: config::Text::of("not in the corpus"), ..Default::default() };
     let jwt = Jwt::new(&section, None, None).expect("a secret");
     let verdict = jwt.verify(&proof(text), None, 0);
     assert!(!matches!(verdict, Verdict::Accept(_)), "{text}");
@@ -102,7 +102,8 @@ fn converted(text: &str) {
 }
 
 fn answer(text: &str) {
-    let of = |purpose| HttpService::new(&config::Http::default(), None, purpose).expect("no names");
+    let of =
+        |purpose| HttpAuthService::new(&config::Http::default(), None, purpose).expect("no names");
     for status in [200, 204, 302, 404, 500] {
         let verdict = of(Purpose::Authentication).judge(status, text.as_bytes(), 1_000);
         if let Verdict::Accept(accepted) = verdict

@@ -13,7 +13,7 @@ use ringmq::config::Sources;
 use ringmq::link_record::{LinkBatch, LinkRecord};
 use ringmq::packet::{self, Framing, PublishProperties, Qos, Version};
 use ringmq::shard::WhenFull;
-use ringmq::storage::frame::{self, Stamp};
+use ringmq::storage::frame::{self, BatchStamp};
 use ringmq::topic;
 
 pub fn run(data: &[u8]) {
@@ -86,7 +86,7 @@ fn file(input: &mut Input<'_>) {
                 batch.bytes().to_vec()
             }
         };
-        let stamp = Stamp { log, segment, batch, needed: next, unsynced: 0 };
+        let stamp = BatchStamp { log, segment, batch, needed: next, unsynced: 0 };
         frame::write(stamp, &payload, &mut bytes);
         bytes.extend((0..usize::from(odd >> 6) * 4096).map(|_| 0));
     }

@@ -4,16 +4,16 @@
 
 use crate::input::Input;
 use ringmq::cluster::claims::Whom;
-use ringmq::cluster::frame::{Frame, Said, Sender, State, Told};
+use ringmq::cluster::frame::{FilterDigest, FrameContent, FrameSender, FrameState, NodeFrame};
 use ringmq::cluster::lane::{Acknowledgement, Lane, RECEIVED};
 use ringmq::cluster::node::{Engine, Node, NodePlan, To, WhenCutOff};
-use ringmq::cluster::peer::Broker;
+use ringmq::cluster::peer::LocalBroker;
 use ringmq::cluster::record::PassedRef;
 use ringmq::ids::ShardId;
 use ringmq::limits::CLUSTER_HOPS;
 use ringmq::mesh::mail::{Passed, PassedFor};
 use ringmq::mesh::moves::{
-    FarWill, Move, Retold, ToCluster, ToShard, Wanted as Claimed, Whence, WillDue,
+    FarWill, Move, Retold, SessionDemand, ToCluster, ToShard, Whence, WillDue,
 };
 use ringmq::message::{MailPurpose, Message, MessageRef, Reserve, Retain};
 use ringmq::packet::Qos;
@@ -33,7 +33,7 @@ struct Wanted {
     mail: Vec<ToShard>,
 }
 
-impl Broker for Wanted {
+impl LocalBroker for Wanted {
     fn want(&mut self, node: u8, filter: &str, wanted: bool) {
         let share = topic::parse_share(filter).map(|share| share.expect("a share group"));
         assert!(topic::valid_filter(share.map_or(filter, |share| share.filter)));
@@ -67,7 +67,7 @@ struct Nobody;
 
 impl Engine for Nobody {
     fn send(&mut self, _: To<'_>, frame: Vec<u8>) {
-        Frame::read(&frame).expect("a node's own frame");
+        NodeFrame::read(&frame).expect("a node's own frame");
     }
 }
 
@@ -157,7 +157,7 @@ fn said_by_a_shard(node: &mut Node, input: &mut Input<'_>, now: Instant) {
     };
     node.told(ShardId(0), told, now);
     let claim = u64::from(input.byte());
-    node.told(ShardId(0), ToCluster::Claim(claim, "client".into(), Claimed::Moved), now);
+    node.told(ShardId(0), ToCluster::Claim(claim, "client".into(), SessionDemand::Moved), now);
     let message = MessageRef {
         topic: "t/1",
         properties: &[],
@@ -210,19 +210,19 @@ fn frame(input: &mut Input<'_>) -> Vec<u8> {
     let name = input.pick(&["a", "b", "me"]);
     let incarnation = 1 + input.below(3) as u64;
     let clock = u64::from(input.byte());
-    let sender = Sender { name, incarnation, clock, time: clock.wrapping_mul(u64::MAX / 200) };
+    let sender = FrameSender { name, incarnation, clock, time: clock.wrapping_mul(u64::MAX / 200) };
     let kind = input.below(4);
     let mut acknowledged = || {
         let (next, until) = (u64::from(input.byte()), u64::from(input.byte()));
         Acknowledgement { next, until, gap: until & 1 == 1 }
     };
     let acknowledged = [acknowledged(), acknowledged(), acknowledged()];
-    let told = Told {
+    let told = FilterDigest {
         at: u64::from(input.byte()),
         filters: u32::from(input.byte()),
         digest: u64::from(input.byte()),
     };
-    let state = State {
+    let state = FrameState {
         to: 1,
         stream: u32::from(input.byte()),
         back: u32::from(input.byte()),
@@ -232,16 +232,20 @@ fn frame(input: &mut Input<'_>) -> Vec<u8> {
         retained: u64::from(input.byte()),
     };
     let said = match kind {
-        0 => Said::Hello,
-        1 => Said::State(state),
-        2 => Said::Goodbye,
+        0 => FrameContent::Hello,
+        1 => FrameContent::State(state),
+        2 => FrameContent::Goodbye,
         _ => {
             let lane = input.pick(&Lane::ALL);
             let number = u64::from(input.byte());
             let length = 1 + usize::from(input.byte());
             let segment = input.bytes(length);
-            if segment.is_empty() { Said::Hello } else { Said::Data(state, lane, number, segment) }
+            if segment.is_empty() {
+                FrameContent::Hello
+            } else {
+                FrameContent::Data(state, lane, number, segment)
+            }
         }
     };
-    Frame { sender, said }.write()
+    NodeFrame { sender, said }.write()
 }

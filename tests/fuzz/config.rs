@@ -67,7 +67,8 @@ fn key(input: &mut Input<'_>) -> String {
     String::from_utf8_lossy(input.bytes(length - 40)).into_owned()
 }
 
-/// What a problem names of an override: as much of it as looks like a key. The rest may be a secret.
+/// What a problem names of an override: as much of it as looks like a key. The rest may be a
+/// secret.
 fn key_of(set: &str) -> &str {
     let set = set.trim_start();
     let other = |c: char| !c.is_ascii_alphanumeric() && !matches!(c, '.' | '_' | '-');

@@ -8,7 +8,7 @@ use ringmq::limits::{PROXY_HEAD, UPGRADE_HEAD};
 use ringmq::transport::network::Networks;
 use ringmq::transport::proxy::Versions;
 use ringmq::transport::tls::KeyCache;
-use ringmq::transport::{Context, End, Ending, Exchange, Layers, Stack, Web};
+use ringmq::transport::{Ending, Exchange, LayerContext, Layers, ReadEnd, Stack, Web};
 use std::net::{IpAddr, Ipv4Addr};
 
 const REQUEST: &[u8] =
@@ -49,7 +49,7 @@ pub fn run(data: &[u8]) {
 }
 
 /// How it ended, the MQTT in it, what the peer is sent, who it is.
-type Came = (Result<(), End>, Vec<u8>, Vec<u8>, Option<Peer>);
+type Came = (Result<(), ReadEnd>, Vec<u8>, Vec<u8>, Option<Peer>);
 
 fn open(stack: &Stack, bytes: &[u8], step: usize) -> Came {
     let trusted = Networks(vec!["192.0.2.0/24".parse().unwrap()]);
@@ -58,7 +58,7 @@ fn open(stack: &Stack, bytes: &[u8], step: usize) -> Came {
     let mut exchange = Exchange::default();
     let mut outcome = Ok(());
     for piece in bytes.chunks(step) {
-        let context = Context { stack, trusted: &trusted, peer };
+        let context = LayerContext { stack, trusted: &trusted, peer };
         outcome = layers.open(&context, &mut KeyCache::default(), piece, &mut exchange);
         peer = exchange.peer.unwrap_or(peer);
         let most = 2 * (PROXY_HEAD + UPGRADE_HEAD) + step + 1024;

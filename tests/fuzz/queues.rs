@@ -5,9 +5,11 @@ use crate::input::Input;
 use ringmq::config::OnFull;
 use ringmq::message::{Message, MessageRef};
 use ringmq::packet::{PacketId, Qos};
-use ringmq::session::pending::{Bounds, Pending, Pushed};
+use ringmq::session::pending::{Pending, PendingBounds, Pushed};
 use ringmq::session::window::Window;
-use ringmq::session::{Acknowledged, Queued, SubscriptionIds, SubscriptionSlot, Subscriptions};
+use ringmq::session::{
+    Acknowledged, ClientSubscriptions, Queued, SubscriptionIds, SubscriptionSlot,
+};
 use ringmq::time::{GRANULARITY_MILLIS, Instant, Wheel};
 use ringmq::topic::FilterId;
 use std::collections::{BTreeMap, VecDeque};
@@ -240,7 +242,7 @@ fn send(window: &mut Window, naive: &mut NaiveWindow, limit: u16, input: &mut In
 }
 
 fn pending(input: &mut Input<'_>) {
-    let bounds = Bounds {
+    let bounds = PendingBounds {
         messages: input.below(12),
         bytes: 32 * input.below(64),
         on_full: input.pick(&[OnFull::DropOldest, OnFull::DropNew, OnFull::Disconnect]),
@@ -291,7 +293,7 @@ fn pending(input: &mut Input<'_>) {
 }
 
 fn subscriptions(input: &mut Input<'_>) {
-    let mut subscriptions = Subscriptions::default();
+    let mut subscriptions = ClientSubscriptions::default();
     let mut naive: BTreeMap<u32, u32> = BTreeMap::new();
     for _ in 0..2000 {
         if input.is_empty() {

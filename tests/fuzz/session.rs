@@ -12,7 +12,7 @@ use crate::witness::{Ledger, Owed, Witness};
 use crate::world::{Plan, World, listener_state};
 use ringmq::config::{OnFull, SharedStrategy};
 use ringmq::packet::{self, Ack, AckKind, MAX_PACKET_SIZE, PacketId, ReasonCode, Version};
-use ringmq::session::pending::Bounds;
+use ringmq::session::pending::PendingBounds;
 use ringmq::shard::Settings;
 
 /// Connections open at a time.
@@ -121,7 +121,7 @@ fn settings(input: &mut Input<'_>) -> Settings {
     ];
     let few = queues & 8 != 0;
     Settings {
-        pending: Bounds {
+        pending: PendingBounds {
             messages: if few { 3 } else { 200 },
             bytes: if few { 600 } else { 1 << 16 },
             on_full: on_full[usize::from(queues & 7) % 3],

@@ -3,14 +3,14 @@
 //! Neither panics nor reads more than there is, and what recovery finds is salvaged, too.
 
 use crate::input::Input;
-use ringmq::storage::frame::{self, Stamp};
+use ringmq::storage::frame::{self, BatchStamp};
 use ringmq::storage::image::Image;
-use ringmq::storage::record::{Phase, Record, Secret, StoredMessage, StoredSession};
+use ringmq::storage::record::{DeliveryPhase, Record, StoreSecret, StoredMessage, StoredSession};
 use ringmq::storage::{recovery, salvage};
 use std::collections::BTreeSet;
 
 const LOG: u64 = 7;
-const SECRET: Secret = Secret([1, 2]);
+const SECRET: StoreSecret = StoreSecret([1, 2]);
 /// Most bytes of a file.
 const MOST: usize = 1 << 20;
 
@@ -45,7 +45,7 @@ fn record(choices: &mut Input<'_>, out: &mut Vec<u8>) {
         3 => Record::Unsubscribed { session, filter: text },
         4 => Record::Put { message: session, body },
         5 => Record::Fan { session, slot, message: session, flags: 1, ids: &payload, share: text },
-        6 => Record::State { session, slot, packet: 3, phase: Phase::Sent },
+        6 => Record::State { session, slot, packet: 3, phase: DeliveryPhase::Sent },
         7 => Record::Ack { session, slot },
         8 => Record::Inbound { session, packet: slot as u16 },
         9 => Record::Outbound { session, packet: slot as u16 },
@@ -73,7 +73,7 @@ fn batch(choices: &mut Input<'_>, segment: u32, next: &mut u64, file: &mut Vec<u
     if choices.byte() == 1 {
         payload.extend_from_slice(choices.bytes(16));
     }
-    frame::write(Stamp { log: LOG, segment, batch, needed, unsynced }, &payload, file);
+    frame::write(BatchStamp { log: LOG, segment, batch, needed, unsynced }, &payload, file);
 }
 
 fn files(bytes: &[u8]) -> Vec<Vec<u8>> {

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use ringmq::cluster::frame::{Frame, Said, Sender};
+use ringmq::cluster::frame::{FrameContent, FrameSender, NodeFrame};
 
 use crate::support::broker::program;
 use crate::support::{
@@ -628,8 +628,8 @@ impl Clock {
     fn say(&mut self, late: u64) {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let time = since.expect("after 1970").as_millis() as u64 - late;
-        let sender = Sender { name: "clock", incarnation: 1, clock: 1, time };
-        let frame = Frame { sender, said: Said::Hello }.write();
+        let sender = FrameSender { name: "clock", incarnation: 1, clock: 1, time };
+        let frame = NodeFrame { sender, said: FrameContent::Hello }.write();
         let head = format!("PUB ringmq.{}.all {}\r\n", self.cluster, frame.len());
         let bytes = [head.as_bytes(), &frame, b"\r\n"].concat();
         self.stream.write_all(&bytes).expect("it takes it");

@@ -6,7 +6,7 @@ use crate::peer::{Peer, hello};
 use crate::scripted::{fine, world};
 use crate::settings::roomy;
 use ringmq::config::OnFull;
-use ringmq::session::pending::Bounds;
+use ringmq::session::pending::PendingBounds;
 use ringmq::shard::Settings;
 
 #[test]
@@ -22,7 +22,7 @@ fn a_clean_start_over_an_offline_session_leaves_no_offline_session_counted() {
 
 #[test]
 fn a_queue_that_drops_a_large_message_for_a_small_one_counts_right() {
-    let pending = Bounds { messages: 2, bytes: 1 << 20, on_full: OnFull::DropOldest };
+    let pending = PendingBounds { messages: 2, bytes: 1 << 20, on_full: OnFull::DropOldest };
     let mut world = world(1, Settings { pending, ..roomy() });
     let mut peer = Peer::connect(&mut world, 0, &hello("c", false, 60));
     peer.subscribe(&mut world, 1, "t", 1);

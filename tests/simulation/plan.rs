@@ -9,7 +9,7 @@ use ringmq::config::{OnFull, SharedStrategy};
 use ringmq::limits::{Budget, MAIL_WORK};
 use ringmq::mesh::ListenerState;
 use ringmq::packet::{MAX_PACKET_SIZE, Version};
-use ringmq::session::pending::Bounds;
+use ringmq::session::pending::PendingBounds;
 use ringmq::shard::Settings;
 use ringmq::transport::Stack;
 use ringmq::transport::network::{Network, Networks};
@@ -188,7 +188,7 @@ pub fn settings(rng: &mut Rng, features: &Features) -> Settings {
     if rng.chance(if features.echoes { 700 } else { 300 }) {
         let on_full = [OnFull::DropOldest, OnFull::DropNew, OnFull::Disconnect][rng.below(3)];
         let (messages, bytes) = (rng.range(4, 200), rng.range(1000, 100_000));
-        settings.pending = Bounds { messages, bytes, on_full };
+        settings.pending = PendingBounds { messages, bytes, on_full };
         tell_events(&mut settings);
     }
     settings.receive_maximum = 16;

@@ -7,7 +7,7 @@ use crate::settings::roomy;
 use crate::world::World;
 use ringmq::config::{OnFull, SharedStrategy};
 use ringmq::packet::{AckKind, Connect, Qos, RetainHandling, SubscribeOptions, Will};
-use ringmq::session::pending::Bounds;
+use ringmq::session::pending::PendingBounds;
 use ringmq::shard::Settings;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,7 +40,7 @@ fn retain(world: &mut World, count: u16) {
 
 /// Small windows and queues: a replay takes many slices and stops when nobody acknowledges.
 fn slow() -> Settings {
-    let pending = Bounds { messages: 32, bytes: 1 << 20, on_full: OnFull::DropOldest };
+    let pending = PendingBounds { messages: 32, bytes: 1 << 20, on_full: OnFull::DropOldest };
     Settings { pending, max_inflight: 4, ..roomy() }
 }
 

@@ -8,7 +8,7 @@ use crate::world::World;
 use ringmq::config::OnFull;
 use ringmq::limits::HELD_INPUT;
 use ringmq::packet::{AckKind, Connect, Version};
-use ringmq::session::pending::Bounds;
+use ringmq::session::pending::PendingBounds;
 use ringmq::shard::Settings;
 
 /// Publishes with so many on the way, and takes what comes.
@@ -87,7 +87,7 @@ fn run(world: &mut World, echoes: &mut [Echo], lossless: bool) {
 }
 
 fn short(pending: usize) -> Settings {
-    let pending = Bounds { messages: pending, bytes: 1 << 20, on_full: OnFull::DropOldest };
+    let pending = PendingBounds { messages: pending, bytes: 1 << 20, on_full: OnFull::DropOldest };
     Settings { pending, max_inflight: 4, receive_maximum: 1000, ..roomy() }
 }
 

@@ -8,7 +8,7 @@ use crate::settings::roomy;
 use crate::world::World;
 use ringmq::config::OnFull;
 use ringmq::packet::AckKind;
-use ringmq::session::pending::Bounds;
+use ringmq::session::pending::PendingBounds;
 use ringmq::shard::Settings;
 
 fn crowded(world: &World) -> usize {
@@ -16,7 +16,7 @@ fn crowded(world: &World) -> usize {
 }
 
 fn short() -> Settings {
-    let pending = Bounds { messages: 20, bytes: 1 << 20, on_full: OnFull::DropOldest };
+    let pending = PendingBounds { messages: 20, bytes: 1 << 20, on_full: OnFull::DropOldest };
     Settings { pending, max_inflight: 4, receive_maximum: 1000, ..roomy() }
 }
 
@@ -73,7 +73,8 @@ fn a_flood_of_qos_0_from_one_to_one_loses_nothing() {
 #[test]
 pub fn a_flood_makes_no_long_queue() {
     for (shards, qos) in [(1, 0), (2, 0), (1, 1), (2, 1)] {
-        let pending = Bounds { messages: 100_000, bytes: 1 << 30, on_full: OnFull::DropOldest };
+        let pending =
+            PendingBounds { messages: 100_000, bytes: 1 << 30, on_full: OnFull::DropOldest };
         let settings = Settings { pending, outgoing_max_bytes: 1 << 30, ..short() };
         let mut world = world(shards, settings);
         let mut reader = member(&mut world, shards as u8 - 1, "reader", "t", qos);
@@ -115,7 +116,7 @@ pub fn a_flood_makes_no_long_queue() {
 #[test]
 fn a_flood_of_many_to_one_loses_nothing() {
     for shards in [1, 2] {
-        let pending = Bounds { messages: 200, bytes: 1 << 20, on_full: OnFull::DropOldest };
+        let pending = PendingBounds { messages: 200, bytes: 1 << 20, on_full: OnFull::DropOldest };
         let mut world = world(shards, Settings { pending, ..short() });
         let mut reader = member(&mut world, shards as u8 - 1, "reader", "t/#", 1);
         let mut publishers: Vec<Peer> = (0..20)

@@ -3,7 +3,7 @@
 use ringmq::access::Access;
 use ringmq::config::{OnFull, SharedStrategy};
 use ringmq::limits::{ADMISSIONS, Budget};
-use ringmq::session::pending::Bounds;
+use ringmq::session::pending::PendingBounds;
 use ringmq::shard::Settings;
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ pub fn roomy() -> Settings {
         session_expiry_max: 120,
         message_expiry_max: None,
         max_subscriptions: 1000,
-        pending: Bounds { messages: 100_000, bytes: 1 << 26, on_full: OnFull::DropOldest },
+        pending: PendingBounds { messages: 100_000, bytes: 1 << 26, on_full: OnFull::DropOldest },
         queue_qos0: false,
         outgoing_max_bytes: 1 << 20,
         shared_strategy: SharedStrategy::RoundRobin,

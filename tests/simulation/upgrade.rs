@@ -13,15 +13,15 @@ use ringmq::packet::AckKind;
 use ringmq::shard::{Action, PackCursor, Packed, Settings, home_of, retained_home};
 use ringmq::topic::TopicHash;
 use ringmq::transport::Stack;
-use ringmq::upgrade::Frame;
+use ringmq::upgrade::UpgradeFrame;
 use ringmq::upgrade::client::Early;
 use std::collections::HashMap;
 
 /// What is handed over, through the bytes of the protocol.
-fn through_bytes(frame: &Frame) -> Frame {
+fn through_bytes(frame: &UpgradeFrame) -> UpgradeFrame {
     let mut bytes = Vec::new();
     frame.encode(&mut bytes).expect("it is not too long");
-    let (frame, length) = Frame::read(&bytes).expect("a frame").expect("a whole one");
+    let (frame, length) = UpgradeFrame::read(&bytes).expect("a frame").expect("a whole one");
     assert_eq!(length, bytes.len());
     frame
 }
@@ -190,7 +190,8 @@ impl Successor {
     }
 
     fn copy(&mut self, early: Early, conn: usize) {
-        let Frame::Early(early) = through_bytes(&Frame::Early(Box::new(early))) else {
+        let UpgradeFrame::Early(early) = through_bytes(&UpgradeFrame::Early(Box::new(early)))
+        else {
             panic!("another frame")
         };
         let at = self.home(&early.client_id);
@@ -203,17 +204,17 @@ impl Successor {
     fn adopt(&mut self, packed: Packed, conn: Option<usize>) {
         let mut known = None;
         let frame = match packed {
-            Packed::Online(_, client) | Packed::Offline(client) => Frame::Client(client),
+            Packed::Online(_, client) | Packed::Offline(client) => UpgradeFrame::Client(client),
             Packed::Known(from, number, client) => {
                 known = Some((from, number));
-                Frame::Client(client)
+                UpgradeFrame::Client(client)
             }
-            Packed::Rest(rest) => Frame::Rest(rest),
-            Packed::Retained(messages) => Frame::Retained(messages),
-            Packed::Bans(bans) => Frame::Bans(bans),
+            Packed::Rest(rest) => UpgradeFrame::Rest(rest),
+            Packed::Retained(messages) => UpgradeFrame::Retained(messages),
+            Packed::Bans(bans) => UpgradeFrame::Bans(bans),
         };
         match through_bytes(&frame) {
-            Frame::Client(client) => {
+            UpgradeFrame::Client(client) => {
                 let name = client.session.as_ref().map_or("", |session| &*session.client_id);
                 let at = known.map_or_else(|| self.home(name), |known| self.homes[&known]);
                 let node = &mut self.world.nodes[at];
@@ -224,12 +225,12 @@ impl Successor {
                 let connection = socket.map(|socket| (socket, ListenerId(0)));
                 node.shard.adopt(*client, connection).expect("it has room");
             }
-            Frame::Rest(rest) => {
+            UpgradeFrame::Rest(rest) => {
                 let at = self.homes[&(rest.from, rest.number)];
                 let shard = &mut self.world.nodes[at].shard;
                 shard.adopt_rest(*rest, ListenerId(0)).expect("it was copied");
             }
-            Frame::Retained(messages) => {
+            UpgradeFrame::Retained(messages) => {
                 let seeds = self.world.shared.seeds.clone();
                 for (accounts, message) in messages {
                     let hash = TopicHash::new(&seeds, message.view().topic);
@@ -237,7 +238,7 @@ impl Successor {
                     self.world.nodes[usize::from(home.0)].shard.adopt_retained(message, accounts);
                 }
             }
-            Frame::Bans(bans) => self.world.nodes[0].shard.adopt_bans(bans),
+            UpgradeFrame::Bans(bans) => self.world.nodes[0].shard.adopt_bans(bans),
             _ => panic!("another frame"),
         }
     }

@@ -11,10 +11,10 @@ use ringmq::mesh::mailbox::{MailEnds, NodeEnds, clustered, mailboxes};
 use ringmq::mesh::quota::{Quota, Rate};
 use ringmq::mesh::{ListenerState, Shared};
 use ringmq::message::Message;
-use ringmq::shard::inquiry::{Submission, Submissions, Told};
+use ringmq::shard::inquiry::{Submission, SubmissionReply, Submissions};
 use ringmq::shard::step::{Step, StepBounds, Surroundings};
 use ringmq::shard::{AccessQuestion, Action, LoopSignals, Settings, Shard};
-use ringmq::telemetry::{Counters, Kind};
+use ringmq::telemetry::{Counters, MetricKind};
 use ringmq::time::Instant;
 use ringmq::topic::Seeds;
 use ringmq::transport::tls::{Server, TicketKeys};
@@ -448,7 +448,7 @@ impl World {
             let verdict = question.access.work_out(
                 question.method,
                 &question.proof,
-                &ringmq::access::Finding::Nothing,
+                &ringmq::access::ServiceFinding::Nothing,
                 unix,
             );
             node.shard.answered(question.socket, question.ticket, verdict);
@@ -534,7 +534,11 @@ impl World {
     }
 
     /// A shard is given something to publish, of which it knows from its next step on.
-    pub fn submit(&mut self, at: usize, publish: impl FnOnce(&mut Shard) -> Told + Send + 'static) {
+    pub fn submit(
+        &mut self,
+        at: usize,
+        publish: impl FnOnce(&mut Shard) -> SubmissionReply + Send + 'static,
+    ) {
         self.nodes[at].submitted.push(Box::new(publish));
         self.nodes[at].awake = true;
     }
@@ -608,7 +612,7 @@ impl World {
             let audit = node.shard.audit();
             problems.extend(audit.problems.into_iter().map(|text| format!("shard {id}: {text}")));
             for (descriptor, value) in node.shard.counters.iter() {
-                if descriptor.kind == Kind::Gauge && value > 1 << 62 {
+                if descriptor.kind == MetricKind::Gauge && value > 1 << 62 {
                     problems.push(format!("shard {id}: {} is below zero", descriptor.field));
                 }
             }
@@ -669,7 +673,7 @@ impl World {
                     || descriptor.field.starts_with("memory_")
                     || descriptor.field.starts_with("signal_")
                     || descriptor.field.starts_with("overload_");
-                descriptor.kind == Kind::Gauge && !other
+                descriptor.kind == MetricKind::Gauge && !other
             });
             let held: u64 = node.shard.held().iter().sum::<u64>() - node.shard.held()[4];
             let held = [("bytes held besides retained messages", held)];

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 /// What may be given.
 #[derive(Args)]
-pub struct Options {
+pub struct CompareOptions {
     /// Short intervals and fewer idle clients
     #[arg(long)]
     quick: bool,
@@ -107,7 +107,7 @@ pub struct Comparing {
     passed_on: Vec<(&'static str, String)>,
 }
 
-impl Options {
+impl CompareOptions {
     /// The comparison, with `interval` measured seconds unless other ones are asked for.
     pub fn comparing(self, matches: &ArgMatches, interval: f64) -> Result<Comparing, String> {
         let given = PASSED_ON.into_iter().filter_map(|option| {
@@ -143,7 +143,7 @@ impl Comparing {
             .filter(|(option, _)| super::scenario::uses(&scenario.kind, option));
         let mut arguments: Vec<String> =
             used.map(|(option, value)| format!("--{option}={value}")).collect();
-        let idle = matches!(scenario.kind, scenario::Kind::Idle { .. });
+        let idle = matches!(scenario.kind, scenario::ScenarioKind::Idle { .. });
         if self.quick && idle && !self.passed_on.iter().any(|(option, _)| *option == "clients") {
             arguments.push("--clients=3000".into());
         }

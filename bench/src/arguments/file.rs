@@ -29,7 +29,7 @@ pub struct Script {
     /// The file's path, for messages.
     pub path: PathBuf,
     /// Runs that go on at the same time; exactly one without a list of parts.
-    pub parts: Vec<Part>,
+    pub parts: Vec<ScenarioRun>,
     /// Where the merged result goes and which conditions make it fail.
     pub outcome: Outcome,
     /// Whether the file has a list of parts, even of one part.
@@ -38,7 +38,7 @@ pub struct Script {
 
 /// One run of a scenario file.
 #[derive(Debug)]
-pub struct Part {
+pub struct ScenarioRun {
     /// The command.
     pub command: String,
     /// The whole command line, with the program's name first.
@@ -139,7 +139,7 @@ fn at(entry: &Entry, why: String) -> String {
     }
 }
 
-fn part(all: &Command, entries: &[Entry], outcome: &Outcome) -> Result<Part, String> {
+fn part(all: &Command, entries: &[Entry], outcome: &Outcome) -> Result<ScenarioRun, String> {
     let command = entries.iter().find(|entry| entry.key == "command");
     let command = command.ok_or(": there is no `command`")?;
     let name = command.values.first().map_or("", String::as_str);
@@ -168,7 +168,7 @@ fn part(all: &Command, entries: &[Entry], outcome: &Outcome) -> Result<Part, Str
     // Only checks the words: a mistake in any part is found before the first part starts.
     let checked = all.clone().try_get_matches_from(&words);
     checked.map_err(|error| format!(": {error}"))?;
-    Ok(Part { command: name.to_string(), words, json })
+    Ok(ScenarioRun { command: name.to_string(), words, json })
 }
 
 /// The words of the command line for one option.
@@ -319,7 +319,7 @@ mod tests {
         script(Path::new("f.yaml"), document, Outcome::default())
     }
 
-    fn words(part: &Part) -> String {
+    fn words(part: &ScenarioRun) -> String {
         let words: Vec<_> = part.words.iter().map(|word| word.to_string_lossy()).collect();
         words.join(" ")
     }

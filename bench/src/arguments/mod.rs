@@ -13,10 +13,10 @@ pub use compare::Comparing;
 pub use scenario::Outcome;
 
 use crate::alone::{self, Alone};
-use crate::broker::{self, Candidate, Kind};
+use crate::broker::{self, BrokerKind, Candidate};
 use crate::general::{options as general, plan::Plan};
 use crate::plot;
-use crate::scenario::{ALL, Scenario, Settings, find};
+use crate::scenario::{ALL, RunSettings, Scenario, find};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, CommandFactory, Error, FromArgMatches, Parser};
@@ -34,7 +34,7 @@ pub enum Job {
         /// The scenario.
         scenario: &'static Scenario,
         /// Its settings.
-        settings: Box<Settings>,
+        settings: Box<RunSettings>,
         /// Where the report goes and which conditions make the run fail.
         outcome: Outcome,
     },
@@ -87,10 +87,10 @@ enum Commands {
     Run(Run),
     /// Compare RingMQ on one and two cores, Mosquitto and others, each started afresh
     #[command(display_order = 5)]
-    Compare(compare::Options),
+    Compare(compare::CompareOptions),
     /// Compare a bare io_uring echo server with brokers that do the same
     #[command(display_order = 6)]
-    Floor(compare::Options),
+    Floor(compare::CompareOptions),
     /// Add up the results of several generators
     #[command(display_order = 7)]
     Merge(Merge),
@@ -134,7 +134,7 @@ struct Run {
     #[arg(long, value_name = "NAME", value_parser = find, requires = "target")]
     scenario: Option<&'static Scenario>,
     #[command(flatten)]
-    options: scenario::Options,
+    options: scenario::RunOptions,
 }
 
 /// Options of `merge`.
@@ -166,7 +166,7 @@ pub fn command() -> Command {
             .about(format!("Scenario: {}", scenario.about))
             .args_override_self(true)
             .display_order(100 + index);
-        one = scenario::Alone::augment_args(one);
+        one = scenario::AloneArguments::augment_args(one);
         let hidden: Vec<clap::Id> = one
             .get_arguments()
             .map(|arg| arg.get_id().clone())
@@ -295,7 +295,7 @@ fn run(grammar: &Command, below: &ArgMatches, asked: Run) -> Result<Job, Wrong> 
 }
 
 fn alone(grammar: &Command, below: &ArgMatches, scenario: &'static Scenario) -> Result<Job, Wrong> {
-    let asked = scenario::Alone::from_arg_matches(below)?;
+    let asked = scenario::AloneArguments::from_arg_matches(below)?;
     used_by(grammar, below, scenario)?;
     let options = asked.scenario;
     let broker = match asked.broker.as_deref() {
@@ -305,7 +305,7 @@ fn alone(grammar: &Command, below: &ArgMatches, scenario: &'static Scenario) -> 
             return Err(format!("--tls needs --target; {instead}").into());
         }
         Some("mosquitto") => {
-            let kind = Kind::Mosquitto { program: broker::mosquitto()? };
+            let kind = BrokerKind::Mosquitto { program: broker::mosquitto()? };
             Some(Candidate { name: "mosquitto".into(), kind })
         }
         Some(other) => Some(values::candidate(other)?),
@@ -313,7 +313,7 @@ fn alone(grammar: &Command, below: &ArgMatches, scenario: &'static Scenario) -> 
     };
     let made = options.make_certificates(&alone::scratch())?;
     if (made.is_some() || options.ws)
-        && matches!(&broker, Some(Candidate { kind: Kind::Shell { .. }, .. }))
+        && matches!(&broker, Some(Candidate { kind: BrokerKind::Shell { .. }, .. }))
     {
         return Err("--made-tls and --ws: only RingMQ and mosquitto are started with them".into());
     }

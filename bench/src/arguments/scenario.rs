@@ -7,8 +7,8 @@ use crate::clients::tls::{self, Identity, Trust};
 use crate::exporter::Exporter;
 use crate::mqtt::Version;
 use crate::plot;
-use crate::probe::Plan;
-use crate::scenario::{Kind, Scenario, Settings};
+use crate::probe::ProbePlan;
+use crate::scenario::{RunSettings, Scenario, ScenarioKind};
 use crate::threshold::Threshold;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 /// How a scenario is run.
 #[derive(Args, Clone, Debug)]
-pub struct Options {
+pub struct RunOptions {
     /// Where the broker listens, as HOST:PORT
     #[arg(long, value_parser = values::address)]
     pub target: Option<SocketAddrV4>,
@@ -172,9 +172,9 @@ pub struct Outcome {
 
 /// Options of a scenario that is given by its name.
 #[derive(Args, Clone, Debug)]
-pub struct Alone {
+pub struct AloneArguments {
     #[command(flatten)]
-    pub scenario: Options,
+    pub scenario: RunOptions,
     /// Draw the course of the run as FILE.svg or FILE.png
     #[arg(long, value_name = "FILE", value_parser = values::target)]
     pub plot: Option<plot::Target>,
@@ -193,8 +193,8 @@ pub struct Alone {
 }
 
 /// The kinds of scenario that use an option; `None` when all kinds do.
-fn users(option: &str) -> Option<fn(&Kind) -> bool> {
-    use Kind::{CrossShard, Echo, Fleet, Idle, Million, Queue, Retained, Storm, Traffic};
+fn users(option: &str) -> Option<fn(&ScenarioKind) -> bool> {
+    use ScenarioKind::{CrossShard, Echo, Fleet, Idle, Million, Queue, Retained, Storm, Traffic};
     Some(match option {
         "seconds" => |k| matches!(k, Traffic(_) | Idle { .. } | Echo { .. } | CrossShard { .. }),
         "warmup" => |k| matches!(k, Traffic(_) | Echo { .. } | Fleet { .. } | CrossShard { .. }),
@@ -214,14 +214,14 @@ fn users(option: &str) -> Option<fn(&Kind) -> bool> {
         "messages" => |k| matches!(k, Queue { .. } | Retained { .. }),
         "probes" | "probe_rate" | "probe_qos" => |k| matches!(k, Million { .. } | Storm { .. }),
         "raw" => |k| matches!(k, Echo { .. }),
-        "plot" => Kind::has_course,
+        "plot" => ScenarioKind::has_course,
         "prometheus" => |k| !matches!(k, Idle { .. } | Echo { .. }),
         _ => return None,
     })
 }
 
 /// Whether a scenario of this kind uses `option`, given by its clap identifier.
-pub fn uses(kind: &Kind, option: &str) -> bool {
+pub fn uses(kind: &ScenarioKind, option: &str) -> bool {
     users(option).is_none_or(|uses| uses(kind))
 }
 
@@ -239,15 +239,21 @@ pub fn unused<'a>(
     command.get_arguments().filter(given).find(|arg| !uses(&scenario.kind, arg.get_id().as_str()))
 }
 
-impl Options {
+impl RunOptions {
     /// Makes certificates for a broker that is started with TLS, in files below `scratch`; `None`
     /// without `--made-tls`.
-    pub fn make_certificates(&self, scratch: &Path) -> Result<Option<certificates::Made>, String> {
+    pub fn make_certificates(
+        &self,
+        scratch: &Path,
+    ) -> Result<Option<certificates::TestCertificates>, String> {
         let Some(clients) = self.made_tls else { return Ok(None) };
         certificates::make(&scratch.join("tls"), clients, self.chain).map(Some)
     }
 
-    fn tls(&self, made: Option<&certificates::Made>) -> Result<Option<tls::Settings>, String> {
+    fn tls(
+        &self,
+        made: Option<&certificates::TestCertificates>,
+    ) -> Result<Option<tls::TlsSettings>, String> {
         let (authority, identities) = match (&self.tls, made) {
             (Some(authority), _) => (authority, Identity::pairs(&self.cert, &self.key)?),
             (None, Some(made)) => (&made.authority, made.clients.clone()),
@@ -259,18 +265,21 @@ impl Options {
         let trust = Trust::Authorities(authority.clone());
         let versions = self.tls_version.unwrap_or_default();
         let asked = tls::Asked { trust, identities, versions, resume: self.resume };
-        tls::Settings::new(&asked, &[&self.tls_name]).map(Some)
+        tls::TlsSettings::new(&asked, &[&self.tls_name]).map(Some)
     }
 
     /// The settings of a run against the broker at `target`, or against one that is started with
     /// the certificates `made`.
-    pub fn settings(&self, made: Option<&certificates::Made>) -> Result<Settings, String> {
+    pub fn settings(
+        &self,
+        made: Option<&certificates::TestCertificates>,
+    ) -> Result<RunSettings, String> {
         let tls = self.tls(made).map_err(|why| format!("--tls: {why}"))?.map(Arc::new);
         let exporter = match self.prometheus {
             Some(address) => Some(Exporter::start(address)?),
             None => None,
         };
-        Ok(Settings {
+        Ok(RunSettings {
             target: self.target.unwrap_or(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1883)),
             pid: self.pid,
             seconds: self.seconds.unwrap_or(5.0),
@@ -294,7 +303,7 @@ impl Options {
             tls,
             web: self.ws.then(|| self.ws_path.as_str().into()),
             plain: None,
-            probes: Plan { pairs: self.probes, rate: self.probe_rate, qos: self.probe_qos },
+            probes: ProbePlan { pairs: self.probes, rate: self.probe_rate, qos: self.probe_qos },
             repeat: self.repeat,
             raw: self.raw,
             exporter,

@@ -1,7 +1,7 @@
 //! Parsers of option values. Each function reads one kind of value and says what is wrong with it;
 //! clap puts the name of the option before that message.
 
-use crate::broker::{Candidate, Kind};
+use crate::broker::{BrokerKind, Candidate};
 use crate::mqtt::Version;
 use crate::plot;
 use crate::scenario::traffic;
@@ -155,7 +155,7 @@ pub fn candidate(text: &str) -> Result<Candidate, String> {
         !name.is_empty() && !name.contains(char::is_whitespace) && command.contains("{port}")
     });
     let (name, command) = pair.ok_or("a broker is NAME=COMMAND with {port} in the command")?;
-    Ok(Candidate { name: name.into(), kind: Kind::Shell { command: command.into() } })
+    Ok(Candidate { name: name.into(), kind: BrokerKind::Shell { command: command.into() } })
 }
 
 /// The file that a drawing is written to.

@@ -16,12 +16,12 @@ pub enum Names {
     /// One ClientId for each client.
     Listed(Vec<String>),
     /// By patterns.
-    Made(Made),
+    Made(ClientNames),
 }
 
 /// ClientIds and user names by patterns.
 #[derive(Clone, Debug)]
-pub struct Made {
+pub struct ClientNames {
     /// The pattern of the ClientId.
     pub client_id: Pattern,
     /// The pattern of the user name; `None` when clients send none.
@@ -32,7 +32,7 @@ pub struct Made {
     pub seed: u64,
 }
 
-impl Made {
+impl ClientNames {
     fn number(&self, client: u32) -> u64 {
         self.first + u64::from(client)
     }

@@ -21,7 +21,7 @@ use crate::machine;
 use crate::mqtt::Malformed;
 use io_uring::{cqueue, opcode, squeue, types};
 use ring::{Bell, Ring, Sizes};
-use socket::{Options, Port, Raw};
+use socket::{Port, Raw, SocketOptions};
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
@@ -106,12 +106,16 @@ pub struct Net {
     /// Brokers, of which clients use the next one in turn. Never changed, as the kernel reads the
     /// addresses.
     targets: Vec<(SocketAddr, Raw)>,
-    options: Options,
+    options: SocketOptions,
 }
 
 impl Net {
     /// Rings with room for `clients` clients, which connect to `targets` in turn.
-    pub fn new(targets: &[SocketAddr], clients: u32, options: Options) -> Result<Self, String> {
+    pub fn new(
+        targets: &[SocketAddr],
+        clients: u32,
+        options: SocketOptions,
+    ) -> Result<Self, String> {
         if targets.is_empty() {
             return Err("there is no broker to connect to".into());
         }

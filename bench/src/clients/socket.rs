@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 /// Options that all sockets of a run share.
 #[derive(Clone, Default, Debug)]
-pub struct Options {
+pub struct SocketOptions {
     /// `SO_SNDBUF` in bytes, which bounds unsent data; 0 leaves the system's default.
     pub send_buffer: u32,
     /// Whether connections end by a reset, which leaves no state (TIME_WAIT) behind in the kernel.
     pub reset: bool,
     /// TLS below MQTT, if any.
-    pub tls: Option<Arc<tls::Settings>>,
+    pub tls: Option<Arc<tls::TlsSettings>>,
     /// The path of WebSockets that carry MQTT, if any.
     pub web: Option<Arc<str>>,
     /// Addresses of this host from which clients connect, in turn. When empty, the system chooses,
@@ -86,7 +86,7 @@ impl Raw {
 /// Which side chooses a client's local port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Port {
-    /// This program, where [`Options::ports`] is given.
+    /// This program, where [`SocketOptions::ports`] is given.
     Own,
     /// The kernel, which searches for a free port.
     Any,
@@ -97,7 +97,12 @@ pub enum Port {
 ///
 /// `connect` chooses the port, so that one port can serve several targets
 /// (`IP_BIND_ADDRESS_NO_PORT`).
-pub fn open(target: SocketAddr, client: u32, options: &Options, port: Port) -> io::Result<OwnedFd> {
+pub fn open(
+    target: SocketAddr,
+    client: u32,
+    options: &SocketOptions,
+    port: Port,
+) -> io::Result<OwnedFd> {
     let family = if target.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     // SAFETY: a plain system call; the descriptor is owned from here on.
     let socket = unsafe {
@@ -135,7 +140,7 @@ pub fn open(target: SocketAddr, client: u32, options: &Options, port: Port) -> i
 /// When that half of the range is taken, each search goes through thousands of ports: the first
 /// 14,000 connections of an address come in at thousands per second, the next ones at 30 per
 /// second.
-fn own_port(target: SocketAddr, client: u32, options: &Options) -> Option<u16> {
+fn own_port(target: SocketAddr, client: u32, options: &SocketOptions) -> Option<u16> {
     let (first, last) = options.ports?;
     let fitting = options.sources.iter().filter(|one| one.is_ipv4() == target.is_ipv4()).count();
     let number = client / (fitting.max(1) as u32);
@@ -221,12 +226,13 @@ mod tests {
     fn clients_that_share_an_address_have_ports_of_their_own() {
         let sources: Vec<IpAddr> =
             ["10.0.0.1", "10.0.0.2"].iter().map(|text| text.parse().unwrap()).collect();
-        let options = Options { sources, ports: Some((60_000, 60_002)), ..Options::default() };
+        let options =
+            SocketOptions { sources, ports: Some((60_000, 60_002)), ..SocketOptions::default() };
         let target: SocketAddr = "192.0.2.1:1883".parse().unwrap();
         let ports: Vec<_> = (0..8).map(|client| own_port(target, client, &options)).collect();
         let want = [60_000, 60_000, 60_001, 60_001, 60_002, 60_002].map(Some);
         assert_eq!((&ports[..6], &ports[6..]), (&want[..], &[None, None][..]));
-        assert_eq!(own_port(target, 0, &Options::default()), None);
+        assert_eq!(own_port(target, 0, &SocketOptions::default()), None);
     }
 
     #[test]

@@ -15,7 +15,7 @@ mod topics;
 
 use crate::alone;
 use crate::clients::join::{Join, Names};
-use crate::clients::socket::Options;
+use crate::clients::socket::SocketOptions;
 use crate::clients::{Handler, Net};
 use crate::clock::{self, MILLISECOND, SECOND};
 use crate::exporter::Totals;
@@ -70,7 +70,7 @@ enum Speakers {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum RunPhase {
     Running,
     Leaving,
 }
@@ -83,7 +83,7 @@ struct Engine {
     join: Join,
     monitor: Monitor,
     speakers: Speakers,
-    phase: Phase,
+    phase: RunPhase,
     /// Failed tries of each client so far; `returns` are its reconnections.
     tries: Vec<u16>,
     returns: Vec<u16>,
@@ -112,13 +112,13 @@ pub fn run(plan: Plan) -> Result<Verdict, String> {
     eprintln!("{headline}");
     let mut engine = Engine::new(&plan);
     let fast = matches!(&engine.speakers, Speakers::Publishers(p) if p.at_any_speed());
-    let options = Options {
+    let options = SocketOptions {
         send_buffer: if fast { SEND_BUFFER } else { 0 },
         tls: plan.tls.clone(),
         web: plan.web.clone(),
         sources: plan.sources.clone(),
         ports: plan.ports,
-        ..Options::default()
+        ..SocketOptions::default()
     };
     let mut net = Net::new(&plan.targets, plan.clients, options)?;
     let (from, to) = engine.traffic(&mut net, &plan)?;
@@ -208,7 +208,7 @@ impl Engine {
                 Role::Publish(p) => Speakers::Publishers(Box::new(Publishers::new(plan, p))),
                 Role::Subscribe(s) => Speakers::Subscribers(Box::new(Subscribers::new(plan, s))),
             },
-            phase: Phase::Running,
+            phase: RunPhase::Running,
             tries: vec![0; clients],
             returns: vec![0; clients],
             later: VecDeque::new(),
@@ -324,7 +324,7 @@ impl Engine {
             self.later.pop_front();
             self.join.return_of(client);
         }
-        if self.phase == Phase::Running {
+        if self.phase == RunPhase::Running {
             self.join.pump(net)?;
             let arriving = self.join.ready + self.gone < self.clients;
             if arriving && self.join.interval > 0 {
@@ -402,7 +402,7 @@ impl Engine {
     /// Sends DISCONNECT for all clients and waits for the brokers to close the connections: closing
     /// them here would lose bytes that a broker has not read yet.
     fn leave(&mut self, net: &mut Net) -> Result<(), String> {
-        self.phase = Phase::Leaving;
+        self.phase = RunPhase::Leaving;
         let limit = clock::now() + CLOSING;
         for first in (0..self.clients).step_by(LEAVE_AT_ONCE as usize) {
             let group = first..self.clients.min(first + LEAVE_AT_ONCE);
@@ -565,7 +565,7 @@ impl Handler for Engine {
 
     fn closed(&mut self, _net: &mut Net, client: u32, errno: i32) {
         let was_in = self.join.left(client);
-        if self.phase == Phase::Leaving {
+        if self.phase == RunPhase::Leaving {
             return;
         }
         self.last_errno = errno;

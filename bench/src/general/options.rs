@@ -6,7 +6,7 @@ use super::payload::{Body, Header, Template};
 use super::plan::{Plan, Publication, Publishing, Role, Subscribing};
 use super::topics;
 use crate::arguments::{Outcome, values};
-use crate::clients::join::Made;
+use crate::clients::join::ClientNames;
 use crate::clients::socket;
 use crate::clients::tls::{self, Identity, Trust};
 use crate::exporter::Exporter;
@@ -347,7 +347,7 @@ impl Base {
         let sources = self.sources(&targets)?;
         let many = sharing(self.count, &targets, &sources) > socket::CLIENTS_PER_ADDRESS;
         let run = fresh();
-        let names = Made {
+        let names = ClientNames {
             client_id: self.client_ids(&role, run)?,
             username: self.username.clone(),
             first: self.start + 1,
@@ -441,7 +441,7 @@ impl Base {
         Ok(sources)
     }
 
-    fn tls(&self) -> Result<Option<Arc<tls::Settings>>, String> {
+    fn tls(&self) -> Result<Option<Arc<tls::TlsSettings>>, String> {
         if !self.ssl {
             let alone = !self.certfile.is_empty();
             return if alone { Err("--certfile needs --ssl".into()) } else { Ok(None) };
@@ -455,7 +455,7 @@ impl Base {
         };
         let versions = self.ssl_version.unwrap_or_default();
         let asked = tls::Asked { trust, identities, versions, resume: self.resume };
-        let tls = tls::Settings::new(&asked, &names);
+        let tls = tls::TlsSettings::new(&asked, &names);
         Ok(Some(Arc::new(tls.map_err(|why| format!("--ssl: {why}"))?)))
     }
 }

@@ -186,13 +186,13 @@ fn read_theirs(payload: &[u8], headers: &[Header]) -> Told {
 /// `%RANDOM%`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Template {
-    parts: Vec<Part>,
+    parts: Vec<PayloadPart>,
     /// Bytes that `%RANDOM%` stands for.
     size: usize,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Part {
+enum PayloadPart {
     Bytes(Vec<u8>),
     /// The time, in units of this many nanoseconds.
     Time(u64),
@@ -203,19 +203,19 @@ enum Part {
 impl Template {
     /// Reads a template; `size` is the number of bytes for `%RANDOM%`. Other percent signs stay.
     pub fn parse(text: &[u8], size: usize) -> Template {
-        let variables: [(&[u8], Part); 6] = [
-            (b"%TIMESTAMP%", Part::Time(1_000_000)),
-            (b"%TIMESTAMPMS%", Part::Time(1_000_000)),
-            (b"%TIMESTAMPUS%", Part::Time(1000)),
-            (b"%TIMESTAMPNS%", Part::Time(1)),
-            (b"%UNIQUE%", Part::Unique),
-            (b"%RANDOM%", Part::Random),
+        let variables: [(&[u8], PayloadPart); 6] = [
+            (b"%TIMESTAMP%", PayloadPart::Time(1_000_000)),
+            (b"%TIMESTAMPMS%", PayloadPart::Time(1_000_000)),
+            (b"%TIMESTAMPUS%", PayloadPart::Time(1000)),
+            (b"%TIMESTAMPNS%", PayloadPart::Time(1)),
+            (b"%UNIQUE%", PayloadPart::Unique),
+            (b"%RANDOM%", PayloadPart::Random),
         ];
         let (mut parts, mut plain, mut rest) = (Vec::new(), Vec::new(), text);
         while let Some((&first, after)) = rest.split_first() {
             let found = variables.iter().find(|(name, _)| rest.starts_with(name));
             if let Some((name, part)) = found {
-                parts.push(Part::Bytes(std::mem::take(&mut plain)));
+                parts.push(PayloadPart::Bytes(std::mem::take(&mut plain)));
                 parts.push(part.clone());
                 rest = &rest[name.len()..];
             } else {
@@ -223,7 +223,7 @@ impl Template {
                 rest = after;
             }
         }
-        parts.push(Part::Bytes(plain));
+        parts.push(PayloadPart::Bytes(plain));
         Template { parts, size }
     }
 
@@ -232,12 +232,12 @@ impl Template {
         for part in &self.parts {
             // Writing to a Vec does not fail.
             let _ = match part {
-                Part::Bytes(bytes) => out.write_all(bytes),
-                Part::Time(unit) => write!(out, "{}", message.stamp / unit),
-                Part::Unique => {
+                PayloadPart::Bytes(bytes) => out.write_all(bytes),
+                PayloadPart::Time(unit) => write!(out, "{}", message.stamp / unit),
+                PayloadPart::Unique => {
                     write!(out, "{run}-{}-{}", message.stream, message.sequence)
                 }
-                Part::Random => {
+                PayloadPart::Random => {
                     let end = out.len() + self.size;
                     while out.len() < end {
                         let bytes = random.next().to_le_bytes();

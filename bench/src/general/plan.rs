@@ -2,7 +2,7 @@
 
 use super::payload::{Body, Header};
 use crate::arguments::Outcome;
-use crate::clients::join::Made;
+use crate::clients::join::ClientNames;
 use crate::clients::tls;
 use crate::exporter::Exporter;
 use crate::mqtt::{Session, Version};
@@ -91,10 +91,11 @@ pub struct Plan {
     pub targets: Vec<SocketAddr>,
     /// Addresses to connect from, in turn; empty lets the system choose.
     pub sources: Vec<IpAddr>,
-    /// The range of local ports from which each client gets its own; see `socket::Options::ports`.
+    /// The range of local ports from which each client gets its own; see
+    /// `socket::SocketOptions::ports`.
     pub ports: Option<(u16, u16)>,
     /// TLS below MQTT, if any.
-    pub tls: Option<Arc<tls::Settings>>,
+    pub tls: Option<Arc<tls::TlsSettings>>,
     /// The path of WebSockets that carry MQTT, if any.
     pub web: Option<Arc<str>>,
     /// The protocol version of all clients.
@@ -102,7 +103,7 @@ pub struct Plan {
     /// The number of clients.
     pub clients: u32,
     /// How ClientIds and user names are made.
-    pub names: Made,
+    pub names: ClientNames,
     /// The password of all clients.
     pub password: Option<String>,
     /// Nanoseconds from one connection to the next; 0 connects as fast as possible.

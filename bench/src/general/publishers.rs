@@ -37,7 +37,7 @@ enum Topic {
 
 /// One publication of one client.
 #[derive(Clone, Debug)]
-struct Stream {
+struct TimedPublication {
     /// When its next message is due; `u64::MAX` stands for the stream's next turn.
     due: u64,
     sent: u64,
@@ -46,10 +46,10 @@ struct Stream {
     topic: Topic,
 }
 
-const _: () = assert!(size_of::<Stream>() <= 48);
+const _: () = assert!(size_of::<TimedPublication>() <= 48);
 
 #[derive(Clone, Debug, Default)]
-struct Client {
+struct PublishingClient {
     /// Packet identifiers of unacknowledged messages, and when each message was due.
     waiting: VecDeque<(u16, u64)>,
     last_id: u16,
@@ -61,7 +61,7 @@ struct Client {
 
 /// Counts of a run.
 #[derive(Clone, Copy, Default, Debug)]
-pub struct Counts {
+pub struct PublishCounts {
     /// Messages queued for the kernel, whether or not it has taken them.
     pub published: u64,
     bytes: u64,
@@ -79,9 +79,9 @@ pub struct Counts {
 pub struct Publishers {
     plan: Publishing,
     version: Version,
-    clients: Vec<Client>,
+    clients: Vec<PublishingClient>,
     /// The streams of all clients, sorted by client, then by publication.
-    streams: Vec<Stream>,
+    streams: Vec<TimedPublication>,
     payloads: Vec<Payload>,
     schedules: Vec<Schedule>,
     /// Indexes of publications without an interval.
@@ -92,7 +92,7 @@ pub struct Publishers {
     /// Scratch memory for topic names that vary.
     topic: String,
     /// Counts so far.
-    pub counts: Counts,
+    pub counts: PublishCounts,
     /// Nanoseconds from when a message was due to its acknowledgement.
     pub latency: Latency,
     /// Unacknowledged messages of all clients.
@@ -108,7 +108,8 @@ impl Publishers {
     /// Publishers none of which is connected yet.
     pub fn new(plan: &Plan, publishing: &Publishing) -> Publishers {
         let kinds = &publishing.publications;
-        let stream = Stream { due: u64::MAX, sent: 0, scheduled: false, topic: Topic::Unknown };
+        let stream =
+            TimedPublication { due: u64::MAX, sent: 0, scheduled: false, topic: Topic::Unknown };
         let payload = |kind: &Publication| {
             Payload::new(
                 kind.body.clone(),
@@ -119,7 +120,7 @@ impl Publishers {
         };
         Publishers {
             version: plan.version,
-            clients: vec![Client::default(); plan.clients as usize],
+            clients: vec![PublishingClient::default(); plan.clients as usize],
             streams: vec![stream; plan.clients as usize * kinds.len()],
             payloads: kinds.iter().map(payload).collect(),
             schedules: kinds.iter().map(|kind| Schedule::new(kind.interval)).collect(),
@@ -127,7 +128,7 @@ impl Publishers {
             random: Random::new(u64::from(plan.run), u64::MAX),
             left: publishing.limit.unwrap_or(u64::MAX),
             topic: String::new(),
-            counts: Counts::default(),
+            counts: PublishCounts::default(),
             latency: Latency::new(),
             waiting: 0,
             running: !publishing.wait,
@@ -393,7 +394,7 @@ impl Publishers {
 
     /// Adds the counts to `report`.
     pub fn report(&self, report: &mut Value, seconds: f64) {
-        let Counts { published, bytes, .. } = self.counts;
+        let PublishCounts { published, bytes, .. } = self.counts;
         report["published"] = published.into();
         report["published_per_s"] = super::rate(published, seconds);
         report["published_bytes"] = bytes.into();

@@ -37,13 +37,13 @@ pub fn read(text: &str) -> Result<Vec<Publication>, String> {
     topics.iter().enumerate().map(one).collect()
 }
 
-type Wrong = (String, String);
+type WrongTopic = (String, String);
 
-fn wrong(field: &str, why: &str) -> Wrong {
+fn wrong(field: &str, why: &str) -> WrongTopic {
     (field.to_string(), why.to_string())
 }
 
-fn publication(fields: &Map<String, Value>) -> Result<Publication, Wrong> {
+fn publication(fields: &Map<String, Value>) -> Result<Publication, WrongTopic> {
     if let Some(unknown) = fields.keys().find(|key| !FIELDS.contains(&key.as_str())) {
         return Err(wrong(unknown, &format!("this is none of {}", FIELDS.join(", "))));
     }
@@ -75,7 +75,7 @@ fn publication(fields: &Map<String, Value>) -> Result<Publication, Wrong> {
     Ok(Publication { topic, qos, retain, interval, body })
 }
 
-fn body(payload: &Value, timestamp: &Value, render: &Value) -> Result<Body, Wrong> {
+fn body(payload: &Value, timestamp: &Value, render: &Value) -> Result<Body, WrongTopic> {
     let mut value = payload.clone();
     if !value.is_object() {
         return Err(wrong("payload", "an object is needed"));
@@ -106,7 +106,7 @@ fn body(payload: &Value, timestamp: &Value, render: &Value) -> Result<Body, Wron
 
 /// Replaces `%pN` by N times 4 KiB. emqtt-bench's variables for a client's number and ClientId are
 /// not supported, as each client would need a payload of its own.
-fn rendered(text: &str) -> Result<String, Wrong> {
+fn rendered(text: &str) -> Result<String, WrongTopic> {
     let Some(at) = text.find('%') else { return Ok(text.to_string()) };
     let pages = text[at..].strip_prefix("%p").and_then(|number| number.parse::<usize>().ok());
     let pages = pages.ok_or_else(|| wrong("render", "of variables there is %pN, at the end"))?;

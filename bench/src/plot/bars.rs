@@ -29,14 +29,14 @@ const COLOURS: [Colour; 6] = [
 ];
 
 /// The heading of a figure, and its field in the result.
-type Figure = (&'static str, &'static str);
+type BarField = (&'static str, &'static str);
 
-const TRAFFIC: [Figure; 3] = [
+const TRAFFIC: [BarField; 3] = [
     ("CPU, µs per message", "cpu_us"),
     ("latency p99, ms", "latency_ms.p99"),
     ("messages per second", "delivered_per_s"),
 ];
-const IDLE: [Figure; 3] = [
+const IDLE: [BarField; 3] = [
     ("CPU, µs per connection", "connect_cpu_us"),
     ("memory, bytes per client", "pss_per_client"),
     ("connections per second", "connects_per_s"),

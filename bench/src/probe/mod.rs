@@ -25,7 +25,7 @@ const LAST_ANSWERS: u64 = 2 * crate::clock::SECOND;
 
 /// The number of probes and their rate.
 #[derive(Clone, Copy, Debug)]
-pub struct Plan {
+pub struct ProbePlan {
     /// Pairs of a publisher and a subscriber; 0 makes no probes.
     pub pairs: u32,
     /// Messages per second of each pair.
@@ -47,7 +47,7 @@ enum Event {
 }
 
 /// The figures of one phase of the run.
-struct Phase {
+struct PhaseFigures {
     name: &'static str,
     sent: u64,
     heard: u64,
@@ -57,7 +57,7 @@ struct Phase {
     reading: Latency,
 }
 
-impl Phase {
+impl PhaseFigures {
     fn new(name: &'static str) -> Self {
         let empty = Latency::new;
         let (total, late, broker, reading) = (empty(), empty(), empty(), empty());
@@ -78,13 +78,13 @@ impl Phase {
 
 /// Running probes, as the generator's thread sees them.
 pub struct Probes {
-    plan: Plan,
+    plan: ProbePlan,
     events: Receiver<Event>,
     phase: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
     priority: &'static str,
-    phases: Vec<Phase>,
+    phases: Vec<PhaseFigures>,
     ended: u64,
     strange: u64,
 }
@@ -92,7 +92,7 @@ pub struct Probes {
 impl Probes {
     /// Connects the pairs and starts their messages. The first phase is called `name`.
     pub fn start(
-        plan: Plan,
+        plan: ProbePlan,
         target: SocketAddrV4,
         version: Version,
         salt: &str,
@@ -110,7 +110,7 @@ impl Probes {
         });
         let thread = thread.map_err(|e| format!("thread of the probes: {e}"))?;
         let priority = priority.recv().map_err(|e| format!("thread of the probes: {e}"))?;
-        let phases = vec![Phase::new(name)];
+        let phases = vec![PhaseFigures::new(name)];
         let thread = Some(thread);
         Ok(Self { plan, events, phase, stop, thread, priority, phases, ended: 0, strange: 0 })
     }
@@ -118,7 +118,7 @@ impl Probes {
     /// Begins the phase `name`: messages sent from now on belong to it.
     pub fn phase(&mut self, name: &'static str) {
         self.phase.store(self.phases.len(), Ordering::Relaxed);
-        self.phases.push(Phase::new(name));
+        self.phases.push(PhaseFigures::new(name));
     }
 
     /// Takes in the events of the thread so far; each latency is also recorded in `second`.
@@ -154,7 +154,7 @@ impl Probes {
         self.look(&mut Latency::new());
         let phases: Map<String, Value> =
             self.phases.iter().map(|p| (p.name.to_string(), p.report())).collect();
-        let sum = |f: fn(&Phase) -> u64| self.phases.iter().map(f).sum::<u64>();
+        let sum = |f: fn(&PhaseFigures) -> u64| self.phases.iter().map(f).sum::<u64>();
         json!({
             "pairs": self.plan.pairs,
             "rate_of_each": self.plan.rate,

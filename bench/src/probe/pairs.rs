@@ -2,7 +2,7 @@
 //! are polled directly and do not use the engine in `clients`, which belongs to the other thread.
 #![allow(unsafe_code)]
 
-use super::{Event, LAST_ANSWERS, Plan};
+use super::{Event, LAST_ANSWERS, ProbePlan};
 use crate::clock::{self, MILLISECOND, SECOND};
 use crate::mqtt::{self, Version, first};
 use std::io::{self, Read, Write};
@@ -28,7 +28,7 @@ struct Subscriber {
     open: bool,
 }
 
-struct Publisher {
+struct ProbePublisher {
     socket: TcpStream,
     topic: Vec<u8>,
     /// The packet identifier of the last message, with QoS 1.
@@ -42,7 +42,7 @@ pub struct Pairs {
     qos: u8,
     every: u64,
     subscribers: Vec<Subscriber>,
-    publishers: Vec<Publisher>,
+    publishers: Vec<ProbePublisher>,
 }
 
 impl Pairs {
@@ -51,7 +51,7 @@ impl Pairs {
         target: SocketAddrV4,
         version: Version,
         salt: &str,
-        plan: Plan,
+        plan: ProbePlan,
     ) -> Result<Self, String> {
         let name = |what: &str, n: u32| format!("{salt}-probe-{what}{n}");
         let mut pairs = Self {
@@ -71,7 +71,7 @@ impl Pairs {
             pairs.subscribers.push(Subscriber { socket, partial: Vec::new(), open: true });
             let socket = handshake(target, version, &name("p", n)).map_err(fail)?;
             socket.set_nonblocking(true).map_err(fail)?;
-            pairs.publishers.push(Publisher {
+            pairs.publishers.push(ProbePublisher {
                 socket,
                 topic: topic.into_bytes(),
                 id: 0,

@@ -1,7 +1,7 @@
 //! The cost of a publisher and a subscriber that live on different shards: the same pairs, once
 //! with a common home shard and once with two, alternate on one broker.
 
-use super::{Plan, Settings, traffic};
+use super::{RunSettings, TrafficPlan, traffic};
 use crate::clients::join::Names;
 use crate::placement::{self, Placement};
 use crate::report;
@@ -17,7 +17,7 @@ enum Homes {
 
 /// Runs pairs at full speed (`full`) and at a low rate (`paced`), each with both kinds of homes, on
 /// a broker of `settings.shards` shards.
-pub fn run(full: Plan, paced: Plan, settings: &Settings) -> Result<Value, String> {
+pub fn run(full: TrafficPlan, paced: TrafficPlan, settings: &RunSettings) -> Result<Value, String> {
     let shards = settings.shards;
     if !(2..=64).contains(&shards) {
         return Err("crossshard needs a broker with 2 to 64 shards (--shards)".into());
@@ -55,7 +55,7 @@ pub fn run(full: Plan, paced: Plan, settings: &Settings) -> Result<Value, String
 /// ClientIds such that subscriber n lives on shard n modulo the number of shards, and its publisher
 /// on the same or on the next shard: the load of the shards is the same either way.
 fn names(
-    plan: &Plan,
+    plan: &TrafficPlan,
     salt: &str,
     homes: Homes,
     shards: u8,

@@ -2,9 +2,9 @@
 //! `storm`, `fleet`, `queue` and `retained` share this. What else the clients send is up to a
 //! [`Talk`].
 
-use super::Settings;
+use super::RunSettings;
 use crate::clients::join::{Join, Names};
-use crate::clients::socket::Options;
+use crate::clients::socket::SocketOptions;
 use crate::clients::{Handler, Net};
 use crate::clock::{self, MILLISECOND, SECOND};
 use crate::exporter::Totals;
@@ -138,7 +138,7 @@ impl Sweep {
 
 /// Counts of a run.
 #[derive(Clone, Copy, Default, Debug)]
-pub struct Counts {
+pub struct CrowdCounts {
     /// Connections that the broker acknowledged.
     pub connects: u64,
     /// Connections of ready clients that ended without being ended by this program.
@@ -162,7 +162,7 @@ pub struct Crowd<T> {
     /// The samples of the run.
     pub monitor: Monitor,
     /// What happened.
-    pub counts: Counts,
+    pub counts: CrowdCounts,
     probes: Option<Probes>,
     /// The report of the probes when they have ended.
     probed: Option<Value>,
@@ -190,15 +190,15 @@ impl<T: Talk> Crowd<T> {
         ping_interval: u32,
         reset: bool,
         talk: T,
-        settings: &Settings,
+        settings: &RunSettings,
     ) -> Result<(Self, Net), String> {
         let own_before = process::own_resident();
         let monitor = Monitor::new(settings.pid, settings.exporter.clone());
-        let options = Options {
+        let options = SocketOptions {
             reset,
             tls: settings.tls.clone(),
             web: settings.web.clone(),
-            ..Options::default()
+            ..SocketOptions::default()
         };
         let net = Net::new(&settings.targets(), total, options)?;
         let names = Names::Numbered(settings.salt.clone());
@@ -210,7 +210,7 @@ impl<T: Talk> Crowd<T> {
             join,
             talk,
             monitor,
-            counts: Counts::default(),
+            counts: CrowdCounts::default(),
             probes: None,
             probed: None,
             own_before,
@@ -227,7 +227,7 @@ impl<T: Talk> Crowd<T> {
 
     /// Starts probes beside the crowd, unless the plan has none or the broker has no plain
     /// listener.
-    pub fn probe(&mut self, plan: probe::Plan, settings: &Settings) -> Result<(), String> {
+    pub fn probe(&mut self, plan: probe::ProbePlan, settings: &RunSettings) -> Result<(), String> {
         // Probes have sockets of their own, without TLS and WebSockets.
         let plain = settings.plain.or(settings.tls.is_none().then_some(settings.target));
         if plan.pairs > 0

@@ -1,9 +1,9 @@
 //! Ping-pong: each client has a fixed number of 20-byte messages under way and sends a new one for
 //! each that returns. The same loop speaks MQTT to a broker and bare bytes to the echo server.
 
-use super::{Settings, Snapshot};
+use super::{RunSettings, Snapshot};
 use crate::clients::join::{Join, Names};
-use crate::clients::socket::Options;
+use crate::clients::socket::SocketOptions;
 use crate::clients::{Handler, Net};
 use crate::clock::{self, MILLISECOND, SECOND};
 use crate::mqtt::{self, Malformed, Version};
@@ -36,7 +36,7 @@ struct Echo {
 }
 
 /// Runs `clients` clients with `depth` messages under way each.
-pub fn run(clients: u32, depth: u32, settings: &Settings) -> Result<Value, String> {
+pub fn run(clients: u32, depth: u32, settings: &RunSettings) -> Result<Value, String> {
     if clients > 10_000 {
         return Err("the echo scenario has at most 10000 clients".into());
     }
@@ -64,7 +64,11 @@ pub fn run(clients: u32, depth: u32, settings: &Settings) -> Result<Value, Strin
     let mut net = Net::new(
         &settings.targets(),
         clients,
-        Options { tls: settings.tls.clone(), web: settings.web.clone(), ..Options::default() },
+        SocketOptions {
+            tls: settings.tls.clone(),
+            web: settings.web.clone(),
+            ..SocketOptions::default()
+        },
     )?;
     echo.join(&mut net, clients)?;
     let tree = settings.pid.map(Tree::of);

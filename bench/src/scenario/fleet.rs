@@ -3,7 +3,7 @@
 //! receive the messages of all devices.
 
 use super::crowd::{Crowd, Stage, Sweep, Talk};
-use super::{Settings, Snapshot};
+use super::{RunSettings, Snapshot};
 use crate::clock::{self, MILLISECOND, SECOND};
 use crate::mqtt::{self, Malformed, Packet, Version, first};
 use crate::report::Figure;
@@ -34,20 +34,20 @@ struct Fleet {
     /// The numbers of each device's next heartbeat and next status, and which ones a backend has
     /// received.
     said: Vec<[u8; 2]>,
-    heard: Vec<[Heard; 2]>,
+    heard: Vec<[DeviceSequence; 2]>,
     topic: Vec<u8>,
     payload: Vec<u8>,
     heartbeat_latency: Latency,
     answer_latency: Latency,
     /// How late the generator sent heartbeats.
     lateness: Latency,
-    counts: Counts,
+    counts: FleetCounts,
 }
 
 /// Which messages of one kind have come from a device. Numbers are single bytes: up to 127 ahead is
 /// a gap, otherwise the message is late.
 #[derive(Clone, Copy, Default)]
-struct Heard {
+struct DeviceSequence {
     /// The number after the highest one that has come.
     next: u8,
     /// Bit n: message `next - 1 - n` has come.
@@ -66,7 +66,7 @@ enum Came {
     Again,
 }
 
-impl Heard {
+impl DeviceSequence {
     fn take(&mut self, number: u8) -> Came {
         let ahead = number.wrapping_sub(self.next);
         if ahead < 128 {
@@ -84,7 +84,7 @@ impl Heard {
 }
 
 #[derive(Clone, Copy, Default)]
-struct Counts {
+struct FleetCounts {
     heartbeats_sent: u64,
     heartbeats: u64,
     statuses_sent: u64,
@@ -99,7 +99,7 @@ struct Counts {
 
 impl Talk for Fleet {
     fn messages(&self) -> Option<(u64, u64)> {
-        let Counts { heartbeats_sent, heartbeats, statuses_sent, statuses, answers, .. } =
+        let FleetCounts { heartbeats_sent, heartbeats, statuses_sent, statuses, answers, .. } =
             self.counts;
         // Each status that a backend receives is answered with a message.
         Some((heartbeats_sent + statuses_sent + statuses, heartbeats + statuses + answers))
@@ -236,7 +236,7 @@ impl Fleet {
 
 impl Fleet {
     /// A fleet before the first device connects.
-    fn new(devices: u32, settings: &Settings) -> Self {
+    fn new(devices: u32, settings: &RunSettings) -> Self {
         Fleet {
             salt: settings.salt.clone(),
             version: settings.version,
@@ -246,19 +246,19 @@ impl Fleet {
             statuses: None,
             ids: vec![0; (devices + BACKENDS) as usize],
             said: vec![[0; 2]; devices as usize],
-            heard: vec![[Heard::default(); 2]; devices as usize],
+            heard: vec![[DeviceSequence::default(); 2]; devices as usize],
             topic: Vec::new(),
             payload: vec![b'.'; STATUS],
             heartbeat_latency: Latency::new(),
             answer_latency: Latency::new(),
             lateness: Latency::new(),
-            counts: Counts::default(),
+            counts: FleetCounts::default(),
         }
     }
 }
 
 /// Connects `devices` devices and the backends, and runs them for `settings.hold` seconds.
-pub fn run(devices: u32, settings: &Settings) -> Result<Value, String> {
+pub fn run(devices: u32, settings: &RunSettings) -> Result<Value, String> {
     let fleet = Fleet::new(devices, settings);
     let (mut crowd, mut net) =
         Crowd::new(devices + BACKENDS, settings.ping.unwrap_or(PING_EVERY), true, fleet, settings)?;
@@ -383,7 +383,7 @@ mod tests {
     fn a_message_that_comes_again_is_known_however_many_came_between() {
         use Came::{Again, Ahead, Late};
         let came = |numbers: &[u8]| {
-            let mut heard = Heard::default();
+            let mut heard = DeviceSequence::default();
             numbers.iter().map(|&number| heard.take(number)).collect::<Vec<_>>()
         };
         assert_eq!(came(&[0, 1, 1, 2, 0, 2]), [Ahead, Ahead, Again, Ahead, Again, Again]);
@@ -391,7 +391,7 @@ mod tests {
         // A gap that is longer than what is remembered, and what is too late.
         assert_eq!(came(&[0, 100, 99, 99, 0, 50]), [Ahead, Ahead, Late, Again, Again, Again]);
         // Numbers go round.
-        let mut heard = Heard::default();
+        let mut heard = DeviceSequence::default();
         for number in 0..600u32 {
             assert_eq!(heard.take(number as u8), Ahead);
         }

@@ -1,8 +1,8 @@
 //! Silent clients: the cost of connecting each of them, and of keeping it.
 
-use super::{Settings, Snapshot};
+use super::{RunSettings, Snapshot};
 use crate::clients::join::{Join, Names};
-use crate::clients::socket::Options;
+use crate::clients::socket::SocketOptions;
 use crate::clients::{Handler, Net};
 use crate::clock::{self, MILLISECOND, SECOND};
 use crate::host::Host;
@@ -25,7 +25,7 @@ struct Idle {
 
 /// Connects `clients` clients, each with one subscription to a topic of its own, then waits in
 /// silence for `settings.seconds`.
-pub fn run(clients: u32, settings: &Settings) -> Result<Value, String> {
+pub fn run(clients: u32, settings: &RunSettings) -> Result<Value, String> {
     let mut idle = Idle {
         join: Join::new(
             settings.version,
@@ -41,7 +41,11 @@ pub fn run(clients: u32, settings: &Settings) -> Result<Value, String> {
     let mut net = Net::new(
         &settings.targets(),
         clients,
-        Options { tls: settings.tls.clone(), web: settings.web.clone(), ..Options::default() },
+        SocketOptions {
+            tls: settings.tls.clone(),
+            web: settings.web.clone(),
+            ..SocketOptions::default()
+        },
     )?;
     let own_before = process::own_resident();
     let tree = settings.pid.map(Tree::of);

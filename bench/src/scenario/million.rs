@@ -2,7 +2,7 @@
 //! memory.
 
 use super::crowd::{Crowd, Quiet};
-use super::{Settings, Snapshot};
+use super::{RunSettings, Snapshot};
 use crate::clock::{self, MILLISECOND, SECOND};
 use crate::host::Host;
 use crate::probe;
@@ -24,7 +24,12 @@ const CLOSING: u64 = 60 * SECOND;
 
 /// Connects `clients` clients, `rate` per second or, with 0, as fast as possible, keeps them for
 /// `settings.hold` seconds, and ends the connections.
-pub fn run(clients: u32, rate: u32, subscribe: bool, settings: &Settings) -> Result<Value, String> {
+pub fn run(
+    clients: u32,
+    rate: u32,
+    subscribe: bool,
+    settings: &RunSettings,
+) -> Result<Value, String> {
     let talk = Quiet::new(&settings.salt, subscribe);
     let (mut crowd, mut net) =
         Crowd::new(clients, settings.ping.unwrap_or(PING_EVERY), true, talk, settings)?;

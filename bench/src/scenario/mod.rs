@@ -41,7 +41,7 @@ pub enum Shape {
 
 /// Numbers of a traffic scenario.
 #[derive(Clone, Copy, Debug)]
-pub struct Plan {
+pub struct TrafficPlan {
     /// Which publishers each subscriber receives from.
     pub shape: Shape,
     /// Publishing clients.
@@ -61,9 +61,9 @@ pub struct Plan {
 
 /// What a scenario does.
 #[derive(Clone, Copy, Debug)]
-pub enum Kind {
+pub enum ScenarioKind {
     /// Publishers and subscribers.
-    Traffic(Plan),
+    Traffic(TrafficPlan),
     /// Clients with one subscription each that then are silent.
     Idle {
         /// The number of clients.
@@ -72,9 +72,9 @@ pub enum Kind {
     /// Pairs with a common home shard, compared with pairs without.
     CrossShard {
         /// The pairs without a rate.
-        full: Plan,
+        full: TrafficPlan,
         /// The pairs with a rate.
-        paced: Plan,
+        paced: TrafficPlan,
     },
     /// Clients that connect, ping, and leave.
     Million {
@@ -114,23 +114,29 @@ pub enum Kind {
     },
 }
 
-impl Kind {
+impl ScenarioKind {
     /// Whether the broker needs a large in-flight window and long queues, so that it is measured
     /// and not the bounds of its configuration.
     pub fn fills_queues(&self) -> bool {
         match self {
-            Kind::Traffic(plan) => plan.qos > 0,
-            Kind::CrossShard { full, paced } => full.qos > 0 || paced.qos > 0,
-            Kind::Fleet { .. } | Kind::Queue { .. } | Kind::Retained { .. } => true,
-            Kind::Idle { .. } | Kind::Million { .. } | Kind::Storm { .. } | Kind::Echo { .. } => {
-                false
-            }
+            ScenarioKind::Traffic(plan) => plan.qos > 0,
+            ScenarioKind::CrossShard { full, paced } => full.qos > 0 || paced.qos > 0,
+            ScenarioKind::Fleet { .. }
+            | ScenarioKind::Queue { .. }
+            | ScenarioKind::Retained { .. } => true,
+            ScenarioKind::Idle { .. }
+            | ScenarioKind::Million { .. }
+            | ScenarioKind::Storm { .. }
+            | ScenarioKind::Echo { .. } => false,
         }
     }
 
     /// Whether its report has a series over time, which can be drawn.
     pub fn has_course(&self) -> bool {
-        !matches!(self, Kind::Idle { .. } | Kind::CrossShard { .. } | Kind::Echo { .. })
+        !matches!(
+            self,
+            ScenarioKind::Idle { .. } | ScenarioKind::CrossShard { .. } | ScenarioKind::Echo { .. }
+        )
     }
 }
 
@@ -142,21 +148,21 @@ pub struct Scenario {
     /// One sentence for the list of scenarios.
     pub about: &'static str,
     /// What the scenario does.
-    pub kind: Kind,
+    pub kind: ScenarioKind,
     /// Whether `compare` runs it when no scenario is named.
     pub compared: bool,
 }
 
-const fn traffic(name: &'static str, about: &'static str, plan: Plan) -> Scenario {
-    Scenario { name, about, kind: Kind::Traffic(plan), compared: true }
+const fn traffic(name: &'static str, about: &'static str, plan: TrafficPlan) -> Scenario {
+    Scenario { name, about, kind: ScenarioKind::Traffic(plan), compared: true }
 }
 
-const fn pairs(count: u32, qos: u8, rate: u32) -> Plan {
+const fn pairs(count: u32, qos: u8, rate: u32) -> TrafficPlan {
     let (shape, window) = (Shape::Pairs, 100);
-    Plan { shape, publishers: count, subscribers: count, qos, window, rate, burst: 1 }
+    TrafficPlan { shape, publishers: count, subscribers: count, qos, window, rate, burst: 1 }
 }
 
-const FAN_IN: Plan = Plan {
+const FAN_IN: TrafficPlan = TrafficPlan {
     shape: Shape::FanIn,
     publishers: 1000,
     subscribers: 5,
@@ -165,7 +171,7 @@ const FAN_IN: Plan = Plan {
     rate: 20_000,
     burst: 1,
 };
-const FAN_OUT: Plan = Plan {
+const FAN_OUT: TrafficPlan = TrafficPlan {
     shape: Shape::FanOut,
     publishers: 5,
     subscribers: 1000,
@@ -187,49 +193,49 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "idle",
         about: "15,000 silent clients with one subscription: memory, and CPU to come in",
-        kind: Kind::Idle { clients: 15_000 },
+        kind: ScenarioKind::Idle { clients: 15_000 },
         compared: true,
     },
     Scenario {
         name: "echo",
         about: "200 clients publish to their own topic, QoS 0, one message outstanding",
-        kind: Kind::Echo { clients: 200, depth: 1 },
+        kind: ScenarioKind::Echo { clients: 200, depth: 1 },
         compared: false,
     },
     Scenario {
         name: "million",
         about: "a million clients with one subscription each that come in, ping and leave",
-        kind: Kind::Million { clients: 1_000_000, rate: 0, subscribe: true },
+        kind: ScenarioKind::Million { clients: 1_000_000, rate: 0, subscribe: true },
         compared: false,
     },
     Scenario {
         name: "storm",
         about: "100,000 clients drop at once and return; steady pairs stay (--drop reset|close)",
-        kind: Kind::Storm { clients: 100_000 },
+        kind: ScenarioKind::Storm { clients: 100_000 },
         compared: false,
     },
     Scenario {
         name: "fleet",
         about: "100,000 devices: heartbeat every 15 s, answered status every 60 s, 4 backends",
-        kind: Kind::Fleet { clients: 100_000 },
+        kind: ScenarioKind::Fleet { clients: 100_000 },
         compared: false,
     },
     Scenario {
         name: "queue",
         about: "10,000 sessions get 10 messages each while away (--messages), then return at once",
-        kind: Kind::Queue { clients: 10_000 },
+        kind: ScenarioKind::Queue { clients: 10_000 },
         compared: false,
     },
     Scenario {
         name: "retained",
         about: "100,000 retained messages (--messages), told to 20 wildcard subscribers at once",
-        kind: Kind::Retained { subscribers: 20 },
+        kind: ScenarioKind::Retained { subscribers: 20 },
         compared: false,
     },
     Scenario {
         name: "conn-tcp-1M-5K",
         about: "1,000,000 connections, 5,000 per second",
-        kind: Kind::Million { clients: 1_000_000, rate: 5000, subscribe: false },
+        kind: ScenarioKind::Million { clients: 1_000_000, rate: 5000, subscribe: false },
         compared: false,
     },
     Scenario {
@@ -245,7 +251,7 @@ pub const ALL: &[Scenario] = &[
         ..traffic(
             "fanout-5-1000-5-250K",
             "5 publishers and topics to 1,000 subscribers, QoS 1, 250,000 deliveries/s",
-            Plan { qos: 1, rate: 250, ..FAN_OUT },
+            TrafficPlan { qos: 1, rate: 250, ..FAN_OUT },
         )
     },
     Scenario {
@@ -253,7 +259,7 @@ pub const ALL: &[Scenario] = &[
         ..traffic(
             "sharedsub-50K-500-50K-50K",
             "50,000 publishers to 500 subscribers that share, QoS 1, 50,000 messages/s",
-            Plan {
+            TrafficPlan {
                 shape: Shape::Shared,
                 publishers: 50_000,
                 subscribers: 500,
@@ -265,7 +271,7 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "crossshard",
         about: "100 pairs, QoS 0, on one shard against on two, at full speed and paced",
-        kind: Kind::CrossShard { full: pairs(100, 0, 0), paced: pairs(100, 0, 1000) },
+        kind: ScenarioKind::CrossShard { full: pairs(100, 0, 0), paced: pairs(100, 0, 1000) },
         compared: false,
     },
 ];
@@ -280,7 +286,7 @@ pub fn find(name: &str) -> Result<&'static Scenario, String> {
 
 /// What a run needs besides the scenario.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct RunSettings {
     /// The broker's address.
     pub target: SocketAddrV4,
     /// The broker's first process; without it, CPU time and memory are not in the report.
@@ -324,13 +330,13 @@ pub struct Settings {
     /// Messages per client (`queue`) or in all (`retained`), instead of the scenario's.
     pub messages: Option<u32>,
     /// TLS below MQTT, if any.
-    pub tls: Option<Arc<tls::Settings>>,
+    pub tls: Option<Arc<tls::TlsSettings>>,
     /// The path of WebSockets that carry MQTT, if any.
     pub web: Option<Arc<str>>,
     /// A listener of the same broker without TLS and WebSockets, which probes use.
     pub plain: Option<SocketAddrV4>,
     /// Probes beside the scenarios `million`, `conn-tcp-1M-5K` and `storm`.
-    pub probes: probe::Plan,
+    pub probes: probe::ProbePlan,
     /// Rounds of a scenario that compares by itself (`crossshard`).
     pub repeat: Option<u32>,
     /// Whether the echo scenario sends bare bytes to an echo server instead of MQTT.
@@ -339,7 +345,7 @@ pub struct Settings {
     pub exporter: Option<Exporter>,
 }
 
-impl Settings {
+impl RunSettings {
     /// The broker's address in the form that [`crate::clients::Net`] takes.
     pub fn targets(&self) -> [SocketAddr; 1] {
         [self.target.into()]
@@ -352,13 +358,13 @@ fn times(number: u32, scale: f64) -> u32 {
 }
 
 /// A smaller or larger plan of the same shape, in which the work of one client stays the same.
-fn scaled(plan: Plan, scale: f64) -> Plan {
+fn scaled(plan: TrafficPlan, scale: f64) -> TrafficPlan {
     let subscribers = times(plan.subscribers, scale);
     match plan.shape {
-        Shape::FanOut => Plan { subscribers, ..plan },
+        Shape::FanOut => TrafficPlan { subscribers, ..plan },
         Shape::Pairs | Shape::FanIn | Shape::Shared => {
             let publishers = times(plan.publishers, scale);
-            Plan { publishers, subscribers, rate: times(plan.rate, scale), ..plan }
+            TrafficPlan { publishers, subscribers, rate: times(plan.rate, scale), ..plan }
         }
     }
 }
@@ -366,21 +372,21 @@ fn scaled(plan: Plan, scale: f64) -> Plan {
 /// The tables of a scenario whose report has a form of its own; `None` for other scenarios.
 pub fn table(scenario: &Scenario, report: &Value) -> Option<String> {
     match scenario.kind {
-        Kind::CrossShard { .. } => Some(crossshard::table(report)),
-        Kind::Storm { .. } => Some(storm::table(report)),
-        Kind::Fleet { .. } => Some(fleet::table(report)),
-        Kind::Million { .. } => Some(million::table(scenario.name, report)),
-        Kind::Queue { .. } => Some(queue::table(report)),
-        Kind::Retained { .. } => Some(retained::table(report)),
-        Kind::Traffic(_) | Kind::Idle { .. } | Kind::Echo { .. } => None,
+        ScenarioKind::CrossShard { .. } => Some(crossshard::table(report)),
+        ScenarioKind::Storm { .. } => Some(storm::table(report)),
+        ScenarioKind::Fleet { .. } => Some(fleet::table(report)),
+        ScenarioKind::Million { .. } => Some(million::table(scenario.name, report)),
+        ScenarioKind::Queue { .. } => Some(queue::table(report)),
+        ScenarioKind::Retained { .. } => Some(retained::table(report)),
+        ScenarioKind::Traffic(_) | ScenarioKind::Idle { .. } | ScenarioKind::Echo { .. } => None,
     }
 }
 
 /// The scenario's kind with the numbers that these settings replace.
-fn effective(kind: Kind, settings: &Settings) -> Kind {
+fn effective(kind: ScenarioKind, settings: &RunSettings) -> ScenarioKind {
     let clients = |number| settings.clients.unwrap_or(times(number, settings.scale));
     match kind {
-        Kind::Traffic(plan) => {
+        ScenarioKind::Traffic(plan) => {
             let mut plan = scaled(plan, settings.scale);
             if let Some(clients) = settings.clients {
                 plan.publishers = clients;
@@ -391,22 +397,26 @@ fn effective(kind: Kind, settings: &Settings) -> Kind {
             plan.rate = settings.rate.unwrap_or(plan.rate);
             plan.burst = settings.burst.unwrap_or(plan.burst);
             plan.window = settings.window.unwrap_or(plan.window);
-            Kind::Traffic(plan)
+            ScenarioKind::Traffic(plan)
         }
-        Kind::Million { clients: number, rate, subscribe } => {
+        ScenarioKind::Million { clients: number, rate, subscribe } => {
             let rate = settings.rate.unwrap_or(times(rate, settings.scale));
-            Kind::Million { clients: clients(number), rate, subscribe }
+            ScenarioKind::Million { clients: clients(number), rate, subscribe }
         }
-        Kind::Storm { clients: number } => Kind::Storm { clients: clients(number) },
-        Kind::Fleet { clients: number } => Kind::Fleet { clients: clients(number) },
-        Kind::Queue { clients: number } => Kind::Queue { clients: clients(number) },
-        Kind::Retained { subscribers } => Kind::Retained { subscribers: clients(subscribers) },
-        Kind::CrossShard { full, paced } => {
+        ScenarioKind::Storm { clients: number } => ScenarioKind::Storm { clients: clients(number) },
+        ScenarioKind::Fleet { clients: number } => ScenarioKind::Fleet { clients: clients(number) },
+        ScenarioKind::Queue { clients: number } => ScenarioKind::Queue { clients: clients(number) },
+        ScenarioKind::Retained { subscribers } => {
+            ScenarioKind::Retained { subscribers: clients(subscribers) }
+        }
+        ScenarioKind::CrossShard { full, paced } => {
             let rate = settings.rate.unwrap_or(paced.rate);
-            Kind::CrossShard { full, paced: Plan { rate, ..paced } }
+            ScenarioKind::CrossShard { full, paced: TrafficPlan { rate, ..paced } }
         }
-        Kind::Idle { clients } => Kind::Idle { clients: settings.clients.unwrap_or(clients) },
-        Kind::Echo { clients, depth } => Kind::Echo {
+        ScenarioKind::Idle { clients } => {
+            ScenarioKind::Idle { clients: settings.clients.unwrap_or(clients) }
+        }
+        ScenarioKind::Echo { clients, depth } => ScenarioKind::Echo {
             clients: settings.clients.unwrap_or(clients),
             depth: settings.window.map_or(depth, u32::from),
         },
@@ -414,26 +424,32 @@ fn effective(kind: Kind, settings: &Settings) -> Kind {
 }
 
 /// The scenario in one line, with the numbers that are used.
-pub fn headline(scenario: &Scenario, settings: &Settings) -> String {
+pub fn headline(scenario: &Scenario, settings: &RunSettings) -> String {
     let number = |number: u32| grouped(f64::from(number));
     let text = match effective(scenario.kind, settings) {
-        Kind::Traffic(plan) => traffic_headline(&plan, settings.payload),
-        Kind::Idle { clients } => {
+        ScenarioKind::Traffic(plan) => traffic_headline(&plan, settings.payload),
+        ScenarioKind::Idle { clients } => {
             format!("{} silent clients with one subscription each", number(clients))
         }
-        Kind::Echo { clients, depth } => {
+        ScenarioKind::Echo { clients, depth } => {
             let bytes = echo::MESSAGE;
             format!("{} clients, {bytes}-byte messages, {depth} outstanding each", number(clients))
         }
-        Kind::Million { clients, rate: 0, .. } => format!("{} connections", number(clients)),
-        Kind::Million { clients, rate, .. } => {
+        ScenarioKind::Million { clients, rate: 0, .. } => {
+            format!("{} connections", number(clients))
+        }
+        ScenarioKind::Million { clients, rate, .. } => {
             format!("{} connections, {} per second", number(clients), number(rate))
         }
-        Kind::Storm { clients } => format!("{} clients drop at once", number(clients)),
-        Kind::Fleet { clients } => format!("{} devices", number(clients)),
-        Kind::Queue { clients } => format!("{} sessions whose clients return", number(clients)),
-        Kind::Retained { subscribers } => format!("{} subscribers at once", number(subscribers)),
-        Kind::CrossShard { full, .. } => {
+        ScenarioKind::Storm { clients } => format!("{} clients drop at once", number(clients)),
+        ScenarioKind::Fleet { clients } => format!("{} devices", number(clients)),
+        ScenarioKind::Queue { clients } => {
+            format!("{} sessions whose clients return", number(clients))
+        }
+        ScenarioKind::Retained { subscribers } => {
+            format!("{} subscribers at once", number(subscribers))
+        }
+        ScenarioKind::CrossShard { full, .. } => {
             format!("{} pairs on one shard against on two", number(full.publishers))
         }
     };
@@ -441,7 +457,7 @@ pub fn headline(scenario: &Scenario, settings: &Settings) -> String {
     format!("{}: {text}{protocol}", scenario.name)
 }
 
-fn traffic_headline(plan: &Plan, payload: usize) -> String {
+fn traffic_headline(plan: &TrafficPlan, payload: usize) -> String {
     let number = |number: u32| grouped(f64::from(number));
     let (publishers, subscribers) = (number(plan.publishers), number(plan.subscribers));
     let mut text = match plan.shape {
@@ -470,21 +486,21 @@ fn traffic_headline(plan: &Plan, payload: usize) -> String {
 }
 
 /// Runs `scenario` and returns its report.
-pub fn run(scenario: &Scenario, settings: &Settings) -> Result<Value, String> {
+pub fn run(scenario: &Scenario, settings: &RunSettings) -> Result<Value, String> {
     let mut report = match effective(scenario.kind, settings) {
-        Kind::Traffic(plan) => {
+        ScenarioKind::Traffic(plan) => {
             traffic::run(plan, Names::Numbered(settings.salt.clone()), settings)?
         }
-        Kind::Million { clients, rate, subscribe } => {
+        ScenarioKind::Million { clients, rate, subscribe } => {
             million::run(clients, rate, subscribe, settings)?
         }
-        Kind::Storm { clients } => storm::run(clients, settings)?,
-        Kind::Fleet { clients } => fleet::run(clients, settings)?,
-        Kind::Queue { clients } => queue::run(clients, settings)?,
-        Kind::Retained { subscribers } => retained::run(subscribers, settings)?,
-        Kind::CrossShard { full, paced } => crossshard::run(full, paced, settings)?,
-        Kind::Idle { clients } => idle::run(clients, settings)?,
-        Kind::Echo { clients, depth } => echo::run(clients, depth, settings)?,
+        ScenarioKind::Storm { clients } => storm::run(clients, settings)?,
+        ScenarioKind::Fleet { clients } => fleet::run(clients, settings)?,
+        ScenarioKind::Queue { clients } => queue::run(clients, settings)?,
+        ScenarioKind::Retained { subscribers } => retained::run(subscribers, settings)?,
+        ScenarioKind::CrossShard { full, paced } => crossshard::run(full, paced, settings)?,
+        ScenarioKind::Idle { clients } => idle::run(clients, settings)?,
+        ScenarioKind::Echo { clients, depth } => echo::run(clients, depth, settings)?,
     };
     report["scenario"] = scenario.name.into();
     report["headline"] = headline(scenario, settings).into();

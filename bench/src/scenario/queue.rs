@@ -7,7 +7,7 @@
 
 use super::crowd::{Crowd, Stage, Talk};
 use super::publish::Filling;
-use super::{Settings, Snapshot};
+use super::{RunSettings, Snapshot};
 use crate::clock::{self, SECOND};
 use crate::mqtt::{self, Malformed, Packet, Session, Version, first};
 use crate::report::Figure;
@@ -109,7 +109,7 @@ impl Talk for Queue {
 
 impl Queue {
     /// A run before anything is published; each client is to receive `depth` messages.
-    fn new(clients: u32, depth: u64, settings: &Settings) -> Self {
+    fn new(clients: u32, depth: u64, settings: &RunSettings) -> Self {
         Queue {
             salt: settings.salt.clone(),
             version: settings.version,
@@ -142,7 +142,7 @@ impl Queue {
 }
 
 /// `clients` clients subscribe, leave, are sent messages while they are away, and return.
-pub fn run(clients: u32, settings: &Settings) -> Result<Value, String> {
+pub fn run(clients: u32, settings: &RunSettings) -> Result<Value, String> {
     // With such a number, all messages of a client come from one publisher, which defines their
     // order.
     let clients = clients.next_multiple_of(PUBLISHERS);

@@ -5,7 +5,7 @@
 
 use super::crowd::{Crowd, Stage, Talk};
 use super::publish::Filling;
-use super::{Settings, Snapshot};
+use super::{RunSettings, Snapshot};
 use crate::clock::{self, SECOND};
 use crate::mqtt::{self, Malformed, Packet, Version, first};
 use crate::report::Figure;
@@ -23,7 +23,7 @@ const SETTLE: u64 = SECOND;
 const HEADER: usize = 8;
 
 /// The messages that one subscriber has received, as bits by number, and their count.
-struct Heard {
+struct ReceivedMessages {
     seen: Vec<u64>,
     count: u64,
 }
@@ -39,7 +39,7 @@ struct Retained {
     emptying: bool,
     /// When all subscribed; 0 before that.
     asked: u64,
-    heard: Vec<Heard>,
+    heard: Vec<ReceivedMessages>,
     each: Latency,
     first: Latency,
     all: Latency,
@@ -117,7 +117,7 @@ impl Talk for Retained {
 
 impl Retained {
     /// A run before anything is published; `messages` messages are to be.
-    fn new(subscribers: u32, messages: u64, settings: &Settings) -> Self {
+    fn new(subscribers: u32, messages: u64, settings: &RunSettings) -> Self {
         let words = messages.div_ceil(64) as usize;
         let rate = settings.rate.unwrap_or(0);
         Retained {
@@ -129,7 +129,9 @@ impl Retained {
             filling: Filling::new(settings.version, subscribers, PUBLISHERS, rate),
             emptying: false,
             asked: 0,
-            heard: (0..subscribers).map(|_| Heard { seen: vec![0; words], count: 0 }).collect(),
+            heard: (0..subscribers)
+                .map(|_| ReceivedMessages { seen: vec![0; words], count: 0 })
+                .collect(),
             each: Latency::new(),
             first: Latency::new(),
             all: Latency::new(),
@@ -142,7 +144,7 @@ impl Retained {
 }
 
 /// Publishes the messages, then subscribes `subscribers` clients to all of them at once.
-pub fn run(subscribers: u32, settings: &Settings) -> Result<Value, String> {
+pub fn run(subscribers: u32, settings: &RunSettings) -> Result<Value, String> {
     let messages = u64::from(settings.messages.unwrap_or(MESSAGES));
     let retained = Retained::new(subscribers, messages, settings);
     let (mut crowd, mut net) = Crowd::new(subscribers + PUBLISHERS, 0, true, retained, settings)?;

@@ -2,7 +2,7 @@
 //! this, and the clients' first arrival, disturb other clients.
 
 use super::crowd::{Crowd, Quiet};
-use super::{Settings, Snapshot};
+use super::{RunSettings, Snapshot};
 use crate::clients::Net;
 use crate::clock::{self, SECOND};
 use crate::probe;
@@ -16,7 +16,7 @@ const ALONE: u64 = 3 * SECOND;
 
 /// Connects `clients` clients, keeps them `settings.hold` seconds, drops them by reset or by close,
 /// and connects them again.
-pub fn run(clients: u32, settings: &Settings) -> Result<Value, String> {
+pub fn run(clients: u32, settings: &RunSettings) -> Result<Value, String> {
     let (mut crowd, mut net) = crowd_of(clients, settings)?;
     let snapshot = |crowd: &Crowd<Quiet>| {
         let ready = u64::from(crowd.join.ready);
@@ -86,7 +86,7 @@ pub fn run(clients: u32, settings: &Settings) -> Result<Value, String> {
     Ok(report)
 }
 
-fn crowd_of(clients: u32, settings: &Settings) -> Result<(Crowd<Quiet>, Net), String> {
+fn crowd_of(clients: u32, settings: &RunSettings) -> Result<(Crowd<Quiet>, Net), String> {
     let talk = Quiet::new(&settings.salt, true);
     let ping = settings.ping.unwrap_or(PING_EVERY);
     let (mut crowd, net) = Crowd::new(clients, ping, settings.reset, talk, settings)?;

@@ -5,9 +5,9 @@
 //! was due, otherwise when it was sent: a generator or a broker that falls behind a rate therefore
 //! shows as latency (no coordinated omission).
 
-use super::{Plan, Settings, Shape, Snapshot};
+use super::{RunSettings, Shape, Snapshot, TrafficPlan};
 use crate::clients::join::{Join, Names};
-use crate::clients::socket::Options;
+use crate::clients::socket::SocketOptions;
 use crate::clients::{Handler, Net};
 use crate::clock::{self, MILLISECOND, SECOND};
 use crate::exporter::Totals;
@@ -36,7 +36,7 @@ const DRAIN_LIMIT: u64 = 20 * SECOND;
 const SILENCE: u64 = SECOND;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum TrafficPhase {
     Joining,
     WarmUp,
     Measuring,
@@ -44,7 +44,7 @@ enum Phase {
 }
 
 #[derive(Default)]
-struct Publisher {
+struct TrafficPublisher {
     topic: Box<[u8]>,
     sent: u64,
     /// The sequence number of the first message after the warm-up.
@@ -54,7 +54,7 @@ struct Publisher {
     in_flight: u16,
 }
 
-impl Publisher {
+impl TrafficPublisher {
     /// The identifier of another message in flight; `None` when all are in use.
     fn another(&mut self) -> Option<u16> {
         if self.in_flight == MAX_IN_FLIGHT {
@@ -67,14 +67,14 @@ impl Publisher {
 }
 
 struct Traffic {
-    plan: Plan,
+    plan: TrafficPlan,
     version: Version,
     salt: String,
     join: Join,
-    phase: Phase,
+    phase: TrafficPhase,
     nonce: u32,
     payload: Vec<u8>,
-    publishers: Vec<Publisher>,
+    publishers: Vec<TrafficPublisher>,
     streams: Vec<Stream>,
     order: Order,
     latency: Latency,
@@ -92,14 +92,14 @@ struct Traffic {
 
 /// Runs `plan` against the target, for at most [`JOIN_LIMIT`] + warm-up + seconds +
 /// [`DRAIN_LIMIT`].
-pub fn run(plan: Plan, names: Names, settings: &Settings) -> Result<Value, String> {
+pub fn run(plan: TrafficPlan, names: Names, settings: &RunSettings) -> Result<Value, String> {
     let mut traffic = Traffic::new(plan, names, settings);
     let clients = plan.publishers + plan.subscribers;
-    let options = Options {
+    let options = SocketOptions {
         send_buffer: SEND_BUFFER,
         tls: settings.tls.clone(),
         web: settings.web.clone(),
-        ..Options::default()
+        ..SocketOptions::default()
     };
     let mut net = Net::new(&settings.targets(), clients, options)?;
     let empty = traffic.monitor.memory();
@@ -162,7 +162,7 @@ impl Pace {
 }
 
 impl Traffic {
-    fn new(plan: Plan, names: Names, settings: &Settings) -> Self {
+    fn new(plan: TrafficPlan, names: Names, settings: &RunSettings) -> Self {
         let clients = plan.publishers + plan.subscribers;
         let salt = settings.salt.clone();
         let streams = match plan.shape {
@@ -172,16 +172,16 @@ impl Traffic {
         let nonce = std::process::id();
         let mut payload = vec![b'.'; settings.payload.max(HEADER)];
         payload[..4].copy_from_slice(&nonce.to_le_bytes());
-        let publisher = |n| Publisher {
+        let publisher = |n| TrafficPublisher {
             topic: topic(&plan, &salt, n).into_bytes().into(),
             mark: u64::MAX,
-            ..Publisher::default()
+            ..TrafficPublisher::default()
         };
         Self {
             plan,
             version: settings.version,
             join: Join::new(settings.version, names, clients, settings.joining),
-            phase: Phase::Joining,
+            phase: TrafficPhase::Joining,
             nonce,
             payload,
             publishers: (0..plan.publishers).map(publisher).collect(),
@@ -234,7 +234,7 @@ impl Traffic {
     }
 
     fn start(&mut self, net: &mut Net) {
-        self.phase = Phase::WarmUp;
+        self.phase = TrafficPhase::WarmUp;
         if self.plan.rate == 0 {
             for publisher in 0..self.plan.publishers {
                 self.top_up(net, publisher);
@@ -243,7 +243,7 @@ impl Traffic {
     }
 
     fn mark(&mut self) {
-        self.phase = Phase::Measuring;
+        self.phase = TrafficPhase::Measuring;
         for publisher in &mut self.publishers {
             publisher.mark = publisher.sent;
         }
@@ -275,7 +275,7 @@ impl Traffic {
     }
 
     fn drain(&mut self, net: &mut Net) -> Result<(), String> {
-        self.phase = Phase::Draining;
+        self.phase = TrafficPhase::Draining;
         let limit = clock::now() + DRAIN_LIMIT;
         self.last_event = clock::now();
         loop {
@@ -427,7 +427,7 @@ impl Traffic {
     }
 
     fn publishing(&self) -> bool {
-        matches!(self.phase, Phase::WarmUp | Phase::Measuring)
+        matches!(self.phase, TrafficPhase::WarmUp | TrafficPhase::Measuring)
     }
 
     fn report(&mut self, report: &mut Value) {
@@ -466,7 +466,7 @@ impl Handler for Traffic {
         let mut used = 0;
         while let Some(packet) = mqtt::split(&bytes[used..])? {
             used += packet.total;
-            if self.phase != Phase::Joining || self.join.is_ready(client) {
+            if self.phase != TrafficPhase::Joining || self.join.is_ready(client) {
                 self.packet(net, client, &packet, now)?;
             } else {
                 let (plan, salt) = (&self.plan, &self.salt);
@@ -498,7 +498,7 @@ impl Handler for Traffic {
 
     fn closed(&mut self, _net: &mut Net, client: u32, errno: i32) {
         self.disconnects += 1;
-        if self.phase == Phase::Joining {
+        if self.phase == TrafficPhase::Joining {
             let why = std::io::Error::from_raw_os_error(errno);
             self.failure = Some(format!("client {client} was turned away: {why}"));
         }
@@ -510,7 +510,7 @@ fn following(id: u16) -> u16 {
     id.wrapping_add(1).max(1)
 }
 
-fn topic(plan: &Plan, salt: &str, publisher: u32) -> String {
+fn topic(plan: &TrafficPlan, salt: &str, publisher: u32) -> String {
     match plan.shape {
         Shape::Pairs => format!("{salt}/pair/{publisher}"),
         Shape::Shared => format!("{salt}/share/{publisher}"),
@@ -519,7 +519,7 @@ fn topic(plan: &Plan, salt: &str, publisher: u32) -> String {
     }
 }
 
-fn filter(plan: &Plan, salt: &str, client: u32) -> Vec<Filter> {
+fn filter(plan: &TrafficPlan, salt: &str, client: u32) -> Vec<Filter> {
     if client >= plan.subscribers {
         return Vec::new();
     }
@@ -532,7 +532,7 @@ fn filter(plan: &Plan, salt: &str, client: u32) -> Vec<Filter> {
     vec![(filter, plan.qos)]
 }
 
-fn receives(plan: &Plan, client: u32, publisher: u32) -> bool {
+fn receives(plan: &TrafficPlan, client: u32, publisher: u32) -> bool {
     match plan.shape {
         Shape::Pairs => client == publisher,
         Shape::FanIn => client == publisher % plan.subscribers,
@@ -547,7 +547,7 @@ mod tests {
 
     #[test]
     fn a_publisher_of_any_window_has_an_identifier_for_each_message_and_ends_there() {
-        let mut publisher = Publisher { last_id: 65_000, ..Publisher::default() };
+        let mut publisher = TrafficPublisher { last_id: 65_000, ..TrafficPublisher::default() };
         let used: HashSet<u16> = std::iter::from_fn(|| publisher.another()).collect();
         assert_eq!((used.len(), used.contains(&0)), (usize::from(u16::MAX), false));
         // The largest window that can be asked for.

@@ -1,6 +1,6 @@
 //! `/bridges`: the links to other brokers and services, and their figures.
 
-use super::State;
+use super::ApiState;
 use crate::telemetry::BridgeRow;
 use axum::Json;
 use serde::Serialize;
@@ -9,7 +9,8 @@ use utoipa::ToSchema;
 
 /// A bridge.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Bridge {
+#[schema(as = Bridge)]
+pub(super) struct BridgeInfo {
     /// Its name.
     name: String,
     /// What is at its other end: mqtt, http or kafka.
@@ -48,8 +49,8 @@ pub(super) struct Bridge {
     refused: BTreeMap<&'static str, u64>,
 }
 
-fn shown(row: BridgeRow) -> Bridge {
-    Bridge {
+fn shown(row: BridgeRow) -> BridgeInfo {
+    BridgeInfo {
         name: row.name,
         r#type: row.kind,
         status: row.state,
@@ -73,7 +74,7 @@ fn shown(row: BridgeRow) -> Bridge {
 
 /// The bridges, in the order of the configuration.
 #[utoipa::path(get, path = "/bridges", tag = "broker",
-    responses((status = 200, body = Vec<Bridge>)))]
-pub(super) async fn list(axum::extract::State(context): State) -> Json<Vec<Bridge>> {
+    responses((status = 200, body = Vec<BridgeInfo>)))]
+pub(super) async fn list(axum::extract::State(context): ApiState) -> Json<Vec<BridgeInfo>> {
     Json((context.api.bridges)().into_iter().map(shown).collect())
 }

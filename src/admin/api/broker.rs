@@ -1,9 +1,9 @@
 //! `/nodes`, `/stats`, `/metrics`, `/listeners`, `/configs`: the broker itself.
 
-use super::problem::{Details, Problem};
-use super::{Answer, Body, Context, Order, Path, State, when};
+use super::problem::{ApiProblem, Details};
+use super::{ApiContext, ApiState, JsonBody, JsonResult, Order, Path, when};
 use crate::admin::{asking, process};
-use crate::config::{Level, Sources};
+use crate::config::{LogLevel, Sources};
 use crate::telemetry::Counters;
 use crate::time::Instant;
 use axum::Json;
@@ -16,7 +16,8 @@ use utoipa::ToSchema;
 
 /// A broker.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Node {
+#[schema(as = Node)]
+pub(super) struct NodeInfo {
     /// Its name.
     node: String,
     /// running, or late while a shard does not answer.
@@ -45,7 +46,8 @@ pub(super) struct Node {
 
 /// A listener, open or stopped.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Listener {
+#[schema(as = Listener)]
+pub(super) struct ListenerInfo {
     /// type:name.
     id: String,
     /// Its name.
@@ -68,10 +70,10 @@ pub(super) struct Listener {
 
 /// Figures by name.
 #[derive(Serialize, ToSchema)]
-#[schema(value_type = Object)]
-pub(super) struct Figures(Map<String, Value>);
+#[schema(as = Figures, value_type = Object)]
+pub(super) struct FigureMap(Map<String, Value>);
 
-impl Context {
+impl ApiContext {
     /// The sum over all shards that answer, and whether all of them did.
     pub(super) async fn sum(&self) -> (Counters, bool) {
         let answers = self.figures.ask(asking::PATIENCE).await;
@@ -81,11 +83,11 @@ impl Context {
         (sum, answers.iter().all(|answer| answer.figures().is_some()))
     }
 
-    async fn node(&self) -> Node {
+    async fn node(&self) -> NodeInfo {
         let (sum, all) = self.sum().await;
         let process = process::measure();
         let uptime = self.api.zero.elapsed().unwrap_or_default();
-        Node {
+        NodeInfo {
             node: self.api.node.clone(),
             node_status: if all { "running" } else { "late" },
             version: env!("CARGO_PKG_VERSION"),
@@ -103,29 +105,30 @@ impl Context {
 }
 
 /// The brokers.
-#[utoipa::path(get, path = "/nodes", tag = "nodes", responses((status = 200, body = Vec<Node>)))]
-pub(super) async fn nodes(axum::extract::State(context): State) -> Json<Vec<Node>> {
+#[utoipa::path(get, path = "/nodes", tag = "nodes",
+    responses((status = 200, body = Vec<NodeInfo>)))]
+pub(super) async fn nodes(axum::extract::State(context): ApiState) -> Json<Vec<NodeInfo>> {
     Json(vec![context.node().await])
 }
 
 /// One broker.
 #[utoipa::path(get, path = "/nodes/{node}", tag = "nodes",
     params(("node" = String, Path, description = "Its name")),
-    responses((status = 200, body = Node), (status = 404, body = Details)))]
+    responses((status = 200, body = NodeInfo), (status = 404, body = Details)))]
 pub(super) async fn node(
-    axum::extract::State(context): State,
+    axum::extract::State(context): ApiState,
     Path(name): Path<String>,
-) -> Answer<Node> {
+) -> JsonResult<NodeInfo> {
     if name != context.api.node {
-        return Err(Problem::unknown(format!("there is no node `{name}`")));
+        return Err(ApiProblem::unknown(format!("there is no node `{name}`")));
     }
     Ok(Json(context.node().await))
 }
 
 /// How much there is of everything, as EMQX names it.
 #[utoipa::path(get, path = "/stats", tag = "nodes",
-    responses((status = 200, body = Vec<Figures>)))]
-pub(super) async fn stats(axum::extract::State(context): State) -> Json<Vec<Figures>> {
+    responses((status = 200, body = Vec<FigureMap>)))]
+pub(super) async fn stats(axum::extract::State(context): ApiState) -> Json<Vec<FigureMap>> {
     let (sum, _) = context.sum().await;
     let figures = json!({
         "node": context.api.node,
@@ -141,13 +144,13 @@ pub(super) async fn stats(axum::extract::State(context): State) -> Json<Vec<Figu
         "pending.bytes": sum.pending_bytes,
         "inflight.count": sum.inflight,
     });
-    Json(figures.as_object().cloned().map(Figures).into_iter().collect())
+    Json(figures.as_object().cloned().map(FigureMap).into_iter().collect())
 }
 
 /// Every figure of a shard, added up over all shards: the names and labels of `/metrics`.
 #[utoipa::path(get, path = "/metrics", tag = "nodes",
-    responses((status = 200, body = Vec<Figures>)))]
-pub(super) async fn metrics(axum::extract::State(context): State) -> Json<Vec<Figures>> {
+    responses((status = 200, body = Vec<FigureMap>)))]
+pub(super) async fn metrics(axum::extract::State(context): ApiState) -> Json<Vec<FigureMap>> {
     let (sum, _) = context.sum().await;
     let mut figures = Map::new();
     figures.insert("node".to_owned(), context.api.node.clone().into());
@@ -164,14 +167,14 @@ pub(super) async fn metrics(axum::extract::State(context): State) -> Json<Vec<Fi
         };
         figures.insert(name, value);
     }
-    Json(vec![Figures(figures)])
+    Json(vec![FigureMap(figures)])
 }
 
 /// The listeners.
 #[utoipa::path(get, path = "/listeners", tag = "listeners",
-    responses((status = 200, body = Vec<Listener>)))]
-pub(super) async fn listeners(axum::extract::State(context): State) -> Json<Vec<Listener>> {
-    let shown = |row: super::ListenerRow| Listener {
+    responses((status = 200, body = Vec<ListenerInfo>)))]
+pub(super) async fn listeners(axum::extract::State(context): ApiState) -> Json<Vec<ListenerInfo>> {
+    let shown = |row: super::ListenerRow| ListenerInfo {
         id: format!("{}:{}", row.kind, row.name),
         name: row.name,
         r#type: row.kind,
@@ -186,13 +189,13 @@ pub(super) async fn listeners(axum::extract::State(context): State) -> Json<Vec<
 }
 
 /// The name of the listener whose id (`type:name`) or name is `id`.
-fn listener_name(context: &Context, id: &str) -> Result<String, Problem> {
+fn listener_name(context: &ApiContext, id: &str) -> Result<String, ApiProblem> {
     let all = (context.api.listeners)();
     let known =
         all.into_iter().find(|row| id == row.name || *id == format!("{}:{}", row.kind, row.name));
     known
         .map(|row| row.name)
-        .ok_or_else(|| Problem::unknown(format!("there is no listener `{id}`")))
+        .ok_or_else(|| ApiProblem::unknown(format!("there is no listener `{id}`")))
 }
 
 /// Closes a listener until it is started or the configuration is read again. Who is connected
@@ -202,9 +205,9 @@ fn listener_name(context: &Context, id: &str) -> Result<String, Problem> {
     responses((status = 204, description = "Closed"), (status = 404, body = Details),
         (status = 422, body = Details, description = "It is not open")))]
 pub(super) async fn stop_listener(
-    axum::extract::State(context): State,
+    axum::extract::State(context): ApiState,
     Path(id): Path<String>,
-) -> Result<StatusCode, Problem> {
+) -> Result<StatusCode, ApiProblem> {
     context.order(Order::StopListener(listener_name(&context, &id)?)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -215,9 +218,9 @@ pub(super) async fn stop_listener(
     responses((status = 204, description = "Open"), (status = 404, body = Details),
         (status = 422, body = Details, description = "It is not stopped, or cannot be opened")))]
 pub(super) async fn start_listener(
-    axum::extract::State(context): State,
+    axum::extract::State(context): ApiState,
     Path(id): Path<String>,
-) -> Result<StatusCode, Problem> {
+) -> Result<StatusCode, ApiProblem> {
     context.order(Order::StartListener(listener_name(&context, &id)?)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -226,7 +229,9 @@ pub(super) async fn start_listener(
 /// configuration is read again. Who is connected stays.
 #[utoipa::path(post, path = "/drain", tag = "nodes",
     responses((status = 204, description = "All listeners are closed")))]
-pub(super) async fn drain(axum::extract::State(context): State) -> Result<StatusCode, Problem> {
+pub(super) async fn drain(
+    axum::extract::State(context): ApiState,
+) -> Result<StatusCode, ApiProblem> {
     context.order(Order::Drain).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -235,7 +240,9 @@ pub(super) async fn drain(axum::extract::State(context): State) -> Result<Status
 #[utoipa::path(post, path = "/resume", tag = "nodes",
     responses((status = 204, description = "Open again"),
         (status = 422, body = Details, description = "A listener cannot be opened")))]
-pub(super) async fn resume(axum::extract::State(context): State) -> Result<StatusCode, Problem> {
+pub(super) async fn resume(
+    axum::extract::State(context): ApiState,
+) -> Result<StatusCode, ApiProblem> {
     context.order(Order::Resume).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -245,15 +252,16 @@ pub(super) async fn resume(axum::extract::State(context): State) -> Result<Statu
 #[utoipa::path(get, path = "/configs", tag = "configs",
     responses((status = 200, body = String, content_type = "text/plain")))]
 pub(super) async fn config(
-    axum::extract::State(context): State,
-) -> Result<impl IntoResponse, Problem> {
+    axum::extract::State(context): ApiState,
+) -> Result<impl IntoResponse, ApiProblem> {
     let text = context.order(Order::Show).await?;
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text))
 }
 
 /// What is wrong with a configuration.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Verdict {
+#[schema(as = Verdict)]
+pub(super) struct ConfigVerdict {
     /// It could be used.
     valid: bool,
     /// Each problem, with line and key.
@@ -264,20 +272,22 @@ pub(super) struct Verdict {
 /// changed.
 #[utoipa::path(post, path = "/configs/validate", tag = "configs",
     request_body(content = String, content_type = "application/yaml"),
-    responses((status = 200, body = Verdict)))]
-pub(super) async fn validate(text: String) -> Json<Verdict> {
+    responses((status = 200, body = ConfigVerdict)))]
+pub(super) async fn validate(text: String) -> Json<ConfigVerdict> {
     let problems = match Sources::default().load_from("request", text.as_bytes()) {
         Ok(_) => Vec::new(),
         Err(problems) => problems.0.iter().map(ToString::to_string).collect(),
     };
-    Json(Verdict { valid: problems.is_empty(), problems })
+    Json(ConfigVerdict { valid: problems.is_empty(), problems })
 }
 
 /// Reads the configuration again, as SIGHUP does. Refused as a whole when something is wrong.
 #[utoipa::path(post, path = "/configs/reload", tag = "configs",
     responses((status = 204, description = "Read; the new settings are on their way"),
         (status = 422, body = Details, description = "Nothing has changed")))]
-pub(super) async fn reload(axum::extract::State(context): State) -> Result<StatusCode, Problem> {
+pub(super) async fn reload(
+    axum::extract::State(context): ApiState,
+) -> Result<StatusCode, ApiProblem> {
     context.order(Order::Reload).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -289,12 +299,12 @@ pub(super) struct WantedLevels {
     /// error, warn, info, debug or trace.
     #[serde(default)]
     #[schema(value_type = Option<String>)]
-    level: Option<Level>,
+    level: Option<LogLevel>,
     /// Modules with a level of their own, and no others: `shard`, `ringmq::shard::publish`, or a
     /// library such as `rustls`.
     #[serde(default)]
     #[schema(value_type = Option<BTreeMap<String, String>>)]
-    modules: Option<BTreeMap<String, Level>>,
+    modules: Option<BTreeMap<String, LogLevel>>,
 }
 
 /// What is logged.
@@ -306,16 +316,16 @@ pub(super) struct ShownLevels {
     modules: BTreeMap<String, String>,
 }
 
-async fn answered(context: &Context, order: Order) -> Answer<ShownLevels> {
+async fn answered(context: &ApiContext, order: Order) -> JsonResult<ShownLevels> {
     let text = context.order(order).await?;
     let levels = serde_json::from_str(&text);
-    levels.map(Json).map_err(|_| Problem::busy("the levels cannot be shown"))
+    levels.map(Json).map_err(|_| ApiProblem::busy("the levels cannot be shown"))
 }
 
 /// What is logged now.
 #[utoipa::path(get, path = "/log", tag = "configs",
     responses((status = 200, body = ShownLevels)))]
-pub(super) async fn levels(axum::extract::State(context): State) -> Answer<ShownLevels> {
+pub(super) async fn levels(axum::extract::State(context): ApiState) -> JsonResult<ShownLevels> {
     answered(&context, Order::Levels).await
 }
 
@@ -324,9 +334,9 @@ pub(super) async fn levels(axum::extract::State(context): State) -> Answer<Shown
     responses((status = 200, body = ShownLevels), (status = 400, body = Details),
         (status = 422, body = Details, description = "There is no such module")))]
 pub(super) async fn set_levels(
-    axum::extract::State(context): State,
-    Body(wanted): Body<WantedLevels>,
-) -> Answer<ShownLevels> {
+    axum::extract::State(context): ApiState,
+    JsonBody(wanted): JsonBody<WantedLevels>,
+) -> JsonResult<ShownLevels> {
     let modules = wanted.modules.map(|modules| modules.into_iter().collect());
     answered(&context, Order::SetLevels(wanted.level, modules)).await
 }

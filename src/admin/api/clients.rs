@@ -1,8 +1,8 @@
 //! `/clients`: who is connected, what a client does, and how an operator ends it.
 
 use super::page::{Page, paged};
-use super::problem::{Details, Problem};
-use super::{Answer, Body, Context, Path, Query, State, when};
+use super::problem::{ApiProblem, Details};
+use super::{ApiContext, ApiState, JsonBody, JsonResult, Path, Query, when};
 use crate::ids::Peer;
 use crate::packet::Version;
 use crate::shard::Shard;
@@ -18,7 +18,8 @@ const MANY: usize = 1000;
 
 /// A client, connected or away.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Client {
+#[schema(as = Client)]
+pub(super) struct ClientInfo {
     /// Its ClientId.
     clientid: String,
     /// Its user name; null where nobody checks these.
@@ -83,7 +84,7 @@ pub(super) struct Client {
 
 paged! {
     /// Which clients.
-    pub(super) struct Filter {
+    pub(super) struct ClientFilter {
         /// Exactly this ClientId.
         clientid: Option<String>,
         /// The ClientId begins with it.
@@ -122,7 +123,7 @@ enum ConnState {
     Disconnected,
 }
 
-impl Filter {
+impl ClientFilter {
     /// Whether every client passes the filter.
     fn is_open(&self) -> bool {
         let texts = [
@@ -141,17 +142,17 @@ impl Filter {
             && self.proto_ver.is_none()
     }
 
-    fn query(self, context: &Context) -> Result<ClientQuery, Problem> {
+    fn query(self, context: &ApiContext) -> Result<ClientQuery, ApiProblem> {
         let time = |name: &str, text: Option<String>| {
             let read = text.map(|text| when::read(context.api.zero, &text)).transpose();
-            read.map_err(|what| Problem::bad(format!("{name}: {what}")))
+            read.map_err(|what| ApiProblem::bad(format!("{name}: {what}")))
         };
         let version = match self.proto_ver {
             None => None,
             Some(3) => Some(Version::V31),
             Some(4) => Some(Version::V311),
             Some(5) => Some(Version::V5),
-            Some(_) => return Err(Problem::bad("proto_ver: it must be 3, 4 or 5")),
+            Some(_) => return Err(ApiProblem::bad("proto_ver: it must be 3, 4 or 5")),
         };
         Ok(ClientQuery {
             prefix: self.prefix_clientid.unwrap_or_default().into(),
@@ -169,13 +170,13 @@ impl Filter {
     }
 }
 
-fn shown(context: &Context, of: ClientDetails) -> Client {
+fn shown(context: &ApiContext, of: ClientDetails) -> ClientInfo {
     let (address, port) = match of.peer {
         Some(Peer::Tcp(address, port)) => (Some(address.to_string()), Some(port)),
         Some(Peer::Unix) | None => (None, None),
     };
     let time = |at| when::shown(context.api.zero, at);
-    Client {
+    ClientInfo {
         clientid: of.client_id.into(),
         username: of.username.map(Into::into),
         cn: of.common_name.map(Into::into),
@@ -213,12 +214,12 @@ fn shown(context: &Context, of: ClientDetails) -> Client {
 }
 
 /// Clients, connected or away, in no particular order.
-#[utoipa::path(get, path = "/clients", tag = "clients", params(Filter),
-    responses((status = 200, body = Page<Client>), (status = 400, body = Details)))]
+#[utoipa::path(get, path = "/clients", tag = "clients", params(ClientFilter),
+    responses((status = 200, body = Page<ClientInfo>), (status = 400, body = Details)))]
 pub(super) async fn list(
-    axum::extract::State(context): State,
-    Query(filter): Query<Filter>,
-) -> Answer<Page<Client>> {
+    axum::extract::State(context): ApiState,
+    Query(filter): Query<ClientFilter>,
+) -> JsonResult<Page<ClientInfo>> {
     let wanted = filter.paging().checked::<u32>()?;
     if let Some(client_id) = filter.clientid.clone() {
         let query = filter.query(&context)?;
@@ -237,24 +238,24 @@ pub(super) async fn list(
     Ok(Json(wanted.page(data, count, next)))
 }
 
-fn unknown(client_id: &str) -> Problem {
-    Problem::unknown(format!("there is no client `{client_id}`"))
+fn unknown(client_id: &str) -> ApiProblem {
+    ApiProblem::unknown(format!("there is no client `{client_id}`"))
 }
 
 /// One client.
 #[utoipa::path(get, path = "/clients/{clientid}", tag = "clients",
     params(("clientid" = String, Path, description = "Its ClientId")),
-    responses((status = 200, body = Client), (status = 404, body = Details)))]
+    responses((status = 200, body = ClientInfo), (status = 404, body = Details)))]
 pub(super) async fn one(
-    axum::extract::State(context): State,
+    axum::extract::State(context): ApiState,
     Path(client_id): Path<String>,
-) -> Answer<Client> {
+) -> JsonResult<ClientInfo> {
     let name = client_id.clone();
     let found = context.ask(context.home(&client_id), move |shard| shard.client(&name)).await?;
     found.map(|one| Json(shown(&context, one))).ok_or_else(|| unknown(&client_id))
 }
 
-async fn end(context: &Context, client_id: &str, and_session: bool) -> Result<bool, Problem> {
+async fn end(context: &ApiContext, client_id: &str, and_session: bool) -> Result<bool, ApiProblem> {
     let name = client_id.to_owned();
     context.ask(context.home(client_id), move |shard| shard.kick(&name, and_session)).await
 }
@@ -264,9 +265,9 @@ async fn end(context: &Context, client_id: &str, and_session: bool) -> Result<bo
     params(("clientid" = String, Path, description = "Its ClientId")),
     responses((status = 204, description = "Done"), (status = 404, body = Details)))]
 pub(super) async fn kick(
-    axum::extract::State(context): State,
+    axum::extract::State(context): ApiState,
     Path(client_id): Path<String>,
-) -> Result<StatusCode, Problem> {
+) -> Result<StatusCode, ApiProblem> {
     match end(&context, &client_id, true).await? {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(unknown(&client_id)),
@@ -278,12 +279,12 @@ pub(super) async fn kick(
     params(("clientid" = String, Path, description = "Its ClientId")),
     responses((status = 204, description = "Done"), (status = 404, body = Details)))]
 pub(super) async fn disconnect(
-    axum::extract::State(context): State,
+    axum::extract::State(context): ApiState,
     Path(client_id): Path<String>,
-) -> Result<StatusCode, Problem> {
+) -> Result<StatusCode, ApiProblem> {
     match end(&context, &client_id, false).await? {
         true => Ok(StatusCode::NO_CONTENT),
-        false => Err(Problem::unknown(format!("`{client_id}` is not connected"))),
+        false => Err(ApiProblem::unknown(format!("`{client_id}` is not connected"))),
     }
 }
 
@@ -292,11 +293,11 @@ pub(super) async fn disconnect(
     request_body(content = Vec<String>, description = "ClientIds, at most 1,000"),
     responses((status = 204, description = "Done"), (status = 400, body = Details)))]
 pub(super) async fn kick_many(
-    axum::extract::State(context): State,
-    Body(client_ids): Body<Vec<String>>,
-) -> Result<StatusCode, Problem> {
+    axum::extract::State(context): ApiState,
+    JsonBody(client_ids): JsonBody<Vec<String>>,
+) -> Result<StatusCode, ApiProblem> {
     if client_ids.len() > MANY {
-        return Err(Problem::bad(format!("body: more than {MANY} ClientIds")));
+        return Err(ApiProblem::bad(format!("body: more than {MANY} ClientIds")));
     }
     for client_id in &client_ids {
         end(&context, client_id, true).await?;

@@ -1,7 +1,7 @@
 //! `/cluster`: the other nodes, as this one sees them.
 
-use super::problem::{Details, Problem};
-use super::{Body, Order, State};
+use super::problem::{ApiProblem, Details};
+use super::{ApiState, JsonBody, Order};
 use crate::telemetry::ClusterRow;
 use axum::Json;
 use axum::http::StatusCode;
@@ -19,7 +19,8 @@ const LONGEST: u32 = 86_400;
 
 /// A cluster, as one of its nodes sees it.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Cluster {
+#[schema(as = Cluster)]
+pub(super) struct ClusterInfo {
     /// Its name.
     cluster: String,
     /// The node that answers.
@@ -90,7 +91,7 @@ pub(super) struct OtherNode {
     messages_received: u64,
 }
 
-fn shown(row: ClusterRow) -> Cluster {
+fn shown(row: ClusterRow) -> ClusterInfo {
     let node = |node: crate::telemetry::NodeRow| OtherNode {
         node: node.name,
         up: node.up,
@@ -103,7 +104,7 @@ fn shown(row: ClusterRow) -> Cluster {
         messages_sent: node.messages.0,
         messages_received: node.messages.1,
     };
-    Cluster {
+    ClusterInfo {
         cluster: row.name,
         node: row.node,
         connected: row.connected,
@@ -130,10 +131,12 @@ fn shown(row: ClusterRow) -> Cluster {
 
 /// The cluster that this broker is a node of; 404 when it is alone.
 #[utoipa::path(get, path = "/cluster", tag = "nodes",
-    responses((status = 200, body = Cluster), (status = 404, body = super::problem::Details)))]
-pub(super) async fn status(axum::extract::State(context): State) -> Result<Json<Cluster>, Problem> {
+    responses((status = 200, body = ClusterInfo), (status = 404, body = super::problem::Details)))]
+pub(super) async fn status(
+    axum::extract::State(context): ApiState,
+) -> Result<Json<ClusterInfo>, ApiProblem> {
     let row = (context.api.cluster)();
-    row.map(|row| Json(shown(row))).ok_or_else(|| Problem::unknown("this broker is alone"))
+    row.map(|row| Json(shown(row))).ok_or_else(|| ApiProblem::unknown("this broker is alone"))
 }
 
 /// How a node leaves its cluster.
@@ -170,16 +173,16 @@ pub(super) struct Leaves {
         (status = 400, body = Details),
         (status = 422, body = Details, description = "It cannot leave")))]
 pub(super) async fn leave(
-    axum::extract::State(context): State,
-    Body(wanted): Body<WantedLeave>,
-) -> Result<(StatusCode, Json<Leaves>), Problem> {
+    axum::extract::State(context): ApiState,
+    JsonBody(wanted): JsonBody<WantedLeave>,
+) -> Result<(StatusCode, Json<Leaves>), ApiProblem> {
     let WantedLeave { per_second, patience } = wanted;
     if per_second == 0 || patience > LONGEST {
-        return Err(Problem::bad("body: per_second is at least 1, patience at most 86400"));
+        return Err(ApiProblem::bad("body: per_second is at least 1, patience at most 86400"));
     }
     let patience = Duration::from_secs(patience.into());
     let answer = context.order(Order::LeaveCluster { per_second, patience }).await?;
     let leaves = serde_json::from_str(&answer);
-    let leaves = leaves.map_err(|_| Problem::busy("the control thread says something else"))?;
+    let leaves = leaves.map_err(|_| ApiProblem::busy("the control thread says something else"))?;
     Ok((StatusCode::ACCEPTED, Json(leaves)))
 }

@@ -12,11 +12,11 @@ use utoipa::openapi::{Content, OpenApi as Document, Ref, RefOr, Response, Respon
     title = "RingMQ management API",
     description = "Asks a running broker, and steers it. Errors are problem details (RFC 9457)."
 ))]
-struct Head;
+struct DocumentHead;
 
 /// A document with a head and no paths.
 pub(super) fn head() -> Document {
-    Head::openapi()
+    DocumentHead::openapi()
 }
 
 /// The document with its version, the ways in which callers prove who they are, and problem details

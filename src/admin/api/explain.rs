@@ -1,10 +1,10 @@
 //! `/explain`: where a message would go if it were published now, and why not elsewhere.
 
-use super::problem::{Details, Problem};
-use super::{Answer, Context, Query, State, subscriptions};
+use super::problem::{ApiProblem, Details};
+use super::{ApiContext, ApiState, JsonResult, Query, subscriptions};
 use crate::packet::Qos;
 use crate::shard::Shard;
-use crate::shard::inquiry::{Addressee, ExplainCursor, Fate, Hypothesis, Ruling};
+use crate::shard::inquiry::{Addressee, ExplainCursor, ExplainedAccess, Fate, Hypothesis};
 use crate::topic;
 use axum::Json;
 use serde::{Deserialize, Serialize};
@@ -21,7 +21,7 @@ const PAYLOAD: usize = 16 << 20;
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Asked {
+pub(super) struct ExplainQuery {
     /// The topic name as the publisher writes it.
     topic: String,
     /// The ClientId of the publisher, whose rules and mountpoint hold then.
@@ -50,7 +50,7 @@ pub(super) struct Explanation {
     /// What the rules say of the publisher; null when none was named.
     publisher: Option<Judged>,
     /// Who subscribes; empty when the rules deny it.
-    subscribers: Vec<Subscriber>,
+    subscribers: Vec<ExplainedSubscriber>,
     /// There are more than are named here.
     more: bool,
     /// What has been dropped for the client that was named; null when none was, or when it is
@@ -81,7 +81,8 @@ struct Judged {
 
 /// A subscriber of the message.
 #[derive(Serialize, ToSchema)]
-struct Subscriber {
+#[schema(as = Subscriber)]
+struct ExplainedSubscriber {
     /// Its ClientId.
     #[serde(skip_serializing_if = "Option::is_none")]
     clientid: Option<String>,
@@ -110,8 +111,8 @@ struct Subscriber {
     reason: Option<&'static str>,
 }
 
-fn shown(shard: usize, addressee: Addressee) -> Subscriber {
-    let empty = Subscriber {
+fn shown(shard: usize, addressee: Addressee) -> ExplainedSubscriber {
+    let empty = ExplainedSubscriber {
         clientid: None,
         share_group: None,
         members: None,
@@ -131,7 +132,7 @@ fn shown(shard: usize, addressee: Addressee) -> Subscriber {
                 Fate::Disconnects => ("disconnected", Some("queue_full")),
                 Fate::Dropped(reason) => ("dropped", Some(reason)),
             };
-            Subscriber {
+            ExplainedSubscriber {
                 clientid: Some(client_id.into()),
                 connected: Some(connected),
                 filters: filters.into_iter().map(String::from).collect(),
@@ -141,7 +142,7 @@ fn shown(shard: usize, addressee: Addressee) -> Subscriber {
                 ..empty
             }
         }
-        Addressee::Group { name, members } => Subscriber {
+        Addressee::Group { name, members } => ExplainedSubscriber {
             filters: topic::parse_share(&name)
                 .and_then(Result::ok)
                 .map(|share| share.filter.to_owned())
@@ -152,27 +153,27 @@ fn shown(shard: usize, addressee: Addressee) -> Subscriber {
             fate: "one_member",
             ..empty
         },
-        Addressee::Link => Subscriber { fate: "link", ..empty },
+        Addressee::Link => ExplainedSubscriber { fate: "link", ..empty },
     }
 }
 
-impl Context {
-    async fn judge(&self, asked: &Asked, qos: Qos) -> Result<Option<Judged>, Problem> {
+impl ApiContext {
+    async fn judge(&self, asked: &ExplainQuery, qos: Qos) -> Result<Option<Judged>, ApiProblem> {
         let Some(client_id) = asked.publisher.clone() else { return Ok(None) };
         let (topic, retain, name) = (asked.topic.clone(), asked.retain, client_id.clone());
         let ask = move |shard: &mut Shard| shard.explain_publisher(&client_id, &topic, qos, retain);
         let (allowed, by) = match self.ask(self.home(&name), ask).await? {
-            Ruling::UnknownClient => {
-                return Err(Problem::bad(format!("publisher: there is no client `{name}`")));
+            ExplainedAccess::UnknownClient => {
+                return Err(ApiProblem::bad(format!("publisher: there is no client `{name}`")));
             }
-            Ruling::Allowed(by) => (Some(true), by),
-            Ruling::Denied(by) => (Some(false), by),
-            Ruling::Asks => (None, "a service is asked when it publishes".to_owned()),
+            ExplainedAccess::Allowed(by) => (Some(true), by),
+            ExplainedAccess::Denied(by) => (Some(false), by),
+            ExplainedAccess::Asks => (None, "a service is asked when it publishes".to_owned()),
         };
         Ok(Some(Judged { allowed, by }))
     }
 
-    async fn drops(&self, client: Option<&str>) -> Result<Option<Drops>, Problem> {
+    async fn drops(&self, client: Option<&str>) -> Result<Option<Drops>, ApiProblem> {
         let Some(client) = client.map(str::to_owned) else { return Ok(None) };
         let home = self.home(&client);
         let known = self.ask(home, move |shard: &mut Shard| shard.dropped_for(&client)).await?;
@@ -183,7 +184,11 @@ impl Context {
     }
 
     /// The share groups of a client to which a message would go. Each may be at home on any shard.
-    async fn groups_of(&self, client: &str, topic: &str) -> Result<Vec<Subscriber>, Problem> {
+    async fn groups_of(
+        &self,
+        client: &str,
+        topic: &str,
+    ) -> Result<Vec<ExplainedSubscriber>, ApiProblem> {
         let mut groups = Vec::new();
         for row in subscriptions::all_of(self, client).await?.unwrap_or_default() {
             let share = topic::parse_share(&row.filter).and_then(Result::ok);
@@ -204,12 +209,13 @@ impl Context {
         &self,
         what: &Arc<Hypothesis>,
         client: Option<&str>,
-    ) -> Result<(Vec<Subscriber>, bool), Problem> {
+    ) -> Result<(Vec<ExplainedSubscriber>, bool), ApiProblem> {
         let shards = match client {
             Some(client) => self.home(client)..self.home(client) + 1,
             None => 0..self.shards(),
         };
-        let wanted = |one: &Subscriber| client.is_none() || one.clientid.as_deref() == client;
+        let wanted =
+            |one: &ExplainedSubscriber| client.is_none() || one.clientid.as_deref() == client;
         let mut all = match client {
             Some(client) => self.groups_of(client, &what.topic).await?,
             None => Vec::new(),
@@ -232,7 +238,11 @@ impl Context {
     }
 }
 
-fn summary(judged: Option<&Judged>, subscribers: &[Subscriber], asked: &Asked) -> String {
+fn summary(
+    judged: Option<&Judged>,
+    subscribers: &[ExplainedSubscriber],
+    asked: &ExplainQuery,
+) -> String {
     if judged.is_some_and(|judged| judged.allowed == Some(false)) {
         return "the publisher may not publish there: nobody gets it".to_owned();
     }
@@ -259,19 +269,19 @@ fn summary(judged: Option<&Judged>, subscribers: &[Subscriber], asked: &Asked) -
 }
 
 /// What would happen to a message if it were published now. Nothing is published.
-#[utoipa::path(get, path = "/explain", tag = "explain", params(Asked),
+#[utoipa::path(get, path = "/explain", tag = "explain", params(ExplainQuery),
     responses((status = 200, body = Explanation), (status = 400, body = Details)))]
 pub(super) async fn explain(
-    axum::extract::State(context): State,
-    Query(asked): Query<Asked>,
-) -> Answer<Explanation> {
+    axum::extract::State(context): ApiState,
+    Query(asked): Query<ExplainQuery>,
+) -> JsonResult<Explanation> {
     if !topic::valid_name(&asked.topic) {
-        return Err(Problem::bad("topic: it is no topic name (MQTT section 4.7)"));
+        return Err(ApiProblem::bad("topic: it is no topic name (MQTT section 4.7)"));
     }
     let qos = Qos::from_u8(asked.qos);
-    let qos = qos.ok_or_else(|| Problem::bad("qos: it must be 0, 1 or 2"))?;
+    let qos = qos.ok_or_else(|| ApiProblem::bad("qos: it must be 0, 1 or 2"))?;
     if asked.payload_size > PAYLOAD {
-        return Err(Problem::bad(format!("payload_size: it must be at most {PAYLOAD}")));
+        return Err(ApiProblem::bad(format!("payload_size: it must be at most {PAYLOAD}")));
     }
     let judged = context.judge(&asked, qos).await?;
     let (mut whole, mut publisher) = (asked.topic.clone(), None);

@@ -1,8 +1,8 @@
 //! `/share_groups`: shared subscriptions and their members.
 
 use super::page::{Page, Paging};
-use super::problem::{Details, Problem};
-use super::{Answer, Path, Query, State};
+use super::problem::{ApiProblem, Details};
+use super::{ApiState, JsonResult, Path, Query};
 use crate::shard::Shard;
 use crate::shard::inquiry::{GroupMember, GroupRow};
 use axum::Json;
@@ -25,7 +25,8 @@ pub(super) struct ShareGroup {
 
 /// A member of a share group.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Member {
+#[schema(as = Member)]
+pub(super) struct MemberInfo {
     /// Its ClientId.
     clientid: String,
     /// It is connected, as far as the group knows.
@@ -38,9 +39,9 @@ pub(super) struct Member {
 #[utoipa::path(get, path = "/share_groups", tag = "subscriptions", params(Paging),
     responses((status = 200, body = Page<ShareGroup>), (status = 400, body = Details)))]
 pub(super) async fn list(
-    axum::extract::State(context): State,
+    axum::extract::State(context): ApiState,
     Query(paging): Query<Paging>,
-) -> Answer<Page<ShareGroup>> {
+) -> JsonResult<Page<ShareGroup>> {
     let wanted = paging.checked::<u32>()?;
     let ask = move |shard: &mut Shard, from: &u32, most| shard.share_groups(*from, most);
     let (rows, next) = context.collect(&wanted, ask).await?;
@@ -55,18 +56,18 @@ pub(super) async fn list(
 /// The members of a share group.
 #[utoipa::path(get, path = "/share_groups/{topic}/members", tag = "subscriptions",
     params(("topic" = String, Path, description = "`$share/group/filter`, percent-encoded")),
-    responses((status = 200, body = Vec<Member>), (status = 404, body = Details)))]
+    responses((status = 200, body = Vec<MemberInfo>), (status = 404, body = Details)))]
 pub(super) async fn members(
-    axum::extract::State(context): State,
+    axum::extract::State(context): ApiState,
     Path(name): Path<String>,
-) -> Answer<Vec<Member>> {
+) -> JsonResult<Vec<MemberInfo>> {
     let home = context.home(&name);
     let (mut all, mut from) = (Vec::<GroupMember>::new(), 0);
     loop {
         let group = name.clone();
         let ask = move |shard: &mut Shard| shard.group_members(&group, from, super::SLICE);
         let Some(slice) = context.ask(home, ask).await? else {
-            return Err(Problem::unknown(format!("there is no share group `{name}`")));
+            return Err(ApiProblem::unknown(format!("there is no share group `{name}`")));
         };
         all.extend(slice.rows);
         match slice.next {
@@ -85,7 +86,7 @@ pub(super) async fn members(
             let ask = move |shard: &mut Shard| -> Vec<_> {
                 here.into_iter().filter_map(|m| Some((shard.name_of(m.session)?, m))).collect()
             };
-            let shown = |(name, member): (Box<str>, GroupMember)| Member {
+            let shown = |(name, member): (Box<str>, GroupMember)| MemberInfo {
                 clientid: name.into(),
                 connected: member.connected,
                 full: member.full,

@@ -1,7 +1,7 @@
 //! `/publish`: messages of the operator's own.
 
-use super::problem::{Details, Problem};
-use super::{Body, Context, State};
+use super::problem::{ApiProblem, Details};
+use super::{ApiContext, ApiState, JsonBody};
 use crate::message::MessageRef;
 use crate::packet::{PublishProperties, Qos, UserProperties, append_user_property};
 use crate::shard::inquiry::PublishOutcome;
@@ -28,7 +28,8 @@ const NO_SUBSCRIBERS: u8 = 0x10;
 /// A message.
 #[derive(Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Message {
+#[schema(as = Message)]
+pub(super) struct PublishRequest {
     /// The topic name.
     topic: String,
     /// The payload, as `payload_encoding` says.
@@ -81,7 +82,8 @@ struct Properties {
 
 /// What became of a message.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Published {
+#[schema(as = Published)]
+pub(super) struct PublishResult {
     /// Some subscription matches it.
     matched: bool,
     /// 0, or 16 when nobody subscribes.
@@ -91,7 +93,7 @@ pub(super) struct Published {
 }
 
 /// A message whose bytes are ready to be published.
-struct Ready {
+struct ReadyMessage {
     topic: String,
     payload: Vec<u8>,
     properties: Vec<u8>,
@@ -100,19 +102,19 @@ struct Ready {
     expiry: Option<u32>,
 }
 
-fn bad(name: &str) -> impl Fn(&'static str) -> Problem {
+fn bad(name: &str) -> impl Fn(&'static str) -> ApiProblem {
     let name = name.to_owned();
-    move |what| Problem::bad(format!("{name}: {what}"))
+    move |what| ApiProblem::bad(format!("{name}: {what}"))
 }
 
-fn base64(name: &str, text: &str) -> Result<Vec<u8>, Problem> {
+fn base64(name: &str, text: &str) -> Result<Vec<u8>, ApiProblem> {
     BASE64_STANDARD.decode(text).map_err(|_| bad(name)("it is not base64"))
 }
 
-impl Message {
+impl PublishRequest {
     /// # Errors
     /// The reason for which the broker would refuse such a message of an MQTT client.
-    fn ready(self) -> Result<Ready, Problem> {
+    fn ready(self) -> Result<ReadyMessage, ApiProblem> {
         if !topic::valid_name(&self.topic) {
             return Err(bad("topic")("it is no topic name (MQTT section 4.7)"));
         }
@@ -146,12 +148,19 @@ impl Message {
             return Err(bad("payload")("it is not UTF-8, as payload_format_indicator says"));
         }
         let expiry = own.message_expiry_interval;
-        Ok(Ready { topic: self.topic, payload, properties, qos, retain: self.retain, expiry })
+        Ok(ReadyMessage {
+            topic: self.topic,
+            payload,
+            properties,
+            qos,
+            retain: self.retain,
+            expiry,
+        })
     }
 }
 
-impl Context {
-    async fn publish(&self, message: Ready) -> Result<Published, Problem> {
+impl ApiContext {
+    async fn publish(&self, message: ReadyMessage) -> Result<PublishResult, ApiProblem> {
         // The shard is chosen by the topic, so that the messages of one topic keep their order.
         let home = self.home(&message.topic);
         let message = Arc::new(message);
@@ -176,33 +185,33 @@ impl Context {
                     } else {
                         (NO_SUBSCRIBERS, "no_matching_subscribers")
                     };
-                    return Ok(Published { matched, reason_code, message });
+                    return Ok(PublishResult { matched, reason_code, message });
                 }
                 PublishOutcome::Denied(what) => return Err(bad("topic")(what)),
                 PublishOutcome::ShortOfMemory => {
-                    return Err(Problem::busy("the broker is short of memory"));
+                    return Err(ApiProblem::busy("the broker is short of memory"));
                 }
                 PublishOutcome::Busy => tokio::time::sleep(REST).await,
             }
         }
-        Err(Problem::busy("a mailbox on the way is full"))
+        Err(ApiProblem::busy("a mailbox on the way is full"))
     }
 }
 
-fn status(published: &Published) -> StatusCode {
+fn status(published: &PublishResult) -> StatusCode {
     if published.matched { StatusCode::OK } else { StatusCode::ACCEPTED }
 }
 
 /// Publishes a message. The answer comes when every shard on its way has accepted it, as a
 /// client's PUBACK without a store would.
-#[utoipa::path(post, path = "/publish", tag = "publish", request_body = Message,
-    responses((status = 200, body = Published, description = "Accepted"),
-        (status = 202, body = Published, description = "Accepted; nobody subscribes"),
+#[utoipa::path(post, path = "/publish", tag = "publish", request_body = PublishRequest,
+    responses((status = 200, body = PublishResult, description = "Accepted"),
+        (status = 202, body = PublishResult, description = "Accepted; nobody subscribes"),
         (status = 400, body = Details)))]
 pub(super) async fn publish(
-    axum::extract::State(context): State,
-    Body(message): Body<Message>,
-) -> Result<(StatusCode, Json<Published>), Problem> {
+    axum::extract::State(context): ApiState,
+    JsonBody(message): JsonBody<PublishRequest>,
+) -> Result<(StatusCode, Json<PublishResult>), ApiProblem> {
     let published = context.publish(message.ready()?).await?;
     Ok((status(&published), Json(published)))
 }
@@ -210,19 +219,21 @@ pub(super) async fn publish(
 /// Publishes many messages in their order. Nothing is published when one of them is wrong. When the
 /// broker is too busy for one of them, those before it have been published: `detail` says how many.
 #[utoipa::path(post, path = "/publish/bulk", tag = "publish",
-    request_body(content = Vec<Message>, description = "At most 1,000"),
-    responses((status = 200, body = Vec<Published>, description = "Accepted"),
-        (status = 202, body = Vec<Published>, description = "Accepted; some have no subscriber"),
+    request_body(content = Vec<PublishRequest>, description = "At most 1,000"),
+    responses((status = 200, body = Vec<PublishResult>, description = "Accepted"),
+        (status = 202, body = Vec<PublishResult>,
+            description = "Accepted; some have no subscriber"),
         (status = 400, body = Details),
         (status = 503, body = Details, description = "Busy; `detail` says how many went out")))]
 pub(super) async fn publish_many(
-    axum::extract::State(context): State,
-    Body(messages): Body<Vec<Message>>,
-) -> Result<(StatusCode, Json<Vec<Published>>), Problem> {
+    axum::extract::State(context): ApiState,
+    JsonBody(messages): JsonBody<Vec<PublishRequest>>,
+) -> Result<(StatusCode, Json<Vec<PublishResult>>), ApiProblem> {
     if messages.len() > MANY {
-        return Err(Problem::bad(format!("body: more than {MANY} messages")));
+        return Err(ApiProblem::bad(format!("body: more than {MANY} messages")));
     }
-    let ready: Result<Vec<Ready>, Problem> = messages.into_iter().map(Message::ready).collect();
+    let ready: Result<Vec<ReadyMessage>, ApiProblem> =
+        messages.into_iter().map(PublishRequest::ready).collect();
     let ready = ready?;
     let all: Vec<(String, usize)> =
         ready.iter().map(|one| (one.topic.clone(), one.payload.len())).collect();

@@ -31,11 +31,11 @@ mod trace;
 mod when;
 
 use super::asking;
-use super::figures::Figures;
+use super::figures::ShardFigures;
 use super::guard::{self, Guard};
-use super::history::History;
+use super::history::SampleHistory;
 use super::page_source::PageSource;
-use super::traces::Traces;
+use super::traces::TraceStore;
 use super::{Placement, ROLES};
 use crate::admin::guard::Role;
 pub use crate::bridge::inward::Submit;
@@ -45,7 +45,7 @@ pub type Inquiry = Box<dyn FnOnce(&mut Shard) + Send>;
 /// Gives an inquiry to a shard, and wakes its core. A core that has ended drops the inquiry.
 pub type Tell = Arc<dyn Fn(Inquiry) + Send + Sync>;
 
-use crate::config::Level;
+use crate::config::LogLevel;
 use crate::shard::Shard;
 use crate::shard::inquiry::Slice;
 pub use crate::telemetry::ListenerRow;
@@ -57,8 +57,8 @@ use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use page::{ListPosition, Wanted};
-use problem::Problem;
+use page::{ListPosition, ListSlice};
+pub(super) use problem::ApiProblem;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -85,7 +85,7 @@ pub enum Order {
     Reload,
     /// Log at this level, and these modules at levels of their own, until the next reload. What is
     /// `None` stays as it is.
-    SetLevels(Option<Level>, Option<Vec<(String, Level)>>),
+    SetLevels(Option<LogLevel>, Option<Vec<(String, LogLevel)>>),
     /// Return what is logged now, as JSON.
     Levels,
     /// Close the listener of that name. Its clients stay connected.
@@ -110,9 +110,9 @@ pub enum Order {
 }
 
 /// The channel for the outcome of an order.
-pub type Reply = oneshot::Sender<Result<String, Vec<String>>>;
+pub type OrderReply = oneshot::Sender<Result<String, Vec<String>>>;
 /// An order, and the channel for its outcome.
-pub type Ordered = (Order, Reply);
+pub type Ordered = (Order, OrderReply);
 
 /// What the API needs from the broker.
 pub struct Api {
@@ -135,22 +135,22 @@ pub struct Api {
 }
 
 /// What every handler can use.
-pub(super) struct Context {
+pub(super) struct ApiContext {
     api: Api,
-    figures: Arc<Figures>,
+    figures: Arc<ShardFigures>,
     placement: Placement,
     turns: Semaphore,
-    history: History,
-    traces: Arc<Traces>,
-    broker: watch::Receiver<super::State>,
+    history: SampleHistory,
+    traces: Arc<TraceStore>,
+    broker: watch::Receiver<super::BrokerState>,
     /// Decides who may call.
     pub(super) guard: Arc<Guard>,
 }
 
-type State = axum::extract::State<Arc<Context>>;
-type Answer<T> = Result<Json<T>, Problem>;
+type ApiState = axum::extract::State<Arc<ApiContext>>;
+type JsonResult<T> = Result<Json<T>, ApiProblem>;
 
-impl Context {
+impl ApiContext {
     fn shards(&self) -> usize {
         self.api.tell.len()
     }
@@ -164,10 +164,10 @@ impl Context {
         &self,
         shard: usize,
         question: impl FnOnce(&mut Shard) -> T + Send + 'static,
-    ) -> Result<T, Problem> {
-        let _turn = self.turns.acquire().await.map_err(|_| Problem::late(shard))?;
-        let tell = self.api.tell.get(shard).ok_or_else(|| Problem::late(shard))?;
-        asking::ask(tell, question).await.ok_or_else(|| Problem::late(shard))
+    ) -> Result<T, ApiProblem> {
+        let _turn = self.turns.acquire().await.map_err(|_| ApiProblem::late(shard))?;
+        let tell = self.api.tell.get(shard).ok_or_else(|| ApiProblem::late(shard))?;
+        asking::ask(tell, question).await.ok_or_else(|| ApiProblem::late(shard))
     }
 
     /// Has a shard publish something, and waits for the result.
@@ -175,19 +175,19 @@ impl Context {
         &self,
         shard: usize,
         publish: impl FnOnce(&mut Shard) -> T + Send + 'static,
-    ) -> Result<T, Problem> {
-        let _turn = self.turns.acquire().await.map_err(|_| Problem::late(shard))?;
-        let submit = self.api.submit.get(shard).ok_or_else(|| Problem::late(shard))?;
-        asking::submit(submit, publish).await.ok_or_else(|| Problem::late(shard))
+    ) -> Result<T, ApiProblem> {
+        let _turn = self.turns.acquire().await.map_err(|_| ApiProblem::late(shard))?;
+        let submit = self.api.submit.get(shard).ok_or_else(|| ApiProblem::late(shard))?;
+        asking::submit(submit, publish).await.ok_or_else(|| ApiProblem::late(shard))
     }
 
     /// A page of a list that extends over all shards. `question` asks one shard for a slice: from a
     /// position on, and at most so many rows.
     async fn collect<T, C>(
         &self,
-        wanted: &Wanted<C>,
+        wanted: &ListSlice<C>,
         question: impl Fn(&mut Shard, &C, usize) -> Slice<T, C> + Clone + Send + 'static,
-    ) -> Result<(Vec<T>, Option<ListPosition<C>>), Problem>
+    ) -> Result<(Vec<T>, Option<ListPosition<C>>), ApiProblem>
     where
         T: Send + 'static,
         C: Clone + Default + Send + 'static,
@@ -218,18 +218,18 @@ impl Context {
     }
 
     /// Has the control thread carry out an order, and waits for the outcome.
-    async fn order(&self, order: Order) -> Result<String, Problem> {
+    async fn order(&self, order: Order) -> Result<String, ApiProblem> {
         let (reply, answer) = oneshot::channel();
         (self.api.order)((order, reply));
         match timeout(REQUEST_TIME / 2, answer).await {
             Ok(Ok(Ok(done))) => Ok(done),
-            Ok(Ok(Err(problems))) => Err(Problem::refused(problems)),
-            Ok(Err(_)) | Err(_) => Err(Problem::busy("the control thread does not answer")),
+            Ok(Ok(Err(problems))) => Err(ApiProblem::refused(problems)),
+            Ok(Err(_)) | Err(_) => Err(ApiProblem::busy("the control thread does not answer")),
         }
     }
 }
 
-fn viewers() -> OpenApiRouter<Arc<Context>> {
+fn viewers() -> OpenApiRouter<Arc<ApiContext>> {
     OpenApiRouter::new()
         .routes(routes!(broker::nodes))
         .routes(routes!(broker::node))
@@ -258,7 +258,7 @@ fn viewers() -> OpenApiRouter<Arc<Context>> {
         .routes(routes!(guard::logout))
 }
 
-fn operators() -> OpenApiRouter<Arc<Context>> {
+fn operators() -> OpenApiRouter<Arc<ApiContext>> {
     OpenApiRouter::new()
         .routes(routes!(clients::kick))
         .routes(routes!(clients::disconnect))
@@ -280,7 +280,7 @@ fn operators() -> OpenApiRouter<Arc<Context>> {
         .routes(routes!(trace::follow))
 }
 
-fn administrators() -> OpenApiRouter<Arc<Context>> {
+fn administrators() -> OpenApiRouter<Arc<ApiContext>> {
     OpenApiRouter::new()
         .routes(routes!(broker::config))
         .routes(routes!(broker::validate))
@@ -292,15 +292,15 @@ fn administrators() -> OpenApiRouter<Arc<Context>> {
 /// All routes, each behind the guard, and the document that describes them. Must be called within
 /// the server's loop, where it starts two tasks.
 pub(super) fn router(api: Api, source: &PageSource, guard: Arc<Guard>) -> Router {
-    let (history, figures) = (History::default(), source.figures());
+    let (history, figures) = (SampleHistory::default(), source.figures());
     tokio::task::spawn_local(history.clone().watch(Arc::clone(&figures)));
-    let traces = Arc::new(Traces::default());
+    let traces = Arc::new(TraceStore::default());
     tokio::task::spawn_local(Arc::clone(&traces).tend(api.tell.clone(), api.zero));
     let broker = source.state();
     let (turns, placement) = (Semaphore::new(AT_ONCE), source.placement());
     let context =
-        Arc::new(Context { api, figures, placement, turns, history, traces, broker, guard });
-    let for_role = |routes: OpenApiRouter<Arc<Context>>, least: Role| {
+        Arc::new(ApiContext { api, figures, placement, turns, history, traces, broker, guard });
+    let for_role = |routes: OpenApiRouter<Arc<ApiContext>>, least: Role| {
         let door = (Arc::clone(&context), least);
         routes.route_layer(middleware::from_fn_with_state(door, guard::pass))
     };
@@ -319,8 +319,10 @@ pub(super) fn router(api: Api, source: &PageSource, guard: Arc<Guard>) -> Router
     let document = Arc::new(document::completed(document));
     router
         .route("/api/v1/openapi.json", get(move || async move { Json(&*document).into_response() }))
-        .fallback(|| async { Problem::unknown("there is no such path; see /api/v1/openapi.json") })
-        .method_not_allowed_fallback(|| async { Problem::method() })
+        .fallback(|| async {
+            ApiProblem::unknown("there is no such path; see /api/v1/openapi.json")
+        })
+        .method_not_allowed_fallback(|| async { ApiProblem::method() })
         .layer(DefaultBodyLimit::max(BODY))
         .layer(middleware::from_fn(bounded))
         .with_state(context)
@@ -331,11 +333,11 @@ async fn bounded(request: Request, next: middleware::Next) -> Response {
     let length = request.headers().get("content-length").and_then(|value| value.to_str().ok());
     let announced = length.and_then(|length| length.parse::<usize>().ok()).unwrap_or(0);
     let mut answer = if announced > BODY {
-        Problem::of_body(StatusCode::PAYLOAD_TOO_LARGE, "").into_response()
+        ApiProblem::of_body(StatusCode::PAYLOAD_TOO_LARGE, "").into_response()
     } else {
         match timeout(REQUEST_TIME, next.run(request)).await {
             Ok(answer) => answer,
-            Err(_) => Problem::busy("the request took too long").into_response(),
+            Err(_) => ApiProblem::busy("the request took too long").into_response(),
         }
     };
     let headers = answer.headers_mut();
@@ -348,12 +350,12 @@ async fn bounded(request: Request, next: middleware::Next) -> Response {
 struct Query<T>(T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
-    type Rejection = Problem;
+    type Rejection = ApiProblem;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiProblem> {
         match axum::extract::Query::<T>::from_request_parts(parts, state).await {
             Ok(axum::extract::Query(query)) => Ok(Query(query)),
-            Err(rejection) => Err(Problem::bad(plain(&rejection.body_text()))),
+            Err(rejection) => Err(ApiProblem::bad(plain(&rejection.body_text()))),
         }
     }
 }
@@ -371,31 +373,29 @@ fn plain(text: &str) -> &str {
 struct Path<T>(T);
 
 impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T> {
-    type Rejection = Problem;
+    type Rejection = ApiProblem;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiProblem> {
         match axum::extract::Path::<T>::from_request_parts(parts, state).await {
             Ok(axum::extract::Path(path)) => Ok(Path(path)),
-            Err(rejection) => Err(Problem::bad(rejection.body_text())),
+            Err(rejection) => Err(ApiProblem::bad(rejection.body_text())),
         }
     }
 }
 
 /// The body of a request, parsed as JSON.
-pub(super) struct Body<T>(pub(super) T);
+pub(super) struct JsonBody<T>(pub(super) T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
-    type Rejection = Problem;
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
+    type Rejection = ApiProblem;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiProblem> {
         match Json::<T>::from_request(request, state).await {
-            Ok(Json(body)) => Ok(Body(body)),
+            Ok(Json(body)) => Ok(JsonBody(body)),
             Err(rejection) => {
                 let (status, text) = (rejection.status(), rejection.body_text());
-                Err(Problem::of_body(status, plain(&text)))
+                Err(ApiProblem::of_body(status, plain(&text)))
             }
         }
     }
 }
-
-pub(super) use problem::Problem as Refusal;

@@ -1,7 +1,7 @@
 //! `/monitor`, `/alarms` and `/doctor`: the last hour, the alarms, and what the host lacks.
 
-use super::problem::{Details, Problem};
-use super::{Answer, Order, Query, State};
+use super::problem::{ApiProblem, Details};
+use super::{ApiState, JsonResult, Order, Query};
 use crate::admin::history::Sample;
 use crate::telemetry::alarms::Alarm;
 use axum::Json;
@@ -13,17 +13,17 @@ use utoipa::{IntoParams, ToSchema};
 #[derive(Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Since {
+pub(super) struct MonitorQuery {
     /// Only later ones: milliseconds since 1970.
     since: u64,
 }
 
 /// A sample for each second of the last hour, the oldest first.
-#[utoipa::path(get, path = "/monitor", tag = "nodes", params(Since),
+#[utoipa::path(get, path = "/monitor", tag = "nodes", params(MonitorQuery),
     responses((status = 200, body = Vec<Sample>), (status = 400, body = Details)))]
 pub(super) async fn samples(
-    axum::extract::State(context): State,
-    Query(wanted): Query<Since>,
+    axum::extract::State(context): ApiState,
+    Query(wanted): Query<MonitorQuery>,
 ) -> Json<Vec<Sample>> {
     Json(context.history.since(wanted.since))
 }
@@ -58,7 +58,7 @@ pub(super) struct ShownAlarm {
 #[utoipa::path(get, path = "/alarms", tag = "alarms", params(WhichAlarms),
     responses((status = 200, body = Vec<ShownAlarm>), (status = 400, body = Details)))]
 pub(super) async fn alarms(
-    axum::extract::State(context): State,
+    axum::extract::State(context): ApiState,
     Query(which): Query<WhichAlarms>,
 ) -> Json<Vec<ShownAlarm>> {
     let list = context.broker.borrow().alarms.clone();
@@ -78,8 +78,8 @@ pub(super) async fn alarms(
 /// What `ringmq doctor` says of this host and the configuration in force.
 #[utoipa::path(get, path = "/doctor", tag = "nodes",
     responses((status = 200, body = Object), (status = 503, body = Details)))]
-pub(super) async fn doctor(axum::extract::State(context): State) -> Answer<Value> {
+pub(super) async fn doctor(axum::extract::State(context): ApiState) -> JsonResult<Value> {
     let text = context.order(Order::Doctor).await?;
     let report = serde_json::from_str(&text);
-    report.map(Json).map_err(|_| Problem::busy("doctor's report cannot be read"))
+    report.map(Json).map_err(|_| ApiProblem::busy("doctor's report cannot be read"))
 }

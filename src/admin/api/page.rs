@@ -1,7 +1,7 @@
 //! Lists in pages: by number, as in EMQX, or by a cursor. Going on from a cursor costs nothing,
 //! whereas the pages before a number have to be looked through.
 
-use super::problem::Problem;
+use super::problem::ApiProblem;
 use serde::{Deserialize, Serialize};
 use std::fmt::Display;
 use std::str::FromStr;
@@ -95,7 +95,7 @@ pub(super) struct ListPosition<C> {
 }
 
 /// Which part of a list is wanted, after the parameters were checked.
-pub(super) struct Wanted<C> {
+pub(super) struct ListSlice<C> {
     page: Option<usize>,
     pub(super) limit: usize,
     /// The number of entries that are passed over.
@@ -106,13 +106,13 @@ pub(super) struct Wanted<C> {
 impl Paging {
     /// # Errors
     /// A parameter is out of its bounds, or the cursor does not belong to this list.
-    pub(super) fn checked<C: FromStr + Default>(&self) -> Result<Wanted<C>, Problem> {
+    pub(super) fn checked<C: FromStr + Default>(&self) -> Result<ListSlice<C>, ApiProblem> {
         let limit = self.limit.unwrap_or(USUAL);
         if limit == 0 || limit > MOST {
-            return Err(Problem::bad(format!("limit: it must be 1 to {MOST}")));
+            return Err(ApiProblem::bad(format!("limit: it must be 1 to {MOST}")));
         }
         if self.page.is_some() && self.cursor.is_some() {
-            return Err(Problem::bad("page: it cannot be given together with cursor"));
+            return Err(ApiProblem::bad("page: it cannot be given together with cursor"));
         }
         let first = ListPosition { shard: 0, at: C::default() };
         let (from, page) = match &self.cursor {
@@ -121,23 +121,23 @@ impl Paging {
                 let parsed = text.split_once('.').and_then(|(shard, at)| {
                     Some(ListPosition { shard: shard.parse().ok()?, at: at.parse().ok()? })
                 });
-                let unknown = || Problem::bad("cursor: it is not one that this list has given");
+                let unknown = || ApiProblem::bad("cursor: it is not one that this list has given");
                 (parsed.ok_or_else(unknown)?, None)
             }
         };
         let skip = match page {
-            Some(0) => return Err(Problem::bad("page: it must be at least 1")),
+            Some(0) => return Err(ApiProblem::bad("page: it must be at least 1")),
             Some(page) => (page - 1).saturating_mul(limit),
             None => 0,
         };
         if skip > FURTHEST {
-            return Err(Problem::bad("page: it is too far away; use cursor"));
+            return Err(ApiProblem::bad("page: it is too far away; use cursor"));
         }
-        Ok(Wanted { page, limit, skip, from })
+        Ok(ListSlice { page, limit, skip, from })
     }
 }
 
-impl Wanted<u32> {
+impl ListSlice<u32> {
     /// A page of a list that is held as a whole. Its cursor counts the entries before the next
     /// page.
     pub(super) fn page_of<T>(&self, all: Vec<T>) -> Page<T> {
@@ -149,7 +149,7 @@ impl Wanted<u32> {
     }
 }
 
-impl<C: Display> Wanted<C> {
+impl<C: Display> ListSlice<C> {
     /// A page with these entries. `next` is where the list continues.
     pub(super) fn page<T>(
         &self,

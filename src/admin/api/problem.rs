@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 /// A request that was not carried out.
 #[derive(Debug)]
-pub(in crate::admin) struct Problem {
+pub(in crate::admin) struct ApiProblem {
     status: StatusCode,
     code: &'static str,
     detail: String,
@@ -37,91 +37,92 @@ pub(super) struct Details {
     problems: Vec<String>,
 }
 
-impl Problem {
-    fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Problem {
-        Problem { status, code, detail: detail.into(), problems: Vec::new(), wait: None }
+impl ApiProblem {
+    fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> ApiProblem {
+        ApiProblem { status, code, detail: detail.into(), problems: Vec::new(), wait: None }
     }
 
     /// A parameter is wrong.
-    pub(in crate::admin) fn bad(detail: impl Into<String>) -> Problem {
-        Problem::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", detail)
+    pub(in crate::admin) fn bad(detail: impl Into<String>) -> ApiProblem {
+        ApiProblem::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", detail)
     }
 
     /// The body is wrong, or too large.
-    pub(super) fn of_body(status: StatusCode, detail: &str) -> Problem {
+    pub(super) fn of_body(status: StatusCode, detail: &str) -> ApiProblem {
         match status {
-            StatusCode::PAYLOAD_TOO_LARGE => Problem::new(
+            StatusCode::PAYLOAD_TOO_LARGE => ApiProblem::new(
                 status,
                 "BODY_TOO_LARGE",
                 "the body is larger than 4 MiB, or than 128 KiB for /login",
             ),
             StatusCode::UNSUPPORTED_MEDIA_TYPE => {
-                Problem::new(status, "NOT_JSON", "the body must be application/json")
+                ApiProblem::new(status, "NOT_JSON", "the body must be application/json")
             }
-            _ => Problem::bad(format!("body: {detail}")),
+            _ => ApiProblem::bad(format!("body: {detail}")),
         }
     }
 
     /// There is nothing of that name.
-    pub(super) fn unknown(detail: impl Into<String>) -> Problem {
-        Problem::new(StatusCode::NOT_FOUND, "NOT_FOUND", detail)
+    pub(super) fn unknown(detail: impl Into<String>) -> ApiProblem {
+        ApiProblem::new(StatusCode::NOT_FOUND, "NOT_FOUND", detail)
     }
 
     /// There is something of that name already.
-    pub(super) fn conflict(detail: impl Into<String>) -> Problem {
-        Problem::new(StatusCode::CONFLICT, "ALREADY_EXISTS", detail)
+    pub(super) fn conflict(detail: impl Into<String>) -> ApiProblem {
+        ApiProblem::new(StatusCode::CONFLICT, "ALREADY_EXISTS", detail)
     }
 
     /// The path does not have this method.
-    pub(super) fn method() -> Problem {
+    pub(super) fn method() -> ApiProblem {
         let detail = "the path does not have this method; see /api/v1/openapi.json";
-        Problem::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", detail)
+        ApiProblem::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", detail)
     }
 
     /// A shard does not answer.
-    pub(super) fn late(shard: usize) -> Problem {
-        Problem::busy(&format!("shard {shard} does not answer"))
+    pub(super) fn late(shard: usize) -> ApiProblem {
+        ApiProblem::busy(&format!("shard {shard} does not answer"))
     }
 
     /// The request cannot be carried out now, but may be in a moment.
-    pub(in crate::admin) fn busy(detail: &str) -> Problem {
-        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "SERVICE_UNAVAILABLE", detail);
-        Problem { wait: Some(1), ..problem }
+    pub(in crate::admin) fn busy(detail: &str) -> ApiProblem {
+        let problem =
+            ApiProblem::new(StatusCode::SERVICE_UNAVAILABLE, "SERVICE_UNAVAILABLE", detail);
+        ApiProblem { wait: Some(1), ..problem }
     }
 
     /// The same problem, with the number of messages that were published before it.
-    pub(super) fn after(self, published: usize) -> Problem {
-        Problem { detail: format!("{}; published before it: {published}", self.detail), ..self }
+    pub(super) fn after(self, published: usize) -> ApiProblem {
+        ApiProblem { detail: format!("{}; published before it: {published}", self.detail), ..self }
     }
 
     /// The broker refuses the request, for these reasons.
-    pub(super) fn refused(problems: Vec<String>) -> Problem {
+    pub(super) fn refused(problems: Vec<String>) -> ApiProblem {
         let detail = problems.first().cloned().unwrap_or_default();
-        let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "REFUSED", detail);
-        Problem { problems, ..problem }
+        let problem = ApiProblem::new(StatusCode::UNPROCESSABLE_ENTITY, "REFUSED", detail);
+        ApiProblem { problems, ..problem }
     }
 
     /// The caller has not proved who it is.
-    pub(in crate::admin) fn unproven(detail: &str) -> Problem {
-        Problem::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", detail)
+    pub(in crate::admin) fn unproven(detail: &str) -> ApiProblem {
+        ApiProblem::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", detail)
     }
 
     /// The caller has proved who it is, and may not do this.
-    pub(in crate::admin) fn forbidden(detail: impl Into<String>) -> Problem {
-        Problem::new(StatusCode::FORBIDDEN, "FORBIDDEN", detail)
+    pub(in crate::admin) fn forbidden(detail: impl Into<String>) -> ApiProblem {
+        ApiProblem::new(StatusCode::FORBIDDEN, "FORBIDDEN", detail)
     }
 
     /// Too many attempts to log in have failed. The caller may try again after `wait` seconds.
-    pub(in crate::admin) fn too_many(wait: u64) -> Problem {
+    pub(in crate::admin) fn too_many(wait: u64) -> ApiProblem {
         let detail = "too many failed logins";
-        let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_REQUESTS", detail);
-        Problem { wait: Some(wait), ..problem }
+        let problem = ApiProblem::new(StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_REQUESTS", detail);
+        ApiProblem { wait: Some(wait), ..problem }
     }
 }
 
-impl IntoResponse for Problem {
+impl IntoResponse for ApiProblem {
     fn into_response(self) -> Response {
-        let Problem { status, code, detail, problems, wait } = self;
+        let ApiProblem { status, code, detail, problems, wait } = self;
         let title = status.canonical_reason().unwrap_or_default();
         let message = detail.clone();
         let (r#type, number) = ("about:blank", status.as_u16());

@@ -2,8 +2,8 @@
 
 use super::messages::{REST, TRIES};
 use super::page::{Page, paged};
-use super::problem::{Details, Problem};
-use super::{Answer, Context, Path, Query, State};
+use super::problem::{ApiProblem, Details};
+use super::{ApiContext, ApiState, JsonResult, Path, Query};
 use crate::packet::PublishProperties;
 use crate::shard::Shard;
 use crate::shard::inquiry::{ClearOutcome, RetainedRow, Slice};
@@ -33,19 +33,20 @@ pub(super) struct Listed {
 
 /// A retained message.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Retained {
+#[schema(as = Retained)]
+pub(super) struct RetainedInfo {
     /// What a list says of it.
     #[serde(flatten)]
     listed: Listed,
     /// The payload in base64, as in EMQX.
     payload: String,
     /// Its properties.
-    properties: Shown,
+    properties: RetainedProperties,
 }
 
 /// Properties of a message.
 #[derive(Serialize, ToSchema)]
-struct Shown {
+struct RetainedProperties {
     /// 1: the payload is UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
     payload_format_indicator: Option<u8>,
@@ -65,13 +66,13 @@ struct Shown {
 
 paged! {
     /// Which messages.
-    pub(super) struct Filter {
+    pub(super) struct RetainedFilter {
         /// A topic filter; # for all but those that begin with $.
         topic: Option<String>,
     }
 }
 
-fn listed(context: &Context, row: &RetainedRow) -> Listed {
+fn listed(context: &ApiContext, row: &RetainedRow) -> Listed {
     let view = row.message.view();
     Listed {
         topic: view.topic.to_owned(),
@@ -83,17 +84,17 @@ fn listed(context: &Context, row: &RetainedRow) -> Listed {
 }
 
 /// Retained messages, by shard and there in the order of topics.
-#[utoipa::path(get, path = "/mqtt/retainer/messages", tag = "retainer", params(Filter),
+#[utoipa::path(get, path = "/mqtt/retainer/messages", tag = "retainer", params(RetainedFilter),
     responses((status = 200, body = Page<Listed>), (status = 400, body = Details)))]
 pub(super) async fn list(
-    axum::extract::State(context): State,
-    Query(filter): Query<Filter>,
-) -> Answer<Page<Listed>> {
+    axum::extract::State(context): ApiState,
+    Query(filter): Query<RetainedFilter>,
+) -> JsonResult<Page<Listed>> {
     let wanted = filter.paging().checked::<String>()?;
     let open = filter.topic.is_none();
     let filter = filter.topic.unwrap_or_else(|| "#".to_owned());
     if !topic::valid_filter(&filter) {
-        return Err(Problem::bad("topic: it is no topic filter"));
+        return Err(ApiProblem::bad("topic: it is no topic filter"));
     }
     let ask = move |shard: &mut Shard, from: &String, most| {
         let cursor = Some(from.as_str()).filter(|from| !from.is_empty());
@@ -106,18 +107,18 @@ pub(super) async fn list(
     Ok(Json(wanted.page(data, count, next)))
 }
 
-fn unknown(topic: &str) -> Problem {
-    Problem::unknown(format!("`{topic}` has no retained message"))
+fn unknown(topic: &str) -> ApiProblem {
+    ApiProblem::unknown(format!("`{topic}` has no retained message"))
 }
 
 /// The retained message of a topic.
 #[utoipa::path(get, path = "/mqtt/retainer/message/{topic}", tag = "retainer",
     params(("topic" = String, Path, description = "The topic name, percent-encoded")),
-    responses((status = 200, body = Retained), (status = 404, body = Details)))]
+    responses((status = 200, body = RetainedInfo), (status = 404, body = Details)))]
 pub(super) async fn one(
-    axum::extract::State(context): State,
+    axum::extract::State(context): ApiState,
     Path(name): Path<String>,
-) -> Answer<Retained> {
+) -> JsonResult<RetainedInfo> {
     for shard in 0..context.shards() {
         let topic = name.clone();
         let found = context.ask(shard, move |shard| shard.retained_message(&topic)).await?;
@@ -126,10 +127,10 @@ pub(super) async fn one(
         let properties = PublishProperties::parse(view.properties).unwrap_or_default();
         let text = |text: Option<&str>| text.map(str::to_owned);
         let user = properties.user.iter();
-        return Ok(Json(Retained {
+        return Ok(Json(RetainedInfo {
             listed: listed(&context, &row),
             payload: BASE64_STANDARD.encode(view.payload),
-            properties: Shown {
+            properties: RetainedProperties {
                 payload_format_indicator: properties.payload_format,
                 content_type: text(properties.content_type),
                 response_topic: text(properties.response_topic),
@@ -146,9 +147,9 @@ pub(super) async fn one(
     params(("topic" = String, Path, description = "The topic name, percent-encoded")),
     responses((status = 204, description = "Done"), (status = 404, body = Details)))]
 pub(super) async fn clear(
-    axum::extract::State(context): State,
+    axum::extract::State(context): ApiState,
     Path(name): Path<String>,
-) -> Result<StatusCode, Problem> {
+) -> Result<StatusCode, ApiProblem> {
     for shard in 0..context.shards() {
         for tries in 1.. {
             let topic = name.clone();
@@ -156,7 +157,7 @@ pub(super) async fn clear(
                 ClearOutcome::Cleared => return Ok(StatusCode::NO_CONTENT),
                 ClearOutcome::Unknown => break,
                 ClearOutcome::Busy if tries < TRIES => tokio::time::sleep(REST).await,
-                ClearOutcome::Busy => return Err(Problem::busy("a mailbox on the way is full")),
+                ClearOutcome::Busy => return Err(ApiProblem::busy("a mailbox on the way is full")),
             }
         }
     }

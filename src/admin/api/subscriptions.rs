@@ -1,8 +1,8 @@
 //! `/subscriptions` and `/topics`: who subscribes to what.
 
 use super::page::{Page, paged};
-use super::problem::{Details, Problem};
-use super::{Answer, Context, Path, Query, State};
+use super::problem::{ApiProblem, Details};
+use super::{ApiContext, ApiState, JsonResult, Path, Query};
 use crate::shard::Shard;
 use crate::shard::inquiry::{Slice, SubscriptionCursor, SubscriptionRow, TopicRow};
 use crate::topic;
@@ -16,7 +16,8 @@ const OF_ONE: usize = 100_000;
 
 /// One subscription.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Subscription {
+#[schema(as = Subscription)]
+pub(super) struct SubscriptionInfo {
     /// Whose it is.
     clientid: String,
     /// The filter, mountpoint included; of a share group with `$share/group/`.
@@ -36,7 +37,7 @@ pub(super) struct Subscription {
 
 paged! {
     /// Which subscriptions.
-    pub(super) struct Filter {
+    pub(super) struct SubscriptionFilter {
         /// Of this client.
         clientid: Option<String>,
         /// Exactly this filter.
@@ -51,7 +52,7 @@ paged! {
     }
 }
 
-impl Filter {
+impl SubscriptionFilter {
     fn fits(&self, row: &SubscriptionRow) -> bool {
         let share = topic::parse_share(&row.filter).and_then(Result::ok);
         let filter = share.as_ref().map_or(&*row.filter, |share| share.filter);
@@ -63,8 +64,8 @@ impl Filter {
     }
 }
 
-fn shown(context: &Context, row: SubscriptionRow) -> Subscription {
-    Subscription {
+fn shown(context: &ApiContext, row: SubscriptionRow) -> SubscriptionInfo {
+    SubscriptionInfo {
         clientid: row.client_id.into(),
         topic: row.filter.into(),
         qos: row.qos,
@@ -76,17 +77,17 @@ fn shown(context: &Context, row: SubscriptionRow) -> Subscription {
 }
 
 /// Subscriptions of all clients, in no particular order.
-#[utoipa::path(get, path = "/subscriptions", tag = "subscriptions", params(Filter),
-    responses((status = 200, body = Page<Subscription>), (status = 400, body = Details)))]
+#[utoipa::path(get, path = "/subscriptions", tag = "subscriptions", params(SubscriptionFilter),
+    responses((status = 200, body = Page<SubscriptionInfo>), (status = 400, body = Details)))]
 pub(super) async fn list(
-    axum::extract::State(context): State,
-    Query(filter): Query<Filter>,
-) -> Answer<Page<Subscription>> {
+    axum::extract::State(context): ApiState,
+    Query(filter): Query<SubscriptionFilter>,
+) -> JsonResult<Page<SubscriptionInfo>> {
     if filter.match_topic.as_deref().is_some_and(|name| !topic::valid_name(name)) {
-        return Err(Problem::bad("match_topic: it is no topic name"));
+        return Err(ApiProblem::bad("match_topic: it is no topic name"));
     }
     if filter.qos.is_some_and(|qos| qos > 2) {
-        return Err(Problem::bad("qos: it must be 0, 1 or 2"));
+        return Err(ApiProblem::bad("qos: it must be 0, 1 or 2"));
     }
     if let Some(client_id) = &filter.clientid {
         let wanted = filter.paging().checked::<u32>()?;
@@ -108,9 +109,9 @@ pub(super) async fn list(
 /// All subscriptions of a client, at most [`OF_ONE`] and a slice; `None` when there is no such
 /// client.
 pub(super) async fn all_of(
-    context: &Context,
+    context: &ApiContext,
     client_id: &str,
-) -> Result<Option<Vec<SubscriptionRow>>, Problem> {
+) -> Result<Option<Vec<SubscriptionRow>>, ApiProblem> {
     let (home, mut rows, mut from) = (context.home(client_id), Vec::new(), 0);
     loop {
         let name = client_id.to_owned();
@@ -129,20 +130,21 @@ pub(super) async fn all_of(
 /// The subscriptions of one client.
 #[utoipa::path(get, path = "/clients/{clientid}/subscriptions", tag = "clients",
     params(("clientid" = String, Path, description = "Its ClientId")),
-    responses((status = 200, body = Vec<Subscription>), (status = 404, body = Details)))]
+    responses((status = 200, body = Vec<SubscriptionInfo>), (status = 404, body = Details)))]
 pub(super) async fn of_client(
-    axum::extract::State(context): State,
+    axum::extract::State(context): ApiState,
     Path(client_id): Path<String>,
-) -> Answer<Vec<Subscription>> {
+) -> JsonResult<Vec<SubscriptionInfo>> {
     match all_of(&context, &client_id).await? {
         Some(rows) => Ok(Json(rows.into_iter().map(|row| shown(&context, row)).collect())),
-        None => Err(Problem::unknown(format!("there is no client `{client_id}`"))),
+        None => Err(ApiProblem::unknown(format!("there is no client `{client_id}`"))),
     }
 }
 
 /// A filter with subscribers.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Topic {
+#[schema(as = Topic)]
+pub(super) struct TopicInfo {
     /// The filter, mountpoint included.
     topic: String,
     /// The node.
@@ -167,14 +169,14 @@ paged! {
 
 /// Filters with subscribers: one entry for each shard whose clients have it.
 #[utoipa::path(get, path = "/topics", tag = "subscriptions", params(TopicFilter),
-    responses((status = 200, body = Page<Topic>), (status = 400, body = Details)))]
+    responses((status = 200, body = Page<TopicInfo>), (status = 400, body = Details)))]
 pub(super) async fn topics(
-    axum::extract::State(context): State,
+    axum::extract::State(context): ApiState,
     Query(filter): Query<TopicFilter>,
-) -> Answer<Page<Topic>> {
+) -> JsonResult<Page<TopicInfo>> {
     let wanted = filter.paging().checked::<u32>()?;
     if filter.match_topic.as_deref().is_some_and(|name| !topic::valid_name(name)) {
-        return Err(Problem::bad("match_topic: it is no topic name"));
+        return Err(ApiProblem::bad("match_topic: it is no topic name"));
     }
     let filter = Arc::new(filter);
     let fits = move |text: &str| {
@@ -188,7 +190,7 @@ pub(super) async fn topics(
         Slice { rows: rows.into_iter().map(|row| (number, row)).collect(), next }
     };
     let (rows, next): (Vec<(usize, TopicRow)>, _) = context.collect(&wanted, ask).await?;
-    let shown = |(shard, row): (usize, TopicRow)| Topic {
+    let shown = |(shard, row): (usize, TopicRow)| TopicInfo {
         topic: row.filter.into(),
         node: context.api.node.clone(),
         shard,

@@ -1,7 +1,7 @@
 //! `/top` and `/slow_subscriptions`: the clients with the most load.
 
-use super::problem::{Details, Problem};
-use super::{Answer, Context, Query, State};
+use super::problem::{ApiProblem, Details};
+use super::{ApiContext, ApiState, JsonResult, Query};
 use crate::shard::Measure;
 use axum::Json;
 use serde::{Deserialize, Serialize};
@@ -35,7 +35,7 @@ enum By {
 #[derive(Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Wanted {
+pub(super) struct TopQuery {
     /// By what they are compared.
     #[param(inline)]
     by: By,
@@ -46,7 +46,8 @@ pub(super) struct Wanted {
 
 /// A client, and how much it weighs.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Heavy {
+#[schema(as = Heavy)]
+pub(super) struct HeavyClient {
     /// Its ClientId.
     clientid: String,
     /// Its shard.
@@ -63,18 +64,18 @@ pub(super) struct Heavy {
 #[derive(Serialize, ToSchema)]
 pub(super) struct Top {
     /// The heaviest first.
-    data: Vec<Heavy>,
+    data: Vec<HeavyClient>,
     /// Of how many seconds, up to now: one to two minutes.
     seconds: f64,
 }
 
-async fn heaviest(context: &Context, measure: Measure, limit: usize) -> Result<Top, Problem> {
+async fn heaviest(context: &ApiContext, measure: Measure, limit: usize) -> Result<Top, ApiProblem> {
     let (mut data, mut longest) = (Vec::new(), 0.0_f64);
     for shard in 0..context.shards() {
         let found = context.ask(shard, move |shard| shard.heaviest(measure)).await?;
         let seconds = (found.millis as f64 / 1000.0).max(1.0);
         longest = longest.max(seconds);
-        data.extend(found.rows.into_iter().map(|(clientid, total, error)| Heavy {
+        data.extend(found.rows.into_iter().map(|(clientid, total, error)| HeavyClient {
             clientid: clientid.into(),
             shard,
             total,
@@ -89,15 +90,15 @@ async fn heaviest(context: &Context, measure: Measure, limit: usize) -> Result<T
 
 /// The clients that weigh most in the last minute or two, by traffic, drops or slowness. Nobody is
 /// visited for it: each shard keeps small sketches.
-#[utoipa::path(get, path = "/top", tag = "clients", params(Wanted),
+#[utoipa::path(get, path = "/top", tag = "clients", params(TopQuery),
     responses((status = 200, body = Top), (status = 400, body = Details)))]
 pub(super) async fn top(
-    axum::extract::State(context): State,
-    Query(wanted): Query<Wanted>,
-) -> Answer<Top> {
+    axum::extract::State(context): ApiState,
+    Query(wanted): Query<TopQuery>,
+) -> JsonResult<Top> {
     let limit = wanted.limit.unwrap_or(USUAL);
     if limit == 0 || limit > MOST {
-        return Err(Problem::bad(format!("limit: it must be 1 to {MOST}")));
+        return Err(ApiProblem::bad(format!("limit: it must be 1 to {MOST}")));
     }
     let measure = match wanted.by {
         By::BytesReceived => Measure::BytesReceived,
@@ -113,6 +114,6 @@ pub(super) async fn top(
 /// The clients that were slowest to take what was sent to them: `/top?by=slow_sends`.
 #[utoipa::path(get, path = "/slow_subscriptions", tag = "clients",
     responses((status = 200, body = Top), (status = 503, body = Details)))]
-pub(super) async fn slow(axum::extract::State(context): State) -> Answer<Top> {
+pub(super) async fn slow(axum::extract::State(context): ApiState) -> JsonResult<Top> {
     heaviest(&context, Measure::SlowSends, MOST).await.map(Json)
 }

@@ -1,11 +1,11 @@
 //! `/trace`: every packet and decision of one client, user, address or topic, live or to be read
 //! later.
 
-use super::problem::{Details, Problem};
-use super::{Answer, Body, Context, Path, Query, State};
+use super::problem::{ApiProblem, Details};
+use super::{ApiContext, ApiState, JsonBody, JsonResult, Path, Query};
 use crate::admin::asking::ask_all;
-use crate::admin::traces::{NotBegun, Trace, Traces, Wanted};
-use crate::shard::Subject;
+use crate::admin::traces::{NotBegun, Trace, TraceStore, WantedTrace};
+use crate::shard::TraceSubject;
 use crate::topic;
 use axum::Json;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -33,7 +33,7 @@ const NAME: usize = 64;
 /// What a trace follows.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-enum Kind {
+enum TraceKind {
     /// A client.
     Clientid,
     /// Clients with a user name.
@@ -58,11 +58,12 @@ enum Payload {
 /// A trace that is wanted.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Asked {
+#[schema(as = Asked)]
+pub(super) struct TraceRequest {
     /// Its name: letters, digits, - and _.
     name: String,
     /// What it follows; the field of the same name says which.
-    r#type: Kind,
+    r#type: TraceKind,
     /// Exactly this ClientId.
     #[serde(default)]
     clientid: Option<String>,
@@ -86,11 +87,11 @@ pub(super) struct Asked {
 
 /// A trace.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Shown {
+pub(super) struct TraceInfo {
     /// Its name.
     name: String,
     /// What it follows.
-    r#type: Kind,
+    r#type: TraceKind,
     /// Which.
     of: String,
     /// Whether payloads are in it.
@@ -109,30 +110,30 @@ pub(super) struct Shown {
     lost: u64,
 }
 
-impl Asked {
-    fn subject(&self) -> Result<Subject, Problem> {
+impl TraceRequest {
+    fn subject(&self) -> Result<TraceSubject, ApiProblem> {
         let given = [&self.clientid, &self.username, &self.ip_address, &self.topic];
         let (name, value) = match self.r#type {
-            Kind::Clientid => ("clientid", &self.clientid),
-            Kind::Username => ("username", &self.username),
-            Kind::IpAddress => ("ip_address", &self.ip_address),
-            Kind::Topic => ("topic", &self.topic),
+            TraceKind::Clientid => ("clientid", &self.clientid),
+            TraceKind::Username => ("username", &self.username),
+            TraceKind::IpAddress => ("ip_address", &self.ip_address),
+            TraceKind::Topic => ("topic", &self.topic),
         };
         let Some(value) = value.as_deref().filter(|value| !value.is_empty()) else {
-            return Err(Problem::bad(format!("{name}: it must be given, as type says")));
+            return Err(ApiProblem::bad(format!("{name}: it must be given, as type says")));
         };
         if given.into_iter().flatten().count() > 1 {
-            return Err(Problem::bad(format!("type: only {name} can be given")));
+            return Err(ApiProblem::bad(format!("type: only {name} can be given")));
         }
         match self.r#type {
-            Kind::Clientid => Ok(Subject::Client(value.into())),
-            Kind::Username => Ok(Subject::User(value.into())),
-            Kind::Topic if topic::valid_filter(value) => Ok(Subject::Topic(value.into())),
-            Kind::Topic => Err(Problem::bad("topic: it is no topic filter")),
-            Kind::IpAddress => value
+            TraceKind::Clientid => Ok(TraceSubject::Client(value.into())),
+            TraceKind::Username => Ok(TraceSubject::User(value.into())),
+            TraceKind::Topic if topic::valid_filter(value) => Ok(TraceSubject::Topic(value.into())),
+            TraceKind::Topic => Err(ApiProblem::bad("topic: it is no topic filter")),
+            TraceKind::IpAddress => value
                 .parse::<IpAddr>()
-                .map(Subject::Address)
-                .map_err(|_| Problem::bad(format!("ip_address: `{value}` is no address"))),
+                .map(TraceSubject::Address)
+                .map_err(|_| ApiProblem::bad(format!("ip_address: `{value}` is no address"))),
         }
     }
 }
@@ -141,14 +142,14 @@ fn time(at: SystemTime) -> Option<String> {
     OffsetDateTime::from(at).replace_nanosecond(0).ok()?.format(&Rfc3339).ok()
 }
 
-fn shown(trace: &Trace) -> Shown {
+fn shown(trace: &Trace) -> TraceInfo {
     let (kind, of) = match &trace.rule.subject {
-        Subject::Client(name) => (Kind::Clientid, name.to_string()),
-        Subject::User(name) => (Kind::Username, name.to_string()),
-        Subject::Address(address) => (Kind::IpAddress, address.to_string()),
-        Subject::Topic(filter) => (Kind::Topic, filter.to_string()),
+        TraceSubject::Client(name) => (TraceKind::Clientid, name.to_string()),
+        TraceSubject::User(name) => (TraceKind::Username, name.to_string()),
+        TraceSubject::Address(address) => (TraceKind::IpAddress, address.to_string()),
+        TraceSubject::Topic(filter) => (TraceKind::Topic, filter.to_string()),
     };
-    Shown {
+    TraceInfo {
         name: trace.name.clone(),
         r#type: kind,
         of,
@@ -162,62 +163,63 @@ fn shown(trace: &Trace) -> Shown {
     }
 }
 
-fn unknown(name: &str) -> Problem {
-    Problem::unknown(format!("there is no trace `{name}`"))
+fn unknown(name: &str) -> ApiProblem {
+    ApiProblem::unknown(format!("there is no trace `{name}`"))
 }
 
-fn one(traces: &Traces, name: &str) -> Result<Shown, Problem> {
+fn one(traces: &TraceStore, name: &str) -> Result<TraceInfo, ApiProblem> {
     let all = traces.all();
     all.iter().find(|trace| trace.name == name).map(shown).ok_or_else(|| unknown(name))
 }
 
 /// Has every shard trace what the running traces want.
-async fn apply(context: &Context) -> Result<(), Problem> {
-    let _turn = context.turns.acquire().await.map_err(|_| Problem::late(0))?;
+async fn apply(context: &ApiContext) -> Result<(), ApiProblem> {
+    let _turn = context.turns.acquire().await.map_err(|_| ApiProblem::late(0))?;
     let rules = context.traces.rules();
     let answers = ask_all(&context.api.tell, move |shard| shard.trace(rules)).await;
     match answers.iter().position(Option::is_none) {
-        Some(late) => Err(Problem::late(late)),
+        Some(late) => Err(ApiProblem::late(late)),
         None => Ok(()),
     }
 }
 
 /// The traces.
-#[utoipa::path(get, path = "/trace", tag = "trace", responses((status = 200, body = Vec<Shown>)))]
-pub(super) async fn list(axum::extract::State(context): State) -> Json<Vec<Shown>> {
+#[utoipa::path(get, path = "/trace", tag = "trace",
+    responses((status = 200, body = Vec<TraceInfo>)))]
+pub(super) async fn list(axum::extract::State(context): ApiState) -> Json<Vec<TraceInfo>> {
     Json(context.traces.all().iter().map(shown).collect())
 }
 
 /// Begins a trace. It has every packet from the answer on.
-#[utoipa::path(post, path = "/trace", tag = "trace", request_body = Asked,
-    responses((status = 200, body = Shown), (status = 400, body = Details),
+#[utoipa::path(post, path = "/trace", tag = "trace", request_body = TraceRequest,
+    responses((status = 200, body = TraceInfo), (status = 400, body = Details),
         (status = 409, body = Details, description = "There is one with that name")))]
 pub(super) async fn begin(
-    axum::extract::State(context): State,
-    Body(asked): Body<Asked>,
-) -> Answer<Shown> {
+    axum::extract::State(context): ApiState,
+    JsonBody(asked): JsonBody<TraceRequest>,
+) -> JsonResult<TraceInfo> {
     let fine = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_');
     if asked.name.is_empty() || asked.name.len() > NAME || !asked.name.chars().all(fine) {
         let what = format!("name: 1 to {NAME} letters, digits, - and _");
-        return Err(Problem::bad(what));
+        return Err(ApiProblem::bad(what));
     }
     let seconds = asked.seconds.unwrap_or(USUAL);
     if seconds == 0 || seconds > LONGEST {
-        return Err(Problem::bad(format!("seconds: it must be 1 to {LONGEST}")));
+        return Err(ApiProblem::bad(format!("seconds: it must be 1 to {LONGEST}")));
     }
     let (subject, name) = (asked.subject()?, asked.name);
     let (payload, lasts) = (asked.payload_encode == Payload::Text, Duration::from_secs(seconds));
     // The lines that shards still have may be of a trace that was removed, whose number this one
     // gets. From here on they are nobody's.
     if let Some(late) = context.traces.fetch(&context.api.tell, context.api.zero).await {
-        return Err(Problem::late(late));
+        return Err(ApiProblem::late(late));
     }
-    match context.traces.begin(Wanted { name: name.clone(), subject, payload, lasts }) {
+    match context.traces.begin(WantedTrace { name: name.clone(), subject, payload, lasts }) {
         Ok(()) => {}
         Err(NotBegun::Known) => {
-            return Err(Problem::conflict(format!("there is a trace `{name}`")));
+            return Err(ApiProblem::conflict(format!("there is a trace `{name}`")));
         }
-        Err(NotBegun::TooMany) => return Err(Problem::busy("there are 8 traces; remove one")),
+        Err(NotBegun::TooMany) => return Err(ApiProblem::busy("there are 8 traces; remove one")),
     }
     if let Err(late) = apply(&context).await {
         // The caller is told that there is none.
@@ -231,11 +233,11 @@ pub(super) async fn begin(
 /// Ends a trace. It can be read until it is removed.
 #[utoipa::path(put, path = "/trace/{name}/stop", tag = "trace",
     params(("name" = String, Path, description = "Its name")),
-    responses((status = 200, body = Shown), (status = 404, body = Details)))]
+    responses((status = 200, body = TraceInfo), (status = 404, body = Details)))]
 pub(super) async fn stop(
-    axum::extract::State(context): State,
+    axum::extract::State(context): ApiState,
     Path(name): Path<String>,
-) -> Answer<Shown> {
+) -> JsonResult<TraceInfo> {
     // The lines up to now belong to the trace, so they are fetched before it stops.
     context.traces.fetch(&context.api.tell, context.api.zero).await;
     context.traces.stop(|trace| trace.name == name);
@@ -248,9 +250,9 @@ pub(super) async fn stop(
     params(("name" = String, Path, description = "Its name")),
     responses((status = 204, description = "Done"), (status = 404, body = Details)))]
 pub(super) async fn remove(
-    axum::extract::State(context): State,
+    axum::extract::State(context): ApiState,
     Path(name): Path<String>,
-) -> Result<StatusCode, Problem> {
+) -> Result<StatusCode, ApiProblem> {
     if !context.traces.remove(|trace| trace.name == name) {
         return Err(unknown(&name));
     }
@@ -264,8 +266,8 @@ pub(super) async fn remove(
 #[utoipa::path(delete, path = "/trace", tag = "trace",
     responses((status = 204, description = "Done")))]
 pub(super) async fn remove_all(
-    axum::extract::State(context): State,
-) -> Result<StatusCode, Problem> {
+    axum::extract::State(context): ApiState,
+) -> Result<StatusCode, ApiProblem> {
     context.traces.remove(|_| true);
     context.traces.tell(&context.api.tell);
     apply(&context).await?;
@@ -276,7 +278,7 @@ pub(super) async fn remove_all(
 #[derive(Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Part {
+pub(super) struct LineRange {
     /// Where the last answer ended (`meta.position`).
     position: u64,
     /// Most bytes; at least one line comes if there is one.
@@ -286,16 +288,18 @@ pub(super) struct Part {
 
 /// Lines of a trace.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Lines {
+#[schema(as = Lines)]
+pub(super) struct TraceLines {
     /// Whole lines, a JSON object each.
     items: String,
     /// Where they are.
-    meta: Place,
+    meta: LinePosition,
 }
 
 /// Where lines are.
 #[derive(Serialize, ToSchema)]
-struct Place {
+#[schema(as = Place)]
+struct LinePosition {
     /// Where the next line begins.
     position: u64,
     /// The bytes here.
@@ -306,24 +310,24 @@ struct Place {
 
 /// Lines of a trace, from a position on.
 #[utoipa::path(get, path = "/trace/{name}/log", tag = "trace",
-    params(("name" = String, Path, description = "Its name"), Part),
-    responses((status = 200, body = Lines), (status = 400, body = Details),
+    params(("name" = String, Path, description = "Its name"), LineRange),
+    responses((status = 200, body = TraceLines), (status = 400, body = Details),
         (status = 404, body = Details)))]
 pub(super) async fn log(
-    axum::extract::State(context): State,
+    axum::extract::State(context): ApiState,
     Path(name): Path<String>,
-    Query(part): Query<Part>,
-) -> Answer<Lines> {
+    Query(part): Query<LineRange>,
+) -> JsonResult<TraceLines> {
     let most = part.bytes.unwrap_or(MOST);
     if most == 0 || most > MOST {
-        return Err(Problem::bad(format!("bytes: it must be 1 to {MOST}")));
+        return Err(ApiProblem::bad(format!("bytes: it must be 1 to {MOST}")));
     }
     let all = context.traces.all();
     let trace = all.iter().find(|trace| trace.name == name).ok_or_else(|| unknown(&name))?;
     let (items, position) = trace.read(part.position, most);
     let ended = !trace.running && position == trace.position();
-    let meta = Place { position, bytes: items.len(), ended };
-    Ok(Json(Lines { items, meta }))
+    let meta = LinePosition { position, bytes: items.len(), ended };
+    Ok(Json(TraceLines { items, meta }))
 }
 
 /// All lines of a trace that are kept, a JSON object each.
@@ -332,9 +336,9 @@ pub(super) async fn log(
     responses((status = 200, body = String, content_type = "application/x-ndjson"),
         (status = 404, body = Details)))]
 pub(super) async fn download(
-    axum::extract::State(context): State,
+    axum::extract::State(context): ApiState,
     Path(name): Path<String>,
-) -> Result<impl IntoResponse, Problem> {
+) -> Result<impl IntoResponse, ApiProblem> {
     let all = context.traces.all();
     let trace = all.iter().find(|trace| trace.name == name).ok_or_else(|| unknown(&name))?;
     let (text, _) = trace.read(0, usize::MAX);
@@ -350,10 +354,10 @@ pub(super) async fn download(
     responses((status = 200, body = String, content_type = "text/event-stream"),
         (status = 404, body = Details)))]
 pub(super) async fn follow(
-    axum::extract::State(context): State,
+    axum::extract::State(context): ApiState,
     Path(name): Path<String>,
     headers: HeaderMap,
-) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiProblem> {
     one(&context.traces, &name)?;
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
     let follower = Follower { context, name, at: last.unwrap_or(0) };
@@ -364,7 +368,7 @@ pub(super) async fn follow(
 }
 
 struct Follower {
-    context: Arc<Context>,
+    context: Arc<ApiContext>,
     name: String,
     at: u64,
 }

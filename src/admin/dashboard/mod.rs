@@ -10,7 +10,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
      frame-ancestors 'none'";
 
 /// A file of the dashboard.
-struct File {
+struct DashboardFile {
     path: &'static str,
     kind: &'static str,
     text: &'static str,
@@ -18,23 +18,27 @@ struct File {
 
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
-const FILES: &[File] = &[
-    File { path: "/", kind: "text/html; charset=utf-8", text: include_str!("index.html") },
-    File { path: "/assets/icon.svg", kind: "image/svg+xml", text: include_str!("icon.svg") },
-    File {
+const FILES: &[DashboardFile] = &[
+    DashboardFile { path: "/", kind: "text/html; charset=utf-8", text: include_str!("index.html") },
+    DashboardFile {
+        path: "/assets/icon.svg",
+        kind: "image/svg+xml",
+        text: include_str!("icon.svg"),
+    },
+    DashboardFile {
         path: "/assets/style.css",
         kind: "text/css; charset=utf-8",
         text: include_str!("style.css"),
     },
-    File { path: "/assets/app.js", kind: SCRIPT, text: include_str!("app.js") },
-    File { path: "/assets/api.js", kind: SCRIPT, text: include_str!("api.js") },
-    File { path: "/assets/ui.js", kind: SCRIPT, text: include_str!("ui.js") },
-    File { path: "/assets/mqtt.js", kind: SCRIPT, text: include_str!("mqtt.js") },
-    File { path: "/assets/overview.js", kind: SCRIPT, text: include_str!("overview.js") },
-    File { path: "/assets/clients.js", kind: SCRIPT, text: include_str!("clients.js") },
-    File { path: "/assets/lists.js", kind: SCRIPT, text: include_str!("lists.js") },
-    File { path: "/assets/tools.js", kind: SCRIPT, text: include_str!("tools.js") },
-    File { path: "/assets/watch.js", kind: SCRIPT, text: include_str!("watch.js") },
+    DashboardFile { path: "/assets/app.js", kind: SCRIPT, text: include_str!("app.js") },
+    DashboardFile { path: "/assets/api.js", kind: SCRIPT, text: include_str!("api.js") },
+    DashboardFile { path: "/assets/ui.js", kind: SCRIPT, text: include_str!("ui.js") },
+    DashboardFile { path: "/assets/mqtt.js", kind: SCRIPT, text: include_str!("mqtt.js") },
+    DashboardFile { path: "/assets/overview.js", kind: SCRIPT, text: include_str!("overview.js") },
+    DashboardFile { path: "/assets/clients.js", kind: SCRIPT, text: include_str!("clients.js") },
+    DashboardFile { path: "/assets/lists.js", kind: SCRIPT, text: include_str!("lists.js") },
+    DashboardFile { path: "/assets/tools.js", kind: SCRIPT, text: include_str!("tools.js") },
+    DashboardFile { path: "/assets/watch.js", kind: SCRIPT, text: include_str!("watch.js") },
 ];
 
 /// All files together must be smaller than this many bytes.

@@ -20,7 +20,7 @@ const KNOWN: u32 = 0x100;
 const REMOTE: u32 = 0x200;
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Request {
+pub(super) struct ExportTraceRequest {
     #[prost(message, repeated, tag = "1")]
     resource_spans: Vec<ResourceSpans>,
 }
@@ -42,13 +42,13 @@ struct Resource {
 #[derive(Clone, PartialEq, Message)]
 struct ScopeSpans {
     #[prost(message, optional, tag = "1")]
-    scope: Option<Scope>,
+    scope: Option<InstrumentationScope>,
     #[prost(message, repeated, tag = "2")]
     spans: Vec<SpanMessage>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct Scope {
+struct InstrumentationScope {
     #[prost(string, tag = "1")]
     name: String,
     #[prost(string, tag = "2")]
@@ -74,13 +74,13 @@ struct SpanMessage {
     #[prost(message, repeated, tag = "9")]
     attributes: Vec<KeyValue>,
     #[prost(message, optional, tag = "15")]
-    status: Option<Status>,
+    status: Option<SpanStatus>,
     #[prost(fixed32, tag = "16")]
     flags: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct Status {
+struct SpanStatus {
     #[prost(string, tag = "2")]
     message: String,
     #[prost(int32, tag = "3")]
@@ -97,12 +97,12 @@ struct KeyValue {
 
 #[derive(Clone, PartialEq, Message)]
 struct AnyValue {
-    #[prost(oneof = "Value", tags = "1, 3")]
-    value: Option<Value>,
+    #[prost(oneof = "AttributeValue", tags = "1, 3")]
+    value: Option<AttributeValue>,
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
-enum Value {
+enum AttributeValue {
     #[prost(string, tag = "1")]
     Text(String),
     #[prost(int64, tag = "3")]
@@ -126,20 +126,20 @@ pub(super) struct PartialSuccess {
 }
 
 fn text(key: &str, text: &str) -> KeyValue {
-    value(key, Value::Text(text.to_owned()))
+    value(key, AttributeValue::Text(text.to_owned()))
 }
 
 fn number(key: &str, number: u64) -> KeyValue {
-    value(key, Value::Number(i64::try_from(number).unwrap_or(i64::MAX)))
+    value(key, AttributeValue::Number(i64::try_from(number).unwrap_or(i64::MAX)))
 }
 
-fn value(key: &str, value: Value) -> KeyValue {
+fn value(key: &str, value: AttributeValue) -> KeyValue {
     KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(value) }) }
 }
 
 /// The sender of the spans.
 #[derive(Clone, Debug)]
-pub(super) struct Sender {
+pub(super) struct SpanOrigin {
     /// `service.name`.
     pub service: String,
     /// `host.name`.
@@ -148,7 +148,7 @@ pub(super) struct Sender {
     pub zero: Duration,
 }
 
-impl Sender {
+impl SpanOrigin {
     /// Encodes a request with these spans.
     pub(super) fn request<'a>(&self, spans: impl Iterator<Item = &'a Span>) -> Vec<u8> {
         let version = env!("CARGO_PKG_VERSION");
@@ -160,10 +160,10 @@ impl Sender {
             ],
         };
         let spans = spans.map(|span| self.message(span)).collect();
-        let scope = Scope { name: "ringmq".to_owned(), version: version.to_owned() };
+        let scope = InstrumentationScope { name: "ringmq".to_owned(), version: version.to_owned() };
         let scope_spans = vec![ScopeSpans { scope: Some(scope), spans }];
         let spans = ResourceSpans { resource: Some(resource), scope_spans };
-        Request { resource_spans: vec![spans] }.encode_to_vec()
+        ExportTraceRequest { resource_spans: vec![spans] }.encode_to_vec()
     }
 
     fn message(&self, span: &Span) -> SpanMessage {
@@ -175,7 +175,7 @@ impl Sender {
             SpanKind::Deliver => ("deliver", PRODUCER, 0),
         };
         let parent = span.parent.map_or_else(Vec::new, |id| id.0.to_be_bytes().to_vec());
-        let error = |why: &str| Status { message: why.to_owned(), code: ERROR };
+        let error = |why: &str| SpanStatus { message: why.to_owned(), code: ERROR };
         SpanMessage {
             trace_id: span.trace.0.to_be_bytes().to_vec(),
             span_id: span.id.0.to_be_bytes().to_vec(),

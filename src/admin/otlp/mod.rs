@@ -10,9 +10,9 @@
 mod message;
 
 use super::api::Tell;
-use super::asking::Asked;
+use super::asking::ShardQuestions;
 use crate::bridge::figures::Figure;
-use crate::client_tls::{Authorities, client_config, without_authorities};
+use crate::client_tls::{Authorities, HttpClient, client_config, without_authorities};
 use crate::config::{self, Get};
 use crate::shard::{Shard, Span};
 use crate::telemetry::SpanRow;
@@ -20,11 +20,10 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, StatusCode, Uri};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use message::Sender;
+use message::SpanOrigin;
 use prost::Message;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -55,8 +54,6 @@ const IDLE: Duration = Duration::from_secs(60);
 /// How long the end waits until the remaining spans are sent.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
-
 /// The figures of the exporter.
 #[derive(Default, Debug)]
 pub struct SpanFigures {
@@ -85,12 +82,12 @@ impl SpanFigures {
 }
 
 /// Where spans are sent, and how.
-struct Target {
+struct ExportTarget {
     url: Uri,
     headers: HeaderMap,
     timeout: Duration,
     client: HttpClient,
-    sender: Sender,
+    sender: SpanOrigin,
 }
 
 /// The running exporter. Dropping it sends what is left, for at most a second, and ends its thread.
@@ -115,7 +112,7 @@ impl Exporter {
         let Some(endpoint) = config.endpoint.0.as_ref() else { return Ok(None) };
         let failed = |what: &dyn std::fmt::Display| format!("telemetry.otlp: {what}");
         let zero = zero.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let sender = Sender { service: config.service_name.to_string(), host, zero };
+        let sender = SpanOrigin { service: config.service_name.to_string(), host, zero };
         let tls = match endpoint.starts_with("https:") {
             true => client_config(Authorities::at(&config.ca), None).map_err(|why| failed(&why))?,
             false => without_authorities(),
@@ -137,7 +134,7 @@ impl Exporter {
                 .pool_timer(TokioTimer::new())
                 .pool_idle_timeout(IDLE)
                 .build(connector);
-            let target = Target { url, headers, timeout, client, sender };
+            let target = ExportTarget { url, headers, timeout, client, sender };
             LocalSet::new().block_on(&runtime, run(target, shards, counted, stopped));
         };
         let thread = std::thread::Builder::new().name("otlp".to_owned()).spawn(work);
@@ -187,21 +184,21 @@ fn headers(config: &config::Otlp) -> Result<HeaderMap, String> {
 }
 
 /// Spans that wait to be sent.
-struct Waiting {
+struct WaitingSpans {
     spans: RefCell<VecDeque<Span>>,
     /// True while a request is under way.
     sending: Cell<bool>,
     news: Notify,
     figures: Arc<SpanFigures>,
     /// The fetch that is under way.
-    fetching: AsyncMutex<Asked<(Vec<Span>, u64)>>,
+    fetching: AsyncMutex<ShardQuestions<(Vec<Span>, u64)>>,
 }
 
-impl Waiting {
-    fn new(figures: Arc<SpanFigures>) -> Waiting {
+impl WaitingSpans {
+    fn new(figures: Arc<SpanFigures>) -> WaitingSpans {
         let (spans, sending) = (RefCell::default(), Cell::new(false));
         let (news, fetching) = (Notify::new(), AsyncMutex::default());
-        Waiting { spans, sending, news, figures, fetching }
+        WaitingSpans { spans, sending, news, figures, fetching }
     }
 
     fn is_done(&self) -> bool {
@@ -227,12 +224,12 @@ impl Waiting {
 }
 
 async fn run(
-    target: Target,
+    target: ExportTarget,
     shards: Vec<Tell>,
     figures: Arc<SpanFigures>,
     stopped: oneshot::Receiver<()>,
 ) {
-    let waiting = Rc::new(Waiting::new(figures));
+    let waiting = Rc::new(WaitingSpans::new(figures));
     let target = Rc::new(target);
     let fetching = tokio::task::spawn_local(fetch_all(Rc::clone(&waiting), shards.clone()));
     let sending = tokio::task::spawn_local(send_all(Rc::clone(&waiting), Rc::clone(&target)));
@@ -249,7 +246,7 @@ async fn run(
     sending.abort();
 }
 
-async fn fetch_all(waiting: Rc<Waiting>, shards: Vec<Tell>) {
+async fn fetch_all(waiting: Rc<WaitingSpans>, shards: Vec<Tell>) {
     loop {
         sleep(EACH).await;
         fetch(&waiting, &shards).await;
@@ -258,7 +255,7 @@ async fn fetch_all(waiting: Rc<Waiting>, shards: Vec<Tell>) {
 
 /// Fetches the spans that shards have recorded since the last fetch. Those of a shard that is late
 /// come with the next fetch.
-async fn fetch(waiting: &Waiting, shards: &[Tell]) {
+async fn fetch(waiting: &WaitingSpans, shards: &[Tell]) {
     let mut fetching = waiting.fetching.lock().await;
     for answer in fetching.ask(shards, Shard::take_spans).await {
         let Some((spans, lost)) = answer else { continue };
@@ -267,7 +264,7 @@ async fn fetch(waiting: &Waiting, shards: &[Tell]) {
     }
 }
 
-async fn send_all(waiting: Rc<Waiting>, target: Rc<Target>) {
+async fn send_all(waiting: Rc<WaitingSpans>, target: Rc<ExportTarget>) {
     let mut complained: Option<Instant> = None;
     loop {
         let batch = waiting.next_batch();
@@ -290,11 +287,11 @@ async fn send_all(waiting: Rc<Waiting>, target: Rc<Target>) {
                 figures.refused.add(rejected);
                 why
             }
-            Err(Failed::Refused(why)) => {
+            Err(ExportFailure::Refused(why)) => {
                 figures.refused.add(count);
                 why
             }
-            Err(Failed::Unreachable(why)) => {
+            Err(ExportFailure::Unreachable(why)) => {
                 figures.unreachable.add(count);
                 why
             }
@@ -308,7 +305,7 @@ async fn send_all(waiting: Rc<Waiting>, target: Rc<Target>) {
 }
 
 /// Why spans were not sent.
-enum Failed {
+enum ExportFailure {
     /// The receiver refuses them.
     Refused(String),
     /// The receiver could not be reached, or cannot accept them now.
@@ -318,10 +315,10 @@ enum Failed {
 /// Makes a request until it is answered for good. Returns how many of its spans were not accepted,
 /// and why.
 async fn deliver(
-    target: &Target,
+    target: &ExportTarget,
     figures: &SpanFigures,
     body: Bytes,
-) -> Result<(u64, String), Failed> {
+) -> Result<(u64, String), ExportFailure> {
     let mut pause = PAUSES.0;
     for again in (0..TRIES).rev() {
         let tried = timeout(target.timeout, once(target, body.clone())).await;
@@ -336,24 +333,24 @@ async fn deliver(
             }
             Ok((status, _)) => {
                 figures.up.set(0);
-                return Err(Failed::Refused(status.to_string()));
+                return Err(ExportFailure::Refused(status.to_string()));
             }
             Err(failed) => failed,
         };
         figures.up.set(0);
         if again == 0 {
-            return Err(Failed::Unreachable(why));
+            return Err(ExportFailure::Unreachable(why));
         }
         sleep(after.unwrap_or(pause).min(PAUSES.1)).await;
         pause = (pause * 2).min(PAUSES.1);
     }
-    Err(Failed::Unreachable("it was not tried".to_owned()))
+    Err(ExportFailure::Unreachable("it was not tried".to_owned()))
 }
 
 /// Makes a request once. Fails when it should be made again; the error has the time after which the
 /// receiver wants that, if it says so.
 async fn once(
-    target: &Target,
+    target: &ExportTarget,
     body: Bytes,
 ) -> Result<(StatusCode, Bytes), (Option<Duration>, String)> {
     let mut request = Request::new(Full::new(body));
@@ -399,7 +396,7 @@ mod tests {
     #[test]
     fn spans_beyond_the_bound_are_counted() {
         let figures = Arc::new(SpanFigures::default());
-        let waiting = Waiting::new(Arc::clone(&figures));
+        let waiting = WaitingSpans::new(Arc::clone(&figures));
         let span = Span {
             trace: Default::default(),
             id: Default::default(),

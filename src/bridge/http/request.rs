@@ -1,7 +1,7 @@
 //! Requests made from messages, and the meaning of the service's answers. Pure.
 
 use crate::bridge::template::{MessageTemplate, Values};
-use crate::config::{Get, HttpBridge, OnMissing, WebhookFormat, WebhookMethod};
+use crate::config::{Get, HttpBridgeConfig, OnMissing, WebhookFormat, WebhookMethod};
 use crate::link_record::LinkRecord;
 use aws_lc_rs::{digest, hmac};
 use serde_json::{Map, Value};
@@ -63,7 +63,7 @@ impl Item {
 
 /// A request.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Request {
+pub struct WebhookRequest {
     /// The HTTP method.
     pub method: &'static str,
     /// The address.
@@ -76,7 +76,7 @@ pub struct Request {
 
 /// What the bridge does after an answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
+pub enum WebhookVerdict {
     /// The messages are delivered.
     Done,
     /// The request is sent again, after at least this pause.
@@ -86,13 +86,13 @@ pub enum Verdict {
 }
 
 /// The verdict on a status; `retry_after` is the value of the header Retry-After in seconds.
-pub fn judge(status: u16, retry_after: Option<u64>) -> Verdict {
+pub fn judge(status: u16, retry_after: Option<u64>) -> WebhookVerdict {
     match status {
-        200..300 => Verdict::Done,
+        200..300 => WebhookVerdict::Done,
         408 | 429 | 500.. => {
-            Verdict::Again(Duration::from_secs(retry_after.unwrap_or(0).min(3600)))
+            WebhookVerdict::Again(Duration::from_secs(retry_after.unwrap_or(0).min(3600)))
         }
-        _ => Verdict::Drop,
+        _ => WebhookVerdict::Drop,
     }
 }
 
@@ -101,7 +101,7 @@ impl RequestPlan {
     ///
     /// # Errors
     /// What is wrong with a template. `config` has checked the templates already.
-    pub fn new(http: &HttpBridge) -> Result<RequestPlan, String> {
+    pub fn new(http: &HttpBridgeConfig) -> Result<RequestPlan, String> {
         let table = |name: &str, text: &str| -> Result<(String, MessageTemplate), String> {
             Ok((name.to_owned(), MessageTemplate::new(text)?))
         };
@@ -175,7 +175,7 @@ impl RequestPlan {
 
     /// The request for messages that go together. `buffer` is the identity of the buffer that
     /// their numbers come from.
-    pub fn request(&self, items: &[Item], buffer: u128) -> Option<Request> {
+    pub fn request(&self, items: &[Item], buffer: u128) -> Option<WebhookRequest> {
         let first = items.first()?;
         let mut body = Vec::new();
         if self.many {
@@ -205,7 +205,7 @@ impl RequestPlan {
             let tag = format!("sha256={}", digits(tag.as_ref()));
             headers.push(("x-ringmq-signature".to_owned(), tag));
         }
-        Some(Request { method: self.method, url: first.url.clone(), headers, body })
+        Some(WebhookRequest { method: self.method, url: first.url.clone(), headers, body })
     }
 
     /// The value of Idempotency-Key: the same for each try of a request, also after a change of
@@ -341,13 +341,13 @@ mod tests {
     #[test]
     fn answers_are_judged() {
         for (status, after, expected) in [
-            (200, None, Verdict::Done),
-            (204, None, Verdict::Done),
-            (301, None, Verdict::Drop),
-            (400, None, Verdict::Drop),
-            (408, None, Verdict::Again(Duration::ZERO)),
-            (429, Some(7), Verdict::Again(Duration::from_secs(7))),
-            (503, Some(1 << 40), Verdict::Again(Duration::from_secs(3600))),
+            (200, None, WebhookVerdict::Done),
+            (204, None, WebhookVerdict::Done),
+            (301, None, WebhookVerdict::Drop),
+            (400, None, WebhookVerdict::Drop),
+            (408, None, WebhookVerdict::Again(Duration::ZERO)),
+            (429, Some(7), WebhookVerdict::Again(Duration::from_secs(7))),
+            (503, Some(1 << 40), WebhookVerdict::Again(Duration::from_secs(3600))),
         ] {
             assert_eq!(judge(status, after), expected, "{status}");
         }

@@ -2,14 +2,14 @@
 //! lane of its client, and each lane has at most one request under way.
 #![allow(clippy::disallowed_methods, reason = "on the bridge's own thread, never on a core's")]
 
-use super::request::{Item, RequestPlan, Verdict, judge};
-use crate::bridge::figures::{BridgeState, Lost};
+use super::request::{Item, RequestPlan, WebhookVerdict, judge};
+use crate::bridge::figures::{BridgeDropReason, BridgeState};
 use crate::bridge::intake::{Intake, wall_millis};
+use crate::client_tls::HttpClient;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use std::collections::VecDeque;
 use std::future::Future;
@@ -30,10 +30,8 @@ const IDLE: Duration = Duration::from_secs(60);
 /// The least interval between two log lines about a failing service.
 const COMPLAINT: Duration = Duration::from_secs(10);
 
-type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
-
 /// A bridge to an HTTP service.
-pub struct HttpService<'a> {
+pub struct HttpBridge<'a> {
     /// The side of the bridge towards this broker.
     pub intake: &'a mut Intake,
     /// How requests are made.
@@ -54,7 +52,7 @@ pub struct HttpService<'a> {
 
 /// The messages of a lane that are on their way to the service, oldest first.
 #[derive(Default)]
-struct Lane {
+struct RequestLane {
     items: VecDeque<Item>,
     /// How many of the first messages form the request that is under way or to be repeated.
     sent: usize,
@@ -64,22 +62,22 @@ struct Lane {
 }
 
 /// The result of a lane's request.
-struct Answer {
+struct LaneResult {
     lane: usize,
-    verdict: Verdict,
+    verdict: WebhookVerdict,
     why: String,
 }
 
-struct Running<'a> {
-    service: HttpService<'a>,
+struct RunningHttpBridge<'a> {
+    service: HttpBridge<'a>,
     client: HttpClient,
-    lanes: Vec<Lane>,
-    answers: mpsc::UnboundedReceiver<Answer>,
-    answer: mpsc::UnboundedSender<Answer>,
+    lanes: Vec<RequestLane>,
+    answers: mpsc::UnboundedReceiver<LaneResult>,
+    answer: mpsc::UnboundedSender<LaneResult>,
     complained: Option<Instant>,
 }
 
-impl HttpService<'_> {
+impl HttpBridge<'_> {
     /// Sends messages until the bridge is to end.
     pub async fn run(self) {
         let connector = HttpsConnectorBuilder::new().with_tls_config((*self.tls).clone());
@@ -89,14 +87,14 @@ impl HttpService<'_> {
             .pool_idle_timeout(IDLE)
             .build(connector);
         let (answer, answers) = mpsc::unbounded_channel();
-        let lanes = (0..self.lanes).map(|_| Lane::default()).collect();
+        let lanes = (0..self.lanes).map(|_| RequestLane::default()).collect();
         let mut running =
-            Running { service: self, client, lanes, answers, answer, complained: None };
+            RunningHttpBridge { service: self, client, lanes, answers, answer, complained: None };
         running.serve().await;
     }
 }
 
-impl Running<'_> {
+impl RunningHttpBridge<'_> {
     async fn serve(&mut self) {
         let bell = Arc::clone(&self.service.intake.bell);
         let mut rung = pin!(bell.notified());
@@ -141,12 +139,12 @@ impl Running<'_> {
             let Some((number, record)) = intake.read() else { return };
             let now = *moment.get_or_insert_with(wall_millis);
             if record.expires.is_some_and(|at| at <= now) {
-                intake.lose(number, Lost::Expired);
+                intake.lose(number, BridgeDropReason::Expired);
                 continue;
             }
             let lane = self.service.plan.lane(&record);
             let Some(item) = self.service.plan.item(number, record) else {
-                intake.lose(number, Lost::Unwanted);
+                intake.lose(number, BridgeDropReason::Unwanted);
                 continue;
             };
             if let Some(lane) = self.lanes.get_mut(lane) {
@@ -177,29 +175,29 @@ impl Running<'_> {
                 let asked = tokio::time::timeout(timeout, ask(&client, request)).await;
                 let (verdict, why) = match asked {
                     Ok(Ok((status, after))) => (judge(status, after), status.to_string()),
-                    Ok(Err(why)) => (Verdict::Again(Duration::ZERO), why),
+                    Ok(Err(why)) => (WebhookVerdict::Again(Duration::ZERO), why),
                     Err(_) => {
                         let why = "it does not answer in time".to_owned();
-                        (Verdict::Again(Duration::ZERO), why)
+                        (WebhookVerdict::Again(Duration::ZERO), why)
                     }
                 };
                 // The receiver is gone if the bridge has ended.
-                let _ = answer.send(Answer { lane: number, verdict, why });
+                let _ = answer.send(LaneResult { lane: number, verdict, why });
             });
         }
     }
 
-    fn judge(&mut self, answer: &Answer) {
+    fn judge(&mut self, answer: &LaneResult) {
         let Some(lane) = self.lanes.get_mut(answer.lane) else { return };
         let figures = &self.service.intake.figures;
         lane.busy = false;
         lane.tries += 1;
         let given_up = self.service.tries.is_some_and(|most| lane.tries >= most);
         let verdict = match answer.verdict {
-            Verdict::Again(_) if given_up => Verdict::Drop,
+            WebhookVerdict::Again(_) if given_up => WebhookVerdict::Drop,
             verdict => verdict,
         };
-        if let Verdict::Again(after) = verdict {
+        if let WebhookVerdict::Again(after) = verdict {
             figures.retries.add(lane.sent as u64);
             figures.failures.add(1);
             figures.set_state(BridgeState::Waiting);
@@ -212,12 +210,13 @@ impl Running<'_> {
             for _ in 0..std::mem::take(&mut lane.sent) {
                 let Some(item) = lane.items.pop_front() else { break };
                 match verdict {
-                    Verdict::Done => self.service.intake.delivered(item.number),
-                    _ => self.service.intake.lose(item.number, Lost::Rejected),
+                    WebhookVerdict::Done => self.service.intake.delivered(item.number),
+                    _ => self.service.intake.lose(item.number, BridgeDropReason::Rejected),
                 }
             }
         }
-        if verdict != Verdict::Done && self.complained.is_none_or(|then| then.elapsed() > COMPLAINT)
+        if verdict != WebhookVerdict::Done
+            && self.complained.is_none_or(|then| then.elapsed() > COMPLAINT)
         {
             self.complained = Some(Instant::now());
             let (bridge, why) = (&*self.service.intake.figures.name, &*answer.why);
@@ -240,7 +239,7 @@ fn together(items: &VecDeque<Item>, most: usize) -> usize {
 /// Sends one request. Returns its status, and the seconds of Retry-After.
 async fn ask(
     client: &HttpClient,
-    request: super::request::Request,
+    request: super::request::WebhookRequest,
 ) -> Result<(u16, Option<u64>), String> {
     let mut builder = hyper::Request::builder().method(request.method).uri(&request.url);
     for (name, value) in &request.headers {

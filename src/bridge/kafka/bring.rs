@@ -3,10 +3,10 @@
 #![allow(clippy::disallowed_methods, reason = "on the bridge's own thread, never on a core's")]
 
 use super::client::{Reports, SharedReports};
-use super::consumer::{Source, Wanted};
+use super::consumer::{KafkaConsumer, WantedPartitions};
 use super::inbound::{InboundPlan, NoMessage, Positions};
-use super::properties::Properties;
-use crate::bridge::figures::{Figures, Lost};
+use super::properties::KafkaProperties;
+use crate::bridge::figures::{BridgeDropReason, BridgeFigures};
 use crate::bridge::inward::{Inward, Settled};
 use crate::bridge::orders::wait_for_end;
 use std::sync::Arc;
@@ -25,9 +25,9 @@ pub struct BringPlan {
     /// What records become.
     pub plan: Arc<InboundPlan>,
     /// The properties of the client.
-    pub properties: Properties,
+    pub properties: KafkaProperties,
     /// The partitions to read.
-    pub wanted: Wanted,
+    pub wanted: WantedPartitions,
     /// The pause before another client is started.
     pub pause: Duration,
 }
@@ -35,7 +35,7 @@ pub struct BringPlan {
 /// The state of bringing records.
 pub struct Bringing {
     plan: BringPlan,
-    source: Option<Source>,
+    source: Option<KafkaConsumer>,
     again: Instant,
     positions: Positions,
     tickets: u64,
@@ -65,7 +65,7 @@ impl Bringing {
         }
         let shared_reports = SharedReports::new(bell, name);
         let plan = &self.plan;
-        match Source::start(&plan.properties, &plan.wanted, &plan.plan, shared_reports) {
+        match KafkaConsumer::start(&plan.properties, &plan.wanted, &plan.plan, shared_reports) {
             Ok(source) => self.source = Some(source),
             Err(why) => {
                 self.again = Instant::now() + self.plan.pause;
@@ -94,13 +94,15 @@ impl Bringing {
     }
 
     /// Takes records as long as the shards keep up. Returns true when there may be more.
-    pub fn take(&mut self, inward: &mut Inward, figures: &Figures) -> bool {
+    pub fn take(&mut self, inward: &mut Inward, figures: &BridgeFigures) -> bool {
         let mut any = false;
         for _ in 0..TURN {
             if inward.under_way() >= UNSETTLED {
                 return false;
             }
-            let Some(arrival) = self.source.as_ref().and_then(Source::next) else { return any };
+            let Some(arrival) = self.source.as_ref().and_then(KafkaConsumer::next) else {
+                return any;
+            };
             any = true;
             self.tickets += 1;
             let ticket = self.tickets;
@@ -112,8 +114,8 @@ impl Bringing {
                 }
                 Err(why) => {
                     figures.lose(match why {
-                        NoMessage::Topic => Lost::Unwanted,
-                        NoMessage::TooLarge => Lost::TooLarge,
+                        NoMessage::Topic => BridgeDropReason::Unwanted,
+                        NoMessage::TooLarge => BridgeDropReason::TooLarge,
                     });
                     self.settled(ticket);
                 }
@@ -123,12 +125,12 @@ impl Bringing {
     }
 
     /// Takes in the shards' outcomes of messages that were brought.
-    pub fn settle(&mut self, settled: &[(u64, Settled)], figures: &Figures) {
+    pub fn settle(&mut self, settled: &[(u64, Settled)], figures: &BridgeFigures) {
         for &(ticket, outcome) in settled {
             match outcome {
                 Settled::Accepted => figures.brought.add(1),
                 Settled::Denied(why) => {
-                    figures.lose(Lost::Unwanted);
+                    figures.lose(BridgeDropReason::Unwanted);
                     tracing::debug!(bridge = &*figures.name, why, "message not taken");
                 }
             }

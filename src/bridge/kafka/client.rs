@@ -6,8 +6,8 @@
     reason = "reports of the client's threads, shared with the bridge's thread, and with no core"
 )]
 
-use super::properties::Properties;
-use super::record::Record;
+use super::properties::KafkaProperties;
+use super::record::KafkaRecord;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -24,7 +24,7 @@ const ENDING: Duration = Duration::from_secs(2);
 
 /// The outcome of a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
+pub enum KafkaVerdict {
     /// The cluster has acknowledged it.
     Arrived,
     /// It is larger than the client or the cluster accepts.
@@ -39,12 +39,12 @@ pub enum Verdict {
 }
 
 /// The outcome that an error means.
-pub fn judge(error: &KafkaError) -> Verdict {
+pub fn judge(error: &KafkaError) -> KafkaVerdict {
     use RDKafkaErrorCode as Code;
     let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
     match code {
         Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidMessageSize => {
-            Verdict::TooLarge
+            KafkaVerdict::TooLarge
         }
         Code::UnknownTopic
         | Code::UnknownTopicOrPartition
@@ -53,9 +53,9 @@ pub fn judge(error: &KafkaError) -> Verdict {
         | Code::TopicAuthorizationFailed
         | Code::InvalidRecord
         | Code::InvalidTimestamp
-        | Code::PolicyViolation => Verdict::Refused(code),
-        Code::PurgeQueue | Code::PurgeInflight => Verdict::Ended,
-        code => Verdict::GivenUp(code),
+        | Code::PolicyViolation => KafkaVerdict::Refused(code),
+        Code::PurgeQueue | Code::PurgeInflight => KafkaVerdict::Ended,
+        code => KafkaVerdict::GivenUp(code),
     }
 }
 
@@ -63,7 +63,7 @@ pub fn judge(error: &KafkaError) -> Verdict {
 #[derive(Default)]
 pub struct Reports {
     /// Outcomes of records, by the numbers of their messages.
-    pub records: Vec<(usize, Verdict)>,
+    pub records: Vec<(usize, KafkaVerdict)>,
     /// Whether there is a connection, if that has been found out since the last look.
     pub connected: Option<bool>,
     /// The last error.
@@ -125,12 +125,12 @@ impl SharedReports {
 }
 
 /// Receives what librdkafka reports on its own threads.
-pub struct Context {
+pub struct KafkaContext {
     /// Where the reports go.
     pub shared_reports: Arc<SharedReports>,
 }
 
-impl ClientContext for Context {
+impl ClientContext for KafkaContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
         let bridge = &*self.shared_reports.bridge;
         tracing::debug!(bridge, ?level, facility, text, "kafka client");
@@ -159,12 +159,12 @@ fn memchr_of(bytes: &[u8], wanted: &[u8]) -> bool {
     bytes.windows(wanted.len()).any(|window| window == wanted)
 }
 
-impl ProducerContext for Context {
+impl ProducerContext for KafkaContext {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
         let verdict = match result {
-            Ok(_) => Verdict::Arrived,
+            Ok(_) => KafkaVerdict::Arrived,
             Err((error, _)) => judge(error),
         };
         let mut reports = self.shared_reports.lock();
@@ -179,7 +179,7 @@ impl ProducerContext for Context {
 }
 
 /// The library's configuration for a client.
-pub fn configured(properties: &Properties) -> ClientConfig {
+pub fn configured(properties: &KafkaProperties) -> ClientConfig {
     let mut config = ClientConfig::new();
     for (name, value) in properties {
         config.set(name, value);
@@ -194,7 +194,7 @@ pub fn configured(properties: &Properties) -> ClientConfig {
 ///
 /// # Errors
 /// The name of a property that the library does not accept, and why.
-pub fn check(properties: &Properties) -> Result<(), (String, String)> {
+pub fn check(properties: &KafkaProperties) -> Result<(), (String, String)> {
     match configured(properties).create_native_config() {
         Ok(_) => Ok(()),
         Err(KafkaError::ClientConfig(_, what, name, _)) => Err((name, what)),
@@ -203,37 +203,42 @@ pub fn check(properties: &Properties) -> Result<(), (String, String)> {
 }
 
 /// A client that sends records.
-pub struct Sender {
-    producer: Arc<BaseProducer<Context>>,
+pub struct KafkaProducer {
+    producer: Arc<BaseProducer<KafkaContext>>,
     /// Where the client leaves its reports.
     pub shared_reports: Arc<SharedReports>,
 }
 
-impl Sender {
+impl KafkaProducer {
     /// Starts a client.
     ///
     /// # Errors
     /// The library's reason why there is none.
     pub fn start(
-        properties: &Properties,
+        properties: &KafkaProperties,
         shared_reports: Arc<SharedReports>,
-    ) -> Result<Sender, String> {
-        let context = Context { shared_reports: Arc::clone(&shared_reports) };
+    ) -> Result<KafkaProducer, String> {
+        let context = KafkaContext { shared_reports: Arc::clone(&shared_reports) };
         let producer = configured(properties).create_with_context(context);
-        let producer: BaseProducer<Context> = producer.map_err(|error| error.to_string())?;
+        let producer: BaseProducer<KafkaContext> = producer.map_err(|error| error.to_string())?;
         let producer = Arc::new(producer);
         let (polled, told) = (Arc::clone(&producer), Arc::clone(&shared_reports));
         let thread = std::thread::Builder::new().name(shared_reports.thread_name("kafka"));
         let thread = thread.spawn(move || poll(&polled, &told));
         thread.map_err(|error| error.to_string())?;
-        Ok(Sender { producer, shared_reports })
+        Ok(KafkaProducer { producer, shared_reports })
     }
 
     /// Gives the client a record, made from the message with this number.
     ///
     /// # Errors
     /// The record's outcome.
-    pub fn send(&self, number: usize, record: &Record, value: &[u8]) -> Result<(), Verdict> {
+    pub fn send(
+        &self,
+        number: usize,
+        record: &KafkaRecord,
+        value: &[u8],
+    ) -> Result<(), KafkaVerdict> {
         let mut sent = BaseRecord::with_opaque_to(&record.topic, number).payload(value);
         sent.timestamp = record.timestamp;
         if !record.key.is_empty() {
@@ -250,9 +255,9 @@ impl Sender {
     }
 }
 
-/// Receives a client's reports until its `Sender` has gone; then the records under way are given
-/// up.
-fn poll(producer: &Arc<BaseProducer<Context>>, shared_reports: &SharedReports) {
+/// Receives a client's reports until its `KafkaProducer` has gone; then the records under way are
+/// given up.
+fn poll(producer: &Arc<BaseProducer<KafkaContext>>, shared_reports: &SharedReports) {
     while Arc::strong_count(producer) > 1 {
         producer.poll(POLL);
     }

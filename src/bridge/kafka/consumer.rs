@@ -6,9 +6,9 @@
     reason = "threads of the bridge, which share a queue with each other and with no core"
 )]
 
-use super::client::{Context, SharedReports, configured};
+use super::client::{KafkaContext, SharedReports, configured};
 use super::inbound::{Brought, InboundPlan, NoMessage};
-use super::properties::Properties;
+use super::properties::KafkaProperties;
 use crate::bridge::mqtt::session::Incoming;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
@@ -23,10 +23,10 @@ const POLL: Duration = Duration::from_millis(100);
 /// The most messages between the two threads.
 const AHEAD: usize = 256;
 
-impl ConsumerContext for Context {}
+impl ConsumerContext for KafkaContext {}
 
 /// A record on its way to the bridge's thread.
-pub struct Arrival {
+pub struct ConsumedRecord {
     /// The record's topic.
     pub topic: String,
     /// The record's partition.
@@ -38,7 +38,7 @@ pub struct Arrival {
 }
 
 /// The partitions that are read.
-pub enum Wanted {
+pub enum WantedPartitions {
     /// Partitions of these topics, as the consumer group assigns them.
     Group(Vec<String>),
     /// These partitions of topics.
@@ -46,34 +46,34 @@ pub enum Wanted {
 }
 
 /// A consumer as the bridge's thread has it.
-pub struct Source {
-    consumer: Arc<BaseConsumer<Context>>,
-    arrivals: Receiver<Arrival>,
+pub struct KafkaConsumer {
+    consumer: Arc<BaseConsumer<KafkaContext>>,
+    arrivals: Receiver<ConsumedRecord>,
     thread: JoinHandle<()>,
     /// Where the consumer leaves its reports.
     pub shared_reports: Arc<SharedReports>,
 }
 
-impl Source {
+impl KafkaConsumer {
     /// Starts a consumer.
     ///
     /// # Errors
     /// The library's reason why there is none.
     pub fn start(
-        properties: &Properties,
-        wanted: &Wanted,
+        properties: &KafkaProperties,
+        wanted: &WantedPartitions,
         plan: &Arc<InboundPlan>,
         shared_reports: Arc<SharedReports>,
-    ) -> Result<Source, String> {
-        let context = Context { shared_reports: Arc::clone(&shared_reports) };
+    ) -> Result<KafkaConsumer, String> {
+        let context = KafkaContext { shared_reports: Arc::clone(&shared_reports) };
         let consumer = configured(properties).create_with_context(context);
-        let consumer: BaseConsumer<Context> = consumer.map_err(|error| error.to_string())?;
+        let consumer: BaseConsumer<KafkaContext> = consumer.map_err(|error| error.to_string())?;
         match wanted {
-            Wanted::Group(topics) => {
+            WantedPartitions::Group(topics) => {
                 let topics: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
                 consumer.subscribe(&topics).map_err(|error| error.to_string())?;
             }
-            Wanted::Partitions(partitions) => {
+            WantedPartitions::Partitions(partitions) => {
                 let mut list = TopicPartitionList::new();
                 for (topic, partition) in partitions {
                     let added = list.add_partition_offset(topic, *partition, Offset::Stored);
@@ -89,11 +89,11 @@ impl Source {
         let thread = std::thread::Builder::new().name(shared_reports.thread_name("kafka-in"));
         let thread = thread.spawn(move || consume(&polled, &plan, &to, &told));
         let thread = thread.map_err(|error| error.to_string())?;
-        Ok(Source { consumer, arrivals, thread, shared_reports })
+        Ok(KafkaConsumer { consumer, arrivals, thread, shared_reports })
     }
 
     /// The next record.
-    pub fn next(&self) -> Option<Arrival> {
+    pub fn next(&self) -> Option<ConsumedRecord> {
         self.arrivals.try_recv().ok()
     }
 
@@ -115,9 +115,9 @@ impl Source {
 /// for the cluster at the end happens on this thread: the commit, and leaving the group, which
 /// happens when the last handle is dropped, and that is this thread's.
 fn consume(
-    consumer: &Arc<BaseConsumer<Context>>,
+    consumer: &Arc<BaseConsumer<KafkaContext>>,
     plan: &InboundPlan,
-    to: &SyncSender<Arrival>,
+    to: &SyncSender<ConsumedRecord>,
     shared_reports: &SharedReports,
 ) {
     while Arc::strong_count(consumer) > 1 {
@@ -138,7 +138,7 @@ fn consume(
     let _ = consumer.commit_consumer_state(CommitMode::Sync);
 }
 
-fn arrival(plan: &InboundPlan, record: &BorrowedMessage<'_>) -> Arrival {
+fn arrival(plan: &InboundPlan, record: &BorrowedMessage<'_>) -> ConsumedRecord {
     let brought = Brought {
         topic: record.topic(),
         key: record.key().unwrap_or_default(),
@@ -148,7 +148,7 @@ fn arrival(plan: &InboundPlan, record: &BorrowedMessage<'_>) -> Arrival {
     let headers = record.headers();
     let headers = headers.into_iter().flat_map(|headers| headers.iter());
     let headers = headers.map(|header| (header.key, header.value.unwrap_or_default()));
-    Arrival {
+    ConsumedRecord {
         topic: record.topic().to_owned(),
         partition: record.partition(),
         offset: record.offset(),

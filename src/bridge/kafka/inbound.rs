@@ -2,7 +2,7 @@
 
 use crate::bridge::mqtt::session::Incoming;
 use crate::bridge::template::{MessageTemplate, Values};
-use crate::config::{Get, KafkaBridge};
+use crate::config::{Get, KafkaBridgeConfig};
 use crate::link_record::LinkRecord;
 use crate::packet::{Qos, append_user_property};
 use crate::topic;
@@ -22,7 +22,7 @@ pub struct Brought<'a> {
 }
 
 /// What records of one topic become.
-struct Entry {
+struct InboundTopic {
     topic: MessageTemplate,
     qos: Qos,
     retain: bool,
@@ -31,7 +31,7 @@ struct Entry {
 
 /// The rules by which records become messages.
 pub struct InboundPlan {
-    entries: HashMap<String, Entry>,
+    entries: HashMap<String, InboundTopic>,
     /// The most bytes of a message.
     most: usize,
 }
@@ -50,10 +50,10 @@ impl InboundPlan {
     ///
     /// # Errors
     /// What is wrong with a template. `config` has checked the templates already.
-    pub fn new(kafka: &KafkaBridge, most: usize) -> Result<InboundPlan, String> {
+    pub fn new(kafka: &KafkaBridgeConfig, most: usize) -> Result<InboundPlan, String> {
         let mut entries = HashMap::new();
         for entry in &kafka.topics {
-            let made = Entry {
+            let made = InboundTopic {
                 topic: MessageTemplate::of_record(&entry.to)?,
                 qos: Qos::from_u8(entry.qos.get()).unwrap_or(Qos::AtLeastOnce),
                 retain: entry.retain,

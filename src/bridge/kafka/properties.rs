@@ -1,7 +1,7 @@
 //! Properties of librdkafka, made from the configuration. Pure.
 
 use crate::config::{
-    Get, KafkaBridge, KafkaCompression, KafkaFrom, KafkaMechanism, KafkaPartition, KafkaTls,
+    Get, KafkaBridgeConfig, KafkaCompression, KafkaFrom, KafkaMechanism, KafkaPartition, KafkaTls,
 };
 
 /// Properties for which the configuration has a key of its own, with that key.
@@ -53,11 +53,11 @@ pub fn of_others(name: &str) -> Option<NotYours> {
 }
 
 /// Names and values of properties.
-pub type Properties = Vec<(String, String)>;
+pub type KafkaProperties = Vec<(String, String)>;
 
 /// Properties of clients of either kind.
-pub fn of_client(kafka: &KafkaBridge) -> Properties {
-    let mut all = Properties::new();
+pub fn of_client(kafka: &KafkaBridgeConfig) -> KafkaProperties {
+    let mut all = KafkaProperties::new();
     let mut set = |name: &str, value: String| all.push((name.to_owned(), value));
     set("bootstrap.servers", kafka.servers.join(","));
     set("client.id", "ringmq".to_owned());
@@ -92,14 +92,14 @@ pub fn of_client(kafka: &KafkaBridge) -> Properties {
     all
 }
 
-fn of_tls(tls: &KafkaTls) -> Properties {
+fn of_tls(tls: &KafkaTls) -> KafkaProperties {
     let texts = [
         ("ssl.ca.location", &tls.ca),
         ("ssl.certificate.location", &tls.certificate),
         ("ssl.key.location", &tls.private_key),
     ];
     let texts = texts.iter().filter(|(_, path)| !path.is_empty());
-    let mut all: Properties =
+    let mut all: KafkaProperties =
         texts.map(|(name, path)| ((*name).to_owned(), path.to_string())).collect();
     let checked = if tls.verify_name { "https" } else { "none" };
     all.push(("ssl.endpoint.identification.algorithm".to_owned(), checked.to_owned()));
@@ -107,7 +107,7 @@ fn of_tls(tls: &KafkaTls) -> Properties {
 }
 
 /// Properties of the client that sends.
-pub fn of_producer(kafka: &KafkaBridge) -> Properties {
+pub fn of_producer(kafka: &KafkaBridgeConfig) -> KafkaProperties {
     let mut all = of_client(kafka);
     let mut set = |name: &str, value: String| all.push((name.to_owned(), value));
     let acks = kafka.acks.get();
@@ -139,7 +139,7 @@ pub fn of_producer(kafka: &KafkaBridge) -> Properties {
 }
 
 /// Properties of the client that receives.
-pub fn of_consumer(kafka: &KafkaBridge) -> Properties {
+pub fn of_consumer(kafka: &KafkaBridgeConfig) -> KafkaProperties {
     let mut all = of_client(kafka);
     let mut set = |name: &str, value: &str| all.push((name.to_owned(), value.to_owned()));
     set("group.id", &kafka.group);

@@ -1,9 +1,9 @@
 //! Kafka records made from messages. Pure.
 
-use crate::bridge::figures::Lost;
+use crate::bridge::figures::BridgeDropReason;
 use crate::bridge::numbers::Numbers;
 use crate::bridge::template::{MessageTemplate, Values};
-use crate::config::{KafkaBridge, KafkaRefused, KafkaTimestamp, KafkaValue, OnMissing};
+use crate::config::{KafkaBridgeConfig, KafkaRefused, KafkaTimestamp, KafkaValue, OnMissing};
 use crate::link_record::LinkRecord;
 use crate::packet::PublishProperties;
 use serde_json::{Map, Value};
@@ -16,14 +16,14 @@ const OVERHEAD: usize = 256;
 
 /// The rules by which messages become records.
 pub struct RecordPlan {
-    routes: Vec<Route>,
+    routes: Vec<RecordRoute>,
     /// The index of the route for each number in messages; `None` when the route has been removed.
     by_number: Vec<Option<u16>>,
     missing: OnMissing,
 }
 
 /// One route of the configuration.
-struct Route {
+struct RecordRoute {
     topic: MessageTemplate,
     /// The template of the key; `None` when records have no key.
     key: Option<MessageTemplate>,
@@ -36,7 +36,7 @@ struct Route {
 
 /// A record. It is filled in again for each message.
 #[derive(Default, Debug)]
-pub struct Record {
+pub struct KafkaRecord {
     /// The topic.
     pub topic: String,
     /// The key; empty for none.
@@ -52,7 +52,7 @@ pub struct Record {
 
 /// Why a message becomes no record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum NoRecord {
+pub enum NoKafkaRecord {
     /// The route for which it was taken has been removed.
     Route,
     /// It lacks a value.
@@ -61,12 +61,12 @@ pub enum NoRecord {
     Topic,
 }
 
-impl NoRecord {
+impl NoKafkaRecord {
     /// The reason under which the message is dropped.
-    pub fn as_loss(self) -> Lost {
+    pub fn as_loss(self) -> BridgeDropReason {
         match self {
-            NoRecord::Route | NoRecord::Missing => Lost::Unwanted,
-            NoRecord::Topic => Lost::Rejected,
+            NoKafkaRecord::Route | NoKafkaRecord::Missing => BridgeDropReason::Unwanted,
+            NoKafkaRecord::Topic => BridgeDropReason::Rejected,
         }
     }
 }
@@ -82,7 +82,7 @@ impl RecordPlan {
     ///
     /// # Errors
     /// What is wrong with a template. `config` has checked the templates already.
-    pub fn new(kafka: &KafkaBridge, numbers: &Numbers) -> Result<RecordPlan, String> {
+    pub fn new(kafka: &KafkaBridgeConfig, numbers: &Numbers) -> Result<RecordPlan, String> {
         let mut routes = Vec::new();
         for route in &kafka.routes {
             let mut headers = Vec::new();
@@ -90,7 +90,7 @@ impl RecordPlan {
                 headers.push((name.to_string(), MessageTemplate::new(text)?));
             }
             let key = Some(&*route.key).filter(|key| !key.is_empty());
-            routes.push(Route {
+            routes.push(RecordRoute {
                 topic: MessageTemplate::new(&route.topic)?,
                 key: key.map(MessageTemplate::new).transpose()?,
                 json: route.value == KafkaValue::Json,
@@ -117,11 +117,15 @@ impl RecordPlan {
     ///
     /// # Errors
     /// The reason why there is none.
-    pub fn fill(&self, message: &LinkRecord<'_>, record: &mut Record) -> Result<u16, NoRecord> {
+    pub fn fill(
+        &self,
+        message: &LinkRecord<'_>,
+        record: &mut KafkaRecord,
+    ) -> Result<u16, NoKafkaRecord> {
         let place = self.by_number.get(usize::from(message.filter)).copied().flatten();
-        let place = place.ok_or(NoRecord::Route)?;
-        let route = self.routes.get(usize::from(place)).ok_or(NoRecord::Route)?;
-        let Record { topic, key, object, is_object, headers, timestamp } = record;
+        let place = place.ok_or(NoKafkaRecord::Route)?;
+        let route = self.routes.get(usize::from(place)).ok_or(NoKafkaRecord::Route)?;
+        let KafkaRecord { topic, key, object, is_object, headers, timestamp } = record;
         let values = Values::new(*message);
         let mut whole = true;
         let mut name = std::mem::take(topic).into_bytes();
@@ -149,11 +153,11 @@ impl RecordPlan {
             }
         }
         if !whole && self.missing == OnMissing::Drop {
-            return Err(NoRecord::Missing);
+            return Err(NoKafkaRecord::Missing);
         }
         *topic = String::from_utf8(name).unwrap_or_default();
         if !is_topic(topic) {
-            return Err(NoRecord::Topic);
+            return Err(NoKafkaRecord::Topic);
         }
         *timestamp = Some(message.accepted as i64).filter(|_| route.accepted);
         *is_object = route.json;
@@ -166,7 +170,7 @@ impl RecordPlan {
     }
 }
 
-impl Record {
+impl KafkaRecord {
     /// The record's value, for the message from which it was filled in.
     pub fn value<'a>(&'a self, message: &LinkRecord<'a>) -> &'a [u8] {
         if self.is_object { &self.object } else { message.payload }

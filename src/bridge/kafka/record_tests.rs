@@ -29,7 +29,7 @@ fn message(payload: &[u8]) -> LinkRecord<'_> {
 #[test]
 fn a_message_becomes_a_record() {
     let plan = plan("{filter: '#', topic: t, headers: {from: '${topic.2}'}}", "");
-    let mut record = Record::default();
+    let mut record = KafkaRecord::default();
     assert_eq!(plan.fill(&message(b"21"), &mut record), Ok(0));
     assert_eq!(record.value(&message(b"21")), b"21");
     assert_eq!((&*record.topic, &record.key[..], record.timestamp), ("t", &b"c1"[..], Some(5)));
@@ -44,7 +44,7 @@ fn a_value_can_be_an_object_and_a_topic_be_made_of_levels() {
     let route = "{filter: '#', topic: 'x.${topic}', key: '', value: json, user_properties: false, \
          timestamp: sent}";
     let plan = plan(route, "");
-    let mut record = Record::default();
+    let mut record = KafkaRecord::default();
     plan.fill(&message(b"{\"t\":1}"), &mut record).unwrap();
     assert_eq!(
         str::from_utf8(record.value(&message(b""))).unwrap(),
@@ -58,15 +58,15 @@ fn a_value_can_be_an_object_and_a_topic_be_made_of_levels() {
 
 #[test]
 fn what_can_be_no_record_is_said() {
-    let mut record = Record::default();
+    let mut record = KafkaRecord::default();
     let by_payload = plan("{filter: '#', topic: '${payload}'}", "");
     for payload in ["", ".", "..", "a b", "a\0", "ä", &"x".repeat(250)] {
         let filled = by_payload.fill(&message(payload.as_bytes()), &mut record);
-        assert_eq!(filled, Err(NoRecord::Topic), "{payload:?}");
+        assert_eq!(filled, Err(NoKafkaRecord::Topic), "{payload:?}");
     }
     assert!(by_payload.fill(&message(b"a/b"), &mut record).is_ok());
     let whole = plan("{filter: '#', topic: 't.${payload.v}'}", ", on_missing: drop");
-    assert_eq!(whole.fill(&message(b"{}"), &mut record), Err(NoRecord::Missing));
+    assert_eq!(whole.fill(&message(b"{}"), &mut record), Err(NoKafkaRecord::Missing));
     assert!(whole.fill(&message(b"{\"v\":1}"), &mut record).is_ok());
     let waits = plan("{filter: '#', topic: '${topic}'}", ", on_refused: wait");
     let drops = plan("{filter: '#', topic: t}", ", on_refused: drop");

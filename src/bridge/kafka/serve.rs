@@ -3,12 +3,12 @@
 #![allow(clippy::disallowed_methods, reason = "on the bridge's own thread, never on a core's")]
 
 use super::bring::{BringPlan, Bringing};
-use super::client::{Reports, Sender, SharedReports, Verdict};
-use super::consumer::Wanted;
+use super::client::{KafkaProducer, KafkaVerdict, Reports, SharedReports};
+use super::consumer::WantedPartitions;
 use super::inbound::InboundPlan;
-use super::properties::{self, Properties};
-use super::record::{Record, RecordPlan};
-use crate::bridge::figures::{BridgeState, Lost};
+use super::properties::{self, KafkaProperties};
+use super::record::{KafkaRecord, RecordPlan};
+use crate::bridge::figures::{BridgeDropReason, BridgeState};
 use crate::bridge::intake::{Intake, wall_millis};
 use crate::bridge::inward::Inward;
 use crate::config::{self, Get};
@@ -44,7 +44,7 @@ pub struct KafkaBridge<'a> {
     /// The records that are brought, if any.
     pub bringing: Option<Bringing>,
     /// The properties of the client that sends.
-    pub properties: Properties,
+    pub properties: KafkaProperties,
     /// The most bytes of records under way.
     pub window: usize,
     /// The shortest and the longest pause before the next client is started.
@@ -84,22 +84,22 @@ impl UnderWay {
 }
 
 /// The client that sends, as the bridge sees it.
-enum Client {
+enum ProducerState {
     /// It is running.
-    Running(Sender),
+    Running(KafkaProducer),
     /// It is ending; its last reports arrive here.
     Ending(Arc<SharedReports>),
     /// There is none; the next one is started at this time.
     Absent(Instant),
 }
 
-struct Running<'a> {
+struct RunningKafkaBridge<'a> {
     bridge: KafkaBridge<'a>,
-    client: Client,
+    client: ProducerState,
     reports: Reports,
     under_way: UnderWay,
     topics: HashSet<String>,
-    record: Record,
+    record: KafkaRecord,
     failures: u32,
     last_error: String,
     complained: Option<Instant>,
@@ -111,7 +111,7 @@ impl KafkaBridge<'_> {
     /// # Errors
     /// What is wrong with a template. `config` has checked the templates already.
     pub fn new<'a>(
-        kafka: &config::KafkaBridge,
+        kafka: &config::KafkaBridgeConfig,
         intake: &'a mut Intake,
         inward: Inward,
         most: usize,
@@ -140,13 +140,13 @@ impl KafkaBridge<'_> {
 
     /// Sends and brings messages until the bridge is to end.
     pub async fn run(self) {
-        let mut running = Running {
+        let mut running = RunningKafkaBridge {
             bridge: self,
-            client: Client::Absent(Instant::now()),
+            client: ProducerState::Absent(Instant::now()),
             reports: Reports::default(),
             under_way: UnderWay::default(),
             topics: HashSet::new(),
-            record: Record::default(),
+            record: KafkaRecord::default(),
             failures: 0,
             last_error: String::new(),
             complained: None,
@@ -158,7 +158,7 @@ impl KafkaBridge<'_> {
     }
 }
 
-impl Running<'_> {
+impl RunningKafkaBridge<'_> {
     async fn serve(&mut self) {
         let bell = Arc::clone(&self.bridge.intake.bell);
         let mut rung = pin!(bell.notified());
@@ -232,7 +232,7 @@ impl Running<'_> {
 
     fn deadline(&self) -> Instant {
         let start = match self.client {
-            Client::Absent(at) if self.bridge.plan.is_some() => Some(at),
+            ProducerState::Absent(at) if self.bridge.plan.is_some() => Some(at),
             _ => None,
         };
         let end = self.bridge.intake.orders.deadline();
@@ -243,18 +243,18 @@ impl Running<'_> {
     }
 
     fn start_client(&mut self, now: Instant) {
-        let due = matches!(self.client, Client::Absent(at) if at <= now);
+        let due = matches!(self.client, ProducerState::Absent(at) if at <= now);
         if !due || self.bridge.plan.is_none() {
             return;
         }
         let intake = &self.bridge.intake;
         intake.figures.set_state(BridgeState::Connecting);
         let shared_reports = SharedReports::new(&intake.bell, &intake.figures.name);
-        match Sender::start(&self.bridge.properties, shared_reports) {
-            Ok(sender) => self.client = Client::Running(sender),
+        match KafkaProducer::start(&self.bridge.properties, shared_reports) {
+            Ok(sender) => self.client = ProducerState::Running(sender),
             Err(why) => {
                 self.complain(&why);
-                self.client = Client::Absent(now + self.pause());
+                self.client = ProducerState::Absent(now + self.pause());
             }
         }
     }
@@ -269,9 +269,9 @@ impl Running<'_> {
 
     fn read_reports(&mut self) {
         let shared_reports = match &self.client {
-            Client::Running(sender) => Arc::clone(&sender.shared_reports),
-            Client::Ending(shared_reports) => Arc::clone(shared_reports),
-            Client::Absent(_) => return,
+            ProducerState::Running(sender) => Arc::clone(&sender.shared_reports),
+            ProducerState::Ending(shared_reports) => Arc::clone(shared_reports),
+            ProducerState::Absent(_) => return,
         };
         let mut reports = std::mem::take(&mut self.reports);
         shared_reports.take(&mut reports);
@@ -282,7 +282,7 @@ impl Running<'_> {
         for &(number, verdict) in &reports.records {
             given_up = self.judge(number as u64, verdict).or(given_up);
         }
-        let arrived = reports.records.iter().any(|&(_, verdict)| verdict == Verdict::Arrived);
+        let arrived = reports.records.iter().any(|&(_, verdict)| verdict == KafkaVerdict::Arrived);
         if arrived || reports.connected.is_some() {
             let why = std::mem::take(&mut self.last_error);
             self.connected(arrived || reports.connected == Some(true), &why);
@@ -297,8 +297,8 @@ impl Running<'_> {
     }
 
     /// Handles the outcome of one record. Returns why the client has to be restarted, if it has to.
-    fn judge(&mut self, number: u64, verdict: Verdict) -> Option<String> {
-        if verdict == Verdict::Ended {
+    fn judge(&mut self, number: u64, verdict: KafkaVerdict) -> Option<String> {
+        if verdict == KafkaVerdict::Ended {
             // The message is read again when the client has ended.
             return None;
         }
@@ -306,20 +306,20 @@ impl Running<'_> {
         let waits = self.bridge.plan.as_ref().is_some_and(|plan| plan.waits(route));
         let intake = &mut self.bridge.intake;
         match verdict {
-            Verdict::Arrived => {
+            KafkaVerdict::Arrived => {
                 intake.delivered(number);
                 self.failures = 0;
             }
-            Verdict::TooLarge => intake.lose(number, Lost::TooLarge),
-            Verdict::Refused(code) if !waits => {
-                intake.lose(number, Lost::Rejected);
+            KafkaVerdict::TooLarge => intake.lose(number, BridgeDropReason::TooLarge),
+            KafkaVerdict::Refused(code) if !waits => {
+                intake.lose(number, BridgeDropReason::Rejected);
                 self.complain(&code.to_string());
             }
-            Verdict::Refused(code) | Verdict::GivenUp(code) => {
+            KafkaVerdict::Refused(code) | KafkaVerdict::GivenUp(code) => {
                 intake.figures.retries.add(1);
                 return Some(code.to_string());
             }
-            Verdict::Ended => {}
+            KafkaVerdict::Ended => {}
         }
         None
     }
@@ -329,7 +329,7 @@ impl Running<'_> {
         let figures = &self.bridge.intake.figures;
         let was = figures.state() == BridgeState::Up;
         let sends = self.bridge.plan.is_some();
-        if is == was || sends && !matches!(self.client, Client::Running(_)) {
+        if is == was || sends && !matches!(self.client, ProducerState::Running(_)) {
             return;
         }
         let bridge = &*figures.name;
@@ -357,8 +357,8 @@ impl Running<'_> {
 
     /// Ends the client: records that have not arrived are sent again, in order, by the next one.
     fn give_up(&mut self, why: &str) {
-        if let Client::Running(sender) = &self.client {
-            self.client = Client::Ending(Arc::clone(&sender.shared_reports));
+        if let ProducerState::Running(sender) = &self.client {
+            self.client = ProducerState::Ending(Arc::clone(&sender.shared_reports));
         }
         self.disconnected(why);
         self.complain(why);
@@ -371,7 +371,7 @@ impl Running<'_> {
         self.topics.clear();
         self.bridge.intake.buffer.rewind();
         let pause = self.pause();
-        self.client = Client::Absent(Instant::now() + pause);
+        self.client = ProducerState::Absent(Instant::now() + pause);
     }
 
     fn complain(&mut self, why: &str) {
@@ -388,7 +388,7 @@ impl Running<'_> {
         for _ in 0..TURN {
             let full = self.under_way.bytes >= self.bridge.window
                 || self.under_way.records.len() >= MOST_RECORDS;
-            let Client::Running(sender) = &self.client else { return false };
+            let ProducerState::Running(sender) = &self.client else { return false };
             let Some(plan) = &self.bridge.plan else { return false };
             let intake = &mut self.bridge.intake;
             let Some((number, message)) = (if full { None } else { intake.read() }) else {
@@ -396,7 +396,7 @@ impl Running<'_> {
             };
             let now = *moment.get_or_insert_with(wall_millis);
             if message.expires.is_some_and(|at| at <= now) {
-                intake.lose(number, Lost::Expired);
+                intake.lose(number, BridgeDropReason::Expired);
                 continue;
             }
             let record = &mut self.record;
@@ -409,7 +409,7 @@ impl Running<'_> {
             };
             if !self.topics.contains(&record.topic) {
                 if self.topics.len() >= MOST_TOPICS {
-                    intake.lose(number, Lost::Unwanted);
+                    intake.lose(number, BridgeDropReason::Unwanted);
                     self.complain("messages name more topics than a bridge has");
                     continue;
                 }
@@ -429,15 +429,17 @@ impl Running<'_> {
 }
 
 /// The partitions that are to be read.
-fn wanted(kafka: &config::KafkaBridge) -> Wanted {
+fn wanted(kafka: &config::KafkaBridgeConfig) -> WantedPartitions {
     if kafka.topics.iter().all(|topic| topic.partitions.is_empty()) {
-        return Wanted::Group(kafka.topics.iter().map(|topic| topic.topic.to_string()).collect());
+        return WantedPartitions::Group(
+            kafka.topics.iter().map(|topic| topic.topic.to_string()).collect(),
+        );
     }
     let each = kafka.topics.iter().flat_map(|topic| {
         let numbers = topic.partitions.iter();
         numbers.map(|number| (topic.topic.to_string(), number.get() as i32))
     });
-    Wanted::Partitions(each.collect())
+    WantedPartitions::Partitions(each.collect())
 }
 
 #[cfg(test)]

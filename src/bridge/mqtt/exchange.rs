@@ -59,7 +59,7 @@ pub struct Incoming {
 
 /// An effect of a packet.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Event {
+pub enum BridgeEvent {
     /// The other broker has accepted the connection.
     Connected,
     /// All subscriptions are acknowledged: messages may be sent.
@@ -78,7 +78,7 @@ pub enum Event {
 
 /// Why a connection has to end.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Trouble {
+pub enum ExchangeTrouble {
     /// CONNACK refuses the connection.
     Refused(ReasonCode),
     /// A subscription was refused.
@@ -89,22 +89,28 @@ pub enum Trouble {
     Disconnected(ReasonCode),
 }
 
-impl std::fmt::Display for Trouble {
+impl std::fmt::Display for ExchangeTrouble {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Trouble::Refused(reason) => write!(f, "it refuses the connection: {}", reason.name()),
-            Trouble::NotSubscribed(reason) => {
+            ExchangeTrouble::Refused(reason) => {
+                write!(f, "it refuses the connection: {}", reason.name())
+            }
+            ExchangeTrouble::NotSubscribed(reason) => {
                 write!(f, "it refuses a subscription: {}", reason.name())
             }
-            Trouble::Violation(violation) => write!(f, "it breaks a rule: {}", violation.what),
-            Trouble::Disconnected(reason) => write!(f, "it has disconnected: {}", reason.name()),
+            ExchangeTrouble::Violation(violation) => {
+                write!(f, "it breaks a rule: {}", violation.what)
+            }
+            ExchangeTrouble::Disconnected(reason) => {
+                write!(f, "it has disconnected: {}", reason.name())
+            }
         }
     }
 }
 
 /// The result of sending a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Fate {
+pub enum SendOutcome {
     /// It is under way with this QoS; with QoS 0 no answer follows.
     Sent(Qos),
     /// The entry for which it was taken has been removed.

@@ -6,8 +6,8 @@
 
 use super::liveness::Liveness;
 use super::refusals::{Judgement, Refusals};
-use super::session::{Event, Fate, RemoteSession, Trouble};
-use crate::bridge::figures::{BridgeState, Lost};
+use super::session::{BridgeEvent, ExchangeTrouble, RemoteSession, SendOutcome};
+use crate::bridge::figures::{BridgeDropReason, BridgeState};
 use crate::bridge::intake::{Intake, wall_millis};
 use crate::bridge::inward::{Inward, Settled};
 use crate::packet::{self, Framing, Qos, ReasonCode};
@@ -82,7 +82,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Io for T {}
 /// Why a connection has ended, or could not be opened.
 enum Broken {
     Io(io::Error),
-    Trouble(Trouble),
+    Trouble(ExchangeTrouble),
     /// The other broker was silent for too long.
     Silent,
     /// There were no messages for a while.
@@ -166,7 +166,8 @@ impl MqttBridge<'_> {
     /// without the bit.
     fn private_refused(&mut self, broken: &Broken) -> bool {
         let version = ReasonCode::UnsupportedProtocolVersion;
-        let refused = matches!(broken, Broken::Trouble(Trouble::Refused(r)) if *r == version);
+        let refused =
+            matches!(broken, Broken::Trouble(ExchangeTrouble::Refused(r)) if *r == version);
         refused && std::mem::take(&mut self.connecting.private)
     }
 
@@ -251,7 +252,7 @@ impl MqttBridge<'_> {
         let bell = Arc::clone(&self.intake.bell);
         let mut rung = pin!(bell.notified());
         let mut sleep = pin!(tokio::time::sleep(timeout));
-        let mut connection = Connection::new(stream, timeout);
+        let mut connection = BridgeStream::new(stream, timeout);
         let broken = std::future::poll_fn(|context| {
             match self.turn(&mut connection, context, (&bell, &mut rung), &mut sleep) {
                 Ok(()) => Poll::Pending,
@@ -275,7 +276,7 @@ impl MqttBridge<'_> {
     /// Does everything that can be done now, and arranges to be woken for the rest.
     fn turn<'b>(
         &mut self,
-        connection: &mut Connection,
+        connection: &mut BridgeStream,
         context: &mut Context<'_>,
         (bell, rung): (&'b Notify, &mut Pin<&mut Notified<'b>>),
         sleep: &mut Pin<&mut Sleep>,
@@ -338,7 +339,7 @@ impl MqttBridge<'_> {
             match outcome {
                 Settled::Accepted => self.intake.figures.brought.add(1),
                 Settled::Denied(why) => {
-                    self.intake.figures.lose(Lost::Unwanted);
+                    self.intake.figures.lose(BridgeDropReason::Unwanted);
                     tracing::debug!(bridge = self.intake.figures.name, why, "message not taken");
                 }
             }
@@ -347,19 +348,19 @@ impl MqttBridge<'_> {
     }
 
     /// Handles the packets that have arrived.
-    fn understand(&mut self, connection: &mut Connection) -> Result<(), Broken> {
+    fn understand(&mut self, connection: &mut BridgeStream) -> Result<(), Broken> {
         let mut events = Vec::new();
         let (mut at, largest) = (0, self.session.plan().max_packet_size);
         let version = self.session.plan().version;
         loop {
             let rest = connection.input.get(at..).unwrap_or_default();
-            let framing = packet::frame(rest, largest).map_err(Trouble::Violation);
+            let framing = packet::frame(rest, largest).map_err(ExchangeTrouble::Violation);
             let total = match framing.map_err(Broken::Trouble)? {
                 Framing::Complete { total, .. } => total,
                 Framing::Incomplete { .. } => break,
             };
             let whole = rest.get(..total).unwrap_or_default();
-            let packet = packet::decode(version, whole).map_err(Trouble::Violation);
+            let packet = packet::decode(version, whole).map_err(ExchangeTrouble::Violation);
             let packet = packet.map_err(Broken::Trouble)?;
             self.session.take(&packet, &mut events).map_err(Broken::Trouble)?;
             at += total;
@@ -371,29 +372,29 @@ impl MqttBridge<'_> {
         Ok(())
     }
 
-    fn happened(&mut self, connection: &mut Connection, event: Event) {
+    fn happened(&mut self, connection: &mut BridgeStream, event: BridgeEvent) {
         let name = &*self.intake.figures.name;
         match event {
-            Event::Connected => {}
-            Event::Ready => {
+            BridgeEvent::Connected => {}
+            BridgeEvent::Ready => {
                 connection.was_ready = true;
                 self.intake.figures.set_state(BridgeState::Up);
                 self.intake.figures.connects.add(1);
                 self.inward.publish_state(true);
                 tracing::info!(bridge = name, "bridge connected");
             }
-            Event::Incoming(message) => {
+            BridgeEvent::Incoming(message) => {
                 connection.worked = Instant::now();
                 self.inward.push(message);
             }
-            Event::Delivered(number) => {
+            BridgeEvent::Delivered(number) => {
                 connection.worked = Instant::now();
                 self.refusals.taken(number);
                 self.intake.delivered(number);
             }
-            Event::Rejected(number, reason) => self.refused(number, reason),
-            Event::Loop => self.intake.figures.lose(Lost::Loop),
-            Event::Stray => self.intake.figures.lose(Lost::Unwanted),
+            BridgeEvent::Rejected(number, reason) => self.refused(number, reason),
+            BridgeEvent::Loop => self.intake.figures.lose(BridgeDropReason::Loop),
+            BridgeEvent::Stray => self.intake.figures.lose(BridgeDropReason::Unwanted),
         }
     }
 
@@ -403,7 +404,7 @@ impl MqttBridge<'_> {
         self.intake.figures.refuse(reason);
         match judgement {
             Judgement::Again => self.intake.figures.retries.add(1),
-            Judgement::Drop => self.intake.lose(number, Lost::Rejected),
+            Judgement::Drop => self.intake.lose(number, BridgeDropReason::Rejected),
         }
         if self.complained.is_none_or(|then| then.elapsed() > COMPLAINT) {
             self.complained = Some(Instant::now());
@@ -414,7 +415,7 @@ impl MqttBridge<'_> {
 
     /// Sends waiting messages as far as the other end and the socket take them. Returns true when
     /// it did anything.
-    fn pump(&mut self, connection: &mut Connection, moment: Instant) -> bool {
+    fn pump(&mut self, connection: &mut BridgeStream, moment: Instant) -> bool {
         if !self.session.is_ready() {
             return false;
         }
@@ -433,15 +434,15 @@ impl MqttBridge<'_> {
             any = true;
             let time = *now.get_or_insert_with(wall_millis);
             let lost = match self.session.publish(number, &record, time) {
-                Fate::Sent(Qos::AtMostOnce) => {
+                SendOutcome::Sent(Qos::AtMostOnce) => {
                     connection.unconfirmed.push(number);
                     continue;
                 }
-                Fate::Sent(_) => continue,
-                Fate::Unwanted => Lost::Unwanted,
-                Fate::Loop => Lost::Loop,
-                Fate::TooLarge => Lost::TooLarge,
-                Fate::Expired => Lost::Expired,
+                SendOutcome::Sent(_) => continue,
+                SendOutcome::Unwanted => BridgeDropReason::Unwanted,
+                SendOutcome::Loop => BridgeDropReason::Loop,
+                SendOutcome::TooLarge => BridgeDropReason::TooLarge,
+                SendOutcome::Expired => BridgeDropReason::Expired,
             };
             self.intake.lose(number, lost);
         }
@@ -454,7 +455,7 @@ impl MqttBridge<'_> {
     /// Fails when a time is over whose end means the end of the connection.
     fn deadline(
         &mut self,
-        connection: &mut Connection,
+        connection: &mut BridgeStream,
         moment: Instant,
     ) -> Result<Instant, Broken> {
         let keep_alive = Duration::from_secs(u64::from(self.session.plan().keep_alive));
@@ -503,7 +504,7 @@ async fn open(
 }
 
 /// The byte streams of one connection.
-struct Connection {
+struct BridgeStream {
     stream: Box<dyn Io>,
     input: Vec<u8>,
     /// Bytes of the session's output that have been written.
@@ -518,10 +519,10 @@ struct Connection {
     timeout: Duration,
 }
 
-impl Connection {
-    fn new(stream: Box<dyn Io>, timeout: Duration) -> Connection {
+impl BridgeStream {
+    fn new(stream: Box<dyn Io>, timeout: Duration) -> BridgeStream {
         let now = Instant::now();
-        Connection {
+        BridgeStream {
             stream,
             input: Vec::new(),
             written: 0,

@@ -1,5 +1,5 @@
 //! The session of a bridge with another MQTT broker. Pure: packets and messages come in, bytes and
-//! [`Event`]s go out.
+//! [`BridgeEvent`]s go out.
 //!
 //! A session outlives its connections. A message that was sent with QoS 1 or 2 and is not
 //! acknowledged keeps its packet identifier. If the other broker still has the session, the message
@@ -17,7 +17,7 @@
 //! Received messages are acknowledged by [`RemoteSession::accepted`] after the shards have taken
 //! them, in the order in which they arrived [MQTT-4.6.0-2].
 
-pub use super::exchange::{Event, Fate, Incoming, RemotePlan, Trouble};
+pub use super::exchange::{BridgeEvent, ExchangeTrouble, Incoming, RemotePlan, SendOutcome};
 use crate::limits::MAX_REMAINING_LENGTH;
 use crate::link_record::{LinkRecord, PATH};
 use crate::packet::{
@@ -31,7 +31,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 const INSTANCE: usize = 64;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Stage {
+enum BridgeStage {
     Closed,
     Connecting,
     Subscribing,
@@ -40,7 +40,7 @@ enum Stage {
 
 /// A sent packet whose acknowledgement has not arrived.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Sent {
+struct UnacknowledgedPacket {
     id: PacketId,
     /// The message's number; `None` for a message with the bridge's state.
     number: Option<u64>,
@@ -64,13 +64,13 @@ pub struct RemoteSession {
     plan: RemotePlan,
     /// Bytes that are to be written to the connection.
     pub out: Vec<u8>,
-    stage: Stage,
+    stage: BridgeStage,
     /// Whether CONNECT of version 3 tells that the client is a bridge.
     private: bool,
     last_id: u16,
-    sent: VecDeque<Sent>,
+    sent: VecDeque<UnacknowledgedPacket>,
     /// Messages that were sent on an earlier connection and not yet again, by their numbers.
-    resumed: HashMap<u64, Sent>,
+    resumed: HashMap<u64, UnacknowledgedPacket>,
     /// Whether the other broker has accepted a connection of this session before.
     known: bool,
     owed: VecDeque<Owed>,
@@ -95,7 +95,7 @@ impl RemoteSession {
         RemoteSession {
             plan,
             out: Vec::new(),
-            stage: Stage::Closed,
+            stage: BridgeStage::Closed,
             private: false,
             last_id: 0,
             sent: VecDeque::new(),
@@ -123,7 +123,7 @@ impl RemoteSession {
     /// the client is a bridge.
     pub fn connect(&mut self, private: bool) {
         self.out.clear();
-        self.stage = Stage::Connecting;
+        self.stage = BridgeStage::Connecting;
         self.private = private && !self.plan.version.is_v5();
         for sent in self.sent.drain(..) {
             if let Some(number) = sent.number {
@@ -170,7 +170,7 @@ impl RemoteSession {
 
     /// Whether messages may be sent.
     pub fn is_ready(&self) -> bool {
-        self.stage == Stage::Ready
+        self.stage == BridgeStage::Ready
     }
 
     /// Whether another message of QoS 1 or 2 may be sent.
@@ -196,12 +196,12 @@ impl RemoteSession {
 
     /// Ends the connection in good order: publishes the bridge's state and writes DISCONNECT.
     pub fn disconnect(&mut self) {
-        if self.stage == Stage::Ready {
+        if self.stage == BridgeStage::Ready {
             self.publish_state(b"0");
         }
         let goodbye = packet::Disconnect::new(ReasonCode::Success);
         let _ = packet::encode_disconnect(&mut self.out, self.plan.version, &goodbye);
-        self.stage = Stage::Closed;
+        self.stage = BridgeStage::Closed;
     }
 
     /// Writes PINGREQ.
@@ -213,7 +213,7 @@ impl RemoteSession {
         loop {
             self.last_id = self.last_id.checked_add(1).unwrap_or(1);
             let Some(id) = PacketId::new(self.last_id) else { continue };
-            let taken = |sent: &Sent| sent.id == id;
+            let taken = |sent: &UnacknowledgedPacket| sent.id == id;
             if !self.sent.iter().any(taken) && !self.resumed.values().any(taken) {
                 return id;
             }
@@ -237,17 +237,22 @@ impl RemoteSession {
         };
         let encoded = packet::encode_publish(&mut self.out, self.plan.version, &publish);
         if encoded.is_ok() && publish.id.is_some() {
-            self.sent.push_back(Sent { id, number: None, qos: publish.qos, received: false });
+            self.sent.push_back(UnacknowledgedPacket {
+                id,
+                number: None,
+                qos: publish.qos,
+                received: false,
+            });
         }
     }
 
     /// Sends the message with this number, for which [`RemoteSession::has_room`] holds. `now` is in
     /// milliseconds since 1970.
-    pub fn publish(&mut self, number: u64, record: &LinkRecord<'_>, now: u64) -> Fate {
+    pub fn publish(&mut self, number: u64, record: &LinkRecord<'_>, now: u64) -> SendOutcome {
         let again = self.resumed.remove(&number);
         let mut name = std::mem::take(&mut self.name);
         let fate = match self.plan.topics.remote_name(record.topic, &mut name) {
-            None => Fate::Unwanted,
+            None => SendOutcome::Unwanted,
             Some(qos) => self.publish_as(number, record, now, again, (&name, qos)),
         };
         self.name = name;
@@ -259,23 +264,23 @@ impl RemoteSession {
         number: u64,
         record: &LinkRecord<'_>,
         now: u64,
-        again: Option<Sent>,
+        again: Option<UnacknowledgedPacket>,
         (topic, qos): (&str, Qos),
-    ) -> Fate {
+    ) -> SendOutcome {
         let version = self.plan.version;
         let qos = again.map_or(record.qos.min(qos).min(self.max_qos), |sent| sent.qos);
         if let Some(sent) = again.filter(|sent| sent.received) {
             self.acknowledge(AckKind::PubRel, sent.id);
             self.sent.push_back(sent);
-            return Fate::Sent(qos);
+            return SendOutcome::Sent(qos);
         }
         if again.is_none() && record.expires.is_some_and(|at| at <= now) {
-            return Fate::Expired;
+            return SendOutcome::Expired;
         }
         self.properties.clear();
         self.properties.extend_from_slice(record.properties);
         if !self.may_go_on(record.properties, &self.remote) {
-            return Fate::Loop;
+            return SendOutcome::Loop;
         }
         if version.is_v5() {
             // The length of the name is bounded, so this does not fail.
@@ -302,12 +307,17 @@ impl RemoteSession {
         let size = packet::publish_size(version, &publish);
         let fits = size.is_ok_and(|size| size <= (self.largest as usize).min(MAX_WHOLE));
         if !fits || packet::encode_publish(&mut self.out, version, &publish).is_err() {
-            return Fate::TooLarge;
+            return SendOutcome::TooLarge;
         }
         if qos > Qos::AtMostOnce {
-            self.sent.push_back(Sent { id, number: Some(number), qos, received: false });
+            self.sent.push_back(UnacknowledgedPacket {
+                id,
+                number: Some(number),
+                qos,
+                received: false,
+            });
         }
-        Fate::Sent(qos)
+        SendOutcome::Sent(qos)
     }
 
     /// Whether a message with these properties may go on: it has not passed this broker, nor the
@@ -343,11 +353,17 @@ impl RemoteSession {
     ///
     /// # Errors
     /// The reason why the connection has to end.
-    pub fn take(&mut self, packet: &Packet<'_>, events: &mut Vec<Event>) -> Result<(), Trouble> {
+    pub fn take(
+        &mut self,
+        packet: &Packet<'_>,
+        events: &mut Vec<BridgeEvent>,
+    ) -> Result<(), ExchangeTrouble> {
         match (packet, self.stage) {
-            (Packet::ConnAck(connack), Stage::Connecting) => self.connected(connack, events),
-            (_, Stage::Connecting | Stage::Closed) => Err(violation("A packet before CONNACK")),
-            (Packet::SubAck(suback), Stage::Subscribing) => self.subscribed(suback, events),
+            (Packet::ConnAck(connack), BridgeStage::Connecting) => self.connected(connack, events),
+            (_, BridgeStage::Connecting | BridgeStage::Closed) => {
+                Err(violation("A packet before CONNACK"))
+            }
+            (Packet::SubAck(suback), BridgeStage::Subscribing) => self.subscribed(suback, events),
             (Packet::Publish(publish), _) => self.incoming(publish, events),
             (Packet::PubAck(ack), _) => {
                 self.answered(ack, Qos::AtLeastOnce, events);
@@ -367,14 +383,18 @@ impl RemoteSession {
                 Ok(())
             }
             (Packet::PingResp, _) => Ok(()),
-            (Packet::Disconnect(goodbye), _) => Err(Trouble::Disconnected(goodbye.reason)),
+            (Packet::Disconnect(goodbye), _) => Err(ExchangeTrouble::Disconnected(goodbye.reason)),
             _ => Err(violation("A packet that a server does not send")),
         }
     }
 
-    fn connected(&mut self, connack: &ConnAck<'_>, events: &mut Vec<Event>) -> Result<(), Trouble> {
+    fn connected(
+        &mut self,
+        connack: &ConnAck<'_>,
+        events: &mut Vec<BridgeEvent>,
+    ) -> Result<(), ExchangeTrouble> {
         if connack.reason != ReasonCode::Success {
-            return Err(Trouble::Refused(connack.reason));
+            return Err(ExchangeTrouble::Refused(connack.reason));
         }
         let told = &connack.properties;
         self.window = told.receive_maximum.unwrap_or(u16::MAX).min(self.plan.max_inflight);
@@ -394,7 +414,7 @@ impl RemoteSession {
             all.for_each(|id| self.acknowledge(AckKind::PubRel, id));
         }
         self.known = true;
-        events.push(Event::Connected);
+        events.push(BridgeEvent::Connected);
         self.publish_state(b"1");
         self.subscribe(events);
         Ok(())
@@ -404,7 +424,7 @@ impl RemoteSession {
         self.max_qos == Qos::ExactlyOnce && self.plan.topics.send_exactly_once()
     }
 
-    fn subscribe(&mut self, events: &mut Vec<Event>) {
+    fn subscribe(&mut self, events: &mut Vec<BridgeEvent>) {
         let (version, id) = (self.plan.version, self.next_id());
         let mut raw = Vec::new();
         for (filter, qos) in self.plan.topics.inward() {
@@ -419,27 +439,35 @@ impl RemoteSession {
         }
         let filters = SubscribeFilters::parse(version, &raw);
         let Some(filters) = filters.ok().filter(|_| !raw.is_empty()) else {
-            self.stage = Stage::Ready;
-            events.push(Event::Ready);
+            self.stage = BridgeStage::Ready;
+            events.push(BridgeEvent::Ready);
             return;
         };
         let user = UserProperties::default();
         let subscribe = Subscribe { id, subscription_id: None, user, filters };
         let _ = packet::encode_subscribe(&mut self.out, version, &subscribe);
-        self.stage = Stage::Subscribing;
+        self.stage = BridgeStage::Subscribing;
     }
 
-    fn subscribed(&mut self, suback: &SubAck<'_>, events: &mut Vec<Event>) -> Result<(), Trouble> {
+    fn subscribed(
+        &mut self,
+        suback: &SubAck<'_>,
+        events: &mut Vec<BridgeEvent>,
+    ) -> Result<(), ExchangeTrouble> {
         if let Some(&code) = suback.codes.iter().find(|&&code| code >= 0x80) {
             let reason = ReasonCode::from_u8(code).unwrap_or(ReasonCode::UnspecifiedError);
-            return Err(Trouble::NotSubscribed(reason));
+            return Err(ExchangeTrouble::NotSubscribed(reason));
         }
-        self.stage = Stage::Ready;
-        events.push(Event::Ready);
+        self.stage = BridgeStage::Ready;
+        events.push(BridgeEvent::Ready);
         Ok(())
     }
 
-    fn incoming(&mut self, publish: &Publish<'_>, events: &mut Vec<Event>) -> Result<(), Trouble> {
+    fn incoming(
+        &mut self,
+        publish: &Publish<'_>,
+        events: &mut Vec<BridgeEvent>,
+    ) -> Result<(), ExchangeTrouble> {
         if publish.properties.topic_alias.is_some() {
             return Err(violation("A topic alias, for which nobody has asked"));
         }
@@ -463,10 +491,10 @@ impl RemoteSession {
         let found = self.plan.topics.local_name(publish.topic);
         let stamped = !self.remote.is_empty() && self.plan.version.is_v5();
         let event = match found {
-            _ if !self.may_go_on(&properties, "") => Event::Loop,
-            None => Event::Stray,
-            Some(_) if !publish.has_promised_format() => Event::Stray,
-            Some((topic, qos)) => Event::Incoming(Incoming {
+            _ if !self.may_go_on(&properties, "") => BridgeEvent::Loop,
+            None => BridgeEvent::Stray,
+            Some(_) if !publish.has_promised_format() => BridgeEvent::Stray,
+            Some((topic, qos)) => BridgeEvent::Incoming(Incoming {
                 topic,
                 properties: if stamped { self.stamped(properties) } else { properties },
                 payload: publish.payload.to_vec(),
@@ -476,7 +504,7 @@ impl RemoteSession {
                 ticket,
             }),
         };
-        let taken = matches!(event, Event::Incoming(_));
+        let taken = matches!(event, BridgeEvent::Incoming(_));
         events.push(event);
         if !taken {
             self.accepted(ticket);
@@ -497,26 +525,28 @@ impl RemoteSession {
         }
     }
 
-    fn answered(&mut self, ack: &Ack<'_>, qos: Qos, events: &mut Vec<Event>) {
+    fn answered(&mut self, ack: &Ack<'_>, qos: Qos, events: &mut Vec<BridgeEvent>) {
         // A PUBCOMP before PUBREC belongs to an earlier message with the same identifier.
-        let due = |sent: &Sent| sent.received || qos == Qos::AtLeastOnce;
-        let known = |sent: &Sent| sent.id == ack.id && sent.qos == qos && due(sent);
+        let due = |sent: &UnacknowledgedPacket| sent.received || qos == Qos::AtLeastOnce;
+        let known = |sent: &UnacknowledgedPacket| sent.id == ack.id && sent.qos == qos && due(sent);
         let Some(at) = self.sent.iter().position(known) else { return };
-        let Some(Sent { number: Some(number), .. }) = self.sent.remove(at) else { return };
+        let Some(UnacknowledgedPacket { number: Some(number), .. }) = self.sent.remove(at) else {
+            return;
+        };
         let refused = (ack.reason as u8) >= 0x80 && qos == Qos::AtLeastOnce;
         events.push(match refused {
-            true => Event::Rejected(number, ack.reason),
-            false => Event::Delivered(number),
+            true => BridgeEvent::Rejected(number, ack.reason),
+            false => BridgeEvent::Delivered(number),
         });
     }
 
-    fn received(&mut self, ack: &Ack<'_>, events: &mut Vec<Event>) {
-        let known = |sent: &Sent| sent.id == ack.id && sent.qos == Qos::ExactlyOnce;
+    fn received(&mut self, ack: &Ack<'_>, events: &mut Vec<BridgeEvent>) {
+        let known = |sent: &UnacknowledgedPacket| sent.id == ack.id && sent.qos == Qos::ExactlyOnce;
         let found = self.sent.iter().position(known);
         if (ack.reason as u8) >= 0x80 {
             let sent = found.and_then(|at| self.sent.remove(at));
             let number = sent.and_then(|sent| sent.number);
-            events.extend(number.map(|number| Event::Rejected(number, ack.reason)));
+            events.extend(number.map(|number| BridgeEvent::Rejected(number, ack.reason)));
             return;
         }
         if let Some(sent) = found.and_then(|at| self.sent.get_mut(at)) {
@@ -529,8 +559,8 @@ impl RemoteSession {
 /// Bytes of the largest possible packet.
 const MAX_WHOLE: usize = MAX_REMAINING_LENGTH as usize + 5;
 
-fn violation(what: &'static str) -> Trouble {
-    Trouble::Violation(Violation { reason: ReasonCode::ProtocolError, what })
+fn violation(what: &'static str) -> ExchangeTrouble {
+    ExchangeTrouble::Violation(Violation { reason: ReasonCode::ProtocolError, what })
 }
 
 #[cfg(test)]

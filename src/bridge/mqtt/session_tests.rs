@@ -35,7 +35,7 @@ fn connack(session_present: bool) -> Packet<'static> {
 }
 
 /// A session that is connected and subscribed.
-fn ready(session: &mut RemoteSession, session_present: bool) -> Vec<Event> {
+fn ready(session: &mut RemoteSession, session_present: bool) -> Vec<BridgeEvent> {
     session.connect(true);
     let mut events = Vec::new();
     session.take(&connack(session_present), &mut events).unwrap();
@@ -114,10 +114,10 @@ fn publish(topic: &str, qos: Qos, id: u16) -> Packet<'_> {
 #[test]
 fn what_was_not_acknowledged_is_sent_again_under_its_identifier_if_the_session_is_there() {
     let mut session = RemoteSession::new(plan(Version::V5));
-    assert_eq!(ready(&mut session, false), [Event::Connected, Event::Ready]);
+    assert_eq!(ready(&mut session, false), [BridgeEvent::Connected, BridgeEvent::Ready]);
     let (one, two) = (record("out/1", Qos::AtLeastOnce), record("out/2", Qos::ExactlyOnce));
-    assert_eq!(session.publish(7, &one, NOW), Fate::Sent(Qos::AtLeastOnce));
-    assert_eq!(session.publish(8, &two, NOW), Fate::Sent(Qos::ExactlyOnce));
+    assert_eq!(session.publish(7, &one, NOW), SendOutcome::Sent(Qos::AtLeastOnce));
+    assert_eq!(session.publish(8, &two, NOW), SendOutcome::Sent(Qos::ExactlyOnce));
     let sent = said(&mut session);
     let [Said::Publish { id: first, path, .. }, Said::Publish { id: second, .. }] = &sent[..]
     else {
@@ -136,7 +136,7 @@ fn what_was_not_acknowledged_is_sent_again_under_its_identifier_if_the_session_i
     let mut events = Vec::new();
     session.take(&ack(Packet::PubComp, *second), &mut events).unwrap();
     session.take(&ack(Packet::PubAck, *first), &mut events).unwrap();
-    assert_eq!(events, [Event::Delivered(8), Event::Delivered(7)]);
+    assert_eq!(events, [BridgeEvent::Delivered(8), BridgeEvent::Delivered(7)]);
     assert!(session.is_idle());
 
     session.publish(9, &one, NOW);
@@ -158,13 +158,13 @@ fn messages_that_come_are_acknowledged_in_order_when_they_are_accepted() {
     let tickets: Vec<u64> = events
         .iter()
         .filter_map(|event| match event {
-            Event::Incoming(message) => Some(message.ticket),
+            BridgeEvent::Incoming(message) => Some(message.ticket),
             _ => None,
         })
         .collect();
-    let Event::Incoming(first) = &events[0] else { panic!("{events:?}") };
+    let BridgeEvent::Incoming(first) = &events[0] else { panic!("{events:?}") };
     assert_eq!((first.topic.as_str(), first.qos), ("far/in/a", Qos::AtLeastOnce));
-    assert_eq!(events[2], Event::Stray);
+    assert_eq!(events[2], BridgeEvent::Stray);
     session.accepted(tickets[1]);
     assert_eq!(said(&mut session), []);
     session.accepted(tickets[0]);
@@ -194,7 +194,7 @@ fn a_message_that_has_come_over_this_broker_goes_no_further() {
         }
         let record = LinkRecord { properties: &properties, ..record("out/x", Qos::AtMostOnce) };
         let fate = session.publish(1, &record, NOW);
-        assert_eq!(fate == Fate::Sent(Qos::AtMostOnce), goes, "{path:?} out");
+        assert_eq!(fate == SendOutcome::Sent(Qos::AtMostOnce), goes, "{path:?} out");
         let mut events = Vec::new();
         let packet = Packet::Publish(Publish {
             dup: false,
@@ -206,7 +206,7 @@ fn a_message_that_has_come_over_this_broker_goes_no_further() {
             payload: b"",
         });
         session.take(&packet, &mut events).unwrap();
-        assert_eq!(matches!(events[..], [Event::Incoming(_)]), goes, "{path:?} in");
+        assert_eq!(matches!(events[..], [BridgeEvent::Incoming(_)]), goes, "{path:?} in");
     }
 }
 
@@ -235,11 +235,11 @@ fn the_other_broker_is_on_the_path() {
     });
     events.clear();
     session.take(&packet, &mut events).unwrap();
-    let [Event::Incoming(message)] = &events[..] else { panic!("{events:?}") };
+    let [BridgeEvent::Incoming(message)] = &events[..] else { panic!("{events:?}") };
     let properties = PublishProperties::parse(&message.properties).unwrap();
     assert!(properties.user.iter().eq([(PATH, "there")]));
     let record = LinkRecord { properties: &message.properties, ..record("out/x", Qos::AtMostOnce) };
-    assert_eq!(session.publish(1, &record, NOW), Fate::Loop);
+    assert_eq!(session.publish(1, &record, NOW), SendOutcome::Loop);
 }
 
 #[test]
@@ -261,11 +261,11 @@ fn a_version_3_bridge_says_so_and_what_is_too_large_or_too_old_is_not_sent() {
     session.take(&Packet::ConnAck(connack), &mut Vec::new()).unwrap();
     let payload = [0; 200];
     let large = LinkRecord { payload: &payload, ..record("out/x", Qos::AtLeastOnce) };
-    assert_eq!(session.publish(1, &large, NOW), Fate::TooLarge);
+    assert_eq!(session.publish(1, &large, NOW), SendOutcome::TooLarge);
     let old = LinkRecord { expires: Some(NOW), ..record("out/x", Qos::AtLeastOnce) };
-    assert_eq!(session.publish(2, &old, NOW), Fate::Expired);
+    assert_eq!(session.publish(2, &old, NOW), SendOutcome::Expired);
     let small = record("out/x", Qos::ExactlyOnce);
-    assert_eq!(session.publish(3, &small, NOW), Fate::Sent(Qos::AtMostOnce));
+    assert_eq!(session.publish(3, &small, NOW), SendOutcome::Sent(Qos::AtMostOnce));
 }
 
 proptest! {
@@ -293,7 +293,7 @@ proptest! {
                 _ => Packet::PingResp,
             };
             let _ = session.take(&packet, &mut events);
-            if flag && let Some(Event::Incoming(message)) = events.last() {
+            if flag && let Some(BridgeEvent::Incoming(message)) = events.last() {
                 session.accepted(message.ticket);
             }
             said(&mut session);
@@ -302,7 +302,7 @@ proptest! {
         let mut settled: Vec<u64> = events
             .iter()
             .filter_map(|event| match event {
-                Event::Delivered(number) | Event::Rejected(number, _) => Some(*number),
+                BridgeEvent::Delivered(number) | BridgeEvent::Rejected(number, _) => Some(*number),
                 _ => None,
             })
             .collect();
@@ -336,7 +336,7 @@ fn identifiers_of_an_earlier_process_are_released_before_anything_is_published()
             let expected = (1..=released).map(|id| Said::Ack(AckKind::PubRel, id));
             assert!(first.iter().cloned().eq(expected), "{}", first.len());
         }
-        assert_eq!(ready(&mut session, true), [Event::Connected, Event::Ready]);
+        assert_eq!(ready(&mut session, true), [BridgeEvent::Connected, BridgeEvent::Ready]);
         let two = record("out/2", Qos::ExactlyOnce);
         session.publish(1, &two, NOW);
         let sent = said(&mut session);
@@ -351,6 +351,6 @@ fn identifiers_of_an_earlier_process_are_released_before_anything_is_published()
         } else {
             session.take(&ack(Packet::PubAck, id), &mut events).unwrap();
         }
-        assert_eq!(events, [Event::Delivered(1)]);
+        assert_eq!(events, [BridgeEvent::Delivered(1)]);
     }
 }

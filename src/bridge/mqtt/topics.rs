@@ -7,7 +7,7 @@ use crate::topic;
 
 /// One entry of the configuration.
 #[derive(Clone, Debug)]
-struct Entry {
+struct BridgedTopic {
     local: String,
     remote: String,
     local_prefix: String,
@@ -19,12 +19,12 @@ struct Entry {
 
 /// All entries of a bridge, in the order of the configuration.
 #[derive(Clone, Debug)]
-pub struct Topics(Vec<Entry>);
+pub struct Topics(Vec<BridgedTopic>);
 
 impl Topics {
     /// Compiles the entries, which `config` has checked.
     pub fn new(entries: &[BridgeTopic]) -> Topics {
-        let entry = |entry: &BridgeTopic| Entry {
+        let entry = |entry: &BridgeTopic| BridgedTopic {
             local: entry.local(),
             remote: entry.remote(),
             local_prefix: entry.local_prefix.to_string(),

@@ -1,18 +1,17 @@
 //! HTTP services: a pool of connections that are kept open, and a bound on requests under way for
 //! each service.
 
-use super::Around;
+use super::ServiceContext;
 use crate::access::chain::Proof;
-use crate::access::http::{HttpService, MAX_ANSWER, Request};
+use crate::access::http::{HttpAuthRequest, HttpAuthService, MAX_ANSWER};
 use crate::access::{Deed, Said, Verdict};
 use crate::broker::core::time_of_day;
-use crate::broker::questions::Job;
-use crate::client_tls::without_authorities;
+use crate::broker::questions::AccessJob;
+use crate::client_tls::{HttpClient, without_authorities};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,18 +25,15 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Clients with authorities of their own that are kept; reloads may bring others.
 const CLIENTS: usize = 16;
 
-/// Speaks HTTP.
-pub(super) type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
-
 /// Services that are asked.
 #[derive(Default)]
-pub(super) struct Http {
+pub(super) struct HttpCaller {
     /// Each made with the first question: reading the host's authorities takes a while, and memory.
     clients: HashMap<Option<Arc<str>>, HttpClient>,
-    bounds: HashMap<usize, (Arc<HttpService>, Arc<Semaphore>)>,
+    bounds: HashMap<usize, (Arc<HttpAuthService>, Arc<Semaphore>)>,
 }
 
-impl Http {
+impl HttpCaller {
     /// The client for services of these authorities.
     pub(super) fn client(&mut self, ca: Option<&Arc<str>>) -> HttpClient {
         if self.clients.len() > CLIENTS {
@@ -48,7 +44,7 @@ impl Http {
     }
 
     /// A client for a service, and its bound on requests under way.
-    fn of(&mut self, service: &Arc<HttpService>) -> (HttpClient, Arc<Semaphore>) {
+    fn of(&mut self, service: &Arc<HttpAuthService>) -> (HttpClient, Arc<Semaphore>) {
         // A reload makes new services; the old ones' requests end within their time.
         self.bounds.retain(|_, (known, _)| Arc::strong_count(known) > 1);
         let bound = self
@@ -60,7 +56,12 @@ impl Http {
     }
 
     /// Asks who a client is.
-    pub(super) fn ask(&mut self, service: &Arc<HttpService>, job: Job, around: &Around) {
+    pub(super) fn ask(
+        &mut self,
+        service: &Arc<HttpAuthService>,
+        job: AccessJob,
+        around: &ServiceContext,
+    ) {
         let (client, bound) = self.of(service);
         let (service, around) = (Arc::clone(service), around.clone());
         let Some(request) = service.request(&job.question.proof) else {
@@ -76,13 +77,13 @@ impl Http {
     }
 }
 
-impl Http {
+impl HttpCaller {
     /// Asks what a client may do: about each deed at once.
     pub(super) fn ask_about_deeds(
         &mut self,
-        service: &Arc<HttpService>,
-        job: Job,
-        around: &Around,
+        service: &Arc<HttpAuthService>,
+        job: AccessJob,
+        around: &ServiceContext,
     ) {
         let (client, bound) = self.of(service);
         let (service, around) = (Arc::clone(service), around.clone());
@@ -103,11 +104,11 @@ impl Http {
     }
 }
 
-impl Http {
+impl HttpCaller {
     /// What the service says of one deed.
     pub(super) async fn ask_once(
         &mut self,
-        service: &Arc<HttpService>,
+        service: &Arc<HttpAuthService>,
         proof: &Proof,
         (deed, topic): (Deed, Box<str>),
     ) -> Said {
@@ -120,8 +121,8 @@ impl Http {
 async fn said(
     client: &HttpClient,
     bound: &Semaphore,
-    service: &HttpService,
-    request: Option<Request>,
+    service: &HttpAuthService,
+    request: Option<HttpAuthRequest>,
 ) -> Said {
     let Some(request) = request else { return Said::Deny };
     match answer(client, bound, service, request).await {
@@ -148,8 +149,8 @@ fn new_client(ca: Option<&str>) -> HttpClient {
 async fn answer(
     client: &HttpClient,
     bound: &Semaphore,
-    service: &HttpService,
-    request: Request,
+    service: &HttpAuthService,
+    request: HttpAuthRequest,
 ) -> Result<(u16, Bytes), &'static str> {
     let asked = async {
         // Closed only with the program.
@@ -164,7 +165,7 @@ async fn answer(
 async fn attempt(
     client: &HttpClient,
     retries: u32,
-    request: &Request,
+    request: &HttpAuthRequest,
 ) -> Result<(u16, Bytes), &'static str> {
     let mut left = retries;
     loop {
@@ -181,7 +182,7 @@ async fn attempt(
 /// One request and its answer.
 pub(super) async fn once(
     client: &HttpClient,
-    request: &Request,
+    request: &HttpAuthRequest,
 ) -> Result<(u16, Bytes), &'static str> {
     let mut builder = hyper::Request::builder().method(request.method).uri(&request.url);
     for (name, value) in &request.headers {

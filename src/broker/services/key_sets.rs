@@ -2,13 +2,14 @@
 //! when a token names a key that is not known, which nobody can make happen often. A set that
 //! cannot be fetched leaves the old one in force.
 
-use super::http::{Http, HttpClient, once};
-use super::{Around, Event};
-use crate::access::http::Request;
+use super::http::{HttpCaller, once};
+use super::{ServiceContext, ServiceEvent};
+use crate::access::http::HttpAuthRequest;
 use crate::access::jwt::{Jwt, KeySource};
 use crate::access::keys::KeySet;
-use crate::access::{Finding, Verdict};
-use crate::broker::questions::Job;
+use crate::access::{ServiceFinding, Verdict};
+use crate::broker::questions::AccessJob;
+use crate::client_tls::HttpClient;
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,13 +23,13 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const SETS: usize = 16;
 
 /// Tells sets apart: URL and authorities.
-pub(super) type Place = (Box<str>, Option<Arc<str>>);
+pub(super) type KeySetId = (Box<str>, Option<Arc<str>>);
 
 /// Every set that a token was shown for.
 #[derive(Default)]
-pub(super) struct KeySets(HashMap<Place, State>);
+pub(super) struct KeySets(HashMap<KeySetId, KeySetState>);
 
-struct State {
+struct KeySetState {
     source: Arc<KeySource>,
     set: Option<Arc<KeySet>>,
     fetched: Option<Instant>,
@@ -37,12 +38,12 @@ struct State {
     early: Option<Instant>,
     under_way: bool,
     /// Who waits for the fetch that is under way. As many as shards let wait at all.
-    waiting: Vec<Job>,
+    waiting: Vec<AccessJob>,
 }
 
-impl State {
-    fn new(source: &Arc<KeySource>) -> State {
-        State {
+impl KeySetState {
+    fn new(source: &Arc<KeySource>) -> KeySetState {
+        KeySetState {
             source: Arc::clone(source),
             set: None,
             fetched: None,
@@ -78,9 +79,9 @@ impl State {
     }
 
     /// Passes a question on with the keys that there are.
-    fn hand_on(&self, job: Job, around: &Around) {
+    fn hand_on(&self, job: AccessJob, around: &ServiceContext) {
         match &self.set {
-            Some(set) => around.hand_on(job, Finding::Keys(Arc::clone(set))),
+            Some(set) => around.hand_on(job, ServiceFinding::Keys(Arc::clone(set))),
             None => around.verdict(job, Verdict::Failed("the key set cannot be fetched")),
         }
     }
@@ -88,14 +89,20 @@ impl State {
 
 impl KeySets {
     /// A token is to be checked.
-    pub(super) fn ask(&mut self, jwt: &Jwt, job: Job, http: &mut Http, around: &Around) {
+    pub(super) fn ask(
+        &mut self,
+        jwt: &Jwt,
+        job: AccessJob,
+        http: &mut HttpCaller,
+        around: &ServiceContext,
+    ) {
         // Not asked of a service.
         let Some(source) = jwt.source() else { return around.verdict(job, Verdict::Unknown) };
         if self.0.len() > SETS {
             self.0.retain(|_, state| state.under_way || Arc::strong_count(&state.source) > 1);
         }
         let place = (source.url.clone(), source.ca.clone());
-        let state = self.0.entry(place.clone()).or_insert_with(|| State::new(source));
+        let state = self.0.entry(place.clone()).or_insert_with(|| KeySetState::new(source));
         // A reload may have changed its times.
         state.source = Arc::clone(source);
         let id = jwt.key_id(&job.question.proof);
@@ -109,7 +116,7 @@ impl KeySets {
             tokio::task::spawn(async move {
                 let fetched = fetch(&client, &source).await;
                 // The loop ends only with the program.
-                let _ = events.send(Event::Fetched(place, fetched));
+                let _ = events.send(ServiceEvent::Fetched(place, fetched));
             });
         }
         // Who shows a known key does not wait, unless the set is from long ago.
@@ -123,9 +130,9 @@ impl KeySets {
     /// A fetch is over.
     pub(super) fn fetched(
         &mut self,
-        place: &Place,
+        place: &KeySetId,
         fetched: Result<KeySet, &'static str>,
-        around: &Around,
+        around: &ServiceContext,
     ) {
         let Some(state) = self.0.get_mut(place) else { return };
         state.under_way = false;
@@ -149,7 +156,7 @@ impl KeySets {
 }
 
 async fn fetch(client: &HttpClient, source: &KeySource) -> Result<KeySet, &'static str> {
-    let request = Request {
+    let request = HttpAuthRequest {
         method: "GET",
         url: source.url.to_string(),
         headers: vec![("accept".to_owned(), "application/json".to_owned())],

@@ -13,50 +13,50 @@ mod redis_nodes;
 mod stores;
 
 use super::core::CoreCommand;
-use super::questions::{Home, Job, Reply, reply};
+use super::questions::{AccessJob, AccessReply, Home, reply};
 use crate::access::chain::Proof;
 use crate::access::keys::KeySet;
-use crate::access::stored_rules::Judged;
-use crate::access::{Access, Deed, Finding, Method, RuleServiceKind, Said, Verdict};
+use crate::access::stored_rules::RuleAnswer;
+use crate::access::{Access, Deed, Method, RuleServiceKind, Said, ServiceFinding, Verdict};
 use crate::client_tls::{Authorities, client_config};
 use crate::limits::ADMISSIONS;
 use crate::shard::Shard;
 use crossbeam_channel::{Receiver, Sender};
-use http::Http;
+use http::HttpCaller;
 use key_sets::KeySets;
 use std::sync::Arc;
 use stores::Stores;
 use tokio::sync::{Semaphore, mpsc};
 
 /// What the loop is told.
-enum Event {
-    Job(Job),
+enum ServiceEvent {
+    Job(AccessJob),
     /// A key set, or why there is none; the place of its [`key_sets`] entry.
-    Fetched(key_sets::Place, Result<KeySet, &'static str>),
+    Fetched(key_sets::KeySetId, Result<KeySet, &'static str>),
     /// Nobody asks any more.
     End,
 }
 
 /// Whom the loop and its tasks speak to.
 #[derive(Clone)]
-struct Around {
+struct ServiceContext {
     homes: Arc<Vec<Home>>,
     /// To the threads for hashing, with what was found.
-    hash: Sender<Job>,
-    events: mpsc::UnboundedSender<Event>,
+    hash: Sender<AccessJob>,
+    events: mpsc::UnboundedSender<ServiceEvent>,
 }
 
-impl Around {
-    fn verdict(&self, job: Job, verdict: Verdict) {
-        reply(&self.homes, job, Reply::Verdict(verdict));
+impl ServiceContext {
+    fn verdict(&self, job: AccessJob, verdict: Verdict) {
+        reply(&self.homes, job, AccessReply::Verdict(verdict));
     }
 
-    fn said(&self, job: Job, said: Vec<Said>) {
-        reply(&self.homes, job, Reply::Said(said));
+    fn said(&self, job: AccessJob, said: Vec<Said>) {
+        reply(&self.homes, job, AccessReply::Said(said));
     }
 
     /// The rest is arithmetic.
-    fn hand_on(&self, mut job: Job, finding: Finding) {
+    fn hand_on(&self, mut job: AccessJob, finding: ServiceFinding) {
         job.finding = finding;
         if let Err(refused) = self.hash.try_send(job) {
             let why = "too many clients prove who they are";
@@ -80,26 +80,26 @@ impl Around {
 /// # Errors
 /// When it cannot be started.
 pub(super) fn start(
-    jobs: [Receiver<Job>; 2],
-    hash: Sender<Job>,
+    jobs: [Receiver<AccessJob>; 2],
+    hash: Sender<AccessJob>,
     homes: Vec<Home>,
 ) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (events, receiver) = mpsc::unbounded_channel();
     let most = homes.len() * ADMISSIONS;
-    let around = Around { homes: Arc::new(homes), hash, events: events.clone() };
+    let around = ServiceContext { homes: Arc::new(homes), hash, events: events.clone() };
     // The loop below cannot wait for a channel of threads: what comes is passed on. As many can be
     // on their way as the shards may ask for.
     for jobs in jobs {
         let events = events.clone();
         std::thread::Builder::new().name("ringmq-ask".to_owned()).spawn(move || {
             while let Ok(job) = jobs.recv() {
-                if events.send(Event::Job(job)).is_err() {
+                if events.send(ServiceEvent::Job(job)).is_err() {
                     return;
                 }
             }
             // It may have ended already.
-            let _ = events.send(Event::End);
+            let _ = events.send(ServiceEvent::End);
         })?;
     }
     std::thread::Builder::new()
@@ -108,21 +108,25 @@ pub(super) fn start(
     Ok(())
 }
 
-async fn serve(mut events: mpsc::UnboundedReceiver<Event>, around: Around, most: usize) {
+async fn serve(
+    mut events: mpsc::UnboundedReceiver<ServiceEvent>,
+    around: ServiceContext,
+    most: usize,
+) {
     // Shards bound who waits, not what is asked: a client that has gone leaves its question behind.
     let places = Arc::new(Semaphore::new(most));
 
-    let mut http = Http::default();
+    let mut http = HttpCaller::default();
     let mut key_sets = KeySets::default();
     let mut stores = Stores::default();
     while let Some(event) = events.recv().await {
         let mut job = match event {
-            Event::Job(job) => job,
-            Event::Fetched(place, fetched) => {
+            ServiceEvent::Job(job) => job,
+            ServiceEvent::Fetched(place, fetched) => {
                 key_sets.fetched(&place, fetched, &around);
                 continue;
             }
-            Event::End => return,
+            ServiceEvent::End => return,
         };
         let access = Arc::clone(&job.question.access);
         if !job.question.deeds.is_empty() {
@@ -163,13 +167,13 @@ pub fn ask_once(
     at: usize,
     proof: &Proof,
     deed: (Deed, Box<str>),
-) -> std::io::Result<Judged> {
+) -> std::io::Result<RuleAnswer> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let service = access.service(at).ok_or(std::io::ErrorKind::NotFound)?;
     Ok(runtime.block_on(async {
         match &service.kind {
             RuleServiceKind::Http(service) => {
-                (Http::default().ask_once(service, proof, deed).await, None)
+                (HttpCaller::default().ask_once(service, proof, deed).await, None)
             }
             RuleServiceKind::Stored(rules) => stores::ask_once(rules, proof, &deed).await,
         }

@@ -1,7 +1,7 @@
 //! Users and rules in PostgreSQL: the rows of a query.
 
-use super::stores::Fault;
-use crate::access::database::{Ask, Columns, Database};
+use super::stores::DatabaseFault;
+use crate::access::database::{Columns, Database, DatabaseQuery};
 use crate::access::stored_rules::{MOST_BYTES, TOO_MANY};
 use bytes::BytesMut;
 use futures_lite::StreamExt;
@@ -11,21 +11,21 @@ use tokio_postgres::{Client, Config, Error};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// A connection.
-pub(super) struct Link(Client);
+pub(super) struct PostgresConnection(Client);
 
-impl Link {
+impl PostgresConnection {
     /// Connects. The task of the connection ends with it.
-    pub(super) async fn open(database: &Database) -> Result<Link, Fault> {
-        let broken = |error: Error| Fault::Broken(text_of(&error));
+    pub(super) async fn open(database: &Database) -> Result<PostgresConnection, DatabaseFault> {
+        let broken = |error: Error| DatabaseFault::Broken(text_of(&error));
         let config: Config = database.url.parse().map_err(broken)?;
-        let tls = super::tls(database.ca.as_deref()).map_err(Fault::Broken)?;
+        let tls = super::tls(database.ca.as_deref()).map_err(DatabaseFault::Broken)?;
         let (client, connection) =
             config.connect(MakeRustlsConnect::new(tls)).await.map_err(broken)?;
         tokio::task::spawn(async move {
             // Whoever asks next sees that it is closed.
             let _ = connection.await;
         });
-        Ok(Link(client))
+        Ok(PostgresConnection(client))
     }
 
     /// The first rows, at most so many: `words` are the parameters, as text.
@@ -34,13 +34,13 @@ impl Link {
         database: &Database,
         words: &[String],
         most: usize,
-    ) -> Result<Vec<Columns>, Fault> {
-        let Ask::Postgres(query, _) = &database.ask else { return Ok(Vec::new()) };
+    ) -> Result<Vec<Columns>, DatabaseFault> {
+        let DatabaseQuery::Postgres(query, _) = &database.ask else { return Ok(Vec::new()) };
         let fault = |error: Error| match self.0.is_closed() {
-            true => Fault::Broken(text_of(&error)),
-            false => Fault::Refused(text_of(&error)),
+            true => DatabaseFault::Broken(text_of(&error)),
+            false => DatabaseFault::Refused(text_of(&error)),
         };
-        let parameters = words.iter().map(|word| (Word(word), Type::UNKNOWN));
+        let parameters = words.iter().map(|word| (TextParameter(word), Type::UNKNOWN));
         let rows = self.0.query_typed_raw(query, parameters).await.map_err(fault)?;
         // Rows behind those are read and forgotten by the connection's task.
         let mut rows = std::pin::pin!(rows);
@@ -50,7 +50,7 @@ impl Link {
             bytes +=
                 row.iter().map(|(_, text)| text.as_ref().map_or(0, String::len)).sum::<usize>();
             if bytes > MOST_BYTES {
-                return Err(Fault::Refused(TOO_MANY.to_owned()));
+                return Err(DatabaseFault::Refused(TOO_MANY.to_owned()));
             }
             found.push(row);
             if found.len() >= most {
@@ -63,9 +63,9 @@ impl Link {
 
 /// A parameter as text, whose type the server finds out: a column may be of any.
 #[derive(Debug)]
-struct Word<'a>(&'a str);
+struct TextParameter<'a>(&'a str);
 
-impl ToSql for Word<'_> {
+impl ToSql for TextParameter<'_> {
     fn to_sql(
         &self,
         _: &Type,
@@ -113,14 +113,14 @@ const READ: [&str; 9] = [
 ];
 
 /// Names and texts. A value that cannot be read must not be taken for one that is not there.
-fn columns(row: &tokio_postgres::Row) -> Result<Columns, Fault> {
+fn columns(row: &tokio_postgres::Row) -> Result<Columns, DatabaseFault> {
     let mut columns = Columns::new();
     for (at, column) in row.columns().iter().enumerate() {
         let name = column.name();
         match value(row, at, column.type_()) {
             Ok(text) => columns.push((name.to_owned(), text)),
             Err(_) if !READ.contains(&name) => {}
-            Err(error) => return Err(Fault::Refused(format!("column {name}: {error}"))),
+            Err(error) => return Err(DatabaseFault::Refused(format!("column {name}: {error}"))),
         }
     }
     Ok(columns)

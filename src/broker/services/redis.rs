@@ -2,7 +2,7 @@
 //! has the key is asked, wherever that is.
 
 use super::redis_nodes::{SlotMap, slot, url_at};
-use super::stores::Fault;
+use super::stores::DatabaseFault;
 use crate::access::database::{Columns, Database};
 use redis::aio::MultiplexedConnection;
 use redis::{
@@ -17,7 +17,7 @@ const HOPS: usize = 8;
 const NODES: usize = 256;
 
 /// A connection; with a cluster, one to each node that was asked.
-pub(super) struct Link {
+pub(super) struct RedisConnection {
     /// The URL of the node that is asked when it is not known which one has a key.
     home: String,
     /// By URL.
@@ -34,19 +34,19 @@ struct Stop {
     asking: bool,
 }
 
-impl Link {
+impl RedisConnection {
     /// Connects, to the first of the servers that can be reached.
-    pub(super) async fn open(database: &Database) -> Result<Link, Fault> {
+    pub(super) async fn open(database: &Database) -> Result<RedisConnection, DatabaseFault> {
         let servers: Vec<&str> = database.servers().collect();
         // So that each has its turn in the time of one question.
         let patience = database.timeout / (servers.len() as u32 + 1);
-        let mut last = Fault::Broken("there is no server".to_owned());
+        let mut last = DatabaseFault::Broken("there is no server".to_owned());
         for url in servers {
             match connect(database, url, patience).await {
                 Ok(connection) => {
                     let nodes = HashMap::from([(url.to_owned(), connection)]);
                     let slots = SlotMap::default();
-                    return Ok(Link { home: url.to_owned(), nodes, slots, patience });
+                    return Ok(RedisConnection { home: url.to_owned(), nodes, slots, patience });
                 }
                 Err(fault) => last = fault,
             }
@@ -59,7 +59,7 @@ impl Link {
         &mut self,
         database: &Database,
         words: &[String],
-    ) -> Result<Vec<Columns>, Fault> {
+    ) -> Result<Vec<Columns>, DatabaseFault> {
         let slot = slot(words.get(1).map(String::as_bytes).unwrap_or_default());
         let mut command = Cmd::new();
         for word in words {
@@ -80,11 +80,11 @@ impl Link {
                 Err(error) => self.next(slot, &stop.url, &error)?,
             };
         }
-        Err(Fault::Refused("the nodes of the cluster name each other for a key".to_owned()))
+        Err(DatabaseFault::Refused("the nodes of the cluster name each other for a key".to_owned()))
     }
 
     /// Where a question goes that the node has not answered.
-    fn next(&mut self, slot: u16, url: &str, error: &RedisError) -> Result<Stop, Fault> {
+    fn next(&mut self, slot: u16, url: &str, error: &RedisError) -> Result<Stop, DatabaseFault> {
         let named = error.redirect_node().and_then(|(address, _)| url_at(url, address));
         match (error.kind(), named) {
             (ErrorKind::Server(ServerErrorKind::Moved), Some(url)) => {
@@ -93,9 +93,9 @@ impl Link {
             }
             (ErrorKind::Server(ServerErrorKind::Ask), Some(url)) => Ok(Stop { url, asking: true }),
             _ if error.is_io_error() || error.is_unrecoverable_error() => {
-                self.lose(url, Fault::Broken(error.to_string()))
+                self.lose(url, DatabaseFault::Broken(error.to_string()))
             }
-            _ => Err(Fault::Refused(error.to_string())),
+            _ => Err(DatabaseFault::Refused(error.to_string())),
         }
     }
 
@@ -104,7 +104,7 @@ impl Link {
         &mut self,
         database: &Database,
         url: &str,
-    ) -> Result<&mut MultiplexedConnection, Fault> {
+    ) -> Result<&mut MultiplexedConnection, DatabaseFault> {
         if !self.nodes.contains_key(url) {
             if self.nodes.len() >= NODES {
                 let home = &self.home;
@@ -113,12 +113,14 @@ impl Link {
             let connection = connect(database, url, self.patience).await?;
             self.nodes.insert(url.to_owned(), connection);
         }
-        self.nodes.get_mut(url).ok_or_else(|| Fault::Broken("there is no connection".to_owned()))
+        self.nodes
+            .get_mut(url)
+            .ok_or_else(|| DatabaseFault::Broken("there is no connection".to_owned()))
     }
 
     /// A node cannot be reached: the home node knows which one has its keys by now. When it is the
     /// home node itself, all begins anew.
-    fn lose(&mut self, url: &str, fault: Fault) -> Result<Stop, Fault> {
+    fn lose(&mut self, url: &str, fault: DatabaseFault) -> Result<Stop, DatabaseFault> {
         self.nodes.remove(url);
         self.slots.lost(url);
         match url == self.home {
@@ -145,7 +147,7 @@ async fn connect(
     database: &Database,
     url: &str,
     patience: Duration,
-) -> Result<MultiplexedConnection, Fault> {
+) -> Result<MultiplexedConnection, DatabaseFault> {
     let client = match &database.ca {
         None => Client::open(url),
         Some(ca) => {
@@ -153,11 +155,11 @@ async fn connect(
             Client::build_with_tls(url, TlsCertificates { client_tls: None, root_cert })
         }
     };
-    let broken = |error: RedisError| Fault::Broken(error.to_string());
+    let broken = |error: RedisError| DatabaseFault::Broken(error.to_string());
     let client = client.map_err(broken)?;
     match tokio::time::timeout(patience, client.get_multiplexed_async_connection()).await {
         Ok(connection) => connection.map_err(broken),
-        Err(_) => Err(Fault::Broken("the server lets nobody connect in time".to_owned())),
+        Err(_) => Err(DatabaseFault::Broken("the server lets nobody connect in time".to_owned())),
     }
 }
 

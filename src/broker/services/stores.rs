@@ -2,14 +2,14 @@
 //! waits in the line of the connection that has the shortest one, and not longer than the
 //! database's time.
 
-use super::Around;
+use super::ServiceContext;
 use crate::access::chain::Proof;
-use crate::access::database::{Ask, Columns, Database};
+use crate::access::database::{Columns, Database, DatabaseQuery};
 use crate::access::lookup::Row;
 use crate::access::rule::RuleSet;
-use crate::access::stored_rules::{Judged, MOST_RULES, StoredRules};
-use crate::access::{Deed, Finding, RuleService, RuleServiceKind, Said};
-use crate::broker::questions::Job;
+use crate::access::stored_rules::{MOST_RULES, RuleAnswer, StoredRules};
+use crate::access::{Deed, RuleService, RuleServiceKind, Said, ServiceFinding};
+use crate::broker::questions::AccessJob;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ const LINE: usize = 1024;
 const TELL: Duration = Duration::from_secs(10);
 
 /// Why there is no answer.
-pub(super) enum Fault {
+pub(super) enum DatabaseFault {
     /// The connection is of no use any more.
     Broken(String),
     /// The database says that it cannot; the connection stays.
@@ -35,12 +35,17 @@ pub(super) struct Stores(HashMap<usize, Pool>);
 
 struct Pool {
     database: Arc<Database>,
-    lines: Vec<mpsc::Sender<(Job, Instant)>>,
+    lines: Vec<mpsc::Sender<(AccessJob, Instant)>>,
 }
 
 impl Stores {
     /// Asks for a client's columns, or its rules.
-    pub(super) fn ask(&mut self, database: &Arc<Database>, job: Job, around: &Around) {
+    pub(super) fn ask(
+        &mut self,
+        database: &Arc<Database>,
+        job: AccessJob,
+        around: &ServiceContext,
+    ) {
         // A reload makes new ones; connections of the old ones end when their lines are empty.
         self.0.retain(|_, store| Arc::strong_count(&store.database) > 1 + store.lines.len());
         let store = self.0.entry(Arc::as_ptr(database) as usize).or_insert_with(|| Pool {
@@ -66,7 +71,7 @@ impl Stores {
 }
 
 /// The question is answered by what is said of a failure.
-fn no_answer(database: &Database, job: Job, why: &'static str, around: &Around) {
+fn no_answer(database: &Database, job: AccessJob, why: &'static str, around: &ServiceContext) {
     if job.question.deeds.is_empty() {
         around.verdict(job, database.failed(why));
     } else {
@@ -78,13 +83,17 @@ fn no_answer(database: &Database, job: Job, why: &'static str, around: &Around) 
 /// A connection, which is made anew when it breaks.
 struct Wire {
     database: Arc<Database>,
-    link: Option<Link>,
+    link: Option<DatabaseConnection>,
     /// When a failure was last told.
     told: Option<Instant>,
 }
 
 /// Answers questions one after the other.
-async fn work(database: Arc<Database>, mut jobs: mpsc::Receiver<(Job, Instant)>, around: Around) {
+async fn work(
+    database: Arc<Database>,
+    mut jobs: mpsc::Receiver<(AccessJob, Instant)>,
+    around: ServiceContext,
+) {
     let mut wire = Wire { database, link: None, told: None };
     while let Some((job, since)) = jobs.recv().await {
         let until = since + wire.database.timeout;
@@ -93,7 +102,7 @@ async fn work(database: Arc<Database>, mut jobs: mpsc::Receiver<(Job, Instant)>,
             match wire.ask(&words, 1, until).await {
                 Ok(rows) => {
                     let row = rows.into_iter().next().map(Row::of);
-                    around.hand_on(job, Finding::Row(row));
+                    around.hand_on(job, ServiceFinding::Row(row));
                 }
                 Err(why) => no_answer(&wire.database, job, why, &around),
             }
@@ -117,7 +126,7 @@ pub(super) async fn ask_once(
     rules: &StoredRules,
     proof: &Proof,
     deed: &(Deed, Box<str>),
-) -> Judged {
+) -> RuleAnswer {
     let database = Arc::clone(&rules.database);
     let until = Instant::now() + database.timeout;
     let mut wire = Wire { database, link: None, told: None };
@@ -136,7 +145,7 @@ impl Wire {
         proof: &Proof,
         deeds: &[(Deed, Box<str>)],
         until: Instant,
-    ) -> Result<Vec<Judged>, &'static str> {
+    ) -> Result<Vec<RuleAnswer>, &'static str> {
         let mut last: Option<(Vec<String>, RuleSet)> = None;
         let mut judged = Vec::with_capacity(deeds.len());
         for (deed, topic) in deeds {
@@ -162,11 +171,11 @@ impl Wire {
         let left = until.saturating_duration_since(Instant::now());
         match tokio::time::timeout(left, self.attempt(words, most)).await {
             Ok(Ok(rows)) => Ok(rows),
-            Ok(Err(Fault::Broken(error))) => {
+            Ok(Err(DatabaseFault::Broken(error))) => {
                 self.tell(&error);
                 Err("the database cannot be reached")
             }
-            Ok(Err(Fault::Refused(error))) => {
+            Ok(Err(DatabaseFault::Refused(error))) => {
                 self.tell(&error);
                 Err("the database refuses to answer")
             }
@@ -179,17 +188,21 @@ impl Wire {
     }
 
     /// Asks, over a new connection when the old one turns out to be broken.
-    async fn attempt(&mut self, words: &[String], most: usize) -> Result<Vec<Columns>, Fault> {
+    async fn attempt(
+        &mut self,
+        words: &[String],
+        most: usize,
+    ) -> Result<Vec<Columns>, DatabaseFault> {
         let Wire { database, link, .. } = self;
         if let Some(old) = link {
             match old.ask(database, words, most).await {
-                Err(Fault::Broken(_)) => *link = None,
+                Err(DatabaseFault::Broken(_)) => *link = None,
                 answered => return answered,
             }
         }
-        let fresh = link.insert(Link::open(database).await?);
+        let fresh = link.insert(DatabaseConnection::open(database).await?);
         let answer = fresh.ask(database, words, most).await;
-        if let Err(Fault::Broken(_)) = &answer {
+        if let Err(DatabaseFault::Broken(_)) = &answer {
             *link = None;
         }
         answer
@@ -204,23 +217,27 @@ impl Wire {
 }
 
 /// A connection to a database.
-enum Link {
+enum DatabaseConnection {
     #[cfg(feature = "redis")]
-    Redis(super::redis::Link),
+    Redis(super::redis::RedisConnection),
     #[cfg(feature = "postgres")]
-    Postgres(super::postgres::Link),
+    Postgres(super::postgres::PostgresConnection),
 }
 
-impl Link {
-    async fn open(database: &Database) -> Result<Link, Fault> {
+impl DatabaseConnection {
+    async fn open(database: &Database) -> Result<DatabaseConnection, DatabaseFault> {
         match &database.ask {
             #[cfg(feature = "redis")]
-            Ask::Redis(_) => super::redis::Link::open(database).await.map(Link::Redis),
+            DatabaseQuery::Redis(_) => {
+                super::redis::RedisConnection::open(database).await.map(DatabaseConnection::Redis)
+            }
             #[cfg(feature = "postgres")]
-            Ask::Postgres(..) => super::postgres::Link::open(database).await.map(Link::Postgres),
+            DatabaseQuery::Postgres(..) => super::postgres::PostgresConnection::open(database)
+                .await
+                .map(DatabaseConnection::Postgres),
             // The configuration was refused.
             #[allow(unreachable_patterns)]
-            _ => Err(Fault::Broken("this program was built without it".to_owned())),
+            _ => Err(DatabaseFault::Broken("this program was built without it".to_owned())),
         }
     }
 
@@ -230,14 +247,14 @@ impl Link {
         database: &Database,
         words: &[String],
         most: usize,
-    ) -> Result<Vec<Columns>, Fault> {
+    ) -> Result<Vec<Columns>, DatabaseFault> {
         match self {
             #[cfg(feature = "redis")]
-            Link::Redis(link) => link.ask(database, words).await,
+            DatabaseConnection::Redis(link) => link.ask(database, words).await,
             #[cfg(feature = "postgres")]
-            Link::Postgres(link) => link.ask(database, words, most).await,
+            DatabaseConnection::Postgres(link) => link.ask(database, words, most).await,
             #[cfg(not(any(feature = "redis", feature = "postgres")))]
-            _ => Err(Fault::Broken("this program was built without it".to_owned())),
+            _ => Err(DatabaseFault::Broken("this program was built without it".to_owned())),
         }
     }
 }

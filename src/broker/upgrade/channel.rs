@@ -1,7 +1,7 @@
 //! The socket pair between the two processes of an upgrade: frames, and descriptors beside them.
 
 use super::requests::is_parent;
-use crate::upgrade::Frame;
+use crate::upgrade::UpgradeFrame;
 use crate::upgrade::code::make_room;
 use rustix::io::Errno;
 use rustix::net::{
@@ -35,8 +35,8 @@ pub(super) struct Channel {
 }
 
 /// What was heard.
-pub(super) enum Heard {
-    Frame(Frame),
+pub(super) enum ChannelInput {
+    Frame(UpgradeFrame),
     /// Nothing in time.
     Late,
     /// The other end is closed, and all that was said there was heard.
@@ -58,7 +58,7 @@ impl Channel {
     }
 
     /// Says it.
-    pub(super) fn say(&mut self, frame: &Frame) -> Result<(), String> {
+    pub(super) fn say(&mut self, frame: &UpgradeFrame) -> Result<(), String> {
         let mut bytes = Vec::new();
         frame.encode(&mut bytes).map_err(|_| "a frame is too long".to_owned())?;
         let said = self.write(&bytes);
@@ -72,7 +72,11 @@ impl Channel {
     }
 
     /// Says it, with descriptors beside it; at most 253.
-    pub(super) fn say_with(&mut self, frame: &Frame, files: &[OwnedFd]) -> Result<(), String> {
+    pub(super) fn say_with(
+        &mut self,
+        frame: &UpgradeFrame,
+        files: &[OwnedFd],
+    ) -> Result<(), String> {
         let mut bytes = Vec::new();
         frame.encode(&mut bytes).map_err(|_| "a frame is too long".to_owned())?;
         let files: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
@@ -93,24 +97,24 @@ impl Channel {
     }
 
     /// The next frame.
-    pub(super) fn hear(&mut self, patience: Duration) -> Heard {
+    pub(super) fn hear(&mut self, patience: Duration) -> ChannelInput {
         let until = Instant::now() + patience;
         loop {
-            match Frame::read(self.received.get(self.used..).unwrap_or_default()) {
-                Err(_) => return Heard::Failed("what it says is not understood".to_owned()),
+            match UpgradeFrame::read(self.received.get(self.used..).unwrap_or_default()) {
+                Err(_) => return ChannelInput::Failed("what it says is not understood".to_owned()),
                 Ok(Some((frame, length))) => {
                     self.used += length;
                     if self.used > CHUNK {
                         self.drop_used();
                     }
-                    return Heard::Frame(frame);
+                    return ChannelInput::Frame(frame);
                 }
-                Ok(None) if self.ended => return Heard::Ended,
+                Ok(None) if self.ended => return ChannelInput::Ended,
                 Ok(None) => {}
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Heard::Late;
+                return ChannelInput::Late;
             }
             if let Err(failed) = self.receive(left) {
                 return failed;
@@ -118,8 +122,8 @@ impl Channel {
         }
     }
 
-    fn receive(&mut self, patience: Duration) -> Result<(), Heard> {
-        let failed = |error: &dyn std::fmt::Display| Heard::Failed(error.to_string());
+    fn receive(&mut self, patience: Duration) -> Result<(), ChannelInput> {
+        let failed = |error: &dyn std::fmt::Display| ChannelInput::Failed(error.to_string());
         self.socket.set_read_timeout(Some(patience)).map_err(|error| failed(&error))?;
         let mut chunk = [0; CHUNK];
         let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES))];
@@ -129,7 +133,7 @@ impl Channel {
         let (count, cut) = match recvmsg(&self.socket, slices, &mut beside, flags) {
             Ok(got) => (got.bytes, got.flags.contains(ReturnFlags::CTRUNC)),
             Err(Errno::INTR) => return Ok(()),
-            Err(Errno::AGAIN) => return Err(Heard::Late),
+            Err(Errno::AGAIN) => return Err(ChannelInput::Late),
             // Its end was closed with something unread.
             Err(Errno::CONNRESET) => (0, false),
             Err(error) => return Err(failed(&error)),

@@ -2,21 +2,23 @@
 //! has started it.
 
 use super::super::listen::{self, Listening};
-use super::super::moving::{Arrived, Coming, MoveOrder, Rest, SocketSource};
+use super::super::moving::{
+    ArrivedClients, IncomingClient, MoveOrder, SocketSource, SuspendedCore,
+};
 use super::super::store::{self, Beside};
 use super::super::{Broker, Failure};
-use super::channel::{Channel, Heard};
+use super::channel::{Channel, ChannelInput};
 use super::requests::is_ours;
 use super::{LOOK, ask, tell};
-use crate::config::{Config, Listener};
+use crate::config::{Config, ListenerConfig};
 use crate::ids::{ListenerId, ShardId};
 use crate::message::Message;
 use crate::shard::{home_of, retained_home};
 use crate::topic::TopicHash;
-use crate::upgrade::client::{Client, Early};
-use crate::upgrade::frame::{Ban, Hello, Totals};
+use crate::upgrade::client::{Early, MovedClient};
+use crate::upgrade::frame::{Ban, Hello, UpgradeTotals};
 use crate::upgrade::sides::{New, NewInput, NewOrder};
-use crate::upgrade::{Frame, unmovable};
+use crate::upgrade::{UpgradeFrame, unmovable};
 use crossbeam_channel::Receiver;
 use rustix::process::{Signal, getppid, kill_process};
 use std::collections::VecDeque;
@@ -49,17 +51,17 @@ struct Taking {
     /// Listeners of the old process, by its numbers: which one it is here.
     listeners: Vec<(ListenerId, ListenerId)>,
     enrolled: Vec<Enrolled>,
-    batches: Vec<Batch>,
+    batches: Vec<CoreParcel>,
     copies: CopiedHomes,
     /// Parcels that the cores are taking in, in order: the next ones are read meanwhile.
-    under_way: VecDeque<Parcel>,
-    totals: Totals,
+    under_way: VecDeque<PendingParcel>,
+    totals: UpgradeTotals,
 }
 
 /// What of a parcel is for one core.
 #[derive(Default)]
-struct Batch {
-    clients: Vec<Coming>,
+struct CoreParcel {
+    clients: Vec<IncomingClient>,
     /// Sockets of those that need one, in their order.
     files: Vec<OwnedFd>,
     retained: Vec<(u64, Message)>,
@@ -97,8 +99,8 @@ impl CopiedHomes {
 }
 
 /// A parcel that cores are taking in.
-struct Parcel {
-    answers: Receiver<Result<Totals, String>>,
+struct PendingParcel {
+    answers: Receiver<Result<UpgradeTotals, String>>,
     /// How many have not answered.
     asked: usize,
 }
@@ -106,7 +108,7 @@ struct Parcel {
 /// A listener that is known to the shards and does not listen yet.
 struct Enrolled {
     id: ListenerId,
-    listener: Listener,
+    listener: ListenerConfig,
     sockets: Vec<OwnedFd>,
 }
 
@@ -128,30 +130,30 @@ impl Predecessor {
             side.is_child();
         }
         let heard = channel.hear(SILENCE);
-        let Heard::Frame(frame) = heard else {
+        let ChannelInput::Frame(frame) = heard else {
             return Err(Failure::new("--take-over is said by a broker that is upgraded, only"));
         };
         match side.handle(NewInput::Heard(&frame)) {
             Some(NewOrder::Start) => {}
             Some(NewOrder::GiveUp(why)) => {
-                let _ = channel.say(&Frame::Refused(why.as_str().into()));
+                let _ = channel.say(&UpgradeFrame::Refused(why.as_str().into()));
                 return Err(Failure::new(why));
             }
             _ => return Err(Failure::new("the running broker does not keep to the protocol")),
         }
         if let Some(key) = unmovable(config) {
             let why = format!("{key} cannot be begun with by an upgrade yet");
-            let _ = channel.say(&Frame::Refused(why.as_str().into()));
+            let _ = channel.say(&UpgradeFrame::Refused(why.as_str().into()));
             return Err(Failure::new(why));
         }
-        if let Frame::Hello(hello) = &frame
+        if let UpgradeFrame::Hello(hello) = &frame
             && let Some(why) = other_store(hello, config)
         {
-            let _ = channel.say(&Frame::Refused(why.as_str().into()));
+            let _ = channel.say(&UpgradeFrame::Refused(why.as_str().into()));
             return Err(Failure::new(why));
         }
         match frame {
-            Frame::Hello(hello) => Ok(Predecessor { channel, side, hello }),
+            UpgradeFrame::Hello(hello) => Ok(Predecessor { channel, side, hello }),
             _ => Err(Failure::new("the running broker does not say who it is")),
         }
     }
@@ -166,7 +168,7 @@ impl Predecessor {
         config: &Config,
     ) -> Result<TakenOver, Failure> {
         let (listeners, enrolled) = (Vec::new(), Vec::new());
-        let batches = broker.homes.iter().map(|_| Batch::default()).collect();
+        let batches = broker.homes.iter().map(|_| CoreParcel::default()).collect();
         let (channel, side) = (self.channel, self.side);
         let shards = broker.homes.len();
         let store = self.hello.store.filter(|store| usize::from(store.shards) != shards);
@@ -177,7 +179,7 @@ impl Predecessor {
                 store.shards
             )
         });
-        let totals = Totals::default();
+        let totals = UpgradeTotals::default();
         let under_way = VecDeque::new();
         let copies = CopiedHomes::default();
         let mut taking =
@@ -185,7 +187,7 @@ impl Predecessor {
         match other.map_or_else(|| taking.run(broker, config), Err) {
             Ok(()) => Ok(TakenOver { channel: taking.channel, enrolled: taking.enrolled }),
             Err(why) => {
-                let _ = taking.channel.say(&Frame::Refused(why.as_str().into()));
+                let _ = taking.channel.say(&UpgradeFrame::Refused(why.as_str().into()));
                 Err(Failure::new(why))
             }
         }
@@ -206,7 +208,7 @@ fn other_store(hello: &Hello, config: &Config) -> Option<String> {
     })
 }
 
-impl Batch {
+impl CoreParcel {
     /// True when there is nothing to take in.
     fn is_empty(&self) -> bool {
         self.clients.is_empty() && self.retained.is_empty() && self.bans.is_empty()
@@ -224,7 +226,9 @@ impl Taking {
         let mut order = self.side.handle(NewInput::Started(broker.homes.len() as u8));
         loop {
             match order {
-                Some(NewOrder::SayReady(shards)) => self.channel.say(&Frame::Ready(shards))?,
+                Some(NewOrder::SayReady(shards)) => {
+                    self.channel.say(&UpgradeFrame::Ready(shards))?
+                }
                 Some(NewOrder::Settle) => {
                     let input = match self.settle(broker) {
                         Ok(totals) => NewInput::Holds(totals),
@@ -235,7 +239,7 @@ impl Taking {
                 }
                 Some(NewOrder::SayPrepared(totals)) => {
                     // Should old be dead, that is heard next.
-                    let _ = self.channel.say(&Frame::Prepared(totals));
+                    let _ = self.channel.say(&UpgradeFrame::Prepared(totals));
                 }
                 Some(NewOrder::Serve) => {
                     tracing::warn!(
@@ -247,7 +251,7 @@ impl Taking {
                     return Ok(());
                 }
                 Some(NewOrder::SayCommittedAndServe) => {
-                    self.channel.say(&Frame::Committed)?;
+                    self.channel.say(&UpgradeFrame::Committed)?;
                     broker.tell_move(|| MoveOrder::Serve);
                     return Ok(());
                 }
@@ -256,13 +260,13 @@ impl Taking {
             }
             let heard = self.channel.hear(SILENCE);
             let input = match &heard {
-                Heard::Frame(frame) => NewInput::Heard(frame),
-                Heard::Late => NewInput::Failed("the running broker is silent".to_owned()),
-                Heard::Ended => NewInput::Ended,
-                Heard::Failed(why) => NewInput::Failed(why.clone()),
+                ChannelInput::Frame(frame) => NewInput::Heard(frame),
+                ChannelInput::Late => NewInput::Failed("the running broker is silent".to_owned()),
+                ChannelInput::Ended => NewInput::Ended,
+                ChannelInput::Failed(why) => NewInput::Failed(why.clone()),
             };
             order = self.side.handle(input);
-            if let (Some(NewOrder::Take), Heard::Frame(frame)) = (&order, heard)
+            if let (Some(NewOrder::Take), ChannelInput::Frame(frame)) = (&order, heard)
                 && let Err(why) = self.take(frame, broker, config)
             {
                 order = self.side.handle(NewInput::Failed(why));
@@ -270,11 +274,16 @@ impl Taking {
         }
     }
 
-    fn take(&mut self, frame: Frame, broker: &mut Broker, config: &Config) -> Result<(), String> {
+    fn take(
+        &mut self,
+        frame: UpgradeFrame,
+        broker: &mut Broker,
+        config: &Config,
+    ) -> Result<(), String> {
         let shards = broker.homes.len() as u8;
         let seeds = &broker.shared.seeds;
         match frame {
-            Frame::Listener(told) => {
+            UpgradeFrame::Listener(told) => {
                 let files = (0..told.sockets).map_while(|_| self.channel.take_file());
                 let files: Vec<OwnedFd> = files.collect();
                 if files.len() != usize::from(told.sockets) {
@@ -293,30 +302,30 @@ impl Taking {
                     known.sockets = files;
                 }
             }
-            Frame::Tickets(listener, keys) => {
+            UpgradeFrame::Tickets(listener, keys) => {
                 let id = self.listener(listener)?;
                 let open = broker.open.iter().find(|open| open.id == id);
                 if let Some(secured) = open.and_then(|open| open.secured.as_ref()) {
                     secured.adopt_tickets(&keys);
                 }
             }
-            Frame::Store => {
+            UpgradeFrame::Store => {
                 let lock = self.channel.take_file().ok_or("the lock of the store is missing")?;
                 broker.take_store(config, lock)?;
             }
-            Frame::Files(0) => self.hand_on(broker)?,
-            Frame::Files(_) => {} // those are taken with the clients that follow
-            Frame::Client(client) => self.take_client(client, broker)?,
-            Frame::Early(early) => self.take_early(early, broker)?,
-            Frame::Known(from, number) => self.copies.known = Some((from, number)),
-            Frame::Rest(rest) => {
+            UpgradeFrame::Files(0) => self.hand_on(broker)?,
+            UpgradeFrame::Files(_) => {} // those are taken with the clients that follow
+            UpgradeFrame::Client(client) => self.take_client(client, broker)?,
+            UpgradeFrame::Early(early) => self.take_early(early, broker)?,
+            UpgradeFrame::Known(from, number) => self.copies.known = Some((from, number)),
+            UpgradeFrame::Rest(rest) => {
                 let home = self.copies.home((rest.from, rest.number))?;
                 let listener = self.listener(rest.connection.listener)?;
                 if let Some(batch) = self.batches.get_mut(home) {
-                    batch.clients.push(Coming::Rest(rest, listener));
+                    batch.clients.push(IncomingClient::Rest(rest, listener));
                 }
             }
-            Frame::Retained(messages) => {
+            UpgradeFrame::Retained(messages) => {
                 for (accounts, message) in messages {
                     let hash = TopicHash::new(seeds, message.view().topic);
                     let home = usize::from(retained_home(&hash, shards).0);
@@ -325,7 +334,7 @@ impl Taking {
                     }
                 }
             }
-            Frame::Bans(bans) => {
+            UpgradeFrame::Bans(bans) => {
                 if let Some(batch) = self.batches.first_mut() {
                     batch.bans.extend(bans);
                 }
@@ -335,7 +344,7 @@ impl Taking {
         Ok(())
     }
 
-    fn take_client(&mut self, mut client: Box<Client>, broker: &Broker) -> Result<(), String> {
+    fn take_client(&mut self, mut client: Box<MovedClient>, broker: &Broker) -> Result<(), String> {
         let shards = broker.homes.len() as u8;
         if let Some(grant) = client.session.as_mut().and_then(|s| s.grant.as_mut()) {
             // Of a session without a connection it may be closed by now.
@@ -364,7 +373,7 @@ impl Taking {
                 Some((SocketSource::Next, listener))
             }
         };
-        batch.clients.push(Coming::Whole(client, socket));
+        batch.clients.push(IncomingClient::Whole(client, socket));
         Ok(())
     }
 
@@ -380,7 +389,7 @@ impl Taking {
         let file = self.channel.take_file().ok_or("a socket is missing")?;
         if let Some(batch) = self.batches.get_mut(usize::from(home.0)) {
             batch.files.push(file);
-            batch.clients.push(Coming::Early(early));
+            batch.clients.push(IncomingClient::Early(early));
         }
         Ok(())
     }
@@ -401,12 +410,12 @@ impl Taking {
             if batch.is_empty() {
                 continue;
             }
-            let Batch { clients, files, retained, bans } = std::mem::take(batch);
-            let arrived = Arrived { clients, files, retained, bans, taken: taken.clone() };
+            let CoreParcel { clients, files, retained, bans } = std::mem::take(batch);
+            let arrived = ArrivedClients { clients, files, retained, bans, taken: taken.clone() };
             tell(home, MoveOrder::TakeIn(Box::new(arrived)));
             asked += 1;
         }
-        self.under_way.push_back(Parcel { answers, asked });
+        self.under_way.push_back(PendingParcel { answers, asked });
         while self.under_way.len() > PARCELS {
             self.wait()?;
         }
@@ -415,7 +424,9 @@ impl Taking {
 
     /// Waits until the oldest parcel is taken in, and says so.
     fn wait(&mut self) -> Result<(), String> {
-        let Some(Parcel { answers, asked }) = self.under_way.pop_front() else { return Ok(()) };
+        let Some(PendingParcel { answers, asked }) = self.under_way.pop_front() else {
+            return Ok(());
+        };
         let mut sessions = 0;
         for _ in 0..asked {
             let answer = answers.recv_timeout(CORE);
@@ -426,19 +437,19 @@ impl Taking {
             self.totals.retained += more.retained;
         }
         // Should old be dead, that is heard in time.
-        let _ = self.channel.say(&Frame::Taken(sessions as u32));
+        let _ = self.channel.say(&UpgradeFrame::Taken(sessions as u32));
         Ok(())
     }
 
     /// Waits until the shards have told each other of the members of share groups.
-    fn settle(&mut self, broker: &Broker) -> Result<Totals, String> {
+    fn settle(&mut self, broker: &Broker) -> Result<UpgradeTotals, String> {
         self.hand_on(broker)?;
         while !self.under_way.is_empty() {
             self.wait()?;
         }
         broker.tell_move(|| MoveOrder::EndUnclaimed);
         let until = Instant::now() + CORE;
-        let mut before: Option<Vec<Rest>> = None;
+        let mut before: Option<Vec<SuspendedCore>> = None;
         loop {
             let mut all = ask(&broker.homes, MoveOrder::AskRest);
             all.sort_by_key(|rest| rest.shard);
@@ -490,7 +501,7 @@ impl TakenOver {
     pub(in super::super) fn wait_for_end(mut self) {
         let until = Instant::now() + END;
         while Instant::now() < until {
-            if !matches!(self.channel.hear(END), Heard::Frame(_) | Heard::Late) {
+            if !matches!(self.channel.hear(END), ChannelInput::Frame(_) | ChannelInput::Late) {
                 return;
             }
         }

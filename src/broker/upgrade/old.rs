@@ -1,17 +1,17 @@
 //! The running broker's side of an upgrade, on a thread of its own: it starts the new process,
 //! talks to it, and has the cores rest, pack and go on.
 
-use super::super::moving::{MoveOrder, Parcel, Rest};
+use super::super::moving::{MoveOrder, Parcel, SuspendedCore};
 use super::super::questions::Home;
-use super::channel::{Channel, Heard};
+use super::channel::{Channel, ChannelInput};
 use super::{ANSWER, LOOK, ask, tell};
 use crate::ids::ListenerId;
 use crate::limits::UPGRADE_KERNEL;
 use crate::ring;
 use crate::shard::Inventory;
-use crate::upgrade::Frame;
-use crate::upgrade::code::Secret;
-use crate::upgrade::frame::{Hello, Listener, Totals};
+use crate::upgrade::UpgradeFrame;
+use crate::upgrade::code::SecretBytes;
+use crate::upgrade::frame::{Hello, MovedListener, UpgradeTotals};
 use crate::upgrade::sides::{Old, OldInput, OldOrder};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use std::ffi::OsString;
@@ -33,12 +33,12 @@ const COPYING: Duration = Duration::from_secs(90);
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// What an upgrade needs.
-pub(in super::super) struct Job {
+pub(in super::super) struct UpgradeJob {
     pub homes: Vec<Home>,
     /// Listeners by their numbers: name and configured address.
     pub listeners: Vec<(ListenerId, String, String)>,
     /// Keys for tickets of TLS.
-    pub tickets: Vec<(ListenerId, Secret)>,
+    pub tickets: Vec<(ListenerId, SecretBytes)>,
     pub hello: Hello,
     /// That of the store, if there is one.
     pub lock: Option<OwnedFd>,
@@ -53,7 +53,7 @@ pub(in super::super) struct Job {
 pub(in super::super) struct Farewell(#[expect(dead_code, reason = "it is closed")] Channel);
 
 /// How it ended.
-pub(in super::super) enum Outcome {
+pub(in super::super) enum UpgradeOutcome {
     /// The new process serves; its number, what to say, and when that is to be over.
     Gone(u32, String, Farewell),
     /// This one serves on, and why.
@@ -65,7 +65,7 @@ pub(in super::super) enum Outcome {
 }
 
 struct Upgrade {
-    job: Job,
+    job: UpgradeJob,
     channel: Channel,
     child: Child,
     /// Clients are being copied, or were.
@@ -78,26 +78,26 @@ struct Upgrade {
 }
 
 /// Carries it out.
-pub(in super::super) fn run(job: Job) -> Outcome {
+pub(in super::super) fn run(job: UpgradeJob) -> UpgradeOutcome {
     match ring::can_export() {
         Ok(true) => {}
         Ok(false) => {
             let (major, minor) = UPGRADE_KERNEL;
-            return Outcome::Stays(format!(
+            return UpgradeOutcome::Stays(format!(
                 "this kernel cannot give a socket of a ring away: Linux {major}.{minor} or newer \
                  is needed"
             ));
         }
-        Err(failure) => return Outcome::Stays(failure.to_string()),
+        Err(failure) => return UpgradeOutcome::Stays(failure.to_string()),
     }
     match Upgrade::begin(job) {
         Ok(upgrade) => upgrade.go(),
-        Err(why) => Outcome::Stays(why),
+        Err(why) => UpgradeOutcome::Stays(why),
     }
 }
 
 impl Upgrade {
-    fn begin(job: Job) -> Result<Upgrade, String> {
+    fn begin(job: UpgradeJob) -> Result<Upgrade, String> {
         let failed = |error: std::io::Error| format!("cannot start {:?}: {error}", job.binary);
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
         let mut channel = Channel::new(ours).map_err(failed)?;
@@ -109,7 +109,7 @@ impl Upgrade {
             .env_remove("WATCHDOG_PID")
             .spawn()
             .map_err(failed)?;
-        let _ = channel.say(&Frame::Hello(job.hello.clone())); // its end is seen below
+        let _ = channel.say(&UpgradeFrame::Hello(job.hello.clone())); // its end is seen below
         Ok(Upgrade {
             job,
             channel,
@@ -121,32 +121,32 @@ impl Upgrade {
         })
     }
 
-    fn go(mut self) -> Outcome {
+    fn go(mut self) -> UpgradeOutcome {
         let mut old = Old::default();
         let mut until = Instant::now() + old.patience().unwrap_or_default();
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let heard = self.channel.hear(left);
             let input = match &heard {
-                Heard::Frame(Frame::Ready(_)) if self.job.dry_run => {
+                ChannelInput::Frame(UpgradeFrame::Ready(_)) if self.job.dry_run => {
                     self.kill();
-                    return Outcome::Possible(self.report());
+                    return UpgradeOutcome::Possible(self.report());
                 }
-                Heard::Frame(frame) => OldInput::Heard(frame),
-                Heard::Late => OldInput::Late,
-                Heard::Ended => OldInput::Ended,
-                Heard::Failed(why) => OldInput::Failed(why.clone()),
+                ChannelInput::Frame(frame) => OldInput::Heard(frame),
+                ChannelInput::Late => OldInput::Late,
+                ChannelInput::Ended => OldInput::Ended,
+                ChannelInput::Failed(why) => OldInput::Failed(why.clone()),
             };
             let mut orders = old.handle(input);
             while !orders.is_empty() {
                 let mut next = None;
                 for order in std::mem::take(&mut orders) {
                     match self.obey(order) {
-                        Step::Done => {}
-                        Step::Input(input) => next = Some(input),
-                        Step::Over(outcome) => return outcome,
-                        Step::Gone(pid, report) => {
-                            return Outcome::Gone(pid, report, Farewell(self.channel));
+                        UpgradeStep::Done => {}
+                        UpgradeStep::Input(input) => next = Some(input),
+                        UpgradeStep::Over(outcome) => return outcome,
+                        UpgradeStep::Gone(pid, report) => {
+                            return UpgradeOutcome::Gone(pid, report, Farewell(self.channel));
                         }
                     }
                 }
@@ -156,10 +156,10 @@ impl Upgrade {
         }
     }
 
-    fn obey(&mut self, order: OldOrder) -> Step {
+    fn obey(&mut self, order: OldOrder) -> UpgradeStep {
         let said = |said: Result<(), String>| match said {
-            Ok(()) => Step::Done,
-            Err(why) => Step::Input(OldInput::Failed(why)),
+            Ok(()) => UpgradeStep::Done,
+            Err(why) => UpgradeStep::Input(OldInput::Failed(why)),
         };
         if order.begins_stage() {
             self.stages.push(Instant::now());
@@ -167,7 +167,7 @@ impl Upgrade {
         match order {
             OldOrder::Copy => {
                 self.copied = true;
-                Step::Input(match self.copy() {
+                UpgradeStep::Input(match self.copy() {
                     Ok(()) => OldInput::Copied,
                     Err(why) => OldInput::Failed(self.reason(why)),
                 })
@@ -175,17 +175,17 @@ impl Upgrade {
             OldOrder::Suspend => {
                 self.suspended = Some(Instant::now());
                 self.tell_all(|| MoveOrder::Suspend);
-                Step::Input(self.wait_for_rest())
+                UpgradeStep::Input(self.wait_for_rest())
             }
-            OldOrder::Send => Step::Input(match self.send() {
+            OldOrder::Send => UpgradeStep::Input(match self.send() {
                 Ok(totals) => OldInput::Sent(totals),
                 Err(why) => OldInput::Failed(self.reason(why)),
             }),
-            OldOrder::SayAll(totals) => said(self.channel.say(&Frame::All(totals))),
-            OldOrder::SayCommit => said(self.channel.say(&Frame::Commit)),
+            OldOrder::SayAll(totals) => said(self.channel.say(&UpgradeFrame::All(totals))),
+            OldOrder::SayCommit => said(self.channel.say(&UpgradeFrame::Commit)),
             OldOrder::Kill => {
                 self.kill();
-                Step::Done
+                UpgradeStep::Done
             }
             OldOrder::GoOn(why) => {
                 if self.suspended.is_some() {
@@ -193,16 +193,16 @@ impl Upgrade {
                 } else if self.copied {
                     self.tell_all(|| MoveOrder::ForgetCopies);
                 }
-                Step::Over(Outcome::Stays(why))
+                UpgradeStep::Over(UpgradeOutcome::Stays(why))
             }
             OldOrder::End => {
                 let paused = self.suspended.map_or(0, |since| since.elapsed().as_millis());
                 let pid = self.child.id();
                 let report = format!("process {pid} serves; clients waited for {paused} ms");
                 self.log_stages();
-                Step::Gone(pid, report)
+                UpgradeStep::Gone(pid, report)
             }
-            OldOrder::EndLost => Step::Over(Outcome::Lost(
+            OldOrder::EndLost => UpgradeStep::Over(UpgradeOutcome::Lost(
                 "the new process did not answer in time, and may have served before it was \
                  killed: its clients connect again"
                     .to_owned(),
@@ -237,7 +237,7 @@ impl Upgrade {
     /// row all rest, and as many mails as were ever sent were received.
     fn wait_for_rest(&self) -> OldInput<'static> {
         let until = Instant::now() + Old::default().patience().unwrap_or_default().min(REST);
-        let mut before: Option<Vec<Rest>> = None;
+        let mut before: Option<Vec<SuspendedCore>> = None;
         loop {
             let mut all = ask(&self.job.homes, MoveOrder::AskRest);
             if all.len() < self.job.homes.len() {
@@ -262,15 +262,15 @@ impl Upgrade {
     fn copy(&mut self) -> Result<(), String> {
         self.send_listeners()?;
         for (listener, keys) in std::mem::take(&mut self.job.tickets) {
-            self.channel.say(&Frame::Tickets(listener, keys))?;
+            self.channel.say(&UpgradeFrame::Tickets(listener, keys))?;
         }
         self.carry(MoveOrder::Copy, COPYING).map(drop)
     }
 
     /// Sends clients and retained messages.
-    fn send(&mut self) -> Result<Totals, String> {
+    fn send(&mut self) -> Result<UpgradeTotals, String> {
         if let Some(lock) = self.job.lock.take() {
-            self.channel.say_with(&Frame::Store, &[lock])?;
+            self.channel.say_with(&UpgradeFrame::Store, &[lock])?;
         }
         self.carry(MoveOrder::Pack, LONGEST)
     }
@@ -280,11 +280,11 @@ impl Upgrade {
         &mut self,
         order: fn(Sender<Parcel>) -> MoveOrder,
         longest: Duration,
-    ) -> Result<Totals, String> {
+    ) -> Result<UpgradeTotals, String> {
         let (sender, parcels) = crossbeam_channel::bounded(PARCELS);
         self.tell_all(|| order(sender.clone()));
         drop(sender);
-        let mut totals = Totals::default();
+        let mut totals = UpgradeTotals::default();
         let until = Instant::now() + longest;
         while let Some(mut parcel) = next(&parcels)? {
             if let Some(why) = parcel.failed.take() {
@@ -295,12 +295,12 @@ impl Upgrade {
             }
             if !parcel.files.is_empty() {
                 let count = parcel.files.len() as u16;
-                self.channel.say_with(&Frame::Files(count), &parcel.files)?;
+                self.channel.say_with(&UpgradeFrame::Files(count), &parcel.files)?;
             }
             self.channel.write(&parcel.frames)?;
             // It says how many clients it has after each parcel: of sockets on their way between
             // processes there is a bound.
-            self.channel.say(&Frame::Files(0))?;
+            self.channel.say(&UpgradeFrame::Files(0))?;
             self.ahead += 1;
             self.wait_for_taken(AHEAD)?;
             totals.sessions += parcel.totals.sessions;
@@ -312,8 +312,8 @@ impl Upgrade {
 
     /// What the new process has said about it, or else `why`.
     fn reason(&mut self, why: String) -> String {
-        while let Heard::Frame(frame) = self.channel.hear(LAST_WORDS) {
-            if let Frame::Refused(why) = frame {
+        while let ChannelInput::Frame(frame) = self.channel.hear(LAST_WORDS) {
+            if let UpgradeFrame::Refused(why) = frame {
                 return format!("it refuses: {why}");
             }
         }
@@ -324,12 +324,14 @@ impl Upgrade {
     fn wait_for_taken(&mut self, most: usize) -> Result<(), String> {
         while self.ahead > most {
             match self.channel.hear(ANSWER) {
-                Heard::Frame(Frame::Taken(_)) => self.ahead -= 1,
-                Heard::Frame(Frame::Refused(why)) => return Err(format!("it refuses: {why}")),
-                Heard::Frame(_) => return Err("it does not keep to the protocol".to_owned()),
-                Heard::Late => return Err("it does not take the clients in".to_owned()),
-                Heard::Ended => return Err("the new process has ended".to_owned()),
-                Heard::Failed(why) => return Err(why),
+                ChannelInput::Frame(UpgradeFrame::Taken(_)) => self.ahead -= 1,
+                ChannelInput::Frame(UpgradeFrame::Refused(why)) => {
+                    return Err(format!("it refuses: {why}"));
+                }
+                ChannelInput::Frame(_) => return Err("it does not keep to the protocol".to_owned()),
+                ChannelInput::Late => return Err("it does not take the clients in".to_owned()),
+                ChannelInput::Ended => return Err("the new process has ended".to_owned()),
+                ChannelInput::Failed(why) => return Err(why),
             }
         }
         Ok(())
@@ -343,7 +345,7 @@ impl Upgrade {
         for (id, name, bind) in &self.job.listeners {
             let sockets = all.extract_if(.., |(of, _)| of == id).map(|(_, socket)| socket);
             let sockets: Vec<OwnedFd> = sockets.collect();
-            let listener = Frame::Listener(Listener {
+            let listener = UpgradeFrame::Listener(MovedListener {
                 id: *id,
                 name: name.as_str().into(),
                 bind: bind.as_str().into(),
@@ -376,10 +378,10 @@ impl Upgrade {
 /// How long shards may take to finish what is under way.
 const REST: Duration = Duration::from_secs(2);
 
-enum Step {
+enum UpgradeStep {
     Done,
     Input(OldInput<'static>),
-    Over(Outcome),
+    Over(UpgradeOutcome),
     /// The new process serves.
     Gone(u32, String),
 }

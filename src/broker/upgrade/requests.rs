@@ -17,7 +17,7 @@ const LINE: u64 = 8 * 1024;
 
 /// An upgrade that is asked for.
 #[derive(Debug, Default)]
-pub struct Request {
+pub struct UpgradeRequest {
     /// The program; `None`: the file of the running one.
     pub binary: Option<PathBuf>,
     /// Only find out whether it could be.
@@ -26,7 +26,7 @@ pub struct Request {
     pub asker: Option<UnixStream>,
 }
 
-impl Request {
+impl UpgradeRequest {
     /// Answers who asks, if anybody does.
     pub(in super::super) fn answer(&mut self, done: Result<&str, &str>) {
         let line = match done {
@@ -51,7 +51,7 @@ pub fn address(pid: u32) -> std::io::Result<SocketAddr> {
 
 /// Listens for requests, on a thread of its own. Without the name (another process with that
 /// number may share this host's network) there is only the signal.
-pub(in super::super) fn start(requests: Sender<Request>) {
+pub(in super::super) fn start(requests: Sender<UpgradeRequest>) {
     let listener = address(std::process::id()).and_then(|name| UnixListener::bind_addr(&name));
     let listener = match listener {
         Ok(listener) => listener,
@@ -93,7 +93,7 @@ pub(super) fn is_parent(socket: &UnixStream) -> bool {
     theirs.is_some() && theirs == rustix::process::getppid()
 }
 
-fn read(asker: UnixStream) -> std::io::Result<Request> {
+fn read(asker: UnixStream) -> std::io::Result<UpgradeRequest> {
     asker.set_read_timeout(Some(PATIENCE))?;
     asker.set_write_timeout(Some(PATIENCE))?;
     if !is_ours(&asker)? {
@@ -109,5 +109,5 @@ fn read(asker: UnixStream) -> std::io::Result<Request> {
         _ => return Err(std::io::Error::other("not understood")),
     };
     let binary = words.next().filter(|path| !path.is_empty()).map(PathBuf::from);
-    Ok(Request { binary, dry_run, asker: Some(asker) })
+    Ok(UpgradeRequest { binary, dry_run, asker: Some(asker) })
 }

@@ -1,11 +1,11 @@
 //! The claimant's side of a claim: what a node does whose client has connected, until it has the
 //! ClientId and its session.
 
-use super::fences::Job;
-use super::{Claims, Mail, Open, PATIENCE, PROMISED, UNANSWERED, Whom, bit, written};
-use crate::cluster::record::{Record, Verdict};
+use super::fences::FencePurpose;
+use super::{ClaimMail, NodeClaims, OpenClaim, PATIENCE, PROMISED, UNANSWERED, Whom, bit, written};
+use crate::cluster::record::{ClaimVerdict, NodeRecord};
 use crate::ids::ShardId;
-use crate::mesh::moves::{Outcome, ToShard, Wanted};
+use crate::mesh::moves::{ClaimOutcome, SessionDemand, ToShard};
 use crate::mutant::Mutant;
 use crate::time::Instant;
 
@@ -16,16 +16,16 @@ use crate::time::Instant;
 pub(super) struct Later {
     claim: u64,
     pub(super) stamp: u64,
-    wanted: Wanted,
+    wanted: SessionDemand,
 }
 
-impl Claims {
+impl NodeClaims {
     pub(super) fn claim(
         &mut self,
         shard: ShardId,
         claim: u64,
         name: Box<str>,
-        wanted: Wanted,
+        wanted: SessionDemand,
         reaches: bool,
         now: Instant,
     ) {
@@ -43,12 +43,12 @@ impl Claims {
         let shard = open.shard;
         let (earlier, next) = (open.later.replace(later), open.next.take());
         if let Some(earlier) = earlier {
-            let over = ToShard::Claimed(earlier.claim, Outcome::Over);
-            self.mail.push(Mail::One(Whom::Shard(shard), over));
+            let over = ToShard::Claimed(earlier.claim, ClaimOutcome::Over);
+            self.mail.push(ClaimMail::One(Whom::Shard(shard), over));
         }
         if let Some((to, ..)) = next {
             // What this node has seen is older than the stamp that it has just given.
-            self.say(to.node, &Record::Answer(to.claim, Verdict::Newer));
+            self.say(to.node, &NodeRecord::Answer(to.claim, ClaimVerdict::Newer));
         }
     }
 
@@ -61,18 +61,21 @@ impl Claims {
             awaited = 0;
         }
         for node in (0..31).filter(|&node| awaited & bit(node) != 0) {
-            self.say(node, &Record::Claim(claim, stamp, wanted, &name));
+            self.say(node, &NodeRecord::Claim(claim, stamp, wanted, &name));
         }
         let unreached = awaited != 0 && !reaches;
         if awaited == 0 || unreached {
             if unreached {
                 self.note_unanswered(name, stamp);
             }
-            self.mail.push(Mail::One(Whom::Shard(shard), ToShard::Claimed(claim, Outcome::Ours)));
+            self.mail.push(ClaimMail::One(
+                Whom::Shard(shard),
+                ToShard::Claimed(claim, ClaimOutcome::Ours),
+            ));
             return;
         }
         self.names.insert(name.clone(), claim);
-        let open = Open {
+        let open = OpenClaim {
             shard,
             name,
             stamp,
@@ -102,7 +105,7 @@ impl Claims {
             return;
         }
         if open.holders == 0 {
-            self.finish(claim, Outcome::Ours, now);
+            self.finish(claim, ClaimOutcome::Ours, now);
         } else if open.promised.is_none() {
             self.await_session(claim, now);
         }
@@ -119,7 +122,7 @@ impl Claims {
     }
 
     /// Ends a claim. The next claimant gets the session that is here by then.
-    pub(super) fn finish(&mut self, claim: u64, outcome: Outcome, now: Instant) {
+    pub(super) fn finish(&mut self, claim: u64, outcome: ClaimOutcome, now: Instant) {
         let Some(open) = self.open.remove(&claim) else { return };
         if let Some(until) = open.promised {
             self.promises_due.remove(&(until, claim));
@@ -127,7 +130,7 @@ impl Claims {
         if self.names.get(&open.name) == Some(&claim) {
             self.names.remove(&open.name);
         }
-        self.mail.push(Mail::One(Whom::Shard(open.shard), ToShard::Claimed(claim, outcome)));
+        self.mail.push(ClaimMail::One(Whom::Shard(open.shard), ToShard::Claimed(claim, outcome)));
         if let Some((to, _, wanted)) = open.next {
             self.waiting.push_back((to, open.name, wanted));
         } else if let Some(later) = open.later {
@@ -139,18 +142,18 @@ impl Claims {
     /// Ends a claim whose session does not arrive.
     pub(super) fn give_up(&mut self, claim: u64, now: Instant) {
         self.counts.failed += 1;
-        self.finish(claim, Outcome::SessionLost, now);
+        self.finish(claim, ClaimOutcome::SessionLost, now);
     }
 
-    pub(super) fn answered(&mut self, node: u8, claim: u64, verdict: Verdict, now: Instant) {
+    pub(super) fn answered(&mut self, node: u8, claim: u64, verdict: ClaimVerdict, now: Instant) {
         let Some(open) = self.open.get_mut(&claim) else { return };
         open.awaited &= !bit(node);
         match verdict {
-            Verdict::Nothing if open.from == Some(node) => return self.give_up(claim, now),
-            Verdict::Nothing => open.holders &= !bit(node),
-            Verdict::Holds if open.from != Some(node) => open.holders |= bit(node),
-            Verdict::Holds => {}
-            Verdict::Newer => {
+            ClaimVerdict::Nothing if open.from == Some(node) => return self.give_up(claim, now),
+            ClaimVerdict::Nothing => open.holders &= !bit(node),
+            ClaimVerdict::Holds if open.from != Some(node) => open.holders |= bit(node),
+            ClaimVerdict::Holds => {}
+            ClaimVerdict::Newer => {
                 open.holders &= !bit(node);
                 // With a later client here, nobody waits for this claim, and that one is newer.
                 if open.later.is_none() {
@@ -169,16 +172,16 @@ impl Claims {
             self.refuse(shard, later.claim);
         } else if !known {
             self.counts.lost += 1;
-            let lost = ToShard::Claimed(claim, Outcome::Lost);
-            self.mail.push(Mail::One(Whom::Shard(shard), lost));
+            let lost = ToShard::Claimed(claim, ClaimOutcome::Lost);
+            self.mail.push(ClaimMail::One(Whom::Shard(shard), lost));
         }
     }
 
     /// Refuses a later client, which then has no claim.
     fn refuse(&mut self, shard: ShardId, claim: u64) {
         self.counts.lost += 1;
-        for outcome in [Outcome::Lost, Outcome::Over] {
-            self.mail.push(Mail::One(Whom::Shard(shard), ToShard::Claimed(claim, outcome)));
+        for outcome in [ClaimOutcome::Lost, ClaimOutcome::Over] {
+            self.mail.push(ClaimMail::One(Whom::Shard(shard), ToShard::Claimed(claim, outcome)));
         }
     }
 
@@ -190,7 +193,7 @@ impl Claims {
                 open.holders &= !bit(node);
                 open.from = Some(node);
                 let adopt = ToShard::Adopt(claim, bytes.to_vec());
-                self.mail.push(Mail::One(Whom::Shard(open.shard), adopt));
+                self.mail.push(ClaimMail::One(Whom::Shard(open.shard), adopt));
                 self.await_session(claim, now);
                 true
             }
@@ -202,7 +205,7 @@ impl Claims {
         };
         if !taken {
             self.counts.failed += 1;
-            self.say(node, &Record::Settled(claim));
+            self.say(node, &NodeRecord::Settled(claim));
         }
     }
 
@@ -210,21 +213,21 @@ impl Claims {
     pub(super) fn placed(&mut self, claim: u64) {
         let Some(open) = self.open.get(&claim) else { return };
         let Some(holder) = open.from else { return };
-        let fence = written(&Record::Fence(claim, self.name_of(holder)));
+        let fence = written(&NodeRecord::Fence(claim, self.name_of(holder)));
         for node in (0..31).filter(|&node| self.up & bit(node) != 0) {
             self.behind_filters.push((node, fence.clone()));
         }
-        self.fence(Job::Session { claimant: None, claim, holder: Some(holder) });
+        self.fence(FencePurpose::Session { claimant: None, claim, holder: Some(holder) });
     }
 
     pub(super) fn part(&mut self, node: u8, claim: u64, last: bool, bytes: &[u8], now: Instant) {
         match self.open.get(&claim).filter(|open| open.from == Some(node)) {
             Some(open) => {
                 let part = ToShard::Continue(claim, bytes.to_vec(), last);
-                self.mail.push(Mail::One(Whom::Shard(open.shard), part));
+                self.mail.push(ClaimMail::One(Whom::Shard(open.shard), part));
                 self.await_session(claim, now);
             }
-            None if last => self.say(node, &Record::Settled(claim)),
+            None if last => self.say(node, &NodeRecord::Settled(claim)),
             None => {}
         }
     }
@@ -233,8 +236,8 @@ impl Claims {
         let Some(open) = self.open.get(&claim) else { return };
         if let Some(node) = open.from {
             self.counts.came += 1;
-            self.say(node, &Record::Settled(claim));
+            self.say(node, &NodeRecord::Settled(claim));
         }
-        self.finish(claim, Outcome::Ours, now);
+        self.finish(claim, ClaimOutcome::Ours, now);
     }
 }

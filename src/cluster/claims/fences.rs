@@ -5,7 +5,7 @@
 
 /// The purpose of a fence.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Job {
+pub enum FencePurpose {
     /// A session moves.
     Session {
         /// The claimant; `None` for this node.
@@ -25,8 +25,8 @@ pub enum Job {
 /// The fences of a node. One round goes through the shards at a time, for all fences that were
 /// asked for before it began.
 pub struct Fences {
-    jobs: Vec<Job>,
-    later: Vec<Job>,
+    jobs: Vec<FencePurpose>,
+    later: Vec<FencePurpose>,
     /// Shards that have not answered in this round.
     left: u8,
     shards: u8,
@@ -39,7 +39,7 @@ impl Fences {
     }
 
     /// Asks for one more fence.
-    pub fn ask(&mut self, job: Job) {
+    pub fn ask(&mut self, job: FencePurpose) {
         self.later.push(job);
     }
 
@@ -54,7 +54,7 @@ impl Fences {
     }
 
     /// Notes the answer of a shard. Returns the fences of the round once all shards have answered.
-    pub fn answered(&mut self) -> Vec<Job> {
+    pub fn answered(&mut self) -> Vec<FencePurpose> {
         self.left = self.left.saturating_sub(1);
         if self.left > 0 { Vec::new() } else { std::mem::take(&mut self.jobs) }
     }
@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn who_asks_during_a_round_waits_for_the_next() {
-        let job = |claim| Job::Session { claimant: Some(1), claim, holder: None };
+        let job = |claim| FencePurpose::Session { claimant: Some(1), claim, holder: None };
         let mut fences = Fences::new(2);
         assert!(!fences.begins());
         fences.ask(job(1));

@@ -1,16 +1,16 @@
 //! The holder's side of a claim: what a node does that has the session that another node claims;
 //! and the fences that all nodes make for claimant and holder.
 
-use super::fences::Job;
-use super::{Claims, FENCES, Leaving, Mail, Nodes, SELF, Whom, bit, written};
-use crate::cluster::record::{Record, Verdict};
+use super::fences::FencePurpose;
+use super::{ClaimMail, DepartingSession, FENCES, NodeClaims, NodeSet, SELF, Whom, bit, written};
+use crate::cluster::record::{ClaimVerdict, NodeRecord};
 use crate::ids::ShardId;
-use crate::mesh::moves::{Move, ToShard, Wanted};
+use crate::mesh::moves::{Move, SessionDemand, ToShard};
 use crate::mutant::Mutant;
 use crate::time::Instant;
 
-impl Claims {
-    pub(super) fn claimed(&mut self, to: Move, stamp: u64, wanted: Wanted, name: &str) {
+impl NodeClaims {
+    pub(super) fn claimed(&mut self, to: Move, stamp: u64, wanted: SessionDemand, name: &str) {
         self.stamp = self.stamp.max(stamp);
         let theirs = self.name_of(to.node);
         let is_newer = |ours: u64| (stamp, theirs) > (ours, &*self.name);
@@ -18,7 +18,7 @@ impl Claims {
             && let Some(open) = self.open.get(&claim)
         {
             if !is_newer(open.later.map_or(open.stamp, |later| later.stamp)) {
-                self.say(to.node, &Record::Answer(to.claim, Verdict::Newer));
+                self.say(to.node, &NodeRecord::Answer(to.claim, ClaimVerdict::Newer));
                 return;
             }
             let earlier = open.next;
@@ -32,16 +32,16 @@ impl Claims {
                 open.next = Some(next);
             }
             if let Some(other) = other {
-                self.say(other.node, &Record::Answer(other.claim, Verdict::Nothing));
+                self.say(other.node, &NodeRecord::Answer(other.claim, ClaimVerdict::Nothing));
             }
             if next.0 == to {
-                self.say(to.node, &Record::Answer(to.claim, Verdict::Holds));
+                self.say(to.node, &NodeRecord::Answer(to.claim, ClaimVerdict::Holds));
             }
             return;
         }
         if let Some(&ours) = self.unanswered.get(name) {
             if !is_newer(ours) {
-                self.say(to.node, &Record::Answer(to.claim, Verdict::Newer));
+                self.say(to.node, &NodeRecord::Answer(to.claim, ClaimVerdict::Newer));
                 return;
             }
             self.unanswered.remove(name);
@@ -58,20 +58,20 @@ impl Claims {
     ) {
         self.asked = self.asked.saturating_sub(1);
         let Some(bytes) = session else {
-            self.say(to.node, &Record::Answer(to.claim, Verdict::Nothing));
+            self.say(to.node, &NodeRecord::Answer(to.claim, ClaimVerdict::Nothing));
             return;
         };
-        self.leaving.insert(to, Leaving { shard, fences: self.up | SELF, asked: false });
+        self.leaving.insert(to, DepartingSession { shard, fences: self.up | SELF, asked: false });
         self.fences_due.push_back((now.plus_millis(FENCES), to));
-        self.say(to.node, &Record::Answer(to.claim, Verdict::Holds));
-        self.say(to.node, &Record::Session(to.claim, &bytes));
+        self.say(to.node, &NodeRecord::Answer(to.claim, ClaimVerdict::Holds));
+        self.say(to.node, &NodeRecord::Session(to.claim, &bytes));
         if Mutant::ClusterFenceSkipped.is_on() {
-            self.fenced(to, Nodes::MAX);
+            self.fenced(to, NodeSet::MAX);
         }
     }
 
     /// `nodes` now send all further messages for the session to its new place too.
-    pub(super) fn fenced(&mut self, to: Move, nodes: Nodes) {
+    pub(super) fn fenced(&mut self, to: Move, nodes: NodeSet) {
         let Some(leaving) = self.leaving.get_mut(&to) else { return };
         leaving.fences &= !nodes;
         if leaving.fences == 0 && !std::mem::replace(&mut leaving.asked, true) {
@@ -83,14 +83,14 @@ impl Claims {
         self.packing = self.packing.saturating_sub(1);
         if parts.is_empty() && self.leaving.remove(&to).is_some() {
             // The client has returned to this node.
-            self.say(to.node, &Record::Answer(to.claim, Verdict::Nothing));
+            self.say(to.node, &NodeRecord::Answer(to.claim, ClaimVerdict::Nothing));
         }
         if !self.leaving.contains_key(&to) {
             return;
         }
         let count = parts.len();
         for (at, bytes) in parts.iter().enumerate() {
-            self.say(to.node, &Record::Part(to.claim, at + 1 == count, bytes));
+            self.say(to.node, &NodeRecord::Part(to.claim, at + 1 == count, bytes));
         }
     }
 
@@ -98,7 +98,7 @@ impl Claims {
         if let Some(leaving) = self.leaving.remove(&to) {
             self.counts.went += 1;
             if !Mutant::ClusterSessionKept.is_on() {
-                self.mail.push(Mail::One(Whom::Shard(leaving.shard), ToShard::Done(to)));
+                self.mail.push(ClaimMail::One(Whom::Shard(leaving.shard), ToShard::Done(to)));
             }
         }
     }
@@ -110,14 +110,14 @@ impl Claims {
             self.groups_unknown |= bit(node);
         }
         if self.groups_unknown & bit(node) == 0 {
-            self.say(node, &Record::Known(number));
+            self.say(node, &NodeRecord::Known(number));
         } else {
-            self.fence(Job::Known(node, number));
+            self.fence(FencePurpose::Known(node, number));
         }
     }
 
     /// Asks for a fence.
-    pub fn fence(&mut self, job: Job) {
+    pub fn fence(&mut self, job: FencePurpose) {
         self.fences.ask(job);
         self.begin_round();
     }
@@ -125,27 +125,27 @@ impl Claims {
     /// Begins a round of fences, if one is wanted and none is under way.
     fn begin_round(&mut self) {
         if self.fences.begins() {
-            self.mail.push(Mail::Fences);
+            self.mail.push(ClaimMail::Fences);
         }
     }
 
     pub(super) fn shard_fenced(&mut self) {
         for job in self.fences.answered() {
             match job {
-                Job::Session { claimant, claim, holder: Some(holder) } => {
+                FencePurpose::Session { claimant, claim, holder: Some(holder) } => {
                     let claimant = claimant.map_or(&*self.name, |node| self.name_of(node));
-                    let record = written(&Record::Fenced(claim, claimant));
+                    let record = written(&NodeRecord::Fenced(claim, claimant));
                     self.behind_messages.push((holder, record));
                 }
-                Job::Session { claimant, claim, holder: None } => {
+                FencePurpose::Session { claimant, claim, holder: None } => {
                     if let Some(node) = claimant {
                         self.fenced(Move { node, claim }, SELF);
                     }
                 }
-                Job::Retelling(node) => self.retellings.push(node),
-                Job::Known(node, number) => {
+                FencePurpose::Retelling(node) => self.retellings.push(node),
+                FencePurpose::Known(node, number) => {
                     self.groups_unknown &= !bit(node);
-                    self.say(node, &Record::Known(number));
+                    self.say(node, &NodeRecord::Known(number));
                 }
             }
         }

@@ -2,20 +2,20 @@
 //!
 //! # How a session moves
 //! 1. A client connects to a node, which *claims* its ClientId from all nodes that are there, with
-//!    a stamp ([`Record::Claim`]). As all nodes are asked, none has to keep track of which node has
-//!    which ClientId.
+//!    a stamp ([`NodeRecord::Claim`]). As all nodes are asked, none has to keep track of which node
+//!    has which ClientId.
 //! 2. A node with a connection of that ClientId closes the connection. If this node has a session
 //!    that the client resumes, this node is the *holder*. The holder keeps the session, which goes
-//!    on collecting messages, and sends its subscriptions ([`Record::Session`]).
+//!    on collecting messages, and sends its subscriptions ([`NodeRecord::Session`]).
 //! 3. The claimant puts the subscriptions in place, so that messages for the session now reach both
-//!    nodes. The claimant then asks all nodes for a *fence* ([`Record::Fence`]), behind the filters
-//!    that these nodes have been told: a node that reads the question knows the session's new
-//!    place. That node waits until its shards have written down what they routed before, and then
-//!    tells the holder, behind those messages ([`Record::Fenced`]).
+//!    nodes. The claimant then asks all nodes for a *fence* ([`NodeRecord::Fence`]), behind the
+//!    filters that these nodes have been told: a node that reads the question knows the session's
+//!    new place. That node waits until its shards have written down what they routed before, and
+//!    then tells the holder, behind those messages ([`NodeRecord::Fenced`]).
 //! 4. When the holder has the fences of all nodes, no further message can reach the holder alone.
-//!    The holder sends the in-flight window and the queue ([`Record::Part`]). The claimant puts
+//!    The holder sends the in-flight window and the queue ([`NodeRecord::Part`]). The claimant puts
 //!    them before the messages that have reached it meanwhile, accepts the client, and confirms
-//!    ([`Record::Settled`]); the holder then forgets the session.
+//!    ([`NodeRecord::Settled`]); the holder then forgets the session.
 //!
 //! So no message is lost and the order is kept; messages published between steps 3 and 4 may be
 //! delivered twice.
@@ -38,13 +38,13 @@ mod fences;
 mod holder;
 
 use super::lane::Lane;
-use super::record::Record;
+use super::record::NodeRecord;
 use crate::ids::ShardId;
-use crate::mesh::moves::{Move, ToCluster, ToShard, Wanted};
+use crate::mesh::moves::{Move, SessionDemand, ToCluster, ToShard};
 use crate::time::Instant;
 use claimant::Later;
+pub use fences::FencePurpose;
 use fences::Fences;
-pub use fences::Job;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Milliseconds that CONNACK waits for the answers of other nodes.
@@ -66,7 +66,7 @@ const UNANSWERED: usize = 1 << 16;
 const SELF: u32 = 1 << 31;
 
 /// A set of other nodes: bit n is the node with number n.
-pub type Nodes = u32;
+pub type NodeSet = u32;
 
 /// The recipient of a [`ToShard`].
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -79,7 +79,7 @@ pub enum Whom {
 
 /// Mail for the shards, in the order in which they get it.
 #[derive(Debug)]
-pub enum Mail {
+pub enum ClaimMail {
     /// What one shard is told.
     One(Whom, ToShard),
     /// Each shard is asked for a fence.
@@ -104,14 +104,14 @@ pub struct ClaimCounts {
 }
 
 /// A claim of this node that is not over.
-struct Open {
+struct OpenClaim {
     shard: ShardId,
     name: Box<str>,
     stamp: u64,
     /// Nodes that have not answered.
-    awaited: Nodes,
+    awaited: NodeSet,
     /// Nodes that have a session and have promised it.
-    holders: Nodes,
+    holders: NodeSet,
     /// The node whose session is being taken over.
     from: Option<u8>,
     /// Until when a promised session, or more of the session that arrives, is waited for.
@@ -119,42 +119,42 @@ struct Open {
     lost: bool,
     /// The next claimant of the ClientId with the claim's stamp, and what it wants of the session.
     /// There is none while there is a later client here, because that one is newer.
-    next: Option<(Move, u64, Wanted)>,
+    next: Option<(Move, u64, SessionDemand)>,
     later: Option<Later>,
 }
 
 /// A session that leaves this node.
-struct Leaving {
+struct DepartingSession {
     shard: ShardId,
     /// Nodes whose fences have not arrived.
-    fences: Nodes,
+    fences: NodeSet,
     asked: bool,
 }
 
 /// The claims by this node and those that concern it. Records and mail are collected here until the
 /// node takes them out.
-pub struct Claims {
+pub struct NodeClaims {
     name: Box<str>,
     /// The number and the name of each known other node.
     nodes: Vec<(u8, Box<str>)>,
-    up: Nodes,
+    up: NodeSet,
     /// The time in microseconds since 1970 at the zero of the shards' clock, and the last stamp
     /// that was given or seen.
     origin: u64,
     stamp: u64,
-    open: BTreeMap<u64, Open>,
+    open: BTreeMap<u64, OpenClaim>,
     names: BTreeMap<Box<str>, u64>,
     unanswered: BTreeMap<Box<str>, u64>,
-    leaving: BTreeMap<Move, Leaving>,
+    leaving: BTreeMap<Move, DepartingSession>,
     /// Claims of other nodes that wait for their turn, and the number of ClientIds that shards are
     /// being asked for.
-    waiting: VecDeque<(Move, Box<str>, Wanted)>,
+    waiting: VecDeque<(Move, Box<str>, SessionDemand)>,
     asked: usize,
     to_pack: VecDeque<Move>,
     packing: usize,
     fences: Fences,
     /// Nodes with share groups that this node's shards may not know yet.
-    groups_unknown: Nodes,
+    groups_unknown: NodeSet,
     answers_due: VecDeque<(Instant, u64)>,
     fences_due: VecDeque<(Instant, Move)>,
     /// The claims with a promise, by when they are given up.
@@ -171,26 +171,26 @@ pub struct Claims {
     /// before is in the mailboxes.
     pub retellings: Vec<u8>,
     /// Mail for the shards.
-    pub mail: Vec<Mail>,
+    pub mail: Vec<ClaimMail>,
     /// Counts about claims.
     pub counts: ClaimCounts,
 }
 
-fn written(record: &Record<'_>) -> Vec<u8> {
+fn written(record: &NodeRecord<'_>) -> Vec<u8> {
     let mut bytes = Vec::new();
     record.write(&mut bytes);
     bytes
 }
 
-fn bit(node: u8) -> Nodes {
+fn bit(node: u8) -> NodeSet {
     1 << node
 }
 
-impl Claims {
+impl NodeClaims {
     /// The claims of the node `name`. `started` is the time in microseconds since 1970, by a clock
     /// that agrees roughly with that of other nodes, at the moment `now` of this node's own clock.
-    pub fn new(name: &str, shards: u8, started: u64, now: Instant) -> Claims {
-        Claims {
+    pub fn new(name: &str, shards: u8, started: u64, now: Instant) -> NodeClaims {
+        NodeClaims {
             name: name.into(),
             nodes: Vec::new(),
             up: 0,
@@ -224,7 +224,7 @@ impl Claims {
         self.leaving.len() + self.open.values().filter(|open| open.from.is_some()).count()
     }
 
-    /// When [`Claims::run`] has something to do.
+    /// When [`NodeClaims::run`] has something to do.
     pub fn deadline(&self) -> Option<Instant> {
         let answers = self.answers_due.front().map(|entry| entry.0);
         let promises = self.promises_due.first().map(|entry| entry.0);
@@ -242,7 +242,7 @@ impl Claims {
         self.origin.wrapping_add(now.0.wrapping_mul(1000)) / 1000
     }
 
-    fn say(&mut self, node: u8, record: &Record<'_>) {
+    fn say(&mut self, node: u8, record: &NodeRecord<'_>) {
         self.records.push((node, record.lane(), written(record)));
     }
 
@@ -258,7 +258,7 @@ impl Claims {
     }
 
     /// Notes which nodes are there. Nothing is awaited any more of nodes that are not.
-    pub fn see(&mut self, up: Nodes, now: Instant) {
+    pub fn see(&mut self, up: NodeSet, now: Instant) {
         let gone = self.up & !up;
         self.up = up;
         if gone == 0 {
@@ -284,7 +284,7 @@ impl Claims {
             self.leaving.keys().filter(|to| to.node == node).copied().collect();
         for to in leaving {
             if let Some(leaving) = self.leaving.remove(&to) {
-                self.mail.push(Mail::One(Whom::Shard(leaving.shard), ToShard::Keep(to)));
+                self.mail.push(ClaimMail::One(Whom::Shard(leaving.shard), ToShard::Keep(to)));
             }
         }
         let claims: Vec<u64> = self.open.keys().copied().collect();
@@ -338,25 +338,25 @@ impl Claims {
     }
 
     /// Takes in what another node says about ClientIds and sessions.
-    pub fn heard(&mut self, node: u8, record: &Record<'_>, now: Instant) {
+    pub fn heard(&mut self, node: u8, record: &NodeRecord<'_>, now: Instant) {
         match *record {
-            Record::Claim(claim, stamp, wanted, name) => {
+            NodeRecord::Claim(claim, stamp, wanted, name) => {
                 self.claimed(Move { node, claim }, stamp, wanted, name);
             }
-            Record::Answer(claim, verdict) => self.answered(node, claim, verdict, now),
-            Record::Session(claim, bytes) => self.session(node, claim, bytes, now),
-            Record::Part(claim, last, bytes) => self.part(node, claim, last, bytes, now),
-            Record::Settled(claim) => self.settled_there(Move { node, claim }),
-            Record::Known(number) => self.known.push((node, number)),
-            Record::Fence(claim, holder) => {
+            NodeRecord::Answer(claim, verdict) => self.answered(node, claim, verdict, now),
+            NodeRecord::Session(claim, bytes) => self.session(node, claim, bytes, now),
+            NodeRecord::Part(claim, last, bytes) => self.part(node, claim, last, bytes, now),
+            NodeRecord::Settled(claim) => self.settled_there(Move { node, claim }),
+            NodeRecord::Known(number) => self.known.push((node, number)),
+            NodeRecord::Fence(claim, holder) => {
                 let here = *holder == *self.name;
                 let number = self.number_of(holder);
                 if here || number.is_some() {
                     let holder = number.filter(|_| !here);
-                    self.fence(Job::Session { claimant: Some(node), claim, holder });
+                    self.fence(FencePurpose::Session { claimant: Some(node), claim, holder });
                 }
             }
-            Record::Fenced(claim, claimant) => {
+            NodeRecord::Fenced(claim, claimant) => {
                 if let Some(to) = self.number_of(claimant) {
                     self.fenced(Move { node: to, claim }, bit(node));
                 }
@@ -366,7 +366,7 @@ impl Claims {
     }
 
     /// Adds a record for a node, which goes behind the filters that this node is still to be told.
-    pub fn say_behind_filters(&mut self, node: u8, record: &Record<'_>) {
+    pub fn say_behind_filters(&mut self, node: u8, record: &NodeRecord<'_>) {
         self.behind_filters.push((node, written(record)));
     }
 
@@ -404,14 +404,14 @@ impl Claims {
             && (at <= now || !self.leaving.contains_key(&to))
         {
             self.fences_due.pop_front();
-            self.fenced(to, Nodes::MAX);
+            self.fenced(to, NodeSet::MAX);
         }
         while self.leaving.len() + self.asked < LEAVING
             && let Some((to, name, wanted)) = self.waiting.pop_front()
         {
             self.asked += 1;
             let ask = ToShard::Surrender(to, name.clone(), wanted);
-            self.mail.push(Mail::One(Whom::Home(name), ask));
+            self.mail.push(ClaimMail::One(Whom::Home(name), ask));
         }
         for _ in 0..self.to_pack.len() {
             if self.packing >= PACKING {
@@ -424,7 +424,7 @@ impl Claims {
                 continue;
             }
             self.packing += 1;
-            self.mail.push(Mail::One(Whom::Shard(leaving.shard), ToShard::Pack(to)));
+            self.mail.push(ClaimMail::One(Whom::Shard(leaving.shard), ToShard::Pack(to)));
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use super::status::Unsent;
 use super::{CUT_OFF, Node, WhenCutOff};
-use crate::cluster::peer::{Broker, Peer, Presence};
-use crate::cluster::record::{PassedRef, Record};
+use crate::cluster::peer::{LocalBroker, PeerNode, Presence};
+use crate::cluster::record::{NodeRecord, PassedRef};
 use crate::mesh::mail::{Passed, PassedFor};
 use crate::packet::Qos;
 use crate::time::Instant;
@@ -45,10 +45,10 @@ impl Node {
 
     /// Hands back messages of share groups that were sent to a node and lost, some at a time.
     /// Returns true when there are more.
-    pub(super) fn return_unpassed(&mut self, broker: &mut impl Broker) -> bool {
+    pub(super) fn return_unpassed(&mut self, broker: &mut impl LocalBroker) -> bool {
         for _ in 0..UNPASSED {
             let Some((node, bytes)) = self.unpassed.front() else { return false };
-            if let Ok(Record::Passed(passed)) = Record::read(bytes)
+            if let Ok(NodeRecord::Passed(passed)) = NodeRecord::read(bytes)
                 && !broker.pass(*node, &PassedRef { asks: PassedFor::Back, ..passed })
             {
                 return false;
@@ -62,7 +62,7 @@ impl Node {
     /// Collects the messages of share groups that were sent to nodes and lost.
     pub(super) fn collect_unpassed(&mut self) {
         for (number, peer) in self.peers.iter_mut().enumerate() {
-            let unpassed = peer.as_mut().map(Peer::take_unpassed).unwrap_or_default();
+            let unpassed = peer.as_mut().map(PeerNode::take_unpassed).unwrap_or_default();
             self.unpassed.extend(unpassed.into_iter().map(|record| (number as u8, record)));
         }
     }

@@ -14,9 +14,9 @@
 //! other everything. Two nodes may differ permanently, for example when only one of them has room
 //! for a message; therefore the time until the next comparison doubles, up to [`RARELY`].
 
-use crate::cluster::claims::{Claims, Job, Whom};
-use crate::cluster::peer::{Broker, Peer};
-use crate::cluster::record::Record;
+use crate::cluster::claims::{FencePurpose, NodeClaims, Whom};
+use crate::cluster::peer::{LocalBroker, PeerNode};
+use crate::cluster::record::NodeRecord;
 use crate::ids::ShardId;
 use crate::mesh::moves::{Retell, Retold, ToShard, Whence};
 use crate::message::Message;
@@ -33,24 +33,24 @@ const RARELY: u64 = 3_600_000;
 
 /// A value, and since when it has been unchanged.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Since {
+pub(super) struct UnchangedSince {
     value: u64,
     at: Instant,
 }
 
-impl Since {
+impl UnchangedSince {
     pub(super) fn value(self) -> u64 {
         self.value
     }
 
     pub(super) fn see(&mut self, value: u64, now: Instant) {
         if value != self.value {
-            *self = Since { value, at: now };
+            *self = UnchangedSince { value, at: now };
         }
     }
 }
 
-enum Stage {
+enum RetellingStage {
     /// Nothing is being told.
     Idle,
     /// The shards put the mail that they have written down into the mailboxes.
@@ -63,14 +63,14 @@ enum Stage {
 
 /// How far one other node has been told the retained messages.
 pub(super) struct Retelling {
-    stage: Stage,
+    stage: RetellingStage,
     /// Whether everything is to be told again once the present retelling is done.
     due: bool,
     ticket: u32,
     /// Messages to be told next, with their stamps.
     queue: VecDeque<(u64, Message)>,
     /// The digest of the other node's retained messages.
-    theirs: Since,
+    theirs: UnchangedSince,
     patience: u64,
     compared: Instant,
 }
@@ -78,11 +78,11 @@ pub(super) struct Retelling {
 impl Default for Retelling {
     fn default() -> Self {
         Retelling {
-            stage: Stage::Idle,
+            stage: RetellingStage::Idle,
             due: false,
             ticket: 0,
             queue: VecDeque::new(),
-            theirs: Since::default(),
+            theirs: UnchangedSince::default(),
             patience: QUIET,
             compared: Instant(0),
         }
@@ -97,16 +97,16 @@ impl Retelling {
 
     /// Whether there is nothing to tell.
     pub(super) fn is_done(&self) -> bool {
-        matches!(self.stage, Stage::Idle) && !self.due && self.queue.is_empty()
+        matches!(self.stage, RetellingStage::Idle) && !self.due && self.queue.is_empty()
     }
 
     /// Tells as much as there is room for. Returns the number of messages.
     pub(super) fn run(
         &mut self,
         node: u8,
-        peer: &mut Peer,
-        claims: &mut Claims,
-        broker: &mut impl Broker,
+        peer: &mut PeerNode,
+        claims: &mut NodeClaims,
+        broker: &mut impl LocalBroker,
     ) -> u64 {
         if std::mem::take(&mut peer.lacks_retained) {
             self.due = true;
@@ -115,23 +115,23 @@ impl Retelling {
         while peer.bulk() < WINDOW
             && let Some((stamp, message)) = self.queue.pop_front()
         {
-            peer.push_record(&Record::Retained(stamp, message.view()));
+            peer.push_record(&NodeRecord::Retained(stamp, message.view()));
             told += 1;
         }
         if !self.queue.is_empty() {
             return told;
         }
-        match std::mem::replace(&mut self.stage, Stage::Idle) {
-            Stage::Idle if self.due && !Mutant::ClusterRetellingSkipped.is_on() => {
+        match std::mem::replace(&mut self.stage, RetellingStage::Idle) {
+            RetellingStage::Idle if self.due && !Mutant::ClusterRetellingSkipped.is_on() => {
                 self.due = false;
                 self.ticket += 1;
-                claims.fence(Job::Retelling(node));
-                self.stage = Stage::Fence;
+                claims.fence(FencePurpose::Retelling(node));
+                self.stage = RetellingStage::Fence;
             }
-            Stage::Next(shard, whence) => {
+            RetellingStage::Next(shard, whence) => {
                 let retell = Retell { node, ticket: self.ticket, whence };
                 broker.tell(Whom::Shard(ShardId(shard)), ToShard::Retell(retell));
-                self.stage = Stage::Asked(shard);
+                self.stage = RetellingStage::Asked(shard);
             }
             stage => self.stage = stage,
         }
@@ -140,26 +140,33 @@ impl Retelling {
 
     /// All mail that the shards had written down is in the mailboxes.
     pub(super) fn fenced(&mut self) {
-        if let Stage::Fence = self.stage {
-            self.stage = Stage::Next(0, Whence::Kept(None));
+        if let RetellingStage::Fence = self.stage {
+            self.stage = RetellingStage::Next(0, Whence::Kept(None));
         }
     }
 
     /// Takes in a shard's answer.
     pub(super) fn retold(&mut self, shard: ShardId, shards: u8, told: Retold) {
-        if told.ticket != self.ticket || !matches!(self.stage, Stage::Asked(s) if s == shard.0) {
+        if told.ticket != self.ticket
+            || !matches!(self.stage, RetellingStage::Asked(s) if s == shard.0)
+        {
             return;
         }
         self.queue.extend(told.messages);
         self.stage = match told.next {
-            Some(whence) => Stage::Next(shard.0, whence),
-            None if shard.0 + 1 < shards => Stage::Next(shard.0 + 1, Whence::Kept(None)),
-            None => Stage::Idle,
+            Some(whence) => RetellingStage::Next(shard.0, whence),
+            None if shard.0 + 1 < shards => RetellingStage::Next(shard.0 + 1, Whence::Kept(None)),
+            None => RetellingStage::Idle,
         };
     }
 
     /// Compares the digests of both nodes. Returns true when they should be equal and are not.
-    pub(super) fn compare(&mut self, ours: Since, theirs: Option<u64>, now: Instant) -> bool {
+    pub(super) fn compare(
+        &mut self,
+        ours: UnchangedSince,
+        theirs: Option<u64>,
+        now: Instant,
+    ) -> bool {
         let Some(theirs) = theirs else { return false };
         self.theirs.see(theirs, now);
         if self.theirs.value == ours.value {

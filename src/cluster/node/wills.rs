@@ -3,8 +3,8 @@
 
 use super::{Node, retelling};
 use crate::cluster::claims::Whom;
-use crate::cluster::peer::{Broker, Peer, Presence};
-use crate::cluster::record::Record;
+use crate::cluster::peer::{LocalBroker, PeerNode, Presence};
+use crate::cluster::record::NodeRecord;
 use crate::cluster::wills::{DueWill, FarWills, LocalWills, Survivors};
 use crate::mesh::moves::{FarWill, ToShard};
 use crate::mutant::Mutant;
@@ -59,14 +59,14 @@ impl Node {
 
     /// Publishes will messages of clients whose node is gone, some at a time. Returns true when
     /// there are more.
-    pub(super) fn run_wills(&mut self, now: Instant, broker: &mut impl Broker) -> bool {
+    pub(super) fn run_wills(&mut self, now: Instant, broker: &mut impl LocalBroker) -> bool {
         if !self.wills.far.has_work() {
             return false;
         }
-        let up = |peer: &&Peer| peer.presence == Presence::Up;
+        let up = |peer: &&PeerNode| peer.presence == Presence::Up;
         // A node has to be told of each published will message before its own turn comes, so
         // nothing is published while a window is full.
-        let slow = |peer: &Peer| peer.bulk() >= retelling::WINDOW;
+        let slow = |peer: &PeerNode| peer.bulk() >= retelling::WINDOW;
         let waits = broker.is_congested() || self.peers.iter().flatten().filter(up).any(slow);
         let survivors = Survivors {
             name: &self.plan.name,
@@ -77,7 +77,7 @@ impl Node {
         let mut due = Vec::new();
         let more = self.wills.far.run(now, &survivors, &mut |one| due.push(one));
         for DueWill { node, incarnation, client, will } in due {
-            let sent = Record::WillSent(incarnation, &node, &client);
+            let sent = NodeRecord::WillSent(incarnation, &node, &client);
             for peer in self.peers.iter_mut().flatten() {
                 if peer.presence == Presence::Up && !Mutant::ClusterWillTwice.is_on() {
                     peer.push_record(&sent);

@@ -1,7 +1,7 @@
 //! Reads flashmq.conf(5). A line has an option and its value; `listen { … }` and `bridge { … }` are
 //! blocks of lines.
 
-use super::plan::{Plan, kind, option_of, set};
+use super::plan::{Conversion, kind, option_of, set};
 use serde_json::{Map, Value, json};
 
 /// Whether a line begins a block.
@@ -73,8 +73,8 @@ pub(super) fn is_option(word: &str) -> bool {
 }
 
 /// Reads a flashmq.conf.
-pub(super) fn read(text: &str) -> Plan {
-    let mut plan = Plan::default();
+pub(super) fn read(text: &str) -> Conversion {
+    let mut plan = Conversion::default();
     let mut anonymous = false;
     let mut block: Option<(bool, Map<String, Value>)> = None;
     for (number, line) in text.lines().enumerate() {
@@ -145,7 +145,7 @@ fn number(value: &str, least: u64, most: u64) -> Result<u64, &'static str> {
     }
 }
 
-fn outside(plan: &mut Plan, option: &str, value: &str) -> Result<(), &'static str> {
+fn outside(plan: &mut Conversion, option: &str, value: &str) -> Result<(), &'static str> {
     let seconds = u64::from(u32::MAX) - 1;
     match option {
         "max_packet_size" => {
@@ -232,7 +232,7 @@ fn inside(options: &mut Map<String, Value>, option: &str, value: &str) -> Result
     }
 }
 
-fn listener(plan: &mut Plan, options: &Map<String, Value>) {
+fn listener(plan: &mut Conversion, options: &Map<String, Value>) {
     let text = |name: &str| options.get(name).and_then(Value::as_str);
     let (secure, web) = (text("fullchain").is_some(), text("protocol") == Some("websockets"));
     let usual = match (web, secure) {
@@ -262,7 +262,7 @@ fn listener(plan: &mut Plan, options: &Map<String, Value>) {
 
 /// Adds a listener at one address.
 fn plan_listener(
-    plan: &mut Plan,
+    plan: &mut Conversion,
     options: &Map<String, Value>,
     (secure, web): (bool, bool),
     bind: &str,

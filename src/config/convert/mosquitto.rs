@@ -1,9 +1,9 @@
 //! Reads mosquitto.conf(5). A line has an option and its value. The lines after `listener` are
 //! about that listener, and those after `connection` are about that bridge.
 
-use super::mosquitto_bridge::{Connection, UNKNOWN};
-use super::mosquitto_options::{Carry, Own, Rule, rule};
-use super::plan::{Plan, kind, option_of, set};
+use super::mosquitto_bridge::{BridgeLines, UNKNOWN};
+use super::mosquitto_options::{Carry, ListenerOption, OptionRule, rule};
+use super::plan::{Conversion, kind, option_of, set};
 use serde_json::{Map, Value, json};
 
 /// Whether a file whose first word this is may be a mosquitto.conf.
@@ -12,7 +12,7 @@ pub(super) fn is_option(word: &str) -> bool {
 }
 
 /// A listener while its lines are read.
-struct Listener {
+struct ListenerLines {
     /// An address with its port, or a path.
     bind: String,
     websockets: bool,
@@ -37,10 +37,10 @@ struct Listener {
 /// A line that has no effect: its number, its option, and the reason.
 type Unused = (usize, &'static str, &'static str);
 
-struct Reading {
-    plan: Plan,
+struct MosquittoReader {
+    plan: Conversion,
     /// The first element has the options before the first `listener`.
-    listeners: Vec<Listener>,
+    listeners: Vec<ListenerLines>,
     /// The values of `port` and `bind_address`.
     port: Option<String>,
     address: Option<String>,
@@ -56,10 +56,10 @@ struct Reading {
 }
 
 /// Reads a mosquitto.conf.
-pub(super) fn read(text: &str) -> Plan {
-    let mut reading = Reading {
-        plan: Plan::default(),
-        listeners: vec![Listener::new(String::new())],
+pub(super) fn read(text: &str) -> Conversion {
+    let mut reading = MosquittoReader {
+        plan: Conversion::default(),
+        listeners: vec![ListenerLines::new(String::new())],
         port: None,
         address: None,
         anonymous: None,
@@ -72,7 +72,7 @@ pub(super) fn read(text: &str) -> Plan {
         max_qos: None,
     };
     let mut bridge = false;
-    let mut bridges: Vec<Connection> = Vec::new();
+    let mut bridges: Vec<BridgeLines> = Vec::new();
     for (number, line) in text.lines().enumerate() {
         let (line, number) = (line.trim(), number + 1);
         if line.is_empty() || line.starts_with('#') {
@@ -82,7 +82,7 @@ pub(super) fn read(text: &str) -> Plan {
         let value = value.trim();
         bridge = (bridge || option == "connection") && option != "listener";
         if option == "connection" {
-            bridges.push(Connection::new(value));
+            bridges.push(BridgeLines::new(value));
         } else if let Some(connection) = bridges.last_mut().filter(|_| bridge) {
             if let Err(why) = connection.line(option, value) {
                 let shown = if why == UNKNOWN { option_of(line) } else { line.to_owned() };
@@ -95,15 +95,15 @@ pub(super) fn read(text: &str) -> Plan {
     }
     let mut plan = reading.finish();
     if !bridges.is_empty() {
-        let bridges = bridges.into_iter().map(Connection::finish).collect();
+        let bridges = bridges.into_iter().map(BridgeLines::finish).collect();
         plan.set("bridges", Value::Array(bridges));
     }
     plan
 }
 
-impl Listener {
-    fn new(bind: String) -> Listener {
-        Listener {
+impl ListenerLines {
+    fn new(bind: String) -> ListenerLines {
+        ListenerLines {
             bind,
             websockets: false,
             keys: Map::new(),
@@ -119,21 +119,21 @@ impl Listener {
     }
 
     /// Reads one of the options that are about a listener.
-    fn own(&mut self, own: Own, value: &str, line: usize) -> Result<(), &'static str> {
+    fn own(&mut self, own: ListenerOption, value: &str, line: usize) -> Result<(), &'static str> {
         let mut tls = |key: &str, value: Value| set(&mut self.keys, &format!("tls.{key}"), value);
         match own {
-            Own::Protocol => match value {
+            ListenerOption::Protocol => match value {
                 "mqtt" => self.websockets = false,
                 "websockets" => self.websockets = true,
                 _ => return Err("there is no such protocol"),
             },
-            Own::MaxConnections => match value.parse::<i64>() {
+            ListenerOption::MaxConnections => match value.parse::<i64>() {
                 Ok(-1) => {}
                 Ok(0) => return Err("write max_connections of at least 1"),
                 Ok(most) => set(&mut self.keys, "max_connections", json!(most)),
                 Err(_) => return Err(NO_NUMBER),
             },
-            Own::MountPoint => {
+            ListenerOption::MountPoint => {
                 let prefix = value.replace("%c", "${client_id}").replace("%u", "${username}");
                 let end = if prefix.ends_with('/') { "" } else { "/" };
                 set(&mut self.keys, "mountpoint", json!(format!("{prefix}{end}")));
@@ -141,27 +141,27 @@ impl Listener {
                     return Err("carried, with the / that a mountpoint ends with");
                 }
             }
-            Own::Certificate => {
+            ListenerOption::Certificate => {
                 self.certificate = true;
                 tls("certificate", json!(value));
             }
-            Own::Key => tls("private_key", json!(value)),
-            Own::ClientCa => self.client_ca = Some((line, value.to_owned())),
-            Own::Required => self.required = switch(value)?,
-            Own::Crl => self.crl = Some((line, value.to_owned())),
-            Own::Version => match value {
+            ListenerOption::Key => tls("private_key", json!(value)),
+            ListenerOption::ClientCa => self.client_ca = Some((line, value.to_owned())),
+            ListenerOption::Required => self.required = switch(value)?,
+            ListenerOption::Crl => self.crl = Some((line, value.to_owned())),
+            ListenerOption::Version => match value {
                 "tlsv1.3" => tls("versions", json!(["1.3"])),
                 "tlsv1.2" => tls("versions", json!(["1.2", "1.3"])),
                 _ => return Err("versions below 1.2 are not spoken"),
             },
-            Own::Identity(option, part) => {
+            ListenerOption::Identity(option, part) => {
                 self.identity = switch(value)?.then_some((line, option, part));
             }
-            Own::Origin => {
+            ListenerOption::Origin => {
                 let origins = self.keys.entry("origins").or_insert_with(|| json!([]));
                 origins.as_array_mut().into_iter().for_each(|list| list.push(json!(value)));
             }
-            Own::Domain => match value {
+            ListenerOption::Domain => match value {
                 "ipv4" if self.bind.starts_with("[::]:") => {
                     self.bind = self.bind.replace("[::]:", "0.0.0.0:");
                 }
@@ -169,7 +169,7 @@ impl Listener {
                 "ipv4" => {}
                 _ => return Err("write an address as bind"),
             },
-            Own::MaxQos => return Err("mqtt.max_qos is the same for all listeners"),
+            ListenerOption::MaxQos => return Err("mqtt.max_qos is the same for all listeners"),
         }
         Ok(())
     }
@@ -232,7 +232,7 @@ fn switch(value: &str) -> Result<bool, &'static str> {
     }
 }
 
-impl Reading {
+impl MosquittoReader {
     fn line(&mut self, option: &str, value: &str, line: usize) -> Result<(), &'static str> {
         match option {
             "listener" => {
@@ -240,7 +240,8 @@ impl Reading {
                 let bind = bind(port, rest.trim());
                 let place = bind.as_ref().map_or_else(|_| String::new(), String::clone);
                 // The lines that follow are about this listener in any case.
-                self.listeners.push(Listener { lost: bind.is_err(), ..Listener::new(place) });
+                self.listeners
+                    .push(ListenerLines { lost: bind.is_err(), ..ListenerLines::new(place) });
                 return bind.map(drop);
             }
             "port" => {
@@ -254,8 +255,8 @@ impl Reading {
             _ => {}
         }
         match rule(option).ok_or("mosquitto has no such option")? {
-            Rule::Leave(why) => Err(why),
-            Rule::Own(Own::MaxQos) => {
+            OptionRule::Leave(why) => Err(why),
+            OptionRule::Own(ListenerOption::MaxQos) => {
                 let qos = value.parse::<u64>().ok().filter(|qos| *qos <= 2).ok_or(NO_NUMBER)?;
                 self.max_qos = Some(self.max_qos.map_or(qos, |known| known.min(qos)));
                 match self.listeners.len() {
@@ -263,12 +264,12 @@ impl Reading {
                     _ => Err("mqtt.max_qos is the same for all listeners: the lowest was taken"),
                 }
             }
-            Rule::Own(own) => match self.listeners.last_mut() {
+            OptionRule::Own(own) => match self.listeners.last_mut() {
                 Some(listener) if listener.lost => Err("its listener was not carried over"),
                 Some(listener) => listener.own(own, value, line),
                 None => Ok(()),
             },
-            Rule::Carry(carry) => self.carry(carry, value),
+            OptionRule::Carry(carry) => self.carry(carry, value),
         }
     }
 
@@ -316,17 +317,18 @@ impl Reading {
         Ok(())
     }
 
-    fn finish(mut self) -> Plan {
+    fn finish(mut self) -> Conversion {
         let by_default = self.listeners.first().and_then(|listener| listener.anonymous);
         self.default_listener();
         let local = self.port.is_none() && self.listeners.is_empty();
         let anonymous = self.anonymous.unwrap_or(local);
         if local {
-            let usual = Listener::new("127.0.0.1:1883".to_owned());
-            self.listeners.push(Listener { anonymous: by_default, ..usual });
+            let usual = ListenerLines::new("127.0.0.1:1883".to_owned());
+            self.listeners.push(ListenerLines { anonymous: by_default, ..usual });
         }
         let found = std::mem::take(&mut self.listeners);
-        let kept: Vec<Listener> = found.into_iter().filter(|listener| !listener.lost).collect();
+        let kept: Vec<ListenerLines> =
+            found.into_iter().filter(|listener| !listener.lost).collect();
         if kept.is_empty() {
             // Without the key there would be the default listener, which nobody has asked for.
             self.plan.set("listeners", json!([]));

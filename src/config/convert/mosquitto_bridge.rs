@@ -4,13 +4,13 @@ use super::plan::set;
 use serde_json::{Map, Value, json};
 
 /// A bridge while its lines are read.
-pub(super) struct Connection {
+pub(super) struct BridgeLines {
     name: String,
     keys: Map<String, Value>,
     topics: Vec<Value>,
 }
 
-type Outcome = Result<(), &'static str>;
+type LineOutcome = Result<(), &'static str>;
 
 const NO_NUMBER: &str = "the value is no number within our bounds";
 
@@ -38,20 +38,24 @@ fn address(text: &str) -> Value {
     }
 }
 
-impl Connection {
+impl BridgeLines {
     /// Begins a bridge, for the line `connection NAME`.
-    pub(super) fn new(name: &str) -> Connection {
+    pub(super) fn new(name: &str) -> BridgeLines {
         let plain = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' };
-        Connection { name: name.chars().map(plain).collect(), keys: Map::new(), topics: Vec::new() }
+        BridgeLines {
+            name: name.chars().map(plain).collect(),
+            keys: Map::new(),
+            topics: Vec::new(),
+        }
     }
 
-    fn set(&mut self, key: &str, value: Value) -> Outcome {
+    fn set(&mut self, key: &str, value: Value) -> LineOutcome {
         set(&mut self.keys, key, value);
         Ok(())
     }
 
     /// Reads one of the options of the bridge.
-    pub(super) fn line(&mut self, option: &str, value: &str) -> Outcome {
+    pub(super) fn line(&mut self, option: &str, value: &str) -> LineOutcome {
         match option {
             "address" | "addresses" => {
                 let all = value.split_whitespace().map(address).collect();
@@ -102,7 +106,7 @@ impl Connection {
     }
 
     /// Reads `base` or `base cap`, in seconds.
-    fn restart(&mut self, value: &str) -> Outcome {
+    fn restart(&mut self, value: &str) -> LineOutcome {
         let mut numbers = value.split_whitespace();
         let base = numbers.next().unwrap_or_default();
         self.set("retry.min", seconds(base, 1, 3600)?)?;
@@ -112,7 +116,7 @@ impl Connection {
 
     /// Reads `PATTERN [in|out|both [QOS [local-prefix [remote-prefix]]]]`, where `""` is an empty
     /// word.
-    fn topic(&mut self, value: &str) -> Outcome {
+    fn topic(&mut self, value: &str) -> LineOutcome {
         let mut words = value.split_whitespace().map(|word| if word == "\"\"" { "" } else { word });
         let mut topic = Map::new();
         topic.insert("filter".to_owned(), json!(words.next().unwrap_or_default()));
@@ -146,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_connection_becomes_a_bridge() {
-        let mut connection = Connection::new("up link");
+        let mut connection = BridgeLines::new("up link");
         for line in [
             "address 10.0.0.1 broker:1884",
             "topic sensors/# both 1 \"\" site1/",

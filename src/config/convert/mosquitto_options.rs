@@ -2,11 +2,11 @@
 //! only.
 
 /// What becomes of an option.
-pub(super) enum Rule {
+pub(super) enum OptionRule {
     /// Its value is carried over to a key.
     Carry(Carry),
     /// It is about one listener.
-    Own(Own),
+    Own(ListenerOption),
     /// It is not carried over, for this reason.
     Leave(&'static str),
 }
@@ -38,7 +38,7 @@ pub(super) enum Carry {
 
 /// The options that are about one listener.
 #[derive(Clone, Copy)]
-pub(super) enum Own {
+pub(super) enum ListenerOption {
     Protocol,
     MaxConnections,
     MountPoint,
@@ -60,44 +60,50 @@ const PLUGIN: &str =
 const LOG: &str = "the log goes to standard error; the service manager keeps it";
 
 /// What becomes of each option.
-pub(super) fn rule(option: &str) -> Option<Rule> {
+pub(super) fn rule(option: &str) -> Option<OptionRule> {
     use Carry::*;
     Some(match option {
-        "acl_file" => Rule::Carry(AclFile),
-        "allow_anonymous" => Rule::Carry(Anonymous),
-        "allow_zero_length_clientid" => Rule::Carry(Switch("mqtt.empty_client_id")),
-        "max_inflight_messages" => Rule::Carry(Number("mqtt.max_inflight", "65535")),
-        "max_keepalive" => Rule::Carry(Number("mqtt.keep_alive.max", "65535")),
-        "max_packet_size" => Rule::Carry(Number("mqtt.max_packet_size", "268435460")),
-        "max_queued_bytes" => Rule::Carry(Number("mqtt.pending.max_bytes", "1099511627776")),
-        "max_queued_messages" => Rule::Carry(Number("mqtt.pending.max_messages", "4294967295")),
-        "max_topic_alias" => Rule::Carry(Number("mqtt.max_topic_alias", "0")),
-        "memory_limit" => Rule::Carry(Number("limits.memory", "unlimited")),
-        "retain_expiry_interval" => Rule::Carry(Number("retained.expiry", "never")),
-        "password_file" => Rule::Carry(PasswordFile),
-        "persistence" => Rule::Carry(Persistence),
-        "persistence_location" => Rule::Carry(Location),
-        "persistent_client_expiration" => Rule::Carry(Expiration),
-        "queue_qos0_messages" => Rule::Carry(Switch("mqtt.pending.qos0")),
-        "retain_available" => Rule::Carry(Switch("mqtt.retain")),
-        "sys_interval" => Rule::Carry(Interval),
-        "log_type" => Rule::Carry(LogType),
-        "connection_messages" => Rule::Carry(Switch("log.connections")),
-        "protocol" => Rule::Own(Own::Protocol),
-        "max_connections" => Rule::Own(Own::MaxConnections),
-        "mount_point" => Rule::Own(Own::MountPoint),
-        "certfile" => Rule::Own(Own::Certificate),
-        "keyfile" => Rule::Own(Own::Key),
-        "cafile" => Rule::Own(Own::ClientCa),
-        "require_certificate" => Rule::Own(Own::Required),
-        "crlfile" => Rule::Own(Own::Crl),
-        "tls_version" => Rule::Own(Own::Version),
-        "use_identity_as_username" => Rule::Own(Own::Identity("use_identity_as_username", "cn")),
-        "use_subject_as_username" => Rule::Own(Own::Identity("use_subject_as_username", "dn")),
-        "websockets_origin" => Rule::Own(Own::Origin),
-        "socket_domain" => Rule::Own(Own::Domain),
-        "max_qos" => Rule::Own(Own::MaxQos),
-        other => Rule::Leave(left(other)?),
+        "acl_file" => OptionRule::Carry(AclFile),
+        "allow_anonymous" => OptionRule::Carry(Anonymous),
+        "allow_zero_length_clientid" => OptionRule::Carry(Switch("mqtt.empty_client_id")),
+        "max_inflight_messages" => OptionRule::Carry(Number("mqtt.max_inflight", "65535")),
+        "max_keepalive" => OptionRule::Carry(Number("mqtt.keep_alive.max", "65535")),
+        "max_packet_size" => OptionRule::Carry(Number("mqtt.max_packet_size", "268435460")),
+        "max_queued_bytes" => OptionRule::Carry(Number("mqtt.pending.max_bytes", "1099511627776")),
+        "max_queued_messages" => {
+            OptionRule::Carry(Number("mqtt.pending.max_messages", "4294967295"))
+        }
+        "max_topic_alias" => OptionRule::Carry(Number("mqtt.max_topic_alias", "0")),
+        "memory_limit" => OptionRule::Carry(Number("limits.memory", "unlimited")),
+        "retain_expiry_interval" => OptionRule::Carry(Number("retained.expiry", "never")),
+        "password_file" => OptionRule::Carry(PasswordFile),
+        "persistence" => OptionRule::Carry(Persistence),
+        "persistence_location" => OptionRule::Carry(Location),
+        "persistent_client_expiration" => OptionRule::Carry(Expiration),
+        "queue_qos0_messages" => OptionRule::Carry(Switch("mqtt.pending.qos0")),
+        "retain_available" => OptionRule::Carry(Switch("mqtt.retain")),
+        "sys_interval" => OptionRule::Carry(Interval),
+        "log_type" => OptionRule::Carry(LogType),
+        "connection_messages" => OptionRule::Carry(Switch("log.connections")),
+        "protocol" => OptionRule::Own(ListenerOption::Protocol),
+        "max_connections" => OptionRule::Own(ListenerOption::MaxConnections),
+        "mount_point" => OptionRule::Own(ListenerOption::MountPoint),
+        "certfile" => OptionRule::Own(ListenerOption::Certificate),
+        "keyfile" => OptionRule::Own(ListenerOption::Key),
+        "cafile" => OptionRule::Own(ListenerOption::ClientCa),
+        "require_certificate" => OptionRule::Own(ListenerOption::Required),
+        "crlfile" => OptionRule::Own(ListenerOption::Crl),
+        "tls_version" => OptionRule::Own(ListenerOption::Version),
+        "use_identity_as_username" => {
+            OptionRule::Own(ListenerOption::Identity("use_identity_as_username", "cn"))
+        }
+        "use_subject_as_username" => {
+            OptionRule::Own(ListenerOption::Identity("use_subject_as_username", "dn"))
+        }
+        "websockets_origin" => OptionRule::Own(ListenerOption::Origin),
+        "socket_domain" => OptionRule::Own(ListenerOption::Domain),
+        "max_qos" => OptionRule::Own(ListenerOption::MaxQos),
+        other => OptionRule::Leave(left(other)?),
     })
 }
 

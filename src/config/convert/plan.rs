@@ -5,7 +5,7 @@ use super::SourceFormat;
 use serde_json::{Map, Value, json};
 
 /// A line that is not carried over.
-struct Left {
+struct SkippedLine {
     line: usize,
     text: String,
     why: String,
@@ -13,17 +13,17 @@ struct Left {
 
 /// A configuration while it is converted.
 #[derive(Default)]
-pub(super) struct Plan {
+pub(super) struct Conversion {
     /// The tree of our keys.
     pub keys: Map<String, Value>,
     /// The keys of each listener.
     pub listeners: Vec<Map<String, Value>>,
     /// Sentences about the whole configuration.
     pub remarks: Vec<String>,
-    left: Vec<Left>,
+    left: Vec<SkippedLine>,
 }
 
-impl Plan {
+impl Conversion {
     /// Sets a key, which is written with dots.
     pub(super) fn set(&mut self, key: &str, value: Value) {
         set(&mut self.keys, key, value);
@@ -31,7 +31,7 @@ impl Plan {
 
     /// Notes that a line is not carried over.
     pub(super) fn leave(&mut self, line: usize, text: &str, why: impl Into<String>) {
-        self.left.push(Left { line, text: hidden(text), why: why.into() });
+        self.left.push(SkippedLine { line, text: hidden(text), why: why.into() });
     }
 
     /// The number of lines that are not carried over.

@@ -11,7 +11,7 @@ const BUSY: u64 = 1000;
 
 /// Nodes, as bits by their numbers.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Nodes {
+pub(super) struct GroupNodes {
     all: u16,
     /// Nodes that gave a message back lately, and when the first of them did.
     busy: u16,
@@ -21,7 +21,7 @@ pub(super) struct Nodes {
 
 const _: () = assert!(CLUSTER_PEERS < u16::BITS as usize);
 
-impl Nodes {
+impl GroupNodes {
     pub(super) fn is_empty(&self) -> bool {
         self.all == 0
     }

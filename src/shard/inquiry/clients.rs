@@ -1,6 +1,6 @@
 //! Pages of clients and of their subscriptions, the details of one client, and how one is kicked.
 
-use super::{Patience, Slice};
+use super::{Slice, SliceBudget};
 use crate::ids::Peer;
 use crate::limits::cost;
 use crate::mutant::Mutant;
@@ -168,7 +168,7 @@ impl Shard {
         query: &ClientQuery,
         most: usize,
     ) -> Slice<ClientDetails, u32> {
-        let mut patience = Patience::for_rows(most);
+        let mut patience = SliceBudget::for_rows(most);
         let mut slice = Slice::new();
         for index in from..self.sessions.bound() {
             if !patience.lasts(slice.rows.len()) {
@@ -292,7 +292,7 @@ impl Shard {
         most: usize,
         wanted: impl Fn(&SubscriptionRow) -> bool,
     ) -> Slice<SubscriptionRow, SubscriptionCursor> {
-        let mut patience = Patience::for_rows(most);
+        let mut patience = SliceBudget::for_rows(most);
         let mut slice = Slice::new();
         let mut listed = from.listed;
         for index in from.session..self.sessions.bound() {
@@ -323,7 +323,7 @@ impl Shard {
         most: usize,
     ) -> Option<Slice<SubscriptionRow, u32>> {
         let session = self.sessions.get(self.find_session(client_id)?)?;
-        let mut patience = Patience::for_rows(most);
+        let mut patience = SliceBudget::for_rows(most);
         let mut slice: Slice<SubscriptionRow, u32> = Slice::new();
         slice.next = self.list_subscriptions(session, listed, &mut patience, &mut slice, &|_| true);
         self.meter.charge(cost::VISIT * patience.used());
@@ -337,7 +337,7 @@ impl Shard {
         &self,
         session: &Session,
         listed: u32,
-        patience: &mut Patience,
+        patience: &mut SliceBudget,
         slice: &mut Slice<SubscriptionRow, C>,
         wanted: &impl Fn(&SubscriptionRow) -> bool,
     ) -> Option<u32> {

@@ -2,7 +2,7 @@
 //! changed: the conditions are those of `deliver`, evaluated without acting on them. A test
 //! delivers what was explained and compares.
 
-use super::{Patience, Slice};
+use super::{Slice, SliceBudget};
 use crate::access::{Decision, Denied};
 use crate::access::{Deed, Grant, Ruled, Who, own};
 use crate::config::OnFull;
@@ -36,7 +36,7 @@ pub struct Hypothesis {
 
 /// What the access rules say about a publisher.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Ruling {
+pub enum ExplainedAccess {
     /// There is no such client, so its rights are unknown.
     UnknownClient,
     /// The client may publish, because of this rule or setting.
@@ -108,19 +108,19 @@ impl Shard {
         topic: &str,
         qos: Qos,
         retain: bool,
-    ) -> Ruling {
+    ) -> ExplainedAccess {
         self.meter.charge(cost::SESSION);
         let session = self.find_session(client_id).and_then(|index| self.sessions.get(index));
-        let Some(session) = session else { return Ruling::UnknownClient };
+        let Some(session) = session else { return ExplainedAccess::UnknownClient };
         let full = format!("{}{topic}", session.mountpoint());
         if let Decision::Deny(Denied { what, .. }) = own::publish(&full, topic) {
-            return Ruling::Denied(what.to_owned());
+            return ExplainedAccess::Denied(what.to_owned());
         }
         if qos as u8 > self.settings.max_qos {
-            return Ruling::Denied("the QoS is above mqtt.max_qos".to_owned());
+            return ExplainedAccess::Denied("the QoS is above mqtt.max_qos".to_owned());
         }
         if retain && !self.settings.retain {
-            return Ruling::Denied("mqtt.retain is off".to_owned());
+            return ExplainedAccess::Denied("mqtt.retain is off".to_owned());
         }
         let unnamed = Grant::named(None);
         let grant = session.grant().unwrap_or(&unnamed);
@@ -130,11 +130,11 @@ impl Shard {
         let deed = Deed::Publish { qos: qos as u8, retain };
         match access.explain(&who, deed, topic, |_| None).0 {
             Ruled::By(ruling, rules) if ruling.allow => {
-                Ruling::Allowed(rules.place(ruling.written))
+                ExplainedAccess::Allowed(rules.place(ruling.written))
             }
-            Ruled::By(ruling, rules) => Ruling::Denied(rules.place(ruling.written)),
-            Ruled::Ask(_) | Ruled::Service(..) => Ruling::Asks,
-            Ruled::Nobody if access.default_for(grant) => Ruling::Allowed(
+            Ruled::By(ruling, rules) => ExplainedAccess::Denied(rules.place(ruling.written)),
+            Ruled::Ask(_) | Ruled::Service(..) => ExplainedAccess::Asks,
+            Ruled::Nobody if access.default_for(grant) => ExplainedAccess::Allowed(
                 match (grant.superuser, access.authorizes) {
                     (true, _) => "the client is a superuser",
                     (false, true) => "no rule matches, and access.no_match is allow",
@@ -142,7 +142,7 @@ impl Shard {
                 }
                 .to_owned(),
             ),
-            Ruled::Nobody => Ruling::Denied("no rule matches".to_owned()),
+            Ruled::Nobody => ExplainedAccess::Denied("no rule matches".to_owned()),
         }
     }
 
@@ -173,7 +173,7 @@ impl Shard {
             matching.push(filter);
         });
         self.meter.charge(cost::VISIT * (visits + matching.len()) as u32);
-        let mut patience = Patience::for_rows(most);
+        let mut patience = SliceBudget::for_rows(most);
         let mut slice = Slice::new();
         if from == ExplainCursor::default() && self.topology.id == ShardId(0) {
             // Each shard has the same links, and only the publisher's shard gives a message to its

@@ -15,8 +15,8 @@ mod topics;
 
 pub use bans::BanTarget;
 pub use clients::{ClientDetails, ClientQuery, SubscriptionCursor, SubscriptionRow};
-pub use explain::{Addressee, ExplainCursor, Fate, Hypothesis, Ruling};
-pub use submissions::{Submission, Submissions, Told};
+pub use explain::{Addressee, ExplainCursor, ExplainedAccess, Fate, Hypothesis};
+pub use submissions::{Submission, SubmissionReply, Submissions};
 pub use topics::{ClearOutcome, GroupMember, GroupRow, PublishOutcome, RetainedRow, TopicRow};
 
 use crate::limits::INQUIRY_VISITS;
@@ -37,15 +37,15 @@ impl<T, C> Slice<T, C> {
 }
 
 /// How much one slice may still look at.
-struct Patience {
+struct SliceBudget {
     visits: usize,
     rows: usize,
 }
 
-impl Patience {
+impl SliceBudget {
     /// For a slice of at most `rows` rows.
     fn for_rows(rows: usize) -> Self {
-        Patience { visits: INQUIRY_VISITS, rows: rows.clamp(1, INQUIRY_VISITS) }
+        SliceBudget { visits: INQUIRY_VISITS, rows: rows.clamp(1, INQUIRY_VISITS) }
     }
 
     /// Whether one more thing may be looked at, when so many rows have been `found`; counts it.

@@ -12,9 +12,9 @@ use crate::shard::Shard;
 use std::collections::VecDeque;
 
 /// Publishes a message, and returns what tells the outcome to the submitter.
-pub type Submission = Box<dyn FnOnce(&mut Shard) -> Told + Send>;
+pub type Submission = Box<dyn FnOnce(&mut Shard) -> SubmissionReply + Send>;
 /// Tells the outcome to the submitter.
-pub type Told = Box<dyn FnOnce() + Send>;
+pub type SubmissionReply = Box<dyn FnOnce() + Send>;
 
 /// The submissions that a shard has been given, in order. The submitters bound their number: each
 /// waits for the outcome of its earlier submissions.
@@ -22,7 +22,7 @@ pub type Told = Box<dyn FnOnce() + Send>;
 pub struct Submissions {
     /// Each submission with the mail that it waits for, once that is known.
     waiting: VecDeque<(Option<MailPosition>, Submission)>,
-    told: Vec<Told>,
+    told: Vec<SubmissionReply>,
 }
 
 impl Submissions {

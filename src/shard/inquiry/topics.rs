@@ -1,7 +1,7 @@
 //! Filters that have subscribers, share groups, retained messages, and messages that operators and
 //! bridges publish.
 
-use super::{Patience, Slice};
+use super::{Slice, SliceBudget};
 use crate::access::{Decision, own};
 use crate::ids::{ClientKey, Publisher, SessionRef};
 use crate::limits::cost;
@@ -9,7 +9,7 @@ use crate::message::{Accounts, Message, MessageRef};
 use crate::packet::Qos;
 use crate::session::ShareName;
 use crate::shard::memory::Pressure;
-use crate::shard::observe::{Via, Way};
+use crate::shard::observe::{TracedFate, Via};
 use crate::shard::stamps::nothing;
 use crate::shard::storing::Speaker;
 use crate::shard::{Shard, Turn};
@@ -91,7 +91,7 @@ impl Shard {
         most: usize,
         wanted: impl Fn(&str) -> bool,
     ) -> Slice<TopicRow, u32> {
-        let mut patience = Patience::for_rows(most);
+        let mut patience = SliceBudget::for_rows(most);
         let mut slice = Slice::new();
         let index = &self.subscriptions.index;
         let mut at = from;
@@ -118,7 +118,7 @@ impl Shard {
 
     /// The share groups whose home is this shard, at most `most`, from the place `from` on.
     pub fn share_groups(&mut self, from: u32, most: usize) -> Slice<GroupRow, u32> {
-        let mut patience = Patience::for_rows(most);
+        let mut patience = SliceBudget::for_rows(most);
         let mut slice = Slice::new();
         let groups = &self.subscriptions.groups;
         for at in from..groups.bound() {
@@ -144,7 +144,7 @@ impl Shard {
         most: usize,
     ) -> Option<Slice<GroupMember, u32>> {
         let group = self.subscriptions.groups.find(&ShareName::new(name))?;
-        let most = Patience::for_rows(most).rows;
+        let most = SliceBudget::for_rows(most).rows;
         let all = self.subscriptions.groups.len(group);
         let mut slice = Slice::new();
         for member in self.subscriptions.groups.members(group, from as usize).take(most) {
@@ -179,7 +179,7 @@ impl Shard {
         filter: &str,
         most: usize,
     ) -> Slice<RetainedRow, Box<str>> {
-        let patience = Patience::for_rows(most);
+        let patience = SliceBudget::for_rows(most);
         let now = self.now;
         let mut slice = Slice::new();
         let (mut visits, rows) = (patience.visits, &mut slice.rows);
@@ -301,9 +301,9 @@ impl Shard {
         self.publish_within_trace(via(), message, |shard, message| {
             let outcome = shard.publish_brought(message, expires_after);
             let way = match outcome {
-                PublishOutcome::Accepted { .. } => Way::Done,
-                PublishOutcome::Denied(what) => Way::Refused(what),
-                PublishOutcome::Busy | PublishOutcome::ShortOfMemory => Way::Again,
+                PublishOutcome::Accepted { .. } => TracedFate::Done,
+                PublishOutcome::Denied(what) => TracedFate::Refused(what),
+                PublishOutcome::Busy | PublishOutcome::ShortOfMemory => TracedFate::Again,
             };
             (outcome, way)
         })

@@ -4,7 +4,7 @@
 use super::spans::{Received, Span, SpanKind, sampled_context, shortened};
 use crate::ids::ShardSet;
 use crate::limits::cost;
-use crate::mesh::moves::Arrived;
+use crate::mesh::moves::SampledArrival;
 use crate::message::MessageRef;
 use crate::mutant::Mutant;
 use crate::packet::append_user_property;
@@ -26,7 +26,7 @@ pub enum Via {
 
 /// How far such a message came.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::shard) enum Way {
+pub(in crate::shard) enum TracedFate {
     /// It is routed.
     Done,
     /// It is not taken; why.
@@ -53,7 +53,7 @@ impl Shard {
         &mut self,
         via: Via,
         message: &MessageRef<'_>,
-        publish: impl FnOnce(&mut Shard, &MessageRef<'_>) -> (T, Way),
+        publish: impl FnOnce(&mut Shard, &MessageRef<'_>) -> (T, TracedFate),
     ) -> T {
         self.meter.charge(cost::VISIT * 4);
         let key = key(message);
@@ -76,9 +76,9 @@ impl Shard {
         let (outcome, way) = publish(self, &message);
         self.end_sampled();
         let (error, routing) = match way {
-            Way::Done => (None, Some(routing)),
-            Way::Refused(why) => (Some(why), None),
-            Way::Again => {
+            TracedFate::Done => (None, Some(routing)),
+            TracedFate::Refused(why) => (Some(why), None),
+            TracedFate::Again => {
                 self.hold_as(key, current.began);
                 return outcome;
             }
@@ -92,7 +92,7 @@ impl Shard {
     }
 
     /// Records that a message of another node has come.
-    pub(in crate::shard) fn record_arrival(&mut self, arrived: Arrived) {
+    pub(in crate::shard) fn record_arrival(&mut self, arrived: SampledArrival) {
         self.meter.charge(cost::VISIT * 2);
         let (id, ended) = (self.name_span(), self.micros());
         let Some(spans) = &mut self.work.observers.spans else { return };

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 /// The content of an event, as far as it applies. Written as JSON.
 #[derive(Clone, Copy, Default, Serialize)]
-pub(super) struct Event<'a> {
+pub(super) struct EventContent<'a> {
     pub clientid: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub username: Option<&'a str>,
@@ -50,12 +50,12 @@ impl Shard {
 
     /// Queues an event, which is routed as soon as a step has room for it.
     #[cold]
-    pub(super) fn tell_event(&mut self, kind: EventKind, event: &Event<'_>) {
+    pub(super) fn tell_event(&mut self, kind: EventKind, event: &EventContent<'_>) {
         if self.work.observers.events.len() >= EVENTS {
             self.counters.events_dropped += 1;
             return;
         }
-        let event = Event { timestamp: self.work.observers.wall + self.now.0, ..*event };
+        let event = EventContent { timestamp: self.work.observers.wall + self.now.0, ..*event };
         let Ok(payload) = serde_json::to_vec(&event) else { return };
         let topic = format!("$SYS/broker/events/{}", kind.topic());
         self.queue_event(&topic, &payload, false);

@@ -132,7 +132,7 @@ impl Countdown {
 }
 
 /// The sketches of one shard.
-pub(in crate::shard) struct Heavy {
+pub(in crate::shard) struct HeavyHitters {
     now: [Sketch; Measure::ALL.len()],
     before: [Sketch; Measure::ALL.len()],
     begun: Instant,
@@ -146,10 +146,10 @@ pub(in crate::shard) struct Heavy {
     random: u64,
 }
 
-impl Default for Heavy {
+impl Default for HeavyHitters {
     fn default() -> Self {
         let countdowns = || [Countdown::new(MESSAGES), Countdown::new(BYTES)];
-        Heavy {
+        HeavyHitters {
             now: Default::default(),
             before: Default::default(),
             begun: Instant(0),
@@ -163,9 +163,9 @@ impl Default for Heavy {
     }
 }
 
-impl Heavy {
+impl HeavyHitters {
     /// Counts a packet of this many bytes from a client, whose first byte is `first`. True when the
-    /// client is to be weighed ([`Heavy::weigh`]).
+    /// client is to be weighed ([`HeavyHitters::weigh`]).
     #[inline]
     pub(in crate::shard) fn received(&mut self, first: u8, bytes: usize) -> bool {
         let [messages, all] = &mut self.received;
@@ -180,7 +180,7 @@ impl Heavy {
     }
 
     /// Counts dropped messages for a client. Returns the weight to add for them with
-    /// [`Heavy::add`], if there is one.
+    /// [`HeavyHitters::add`], if there is one.
     #[inline]
     pub(super) fn dropped(&mut self, count: u64) -> Option<u64> {
         self.drops += count;
@@ -198,7 +198,9 @@ impl Heavy {
     #[cold]
     pub(super) fn weigh(&mut self, session: (u32, u32), now: Instant) {
         let random = self.random();
-        let Heavy { received: [packets_in, bytes_in], sent: [packets_out, bytes_out], .. } = self;
+        let HeavyHitters {
+            received: [packets_in, bytes_in], sent: [packets_out, bytes_out], ..
+        } = self;
         let weights = [
             (Measure::MessagesReceived, packets_in),
             (Measure::BytesReceived, bytes_in),
@@ -272,7 +274,7 @@ mod tests {
 
     #[test]
     fn who_has_more_than_its_share_is_found_among_many() {
-        let mut heavy = Heavy::default();
+        let mut heavy = HeavyHitters::default();
         // 10,000 other clients; every 20th message is of client 7.
         for round in 0..200_000_u32 {
             let session = if round % 20 == 0 { (7, 1) } else { (1000 + round % 10_000, 1) };
@@ -289,7 +291,7 @@ mod tests {
 
     #[test]
     fn a_regular_pattern_does_not_hide_anybody() {
-        let mut heavy = Heavy::default();
+        let mut heavy = HeavyHitters::default();
         // 64 clients in turn: samples of exactly each 64th message would all be of one client.
         for round in 0..640_000_u32 {
             if heavy.received(0x30, 1) {
@@ -303,7 +305,7 @@ mod tests {
 
     #[test]
     fn bytes_are_weighed_by_bytes_and_not_by_messages() {
-        let mut heavy = Heavy::default();
+        let mut heavy = HeavyHitters::default();
         for round in 0..400_000_u32 {
             let (session, bytes) = if round % 100 == 0 { (1, 90_000) } else { (2, 100) };
             if heavy.sent(bytes) {
@@ -318,7 +320,7 @@ mod tests {
 
     #[test]
     fn few_drops_are_exact_and_many_are_sampled() {
-        let mut heavy = Heavy::default();
+        let mut heavy = HeavyHitters::default();
         let mut weighed = 0;
         for _ in 0..FEW_DROPS {
             assert_eq!(heavy.dropped(1), Some(1));
@@ -331,7 +333,7 @@ mod tests {
 
     #[test]
     fn an_error_is_an_upper_bound_and_what_is_old_goes() {
-        let mut heavy = Heavy::default();
+        let mut heavy = HeavyHitters::default();
         for client in 0..PLACES as u32 {
             heavy.add(Measure::Drops, (client, 0), 10, Instant(0));
         }

@@ -11,11 +11,11 @@ mod routing;
 mod spans;
 mod trace;
 
+pub(super) use brought::TracedFate;
 pub use brought::Via;
-pub(super) use brought::Way;
 pub use heavy::Measure;
 pub use spans::{Span, SpanKind, sampled_context};
-pub use trace::{Detail, Subject, TRACES, TraceLine, TraceRule};
+pub use trace::{Detail, TRACES, TraceLine, TraceRule, TraceSubject};
 
 use super::Shard;
 use super::changes::level;
@@ -30,8 +30,8 @@ use crate::message::{Message, MessageRef};
 use crate::mutant::Mutant;
 use crate::packet::{self, Connect, Packet, Publish, ReasonCode};
 use crate::topic;
-use events::Event;
-pub(super) use heavy::Heavy;
+use events::EventContent;
+pub(super) use heavy::HeavyHitters;
 pub(super) use spans::Current;
 use spans::Spans;
 use std::collections::VecDeque;
@@ -46,7 +46,7 @@ pub(super) struct Observers {
     pub(super) spans: Option<Box<Spans>>,
     /// Whether messages are traced or spans recorded.
     watching: bool,
-    pub(super) heavy: Heavy,
+    pub(super) heavy: HeavyHitters,
     pub(super) drops: DropsByClient,
     events: VecDeque<Message>,
     /// Milliseconds since 1970 at the zero of the shard's clock.
@@ -216,7 +216,7 @@ impl Shard {
         };
         let topic = self.full_topic(index, publish);
         self.traced(index, Some(&topic), |traces, following, micros, actor| {
-            let of = trace::Published { topic: &topic, ..publish.into() };
+            let of = trace::TracedPublish { topic: &topic, ..publish.into() };
             let what = Traces::published(&of, bytes);
             traces.packet(following, micros, "received", actor, what, publish.payload);
         });
@@ -271,7 +271,7 @@ impl Shard {
         if Mutant::TraceForgetsFanOut.is_on() && self.delivery.current.many {
             return;
         }
-        let of = trace::Published {
+        let of = trace::TracedPublish {
             dup: outbound.dup,
             qos: outbound.qos,
             retain: outbound.retain,
@@ -336,8 +336,12 @@ impl Shard {
             let Some(client_id) = self.sessions.get(index).map(|s| s.client_id.clone()) else {
                 return;
             };
-            let event =
-                Event { clientid: &client_id, topic, reason: Some(why), ..Event::default() };
+            let event = EventContent {
+                clientid: &client_id,
+                topic,
+                reason: Some(why),
+                ..EventContent::default()
+            };
             self.tell_event(EventKind::Dropped, &event);
         }
     }
@@ -351,21 +355,22 @@ impl Shard {
         if !self.tells(EventKind::Connected) {
             return;
         }
-        let what = Event {
+        let what = EventContent {
             proto_ver: Some(level(connect.version)),
             keepalive: Some(connect.keep_alive),
             clean_start: Some(connect.clean_start),
             session_present: Some(present),
-            ..Event::default()
+            ..EventContent::default()
         };
         self.tell_of_connection(EventKind::Connected, index, &what);
     }
 
     /// Queues an event about a connected client, with its names and addresses.
-    fn tell_of_connection(&mut self, kind: EventKind, index: u32, what: &Event<'_>) {
+    fn tell_of_connection(&mut self, kind: EventKind, index: u32, what: &EventContent<'_>) {
         let Some((name, user, peer, listener)) = self.presented(index) else { return };
         let (username, peer) = (user.as_deref(), peer.as_deref());
-        let event = Event { clientid: &name, username, peer, listener: Some(&listener), ..*what };
+        let event =
+            EventContent { clientid: &name, username, peer, listener: Some(&listener), ..*what };
         self.tell_event(kind, &event);
     }
 
@@ -390,7 +395,7 @@ impl Shard {
         if !self.tells(EventKind::Disconnected) {
             return;
         }
-        let what = Event { reason: Some(reason), code, ..Event::default() };
+        let what = EventContent { reason: Some(reason), code, ..EventContent::default() };
         self.tell_of_connection(EventKind::Disconnected, index, &what);
     }
 
@@ -436,7 +441,8 @@ impl Shard {
         }
         let Some((name, user, ..)) = self.presented(index) else { return };
         let (topic, username) = (Some(filter), user.as_deref());
-        let event = Event { clientid: &name, username, topic, qos, ..Event::default() };
+        let event =
+            EventContent { clientid: &name, username, topic, qos, ..EventContent::default() };
         self.tell_event(kind, &event);
     }
 
@@ -449,7 +455,7 @@ impl Shard {
             let Some(name) = self.sessions.get(index).map(|s| s.client_id.clone()) else { return };
             self.tell_event(
                 EventKind::SessionEnded,
-                &Event { clientid: &name, ..Event::default() },
+                &EventContent { clientid: &name, ..EventContent::default() },
             );
         }
     }

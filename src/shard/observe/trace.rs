@@ -19,7 +19,7 @@ const PAYLOAD: usize = 1024;
 
 /// What a trace follows.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Subject {
+pub enum TraceSubject {
     /// The client with this ClientId.
     Client(Box<str>),
     /// Clients with this user name.
@@ -36,7 +36,7 @@ pub struct TraceRule {
     /// The number of the trace, below [`TRACES`].
     pub number: u8,
     /// What the trace follows.
-    pub subject: Subject,
+    pub subject: TraceSubject,
     /// Whether lines of the trace have payloads.
     pub payload: bool,
 }
@@ -148,7 +148,7 @@ impl Detail {
         Detail { id: Some(ack.id.get()), codes: vec![ack.reason as u8], ..Detail::of(packet) }
     }
 
-    fn publish(of: &Published<'_>) -> Detail {
+    fn publish(of: &TracedPublish<'_>) -> Detail {
         Detail {
             id: of.id.map(PacketId::get),
             topic: Some(of.topic.into()),
@@ -208,7 +208,7 @@ impl Detail {
 
 /// What a line says about a PUBLISH in either direction.
 #[derive(Clone, Copy)]
-pub(super) struct Published<'a> {
+pub(super) struct TracedPublish<'a> {
     pub dup: bool,
     pub qos: Qos,
     pub retain: bool,
@@ -218,10 +218,10 @@ pub(super) struct Published<'a> {
     pub payload: &'a [u8],
 }
 
-impl<'a> From<&Publish<'a>> for Published<'a> {
+impl<'a> From<&Publish<'a>> for TracedPublish<'a> {
     fn from(of: &Publish<'a>) -> Self {
         let Publish { dup, qos, retain, id, topic, payload, .. } = *of;
-        Published { dup, qos, retain, id, topic, payload }
+        TracedPublish { dup, qos, retain, id, topic, payload }
     }
 }
 
@@ -249,13 +249,13 @@ impl Traces {
     /// The traces that follow this client, or this topic, one bit for each.
     pub(super) fn following(&self, actor: &Actor<'_>, topic: Option<&str>) -> u8 {
         let follows = |rule: &&TraceRule| match &rule.subject {
-            Subject::Client(name) => **name == *actor.client_id,
-            Subject::User(name) => actor.username == Some(name),
-            Subject::Address(wanted) => match actor.peer {
+            TraceSubject::Client(name) => **name == *actor.client_id,
+            TraceSubject::User(name) => actor.username == Some(name),
+            TraceSubject::Address(wanted) => match actor.peer {
                 Some(Peer::Tcp(address, _)) => address.to_canonical() == wanted.to_canonical(),
                 Some(Peer::Unix) | None => false,
             },
-            Subject::Topic(filter) => topic.is_some_and(|topic| topic::matches(filter, topic)),
+            TraceSubject::Topic(filter) => topic.is_some_and(|topic| topic::matches(filter, topic)),
         };
         let followed = self.rules.iter().filter(follows);
         followed.fold(0, |bits, rule| bits | 1 << rule.number)
@@ -330,7 +330,7 @@ impl Traces {
     }
 
     /// The content of a line about a PUBLISH.
-    pub(super) fn published(of: &Published<'_>, bytes: usize) -> Detail {
+    pub(super) fn published(of: &TracedPublish<'_>, bytes: usize) -> Detail {
         Detail { bytes: Some(bytes), ..Detail::publish(of) }
     }
 }
@@ -339,16 +339,16 @@ impl Traces {
 mod tests {
     use super::*;
 
-    fn rule(number: u8, subject: Subject) -> TraceRule {
+    fn rule(number: u8, subject: TraceSubject) -> TraceRule {
         TraceRule { number, subject, payload: number == 3 }
     }
 
     fn all() -> Traces {
         Traces::of(vec![
-            rule(0, Subject::Client("one".into())),
-            rule(1, Subject::User("ann".into())),
-            rule(2, Subject::Address("192.0.2.1".parse().unwrap())),
-            rule(3, Subject::Topic("a/+".into())),
+            rule(0, TraceSubject::Client("one".into())),
+            rule(1, TraceSubject::User("ann".into())),
+            rule(2, TraceSubject::Address("192.0.2.1".parse().unwrap())),
+            rule(3, TraceSubject::Topic("a/+".into())),
         ])
     }
 

@@ -1,9 +1,9 @@
 //! The families about bridges.
 
-use super::{Labels, Text};
+use super::{Labels, PageText};
 use crate::telemetry::BridgeRow;
 
-impl Text {
+impl PageText {
     pub(super) fn bridges(&mut self, bridges: &[BridgeRow]) {
         if bridges.is_empty() {
             return;

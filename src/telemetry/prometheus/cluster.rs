@@ -1,9 +1,9 @@
 //! What is said of a cluster.
 
-use super::Text;
+use super::PageText;
 use crate::telemetry::{ClusterRow, NodeRow, WillsRow};
 
-impl Text {
+impl PageText {
     pub(super) fn cluster(&mut self, row: &ClusterRow) {
         let name = "ringmq_cluster_info";
         self.family(name, "gauge", "The cluster and this node of it; the value is always 1.");

@@ -53,7 +53,7 @@ pub const FATAL: u8 = 2;
 
 /// Kinds of failures, each with a label of `ringmq_tls_handshakes_failed_total`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
+pub enum TlsFailureKind {
     /// What came is not TLS.
     NotTls,
     /// Client and server have no version, suite, group or name in common.
@@ -84,21 +84,21 @@ pub enum Kind {
 
 /// Why a connection is refused or ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Failure {
+pub struct TlsFailure {
     /// The kind, for the counters.
-    pub kind: Kind,
+    pub kind: TlsFailureKind,
     /// The description, for the log.
     pub what: Cow<'static, str>,
 }
 
-impl Failure {
+impl TlsFailure {
     /// A failure of this kind with this description.
-    pub fn new(kind: Kind, what: impl Into<Cow<'static, str>>) -> Self {
-        Failure { kind, what: what.into() }
+    pub fn new(kind: TlsFailureKind, what: impl Into<Cow<'static, str>>) -> Self {
+        TlsFailure { kind, what: what.into() }
     }
 
     /// The failure of a client that broke a rule of the protocol.
     pub fn protocol(what: &'static str) -> Self {
-        Failure::new(Kind::Protocol, what)
+        TlsFailure::new(TlsFailureKind::Protocol, what)
     }
 }

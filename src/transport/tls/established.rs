@@ -1,7 +1,7 @@
 //! The handover after a handshake: rustls gives its secrets out and a record layer takes them over.
 //! The load generator also compiles this file, for the client's end.
 
-use super::key_log::{Heard, Secret};
+use super::key_log::{HandshakeSecrets, TrafficSecret};
 use super::keys::KeyCache;
 use super::records::{CertificateMark, RecordLayer, Records};
 use super::suite::{LONGEST_KEY, NONCE, Suite};
@@ -41,27 +41,27 @@ impl Tls {
     pub fn take_over(
         version: ProtocolVersion,
         extracted: ExtractedSecrets,
-        heard: Heard,
-        role: Role,
+        heard: HandshakeSecrets,
+        role: TlsSide,
         certificate: CertificateMark,
         cache: &mut KeyCache,
     ) -> Result<Tls, &'static str> {
         let suite = Suite::of(version, &extracted.rx.1).ok_or("a new suite")?;
         let (receive, send) = (extracted.rx, extracted.tx);
         let tls = if suite.is_tls13() {
-            let mut agreed = |secret: Option<Secret>, keys: &ConnectionTrafficSecrets| {
-                let same = |secret: &Secret| cache.admit(suite, secret.bytes(), parts(keys));
+            let mut agreed = |secret: Option<TrafficSecret>, keys: &ConnectionTrafficSecrets| {
+                let same = |secret: &TrafficSecret| cache.admit(suite, secret.bytes(), parts(keys));
                 let secret = secret.filter(same);
                 secret.ok_or("the secrets differ from the keys")
             };
             let (theirs, ours) = match role {
-                Role::Server => (heard.client, heard.server),
-                Role::Client => (heard.server, heard.client),
+                TlsSide::Server => (heard.client, heard.server),
+                TlsSide::Client => (heard.server, heard.client),
             };
             let (theirs, ours) = (agreed(theirs, &receive.1)?, agreed(ours, &send.1)?);
             Tls::new(suite, (theirs.bytes(), receive.0), (ours.bytes(), send.0), certificate)
         } else {
-            let (theirs, ours) = (Bytes::of(&receive.1), Bytes::of(&send.1));
+            let (theirs, ours) = (KeyAndIv::of(&receive.1), KeyAndIv::of(&send.1));
             Tls::new(suite, (theirs.bytes(), receive.0), (ours.bytes(), send.0), certificate)
         };
         tls.ok_or("no room for the secrets")
@@ -84,7 +84,7 @@ impl Tls {
 
 /// Which end of a connection this is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Role {
+pub enum TlsSide {
     /// It answered the ClientHello.
     Server,
     /// It sent the ClientHello. Only the load generator has this end; the broker never does.
@@ -92,12 +92,12 @@ pub enum Role {
 }
 
 /// Key and initialization vector of TLS 1.2 in a row.
-struct Bytes([u8; LONGEST_KEY + NONCE], usize);
+struct KeyAndIv([u8; LONGEST_KEY + NONCE], usize);
 
-impl Bytes {
-    fn of(secrets: &ConnectionTrafficSecrets) -> Bytes {
+impl KeyAndIv {
+    fn of(secrets: &ConnectionTrafficSecrets) -> KeyAndIv {
         let (key, iv) = parts(secrets);
-        let mut bytes = Bytes([0; LONGEST_KEY + NONCE], key.len() + iv.len());
+        let mut bytes = KeyAndIv([0; LONGEST_KEY + NONCE], key.len() + iv.len());
         for (to, from) in bytes.0.iter_mut().zip(key.iter().chain(iv)) {
             *to = *from;
         }
@@ -109,7 +109,7 @@ impl Bytes {
     }
 }
 
-impl Drop for Bytes {
+impl Drop for KeyAndIv {
     fn drop(&mut self) {
         self.0.zeroize();
     }

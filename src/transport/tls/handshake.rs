@@ -6,8 +6,8 @@
 //! after the previous one was processed. Until a whole first record has arrived, a connection has
 //! no state of rustls.
 
-use super::alert::{Alert, FATAL, Failure, Kind};
-use super::established::Role;
+use super::alert::{Alert, FATAL, TlsFailure, TlsFailureKind};
+use super::established::TlsSide;
 use super::identity::PeerCertificate;
 use super::key_log;
 use super::keys::KeyCache;
@@ -28,13 +28,13 @@ const RECORDS: u16 = 2048;
 
 /// A handshake under way.
 pub struct Handshake {
-    stage: Stage,
+    stage: HandshakeStage,
     /// Bytes that have arrived and were not given to rustls yet.
     input: Vec<u8>,
     records: u16,
 }
 
-enum Stage {
+enum HandshakeStage {
     /// No whole record has arrived.
     Waiting,
     /// The ClientHello is not complete.
@@ -49,7 +49,7 @@ struct Agreeing {
     /// way.
     server: Arc<Server>,
     /// Traffic secrets of TLS 1.3, client's and server's.
-    secrets: key_log::Heard,
+    secrets: key_log::HandshakeSecrets,
 }
 
 /// The outcome of one step.
@@ -104,7 +104,7 @@ fn first_record(bytes: &[u8]) -> First {
 
 impl Default for Handshake {
     fn default() -> Self {
-        Handshake { stage: Stage::Waiting, input: Vec::new(), records: 0 }
+        Handshake { stage: HandshakeStage::Waiting, input: Vec::new(), records: 0 }
     }
 }
 
@@ -126,15 +126,15 @@ impl Handshake {
 
     /// True while rustls was given no record: no whole one has arrived.
     pub fn is_waiting(&self) -> bool {
-        matches!(self.stage, Stage::Waiting)
+        matches!(self.stage, HandshakeStage::Waiting)
     }
 
     /// Bytes of memory. The part that rustls holds is an estimate, since rustls does not tell it.
     pub fn held(&self) -> usize {
         let rustls = match self.stage {
-            Stage::Waiting => 0,
-            Stage::Hello(_) => 4 << 10,
-            Stage::Agreeing(_) => 10 << 10,
+            HandshakeStage::Waiting => 0,
+            HandshakeStage::Hello(_) => 4 << 10,
+            HandshakeStage::Agreeing(_) => 10 << 10,
         };
         self.input.capacity() + rustls
     }
@@ -151,7 +151,7 @@ impl Handshake {
         server: &Arc<Server>,
         cache: &mut KeyCache,
         out: &mut Vec<u8>,
-    ) -> Result<Advanced, Failure> {
+    ) -> Result<Advanced, TlsFailure> {
         let length = match first_record(&self.input) {
             First::Part => return Ok(Advanced::Wait),
             First::Whole(length) => length,
@@ -169,7 +169,7 @@ impl Handshake {
         };
         self.records += 1;
         if self.records > RECORDS {
-            return Err(Failure::protocol("a handshake of too many records"));
+            return Err(TlsFailure::protocol("a handshake of too many records"));
         }
         let mut record: Vec<u8> = self.input.drain(..length).collect();
         if self.input.is_empty() {
@@ -178,8 +178,8 @@ impl Handshake {
         let result = self.take(&record, server, out);
         record.zeroize();
         result?;
-        match std::mem::replace(&mut self.stage, Stage::Waiting) {
-            Stage::Agreeing(agreeing) if !agreeing.connection.is_handshaking() => {
+        match std::mem::replace(&mut self.stage, HandshakeStage::Waiting) {
+            HandshakeStage::Agreeing(agreeing) if !agreeing.connection.is_handshaking() => {
                 let rest = std::mem::take(&mut self.input);
                 agreeing.establish(rest, cache, out).map(Box::new).map(Advanced::Done)
             }
@@ -196,13 +196,13 @@ impl Handshake {
         record: &[u8],
         server: &Arc<Server>,
         out: &mut Vec<u8>,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), TlsFailure> {
         let acceptor = match &mut self.stage {
-            Stage::Agreeing(agreeing) => return agreeing.take(record, out),
-            Stage::Hello(acceptor) => acceptor,
-            Stage::Waiting => {
-                self.stage = Stage::Hello(Box::default());
-                let Stage::Hello(acceptor) = &mut self.stage else { return Ok(()) };
+            HandshakeStage::Agreeing(agreeing) => return agreeing.take(record, out),
+            HandshakeStage::Hello(acceptor) => acceptor,
+            HandshakeStage::Waiting => {
+                self.stage = HandshakeStage::Hello(Box::default());
+                let HandshakeStage::Hello(acceptor) = &mut self.stage else { return Ok(()) };
                 acceptor
             }
         };
@@ -230,7 +230,7 @@ impl Handshake {
         })?;
         let mut agreeing = Agreeing { connection, server: server.clone(), secrets };
         agreeing.say(out);
-        self.stage = Stage::Agreeing(Box::new(agreeing));
+        self.stage = HandshakeStage::Agreeing(Box::new(agreeing));
         Ok(())
     }
 }
@@ -239,11 +239,11 @@ impl Handshake {
 fn feed(
     mut record: &[u8],
     mut read: impl FnMut(&mut dyn Read) -> std::io::Result<usize>,
-) -> Result<(), Failure> {
+) -> Result<(), TlsFailure> {
     while !record.is_empty() {
         match read(&mut record) {
             Ok(count) if count > 0 => {}
-            _ => return Err(Failure::protocol("a handshake that is too large")),
+            _ => return Err(TlsFailure::protocol("a handshake that is too large")),
         }
     }
     Ok(())
@@ -260,7 +260,7 @@ impl Agreeing {
         }
     }
 
-    fn take(&mut self, record: &[u8], out: &mut Vec<u8>) -> Result<(), Failure> {
+    fn take(&mut self, record: &[u8], out: &mut Vec<u8>) -> Result<(), TlsFailure> {
         feed(record, |bytes| self.connection.read_tls(bytes))?;
         let (result, heard) = key_log::listen(|| self.connection.process_new_packets());
         self.secrets.client = heard.client.or(self.secrets.client.take());
@@ -282,15 +282,18 @@ impl Agreeing {
         rest: Vec<u8>,
         cache: &mut KeyCache,
         out: &mut Vec<u8>,
-    ) -> Result<Established, Failure> {
+    ) -> Result<Established, TlsFailure> {
         let Agreeing { connection, server, secrets } = *self;
-        let internal = |what: &'static str| Failure::new(Kind::Internal, what);
+        let internal = |what: &'static str| TlsFailure::new(TlsFailureKind::Internal, what);
         let version = connection.protocol_version().ok_or_else(|| internal("no version"))?;
         let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
         let certificate = connection.peer_certificates().and_then(|chain| chain.first());
         let mut identity = match certificate.map(PeerCertificate::of) {
             Some(None) => {
-                return Err(Failure::new(Kind::BadCertificate, "a certificate that is unreadable"));
+                return Err(TlsFailure::new(
+                    TlsFailureKind::BadCertificate,
+                    "a certificate that is unreadable",
+                ));
             }
             found => found.flatten().map(Box::new),
         };
@@ -299,8 +302,9 @@ impl Agreeing {
             .dangerous_extract_secrets()
             .map_err(|_| internal("rustls has not given out the secrets"))?;
         let certificate = identity.as_ref().map_or_else(Default::default, |one| one.mark());
-        let mut tls = Tls::take_over(version, extracted, secrets, Role::Server, certificate, cache)
-            .map_err(internal)?;
+        let mut tls =
+            Tls::take_over(version, extracted, secrets, TlsSide::Server, certificate, cache)
+                .map_err(internal)?;
         // rustls does not check expiry and revocation again when a session is resumed.
         if let Err((alert, failure)) = verdict {
             tls.layer().fail(cache, alert, out);
@@ -312,30 +316,30 @@ impl Agreeing {
 }
 
 /// The failure for bytes that are not a first record.
-fn not_tls(bytes: &[u8]) -> Failure {
+fn not_tls(bytes: &[u8]) -> TlsFailure {
     let what = match bytes {
         [0x10, ..] => "MQTT without TLS on a listener for TLS",
         [b'A'..=b'Z', b'A'..=b'Z', ..] => "HTTP without TLS on a listener for TLS",
         [0x16, 3, ..] => "a handshake record that is too long",
         _ => "what came is not TLS",
     };
-    Failure::new(Kind::NotTls, what)
+    TlsFailure::new(TlsFailureKind::NotTls, what)
 }
 
 /// The alert for a client whose certificate has expired since its session began.
-pub fn expired() -> (Alert, Failure) {
+pub fn expired() -> (Alert, TlsFailure) {
     let what = "the certificate has expired since the session was begun";
-    (Alert::CERTIFICATE_EXPIRED, Failure::new(Kind::CertificateExpired, what))
+    (Alert::CERTIFICATE_EXPIRED, TlsFailure::new(TlsFailureKind::CertificateExpired, what))
 }
 
 /// The alert for a client whose certificate lacks what the listener takes as its user name.
-pub fn nameless() -> (Alert, Failure) {
+pub fn nameless() -> (Alert, TlsFailure) {
     let what = "the certificate has no name of the kind that is the user name here";
-    (Alert::BAD_CERTIFICATE, Failure::new(Kind::BadCertificate, what))
+    (Alert::BAD_CERTIFICATE, TlsFailure::new(TlsFailureKind::BadCertificate, what))
 }
 
 /// The alert for a client whose certificate was revoked since its session began.
-pub fn revoked() -> (Alert, Failure) {
+pub fn revoked() -> (Alert, TlsFailure) {
     let what = "the certificate was revoked since the session was begun";
-    (Alert::CERTIFICATE_REVOKED, Failure::new(Kind::CertificateRevoked, what))
+    (Alert::CERTIFICATE_REVOKED, TlsFailure::new(TlsFailureKind::CertificateRevoked, what))
 }

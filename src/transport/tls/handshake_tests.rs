@@ -2,8 +2,8 @@
 
 use super::alert::Alert;
 use super::testing::{Authority, Certified, Files, Pair, client_config, usual};
-use super::{Handshake, KeyCache, Kind, Opened, Server, provider, ticket_keys};
-use crate::config::Tls as Section;
+use super::{Handshake, KeyCache, Opened, Server, TlsFailureKind, provider, ticket_keys};
+use crate::config::TlsConfig;
 use crate::config::UsernameFrom;
 use rcgen::{ExtendedKeyUsagePurpose, date_time_ymd};
 use rustls::{ClientConfig, SupportedCipherSuite};
@@ -11,7 +11,12 @@ use std::sync::Arc;
 
 const MUTUAL: &str = "client_ca: ca.crt";
 
-fn refused(files: &Files, tls: &str, authority: &Authority, client: Option<&Certified>) -> Kind {
+fn refused(
+    files: &Files,
+    tls: &str,
+    authority: &Authority,
+    client: Option<&Certified>,
+) -> TlsFailureKind {
     let server = files.server(tls).unwrap();
     let mut kinds = [&rustls::version::TLS12, &rustls::version::TLS13].map(|version| {
         let suite = |suite: &&SupportedCipherSuite| suite.version() == version;
@@ -63,7 +68,7 @@ fn a_first_message_that_is_no_client_hello_gets_an_alert() {
         handshake.add(&[&[22, 3, 1, 0, message.len() as u8], message].concat());
         let mut out = Vec::new();
         let failure = handshake.advance(&server, &mut KeyCache::default(), &mut out);
-        assert_eq!(failure.err().map(|failure| failure.kind), Some(Kind::Protocol));
+        assert_eq!(failure.err().map(|failure| failure.kind), Some(TlsFailureKind::Protocol));
         assert_eq!(out, [21, 3, 3, 0, 2, 2, alert.0], "{message:x?}");
     }
 }
@@ -86,7 +91,7 @@ fn a_message_that_is_too_long_ends_the_connection_with_a_word() {
         let certificate = pair.client_says();
         assert!(certificate.len() > 100_000, "{}", certificate.len());
         let (failure, said) = pair.server_takes(&certificate).unwrap_err();
-        assert_eq!(failure.kind, Kind::Protocol, "{}", failure.what);
+        assert_eq!(failure.kind, TlsFailureKind::Protocol, "{}", failure.what);
         assert!(!said.is_empty(), "the client is told");
         let heard = pair.client_takes(&said);
         assert!(
@@ -120,7 +125,7 @@ fn only_the_versions_of_the_section_are_spoken() {
             let outcome = Pair::new(&config, &server).shake();
             match at == fits {
                 true => outcome.unwrap(),
-                false => assert_eq!(outcome.unwrap_err().kind, Kind::NothingInCommon),
+                false => assert_eq!(outcome.unwrap_err().kind, TlsFailureKind::NothingInCommon),
             }
         }
     }
@@ -155,7 +160,10 @@ fn certificates_are_optional_where_the_listener_says_so() {
     assert!(pair.tls.is_some() && pair.identity.is_none());
     let stranger = Authority::new("Other CA").client("x", |_| {});
     let wrong = Arc::new(client_config(&authority, Some(&stranger), None));
-    assert_eq!(Pair::new(&wrong, &server).shake().unwrap_err().kind, Kind::UnknownAuthority);
+    assert_eq!(
+        Pair::new(&wrong, &server).shake().unwrap_err().kind,
+        TlsFailureKind::UnknownAuthority
+    );
 }
 
 #[test]
@@ -176,13 +184,13 @@ fn bad_certificates_are_refused_and_each_is_named() {
     });
     let stranger = other.client("x", |_| {});
     let refused = |tls, client| refused(&files, tls, &authority, client);
-    assert_eq!(refused(MUTUAL, None), Kind::NoCertificate);
-    assert_eq!(refused(MUTUAL, Some(&expired)), Kind::CertificateExpired);
-    assert_eq!(refused(MUTUAL, Some(&early)), Kind::CertificateExpired);
-    assert_eq!(refused(MUTUAL, Some(&usage)), Kind::BadCertificate);
-    assert_eq!(refused(MUTUAL, Some(&stranger)), Kind::UnknownAuthority);
+    assert_eq!(refused(MUTUAL, None), TlsFailureKind::NoCertificate);
+    assert_eq!(refused(MUTUAL, Some(&expired)), TlsFailureKind::CertificateExpired);
+    assert_eq!(refused(MUTUAL, Some(&early)), TlsFailureKind::CertificateExpired);
+    assert_eq!(refused(MUTUAL, Some(&usage)), TlsFailureKind::BadCertificate);
+    assert_eq!(refused(MUTUAL, Some(&stranger)), TlsFailureKind::UnknownAuthority);
     let crl = "client_ca: ca.crt, crl: [crl.pem]";
-    assert_eq!(refused(crl, Some(&revoked)), Kind::CertificateRevoked);
+    assert_eq!(refused(crl, Some(&revoked)), TlsFailureKind::CertificateRevoked);
     let good = Arc::new(client_config(&authority, Some(&authority.client("a", |_| {})), None));
     Pair::new(&good, &files.server(crl).unwrap()).shake().unwrap();
 }
@@ -213,7 +221,7 @@ fn a_ticket_resumes_here_and_nowhere_else() {
         .with("crl.pem", &authority.crl(&[&[0x77]]));
     let client = authority.client("meter", |_| {});
     for tls13 in [false, true] {
-        let keys = ticket_keys(&Section::default());
+        let keys = ticket_keys(&TlsConfig::default());
         let server = |tls, name| files.server_with(tls, keys.clone(), name).unwrap();
         let config = remembering(&authority, Some(&client), tls13);
         let here = server(MUTUAL, "a");
@@ -264,7 +272,7 @@ fn a_session_is_not_resumed_with_a_certificate_that_has_expired_since() {
     std::thread::sleep(std::time::Duration::from_millis(3100));
     for config in &configs {
         let failure = Pair::new(config, &server).shake().unwrap_err();
-        assert_eq!(failure.kind, Kind::CertificateExpired);
+        assert_eq!(failure.kind, TlsFailureKind::CertificateExpired);
         assert!(failure.what.contains("since the session was begun"), "{}", failure.what);
     }
 }
@@ -351,7 +359,7 @@ fn what_is_not_tls_is_said_so() {
         (b"\x16\x03\x01\xff\xff", "too long"),
     ] {
         let (failure, _) = Pair::new(&config, &server).server_takes(bytes).unwrap_err();
-        assert_eq!(failure.kind, Kind::NotTls);
+        assert_eq!(failure.kind, TlsFailureKind::NotTls);
         assert!(failure.what.contains(word), "{}", failure.what);
     }
 }

@@ -11,20 +11,21 @@ use std::cell::RefCell;
 use zeroize::Zeroize;
 
 thread_local! {
-    static HEARD: RefCell<Heard> = const { RefCell::new(Heard { client: None, server: None }) };
+    static HEARD: RefCell<HandshakeSecrets> =
+        const { RefCell::new(HandshakeSecrets { client: None, server: None }) };
 }
 
 /// One traffic secret. Its bytes are wiped when it is dropped.
-pub struct Secret {
+pub struct TrafficSecret {
     bytes: [u8; LONGEST_SECRET],
     length: usize,
 }
 
-impl Secret {
-    fn new(secret: &[u8]) -> Option<Secret> {
+impl TrafficSecret {
+    fn new(secret: &[u8]) -> Option<TrafficSecret> {
         let mut bytes = [0; LONGEST_SECRET];
         bytes.get_mut(..secret.len())?.copy_from_slice(secret);
-        Some(Secret { bytes, length: secret.len() })
+        Some(TrafficSecret { bytes, length: secret.len() })
     }
 
     /// Its bytes.
@@ -33,7 +34,7 @@ impl Secret {
     }
 }
 
-impl Drop for Secret {
+impl Drop for TrafficSecret {
     fn drop(&mut self) {
         self.bytes.zeroize();
     }
@@ -41,15 +42,15 @@ impl Drop for Secret {
 
 /// The secrets that one call into rustls has logged.
 #[derive(Default)]
-pub struct Heard {
+pub struct HandshakeSecrets {
     /// The secret of what the client sends.
-    pub client: Option<Secret>,
+    pub client: Option<TrafficSecret>,
     /// The secret of what the server sends.
-    pub server: Option<Secret>,
+    pub server: Option<TrafficSecret>,
 }
 
 /// Makes a call into rustls; returns its result and the secrets that it logged.
-pub fn listen<T>(call: impl FnOnce() -> T) -> (T, Heard) {
+pub fn listen<T>(call: impl FnOnce() -> T) -> (T, HandshakeSecrets) {
     HEARD.take();
     let result = call();
     (result, HEARD.take())
@@ -62,8 +63,8 @@ pub struct SecretTap;
 impl KeyLog for SecretTap {
     fn log(&self, label: &str, _client_random: &[u8], secret: &[u8]) {
         HEARD.with_borrow_mut(|heard| match label {
-            "CLIENT_TRAFFIC_SECRET_0" => heard.client = Secret::new(secret),
-            "SERVER_TRAFFIC_SECRET_0" => heard.server = Secret::new(secret),
+            "CLIENT_TRAFFIC_SECRET_0" => heard.client = TrafficSecret::new(secret),
+            "SERVER_TRAFFIC_SECRET_0" => heard.server = TrafficSecret::new(secret),
             _ => {}
         });
     }

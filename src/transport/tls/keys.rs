@@ -16,22 +16,26 @@ use zeroize::Zeroize;
 pub const LONGEST_SECRET: usize = 48;
 
 /// The key of one direction. It cannot be copied, and its bytes are wiped when it is dropped.
-pub struct Key {
+pub struct TrafficKey {
     /// aws-lc wipes it when it is freed.
     aead: aead::LessSafeKey,
     iv: [u8; NONCE],
 }
 
-impl Drop for Key {
+impl Drop for TrafficKey {
     fn drop(&mut self) {
         self.iv.zeroize();
     }
 }
 
-impl Key {
+impl TrafficKey {
     /// Derives the key of `secret`, whose length is [`Suite::secret`]. `None` when the library
     /// fails, or when the key or its initialization vector differ from `expected`.
-    pub fn derive(suite: Suite, secret: &[u8], expected: Option<(&[u8], &[u8])>) -> Option<Key> {
+    pub fn derive(
+        suite: Suite,
+        secret: &[u8],
+        expected: Option<(&[u8], &[u8])>,
+    ) -> Option<TrafficKey> {
         let (mut key, mut iv) = ([0; LONGEST_KEY], [0; NONCE]);
         let length = suite.aead().key_len();
         let made = key.get_mut(..length).and_then(|key| {
@@ -48,7 +52,7 @@ impl Key {
                 verify_slices_are_equal(&iv, expected_iv).ok()?;
             }
             let aead = aead::UnboundKey::new(suite.aead(), key).ok()?;
-            Some(Key { aead: aead::LessSafeKey::new(aead), iv })
+            Some(TrafficKey { aead: aead::LessSafeKey::new(aead), iv })
         });
         key.zeroize();
         iv.zeroize();
@@ -143,21 +147,21 @@ const SETS: usize = 512;
 /// derived only to answer a ping of an idle client would fill the cache of a large fleet.
 const AGED: usize = SETS;
 
-struct Place {
+struct CachedKey {
     suite: Suite,
     secret: [u8; LONGEST_SECRET],
-    key: Key,
+    key: TrafficKey,
 }
 
-impl Drop for Place {
+impl Drop for CachedKey {
     fn drop(&mut self) {
         self.secret.zeroize();
     }
 }
 
 #[derive(Default)]
-struct Set {
-    places: [Option<Box<Place>>; WAYS],
+struct CacheSet {
+    places: [Option<Box<CachedKey>>; WAYS],
     /// The place that the next key of the set takes.
     next: u8,
     /// A bit for each place that was used since [`KeyCache::age`] last looked at the set.
@@ -169,7 +173,7 @@ const _: () = assert!(WAYS <= u8::BITS as usize);
 /// The keys that a shard used last, at most [`WAYS`] times [`SETS`].
 #[derive(Default)]
 pub struct KeyCache {
-    sets: Vec<Set>,
+    sets: Vec<CacheSet>,
     /// The set at which the next call of [`KeyCache::age`] begins.
     aged: usize,
     /// How many keys were derived.
@@ -177,9 +181,9 @@ pub struct KeyCache {
 }
 
 impl KeyCache {
-    fn set(&mut self, secret: &[u8]) -> &mut Set {
+    fn set(&mut self, secret: &[u8]) -> &mut CacheSet {
         if self.sets.is_empty() {
-            self.sets.resize_with(SETS, Set::default);
+            self.sets.resize_with(SETS, CacheSet::default);
         }
         // Secrets are random, so the sets fill evenly.
         let first = secret.first_chunk().map_or(0, |bytes| u16::from_le_bytes(*bytes));
@@ -187,7 +191,7 @@ impl KeyCache {
     }
 
     /// The key of `secret`, derived if it is not cached. `None` when the library fails.
-    pub fn get(&mut self, suite: Suite, secret: &[u8]) -> Option<&Key> {
+    pub fn get(&mut self, suite: Suite, secret: &[u8]) -> Option<&TrafficKey> {
         let set = self.set(secret);
         if let Some(at) = set.find(suite, secret) {
             let set = self.set(secret);
@@ -207,12 +211,12 @@ impl KeyCache {
         suite: Suite,
         secret: &[u8],
         expected: Option<(&[u8], &[u8])>,
-    ) -> Option<&Key> {
-        let key = Key::derive(suite, secret, expected)?;
+    ) -> Option<&TrafficKey> {
+        let key = TrafficKey::derive(suite, secret, expected)?;
         self.derived += 1;
         let mut kept = [0; LONGEST_SECRET];
         kept.get_mut(..secret.len())?.copy_from_slice(secret);
-        let place = Box::new(Place { suite, secret: kept, key });
+        let place = Box::new(CachedKey { suite, secret: kept, key });
         kept.zeroize();
         let set = self.set(secret);
         let at = usize::from(set.next) % WAYS;
@@ -237,7 +241,7 @@ impl KeyCache {
     pub fn age(&mut self) -> usize {
         let from = self.aged.min(self.sets.len());
         let sets = self.sets.iter_mut().skip(from).take(AGED);
-        let wiped = sets.map(Set::wipe_unused).sum();
+        let wiped = sets.map(CacheSet::wipe_unused).sum();
         self.aged = if from + AGED < self.sets.len() { from + AGED } else { 0 };
         wiped
     }
@@ -248,7 +252,7 @@ impl KeyCache {
     }
 }
 
-impl Set {
+impl CacheSet {
     fn wipe_unused(&mut self) -> usize {
         let used = std::mem::take(&mut self.used);
         let mut wiped = 0;

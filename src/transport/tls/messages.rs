@@ -1,10 +1,10 @@
 //! The messages of a peer other than data, once the handshake is over: alerts, KeyUpdates of TLS
 //! 1.3, and attempts to renegotiate in TLS 1.2. A part of `records`, under the same rules.
 
-use super::alert::{Alert, FATAL, Failure, Kind, WARNING};
+use super::alert::{Alert, FATAL, TlsFailure, TlsFailureKind, WARNING};
 use super::keys::KeyCache;
 use super::mutant::Mutant;
-use super::records::{Event, KEY_UPDATE, NOT_NOW, Records, Refused, broken, refuse};
+use super::records::{KEY_UPDATE, NOT_NOW, RecordEffect, RecordRefusal, Records, broken, refuse};
 
 /// KeyUpdates without data between them; one more ends the connection.
 const UPDATES: u8 = 32;
@@ -20,7 +20,7 @@ const CLIENT_HELLO: u8 = 1;
 
 impl<const N: usize> Records<N> {
     /// Handles an alert (RFC 8446 section 6).
-    pub(super) fn hear_alert(&mut self, said: &[u8]) -> Result<Event, Refused> {
+    pub(super) fn hear_alert(&mut self, said: &[u8]) -> Result<RecordEffect, RecordRefusal> {
         let &[level, description] = said else {
             return refuse(Alert::DECODE_ERROR, "an alert that cannot be read");
         };
@@ -29,11 +29,11 @@ impl<const N: usize> Records<N> {
             return refuse(Alert::ILLEGAL_PARAMETER, "an alert of an unknown level");
         }
         if alert == Alert::CLOSE_NOTIFY {
-            return Ok(Event::Closed);
+            return Ok(RecordEffect::Closed);
         }
         if level == FATAL {
             let what = format!("the client sent the alert {description}");
-            return Err((None, Failure::new(Kind::ClientAlert, what)));
+            return Err((None, TlsFailure::new(TlsFailureKind::ClientAlert, what)));
         }
         self.tally.warnings += 1;
         if self.tally.warnings > WARNINGS {
@@ -43,7 +43,7 @@ impl<const N: usize> Records<N> {
         if self.suite.is_tls13() && alert != Alert::USER_CANCELED {
             return refuse(Alert::DECODE_ERROR, "a warning that TLS 1.3 does not have");
         }
-        Ok(Event::None)
+        Ok(RecordEffect::None)
     }
 
     /// Handles a KeyUpdate of TLS 1.3, or a part of one (RFC 8446 section 4.6.3). It has to end
@@ -53,7 +53,7 @@ impl<const N: usize> Records<N> {
         cache: &mut KeyCache,
         said: &[u8],
         out: &mut Vec<u8>,
-    ) -> Result<Event, Refused> {
+    ) -> Result<RecordEffect, RecordRefusal> {
         if said.is_empty() {
             return refuse(Alert::UNEXPECTED_MESSAGE, "an empty handshake record");
         }
@@ -70,7 +70,7 @@ impl<const N: usize> Records<N> {
         let wanted = match *rest {
             [] => {
                 self.tally.begun += u8::try_from(head.len()).unwrap_or(0);
-                return Ok(Event::None);
+                return Ok(RecordEffect::None);
             }
             [0] => false,
             [1] => true,
@@ -93,7 +93,7 @@ impl<const N: usize> Records<N> {
         if !Mutant::TlsUpdateIgnored.is_on() {
             self.receive.update(self.suite, cache).ok_or_else(broken)?;
         }
-        Ok(Event::None)
+        Ok(RecordEffect::None)
     }
 
     /// Handles a handshake message of TLS 1.2. There is no second handshake on a connection: the
@@ -103,7 +103,7 @@ impl<const N: usize> Records<N> {
         cache: &mut KeyCache,
         said: &[u8],
         out: &mut Vec<u8>,
-    ) -> Result<Event, Refused> {
+    ) -> Result<RecordEffect, RecordRefusal> {
         let whole = match *said {
             [CLIENT_HELLO, a, b, c, ref rest @ ..] => {
                 rest.len() == usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c)
@@ -118,6 +118,6 @@ impl<const N: usize> Records<N> {
         }
         self.tally.renegotiated = true;
         self.say(cache, WARNING, Alert::NO_RENEGOTIATION, out);
-        Ok(Event::None)
+        Ok(RecordEffect::None)
     }
 }

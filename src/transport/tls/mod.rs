@@ -29,14 +29,14 @@ mod suite;
 mod ticket;
 mod verify;
 
-pub use alert::{Alert, Failure, Kind};
-pub use established::{Role, Tls};
+pub use alert::{Alert, TlsFailure, TlsFailureKind};
+pub use established::{Tls, TlsSide};
 pub use handshake::{Advanced, Established, Handshake};
 pub use identity::PeerCertificate;
-pub use key_log::Heard;
+pub use key_log::HandshakeSecrets;
 pub use keys::KeyCache;
 pub use records::{CertificateMark, Opened, RecordLayer, Records, Sealed};
-pub use server::{Reader, Server, Unusable, certified, ticket_keys};
+pub use server::{ReadTlsFile, Server, UnusableFile, certified, ticket_keys};
 pub use ticket::TicketKeys;
 
 use crate::mutant;
@@ -69,28 +69,32 @@ pub fn warm_up() {
     let _ = ::aws_lc_rs::rand::fill(&mut bytes);
 }
 
-/// An error of rustls as a [`Failure`], for the log and the counters.
-fn refused(error: &Error) -> Failure {
+/// An error of rustls as a [`TlsFailure`], for the log and the counters.
+fn refused(error: &Error) -> TlsFailure {
     let kind = match error {
-        Error::NoCertificatesPresented => Kind::NoCertificate,
+        Error::NoCertificatesPresented => TlsFailureKind::NoCertificate,
         Error::InvalidCertificate(certificate) => match certificate {
             CertificateError::Expired
             | CertificateError::ExpiredContext { .. }
             | CertificateError::NotValidYet
-            | CertificateError::NotValidYetContext { .. } => Kind::CertificateExpired,
+            | CertificateError::NotValidYetContext { .. } => TlsFailureKind::CertificateExpired,
             CertificateError::Revoked
             | CertificateError::UnknownRevocationStatus
             | CertificateError::ExpiredRevocationList
-            | CertificateError::ExpiredRevocationListContext { .. } => Kind::CertificateRevoked,
-            CertificateError::UnknownIssuer => Kind::UnknownAuthority,
-            _ => Kind::BadCertificate,
+            | CertificateError::ExpiredRevocationListContext { .. } => {
+                TlsFailureKind::CertificateRevoked
+            }
+            CertificateError::UnknownIssuer => TlsFailureKind::UnknownAuthority,
+            _ => TlsFailureKind::BadCertificate,
         },
-        Error::PeerIncompatible(_) | Error::NoApplicationProtocol => Kind::NothingInCommon,
-        Error::AlertReceived(_) => Kind::ClientAlert,
-        Error::General(_) | Error::FailedToGetCurrentTime | Error::FailedToGetRandomBytes => {
-            Kind::Internal
+        Error::PeerIncompatible(_) | Error::NoApplicationProtocol => {
+            TlsFailureKind::NothingInCommon
         }
-        _ => Kind::Protocol,
+        Error::AlertReceived(_) => TlsFailureKind::ClientAlert,
+        Error::General(_) | Error::FailedToGetCurrentTime | Error::FailedToGetRandomBytes => {
+            TlsFailureKind::Internal
+        }
+        _ => TlsFailureKind::Protocol,
     };
     let what = match error {
         Error::NoCertificatesPresented => "the client showed no certificate".to_owned(),
@@ -99,18 +103,20 @@ fn refused(error: &Error) -> Failure {
         }
         Error::InvalidCertificate(why) => {
             let words = match kind {
-                Kind::UnknownAuthority => "it leads to no authority that is trusted here",
-                Kind::CertificateExpired => "it has expired, or is not yet valid",
-                Kind::CertificateRevoked if *why == CertificateError::Revoked => "it was revoked",
-                Kind::CertificateRevoked => "no CRL says whether it was revoked",
-                _ => return Failure::new(kind, format!("the client's certificate: {why}")),
+                TlsFailureKind::UnknownAuthority => "it leads to no authority that is trusted here",
+                TlsFailureKind::CertificateExpired => "it has expired, or is not yet valid",
+                TlsFailureKind::CertificateRevoked if *why == CertificateError::Revoked => {
+                    "it was revoked"
+                }
+                TlsFailureKind::CertificateRevoked => "no CRL says whether it was revoked",
+                _ => return TlsFailure::new(kind, format!("the client's certificate: {why}")),
             };
             format!("the client's certificate: {words}")
         }
         Error::AlertReceived(alert) => format!("the client sent the alert {alert:?}"),
         other => other.to_string(),
     };
-    Failure::new(kind, what)
+    TlsFailure::new(kind, what)
 }
 
 #[cfg(test)]

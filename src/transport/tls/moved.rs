@@ -3,10 +3,10 @@
 //! number under the same secret would give the key away.
 
 use super::established::Tls;
-use super::records::{CertificateMark, Direction, Partial, Records, Tally};
+use super::records::{CertificateMark, Partial, RecordDirection, RecordTally, Records};
 use super::suite::Suite;
 use crate::mutant::Mutant;
-use crate::upgrade::code::{Body, Bytes, Code, Secret, record};
+use crate::upgrade::code::{BodyReader, ByteString, Code, SecretBytes, record};
 
 record! {
     /// See [`Records`].
@@ -14,16 +14,16 @@ record! {
         /// Its place in [`SUITES`].
         pub suite: u8,
         /// Secret and sequence number of what the client sends.
-        pub receive: (Secret, u64),
+        pub receive: (SecretBytes, u64),
         /// Secret and sequence number of what the broker sends.
-        pub send: (Secret, u64),
+        pub send: (SecretBytes, u64),
         /// The part of an unfinished record that has arrived.
-        pub partial: Option<Bytes>,
+        pub partial: Option<ByteString>,
         /// See [`Records`].
         pub certificate: u64,
         /// See [`Records`].
         pub not_after: u32,
-        /// See [`Tally`], as all that follow.
+        /// See [`RecordTally`], as all that follow.
         pub empty: u8,
         pub updates: u8,
         pub warnings: u8,
@@ -53,15 +53,15 @@ impl Tls {
 
 fn moved<const N: usize>(records: &Records<N>) -> MovedTls {
     let Records { receive, send, suite, tally, .. } = records;
-    let direction = |of: &Direction<N>| {
+    let direction = |of: &RecordDirection<N>| {
         let sequence = if Mutant::UpgradeSequenceLost.is_on() { 0 } else { of.sequence };
-        (Secret(of.secret(*suite).to_vec()), sequence)
+        (SecretBytes(of.secret(*suite).to_vec()), sequence)
     };
     MovedTls {
         suite: SUITES.iter().position(|known| known == suite).unwrap_or_default() as u8,
         receive: direction(receive),
         send: direction(send),
-        partial: records.partial.as_ref().map(|partial| Bytes(partial.0.clone())),
+        partial: records.partial.as_ref().map(|partial| ByteString(partial.0.clone())),
         certificate: records.certificate,
         not_after: records.not_after,
         empty: tally.empty,
@@ -77,7 +77,7 @@ fn moved<const N: usize>(records: &Records<N>) -> MovedTls {
 
 fn restore<const N: usize>(records: &mut Records<N>, moved: MovedTls) {
     records.partial = moved.partial.map(|partial| Box::new(Partial(partial.0)));
-    records.tally = Tally {
+    records.tally = RecordTally {
         empty: moved.empty,
         updates: moved.updates,
         warnings: moved.warnings,
@@ -86,7 +86,7 @@ fn restore<const N: usize>(records: &mut Records<N>, moved: MovedTls) {
         owes_update: moved.owes_update,
         renegotiated: moved.renegotiated,
         said_close: moved.said_close,
-        ..Tally::default()
+        ..RecordTally::default()
     };
 }
 
@@ -100,10 +100,10 @@ impl Tls {
     }
 
     /// Restores what [`Tls::put`] has written; `None` when the bytes were not written by it.
-    pub fn get(from: &mut Body<'_>) -> Option<Tls> {
+    pub fn get(from: &mut BodyReader<'_>) -> Option<Tls> {
         let moved = MovedTls::get(from)?;
         let suite = *SUITES.get(usize::from(moved.suite))?;
-        let fits = |secret: &Secret| secret.0.len() == suite.secret();
+        let fits = |secret: &SecretBytes| secret.0.len() == suite.secret();
         (fits(&moved.receive.0) && fits(&moved.send.0)).then_some(())?;
         let (receive, send) = (&moved.receive, &moved.send);
         let (receive, send) = ((&*receive.0.0, receive.1), (&*send.0.0, send.1));

@@ -10,7 +10,7 @@
 //! The bounds on messages of a peer that carry no data are those of rustls: 32 empty records in a
 //! row, 32 KeyUpdates without data between them, 4 warnings, one attempt to renegotiate.
 
-use super::alert::{Alert, FATAL, Failure, Kind, WARNING};
+use super::alert::{Alert, FATAL, TlsFailure, TlsFailureKind, WARNING};
 use super::keys::{self, KeyCache};
 use super::mutant::Mutant;
 use super::suite::{EXPLICIT, NONCE, Suite, TAG};
@@ -43,22 +43,22 @@ pub mod content {
 
 /// One direction: its secret ([`Suite::secret`]) and the number of records it has protected. It
 /// cannot be copied, so that no two records have the same number under the same secret.
-pub(super) struct Direction<const N: usize> {
+pub(super) struct RecordDirection<const N: usize> {
     secret: [u8; N],
     pub(super) sequence: u64,
 }
 
-impl<const N: usize> Drop for Direction<N> {
+impl<const N: usize> Drop for RecordDirection<N> {
     fn drop(&mut self) {
         self.secret.zeroize();
     }
 }
 
-impl<const N: usize> Direction<N> {
+impl<const N: usize> RecordDirection<N> {
     fn new(secret: &[u8], sequence: u64) -> Option<Self> {
         let mut kept = [0; N];
         kept.get_mut(..secret.len())?.copy_from_slice(secret);
-        Some(Direction { secret: kept, sequence })
+        Some(RecordDirection { secret: kept, sequence })
     }
 
     pub(super) fn secret(&self, suite: Suite) -> &[u8] {
@@ -77,7 +77,7 @@ impl<const N: usize> Direction<N> {
 
 /// Counters of what a peer may do only once, or only a few times.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Tally {
+pub(super) struct RecordTally {
     /// Empty records in a row.
     pub(super) empty: u8,
     /// KeyUpdates since the last data.
@@ -113,8 +113,8 @@ pub struct CertificateMark {
 
 /// A connection's record layer; `N` is room for its secrets.
 pub struct Records<const N: usize> {
-    pub(super) receive: Direction<N>,
-    pub(super) send: Direction<N>,
+    pub(super) receive: RecordDirection<N>,
+    pub(super) send: RecordDirection<N>,
     /// The part of an unfinished record that has arrived.
     pub(super) partial: Option<Box<Partial>>,
     /// Identifies the client's certificate among those that are revoked; 0 for none.
@@ -122,7 +122,7 @@ pub struct Records<const N: usize> {
     /// Last second of the certificate's validity, counted from 1970; 0 for no end.
     pub(super) not_after: u32,
     pub(super) suite: Suite,
-    pub(super) tally: Tally,
+    pub(super) tally: RecordTally,
 }
 
 // A million clients have a million of these; each bound is a size class of the allocator.
@@ -137,7 +137,7 @@ pub enum Opened {
     /// The peer has said that it sends nothing more.
     Closed,
     /// The connection has to end. The alert for the peer, if one is due, is in the output.
-    Failed(Failure),
+    Failed(TlsFailure),
 }
 
 /// The outcome of sealing bytes.
@@ -152,24 +152,27 @@ pub enum Sealed {
 }
 
 /// The effect of the record that was opened last on the connection.
-pub(super) enum Event {
+pub(super) enum RecordEffect {
     None,
     Closed,
 }
 
 /// An alert that is owed, if any, and the failure.
-pub(super) type Refused = (Option<Alert>, Failure);
+pub(super) type RecordRefusal = (Option<Alert>, TlsFailure);
 
 const TOO_LONG: &str = "a record that is too long";
 const NOT_GENUINE: &str = "a record that is not genuine";
 pub(super) const NOT_NOW: &str = "a message that may not come after the handshake";
 
-pub(super) fn refuse<T>(alert: Alert, what: &'static str) -> Result<T, Refused> {
-    Err((Some(alert), Failure::protocol(what)))
+pub(super) fn refuse<T>(alert: Alert, what: &'static str) -> Result<T, RecordRefusal> {
+    Err((Some(alert), TlsFailure::protocol(what)))
 }
 
-pub(super) fn broken() -> Refused {
-    (Some(Alert::INTERNAL_ERROR), Failure::new(Kind::Internal, "a key could not be made"))
+pub(super) fn broken() -> RecordRefusal {
+    (
+        Some(Alert::INTERNAL_ERROR),
+        TlsFailure::new(TlsFailureKind::Internal, "a key could not be made"),
+    )
 }
 
 /// The record layer after a handshake, whatever room its secrets need.
@@ -218,8 +221,8 @@ impl<const N: usize> RecordLayer for Records<N> {
                 None => self.open_first(cache, &mut bytes, plain, out),
             };
             match opened {
-                Ok(Event::None) => {}
-                Ok(Event::Closed) => return Opened::Closed,
+                Ok(RecordEffect::None) => {}
+                Ok(RecordEffect::Closed) => return Opened::Closed,
                 Err((alert, failure)) => {
                     if let Some(alert) = alert {
                         self.say(cache, FATAL, alert, out);
@@ -316,13 +319,13 @@ impl<const N: usize> Records<N> {
         certificate: CertificateMark,
     ) -> Option<Self> {
         Some(Records {
-            receive: Direction::new(receive.0, receive.1)?,
-            send: Direction::new(send.0, send.1)?,
+            receive: RecordDirection::new(receive.0, receive.1)?,
+            send: RecordDirection::new(send.0, send.1)?,
             partial: None,
             certificate: certificate.fingerprint,
             not_after: certificate.not_after,
             suite,
-            tally: Tally::default(),
+            tally: RecordTally::default(),
         })
     }
 
@@ -333,7 +336,7 @@ impl<const N: usize> Records<N> {
         bytes: &mut &[u8],
         plain: &mut Vec<u8>,
         out: &mut Vec<u8>,
-    ) -> Result<Event, Refused> {
+    ) -> Result<RecordEffect, RecordRefusal> {
         let length = self.check_header(bytes)?;
         match length.and_then(|length| bytes.split_at_checked(HEADER + length)) {
             Some((record, rest)) => {
@@ -344,7 +347,7 @@ impl<const N: usize> Records<N> {
                 let kept = if Mutant::TlsPartForgotten.is_on() { &[] } else { *bytes };
                 self.partial = Some(Box::new(Partial(kept.to_vec())));
                 *bytes = &[];
-                Ok(Event::None)
+                Ok(RecordEffect::None)
             }
         }
     }
@@ -357,7 +360,7 @@ impl<const N: usize> Records<N> {
         bytes: &mut &[u8],
         plain: &mut Vec<u8>,
         out: &mut Vec<u8>,
-    ) -> Result<Event, Refused> {
+    ) -> Result<RecordEffect, RecordRefusal> {
         loop {
             let length = self.check_header(&partial.0)?;
             let whole = HEADER + length.unwrap_or(0);
@@ -366,7 +369,7 @@ impl<const N: usize> Records<N> {
             }
             if bytes.is_empty() {
                 self.partial = Some(partial);
-                return Ok(Event::None);
+                return Ok(RecordEffect::None);
             }
             let missing = whole - partial.0.len();
             let (mine, rest) = bytes.split_at(missing.min(bytes.len()));
@@ -378,7 +381,7 @@ impl<const N: usize> Records<N> {
     /// The length of the record whose header is at the start of `bytes`, without the header; `None`
     /// while the header is incomplete. A bad header is refused before the rest of the record
     /// arrives.
-    fn check_header(&self, bytes: &[u8]) -> Result<Option<usize>, Refused> {
+    fn check_header(&self, bytes: &[u8]) -> Result<Option<usize>, RecordRefusal> {
         let known = match bytes.first() {
             Some(&content::DATA) | None => true,
             Some(&(content::ALERT | content::HANDSHAKE)) => !self.suite.is_tls13(),
@@ -406,7 +409,7 @@ impl<const N: usize> Records<N> {
         record: &[u8],
         plain: &mut Vec<u8>,
         out: &mut Vec<u8>,
-    ) -> Result<Event, Refused> {
+    ) -> Result<RecordEffect, RecordRefusal> {
         let start = plain.len();
         let opened = self.decrypt(cache, record, plain);
         let kind = opened.inspect_err(|_| plain.truncate(start))?;
@@ -425,7 +428,7 @@ impl<const N: usize> Records<N> {
         }
         if kind == content::DATA {
             self.tally.updates = if length > 0 { 0 } else { self.tally.updates };
-            return Ok(Event::None);
+            return Ok(RecordEffect::None);
         }
         let said = plain.split_off(start);
         match (kind, self.suite.is_tls13()) {
@@ -442,7 +445,7 @@ impl<const N: usize> Records<N> {
         cache: &mut KeyCache,
         record: &[u8],
         plain: &mut Vec<u8>,
-    ) -> Result<u8, Refused> {
+    ) -> Result<u8, RecordRefusal> {
         let (suite, sequence) = (self.suite, self.receive.sequence);
         let Some(key) = cache.get(suite, self.receive.secret(suite)) else { return Err(broken()) };
         // The peer has to change its key before its numbers run out; there is no other bound on

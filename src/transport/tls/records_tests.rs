@@ -1,11 +1,11 @@
 //! Tests of the record layer against rustls, and against a peer that breaks the rules.
 
 use super::alert::Alert;
-use super::keys::{Key, KeyCache};
+use super::keys::{KeyCache, TrafficKey};
 use super::records::{HEADER, PLAIN, content};
 use super::suite::Suite;
 use super::testing::{Pair, client_config, usual};
-use super::{Kind, Opened, Sealed, Tls, provider};
+use super::{Opened, Sealed, Tls, TlsFailureKind, provider};
 use proptest::prelude::*;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ impl Rogue {
     }
 
     fn record(&mut self, kind: u8, said: &[u8], padding: usize) -> Vec<u8> {
-        let key = Key::derive(self.suite, &self.secret, None).unwrap();
+        let key = TrafficKey::derive(self.suite, &self.secret, None).unwrap();
         let nonce = key.nonce(self.sequence);
         let (mut plain, mut header, mut explicit) = (said.to_vec(), vec![kind, 3, 3], Vec::new());
         if self.suite.is_tls13() {
@@ -217,7 +217,7 @@ fn alerts_end_a_connection_or_do_not() {
         assert_eq!(Rogue::new(suite).says(content::ALERT, &[2, 0]), Opened::Closed);
         let mut rogue = Rogue::new(suite);
         let Opened::Failed(failure) = rogue.says(content::ALERT, &[2, 40]) else { panic!() };
-        assert_eq!(failure.kind, Kind::ClientAlert);
+        assert_eq!(failure.kind, TlsFailureKind::ClientAlert);
         assert!(rogue.out.is_empty(), "an alert is not answered");
         for said in [&[3, 0][..], &[1], &[], &[1, 0, 0]] {
             assert!(fails(&Rogue::new(suite).says(content::ALERT, said)), "{said:?}");
@@ -409,7 +409,7 @@ proptest! {
             let length = HEADER + usize::from(u16::from_be_bytes([high, low]));
             let (record, behind) = rest.split_at(length);
             rest = behind;
-            let key = Key::derive(suite, &theirs, None).unwrap();
+            let key = TrafficKey::derive(suite, &theirs, None).unwrap();
             let (explicit, body) = record[HEADER..].split_at(suite.explicit());
             prop_assert_eq!(explicit, &key.nonce(sequence)[12 - explicit.len()..]);
             let (sealed, tag) = body.split_at(body.len() - 16);

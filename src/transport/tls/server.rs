@@ -6,7 +6,7 @@
 //! opens a file. A set of files that cannot be used is refused as a whole, with the file and the
 //! reason.
 
-use super::alert::{Alert, Failure};
+use super::alert::{Alert, TlsFailure};
 use super::identity::{PeerCertificate, distinguished_name, fingerprint};
 use super::key_log;
 use super::records::CertificateMark;
@@ -14,7 +14,7 @@ use super::sni::Certificates;
 use super::ticket::{TicketKeys, Ticketer};
 use super::verify::Verifier;
 use super::{handshake, provider};
-use crate::config::{ClientCertificate, Get, OnRevoked, Tls as Section, TlsVersion, UsernameFrom};
+use crate::config::{ClientCertificate, Get, OnRevoked, TlsConfig, TlsVersion, UsernameFrom};
 use aws_lc_rs::digest;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName};
@@ -29,11 +29,11 @@ use std::sync::Arc;
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
 /// Reads a file.
-pub type Reader<'a> = &'a dyn Fn(&Path) -> io::Result<Vec<u8>>;
+pub type ReadTlsFile<'a> = &'a dyn Fn(&Path) -> io::Result<Vec<u8>>;
 
 /// Why a set of files cannot be used: the key of the section, the file, the reason, and the remedy.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Unusable {
+pub struct UnusableFile {
     /// The key below `tls`.
     pub key: String,
     /// What is wrong, with the file's name.
@@ -42,7 +42,7 @@ pub struct Unusable {
     pub fix: &'static str,
 }
 
-impl fmt::Display for Unusable {
+impl fmt::Display for UnusableFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "tls.{}: {}; {}", self.key, self.what, self.fix)
     }
@@ -76,7 +76,7 @@ impl fmt::Debug for Server {
 }
 
 /// The ticket keys of a section, if it enables tickets. They outlive a reload.
-pub fn ticket_keys(section: &Section) -> Option<Arc<TicketKeys>> {
+pub fn ticket_keys(section: &TlsConfig) -> Option<Arc<TicketKeys>> {
     let rotate = section.tickets.rotate.get();
     section.tickets.enabled.then(|| TicketKeys::new(rotate))
 }
@@ -88,13 +88,13 @@ impl Server {
     /// # Errors
     /// When a file cannot be read or used.
     pub fn new(
-        section: &Section,
+        section: &TlsConfig,
         listener: &str,
         tickets: Option<Arc<TicketKeys>>,
-        read: Reader<'_>,
+        read: ReadTlsFile<'_>,
         now: u64,
-    ) -> Result<Server, Unusable> {
-        let files = Files { read, now };
+    ) -> Result<Server, UnusableFile> {
+        let files = TlsFiles { read, now };
         let (first, mut not_after) = files.certified(
             "certificate",
             &section.certificate,
@@ -112,7 +112,7 @@ impl Server {
             )?;
             not_after = not_after.min(until);
             for name in &entry.names.0 {
-                covers(&certified, name).map_err(|what| Unusable {
+                covers(&certified, name).map_err(|what| UnusableFile {
                     key: key("names"),
                     what: format!("{what} ({})", &*entry.certificate),
                     fix: "use a certificate that has the name among its alternative names",
@@ -128,7 +128,7 @@ impl Server {
         let verifies = verifier.is_some();
         let bound = trust.finish();
         let config = config(section, verifier, certificates);
-        let mut config = config.map_err(|error| Unusable {
+        let mut config = config.map_err(|error| UnusableFile {
             key: "certificate".into(),
             what: error.to_string(),
             fix: "use another certificate",
@@ -163,7 +163,10 @@ impl Server {
     /// Checks that a client with this certificate may still connect, and sets its user name. rustls
     /// does not check again when a client resumes an earlier session, because the client shows no
     /// certificate then.
-    pub(super) fn check(&self, certificate: &mut PeerCertificate) -> Result<(), (Alert, Failure)> {
+    pub(super) fn check(
+        &self,
+        certificate: &mut PeerCertificate,
+    ) -> Result<(), (Alert, TlsFailure)> {
         if certificate.has_expired(self.now()) {
             return Err(handshake::expired());
         }
@@ -192,7 +195,7 @@ impl Server {
 }
 
 fn config(
-    section: &Section,
+    section: &TlsConfig,
     verifier: Option<Arc<Verifier>>,
     certificates: Certificates,
 ) -> Result<ServerConfig, rustls::Error> {
@@ -235,8 +238,8 @@ fn covers(certified: &CertifiedKey, name: &str) -> Result<(), String> {
         .map_err(|_| format!("the certificate is not for `{name}`"))
 }
 
-struct Files<'a> {
-    read: Reader<'a>,
+struct TlsFiles<'a> {
+    read: ReadTlsFile<'a>,
     now: u64,
 }
 
@@ -248,18 +251,18 @@ struct Files<'a> {
 pub fn certified(
     certificate: &str,
     private_key: &str,
-    read: Reader<'_>,
+    read: ReadTlsFile<'_>,
     now: u64,
-) -> Result<(Arc<CertifiedKey>, u64), Unusable> {
-    Files { read, now }.certified("certificate", certificate, "private_key", private_key)
+) -> Result<(Arc<CertifiedKey>, u64), UnusableFile> {
+    TlsFiles { read, now }.certified("certificate", certificate, "private_key", private_key)
 }
 
-fn unusable(key: &str, what: String, fix: &'static str) -> Unusable {
-    Unusable { key: key.into(), what, fix }
+fn unusable(key: &str, what: String, fix: &'static str) -> UnusableFile {
+    UnusableFile { key: key.into(), what, fix }
 }
 
-impl Files<'_> {
-    fn bytes(&self, key: &str, path: &str) -> Result<Vec<u8>, Unusable> {
+impl TlsFiles<'_> {
+    fn bytes(&self, key: &str, path: &str) -> Result<Vec<u8>, UnusableFile> {
         (self.read)(Path::new(path)).map_err(|error| {
             unusable(key, format!("{path}: {error}"), "name a file that the broker may read")
         })
@@ -272,7 +275,7 @@ impl Files<'_> {
         path: &str,
         secret_key: &str,
         secret_path: &str,
-    ) -> Result<(Arc<CertifiedKey>, u64), Unusable> {
+    ) -> Result<(Arc<CertifiedKey>, u64), UnusableFile> {
         let chain = self.chain(key, path)?;
         let until = self.check_chain(key, path, &chain)?;
         let pem = self.bytes(secret_key, secret_path)?;
@@ -300,7 +303,7 @@ impl Files<'_> {
         }
     }
 
-    fn chain(&self, key: &str, path: &str) -> Result<Vec<CertificateDer<'static>>, Unusable> {
+    fn chain(&self, key: &str, path: &str) -> Result<Vec<CertificateDer<'static>>, UnusableFile> {
         let pem = self.bytes(key, path)?;
         let wrong = |what: String| unusable(key, format!("{path}: {what}"), "write PEM");
         let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
@@ -318,7 +321,7 @@ impl Files<'_> {
         key: &str,
         path: &str,
         chain: &[CertificateDer<'_>],
-    ) -> Result<u64, Unusable> {
+    ) -> Result<u64, UnusableFile> {
         let mut until = u64::MAX;
         let mut issuer: Option<Vec<u8>> = None;
         for (at, der) in chain.iter().enumerate() {
@@ -341,7 +344,7 @@ impl Files<'_> {
         path: &str,
         at: usize,
         der: &'d CertificateDer<'_>,
-    ) -> Result<X509Certificate<'d>, Unusable> {
+    ) -> Result<X509Certificate<'d>, UnusableFile> {
         let number = at + 1;
         let (_, certificate) = X509Certificate::from_der(der).map_err(|error| {
             let what = format!("{path}: certificate {number} cannot be read: {error}");
@@ -364,10 +367,10 @@ impl Files<'_> {
     /// The verifier of client certificates, if there is one, and the certificates that are revoked.
     fn verifier(
         &self,
-        section: &Section,
+        section: &TlsConfig,
         trust: &mut digest::Context,
         remarks: &mut Vec<String>,
-    ) -> Result<(Option<Arc<Verifier>>, HashSet<u64>), Unusable> {
+    ) -> Result<(Option<Arc<Verifier>>, HashSet<u64>), UnusableFile> {
         let mut revoked = HashSet::new();
         if section.client_ca.is_empty() || section.client_certificate == ClientCertificate::Off {
             return Ok((None, revoked));

@@ -1,7 +1,7 @@
 //! Authorities, certificates and clients for the tests: rustls as the client, in memory.
 
 use super::{
-    Advanced, Failure, Handshake, KeyCache, Opened, PeerCertificate, Server, Tls, provider,
+    Advanced, Handshake, KeyCache, Opened, PeerCertificate, Server, Tls, TlsFailure, provider,
     ticket_keys,
 };
 use crate::config::{Config, Sources};
@@ -209,7 +209,7 @@ impl Pair {
     }
 
     /// Gives bytes to the server; returns its answer.
-    pub fn server_takes(&mut self, bytes: &[u8]) -> Result<Vec<u8>, (Failure, Vec<u8>)> {
+    pub fn server_takes(&mut self, bytes: &[u8]) -> Result<Vec<u8>, (TlsFailure, Vec<u8>)> {
         let mut out = Vec::new();
         let Some(handshake) = &mut self.handshake else {
             self.open(bytes, &mut out);
@@ -254,7 +254,7 @@ impl Pair {
     }
 
     /// Makes the whole handshake.
-    pub fn shake(&mut self) -> Result<(), Failure> {
+    pub fn shake(&mut self) -> Result<(), TlsFailure> {
         for _ in 0..10 {
             let bytes = self.client_says();
             let answer = match self.server_takes(&bytes) {

@@ -10,7 +10,7 @@
 #![allow(clippy::disallowed_methods, reason = "rustls asks for tickets without a time")]
 
 use crate::mutant::Mutant;
-use crate::upgrade::code::Secret;
+use crate::upgrade::code::SecretBytes;
 use aws_lc_rs::{aead, rand};
 use rustls::server::ProducesTickets;
 use std::fmt;
@@ -48,7 +48,7 @@ impl TicketKey {
 }
 
 #[derive(Default)]
-struct Pair {
+struct TicketKeyPair {
     current: Option<TicketKey>,
     previous: Option<TicketKey>,
 }
@@ -58,7 +58,7 @@ struct Pair {
 /// rotation.
 pub struct TicketKeys {
     rotate: Duration,
-    pair: RwLock<Pair>,
+    pair: RwLock<TicketKeyPair>,
 }
 
 impl fmt::Debug for TicketKeys {
@@ -75,7 +75,7 @@ impl TicketKeys {
 
     /// The keys for another process of this broker, the current one first. Each has its name, its
     /// bytes, and its age in milliseconds, little-endian.
-    pub fn exported(&self, now: Instant) -> Secret {
+    pub fn exported(&self, now: Instant) -> SecretBytes {
         let pair = self.pair.read().unwrap_or_else(PoisonError::into_inner);
         let mut bytes = Vec::with_capacity(2 * EXPORTED);
         for key in [&pair.current, &pair.previous].into_iter().flatten() {
@@ -84,11 +84,11 @@ impl TicketKeys {
             bytes.extend_from_slice(key.bytes.as_slice());
             bytes.extend_from_slice(&age.to_le_bytes());
         }
-        Secret(bytes)
+        SecretBytes(bytes)
     }
 
     /// Adopts the keys that another process has exported; malformed bytes are ignored.
-    pub fn adopt(&self, exported: &Secret, now: Instant) {
+    pub fn adopt(&self, exported: &SecretBytes, now: Instant) {
         let read = |bytes: &[u8]| {
             let (name, bytes) = bytes.split_first_chunk::<NAME>()?;
             let (key, age) = bytes.split_first_chunk::<KEY>()?;
@@ -99,7 +99,7 @@ impl TicketKeys {
         let mut keys = exported.0.chunks_exact(EXPORTED).map_while(read);
         if let Some(current) = keys.next() {
             let mut pair = self.pair.write().unwrap_or_else(PoisonError::into_inner);
-            *pair = Pair { current: Some(current), previous: keys.next() };
+            *pair = TicketKeyPair { current: Some(current), previous: keys.next() };
         }
     }
 
@@ -109,8 +109,8 @@ impl TicketKeys {
     }
 
     /// Calls `with` with the current keys, after replacing them if it is time.
-    fn with<T>(&self, now: Instant, with: impl Fn(&Pair) -> Option<T>) -> Option<T> {
-        let is_due = |pair: &Pair| match &pair.current {
+    fn with<T>(&self, now: Instant, with: impl Fn(&TicketKeyPair) -> Option<T>) -> Option<T> {
+        let is_due = |pair: &TicketKeyPair| match &pair.current {
             Some(key) => now.saturating_duration_since(key.made) >= self.rotate,
             None => true,
         };
@@ -244,7 +244,7 @@ mod tests {
         // Nothing, or anything, leaves a process with keys of its own.
         for bytes in [vec![], vec![7; EXPORTED - 1], vec![0xff; EXPORTED]] {
             let keys = TicketKeys::new(ROTATE);
-            keys.adopt(&Secret(bytes), later);
+            keys.adopt(&SecretBytes(bytes), later);
             let own = Ticketer::new(keys, [1; 32]);
             let ticket = own.seal(b"own", later).unwrap();
             assert!(own.open(&ticket, later).is_some());

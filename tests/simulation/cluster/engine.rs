@@ -1,7 +1,7 @@
 //! The simulated engine: frames under way, each with when it arrives, if it does.
 
 use crate::rng::Rng;
-use ringmq::cluster::frame::{Frame, Said};
+use ringmq::cluster::frame::{FrameContent, NodeFrame};
 use ringmq::cluster::lane::Lane;
 use ringmq::cluster::node::{Engine, To};
 
@@ -77,8 +77,8 @@ impl Network {
     /// Changes the text of a filter or of a topic, now and then: no node does, and it has to be
     /// found out.
     fn change(&mut self, frame: Vec<u8>) -> Vec<u8> {
-        let Ok(read) = Frame::read(&frame) else { return frame };
-        let Said::Data(state, lane, number, segment) = read.said else { return frame };
+        let Ok(read) = NodeFrame::read(&frame) else { return frame };
+        let FrameContent::Data(state, lane, number, segment) = read.said else { return frame };
         let text: &[u8] = match lane {
             Lane::Control => b"t/",
             Lane::Messages => b"retained/of/",
@@ -93,7 +93,7 @@ impl Network {
         self.faults.changed -= 1;
         let mut segment = segment.to_vec();
         segment[at + text.len()] ^= 1;
-        Frame { said: Said::Data(state, lane, number, &segment), ..read }.write()
+        NodeFrame { said: FrameContent::Data(state, lane, number, &segment), ..read }.write()
     }
 
     /// When the next frame arrives.

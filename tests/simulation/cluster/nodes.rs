@@ -4,7 +4,7 @@ use super::engine::{Faults, Network, Wire};
 use crate::rng::Rng;
 use ringmq::cluster::claims::Whom;
 use ringmq::cluster::node::{Node, NodePlan, PeerStatus, Unsent, WhenCutOff};
-use ringmq::cluster::peer::Broker;
+use ringmq::cluster::peer::LocalBroker;
 use ringmq::cluster::record::PassedRef;
 use ringmq::ids::ShardId;
 use ringmq::mesh::moves::{Retell, Retold, ToCluster, ToShard};
@@ -41,7 +41,7 @@ struct Told {
     asked: Vec<ToShard>,
 }
 
-impl Broker for Told {
+impl LocalBroker for Told {
     fn want(&mut self, node: u8, filter: &str, wanted: bool) {
         let entry = (node, filter.to_owned());
         let count = self.wanted.entry(entry.clone()).or_default();

@@ -8,7 +8,7 @@ use crate::rng::Rng;
 use crate::scripted::fine;
 use crate::settings::roomy;
 use crate::world::{Plan, World, listener_state};
-use ringmq::cluster::junction::{Around, Junction};
+use ringmq::cluster::junction::{Junction, JunctionEnvironment};
 use ringmq::cluster::node::{Node, NodePlan, WhenCutOff};
 use ringmq::ids::ShardId;
 use ringmq::packet::{AckKind, Connect};
@@ -22,7 +22,7 @@ pub const GIVE_UP: u64 = 4000;
 
 struct Bells<'a>(&'a mut World);
 
-impl Around for Bells<'_> {
+impl JunctionEnvironment for Bells<'_> {
     fn stamp(&mut self) -> u64 {
         self.0.stamp()
     }

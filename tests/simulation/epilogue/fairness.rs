@@ -9,7 +9,7 @@ use ringmq::limits::Budget;
 const BUDGET: u64 = 300 + 40;
 
 fn short(settings: &Settings) -> Settings {
-    let pending = Bounds { messages: 20, bytes: 1 << 20, on_full: OnFull::DropOldest };
+    let pending = PendingBounds { messages: 20, bytes: 1 << 20, on_full: OnFull::DropOldest };
     Settings { pending, max_inflight: 1, receive_maximum: 1000, ..settings.clone() }
 }
 

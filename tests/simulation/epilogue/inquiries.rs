@@ -107,7 +107,7 @@ fn fates(world: &mut World, what: &Hypothesis) -> Vec<(String, Fate)> {
 
 /// Clients in every state that decides about a message; what is explained is what comes.
 fn explained(world: &mut World, settings: &Settings) {
-    let pending = Bounds { messages: 2, bytes: 1 << 20, on_full: OnFull::DropNew };
+    let pending = PendingBounds { messages: 2, bytes: 1 << 20, on_full: OnFull::DropNew };
     reload(world, Settings { pending, queue_qos0: false, ..settings.clone() });
     let mut online = guest(world, "i-online");
     subscribe(world, &mut online, Wish::new("i/x", 1));

@@ -16,7 +16,7 @@ const FULL: u64 = 33;
 /// Holds every dialogue.
 pub fn hold(world: &mut World, settings: &Settings) {
     let mut settings = settings.clone();
-    settings.pending = Bounds { messages: 1000, bytes: 1 << 26, on_full: OnFull::DropNew };
+    settings.pending = PendingBounds { messages: 1000, bytes: 1 << 26, on_full: OnFull::DropNew };
     (settings.outgoing_max_bytes, settings.max_packet_size) = (1 << 20, 1 << 20);
     (settings.max_inflight, settings.queue_qos0, settings.max_topic_alias) = (10, false, 64);
     reload(world, settings.clone());
@@ -104,7 +104,7 @@ fn acked(reason: ReasonCode) -> Got {
 /// Queues get no longer, by their policy; who published for nobody else is told.
 fn tight_queues(world: &mut World, settings: &Settings) {
     for on_full in [OnFull::DropNew, OnFull::DropOldest] {
-        let pending = Bounds { on_full, ..settings.pending };
+        let pending = PendingBounds { on_full, ..settings.pending };
         let settings = Settings { pending, ..settings.clone() };
         let name = on(world, 0, |n| format!("e-away-{n}"));
         let mut subscriber = join(world, &hello(&name, true, 600));

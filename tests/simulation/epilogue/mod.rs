@@ -28,7 +28,7 @@ use ringmq::packet::{
     SubscribeFilter, SubscribeFilters, SubscribeOptions, Unsubscribe, UnsubscribeFilters,
     UserProperties, Version,
 };
-use ringmq::session::pending::Bounds;
+use ringmq::session::pending::PendingBounds;
 use ringmq::shard::{Settings, home_of};
 use std::sync::Arc;
 

@@ -2,7 +2,7 @@
 //! events tell what happened in its order and not of themselves, drops are counted by client.
 
 use super::*;
-use ringmq::shard::{Measure, Subject, TraceLine, TraceRule};
+use ringmq::shard::{Measure, TraceLine, TraceRule, TraceSubject};
 
 pub fn hold(world: &mut World, settings: &Settings) {
     traced(world);
@@ -33,8 +33,8 @@ fn count(lines: &[TraceLine], event: &str, packet: Option<&str>) -> usize {
 
 fn traced(world: &mut World) {
     let rule = |number, subject| TraceRule { number, subject, payload: number == 1 };
-    let client = rule(0, Subject::Client("o-one".into()));
-    let topic = rule(1, Subject::Topic("o/+".into()));
+    let client = rule(0, TraceSubject::Client("o-one".into()));
+    let topic = rule(1, TraceSubject::Topic("o/+".into()));
     trace(world, &[client, topic]);
     // Many subscribers: they share what is encoded once.
     let mut readers: Vec<Peer> = (0..6)

@@ -14,7 +14,7 @@ const LAG: u64 = 50_000;
 /// Holds every dialogue.
 pub fn hold(world: &mut World, settings: &Settings) {
     let mut settings = settings.clone();
-    settings.pending = Bounds { messages: 1000, bytes: 1 << 26, on_full: OnFull::DropNew };
+    settings.pending = PendingBounds { messages: 1000, bytes: 1 << 26, on_full: OnFull::DropNew };
     (settings.outgoing_max_bytes, settings.max_packet_size) = (1 << 20, 1 << 20);
     (settings.receive_maximum, settings.max_inflight) = (100, 100);
     slow_subscriber(world, &settings);

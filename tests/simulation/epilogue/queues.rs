@@ -7,13 +7,18 @@ pub fn full_queues(world: &mut World, settings: &Settings) {
     // Topic, payload and 64 bytes of overhead.
     let cost = "e/q".len() + 20 + 64;
     for on_full in [OnFull::DropOldest, OnFull::DropNew, OnFull::Disconnect] {
-        full_queue(world, settings, Bounds { messages: 5, bytes: 1 << 20, on_full }, 5);
-        full_queue(world, settings, Bounds { messages: 100, bytes: 4 * cost + 1, on_full }, 4);
+        full_queue(world, settings, PendingBounds { messages: 5, bytes: 1 << 20, on_full }, 5);
+        full_queue(
+            world,
+            settings,
+            PendingBounds { messages: 100, bytes: 4 * cost + 1, on_full },
+            4,
+        );
     }
     reload(world, settings.clone());
 }
 
-fn full_queue(world: &mut World, settings: &Settings, pending: Bounds, kept: usize) {
+fn full_queue(world: &mut World, settings: &Settings, pending: PendingBounds, kept: usize) {
     reload(world, Settings { pending, ..settings.clone() });
     let mut subscriber = join(world, &hello("e-offline", true, 60));
     subscribe(world, &mut subscriber, Wish::new("e/q", 1));
@@ -36,7 +41,7 @@ fn full_queue(world: &mut World, settings: &Settings, pending: Bounds, kept: usi
 
 /// With the policy `disconnect` a connected client whose queue is full is told and closed.
 pub fn harsh_queue(world: &mut World, settings: &Settings) {
-    let pending = Bounds { messages: 5, bytes: 1 << 20, on_full: OnFull::Disconnect };
+    let pending = PendingBounds { messages: 5, bytes: 1 << 20, on_full: OnFull::Disconnect };
     reload(world, Settings { pending, ..settings.clone() });
     let mut connect = hello("e-slow", true, 0);
     connect.properties.receive_maximum = Some(1);
@@ -62,7 +67,7 @@ pub fn harsh_queue(world: &mut World, settings: &Settings) {
 
 /// A client that publishes to itself is held up by its own queue, and what empties that is read.
 pub fn own_queue(world: &mut World, settings: &Settings) {
-    let pending = Bounds { messages: 5, bytes: 1 << 20, on_full: OnFull::DropNew };
+    let pending = PendingBounds { messages: 5, bytes: 1 << 20, on_full: OnFull::DropNew };
     reload(world, Settings { pending, ..settings.clone() });
     let mut connect = hello("e-echo", true, 0);
     connect.properties.receive_maximum = Some(1);
@@ -122,7 +127,7 @@ pub fn qos_0_in_line(world: &mut World, settings: &Settings) {
 /// nobody publishes.
 pub fn expired_places(world: &mut World, settings: &Settings) {
     for on_full in [OnFull::DropOldest, OnFull::DropNew] {
-        let pending = Bounds { messages: 10, bytes: 1 << 20, on_full };
+        let pending = PendingBounds { messages: 10, bytes: 1 << 20, on_full };
         reload(world, Settings { pending, ..settings.clone() });
         let mut subscriber = join(world, &hello("e-offline", true, 600));
         subscribe(world, &mut subscriber, Wish::new("e/x", 1));

@@ -6,7 +6,7 @@ use ringmq::config::SharedStrategy;
 
 /// Every dialogue, with settings that say which member gets what.
 pub fn hold(world: &mut World, settings: &Settings) {
-    let pending = Bounds { messages: 1000, bytes: 1 << 20, on_full: OnFull::DropNew };
+    let pending = PendingBounds { messages: 1000, bytes: 1 << 20, on_full: OnFull::DropNew };
     let shared_strategy = SharedStrategy::RoundRobin;
     let outgoing_max_bytes = 1 << 20;
     let settings = Settings {
@@ -21,7 +21,7 @@ pub fn hold(world: &mut World, settings: &Settings) {
     ended_with_qos_2(world);
     left(world);
     back(world);
-    let pending = Bounds { messages: 4, ..pending };
+    let pending = PendingBounds { messages: 4, ..pending };
     reload(world, Settings { pending, max_inflight: 2, ..settings.clone() });
     one_full(world);
     all_full(world);
@@ -207,7 +207,7 @@ fn all_full(world: &mut World) {
 
 /// What a plain subscription pushes out of a member's queue goes to another member.
 fn pushed_out(world: &mut World, settings: &Settings) {
-    let pending = Bounds { messages: 4, bytes: 1 << 20, on_full: OnFull::DropOldest };
+    let pending = PendingBounds { messages: 4, bytes: 1 << 20, on_full: OnFull::DropOldest };
     reload(world, Settings { pending, max_inflight: 1, ..settings.clone() });
     let (_, mut a, mut b) = pair(world, "e/h/7", 1, 0);
     subscribe(world, &mut a, Wish::new("e/h/plain", 1));

@@ -12,12 +12,12 @@ use crate::settings::roomy;
 use crate::world::{Plan, World, listener_state};
 use ringmq::limits::Budget;
 use ringmq::packet::AckKind;
-use ringmq::session::pending::Bounds as Pending;
+use ringmq::session::pending::PendingBounds;
 use ringmq::shard::{Settings, Shard, Storing, Whole};
 use ringmq::storage::image::Image;
-use ringmq::storage::log::{Bounds, Log};
+use ringmq::storage::log::{Log, LogBounds};
 use ringmq::storage::recovery::{self, Recovered};
-use ringmq::storage::{Answer, StorageCommand};
+use ringmq::storage::{StorageAnswer, StorageCommand};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Clients that are there to stay: at QoS 1, at QoS 2, with a filter for all, and as the member of
@@ -25,15 +25,15 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 pub(super) const STAYING: [(&str, &str, u8); 4] =
     [("one", "m/1/#", 1), ("two", "m/2/#", 2), ("all", "m/+/x", 2), ("shared", SHARED, 1)];
 const SHARED: &str = "$share/g/m/3/x";
-pub(super) const GATHER: Bounds = Bounds { gather: 2000, segment: 256 << 10, ..BOUNDS };
-pub(super) const ASYNC: Bounds = Bounds { gather: 0, interval: Some(20_000), ..GATHER };
-const DEGRADE: Bounds = Bounds { degraded: 64 << 20, ..GATHER };
+pub(super) const GATHER: LogBounds = LogBounds { gather: 2000, segment: 256 << 10, ..BOUNDS };
+pub(super) const ASYNC: LogBounds = LogBounds { gather: 0, interval: Some(20_000), ..GATHER };
+const DEGRADE: LogBounds = LogBounds { degraded: 64 << 20, ..GATHER };
 
 /// A shard's disk and what is on its way to it.
 pub(super) struct Store {
     pub(super) disk: Disk,
     commands: VecDeque<StorageCommand>,
-    answers: VecDeque<Answer>,
+    answers: VecDeque<StorageAnswer>,
 }
 
 impl Store {
@@ -77,7 +77,7 @@ pub(super) struct Staying {
 
 pub(super) struct House {
     pub(super) seed: u64,
-    pub(super) bounds: Bounds,
+    pub(super) bounds: LogBounds,
     pub(super) world: World,
     pub(super) stores: Vec<Store>,
     pub(super) rng: Rng,
@@ -101,7 +101,7 @@ pub(super) struct House {
 }
 
 pub(super) fn settings(seed: u64) -> Settings {
-    let pending = Pending { messages: 100_000, bytes: 1 << 30, ..roomy().pending };
+    let pending = PendingBounds { messages: 100_000, bytes: 1 << 30, ..roomy().pending };
     // In some runs two subscribers are many, and are served over several steps.
     let budget = match seed % 3 {
         0 => Budget { step: 60, turn: 20, subscribers_at_once: 1, filters_at_once: 1, ahead: 60 },
@@ -135,7 +135,7 @@ pub(super) fn read(disk: &Disk, log: u64) -> (Recovered, Image) {
 }
 
 impl House {
-    pub(super) fn new(seed: u64, bounds: Bounds) -> House {
+    pub(super) fn new(seed: u64, bounds: LogBounds) -> House {
         let mut rng = Rng::new(seed ^ 0xb0a4d);
         let shards = rng.range(1, 3);
         let store = |at| Store {

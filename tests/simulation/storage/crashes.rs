@@ -5,7 +5,7 @@ use super::broker::House;
 use crate::net::End;
 use crate::peer::{Got, Peer, hello};
 use ringmq::packet::{AckKind, ReasonCode};
-use ringmq::storage::log::Bounds;
+use ringmq::storage::log::LogBounds;
 use std::collections::BTreeSet;
 
 /// Subscribers of a fan-out: with one for each step, they take longer than a commit.
@@ -23,7 +23,7 @@ pub(super) fn leave_session(house: &mut House, name: &str) {
 /// A message for many sessions that are away, delivered over many steps: acknowledged, all have it.
 pub fn simulate_fan_out(seed: u64) {
     // Seeds of small steps.
-    let bounds = Bounds { gather: 0, ..super::broker::GATHER };
+    let bounds = LogBounds { gather: 0, ..super::broker::GATHER };
     let mut house = House::new(3 * seed, bounds);
     let names: Vec<String> = (0..MANY).map(|number| format!("far-{number}")).collect();
     for name in &names {

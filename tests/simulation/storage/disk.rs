@@ -4,7 +4,7 @@
 //! room runs out.
 
 use crate::rng::Rng;
-use ringmq::storage::{Answer, Extent, StorageCommand, frame};
+use ringmq::storage::{Extent, StorageAnswer, StorageCommand, frame};
 use std::collections::{BTreeMap, BTreeSet};
 
 const SECTOR: usize = 512;
@@ -122,7 +122,7 @@ impl Disk {
     }
 
     /// Carries a command out. A sync is only begun.
-    pub fn obey(&mut self, command: StorageCommand) -> Option<Answer> {
+    pub fn obey(&mut self, command: StorageCommand) -> Option<StorageAnswer> {
         if let StorageCommand::Sync { batch } = command {
             assert!(self.syncing.is_none(), "two syncs at a time");
             let mut sectors = Vec::new();
@@ -138,7 +138,7 @@ impl Disk {
     }
 
     /// The sync that was begun is over, if there is one.
-    pub fn finish_sync(&mut self) -> Option<Answer> {
+    pub fn finish_sync(&mut self) -> Option<StorageAnswer> {
         let (batch, sectors) = self.syncing.take()?;
         let fails = self.fails();
         let share = if fails { self.rng.below(1001) } else { 1000 };
@@ -152,24 +152,24 @@ impl Disk {
             for file in self.files.values_mut().filter(|file| file.unsynced) {
                 (file.failed, file.unsynced) = (true, false);
             }
-            return Some(Answer::Unsynced { batch, why: "an error".into() });
+            return Some(StorageAnswer::Unsynced { batch, why: "an error".into() });
         }
         self.files.values_mut().for_each(|file| file.unsynced &= !file.cache.is_empty());
-        Some(Answer::Synced { batch })
+        Some(StorageAnswer::Synced { batch })
     }
 
-    fn obey_at_once(&mut self, command: StorageCommand) -> Answer {
+    fn obey_at_once(&mut self, command: StorageCommand) -> StorageAnswer {
         let fails = self.fails();
         match command {
             StorageCommand::Sync { .. } => unreachable!("begun above"),
             StorageCommand::Create { segment, .. } => {
                 if fails || self.files.len() >= self.room {
-                    return Answer::NoSegment { segment, why: "no room".into() };
+                    return StorageAnswer::NoSegment { segment, why: "no room".into() };
                 }
                 let mut file = self.spare.pop().unwrap_or_default();
                 file.cache.clear();
                 assert!(self.files.insert(segment, file).is_none(), "segment {segment} is there");
-                Answer::SegmentReady { segment }
+                StorageAnswer::SegmentReady { segment }
             }
             StorageCommand::Commit { stamp, offset, payload, sync } => {
                 let beside = sync != Extent::Nothing && self.is_syncing(stamp.segment);
@@ -197,22 +197,22 @@ impl Disk {
                     (file.failed, file.unsynced) = (true, false);
                     let share = self.rng.below(1001);
                     file.sync(share, &mut self.rng);
-                    return Answer::Failed { batch, payload, why: "an error".into() };
+                    return StorageAnswer::Failed { batch, payload, why: "an error".into() };
                 }
                 if sync == Extent::Nothing {
                     file.unsynced = true;
-                    return Answer::Written { batch, payload };
+                    return StorageAnswer::Written { batch, payload };
                 }
                 file.sync(1000, &mut self.rng);
                 file.unsynced = false;
-                Answer::Durable { batch, payload }
+                StorageAnswer::Durable { batch, payload }
             }
             StorageCommand::Clean { segment, offset, length } => {
                 if fails && self.rng.chance(300) {
-                    return Answer::Unread { segment, why: "an error".into() };
+                    return StorageAnswer::Unread { segment, why: "an error".into() };
                 }
                 let bytes = self.files[&segment].read(offset as usize, length);
-                Answer::Slice { segment, offset, bytes }
+                StorageAnswer::Slice { segment, offset, bytes }
             }
             StorageCommand::Read { spans } => {
                 let broken = !self.misread && self.rng.chance(40);
@@ -229,7 +229,7 @@ impl Disk {
                     let at = self.rng.below(bytes.len());
                     bytes[at] ^= 4;
                 }
-                Answer::Bytes { spans: read }
+                StorageAnswer::Bytes { spans: read }
             }
             StorageCommand::Drop { segment, reuse } => {
                 let mut file = self.files.remove(&segment).expect("it was made");
@@ -238,7 +238,7 @@ impl Disk {
                     file.unsynced = false;
                     self.spare.push(file);
                 }
-                Answer::Dropped { segment, outcome: Ok(()) }
+                StorageAnswer::Dropped { segment, outcome: Ok(()) }
             }
         }
     }

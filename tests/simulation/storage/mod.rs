@@ -12,18 +12,18 @@ mod upgrades;
 
 use crate::rng::Rng;
 use disk::Disk;
-use ringmq::storage::index::Value;
-use ringmq::storage::log::{Bounds, Log};
-use ringmq::storage::record::{Effect, Key, Record, Secret, StoredMessage};
-use ringmq::storage::recovery::{self, Damage, Recovered, Trouble};
-use ringmq::storage::{Answer, StorageCommand, frame};
+use ringmq::storage::index::IndexValue;
+use ringmq::storage::log::{Log, LogBounds};
+use ringmq::storage::record::{Effect, Record, RecordKey, StoreSecret, StoredMessage};
+use ringmq::storage::recovery::{self, Damage, Recovered, RecoveryTrouble};
+use ringmq::storage::{StorageAnswer, StorageCommand, frame};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-const SECRET: Secret = Secret([5, 6]);
+const SECRET: StoreSecret = StoreSecret([5, 6]);
 const LOG: u64 = 0x5eed;
 /// Bytes of a segment: small, so that there are many.
 const SEGMENT: u64 = 96 << 10;
-const BOUNDS: Bounds = Bounds {
+const BOUNDS: LogBounds = LogBounds {
     segment: SEGMENT,
     disk: u64::MAX,
     gather: 50,
@@ -36,8 +36,8 @@ const BOUNDS: Bounds = Bounds {
 };
 
 /// Bounds of a run: in some of them syncs come apart from writes.
-fn bounds(seed: u64) -> Bounds {
-    Bounds { interval: (seed % 3 == 1).then_some(300), ..BOUNDS }
+fn bounds(seed: u64) -> LogBounds {
+    LogBounds { interval: (seed % 3 == 1).then_some(300), ..BOUNDS }
 }
 
 type State = BTreeMap<String, Vec<u8>>;
@@ -62,12 +62,12 @@ struct Bed {
     now: u64,
     /// Commands that the disk has not seen, and answers that the log has not.
     commands: VecDeque<StorageCommand>,
-    answers: VecDeque<Answer>,
+    answers: VecDeque<StorageAnswer>,
     state: State,
     /// The state after each batch since the last restart.
     after: BTreeMap<u64, State>,
     durable: u64,
-    bounds: Bounds,
+    bounds: LogBounds,
 }
 
 impl Bed {
@@ -189,9 +189,9 @@ impl Bed {
     }
 }
 
-type Found = (Recovered, State, BTreeMap<Key, Value>);
+type Found = (Recovered, State, BTreeMap<RecordKey, IndexValue>);
 
-fn recover(disk: &Disk) -> Result<Found, Trouble> {
+fn recover(disk: &Disk) -> Result<Found, RecoveryTrouble> {
     let (mut state, mut values) = (State::new(), BTreeMap::new());
     let mut read = |segment, offset, length| Ok(disk.read(segment, offset, length));
     let recovered = recovery::recover(LOG, &disk.segments(), &mut read, &mut |record, value| {
@@ -328,7 +328,7 @@ fn breaks(bed: &mut Bed) {
                     bed.expect(last, &state);
                 }
             }
-            Err(Trouble::Damaged { .. }) => assert!(!harmless, "nothing is wrong"),
+            Err(RecoveryTrouble::Damaged { .. }) => assert!(!harmless, "nothing is wrong"),
             Err(other) => panic!("{other}"),
         }
         bed.disk.flip(segment.number, bit);
@@ -347,7 +347,7 @@ fn breaks(bed: &mut Bed) {
             Err(trouble) => assert!(
                 matches!(
                     trouble,
-                    Trouble::Damaged { what: Damage::Missing(_) | Damage::Batch(_), .. }
+                    RecoveryTrouble::Damaged { what: Damage::Missing(_) | Damage::Batch(_), .. }
                 ),
                 "{trouble}"
             ),
@@ -469,7 +469,7 @@ fn any_bytes_are_recovered_or_refused() {
                 let batch = rng.below(5) as u64;
                 let needed = rng.next() >> rng.below(64);
                 let unsynced = rng.below(3) as u32;
-                let stamp = frame::Stamp { log: LOG, segment, batch, needed, unsynced };
+                let stamp = frame::BatchStamp { log: LOG, segment, batch, needed, unsynced };
                 frame::write(stamp, &payload, &mut bytes);
             }
             for _ in 0..rng.below(4) {

@@ -2,8 +2,8 @@
 //! broker's handshakes. Both ends run in memory, with the run's certificates; only the server's
 //! half counts.
 
-use super::Settings;
-use crate::certificates::Made;
+use super::TlsSettings;
+use crate::certificates::TestCertificates;
 use crate::clock;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::PrivateKeyDer;
@@ -18,7 +18,7 @@ const COUNTED: u32 = 400;
 
 /// Microseconds of the server's CPU time per handshake, tickets included, with clients as in
 /// `settings`.
-pub fn handshake(made: &Made, settings: &Settings) -> Result<f64, String> {
+pub fn handshake(made: &TestCertificates, settings: &TlsSettings) -> Result<f64, String> {
     let config = Arc::new(server(made)?);
     let mut spent = 0;
     for number in 0..FIRST + COUNTED {
@@ -28,7 +28,7 @@ pub fn handshake(made: &Made, settings: &Settings) -> Result<f64, String> {
     Ok(spent as f64 / 1000.0 / f64::from(COUNTED))
 }
 
-fn server(made: &Made) -> Result<ServerConfig, String> {
+fn server(made: &TestCertificates) -> Result<ServerConfig, String> {
     let fail = |e: &dyn std::fmt::Display| format!("bare rustls: {e}");
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone())
@@ -55,7 +55,7 @@ fn server(made: &Made) -> Result<ServerConfig, String> {
 /// Makes one handshake; returns the nanoseconds of CPU time of the server's half.
 fn shake(
     config: &Arc<ServerConfig>,
-    settings: &Settings,
+    settings: &TlsSettings,
     number: u32,
 ) -> Result<u64, Box<dyn std::error::Error>> {
     let mut client = ClientConnection::new(settings.config(number), settings.name(0))?;

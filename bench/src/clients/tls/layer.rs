@@ -2,9 +2,9 @@
 //! MQTT have come; session tickets come before those bytes, so rustls processes them. Then rustls's
 //! secrets go to a record layer that takes some 130 bytes.
 
-use super::record_layer::key_log::{self, Heard};
-use super::record_layer::{HEADER, KeyCache, Opened, Role, Tls};
-use super::{Settings, complain};
+use super::record_layer::key_log::{self, HandshakeSecrets};
+use super::record_layer::{HEADER, KeyCache, Opened, Tls, TlsSide};
+use super::{TlsSettings, complain};
 use crate::mqtt::Malformed;
 use rustls::{ClientConnection, ProtocolVersion};
 use std::io::{ErrorKind, Read, Write};
@@ -26,7 +26,7 @@ const _: () = assert!(size_of::<Layer>() <= 16);
 /// The state of a connection that rustls handles.
 pub struct Shaking {
     connection: ClientConnection,
-    heard: Heard,
+    heard: HandshakeSecrets,
     /// The start of a record that has not come whole, or records that rustls has not read.
     input: Vec<u8>,
     /// Whether bytes of MQTT have come.
@@ -35,12 +35,12 @@ pub struct Shaking {
 
 impl Layer {
     /// TLS of client number `client`, before the first byte to target number `target`.
-    pub fn new(tls: &Settings, client: u32, target: usize) -> Result<Self, Malformed> {
+    pub fn new(tls: &TlsSettings, client: u32, target: usize) -> Result<Self, Malformed> {
         let connection = ClientConnection::new(tls.config(client), tls.name(target));
         let mut connection = connection.map_err(|error| complain(&error))?;
         // rustls keeps bytes that are sent during the handshake; a limit would drop some of them.
         connection.set_buffer_limit(None);
-        let (heard, input) = (Heard::default(), Vec::new());
+        let (heard, input) = (HandshakeSecrets::default(), Vec::new());
         Ok(Layer::Shaking(Box::new(Shaking { connection, heard, input, spoke: false })))
     }
 
@@ -122,7 +122,8 @@ impl Layer {
         let Shaking { connection, heard, input, .. } = *shaking;
         let version = connection.protocol_version().unwrap_or(ProtocolVersion::TLSv1_3);
         let secrets = connection.dangerous_extract_secrets().map_err(|error| complain(&error))?;
-        let tls = Tls::take_over(version, secrets, heard, Role::Client, Default::default(), keys);
+        let tls =
+            Tls::take_over(version, secrets, heard, TlsSide::Client, Default::default(), keys);
         *self = Layer::Settled(tls.map_err(|what| complain(&what))?);
         Ok(input)
     }

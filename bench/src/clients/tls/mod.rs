@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The TLS settings that all connections of a run share.
 #[derive(Debug)]
-pub struct Settings {
+pub struct TlsSettings {
     /// One configuration for each client certificate; a single one when clients show none.
     configs: Vec<Arc<ClientConfig>>,
     /// Server names of the targets, in the targets' order; a single name is for all targets.
@@ -96,7 +96,7 @@ pub enum Versions {
     New,
 }
 
-impl Settings {
+impl TlsSettings {
     /// Settings for servers that are called `names`; fails when `names` is empty or a file is
     /// unusable.
     pub fn new(asked: &Asked, names: &[&str]) -> Result<Self, String> {
@@ -236,10 +236,10 @@ fn complain(error: &dyn Display) -> Malformed {
 mod tests {
     use super::*;
 
-    fn settings(trust: Trust) -> Result<Settings, String> {
+    fn settings(trust: Trust) -> Result<TlsSettings, String> {
         let asked =
             Asked { trust, identities: Vec::new(), versions: Versions::Both, resume: false };
-        Settings::new(&asked, &["broker"])
+        TlsSettings::new(&asked, &["broker"])
     }
 
     #[test]

@@ -19,7 +19,7 @@ mod records;
 #[path = "../../../../../src/transport/tls/suite.rs"]
 mod suite;
 
-pub use established::{Role, Tls};
+pub use established::{Tls, TlsSide};
 pub use keys::KeyCache;
 pub use records::{HEADER, Opened};
 
