@@ -557,7 +557,7 @@ section! {
         /// With async: the longest that something may be written and not synced.
         interval: Time<{ SECOND / 100 }, { 60 * SECOND }> = Time::of(SECOND / 10),
         /// With sync: what is stored gathers at most this long before it is written and synced.
-        gather: ShortTime<0, SECOND> = ShortTime::of(5000),
+        gather: ShortTime<0, SECOND> = ShortTime::of(2000),
         /// Most bytes on the disk, at least 640 MiB per shard. auto: all but 64 MiB of what the
         /// file system has. When they are used up, on_failure says what becomes of messages that
         /// would have to be stored, until something is acknowledged, ends or is cleared.

@@ -31,7 +31,7 @@ impl LogBounds {
     pub const BROKER: LogBounds = LogBounds {
         segment: 64 << 20,
         disk: u64::MAX,
-        gather: 5000,
+        gather: 2000,
         backlog: 16 << 20,
         age: 1_000_000,
         interval: None,
