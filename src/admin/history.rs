@@ -68,6 +68,13 @@ impl SampleHistory {
         later
     }
 
+    /// The same samples, for another thread than that which has panicked. None if that one has kept
+    /// the lock.
+    pub(super) fn rescued(&self) -> SampleHistory {
+        let samples = self.0.try_lock().map(|mut samples| std::mem::take(&mut *samples));
+        SampleHistory(Arc::new(Mutex::new(samples.unwrap_or_default())))
+    }
+
     fn add(&self, sample: Sample) {
         let mut samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if samples.len() >= KEPT {

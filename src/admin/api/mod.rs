@@ -134,9 +134,24 @@ pub struct Api {
     pub listeners: Box<dyn Fn() -> Vec<ListenerRow> + Send + Sync>,
 }
 
+/// What outlives a panic of the admin thread.
+#[derive(Clone, Default)]
+pub(super) struct AdminMemory {
+    history: SampleHistory,
+    traces: Arc<TraceStore>,
+}
+
+impl AdminMemory {
+    /// What it has, for another thread, if the one that has panicked did not keep a lock of it.
+    pub(super) fn rescued(&self) -> AdminMemory {
+        let traces = Arc::new(self.traces.rescued());
+        AdminMemory { history: self.history.rescued(), traces }
+    }
+}
+
 /// What every handler can use.
 pub(super) struct ApiContext {
-    api: Api,
+    api: Arc<Api>,
     figures: Arc<ShardFigures>,
     placement: Placement,
     turns: Semaphore,
@@ -291,10 +306,14 @@ fn administrators() -> OpenApiRouter<Arc<ApiContext>> {
 
 /// All routes, each behind the guard, and the document that describes them. Must be called within
 /// the server's loop, where it starts two tasks.
-pub(super) fn router(api: Api, source: &PageSource, guard: Arc<Guard>) -> Router {
-    let (history, figures) = (SampleHistory::default(), source.figures());
+pub(super) fn router(
+    api: Arc<Api>,
+    memory: AdminMemory,
+    source: &PageSource,
+    guard: Arc<Guard>,
+) -> Router {
+    let (AdminMemory { history, traces }, figures) = (memory, source.figures());
     tokio::task::spawn_local(history.clone().watch(Arc::clone(&figures)));
-    let traces = Arc::new(TraceStore::default());
     tokio::task::spawn_local(Arc::clone(&traces).tend(api.tell.clone(), api.zero));
     let broker = source.state();
     let (turns, placement) = (Semaphore::new(AT_ONCE), source.placement());
