@@ -234,6 +234,8 @@ pub const TRACE_BYTES: usize = 1 << 20;
 pub const SPANS: usize = 8192;
 /// Clients of a shard for which drops are counted one by one: about 1 MiB.
 pub const DROPS_FOLLOWED: usize = 16_384;
+/// Ends of connections that a shard remembers, with the reason of each: 48 KiB.
+pub const DEPARTURES: usize = 1024;
 /// Events that wait to be published; more are dropped and counted.
 pub const EVENTS: usize = 1024;
 
