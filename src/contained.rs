@@ -1,13 +1,13 @@
 //! A panic of a thread beside the shards does not end the broker. What a shard has, what shards
 //! share, the log and the cluster's windows are not to be used after a panic in the middle of a
-//! change, so a panic ends the process ([`crate::broker::log`]); but threads that hold nothing that
+//! change, so a panic ends the process (`broker/log.rs`); but threads that hold nothing that
 //! clients were promised declare themselves by [`contain`], and are replaced by new ones.
 //!
 //! Nothing is unwound: code that can be costs a core 5 to 6 % more instructions for a message in a
-//! step of its own, and 18 % for a step without any (bench/README.md). The panic's hook holds the thread for ever where it is ([`hold`]). Its
-//! memory and descriptors are lost, so there is a bound on how often a thread is replaced, and
-//! whatever locks it has taken stay taken, so it takes none that others take too over anything that
-//! can panic.
+//! step of its own, and 18 % for a step without any (bench/README.md). The panic's hook holds the
+//! thread for ever where it is ([`hold`]). Its memory and descriptors are lost, so there is a bound
+//! on how often a thread is replaced, and whatever locks it has taken stay taken, so it takes none
+//! that others take too over anything that can panic.
 #![allow(
     clippy::disallowed_types,
     reason = "flags and counts of threads beside the shards, which panics and control set alone"

@@ -130,7 +130,7 @@ fn the_exporter_of_spans_is_replaced() {
 fn a_shard_that_panics_ends_the_process_and_the_log_says_where() {
     let bed = Panicking::new(&[]);
     let order = bed.order("ringmq-0");
-    // By a signal in a release build; where panics unwind, because the control thread finds it dead.
+    // By a signal in a release build; where panics unwind, the control thread finds it dead.
     assert_ne!(bed.broker.wait(PATIENCE), Some(0));
     assert!(!order.exists());
     let log = bed.broker.log();
