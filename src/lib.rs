@@ -55,6 +55,7 @@
 //! | Spans for OpenTelemetry? | `shard/receive.rs` (a sampled PUBLISH), `shard/observe/spans.rs` (what is recorded), `shard/observe/brought.rs` (of the API, bridges, wills, other nodes), `telemetry/trace_context.rs` (`traceparent`), `admin/otlp/mod.rs` (fetched, and sent) |
 //! | A configuration key? | `config/mod.rs`, then `shard/settings.rs`; `config/convert/mod.rs` (other brokers' files); `shard/announced.rs` (what clients were told before a reload) |
 //! | An upgrade without dropping a connection? | `upgrade/mod.rs` (the way), `upgrade/sides.rs` (who serves when), `upgrade/client.rs` (what of a client moves), `shard/early.rs` (copied while served), `shard/suspend.rs`, `shard/pack.rs` and `shard/adopt.rs`, `ring/moving.rs` (sockets), `broker/upgrade/old.rs` and `broker/upgrade/new.rs` (the two processes), `broker/moving.rs` (a core's part) |
+//! | A thread that panics? | `contained.rs` (who is replaced, and when), `broker/log.rs` (the hook), `broker/admin_servers.rs` (who looks after them) |
 //! | Start, signals, reload, drain? | `broker/mod.rs`, `broker/control.rs`, `broker/signals.rs`, `broker/leaving.rs` (a node leaves its cluster); a shard's part in `shard/stop.rs` |
 //! | What a host lacks? | `doctor/mod.rs` |
 //!
@@ -88,7 +89,8 @@
 //!    nothing lately has the next turn (`shard/park.rs`), so a client that sends little waits for a
 //!    step and not for all busy clients.
 //! 7. The broker does not end itself because something is slow. It reports what is late
-//!    (`broker/watch.rs`).
+//!    (`broker/watch.rs`). A panic ends it, except on threads that hold nothing that clients were
+//!    promised, which are replaced ([`contained`]).
 //! 8. With a store, a client is told nothing before it is durable, here and on the shards to which
 //!    the client's messages went (`shard/storing.rs`). No shard touches a file: beside each shard
 //!    there is a thread that does (`storage/writer.rs`), with two SPSC rings to it.
@@ -132,6 +134,9 @@
 //!   way.
 //! - [`mesh::Shared`], listener_states, settings, the rules of access, and what rustls is given in
 //!   `client_tls.rs`, behind `Arc`: read only.
+//! - [`contained`]: how often threads beside the cores have panicked, and which of them are dead:
+//!   set by the panic's hook. `admin`: the sockets of a server's connections, behind a mutex that
+//!   its thread takes, and the control thread when that has panicked.
 //! - [`mutant`]: which deliberate mistake is made. It exists only under the feature `mutants`, for
 //!   the simulation, where every thread makes the same mistake.
 //!
@@ -190,6 +195,7 @@ pub mod client_tls;
 #[allow(clippy::disallowed_types, reason = "the shared state of the broker, by its handle")]
 pub mod cluster;
 pub mod config;
+pub mod contained;
 #[allow(clippy::disallowed_methods, reason = "times what it judges; no shard runs beside it")]
 pub mod doctor;
 pub mod ids;

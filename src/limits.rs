@@ -222,9 +222,9 @@ pub const UNFINISHED_INPUT: usize = 64 << 10;
 /// the step or one of its own requests that continues in slices.
 pub const BRIEF_INPUT: usize = 16 << 10;
 
-/// Sessions, filters or messages that one question of an operator looks at within a step: about
-/// 100 microseconds.
-pub const INQUIRY_VISITS: usize = 1024;
+/// Sessions, filters or messages that one question of an operator looks at within a step: about 50
+/// microseconds.
+pub const INQUIRY_VISITS: usize = 512;
 
 /// Lines of traces that wait on one shard until the admin thread takes them.
 pub const TRACE_LINES: usize = 4096;
@@ -234,6 +234,8 @@ pub const TRACE_BYTES: usize = 1 << 20;
 pub const SPANS: usize = 8192;
 /// Clients of a shard for which drops are counted one by one: about 1 MiB.
 pub const DROPS_FOLLOWED: usize = 16_384;
+/// Ends of connections that a shard remembers, with the reason of each: 48 KiB.
+pub const DEPARTURES: usize = 1024;
 /// Events that wait to be published; more are dropped and counted.
 pub const EVENTS: usize = 1024;
 

@@ -88,9 +88,56 @@ fn a_client_is_shown_as_it_is() {
     }
     publisher.ping();
     eventually("three wait", || api.get(&format!("/clients/{id}"))["mqueue_len"] == json!(3));
+    let shown = api.get(&format!("/clients/{id}"));
+    let last = &shown["last_disconnect"];
+    assert_eq!(last["reason"], json!("the client said goodbye"), "{shown}");
+    assert_eq!(last["reason_code"], json!(0));
+    assert!(last["at"].as_str().is_some_and(|at| at.ends_with('Z')), "{shown}");
     let busy = api.get("/clients?busy=true");
     assert_eq!(busy["data"].as_array().unwrap().len(), 1, "{busy}");
     assert_eq!(busy["data"][0]["clientid"], json!(id));
+}
+
+#[test]
+fn what_a_client_sent_and_got_and_how_its_connection_ended_is_told() {
+    let broker = start(&["mqtt.pending.max_messages=2"]);
+    let mut api = Api::of(&broker);
+    let (id, other) = (unique("reader"), unique("writer"));
+    let mut reader = Client::subscriber(&broker, V311, &id, "plant/#", 1);
+    let mut writer = Client::connect(&broker, V5, &other);
+    for _ in 0..10 {
+        writer.publish(&Publish::new("plant/1", 1, "12345"));
+        reader.expect("12345");
+    }
+    let shown = api.get(&format!("/clients/{other}"));
+    let traffic = &shown["recent_traffic"];
+    assert_eq!((&traffic["recv_msg"], &traffic["send_msg"]), (&json!(10), &json!(0)), "{shown}");
+    assert!(traffic["recv_oct"].as_u64().unwrap() >= 10 * 18, "{shown}");
+    let shown = api.get(&format!("/clients/{id}"));
+    let traffic = &shown["recent_traffic"];
+    assert_eq!((&traffic["recv_msg"], &traffic["send_msg"]), (&json!(0), &json!(10)), "{shown}");
+    assert_eq!(traffic["send_oct"], json!(10 * 18), "PUBLISH of 18 bytes: {shown}");
+    assert_eq!(shown["last_disconnect"], Value::Null);
+    // Its session ends with its connection, and why that ended is still known.
+    reader.cut();
+    eventually("it is gone", || api.status("GET", &format!("/clients/{id}")) == 404);
+    let (_, problem) = api.ask("GET", &format!("/clients/{id}"), &Value::Null);
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("its last connection ended at 20"), "{detail}");
+    let again = Client::connect(&broker, V5, &id);
+    let last = &api.get(&format!("/clients/{id}"))["last_disconnect"];
+    assert!(last["reason"].as_str().unwrap().contains("connection"), "{last}");
+    again.disconnect();
+    // What was dropped for a client that is away.
+    let away = unique("away");
+    let mut client = Connect::durable(V5, &away).open(&broker);
+    client.granted("plant/#", 1);
+    client.disconnect();
+    for _ in 0..5 {
+        writer.publish(&Publish::new("plant/1", 1, "12345"));
+    }
+    let mut dropped = || api.get(&format!("/clients/{away}"))["drops"]["by_reason"].clone();
+    assert_eq!(dropped(), json!({"queue_full": 3}));
 }
 
 #[test]
@@ -556,6 +603,8 @@ fn the_broker_shows_itself_and_its_configuration() {
     eventually("a second has passed", || !api.get("/monitor").as_array().unwrap().is_empty());
     let sample = &api.get("/monitor")[0];
     assert_eq!(sample["live_connections"], json!(1));
+    let shard = &sample["shards"][0];
+    assert!(shard["memory"].is_u64() && shard["cpu"].is_number(), "{sample}");
     let document = api.get("/openapi.json");
     assert_eq!(document["openapi"], json!("3.1.0"));
     assert!(document["paths"]["/api/v1/clients/{clientid}"]["delete"].is_object());

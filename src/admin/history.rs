@@ -50,6 +50,10 @@ pub(super) struct Sample {
 struct ShardSample {
     /// The share of the time that it worked, 0 to 1.
     busy: f32,
+    /// The share of a CPU that its core's thread used, 0 to 1.
+    cpu: f32,
+    /// Bytes that its clients make the broker hold.
+    memory: u64,
     /// How long a question waited for its loop, milliseconds.
     lag_ms: f32,
 }
@@ -66,6 +70,13 @@ impl SampleHistory {
         let mut later: Vec<Sample> = later.cloned().collect();
         later.reverse();
         later
+    }
+
+    /// The same samples, for another thread than that which has panicked. None if that one has kept
+    /// the lock.
+    pub(super) fn rescued(&self) -> SampleHistory {
+        let samples = self.0.try_lock().map(|mut samples| std::mem::take(&mut *samples));
+        SampleHistory(Arc::new(Mutex::new(samples.unwrap_or_default())))
     }
 
     fn add(&self, sample: Sample) {
@@ -107,14 +118,20 @@ fn sample(passed: Duration, old: &[FiguresAnswer], new: &[FiguresAnswer]) -> Sam
     let mut shards = Vec::with_capacity(new.len());
     for (old, new) in old.iter().zip(new) {
         let (Some(old), Some(new)) = (old.figures(), new.figures()) else {
-            shards.push(ShardSample { busy: 0.0, lag_ms: PATIENCE.as_millis() as f32 });
+            let lag_ms = PATIENCE.as_millis() as f32;
+            shards.push(ShardSample { busy: 0.0, cpu: 0.0, memory: 0, lag_ms });
             continue;
         };
         now.add(&new.counters);
         before.add(&old.counters);
-        let worked = new.counters.step_busy_nanos.saturating_sub(old.counters.step_busy_nanos);
+        let share = |of: fn(&Counters) -> u64| {
+            let nanos = of(&new.counters).saturating_sub(of(&old.counters));
+            (nanos as f64 / 1e9 / seconds).min(1.0) as f32
+        };
         shards.push(ShardSample {
-            busy: (worked as f64 / 1e9 / seconds).min(1.0) as f32,
+            busy: share(|counters| counters.step_busy_nanos),
+            cpu: share(|counters| counters.cpu_nanos),
+            memory: new.counters.memory_held(),
             lag_ms: new.lag.as_secs_f32() * 1000.0,
         });
     }
@@ -159,13 +176,16 @@ mod tests {
             let mut snapshot = Snapshot::default();
             snapshot.counters.messages_sent_qos1 = messages;
             snapshot.counters.step_busy_nanos = nanos;
+            snapshot.counters.cpu_nanos = nanos / 2;
+            snapshot.counters.memory_pending = messages;
             FiguresAnswer::Figures(Arc::new(snapshot))
         };
         let (old, new) =
             ([shard(10, 0), shard(7, 0)], [shard(110, 1_000_000_000), FiguresAnswer::Silence]);
         let sample = sample(Duration::from_secs(2), &old, &new);
         assert_eq!(sample.sent, 50.0);
-        assert_eq!(sample.shards[0].busy, 0.5);
+        let shard = &sample.shards[0];
+        assert_eq!((shard.busy, shard.cpu, shard.memory), (0.5, 0.25, 110));
     }
 
     #[test]

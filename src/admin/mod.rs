@@ -22,6 +22,7 @@ pub mod otlp;
 mod page_source;
 mod pages;
 mod process;
+mod thread;
 mod top_clients;
 mod traces;
 pub mod users;
@@ -36,7 +37,6 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::Router;
@@ -55,11 +55,13 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
 use crate::config::OpenPage;
+use crate::contained::{Replacements, ThreadCare};
 use crate::ids::ShardId;
 use crate::telemetry::alarms::AlarmList;
 use crate::telemetry::prometheus::Snapshot;
 use crate::telemetry::{AccountRow, BridgeRow, ClusterRow, ListenerRow, SpanRow};
 use page_source::PageSource;
+use thread::{AdminParts, AdminSockets, AdminThread};
 pub use top_clients::TopClients;
 
 /// The largest number of connections. A further one replaces the oldest that is not being answered,
@@ -113,6 +115,8 @@ struct BrokerState {
     late: Vec<(ShardId, Instant)>,
     /// The number of lines that the log has lost.
     lost_lines: u64,
+    /// The configuration keys of servers that pause after a panic.
+    paused: Vec<&'static str>,
     /// The listeners, and until when their certificates are valid, in seconds since 1970.
     certificates: Vec<(String, u64)>,
     /// The accounts that bound what is retained, and what is retained on each.
@@ -126,6 +130,7 @@ impl BrokerState {
             stage,
             late: Vec::new(),
             lost_lines: 0,
+            paused: Vec::new(),
             certificates: Vec::new(),
             accounts: Vec::new(),
             alarms: Arc::default(),
@@ -154,17 +159,17 @@ pub struct AdminSources {
     /// For each shard, in order: asks it for its figures.
     pub shards: Vec<AskShard>,
     /// Returns the number of filters in the interest table.
-    pub interest: Box<dyn Fn() -> u64 + Send>,
+    pub interest: Box<dyn Fn() -> u64 + Send + Sync>,
     /// Returns the bridges.
-    pub bridges: Box<dyn Fn() -> Vec<BridgeRow> + Send>,
+    pub bridges: Box<dyn Fn() -> Vec<BridgeRow> + Send + Sync>,
     /// Returns the cluster, if this broker is a node of one.
     pub cluster: Box<dyn Fn() -> Option<ClusterRow> + Send + Sync>,
     /// Returns the figures of the exporter of spans, if there is one.
-    pub spans: Box<dyn Fn() -> Option<SpanRow> + Send>,
+    pub spans: Box<dyn Fn() -> Option<SpanRow> + Send + Sync>,
     /// Returns the listeners.
-    pub listeners: Box<dyn Fn() -> Vec<ListenerRow> + Send>,
+    pub listeners: Box<dyn Fn() -> Vec<ListenerRow> + Send + Sync>,
     /// Returns `limits.memory` in bytes, if there is a bound.
-    pub memory_limit: Box<dyn Fn() -> Option<u64> + Send>,
+    pub memory_limit: Box<dyn Fn() -> Option<u64> + Send + Sync>,
     /// The clients that weigh most.
     pub top: TopClients,
     /// Returns the home shard of a ClientId.
@@ -172,7 +177,7 @@ pub struct AdminSources {
     /// When the process started.
     pub started: SystemTime,
     /// What the management API needs; `None` for a server that only has the pages.
-    pub api: Option<api::Api>,
+    pub api: Option<Arc<api::Api>>,
 }
 
 /// Where the server listens, and whom it serves.
@@ -181,6 +186,8 @@ pub struct AdminEndpoint {
     pub bind: SocketAddr,
     /// The configuration key that sets the address.
     pub key: &'static str,
+    /// The name of the server's thread.
+    pub name: &'static str,
     /// Whom it serves.
     pub terms: ServerTerms,
 }
@@ -245,12 +252,21 @@ impl fmt::Display for AdminFailure {
 
 impl std::error::Error for AdminFailure {}
 
-/// The running server. Dropping it closes its socket and connections and ends its thread.
+/// The running server. Dropping it closes its socket and connections and ends its thread. When the
+/// thread has panicked, its connections are closed and it is replaced ([`Admin::look_after`]).
+/// Meanwhile the socket takes connections, which wait.
 pub struct Admin {
     address: SocketAddr,
+    key: &'static str,
+    name: &'static str,
+    listener: TcpListener,
+    sources: Arc<AdminSources>,
+    terms: ServerTerms,
+    memory: api::AdminMemory,
     guard: Arc<Guard>,
     state: Option<watch::Sender<BrokerState>>,
-    thread: Option<JoinHandle<()>>,
+    thread: AdminThread,
+    replacements: Replacements,
 }
 
 impl Admin {
@@ -263,27 +279,64 @@ impl Admin {
         stage: BrokerStage,
         sources: AdminSources,
     ) -> Result<Admin, AdminFailure> {
-        let (bind, key) = (door.bind, door.key);
+        let AdminEndpoint { bind, key, name, terms } = door;
         let failed = |error| AdminFailure { key, bind, error };
         let listener = TcpListener::bind(bind).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .enable_time()
-            .build()
-            .map_err(failed)?;
-        let state = BrokerState::of(stage);
-        let (sender, receiver) = watch::channel(state);
-        let guard = Arc::new(Guard::new(door.terms));
-        let of_server = Arc::clone(&guard);
-        let serving = move || {
-            let local = LocalSet::new();
-            local.block_on(&runtime, serve(listener, of_server, sources, receiver));
-        };
-        let thread =
-            std::thread::Builder::new().name("admin".to_owned()).spawn(serving).map_err(failed)?;
-        Ok(Admin { address, guard, state: Some(sender), thread: Some(thread) })
+        let (sender, receiver) = watch::channel(BrokerState::of(stage));
+        let guard = Arc::new(Guard::new(terms.clone()));
+        let (sources, memory) = (Arc::new(sources), api::AdminMemory::default());
+        let parts = AdminParts { guard: &guard, sources: &sources, memory: &memory };
+        let thread = parts.launch(name, &listener, receiver).map_err(failed)?;
+        Ok(Admin {
+            address,
+            key,
+            name,
+            listener,
+            sources,
+            terms,
+            memory,
+            guard,
+            state: Some(sender),
+            thread,
+            replacements: Replacements::default(),
+        })
+    }
+
+    /// Replaces the thread after a panic, when it is time. The new one has the old one's history
+    /// and traces; users log in again.
+    pub fn look_after(&mut self, now: Instant) {
+        let key = self.key;
+        match self.replacements.look(self.thread.is_dead(), now) {
+            ThreadCare::Works | ThreadCare::Waits => {}
+            ThreadCare::Died(pause) => {
+                self.thread.sockets.close();
+                let seconds = pause.map(|pause| pause.as_secs());
+                match seconds {
+                    Some(seconds) => tracing::error!(key, seconds, "admin server begins again"),
+                    None => tracing::error!(key, "admin server has failed for good: restart"),
+                }
+            }
+            ThreadCare::Replace => {
+                let Some(state) = &self.state else { return };
+                // What it has locked, or taken from a semaphore, is not given back.
+                self.guard = Arc::new(Guard::new(self.terms.clone()));
+                self.memory = self.memory.rescued();
+                let (guard, sources, memory) = (&self.guard, &self.sources, &self.memory);
+                let parts = AdminParts { guard, sources, memory };
+                match parts.launch(self.name, &self.listener, state.subscribe()) {
+                    Ok(thread) => self.thread = thread,
+                    // It is found dead again.
+                    Err(error) => tracing::error!(key, %error, "no thread for the admin server"),
+                }
+            }
+        }
+    }
+
+    /// The configuration key that sets the server's address, while its thread is dead.
+    pub fn paused(&self) -> Option<&'static str> {
+        self.replacements.is_waiting().then_some(self.key)
     }
 
     /// The address on which the server listens. Its port is known even if the kernel chose it.
@@ -292,8 +345,9 @@ impl Admin {
     }
 
     /// Changes whom the server serves. Tokens of users who have not changed stay valid.
-    pub fn renew(&self, terms: ServerTerms) {
-        self.guard.renew(terms);
+    pub fn renew(&mut self, terms: ServerTerms) {
+        self.guard.renew(terms.clone());
+        self.terms = terms;
     }
 
     /// Reports how far the broker has come.
@@ -309,6 +363,13 @@ impl Admin {
     /// Reports how many lines the log has lost.
     pub fn lost_lines(&self, count: u64) {
         self.change(|state| state.lost_lines = count);
+    }
+
+    /// Reports which servers pause after a panic, by configuration key.
+    pub fn others_paused(&self, keys: &[&'static str]) {
+        if self.state.as_ref().is_some_and(|state| state.borrow().paused != keys) {
+            self.change(|state| state.paused = keys.to_vec());
+        }
     }
 
     /// Reports until when the certificates of listeners are valid, in seconds since 1970.
@@ -341,24 +402,24 @@ impl Drop for Admin {
     fn drop(&mut self) {
         // The server ends when this channel ends.
         self.state = None;
-        if let Some(thread) = self.thread.take() {
-            // A panic of the thread has been reported already.
-            let _ = thread.join();
+        while !self.thread.is_dead() {
+            std::thread::sleep(Duration::from_millis(1));
         }
+        self.thread.sockets.close();
     }
 }
 
 /// Serves until the broker drops its end of `state`.
 async fn serve(
     listener: TcpListener,
-    guard: Arc<Guard>,
-    sources: AdminSources,
+    sockets: AdminSockets,
+    parts: AdminParts<'_>,
     mut state: watch::Receiver<BrokerState>,
 ) {
     match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => {
-            let site = Rc::new(AdminSite::open(guard, sources, state.clone()));
-            tokio::task::spawn_local(accept(listener, site));
+            let site = Rc::new(AdminSite::open(parts, state.clone()));
+            tokio::task::spawn_local(accept(listener, sockets, site));
         }
         Err(error) => tracing::error!(%error, "the admin server cannot serve"),
     }
@@ -373,18 +434,16 @@ struct AdminSite {
 }
 
 impl AdminSite {
-    fn open(
-        guard: Arc<Guard>,
-        mut sources: AdminSources,
-        state: watch::Receiver<BrokerState>,
-    ) -> AdminSite {
-        let api = sources.api.take();
-        let mut page_source = PageSource::open(sources, state);
-        if api.is_some() {
-            page_source = page_source.with_api(Arc::clone(&guard));
+    fn open(parts: AdminParts<'_>, state: watch::Receiver<BrokerState>) -> AdminSite {
+        let AdminParts { guard, sources, memory } = parts;
+        let mut page_source = PageSource::open(Arc::clone(sources), state);
+        if sources.api.is_some() {
+            page_source = page_source.with_api(Arc::clone(guard));
         }
-        let router = api.map(|api| api::router(api, &page_source, Arc::clone(&guard)));
-        AdminSite { router, page_source, guard }
+        let router = sources.api.as_ref().map(|api| {
+            api::router(Arc::clone(api), memory.clone(), &page_source, Arc::clone(guard))
+        });
+        AdminSite { router, page_source, guard: Arc::clone(guard) }
     }
 }
 
@@ -436,7 +495,7 @@ impl Body for Streamed {
     }
 }
 
-async fn accept(listener: tokio::net::TcpListener, site: Rc<AdminSite>) {
+async fn accept(listener: tokio::net::TcpListener, sockets: AdminSockets, site: Rc<AdminSite>) {
     let mut open: VecDeque<OpenConnection> = VecDeque::new();
     loop {
         let Ok((stream, peer)) = listener.accept().await else {
@@ -453,7 +512,12 @@ async fn accept(listener: tokio::net::TcpListener, site: Rc<AdminSite>) {
             }
         }
         let answering = Rc::new(Cell::new(0));
+        let socket = sockets.note(&stream);
         let connection = begin(stream, peer, Rc::clone(&site), Rc::clone(&answering));
+        let connection = async move {
+            connection.await;
+            drop(socket);
+        };
         let task = tokio::task::spawn_local(connection).abort_handle();
         open.push_back(OpenConnection { task, answering });
     }

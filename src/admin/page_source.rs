@@ -12,10 +12,11 @@ use tokio::sync::watch;
 use super::figures::{FiguresAnswer, ShardFigures};
 use super::guard::Guard;
 use super::pages::can_serve;
-use super::{AdminSources, BrokerStage, BrokerState, Placement, TopClients, process};
+use super::{AdminSources, BrokerStage, BrokerState, Placement, process};
+use crate::contained;
 use crate::ids::ShardId;
+use crate::telemetry::alarms::AlarmKind;
 use crate::telemetry::prometheus::{PageFormat, Process, Snapshot, page};
-use crate::telemetry::{BridgeRow, ClusterRow, ListenerRow, SpanRow};
 
 /// A page, and the data it was made from.
 struct CachedPage {
@@ -28,14 +29,7 @@ struct CachedPage {
 /// The source of the pages' data.
 pub(super) struct PageSource {
     figures: Arc<ShardFigures>,
-    interest: Box<dyn Fn() -> u64 + Send>,
-    bridges: Box<dyn Fn() -> Vec<BridgeRow> + Send>,
-    cluster: Box<dyn Fn() -> Option<ClusterRow> + Send + Sync>,
-    spans: Box<dyn Fn() -> Option<SpanRow> + Send>,
-    listeners: Box<dyn Fn() -> Vec<ListenerRow> + Send>,
-    memory_limit: Box<dyn Fn() -> Option<u64> + Send>,
-    top: TopClients,
-    placement: Placement,
+    sources: Arc<AdminSources>,
     started: Duration,
     state: watch::Receiver<BrokerState>,
     last: RefCell<Option<CachedPage>>,
@@ -50,18 +44,14 @@ impl PageSource {
     }
 
     /// Must be called within the server's loop: each shard gets a task that asks it.
-    pub(super) fn open(sources: AdminSources, state: watch::Receiver<BrokerState>) -> PageSource {
+    pub(super) fn open(
+        sources: Arc<AdminSources>,
+        state: watch::Receiver<BrokerState>,
+    ) -> PageSource {
         let started = sources.started.duration_since(SystemTime::UNIX_EPOCH);
         PageSource {
-            figures: Arc::new(ShardFigures::open(sources.shards)),
-            interest: sources.interest,
-            bridges: sources.bridges,
-            cluster: sources.cluster,
-            spans: sources.spans,
-            listeners: sources.listeners,
-            memory_limit: sources.memory_limit,
-            top: sources.top,
-            placement: sources.placement,
+            figures: Arc::new(ShardFigures::open(sources.shards.clone())),
+            sources,
             // A clock before 1970 is not worth a failure.
             started: started.unwrap_or_default(),
             state,
@@ -72,7 +62,7 @@ impl PageSource {
 
     /// The home shard of a ClientId.
     pub(super) fn home(&self, client_id: &str) -> u8 {
-        (self.placement)(client_id)
+        (self.sources.placement)(client_id)
     }
 
     /// How far the broker has come.
@@ -84,6 +74,16 @@ impl PageSource {
     pub(super) fn late(&self) -> Vec<(ShardId, Duration)> {
         let late = self.state.borrow().late.clone();
         late.into_iter().map(|(shard, since)| (shard, since.elapsed())).collect()
+    }
+
+    /// What is to be said of threads beside the shards: the alarm about those that have failed,
+    /// while it is raised, and which servers pause.
+    pub(super) fn failed_threads(&self) -> Vec<String> {
+        let state = self.state.borrow();
+        let name = AlarmKind::ThreadFailed.name();
+        let alarm = state.alarms.active.iter().find(|alarm| alarm.name == name);
+        let paused = state.paused.iter().map(|key| format!("{key} does not answer for a while"));
+        alarm.map(|alarm| alarm.message.clone()).into_iter().chain(paused).collect()
     }
 
     /// The source of the shards' figures, for others who ask.
@@ -98,7 +98,7 @@ impl PageSource {
 
     /// Returns the function that says where a client lives, for others who ask.
     pub(super) fn placement(&self) -> Placement {
-        Arc::clone(&self.placement)
+        Arc::clone(&self.sources.placement)
     }
 
     /// Asks every shard, after this call, and waits at most `patience` in all.
@@ -119,17 +119,18 @@ impl PageSource {
         }
         // Not of shards that have just kept a scrape waiting.
         let all = from.iter().all(Option::is_some);
-        let top = if all { self.top.rows().await } else { Vec::new() };
+        let sources = &*self.sources;
+        let top = if all { sources.top.rows().await } else { Vec::new() };
         let late = self.late();
         // As /readyz says.
         let ready = state.stage == BrokerStage::Ready && late.is_empty() && can_serve(answers);
         let process = Process {
-            interest: (self.interest)(),
-            bridges: (self.bridges)(),
-            cluster: (self.cluster)(),
-            spans: (self.spans)(),
-            listeners: (self.listeners)(),
-            memory_limit: (self.memory_limit)(),
+            interest: (sources.interest)(),
+            bridges: (sources.bridges)(),
+            cluster: (sources.cluster)(),
+            spans: (sources.spans)(),
+            listeners: (sources.listeners)(),
+            memory_limit: (sources.memory_limit)(),
             ready,
             late,
             lost_lines: state.lost_lines,
@@ -138,6 +139,7 @@ impl PageSource {
             accounts: state.accounts.clone(),
             top,
             alarms: state.alarms.active.iter().map(|alarm| alarm.name).collect(),
+            panics: contained::panics().to_vec(),
             started: self.started,
             ..process::measure()
         };

@@ -47,7 +47,8 @@ fn within<F: Future<Output = ()>>(shards: Vec<AskShard>, test: impl FnOnce(Rc<Pa
             started: SystemTime::now(),
             api: None,
         };
-        test(Rc::new(PageSource::open(sources, state))).await;
+        let page_source = PageSource::open(Arc::new(sources), state);
+        test(Rc::new(page_source)).await;
     });
 }
 

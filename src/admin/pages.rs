@@ -81,7 +81,7 @@ async fn page<B>(page_source: &PageSource, request: &Request<B>, local: bool) ->
         }
         // A shard that is known to be late need not be asked.
         "/healthz" if !page_source.late().is_empty() => late(page_source),
-        "/healthz" => health(&page_source.ask(ALIVE).await, page_source.stage()),
+        "/healthz" => health(page_source, &page_source.ask(ALIVE).await),
         "/readyz" => match page_source.stage() {
             BrokerStage::Starting => line(StatusCode::SERVICE_UNAVAILABLE, "starting"),
             // New clients whose home is a late shard would wait.
@@ -104,7 +104,10 @@ fn late(page_source: &PageSource) -> PageResponse {
     line(StatusCode::SERVICE_UNAVAILABLE, &format!("no answer from {}", late.join(", ")))
 }
 
-fn health(answers: &[FiguresAnswer], stage: BrokerStage) -> PageResponse {
+/// Whether every shard answers. A thread that has failed beside them is named, but the broker is
+/// not to be ended for it.
+fn health(page_source: &PageSource, answers: &[FiguresAnswer]) -> PageResponse {
+    let stage = page_source.stage();
     let which = |wanted: fn(&FiguresAnswer) -> bool| -> String {
         let matching = answers.iter().enumerate().filter(|(_, answer)| wanted(answer));
         let numbers: Vec<String> = matching.map(|(shard, _)| shard.to_string()).collect();
@@ -118,7 +121,8 @@ fn health(answers: &[FiguresAnswer], stage: BrokerStage) -> PageResponse {
     } else if !ended.is_empty() && stage != BrokerStage::Draining {
         line(StatusCode::SERVICE_UNAVAILABLE, &format!("ended: shard {ended}"))
     } else {
-        line(StatusCode::OK, "ok")
+        let threads = page_source.failed_threads();
+        line(StatusCode::OK, &[vec!["ok".to_owned()], threads].concat().join("; "))
     }
 }
 

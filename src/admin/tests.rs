@@ -2,9 +2,12 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::channel;
 
 use super::*;
+use crate::contained;
+use crate::telemetry::alarms::Alarm;
 
 fn start(shards: Vec<AskShard>, stage: BrokerStage) -> Admin {
     let sources = AdminSources {
@@ -21,7 +24,8 @@ fn start(shards: Vec<AskShard>, stage: BrokerStage) -> Admin {
         api: None,
     };
     let bind = "127.0.0.1:0".parse().unwrap();
-    let door = AdminEndpoint { bind, key: "admin.bind", terms: ServerTerms::of_pages() };
+    let door =
+        AdminEndpoint { bind, key: "admin.bind", name: "admin", terms: ServerTerms::of_pages() };
     Admin::start(door, stage, sources).unwrap()
 }
 
@@ -62,6 +66,85 @@ fn a_shard_that_does_not_answer_is_named_and_costs_a_scrape_a_second() {
         questions.iter().for_each(|question| question.answer(Snapshot::default()));
     });
     assert_eq!(get(&admin, "/healthz"), (200, "ok\n".to_owned()));
+}
+
+/// What the hook of the log does on such a thread.
+fn panic_held() {
+    assert!(contained::count_panic(), "the thread says that it is contained");
+    contained::hold()
+}
+
+/// Waits for the server's thread to be found dead.
+fn found_dead(admin: &mut Admin, now: Instant) {
+    let until = Instant::now() + Duration::from_secs(10);
+    while admin.paused().is_none() {
+        assert!(Instant::now() < until, "nothing has panicked");
+        admin.look_after(now);
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_thread_that_panics_is_replaced_and_its_connections_end() {
+    let count = AtomicU32::new(0);
+    let shard: AskShard = Arc::new(move |question: FiguresRequest| {
+        if count.fetch_add(1, Ordering::Relaxed) == 1 {
+            panic_held();
+        }
+        question.answer(Snapshot::default());
+    });
+    let mut admin = start(vec![shard], BrokerStage::Ready);
+    let mut idle = TcpStream::connect(admin.address()).unwrap();
+    assert_eq!(get(&admin, "/healthz"), (200, "ok\n".to_owned()));
+    let mut asking = TcpStream::connect(admin.address()).unwrap();
+    write!(asking, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let now = Instant::now();
+    found_dead(&mut admin, now);
+    for stream in [&mut idle, &mut asking] {
+        assert!(matches!(stream.read(&mut [0; 8]), Ok(0) | Err(_)), "it is closed");
+    }
+    assert_eq!(admin.paused(), Some("admin.bind"));
+    admin.look_after(now);
+    assert_eq!(admin.paused(), None, "the first time there is no pause");
+    assert_eq!(get(&admin, "/healthz"), (200, "ok\n".to_owned()));
+}
+
+#[test]
+fn a_server_that_panics_again_pauses_and_ends_when_it_is_to_end() {
+    let shard: AskShard = Arc::new(|_| panic_held());
+    let mut admin = start(vec![shard], BrokerStage::Ready);
+    let mut now = Instant::now();
+    for pause in [0, 2, 4] {
+        let mut asking = TcpStream::connect(admin.address()).unwrap();
+        write!(asking, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        found_dead(&mut admin, now);
+        if pause > 0 {
+            admin.look_after(now + Duration::from_millis(pause * 1000 - 1));
+            assert!(admin.paused().is_some(), "{pause} s are not over");
+        }
+        now += Duration::from_secs(pause);
+        admin.look_after(now);
+        assert_eq!(admin.paused(), None);
+    }
+    let mut asking = TcpStream::connect(admin.address()).unwrap();
+    write!(asking, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    found_dead(&mut admin, now);
+    let began = Instant::now();
+    drop(admin);
+    assert!(began.elapsed() < Duration::from_secs(1), "nobody waits for a thread that is held");
+}
+
+#[test]
+fn the_alarm_about_threads_stands_on_the_page_of_health() {
+    let admin = start(vec![quick()], BrokerStage::Ready);
+    let (name, message) = ("thread_failed", "why".to_owned());
+    let mut list = AlarmList::default();
+    list.active.push(Alarm { name, message, activate_at: 1, deactivate_at: None });
+    admin.alarms(Arc::new(list));
+    assert_eq!(get(&admin, "/healthz"), (200, "ok; why\n".to_owned()));
+    admin.others_paused(&["admin.bind"]);
+    let both = "ok; why; admin.bind does not answer for a while\n".to_owned();
+    assert_eq!(get(&admin, "/healthz"), (200, both));
 }
 
 #[test]

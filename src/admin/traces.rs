@@ -110,6 +110,13 @@ impl TraceStore {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The same traces, for another thread than that which has panicked. None if that one has kept
+    /// the lock.
+    pub(super) fn rescued(&self) -> TraceStore {
+        let all = self.all.try_lock().map(|mut all| std::mem::take(&mut *all));
+        TraceStore { all: Mutex::new(all.unwrap_or_default()), ..TraceStore::default() }
+    }
+
     /// Waits until lines have come or a trace has ended.
     pub(super) async fn news(&self) {
         self.news.notified().await;

@@ -19,6 +19,7 @@ use crate::bridge::figures::AllBridgeFigures;
 use crate::bridge::set::TellCore;
 use crate::cluster::serve::View;
 use crate::config::{self, Config, Get, ListenerConfig};
+use crate::contained::{Replacements, ThreadCare};
 use crate::ids::{ListenerId, ShardId};
 use crate::mesh::{ListenerState, Shared};
 use crate::shard::home_of;
@@ -120,6 +121,7 @@ pub(super) struct AdminServers {
 struct SpanExport {
     wanted: config::Otlp,
     exporter: Option<Exporter>,
+    replacements: Replacements,
     /// Its figures, for the pages of servers that were opened before it.
     shown: Arc<Mutex<Option<Arc<SpanFigures>>>>,
 }
@@ -225,15 +227,18 @@ impl AdminServers {
         terms: Option<ServerTerms>,
         stage: BrokerStage,
     ) -> Result<Admin, Failure> {
-        let api = terms.is_some().then(|| self.api());
+        let api = terms.is_some().then(|| Arc::new(self.api()));
         let door = match terms {
-            Some(terms) => AdminEndpoint { bind, key: "admin.bind", terms },
-            None => AdminEndpoint { bind, key: "admin.pages_bind", terms: ServerTerms::of_pages() },
+            Some(terms) => AdminEndpoint { bind, key: "admin.bind", name: "admin", terms },
+            None => {
+                let (key, name) = ("admin.pages_bind", "admin-pages");
+                AdminEndpoint { bind, key, name, terms: ServerTerms::of_pages() }
+            }
         };
         Admin::start(door, stage, self.sources(api)).map_err(Failure::new)
     }
 
-    fn sources(&self, api: Option<Api>) -> AdminSources {
+    fn sources(&self, api: Option<Arc<Api>>) -> AdminSources {
         let (shared, limits) = (Arc::clone(&self.shared), Arc::clone(&self.shared));
         let listening = self.listening.clone();
         let (seeds, count) = (shared.seeds.clone(), self.cores.len() as u8);
@@ -255,7 +260,7 @@ impl AdminServers {
         }
     }
 
-    fn row_of_spans(&self) -> Box<dyn Fn() -> Option<SpanRow> + Send> {
+    fn row_of_spans(&self) -> Box<dyn Fn() -> Option<SpanRow> + Send + Sync> {
         let shown = Arc::clone(&self.spans.shown);
         Box::new(move || {
             shown.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|f| f.row())
@@ -313,7 +318,7 @@ impl AdminServers {
         if self.main.bind != wanted.bind.get() {
             let old = std::mem::take(&mut self.main);
             self.main = self.moved(old, wanted.bind.get(), Some(terms));
-        } else if let Some(admin) = &self.main.admin {
+        } else if let Some(admin) = &mut self.main.admin {
             admin.renew(terms);
         }
         if self.pages.bind != wanted.pages_bind.get() {
@@ -352,6 +357,28 @@ impl AdminServers {
 
     fn each(&self) -> impl Iterator<Item = &Admin> {
         self.main.admin.iter().chain(&self.pages.admin)
+    }
+
+    /// Replaces threads that have panicked, when it is time, and says which servers do not answer.
+    pub(super) fn look_after(&mut self, now: Instant) {
+        let all = self.main.admin.iter_mut().chain(&mut self.pages.admin);
+        all.for_each(|admin| admin.look_after(now));
+        let paused: Vec<_> = self.each().filter_map(Admin::paused).collect();
+        self.each().for_each(|admin| admin.others_paused(&paused));
+        let is_dead = self.spans.exporter.as_ref().is_some_and(Exporter::is_dead);
+        match self.spans.replacements.look(is_dead, now) {
+            ThreadCare::Works | ThreadCare::Waits => {}
+            ThreadCare::Died(pause) => {
+                let seconds = pause.map(|pause| pause.as_secs());
+                tracing::error!(seconds, "the exporter of spans has failed; it begins again");
+            }
+            ThreadCare::Replace => {
+                let wanted = self.spans.wanted.clone();
+                if let Err(what) = self.export_spans(&wanted) {
+                    tracing::error!("{what}; no spans are sent");
+                }
+            }
+        }
     }
 
     /// Says how far the broker is.

@@ -23,6 +23,7 @@ use super::watch::{BEAT, WatchRound};
 use super::{Broker, Failure};
 use crate::admin::{self, BrokerStage};
 use crate::config::{Config, Get, ListenerConfig, Sources};
+use crate::contained;
 use crate::ids::ShardId;
 use crate::overload::Policy;
 use crate::shard::{Settings, Shard};
@@ -260,6 +261,7 @@ impl<'a> ControlThread<'a> {
         self.show_certificates();
         self.broker.admin.accounts(&self.broker.policy.limits.accounts.rows());
         self.broker.admin.lost_lines(self.log.lost());
+        self.broker.admin.look_after(now);
         self.look_for_alarms();
         Ok(())
     }
@@ -279,6 +281,7 @@ impl<'a> ControlThread<'a> {
             lost_lines: self.log.lost(),
             bridges: self.broker.bridges.shown().rows(),
             nodes: cluster.as_ref().map(|one| one.view().row().nodes).unwrap_or_default(),
+            panics: contained::panics().to_vec(),
             ..self.figures.readings()
         };
         let changed = self.alarms.look(&readings, time_of_day().as_millis() as u64);

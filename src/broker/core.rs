@@ -478,6 +478,7 @@ impl RunningCore {
         let spun = counts.spun.as_nanos() as u64;
         let control_mail = self.shards().map(|from| self.ends.control_waiting(from) as u64).sum();
         let counters = &mut self.shard.counters;
+        counters.cpu_nanos = thread_cpu_nanos();
         counters.spun_nanos = spun;
         counters.parked_nanos = self.idle_nanos.saturating_sub(spun);
         counters.dozes = counts.dozes;

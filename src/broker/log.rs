@@ -21,6 +21,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use super::log_writer::LogWriter;
 use crate::config::{LogConfig, LogFormat, LogLevel};
+use crate::contained;
 
 /// Lines that an operator has asked for: written at every level.
 pub(super) const ASKED_FOR: &str = "ringmq::summary";
@@ -133,7 +134,8 @@ impl LogControl {
         self.writer.flush(LAST_WORDS);
     }
 
-    /// From now on a panic is a line of the log, written before the process is aborted.
+    /// From now on a panic is a line of the log, written before the process is aborted, or before
+    /// the thread is held for ever that is to be replaced.
     pub fn take_panics(&self) {
         let log = self.clone();
         std::panic::set_hook(Box::new(move |panic| {
@@ -144,7 +146,11 @@ impl LogControl {
             let thread = thread.name().unwrap_or("unnamed");
             let place = panic.location().map(ToString::to_string);
             let what = panic.payload_as_str().unwrap_or("no message");
-            tracing::error!(thread, place, backtrace, "panicked: {what}");
+            let goes_on = contained::count_panic();
+            tracing::error!(thread, place, backtrace, goes_on, "panicked: {what}");
+            if goes_on {
+                contained::hold();
+            }
             log.end(None);
         }));
     }

@@ -2,7 +2,8 @@
 //! the data path is `shard` behind `ring`, joined in `core`.
 //!
 //! While it serves, these end the process, and nothing else: SIGTERM and SIGINT, a shard whose
-//! thread ends ([`Failure`]), and a panic, which aborts. Whatever is only slow is reported
+//! thread ends ([`Failure`]), and a panic, which aborts unless its thread is one that is replaced
+//! (`crate::contained`). Whatever is only slow is reported
 //! (`control`, `watch`); a reload or an admin address that cannot be had is a line of the log.
 //!
 //! Panics that are left in `ring` while it serves are about our own books and the kernel's promise

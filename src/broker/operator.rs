@@ -5,6 +5,7 @@ use crate::admin::BrokerStage;
 use crate::admin::api::{Order, OrderReply};
 use crate::broker::log::LogLevels;
 use crate::config::LogLevel;
+use crate::contained::{self, ContainedThread, PanicFlag};
 use crate::doctor;
 
 type Done = Result<String, Vec<String>>;
@@ -36,7 +37,10 @@ impl ControlThread<'_> {
             Order::Doctor => {
                 // It may try the disk: not on this thread.
                 let config = self.config.clone();
-                let look = move || drop(reply.send(Ok(doctor::examine(&config, None).json())));
+                let look = move || {
+                    contained::contain(ContainedThread::Doctor, PanicFlag::default());
+                    drop(reply.send(Ok(doctor::examine(&config, None).json())));
+                };
                 let started = std::thread::Builder::new().name("doctor".to_owned()).spawn(look);
                 if let Err(error) = started {
                     tracing::warn!(%error, "no thread for the doctor");

@@ -130,8 +130,8 @@ pub use audit::{Audit, Subscribed};
 pub use drops::ClientDrops;
 pub use link::{Answering, LinkCounts, LinkId, LinkPart, LinkPlan, WhenFull};
 pub use observe::{
-    Detail, Heaviest, Measure, Span, SpanKind, TRACES, TraceLine, TraceRule, TraceSubject, Via,
-    sampled_context,
+    Departure, Detail, Heaviest, Measure, Span, SpanKind, TRACES, TraceLine, TraceRule,
+    TraceSubject, Via, sampled_context,
 };
 pub use outbox::{Outbox, Turn};
 pub use overload::LoopSignals;

@@ -20,6 +20,9 @@ const CERTIFICATE: u64 = 14 * 24 * 3600;
 /// An alarm is raised when the times of two nodes differ by more than this many milliseconds.
 const APART: u64 = 5000;
 
+/// For how many seconds after a panic of a thread the alarm stays.
+const REMEMBERED: u64 = 300;
+
 /// What an alarm is about.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum AlarmKind {
@@ -55,11 +58,13 @@ pub enum AlarmKind {
     BridgeFailed,
     /// The times of two nodes differ: by more than 5 s, until less than 2.5 s.
     Clocks,
+    /// A thread beside the shards has panicked, and is replaced: until none has for five minutes.
+    ThreadFailed,
 }
 
 impl AlarmKind {
     /// All of them.
-    pub const ALL: [AlarmKind; 15] = [
+    pub const ALL: [AlarmKind; 16] = [
         AlarmKind::Memory,
         AlarmKind::LoopLag,
         AlarmKind::ShardLate,
@@ -75,6 +80,7 @@ impl AlarmKind {
         AlarmKind::BridgeQueue,
         AlarmKind::BridgeFailed,
         AlarmKind::Clocks,
+        AlarmKind::ThreadFailed,
     ];
 
     /// Its name in the API, in metrics and below `$SYS/broker/alarms/`.
@@ -95,6 +101,7 @@ impl AlarmKind {
             AlarmKind::BridgeQueue => "bridge_queue",
             AlarmKind::BridgeFailed => "bridge_failed",
             AlarmKind::Clocks => "clocks_apart",
+            AlarmKind::ThreadFailed => "thread_failed",
         }
     }
 
@@ -137,6 +144,8 @@ pub struct AlarmReadings {
     pub bridges: Vec<BridgeRow>,
     /// The other nodes of the cluster.
     pub nodes: Vec<NodeRow>,
+    /// How often threads beside the shards have panicked since the start, by kind.
+    pub panics: Vec<(&'static str, u64)>,
 }
 
 /// What a reading says about one alarm.
@@ -219,7 +228,7 @@ impl AlarmReadings {
         }
     }
 
-    fn of(&self, kind: AlarmKind, now: u64, lost_before: u64) -> Says {
+    fn of(&self, kind: AlarmKind, now: u64, before: &ReadingsBefore) -> Says {
         match kind {
             AlarmKind::Memory => match self.memory {
                 Some(memory) => share(memory, 85, 75, "limits.memory"),
@@ -250,12 +259,18 @@ impl AlarmReadings {
                 None => Says::Clear,
             },
             AlarmKind::LogLost => {
-                let lost = self.lost_lines.saturating_sub(lost_before);
+                let lost = self.lost_lines.saturating_sub(before.lost_lines);
                 whether(lost > 0, || format!("{lost} lines lost; nobody reads the log fast enough"))
             }
             AlarmKind::BridgeDown => self.bridges_in(&["connecting", "waiting"], "not connected"),
             AlarmKind::BridgeFailed => self.bridges_in(&["failed"], "failed, see the log"),
             AlarmKind::Clocks => self.clocks(),
+            AlarmKind::ThreadFailed => {
+                let recent = before.panics.iter();
+                let recent = recent.filter(|(.., at)| now < at.saturating_add(REMEMBERED));
+                let what = "a thread has panicked within five minutes, see the log";
+                with(what, recent.map(|(kind, ..)| (*kind).to_owned()).collect())
+            }
             AlarmKind::BridgeQueue => {
                 if let Some(row) = self.bridges.iter().find(|row| row.full) {
                     let why = "is full, and publishers of what it takes wait";
@@ -305,7 +320,28 @@ pub struct Alarms {
     in_a_row: [u8; AlarmKind::ALL.len()],
     /// For each alarm that is raised, whom it is about, and in how many readings in a row.
     about: [Vec<(String, u8)>; AlarmKind::ALL.len()],
+    before: ReadingsBefore,
+}
+
+/// What earlier readings said.
+#[derive(Default)]
+struct ReadingsBefore {
     lost_lines: u64,
+    /// Kinds of threads that have panicked: how often, and when that was seen for the last time, in
+    /// seconds since 1970.
+    panics: Vec<(&'static str, u64, u64)>,
+}
+
+impl ReadingsBefore {
+    fn note_panics(&mut self, panics: &[(&'static str, u64)], now: u64) {
+        for &(kind, count) in panics.iter().filter(|(_, count)| *count > 0) {
+            match self.panics.iter_mut().find(|known| known.0 == kind) {
+                Some(known) if known.1 == count => {}
+                Some(known) => *known = (kind, count, now),
+                None => self.panics.push((kind, count, now)),
+            }
+        }
+    }
 }
 
 impl Alarms {
@@ -318,8 +354,9 @@ impl Alarms {
     /// raised, and those that were cleared, which have the time of it in `deactivate_at`.
     pub fn look(&mut self, readings: &AlarmReadings, now: u64) -> Vec<Alarm> {
         let mut changed = Vec::new();
+        self.before.note_panics(&readings.panics, now / 1000);
         for kind in AlarmKind::ALL {
-            let says = readings.of(kind, now / 1000, self.lost_lines);
+            let says = readings.of(kind, now / 1000, &self.before);
             let at = self.list.active.iter().position(|alarm| alarm.name == kind.name());
             let row = &mut self.in_a_row[kind as usize];
             let about = &mut self.about[kind as usize];
@@ -364,7 +401,7 @@ impl Alarms {
                 (Says::RaiseFor(..), _) => {}
             }
         }
-        self.lost_lines = readings.lost_lines;
+        self.before.lost_lines = readings.lost_lines;
         changed
     }
 }
@@ -415,6 +452,22 @@ mod tests {
     }
 
     #[test]
+    fn a_panic_is_remembered_for_five_minutes_after_the_last_one() {
+        let mut alarms = Alarms::default();
+        let mut look = |second: u64, admin| {
+            let panics = vec![("admin", admin), ("bridge", 0)];
+            names(
+                &alarms.look(&AlarmReadings { panics, ..AlarmReadings::default() }, second * 1000),
+            )
+        };
+        assert_eq!(look(0, 0), []);
+        assert_eq!(look(2, 1), [("thread_failed", true)]);
+        assert_eq!(look(200, 2), [], "raised once");
+        assert_eq!(look(499, 2), []);
+        assert_eq!(look(500, 2), [("thread_failed", false)]);
+    }
+
+    #[test]
     fn one_slow_answer_is_no_alarm() {
         let mut alarms = Alarms::default();
         let mut look = |millis| {
@@ -454,6 +507,7 @@ mod tests {
                     ..BridgeRow::default()
                 },
             ],
+            panics: vec![("admin", 1)],
             nodes: vec![
                 NodeRow { name: "gone".into(), ahead: -90_000, ..NodeRow::default() },
                 NodeRow { name: "n".into(), up: true, ahead: -5001, ..NodeRow::default() },
@@ -475,7 +529,8 @@ mod tests {
         assert_eq!(raised.len(), AlarmKind::ALL.len() + 1, "{raised:?}");
         assert!(raised.contains(&("log_lost", false)), "no further lines were lost");
         let good = AlarmReadings { lost_lines: 7, ..AlarmReadings::default() };
-        assert_eq!(alarms.look(&good, now).len(), AlarmKind::ALL.len() - 1);
+        let later = now + REMEMBERED * 1000;
+        assert_eq!(alarms.look(&good, later).len(), AlarmKind::ALL.len() - 1);
         assert!(alarms.list().active.is_empty());
         let mut all: Vec<_> = AlarmKind::ALL.map(AlarmKind::name).to_vec();
         all.sort_unstable();

@@ -499,6 +499,8 @@ counters! {
         "Messages that some of their subscribers are still to get." { fanouts_under_way; }
     "ringmq_steps_total" Counter "steps"
         "Passes of the shard's loop." { steps; }
+    "ringmq_core_cpu_seconds_total" Counter "nanoseconds"
+        "CPU time of the core's thread." { cpu_nanos; }
     "ringmq_step_busy_seconds_total" Counter "nanoseconds"
         "Time spent in steps that found something to do." { step_busy_nanos; }
     "ringmq_parked_seconds_total" Counter "nanoseconds"

@@ -107,6 +107,8 @@ pub struct Process {
     pub top: Vec<TopRow>,
     /// The names of the alarms that are raised.
     pub alarms: Vec<&'static str>,
+    /// How often threads beside the shards have panicked, by kind.
+    pub panics: Vec<(&'static str, u64)>,
     /// Resident memory in bytes, if the system reports it.
     pub resident_bytes: Option<u64>,
     /// Virtual memory in bytes, if the system reports it.
@@ -245,12 +247,7 @@ impl PageText {
                 self.sample(name, &[("outcome", outcome)], count);
             }
         }
-        let name = "ringmq_alarm_active";
-        self.family(name, "gauge", "1 while the alarm is raised: /api/v1/alarms says why.");
-        for kind in AlarmKind::ALL {
-            let active = u8::from(process.alarms.contains(&kind.name()));
-            self.sample(name, &[("alarm", &kind.name())], active);
-        }
+        self.alarms_and_panics(process);
         if !process.certificates.is_empty() {
             let name = "ringmq_tls_certificate_expiry_seconds";
             let help = "When a listener's certificate, or one of its chain, expires: seconds since \
@@ -346,6 +343,20 @@ impl PageText {
         self.family(name, "counter", help);
         for (reason, count) in &row.dropped {
             self.sample(name, &[("reason", reason)], count);
+        }
+    }
+
+    fn alarms_and_panics(&mut self, process: &Process) {
+        let name = "ringmq_thread_panics_total";
+        self.family(name, "counter", "Panics of threads beside the shards, which are replaced.");
+        for (thread, count) in &process.panics {
+            self.sample(name, &[("thread", thread)], count);
+        }
+        let name = "ringmq_alarm_active";
+        self.family(name, "gauge", "1 while the alarm is raised: /api/v1/alarms says why.");
+        for kind in AlarmKind::ALL {
+            let active = u8::from(process.alarms.contains(&kind.name()));
+            self.sample(name, &[("alarm", &kind.name())], active);
         }
     }
 

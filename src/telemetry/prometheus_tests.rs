@@ -231,6 +231,7 @@ fn full() -> Process {
             refused: 1,
         }],
         certificates: vec![(name(), 1)],
+        panics: vec![("admin", 1)],
         accounts: vec![AccountRow { name: name(), messages: 1, bytes: 1 }],
         top: vec![TopRow { by: "drops", client_id: name(), per_second: 0.5 }],
         resident_bytes: Some(1),

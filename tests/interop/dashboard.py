@@ -66,6 +66,9 @@ def log_in(page):
     page.locator("main h1", has_text="Overview").wait_for()
     page.locator("main .big", has_text="/s").first.wait_for()
     check("the overview shows the version", "Version" in page.locator("main").inner_text())
+    page.locator("main .legend", has_text="CPU").first.wait_for()
+    cores = page.locator("main .legend", has_text="CPU").first.inner_text()
+    check("each core's CPU, lag and memory are shown", all(word in cores for word in ["busy", "lag", "holds"]))
     picture(page, "overview")
 
 
@@ -80,7 +83,10 @@ def look(page):
     page.keyboard.press("Enter")
     page.locator("main a", has_text=CLIENT).click()
     page.locator("main h1", has_text=CLIENT).wait_for()
-    check("the client's filter is shown", "plant/#" in page.locator("main").inner_text())
+    shown = page.locator("main").inner_text()
+    check("the client's filter is shown", "plant/#" in shown)
+    check("so is its traffic", re.search(r"From it\s+0 messages", shown))
+    check("and how it was last disconnected", "not lately" in shown)
     picture(page, "client")
     open_page(page, "console", "Console")
     page.fill("input >> nth=3", "plant/+/t")

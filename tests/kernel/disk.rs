@@ -18,6 +18,17 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const QUIET: Duration = Duration::from_millis(400);
 const REFUSED: u8 = 0x97;
 
+/// Makes a library of a file of this directory.
+pub fn compiled(source: &str, library: &Path) {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kernel").join(source);
+    let built = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1", "-o"])
+        .args([library, &source])
+        .arg("-ldl")
+        .status();
+    assert!(built.expect("a C compiler, which linking needs, too").success());
+}
+
 /// A broker of one shard on a disk that fails as it is told.
 struct Bed {
     place: Place,
@@ -31,13 +42,7 @@ impl Bed {
         let place = Place::new();
         fs::create_dir_all(&place.0).expect("a scratch directory");
         let (faults, library) = (place.0.join("faults"), place.0.join("faults.so"));
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kernel/disk_faults.c");
-        let built = Command::new("cc")
-            .args(["-shared", "-fPIC", "-O1", "-o"])
-            .arg(&library)
-            .args([source, "-ldl"])
-            .status();
-        assert!(built.expect("a C compiler, which linking needs, too").success());
+        compiled("disk_faults.c", &library);
         fs::write(&faults, "").expect("writable");
         let broker = start(&place, &faults, &library, settings);
         Bed { place, faults, library, broker }

@@ -19,6 +19,7 @@ mod line;
 mod log;
 mod long_queue;
 mod mailbox;
+mod panicking;
 mod probe;
 mod reset;
 mod service_manager;

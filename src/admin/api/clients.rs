@@ -1,12 +1,13 @@
 //! `/clients`: who is connected, what a client does, and how an operator ends it.
 
+use super::explain::Drops;
 use super::page::{Page, paged};
 use super::problem::{ApiProblem, Details};
 use super::{ApiContext, ApiState, JsonBody, JsonResult, Path, Query, when};
 use crate::ids::Peer;
 use crate::packet::Version;
 use crate::shard::Shard;
-use crate::shard::inquiry::{ClientDetails, ClientQuery};
+use crate::shard::inquiry::{ClientDetails, ClientQuery, ClientTraffic};
 use axum::Json;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -80,6 +81,55 @@ pub(super) struct ClientInfo {
     unsent_bytes: usize,
     /// What it sends is not taken at present: backpressure.
     held: bool,
+}
+
+/// A client by itself: with what is known of its past.
+#[derive(Serialize, ToSchema)]
+pub(super) struct OneClient {
+    #[serde(flatten)]
+    client: ClientInfo,
+    /// How its last connection before this one ended, or its last one while it is away. Null when
+    /// there was none, or over 1,024 connections of other clients have ended on its shard since.
+    last_disconnect: Option<LastDisconnect>,
+    /// Its traffic in the last one to two minutes.
+    recent_traffic: Option<Traffic>,
+    /// What has been dropped for it.
+    drops: Option<Drops>,
+}
+
+/// How a connection ended.
+#[derive(Serialize, ToSchema)]
+struct LastDisconnect {
+    /// When.
+    at: Option<String>,
+    /// Why.
+    reason: &'static str,
+    /// The reason code of the DISCONNECT from or to the client; null when there was none.
+    reason_code: Option<u8>,
+}
+
+/// The traffic of a client. Each message is counted among its shard's first 1,024 in each direction
+/// of each minute, with its bytes, and everything else is sampled: what is surely this client's,
+/// which may be 0 if it has less than about 1/128 of its shard's traffic.
+#[derive(Serialize, ToSchema)]
+struct Traffic {
+    /// How many seconds it covers.
+    seconds: f64,
+    /// PUBLISH packets from it.
+    recv_msg: u64,
+    /// Bytes of packets from it.
+    recv_oct: u64,
+    /// PUBLISH packets to it.
+    send_msg: u64,
+    /// Their bytes.
+    send_oct: u64,
+}
+
+impl From<ClientTraffic> for Traffic {
+    fn from(of: ClientTraffic) -> Traffic {
+        let ((recv_msg, recv_oct), (send_msg, send_oct)) = (of.received, of.sent);
+        Traffic { seconds: of.millis as f64 / 1000.0, recv_msg, recv_oct, send_msg, send_oct }
+    }
 }
 
 paged! {
@@ -245,14 +295,40 @@ fn unknown(client_id: &str) -> ApiProblem {
 /// One client.
 #[utoipa::path(get, path = "/clients/{clientid}", tag = "clients",
     params(("clientid" = String, Path, description = "Its ClientId")),
-    responses((status = 200, body = ClientInfo), (status = 404, body = Details)))]
+    responses((status = 200, body = OneClient),
+        (status = 404, body = Details, description = "Also says how its last connection ended")))]
 pub(super) async fn one(
     axum::extract::State(context): ApiState,
     Path(client_id): Path<String>,
-) -> JsonResult<ClientInfo> {
+) -> JsonResult<OneClient> {
     let name = client_id.clone();
-    let found = context.ask(context.home(&client_id), move |shard| shard.client(&name)).await?;
-    found.map(|one| Json(shown(&context, one))).ok_or_else(|| unknown(&client_id))
+    let look = move |shard: &mut Shard| {
+        let past = (shard.traffic_of(&name), shard.dropped_for(&name));
+        (shard.client(&name), shard.departure_of(&name), past)
+    };
+    let (found, departure, past) = context.ask(context.home(&client_id), look).await?;
+    let last_disconnect = departure.map(|end| LastDisconnect {
+        at: when::shown(context.api.zero, end.at),
+        reason: end.reason,
+        reason_code: end.code,
+    });
+    let Some(found) = found else {
+        return Err(match last_disconnect {
+            None => unknown(&client_id),
+            Some(end) => ApiProblem::unknown(format!(
+                "there is no client `{client_id}`: its last connection ended at {}: {}",
+                end.at.as_deref().unwrap_or("an unknown time"),
+                end.reason
+            )),
+        });
+    };
+    let (traffic, drops) = past;
+    Ok(Json(OneClient {
+        client: shown(&context, found),
+        last_disconnect,
+        recent_traffic: traffic.map(Traffic::from),
+        drops: drops.map(Drops::from),
+    }))
 }
 
 async fn end(context: &ApiContext, client_id: &str, and_session: bool) -> Result<bool, ApiProblem> {

@@ -3,8 +3,8 @@
 use super::problem::{ApiProblem, Details};
 use super::{ApiContext, ApiState, JsonResult, Query, subscriptions};
 use crate::packet::Qos;
-use crate::shard::Shard;
 use crate::shard::inquiry::{Addressee, ExplainCursor, ExplainedAccess, Fate, Hypothesis};
+use crate::shard::{ClientDrops, Shard};
 use crate::topic;
 use axum::Json;
 use serde::{Deserialize, Serialize};
@@ -62,12 +62,18 @@ pub(super) struct Explanation {
 
 /// What has been dropped for a client.
 #[derive(Serialize, ToSchema)]
-struct Drops {
+pub(super) struct Drops {
     /// How many messages, by reason: those of `ringmq_messages_dropped_total`.
     by_reason: BTreeMap<&'static str, u64>,
     /// For how many seconds it has been counted: since the first drop, or since the broker has
     /// last made room for other clients' drops.
     seconds: u64,
+}
+
+impl From<ClientDrops> for Drops {
+    fn from(known: ClientDrops) -> Drops {
+        Drops { by_reason: known.counts.into_iter().collect(), seconds: known.millis / 1000 }
+    }
 }
 
 /// What the rules say.
@@ -177,10 +183,7 @@ impl ApiContext {
         let Some(client) = client.map(str::to_owned) else { return Ok(None) };
         let home = self.home(&client);
         let known = self.ask(home, move |shard: &mut Shard| shard.dropped_for(&client)).await?;
-        Ok(known.map(|known| Drops {
-            by_reason: known.counts.into_iter().collect(),
-            seconds: known.millis / 1000,
-        }))
+        Ok(known.map(Drops::from))
     }
 
     /// The share groups of a client to which a message would go. Each may be at home on any shard.

@@ -5,9 +5,9 @@
 //! from the handlers, so no route can lack its description.
 //!
 //! A handler runs on the admin thread. It asks the shards for what they know in slices
-//! ([`crate::shard::inquiry`]). Each slice is a bounded part of one step, at most [`AT_ONCE`]
-//! requests ask at the same time, and a request that takes longer than [`REQUEST_TIME`] ends with
-//! 503.
+//! ([`crate::shard::inquiry`]). Each slice is a bounded part of one step, and a shard is asked for
+//! at most one in each [`GAP`], however many requests there are. At most [`AT_ONCE`] requests ask
+//! at the same time, and a request that takes longer than [`REQUEST_TIME`] ends with 503.
 //!
 //! [`super::guard`] decides who may call what: a handler is registered for the lowest role that may
 //! use it ([`router`]).
@@ -60,10 +60,10 @@ use axum::{Json, Router};
 use page::{ListPosition, ListSlice};
 pub(super) use problem::ApiProblem;
 use serde::de::DeserializeOwned;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 use tokio::sync::{Semaphore, oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -71,8 +71,11 @@ use utoipa_axum::routes;
 pub const BODY: usize = 4 << 20;
 /// The longest time of a request.
 const REQUEST_TIME: Duration = Duration::from_secs(30);
-/// The largest number of rows in a slice. A shard takes about 100 microseconds to build them.
-const SLICE: usize = 128;
+/// The largest number of rows in a slice. A shard takes about 50 microseconds to build them.
+const SLICE: usize = 64;
+/// The shortest time between two questions to one shard: they take a twentieth of its time at most,
+/// and hardly any message has to wait for two of them.
+const GAP: Duration = Duration::from_millis(1);
 /// The number of requests that ask shards at the same time. Further ones wait for their turn.
 const AT_ONCE: usize = 4;
 
@@ -134,12 +137,29 @@ pub struct Api {
     pub listeners: Box<dyn Fn() -> Vec<ListenerRow> + Send + Sync>,
 }
 
+/// What outlives a panic of the admin thread.
+#[derive(Clone, Default)]
+pub(super) struct AdminMemory {
+    history: SampleHistory,
+    traces: Arc<TraceStore>,
+}
+
+impl AdminMemory {
+    /// What it has, for another thread, if the one that has panicked did not keep a lock of it.
+    pub(super) fn rescued(&self) -> AdminMemory {
+        let traces = Arc::new(self.traces.rescued());
+        AdminMemory { history: self.history.rescued(), traces }
+    }
+}
+
 /// What every handler can use.
 pub(super) struct ApiContext {
-    api: Api,
+    api: Arc<Api>,
     figures: Arc<ShardFigures>,
     placement: Placement,
     turns: Semaphore,
+    /// When each shard may be asked next.
+    next: Vec<Mutex<Instant>>,
     history: SampleHistory,
     traces: Arc<TraceStore>,
     broker: watch::Receiver<super::BrokerState>,
@@ -167,7 +187,20 @@ impl ApiContext {
     ) -> Result<T, ApiProblem> {
         let _turn = self.turns.acquire().await.map_err(|_| ApiProblem::late(shard))?;
         let tell = self.api.tell.get(shard).ok_or_else(|| ApiProblem::late(shard))?;
+        self.pause_before(shard).await;
         asking::ask(tell, question).await.ok_or_else(|| ApiProblem::late(shard))
+    }
+
+    /// Waits until the shard may be asked again, and notes that it is asked then.
+    async fn pause_before(&self, shard: usize) {
+        let Some(next) = self.next.get(shard) else { return };
+        let at = {
+            let mut next = next.lock().unwrap_or_else(PoisonError::into_inner);
+            let at = (*next).max(Instant::now());
+            *next = at + GAP;
+            at
+        };
+        sleep_until(at).await;
     }
 
     /// Has a shard publish something, and waits for the result.
@@ -291,15 +324,29 @@ fn administrators() -> OpenApiRouter<Arc<ApiContext>> {
 
 /// All routes, each behind the guard, and the document that describes them. Must be called within
 /// the server's loop, where it starts two tasks.
-pub(super) fn router(api: Api, source: &PageSource, guard: Arc<Guard>) -> Router {
-    let (history, figures) = (SampleHistory::default(), source.figures());
+pub(super) fn router(
+    api: Arc<Api>,
+    memory: AdminMemory,
+    source: &PageSource,
+    guard: Arc<Guard>,
+) -> Router {
+    let (AdminMemory { history, traces }, figures) = (memory, source.figures());
     tokio::task::spawn_local(history.clone().watch(Arc::clone(&figures)));
-    let traces = Arc::new(TraceStore::default());
     tokio::task::spawn_local(Arc::clone(&traces).tend(api.tell.clone(), api.zero));
     let broker = source.state();
     let (turns, placement) = (Semaphore::new(AT_ONCE), source.placement());
-    let context =
-        Arc::new(ApiContext { api, figures, placement, turns, history, traces, broker, guard });
+    let next = api.tell.iter().map(|_| Mutex::new(Instant::now())).collect();
+    let context = Arc::new(ApiContext {
+        api,
+        figures,
+        placement,
+        turns,
+        next,
+        history,
+        traces,
+        broker,
+        guard,
+    });
     let for_role = |routes: OpenApiRouter<Arc<ApiContext>>, least: Role| {
         let door = (Arc::clone(&context), least);
         routes.route_layer(middleware::from_fn_with_state(door, guard::pass))

@@ -1,6 +1,6 @@
 // Clients: search, details, disconnect.
 import { call, part } from "./api.js";
-import { bytes, count, el, field, fill, pager, pairs, table, toast } from "./ui.js";
+import { bytes, count, el, field, fill, pager, pairs, span, table, toast } from "./ui.js";
 
 export async function list({ main }) {
   const like = el("input", { type: "search", placeholder: "part of a ClientId" });
@@ -32,6 +32,21 @@ export async function list({ main }) {
     field("ClientId", like), field("User", username), field("Address", address), field("State", state),
     el("label", { class: "check" }, busy, "slow: a queue, or held back"), el("button", { class: "main" }, "Search")), out);
   await load();
+}
+
+// What is known of its past: traffic of the last minutes, how its last connection ended, drops.
+function past({ recent_traffic: traffic, last_disconnect: last, drops }) {
+  const both = (messages, octets) => `${count(messages)} messages, ${bytes(octets)}`;
+  const code = last?.reason_code;
+  const reasons = Object.entries(drops?.by_reason ?? {}).map(([reason, number]) => `${reason} ${count(number)}`);
+  return pairs([
+    ["Covers", traffic ? span(traffic.seconds) : null],
+    ["From it", traffic ? both(traffic.recv_msg, traffic.recv_oct) : null],
+    ["To it", traffic ? both(traffic.send_msg, traffic.send_oct) : null],
+    ["Dropped", reasons.length ? `${reasons.join(", ")} in ${span(drops.seconds)}` : "nothing"],
+    ["Last disconnected", last ? last.at : "not lately"],
+    ["Why", last ? `${last.reason}${code === null ? "" : ` (0x${code.toString(16).padStart(2, "0")})`}` : null],
+  ]);
 }
 
 export async function one({ main, rest: [name], may }) {
@@ -71,7 +86,8 @@ export async function one({ main, rest: [name], may }) {
         ["Unreleased", count(client.awaiting_rel_cnt)],
         ["Will", client.has_will ? "yes" : "no"],
         ["Mountpoint", client.mountpoint],
-      ]))),
+      ])),
+      el("section", { class: "card" }, el("h2", {}, "Traffic"), past(client))),
     el("h2", {}, "Subscriptions"),
     table("Subscriptions", [
       { name: "Filter", show: (row) => row.topic },

@@ -28,10 +28,10 @@ function draw(body, node, samples, metrics, alarms) {
     .sort((one, other) => other.value - one.value);
   const cores = (last?.shards ?? []).map((shard, at) => el("div", {},
     el("div", { class: "legend" }, el("span", {}, `Shard ${at}`),
-      el("span", {}, `${Math.round(shard.busy * 100)} % busy, lag ${shard.lag_ms.toFixed(1)} ms`)),
+      el("span", {}, `CPU ${Math.round(shard.cpu * 100)} %, ${Math.round(shard.busy * 100)} % busy, lag ${shard.lag_ms.toFixed(1)} ms, holds ${bytes(shard.memory)}`)),
     el("div", { class: "meter" }, el("i", { style: null }, ""))));
   (last?.shards ?? []).forEach((shard, at) => {
-    cores[at].querySelector("i").style.width = `${Math.min(100, shard.busy * 100)}%`;
+    cores[at].querySelector("i").style.width = `${Math.min(100, shard.cpu * 100)}%`;
   });
   fill(body,
     ...alarms.map((alarm) => el("p", { class: "bad", role: "alert" },
@@ -55,7 +55,7 @@ function draw(body, node, samples, metrics, alarms) {
         ["Descriptors", `${count(node.open_fds)} of ${count(node.max_fds)}`],
       ])),
       el("section", { class: "card" }, el("h2", {}, "Cores"), ...cores),
-      el("section", { class: "card" }, el("h2", {}, "Memory"), el("p", { class: "big" }, bytes(last?.memory)))),
+      chart("Memory", of("memory"), bytes)),
     el("h2", {}, "Messages dropped since the start, by reason"),
     table("Drops by reason", [
       { name: "Reason", show: (row) => row.reason },

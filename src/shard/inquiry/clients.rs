@@ -8,6 +8,7 @@ use crate::packet::Version;
 use crate::session::Session;
 use crate::shard::Shard;
 use crate::shard::close::Cause;
+use crate::shard::observe::{Departure, Measure};
 use crate::shard::route::{self, NO_LOCAL};
 use crate::time::Instant;
 use std::net::IpAddr;
@@ -93,6 +94,18 @@ pub struct ClientDetails {
     pub held: bool,
     /// The home shard of the session.
     pub shard: u8,
+}
+
+/// The traffic of one client in the last one to two minutes, estimated from samples: what is surely
+/// this client's, and nothing if it has less than about 1/128 of its shard's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ClientTraffic {
+    /// How many milliseconds it covers.
+    pub millis: u64,
+    /// PUBLISH packets from the client, and bytes of packets from it.
+    pub received: (u64, u64),
+    /// PUBLISH packets to the client, and their bytes.
+    pub sent: (u64, u64),
 }
 
 /// Where a list of subscriptions goes on: the session, and how many of its subscriptions have been
@@ -214,6 +227,36 @@ impl Shard {
         self.meter.charge(cost::SESSION);
         let index = self.find_session(client_id)?;
         Some(self.details(index, self.sessions.get(index)?))
+    }
+
+    /// What is known by sampling of the traffic of a client whose home is this shard; `None` when
+    /// it has no session.
+    pub fn traffic_of(&mut self, client_id: &str) -> Option<ClientTraffic> {
+        let reference = self.session_ref(self.find_session(client_id)?);
+        let session = (reference.index, reference.generation);
+        let mut millis = 0;
+        let mut of = |measure| {
+            let (weighed, covered) = self.work.observers.heavy.heaviest(measure, self.now);
+            millis = covered;
+            self.meter.charge(cost::VISIT * weighed.len() as u32);
+            let found = weighed.into_iter().find(|one| one.session == session);
+            found.map_or(0, |one| one.weight - one.error)
+        };
+        let [messages_received, bytes_received, messages_sent, bytes_sent] = [
+            Measure::MessagesReceived,
+            Measure::BytesReceived,
+            Measure::MessagesSent,
+            Measure::BytesSent,
+        ]
+        .map(&mut of);
+        let received = (messages_received, bytes_received);
+        Some(ClientTraffic { millis, received, sent: (messages_sent, bytes_sent) })
+    }
+
+    /// How the last connection of a client ended whose home is this shard, if that is remembered.
+    pub fn departure_of(&mut self, client_id: &str) -> Option<Departure> {
+        self.meter.charge(cost::SESSION);
+        self.work.observers.departures.last(self.topology.client_key(client_id))
     }
 
     /// The client with that ClientId, if it fits `query`.

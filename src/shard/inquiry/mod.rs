@@ -14,7 +14,7 @@ mod submissions;
 mod topics;
 
 pub use bans::BanTarget;
-pub use clients::{ClientDetails, ClientQuery, SubscriptionCursor, SubscriptionRow};
+pub use clients::{ClientDetails, ClientQuery, ClientTraffic, SubscriptionCursor, SubscriptionRow};
 pub use explain::{Addressee, ExplainCursor, ExplainedAccess, Fate, Hypothesis};
 pub use submissions::{Submission, SubmissionReply, Submissions};
 pub use topics::{ClearOutcome, GroupMember, GroupRow, PublishOutcome, RetainedRow, TopicRow};

@@ -4,9 +4,10 @@
 //! with an upper bound of the error.
 //!
 //! Traffic is sampled: about every 64th message and every 64 KiB are looked at and weighed
-//! accordingly, at random distances so that no regular pattern of clients escapes. Every slow send
-//! is counted. So is every drop among the first 4,096 of a window, and then about every 16th. The
-//! results cover the last one to two minutes.
+//! accordingly, at random distances so that no regular pattern of clients escapes. Of each window's
+//! first 1,024 messages in each direction every one is weighed by itself, with its bytes, so that
+//! few messages are counted exactly. Every slow send is counted. So is every drop among the first
+//! 4,096 of a window, and then about every 16th. The results cover the last one to two minutes.
 
 use crate::time::Instant;
 
@@ -16,6 +17,8 @@ const PLACES: usize = 128;
 const MESSAGES: i64 = 64;
 /// Bytes between two samples, on average.
 const BYTES: i64 = 64 * 1024;
+/// How many messages in a window are each weighed, in each direction.
+const FEW: u32 = 1024;
 /// How many drops in a window are each counted.
 const FEW_DROPS: u64 = 4096;
 /// Drops between two samples after these, on average.
@@ -69,7 +72,7 @@ impl Measure {
 
 /// One client in a sketch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Weighed {
+pub(in crate::shard) struct Weighed {
     /// Index and generation of the session.
     pub session: (u32, u32),
     pub weight: u64,
@@ -102,33 +105,56 @@ impl Sketch {
 
 /// Counts down the distance to the next sample.
 struct Countdown {
-    /// Zero or less when a sample is due.
+    /// Negative when a sample is due.
     left: i64,
     each: i64,
+    /// How many are still to be weighed by themselves.
+    few: u32,
+    /// Whether the next one is.
+    exact: bool,
 }
 
 impl Countdown {
-    const fn new(each: i64) -> Self {
-        Countdown { left: each, each }
+    /// The first `few` are weighed by themselves, and then one of about `each`.
+    const fn new(each: i64, few: u32) -> Self {
+        let exact = few > 0;
+        Countdown { left: if exact { 0 } else { each }, each, few, exact }
     }
 
     /// Counts `amount`; true when a sample is due.
     #[inline]
     fn passes(&mut self, amount: usize) -> bool {
         self.left -= amount as i64;
-        self.left <= 0
+        self.left < 0
     }
 
     /// The weight of the samples that are due: several, if one amount is larger than the distance.
     /// The next distance is between half and one and a half of the average.
     fn take(&mut self, random: u64) -> u64 {
-        if self.left > 0 {
+        if self.left >= 0 {
             return 0;
         }
-        let due = 1 - self.left / self.each;
-        self.left = self.each / 2 + random as i64 % self.each;
-        (due * self.each) as u64
+        let weight = match self.exact {
+            true => -self.left,
+            false => (1 - self.left / self.each) * self.each,
+        };
+        self.exact = self.few > 1;
+        self.few = self.few.saturating_sub(1);
+        self.left = if self.exact { 0 } else { self.each / 2 + random as i64 % self.each };
+        weight as u64
     }
+}
+
+/// The weights of messages and bytes that are due in one direction. `last` is the bytes of the
+/// packet at which a sample is due.
+fn weights(countdowns: &mut [Countdown; 2], last: usize, random: u64) -> [u64; 2] {
+    let [messages, bytes] = countdowns;
+    if messages.exact && messages.left < 0 {
+        // They are weighed by themselves, and are no part of a sample.
+        bytes.left += last as i64;
+        return [messages.take(random), last as u64];
+    }
+    [messages.take(random), bytes.take(random)]
 }
 
 /// The sketches of one shard.
@@ -140,6 +166,10 @@ pub(in crate::shard) struct HeavyHitters {
     length: u64,
     received: [Countdown; 2],
     sent: [Countdown; 2],
+    /// The bytes of the last packet from a client.
+    last_in: usize,
+    /// The bytes of the last PUBLISH to a client.
+    last_out: usize,
     dropped: Countdown,
     /// Drops since this window began.
     drops: u64,
@@ -148,7 +178,7 @@ pub(in crate::shard) struct HeavyHitters {
 
 impl Default for HeavyHitters {
     fn default() -> Self {
-        let countdowns = || [Countdown::new(MESSAGES), Countdown::new(BYTES)];
+        let countdowns = || [Countdown::new(MESSAGES, FEW), Countdown::new(BYTES, 0)];
         HeavyHitters {
             now: Default::default(),
             before: Default::default(),
@@ -156,7 +186,9 @@ impl Default for HeavyHitters {
             length: 0,
             received: countdowns(),
             sent: countdowns(),
-            dropped: Countdown::new(DROPS),
+            last_in: 0,
+            last_out: 0,
+            dropped: Countdown::new(DROPS, 0),
             drops: 0,
             random: 0x9E37_79B9_7F4A_7C15,
         }
@@ -168,6 +200,7 @@ impl HeavyHitters {
     /// client is to be weighed ([`HeavyHitters::weigh`]).
     #[inline]
     pub(in crate::shard) fn received(&mut self, first: u8, bytes: usize) -> bool {
+        self.last_in = bytes;
         let [messages, all] = &mut self.received;
         messages.passes(usize::from(first >> 4 == 3)) | all.passes(bytes)
     }
@@ -175,6 +208,7 @@ impl HeavyHitters {
     /// Counts a PUBLISH of this many bytes to a client. True when the client is to be weighed.
     #[inline]
     pub(super) fn sent(&mut self, bytes: usize) -> bool {
+        self.last_out = bytes;
         let [messages, all] = &mut self.sent;
         messages.passes(1) | all.passes(bytes)
     }
@@ -198,16 +232,14 @@ impl HeavyHitters {
     #[cold]
     pub(super) fn weigh(&mut self, session: (u32, u32), now: Instant) {
         let random = self.random();
-        let HeavyHitters {
-            received: [packets_in, bytes_in], sent: [packets_out, bytes_out], ..
-        } = self;
+        let [received, bytes_received] = weights(&mut self.received, self.last_in, random);
+        let [sent, bytes_sent] = weights(&mut self.sent, self.last_out, random);
         let weights = [
-            (Measure::MessagesReceived, packets_in),
-            (Measure::BytesReceived, bytes_in),
-            (Measure::MessagesSent, packets_out),
-            (Measure::BytesSent, bytes_out),
-        ]
-        .map(|(measure, countdown)| (measure, countdown.take(random)));
+            (Measure::MessagesReceived, received),
+            (Measure::BytesReceived, bytes_received),
+            (Measure::MessagesSent, sent),
+            (Measure::BytesSent, bytes_sent),
+        ];
         for (measure, weight) in weights.into_iter().filter(|(_, weight)| *weight > 0) {
             self.add(measure, session, weight, now);
         }
@@ -248,10 +280,17 @@ impl HeavyHitters {
             self.length = WINDOW;
         }
         (self.begun, self.drops) = (now, 0);
+        for [messages, _] in [&mut self.received, &mut self.sent] {
+            *messages = Countdown::new(MESSAGES, FEW);
+        }
     }
 
     /// The heaviest clients by a measure, and how many milliseconds the weights cover.
-    pub(super) fn heaviest(&mut self, measure: Measure, now: Instant) -> (Vec<Weighed>, u64) {
+    pub(in crate::shard) fn heaviest(
+        &mut self,
+        measure: Measure,
+        now: Instant,
+    ) -> (Vec<Weighed>, u64) {
         self.turn(now);
         let mut all = Sketch(self.before[measure as usize].0.clone());
         for one in &self.now[measure as usize].0 {
@@ -287,6 +326,45 @@ mod tests {
         let (weight, error) = (rows[0].weight, rows[0].error);
         assert!((8_000..13_000).contains(&(weight - error)), "{weight} {error}");
         assert_eq!(rows.len(), PLACES);
+    }
+
+    #[test]
+    fn few_messages_are_counted_exactly_in_every_window() {
+        let mut heavy = HeavyHitters::default();
+        let mut packet = |client, first, bytes, at| {
+            if heavy.received(first, bytes) {
+                heavy.weigh((client, 0), Instant(at));
+            }
+        };
+        for round in 0..300 {
+            packet(1, 0x30, 50, 5);
+            packet(2, 0x30, 7, 5);
+            // A PINGREQ is no message.
+            packet(2, 0xC0, 2, 5 + round);
+        }
+        let of = |heavy: &mut HeavyHitters, measure, at| {
+            let (rows, _) = heavy.heaviest(measure, Instant(at));
+            rows.iter().map(|one| (one.session.0, one.weight)).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&mut heavy, Measure::MessagesReceived, 400), [(1, 300), (2, 300)]);
+        assert_eq!(of(&mut heavy, Measure::BytesReceived, 400), [(1, 15_000), (2, 2100)]);
+        for _ in 0..100_000 {
+            if heavy.received(0x30, 1) {
+                heavy.weigh((3, 0), Instant(500));
+            }
+        }
+        let all: Vec<_> = of(&mut heavy, Measure::MessagesReceived, 500);
+        assert!((90_000..110_000).contains(&all[0].1), "{all:?}");
+        // The next window begins with a sample of the one before it.
+        let next = 2 * WINDOW + 1000;
+        (0..100).for_each(|_| _ = heavy.received(0x30, 1));
+        heavy.weigh((3, 0), Instant(next));
+        (0..50).for_each(|_| {
+            assert!(heavy.received(0x30, 1));
+            heavy.weigh((4, 0), Instant(next));
+        });
+        let all = of(&mut heavy, Measure::MessagesReceived, next);
+        assert!(all.contains(&(4, 50)), "{all:?}");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! about a message or a client.
 
 mod brought;
+mod departed;
 mod events;
 mod heavy;
 mod routing;
@@ -13,6 +14,7 @@ mod trace;
 
 pub(super) use brought::TracedFate;
 pub use brought::Via;
+pub use departed::Departure;
 pub use heavy::Measure;
 pub use spans::{Span, SpanKind, sampled_context};
 pub use trace::{Detail, TRACES, TraceLine, TraceRule, TraceSubject};
@@ -30,6 +32,7 @@ use crate::message::{Message, MessageRef};
 use crate::mutant::Mutant;
 use crate::packet::{self, Connect, Packet, Publish, ReasonCode};
 use crate::topic;
+use departed::DepartureRing;
 use events::EventContent;
 pub(super) use heavy::HeavyHitters;
 pub(super) use spans::Current;
@@ -48,6 +51,7 @@ pub(super) struct Observers {
     watching: bool,
     pub(super) heavy: HeavyHitters,
     pub(super) drops: DropsByClient,
+    pub(super) departures: DepartureRing,
     events: VecDeque<Message>,
     /// Milliseconds since 1970 at the zero of the shard's clock.
     wall: u64,
@@ -387,6 +391,10 @@ impl Shard {
     /// Records that a client is disconnected. Must be called while its session exists.
     pub(super) fn observe_disconnected(&mut self, index: u32, cause: Cause) {
         let (reason, code) = cause.words();
+        if let Some(client) = self.sessions.get(index).map(|session| session.key) {
+            let departure = Departure { at: self.now, reason, code };
+            self.work.observers.departures.add(client, departure);
+        }
         if self.work.observers.is_tracing() {
             let codes = code.into_iter().collect();
             let what = Detail { reason: Some(reason.into()), codes, ..Detail::default() };
