@@ -185,6 +185,7 @@ fn messages_cross_once(seed: u64) {
         doubled: rng.below(120),
         delayed: rng.below(300),
         delay: rng.range(1, 30),
+        usual: 1,
         changed: 0,
     };
     let mut cluster = Cluster::new(seed, faults, 1 << 20);
