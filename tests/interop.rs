@@ -15,6 +15,10 @@ mod bridge_upgrade;
 mod bridging;
 #[path = "interop/cluster.rs"]
 mod cluster;
+#[path = "interop/cluster_load.rs"]
+mod cluster_load;
+#[path = "interop/fleet.rs"]
+mod fleet;
 #[cfg(feature = "kafka")]
 #[path = "interop/kafka.rs"]
 mod kafka;

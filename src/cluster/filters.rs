@@ -230,6 +230,11 @@ impl FilterTelling {
         Some(NodeRecord::AllFilters(self.next, self.snapshot))
     }
 
+    /// Whether the snapshot has been told to its end; there may be changes since.
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
     /// Whether everything has been told.
     pub fn is_done(&self) -> bool {
         self.ended && self.changes.is_empty()

@@ -20,6 +20,10 @@ pub const SEGMENT: usize = 16 * 1024;
 pub const RECEIVED: usize = 4 << 20;
 /// The most bytes of a record: a message of the largest packet, with its topic name.
 pub const LARGEST_RECORD: usize = crate::limits::MAX_REMAINING_LENGTH as usize + (128 << 10);
+/// Bytes by which records usually go beyond a segment at most.
+const BEYOND: usize = 1024;
+/// Bytes that are kept for what arrives next, when everything that has arrived is taken.
+const SPARE: usize = 8 * SEGMENT;
 /// Bytes of the length that precedes each record.
 pub const LENGTH: usize = 4;
 /// Milliseconds without an acknowledgement after which segments are sent again. The time doubles
@@ -114,6 +118,11 @@ impl LaneSender {
         self.bytes == 0
     }
 
+    /// Whether the receiver has acknowledged all segments with numbers below this.
+    pub fn is_past(&self, number: u64) -> bool {
+        self.first >= number
+    }
+
     /// Whether the receiver has acknowledged no segment: a new receiver can start with the first.
     pub fn is_whole(&self) -> bool {
         self.first == 1
@@ -167,24 +176,31 @@ impl LaneSender {
     fn cut(&mut self) {
         let rest = self.open.bytes.len() % SEGMENT;
         let full = self.open.bytes.len() - rest;
-        let tail = self.open.bytes.split_off(full);
+        // With room for what is written before the next cut, unless that is a long record.
+        let mut tail = Vec::with_capacity(SEGMENT + BEYOND);
+        tail.extend_from_slice(self.open.bytes.get(full..).unwrap_or_default());
+        self.open.bytes.truncate(full);
         // All records but the last one end in the first segment, because `cut` is called as soon as
         // there is a full segment. The last one ends in the tail if there is one, and otherwise
         // exactly at the end of the last full segment.
         let in_tail = u32::from(!tail.is_empty());
         let in_last = 1 - in_tail;
-        let mut records = self.open.records - 1;
-        let mut rest = self.open.rest;
-        for bytes in self.open.bytes.chunks(SEGMENT) {
-            let records = std::mem::take(&mut records);
-            self.kept.push_back(LaneSegment { bytes: bytes.to_vec(), records, rest });
-            // Only the last record extends beyond the first segment.
-            rest = SEGMENT;
+        let open = LaneSegment { rest: tail.len(), bytes: tail, records: in_tail };
+        let mut cut = std::mem::replace(&mut self.open, open);
+        cut.records -= 1;
+        if full == SEGMENT {
+            self.kept.push_back(cut);
+        } else {
+            for bytes in cut.bytes.chunks(SEGMENT) {
+                let records = std::mem::take(&mut cut.records);
+                self.kept.push_back(LaneSegment { bytes: bytes.to_vec(), records, rest: cut.rest });
+                // Only the last record extends beyond the first segment.
+                cut.rest = SEGMENT;
+            }
         }
         if let Some(last) = self.kept.back_mut() {
             last.records += in_last;
         }
-        self.open = LaneSegment { rest: tail.len(), bytes: tail, records: in_tail };
     }
 
     /// Closes the open segment. Returns the number of the segment that comes next.
@@ -348,7 +364,9 @@ impl LaneReceiver {
         self.at = (self.at + LENGTH + length).min(self.bytes.len());
         if self.at == self.bytes.len() {
             self.bytes.clear();
-            self.bytes.shrink_to(2 * SEGMENT);
+            // Shrunk to less, the buffer would grow again, and be copied, with each of several
+            // segments that arrive at once.
+            self.bytes.shrink_to(SPARE);
             self.at = 0;
         }
     }

@@ -467,6 +467,7 @@ impl Node {
             }
             peer.retained_here = self.retained.value();
             more |= peer.tell(&self.filters, TELLING);
+            peer.note_told(retelling.is_done());
             more |= peer.tell_wills(&self.wills.local, retelling::WINDOW);
             if peer.knows_filters() {
                 self.claims.take_behind_filters(number as u8, |r| peer.push(Lane::Control, r));

@@ -97,6 +97,9 @@ pub struct PeerNode {
     windows: [LaneSender; Lane::ALL.len()],
     arrivals: [LaneReceiver; Lane::ALL.len()],
     telling: FilterTelling,
+    /// The numbers of the segments behind everything that the node is told when it joins or comes
+    /// back (filters, retained messages), once that is in the windows.
+    told_by: Option<[(Lane, u64); 2]>,
     filters: RemoteFilters,
     /// The snapshot of filters that is wanted of the node, and whether it has arrived.
     snapshot: u32,
@@ -136,6 +139,7 @@ impl PeerNode {
             windows: Default::default(),
             arrivals: Default::default(),
             telling: FilterTelling::default(),
+            told_by: None,
             filters: RemoteFilters::default(),
             snapshot: 0,
             is_whole: false,
@@ -162,12 +166,25 @@ impl PeerNode {
         self.filters.len()
     }
 
-    /// Whether the node's filters are known here, and the node has been told those of this node.
+    /// Whether the node's filters are known here, and the node has acknowledged those of this node
+    /// and its retained messages, as they were when it joined or came back. What has changed since
+    /// may be under way: under load, something always is.
     pub fn is_settled(&self) -> bool {
+        let reached = |&(lane, end): &(Lane, u64)| self.windows[lane as usize].is_past(end);
         self.presence == Presence::Up
             && self.is_whole
-            && self.telling.is_done()
-            && self.windows.iter().all(LaneSender::is_empty)
+            && self.told_by.as_ref().is_some_and(|ends| ends.iter().all(reached))
+    }
+
+    /// Notes where in the windows everything ends that the node is to be told, once it is there;
+    /// `retained` tells whether the retained messages are.
+    pub fn note_told(&mut self, retained: bool) {
+        if !retained || !self.telling.has_ended() {
+            self.told_by = None;
+        } else if self.told_by.is_none() {
+            let end = |lane| (lane, self.windows[lane as usize].close());
+            self.told_by = Some([Lane::Control, Lane::Bulk].map(end));
+        }
     }
 
     /// Bytes of messages that the node has not acknowledged.
@@ -214,6 +231,7 @@ impl PeerNode {
     /// Tells the node everything again, as the snapshot with this number.
     fn tell_anew(&mut self, snapshot: u32) {
         self.telling.begin(snapshot);
+        self.told_by = None;
         self.wills.begin();
         self.lacks_retained = true;
     }
@@ -487,7 +505,7 @@ impl PeerNode {
                     claims.asked(node, number, std::mem::take(&mut self.groups_told));
                 }
                 (record, lane) if record.lane() == lane => {
-                    take_will(node, &record, &self.offset, claims, wills, now);
+                    wills.heard(node, &record, &self.offset, claims, now);
                     claims.heard(node, &record, now);
                 }
                 _ => return Err(Malformed),
@@ -565,29 +583,5 @@ impl PeerNode {
     /// When segments are to be sent again.
     pub fn deadline(&self) -> Option<Instant> {
         self.windows.iter().filter_map(LaneSender::deadline).min()
-    }
-}
-
-/// Takes in what a record says of will messages, and what a claim means for them.
-fn take_will(
-    node: u8,
-    record: &NodeRecord<'_>,
-    offset: &Offset,
-    claims: &mut NodeClaims,
-    wills: &mut FarWills,
-    now: Instant,
-) {
-    match *record {
-        NodeRecord::Will(will) => {
-            claims.see_stamp(will.stamp);
-            wills.set(node, &will, offset);
-        }
-        NodeRecord::NoWill(client) => wills.remove(node, client),
-        NodeRecord::NoWills => wills.told_anew(node),
-        NodeRecord::WillSent(incarnation, name, client) => {
-            wills.sent(name, incarnation, client, now)
-        }
-        NodeRecord::Claim(_, stamp, _, client) => wills.claimed(Some(node), client, stamp),
-        _ => {}
     }
 }

@@ -27,6 +27,7 @@
 //!
 //! Will messages of stored sessions are not told: their node publishes them when it returns.
 
+use super::claims::NodeClaims;
 use super::clock::Offset;
 use super::record::{NodeRecord, WillRef};
 use crate::limits::CLUSTER_PEERS;
@@ -333,6 +334,30 @@ pub struct FarWills {
 }
 
 impl FarWills {
+    /// Takes in what a node's record says of will messages, and what a claim means for them.
+    pub fn heard(
+        &mut self,
+        node: u8,
+        record: &NodeRecord<'_>,
+        offset: &Offset,
+        claims: &mut NodeClaims,
+        now: Instant,
+    ) {
+        match *record {
+            NodeRecord::Will(will) => {
+                claims.see_stamp(will.stamp);
+                self.set(node, &will, offset);
+            }
+            NodeRecord::NoWill(client) => self.remove(node, client),
+            NodeRecord::NoWills => self.told_anew(node),
+            NodeRecord::WillSent(incarnation, name, client) => {
+                self.sent(name, incarnation, client, now);
+            }
+            NodeRecord::Claim(_, stamp, _, client) => self.claimed(Some(node), client, stamp),
+            _ => {}
+        }
+    }
+
     /// Keeps at most `most` bytes.
     pub fn new(most: usize) -> FarWills {
         FarWills {

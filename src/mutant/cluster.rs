@@ -19,6 +19,8 @@ macro_rules! cluster {
         ClusterSentOn,
         /// A ClientId is not claimed from the other nodes.
         ClusterClaimUntold,
+        /// A later client of a node is refused when the claim of an earlier one has lost.
+        ClusterLaterJoins,
         /// A session is sent on before all nodes know of its new place.
         ClusterFenceSkipped,
         /// The holder of a session keeps it though it has arrived elsewhere.

@@ -3,156 +3,18 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use ringmq::cluster::frame::{FrameContent, FrameSender, NodeFrame};
 
+use crate::fleet::Nodes;
 use crate::support::broker::program;
 use crate::support::{
-    Broker, Client, Connect, Packet, Property, Publish, Subscribe, V5, V311, eventually, reason,
-    unique,
+    Client, Connect, Packet, Property, Publish, Subscribe, V5, V311, eventually, reason, unique,
 };
-
-/// A NATS server that can be killed and started again on its port.
-pub struct Server {
-    child: Option<Child>,
-    pub address: SocketAddr,
-    file: Option<String>,
-}
-
-impl Server {
-    fn start() -> Server {
-        Server::start_with(None)
-    }
-
-    /// With a configuration file.
-    pub fn start_with(file: Option<String>) -> Server {
-        let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = free.local_addr().expect("it has an address");
-        drop(free);
-        let mut server = Server { child: None, address, file };
-        server.run();
-        server
-    }
-
-    fn run(&mut self) {
-        let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/nats-server");
-        let program = if installed.exists() { installed } else { PathBuf::from("nats-server") };
-        let (host, port) = (self.address.ip().to_string(), self.address.port().to_string());
-        let child = Command::new(program)
-            .args(["-a", &host, "-p", &port])
-            .args(self.file.iter().flat_map(|file| ["-c", file]))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("nats-server is installed: run scripts/test");
-        self.child = Some(child);
-        eventually("the NATS server listens", || TcpStream::connect(self.address).is_ok());
-    }
-
-    fn signal(&self, name: &str) {
-        let pid = self.child.as_ref().expect("it runs").id().to_string();
-        assert!(Command::new("kill").args([name, &pid]).status().expect("kill runs").success());
-    }
-
-    fn kill(&mut self) {
-        let mut child = self.child.take().expect("it runs");
-        child.kill().expect("it can be killed");
-        child.wait().expect("it ends");
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-/// Nodes of one cluster, in a directory of their own.
-struct Nodes {
-    server: Server,
-    nodes: Vec<Broker>,
-    directory: PathBuf,
-    /// The cluster's name.
-    name: String,
-}
-
-impl Nodes {
-    /// So many, with further lines of their configuration.
-    fn start(count: usize, more: &str) -> Nodes {
-        let server = Server::start();
-        let directory = std::env::temp_dir().join(unique("ringmq-nodes"));
-        fs::create_dir(&directory).expect("a directory");
-        let cluster = unique("fleet");
-        let node = |number: usize| {
-            let file = directory.join(format!("{number}.yaml"));
-            let text = format!(
-                "listeners: [{{bind: '127.0.0.1:0'}}]\nadmin: {{bind: '127.0.0.1:0'}}\n\
-                 mqtt: {{pending: {{max_messages: 100000, max_bytes: 64MiB}}}}\n\
-                 cluster: {{name: {cluster}, node: node-{number}, \
-                 nats: {{servers: ['nats://{}']}}}}\n{more}",
-                server.address
-            );
-            fs::write(&file, text).expect("its file");
-            Broker::of_file(file.to_str().expect("a plain path"))
-        };
-        let nodes: Vec<Broker> = (0..count).map(node).collect();
-        let nodes = Nodes { server, nodes, directory, name: cluster };
-        for at in 0..count {
-            eventually("the nodes know each other", || nodes.settled(at) == count - 1);
-        }
-        nodes
-    }
-
-    /// How many others a node knows, and is known by.
-    fn settled(&self, at: usize) -> usize {
-        let others = (0..self.nodes.len()).filter(|&other| other != at);
-        let settled = |other: &usize| self.of_node(at, "settled", *other) == 1.0;
-        others.filter(settled).count()
-    }
-
-    /// A figure that node `at` has of another node.
-    fn of_node(&self, at: usize, name: &str, other: usize) -> f64 {
-        let label = format!("node=\"node-{other}\"");
-        // One that is not known has none.
-        self.nodes[at].find_metric(&format!("ringmq_cluster_node_{name}"), &label).unwrap_or(-1.0)
-    }
-
-    fn figure(&self, at: usize, name: &str) -> f64 {
-        self.nodes[at].metric(&format!("ringmq_cluster_{name}"), "")
-    }
-
-    /// A client of node `at` with a subscription that the others know of.
-    fn subscriber(&self, at: usize, filter: &str, qos: u8) -> Client {
-        let others = || (0..self.nodes.len()).filter(|&other| other != at);
-        let known: Vec<f64> = others().map(|other| self.of_node(other, "filters", at)).collect();
-        let (mut client, _) = Connect::new(V5, unique("reader")).open_with(&self.nodes[at]);
-        client.subscribe(Subscribe::to(filter, qos));
-        for (other, before) in others().zip(known) {
-            let more = before.max(0.0) + 1.0;
-            eventually("the filter is known", || self.of_node(other, "filters", at) >= more);
-        }
-        client
-    }
-
-    fn address(&self, at: usize) -> [String; 4] {
-        let address = self.nodes[at].address();
-        ["-h".into(), address.ip().to_string(), "-p".into(), address.port().to_string()]
-    }
-}
-
-impl Drop for Nodes {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.directory);
-    }
-}
 
 /// Publishes the numbers from `first` on, each when the one before it was acknowledged, until
 /// `over` says so; returns the number after the last.
@@ -216,14 +78,14 @@ fn a_server_that_dies_or_hangs_loses_nothing() {
         }
     };
     let mut number = publish_until(&mut writer, 0, some(200));
-    nodes.server.kill();
+    nodes.servers[0].kill();
     number = publish_until(&mut writer, number, some(200));
-    nodes.server.run();
+    nodes.servers[0].run();
     number = publish_until(&mut writer, number, some(200));
-    nodes.server.signal("-STOP");
+    nodes.servers[0].signal("-STOP");
     let hangs = Instant::now();
     number = publish_until(&mut writer, number, || hangs.elapsed() > Duration::from_millis(2500));
-    nodes.server.signal("-CONT");
+    nodes.servers[0].signal("-CONT");
     number = publish_until(&mut writer, number, some(200));
     readers.iter_mut().for_each(|reader| expect_all(reader, number));
     readers.iter_mut().for_each(Client::expect_nothing);
@@ -252,8 +114,7 @@ fn a_node_that_dies_is_swept_and_comes_back() {
     eventually("its filters are gone", || nodes.of_node(0, "filters", 1) == 0.0);
     drop(reader);
     assert_eq!(writer.publish_code(&Publish::new("m", 1, "x")), 0x10, "no matching subscribers");
-    let file = nodes.directory.join("1.yaml");
-    nodes.nodes[1] = Broker::of_file(file.to_str().expect("a plain path"));
+    nodes.restart(1);
     let mut reader = nodes.subscriber(1, "m", 1);
     writer.publish(&Publish::new("m", 1, "again"));
     reader.expect("again");
@@ -488,13 +349,13 @@ fn a_client_that_is_connected_twice_is_so_until_the_nodes_hear_each_other() {
     let mut nodes = Nodes::start(2, "");
     let name = unique("twice");
     let (mut old, _) = session(&name).open_with(&nodes.nodes[0]);
-    nodes.server.kill();
+    nodes.servers[0].kill();
     eventually("it is noticed", || (0..2).all(|at| nodes.figure(at, "degraded") == 1.0));
     let (mut new, connack) = session(&name).open_with(&nodes.nodes[1]);
     assert!(!connack.session_present, "nobody could be asked");
     old.ping();
     new.ping();
-    nodes.server.run();
+    nodes.servers[0].run();
     old.expect_taken_over();
     new.ping();
     eventually("one has it", || nodes.nodes[0].metric("ringmq_sessions", "") == 0.0);
@@ -537,18 +398,17 @@ fn retained_messages_are_at_every_node() {
     let (mut writer, _) = Connect::new(V5, unique("writer")).open_with(&nodes.nodes[0]);
     writer.publish(&Publish { retain: true, ..Publish::new("site/2", 1, "") });
     writer.publish(&Publish { retain: true, ..Publish::new("site/3", 1, "three") });
-    let file = nodes.directory.join("1.yaml");
-    nodes.nodes[1] = Broker::of_file(file.to_str().expect("a plain path"));
+    nodes.restart(1);
     eventually("the node is told", || retained(&nodes, 1, "site/3").as_deref() == Some("three"));
     assert_eq!(retained(&nodes, 1, "site/1").as_deref(), Some("one"));
     assert_eq!(retained(&nodes, 1, "site/2"), None);
-    nodes.server.kill();
+    nodes.servers[0].kill();
     eventually("it is noticed", || (0..2).all(|at| nodes.figure(at, "degraded") == 1.0));
     writer.publish(&Publish { retain: true, ..Publish::new("site/1", 1, "earlier") });
     writer.publish(&Publish { retain: true, ..Publish::new("site/3", 1, "") });
     let (mut other, _) = Connect::new(V5, unique("writer")).open_with(&nodes.nodes[1]);
     other.publish(&Publish { retain: true, ..Publish::new("site/1", 1, "later") });
-    nodes.server.run();
+    nodes.servers[0].run();
     for at in 0..2 {
         let kept = |topic: &str| retained(&nodes, at, topic);
         eventually("the later one is there", || kept("site/1").as_deref() == Some("later"));
@@ -620,7 +480,8 @@ struct Clock {
 
 impl Clock {
     fn connect(nodes: &Nodes) -> Clock {
-        let mut stream = TcpStream::connect(nodes.server.address).expect("the NATS server listens");
+        let mut stream =
+            TcpStream::connect(nodes.servers[0].address).expect("the NATS server listens");
         stream.write_all(b"CONNECT {\"verbose\":false}\r\n").expect("it takes it");
         Clock { stream, cluster: nodes.name.clone() }
     }
@@ -669,7 +530,7 @@ fn what_is_stored_is_not_the_oldest_after_a_restart() {
         nodes.nodes[0].signal("-KILL");
         // Until it is gone the files are its own.
         nodes.nodes[0].wait(Duration::from_secs(60));
-        nodes.nodes[0] = Broker::of_file(file.to_str().expect("a plain path"));
+        nodes.restart(0);
     };
     again(&mut nodes);
     eventually("the nodes know each other", || nodes.settled(0) == 1 && nodes.settled(1) == 1);
@@ -679,11 +540,11 @@ fn what_is_stored_is_not_the_oldest_after_a_restart() {
     };
     set(&nodes, "old");
     eventually("it is there", || retained(&nodes, 1, "state").as_deref() == Some("old"));
-    nodes.server.kill();
+    nodes.servers[0].kill();
     eventually("it is noticed", || (0..2).all(|at| nodes.figure(at, "degraded") == 1.0));
     set(&nodes, "new");
     again(&mut nodes);
-    nodes.server.run();
+    nodes.servers[0].run();
     for at in 0..2 {
         eventually("all have the newest", || {
             retained(&nodes, at, "state").as_deref() == Some("new")

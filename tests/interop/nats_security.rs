@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::cluster::Server;
+use crate::fleet::Server;
 use crate::support::{Broker, Client, Publish, Subscribe, V5, eventually, unique};
 
 /// A directory for the files of one test.

@@ -1,6 +1,7 @@
 //! A broker as a process: started on a free port, watched, and gone when the test is.
 //!
-//! `RINGMQ_TEST_SHARDS` chooses the number of shards (default 2). `RINGMQ_TEST_BROKER=mosquitto`
+//! `RINGMQ_TEST_SHARDS` chooses the number of shards (default 2), `RINGMQ_TEST_NODES` of how many
+//! nodes of a cluster a shared broker consists (default 1). `RINGMQ_TEST_BROKER=mosquitto`
 //! runs the tests against Mosquitto instead, to check the tests themselves; what it cannot be
 //! configured to do fails there. `RINGMQ_TEST_TRANSPORT` is tls, ws or wss. `RINGMQ_TEST_PROGRAM`
 //! is another build of RingMQ to be tested.
@@ -16,7 +17,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::tunnel::Identity;
-use super::unique;
+use super::{nodes, unique};
 
 /// How long a broker may take to be ready on a busy machine.
 const START: Duration = Duration::from_secs(30);
@@ -102,18 +103,20 @@ pub struct Broker {
     /// The process that has taken its clients over.
     successor: Option<(u32, Leash)>,
     directory: PathBuf,
+    /// The other nodes of its cluster.
+    others: Vec<Broker>,
 }
 
 /// A shell that waits for the end of its input, which comes with the end of this process, however
 /// it ends, and then kills the broker and removes its files: statics are not dropped, and a test
 /// binary can be killed.
-struct Leash {
+pub struct Leash {
     shell: Child,
     _input: ChildStdin,
 }
 
 impl Leash {
-    fn on(pid: u32, directory: &Path) -> Leash {
+    pub fn on(pid: u32, directory: &Path) -> Leash {
         let mut shell = Command::new("sh")
             .args(["-c", "cat >/dev/null; kill -9 $1 2>/dev/null; rm -rf \"$2\"", "leash"])
             .arg(pid.to_string())
@@ -156,7 +159,15 @@ impl Broker {
                 .entry(key)
                 .or_insert_with(|| Box::leak(Box::new(OnceLock::new())))
         };
-        slot.get_or_init(|| Broker::start(settings))
+        slot.get_or_init(|| match nodes::count() {
+            1 => Broker::start(settings),
+            count => {
+                let mut others = nodes::start(count, settings);
+                let mut first = others.remove(0);
+                first.others = others;
+                first
+            }
+        })
     }
 
     /// The shared broker with the default settings.
@@ -209,7 +220,9 @@ impl Broker {
         });
         let unspecified = SocketAddr::from(([127, 0, 0, 1], 0));
         let (child, successor) = (Mutex::new(child), None);
-        let mut broker = Broker { address: unspecified, child, log, leash, successor, directory };
+        let others = Vec::new();
+        let mut broker =
+            Broker { address: unspecified, child, log, leash, successor, directory, others };
         broker.address = broker.wait_until_ready(known);
         if let Some(identity) = identity {
             broker.address = identity.tunnel(broker.address);
@@ -243,8 +256,12 @@ impl Broker {
         }
     }
 
+    /// Where it listens; of several nodes, any of them.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        match nodes::any(self.others.len() + 1).checked_sub(1) {
+            None => self.address,
+            Some(other) => self.others[other].address,
+        }
     }
 
     /// Where the listener of that name is bound, or `admin`, as `ready` tells it.

@@ -170,11 +170,16 @@ impl Client {
 
     #[track_caller]
     pub fn at(address: SocketAddr, version: Version) -> Client {
-        let stream = TcpStream::connect(address).expect("the broker accepts connections");
+        Client::try_at(address, version).expect("the broker accepts connections")
+    }
+
+    /// A connection, if somebody listens there.
+    pub fn try_at(address: SocketAddr, version: Version) -> Option<Client> {
+        let stream = TcpStream::connect(address).ok()?;
         stream.set_nodelay(true).expect("TCP_NODELAY");
         stream.set_write_timeout(Some(patience())).expect("a write timeout");
         let (bytes, stash) = (Vec::new(), VecDeque::new());
-        Client { version, stream, web: None, bytes, stash, next_id: 0 }
+        Some(Client { version, stream, web: None, bytes, stash, next_id: 0 })
     }
 
     /// A clean session.

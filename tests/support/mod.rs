@@ -9,6 +9,7 @@ pub mod broker;
 pub mod client;
 pub mod http;
 pub mod incoming;
+pub mod nodes;
 pub mod packet;
 pub mod tunnel;
 pub mod web;

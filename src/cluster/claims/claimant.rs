@@ -41,6 +41,9 @@ impl NodeClaims {
     fn replace(&mut self, claim: u64, later: Later) {
         let Some(open) = self.open.get_mut(&claim) else { return };
         let shard = open.shard;
+        if open.lost && Mutant::ClusterLaterJoins.is_on() {
+            return self.refuse(shard, later.claim);
+        }
         let (earlier, next) = (open.later.replace(later), open.next.take());
         if let Some(earlier) = earlier {
             let over = ToShard::Claimed(earlier.claim, ClaimOutcome::Over);

@@ -79,7 +79,7 @@ pub struct PeerStatus {
     /// Whether the node is heard.
     pub up: bool,
     /// Whether the node is up, both nodes know each other's filters, and the other node has been
-    /// told all retained messages.
+    /// told all retained messages. What changes later may be under way.
     pub settled: bool,
     /// The number of the node's filters.
     pub filters: usize,

@@ -13,6 +13,8 @@ pub struct Faults {
     pub delayed: usize,
     /// Longest delay in milliseconds.
     pub delay: usize,
+    /// Milliseconds that every other frame takes, at least one. These arrive in order.
+    pub usual: usize,
     /// Filters and topics of retained messages that are told with another text, at most so many.
     pub changed: usize,
 }
@@ -68,7 +70,10 @@ impl Network {
         let times = 1 + usize::from(self.rng.chance(self.faults.doubled));
         for _ in 0..times {
             let late = self.rng.chance(self.faults.delayed);
-            let delay = if late { self.rng.range(1, self.faults.delay.max(1)) } else { 1 };
+            let delay = match late {
+                true => self.rng.range(1, self.faults.delay.max(1)),
+                false => self.faults.usual.max(1),
+            };
             self.sent += 1;
             self.under_way.push((now + delay as u64, self.sent, from, to, frame.clone()));
         }

@@ -105,6 +105,7 @@ fn one_member_gets_each(seed: u64) {
         doubled: rng.below(120),
         delayed: rng.below(300),
         delay: rng.range(1, 30),
+        usual: 1,
         changed: 0,
     };
     let count = 90;

@@ -107,6 +107,7 @@ pub fn simulate(seed: u64) {
         doubled: if mild { 0 } else { rng.below(100) },
         delayed: if mild { 0 } else { rng.below(400) },
         delay: rng.range(1, 60),
+        usual: 1,
         changed: 0,
     };
     let network = Network::new(seed, names.clone(), faults);

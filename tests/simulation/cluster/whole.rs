@@ -171,10 +171,34 @@ pub fn simulate(seed: u64) {
     messages_cross_once(seed);
     what_crosses_is_received_at_each_node(seed);
     what_is_published_after_suback_comes(seed);
+    a_node_under_load_is_settled(seed);
     if seed % 3 == 1 {
         a_full_window_makes_publishers_wait(seed);
         a_node_that_dies_is_swept(seed);
     }
+}
+
+/// That a node has been told everything shows while messages and changes of filters are under way.
+fn a_node_under_load_is_settled(seed: u64) {
+    let mut cluster = Cluster::new(seed, Faults { usual: 25, ..Faults::default() }, 1 << 20);
+    let mut reader = cluster.client(1, "reader");
+    let mut writer = cluster.client(0, "writer");
+    reader.peer.subscribe(&mut cluster.brokers[1].world, 1, "m/+", 1);
+    cluster.go(2000);
+    let mut busy = 0;
+    for number in 0..60_u16 {
+        writer.peer.publish(&mut cluster.brokers[0].world, "m/a", &[0; 8], 1, number + 1);
+        let filter = format!("other/{number}");
+        reader.peer.subscribe(&mut cluster.brokers[1].world, number + 2, &filter, 1);
+        cluster.go(5);
+        for broker in &cluster.brokers {
+            let (_, peers) = broker.junction.node().status(cluster.now());
+            busy += peers.iter().filter(|peer| peer.window > 0).count();
+            assert!(peers.iter().all(|peer| peer.settled), "{peers:?}");
+        }
+        cluster.numbers(1, &mut reader.peer);
+    }
+    assert!(busy > 30, "messages were under way {busy} times");
 }
 
 /// Every subscriber at every node gets each message once, in order, whatever frames suffer.
@@ -185,6 +209,7 @@ fn messages_cross_once(seed: u64) {
         doubled: rng.below(120),
         delayed: rng.below(300),
         delay: rng.range(1, 30),
+        usual: 1,
         changed: 0,
     };
     let mut cluster = Cluster::new(seed, faults, 1 << 20);

@@ -65,6 +65,7 @@ fn faults(rng: &mut Rng) -> Faults {
         doubled: rng.below(100),
         delayed: rng.below(300),
         delay: rng.range(1, 30),
+        usual: 1,
         changed: 0,
     }
 }
