@@ -6,7 +6,7 @@
     reason = "threads of their own, which share one order with the control thread"
 )]
 
-use super::buffer::{Buffer, BufferPlace, directory};
+use super::buffer::{Buffer, BufferPlace, directory, may_pass};
 use super::feed::{BridgeId, Feed, FeederPlan, feed};
 use super::figures::BridgeFigures;
 use super::http::request::RequestPlan;
@@ -30,11 +30,16 @@ use crate::packet::Version;
 use crate::shard::{Answering, LinkPart, LinkPlan, WhenFull};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Notify;
 
 /// The most bytes that wait in one shard's link: messages that arrive while the thread writes to a
 /// disk.
 const LINK: u64 = 8 << 20;
+
+/// How often a directory is tried again at the start, and the pause before.
+const TRIES: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// What all bridges of this process share.
 pub struct Common {
@@ -117,7 +122,8 @@ impl Common {
             return Ok(());
         }
         let directory = directory(config, &self.storage);
-        let moved = lanes::gather(&directory, of, config.buffer.segment.get());
+        let segment = config.buffer.segment.get();
+        let moved = patiently(|| lanes::gather(&directory, of, segment));
         let moved = moved.map_err(|error| format!("buffer: {}: {error}", directory.display()))?;
         if moved > 0 {
             let bridge = &*config.name;
@@ -154,7 +160,7 @@ impl Common {
             return Ok(Numbers::new(filters));
         }
         let directory = directory(config, &self.storage);
-        let opened = Numbers::open(&directory, filters);
+        let opened = patiently(|| Numbers::open(&directory, filters.clone()));
         opened.map_err(|error| format!("buffer: {}: {error}", directory.display()))
     }
 
@@ -192,7 +198,7 @@ impl Common {
             feed.wake_by(Arc::clone(submit));
         }
         let (most, full) = (most_bytes(&config, lane), when_full(&config));
-        let opened = self.at_place(&config, lane, |place| Buffer::open(most, full, place));
+        let opened = self.at_place(&config, lane, |place| Buffer::open_or_wait(most, full, place));
         let (orders, waiting) = (Arc::new(Orders::default()), WaitingPublishers::default());
         Ok(Intake { buffer: opened?, feeds, figures, bell, orders, waiting, numbers })
     }
@@ -327,6 +333,18 @@ impl Common {
             max_packet_size: most,
         }
     }
+}
+
+/// Tries something with a directory several times, at most for a second, while it fails for a
+/// reason that may pass. Unlike what waits, it has to be known before the broker takes messages.
+fn patiently<T>(mut attempt: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
+    for _ in 0..TRIES {
+        match attempt() {
+            Err(error) if may_pass(&error) => std::thread::sleep(PAUSE),
+            other => return other,
+        }
+    }
+    attempt()
 }
 
 /// The most bytes that wait in a lane of a bridge.
