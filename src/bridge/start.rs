@@ -21,6 +21,8 @@ use super::mqtt::topics::Topics;
 use super::numbers::Numbers;
 use super::orders::Orders;
 use super::thread::BridgeWork;
+#[cfg(feature = "kafka")]
+use crate::client_tls::check_files;
 use crate::client_tls::{Authorities, OwnCertificate, client_config, without_authorities};
 use crate::config::{
     self, BridgePuback, BridgeStart, BridgeTls, BridgeVersion, BufferMode, Get, OnBufferFull,
@@ -253,7 +255,7 @@ impl Common {
             } else if let Some(http) = &*bridge.http {
                 to_service(http)
             } else if let Some(kafka) = &*bridge.kafka {
-                to_kafka(kafka, inward, most as usize)
+                to_kafka(&bridge.name, kafka, inward, most as usize)
             } else {
                 Err("it has no other end".to_owned())
             };
@@ -411,14 +413,25 @@ fn to_service(http: &config::HttpBridgeConfig) -> Result<BridgeWork, String> {
 
 #[cfg(feature = "kafka")]
 fn to_kafka(
+    name: &str,
     kafka: &config::KafkaBridgeConfig,
     inward: impl Fn() -> Inward + Send + Sync + 'static,
     most: usize,
 ) -> Result<BridgeWork, String> {
     use super::kafka::serve::KafkaBridge;
+    use super::kafka::token::TokenSource;
+    if let Some(tls) = &*kafka.tls {
+        let own = OwnCertificate::at(&tls.certificate, &tls.private_key);
+        // The library has a password for an encrypted key, by a property of its own.
+        let hidden = kafka.properties.iter().any(|(name, _)| &**name == "ssl.key.password");
+        check_files(Authorities::at(&tls.ca), own, hidden)
+            .map_err(|error| format!("tls.{error}"))?;
+    }
+    let tokens = kafka.sasl.as_ref().map(|sasl| TokenSource::new(sasl, name)).transpose()?;
+    let tokens = tokens.flatten().map(Arc::new);
     let kafka = kafka.clone();
     Ok(Arc::new(move |intake, runtime| {
-        let bridge = KafkaBridge::new(&kafka, intake, inward(), most)?;
+        let bridge = KafkaBridge::new(&kafka, tokens.clone(), intake, inward(), most)?;
         runtime.block_on(bridge.run());
         Ok(())
     }))
@@ -426,6 +439,7 @@ fn to_kafka(
 
 #[cfg(not(feature = "kafka"))]
 fn to_kafka(
+    _: &str,
     _: &config::KafkaBridgeConfig,
     _: impl Fn() -> Inward,
     _: usize,
