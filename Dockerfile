@@ -1,4 +1,4 @@
-# RingMQ in a small image: one binary, the C library, no shell, no root.
+# RingMQ in a small image: one binary, the C library and OpenSSL, no shell, no root.
 #
 #   docker build -t ringmq:0.1.0 .
 #   docker run --network host --security-opt seccomp=tuning/seccomp.json \
@@ -14,7 +14,7 @@
 # binary. For bit-for-bit the same base images, replace the tags by digests
 # (`docker buildx imagetools inspect IMAGE`).
 #
-# Built with buildah 1.28 against stand-ins for the two base images (Debian 12 with this toolchain; the
+# Built, before TLS to Kafka came (libssl-dev, libssl.so.3 of the distroless image), with buildah 1.28 against stand-ins for the two base images (Debian 12 with this toolchain; the
 # C library and libgcc of Debian 12 with nothing else), since the real ones could not be fetched: 6.8 MB.
 # Run with runc 1.1 as below, with the seccomp profile, without capabilities, on a read-only root: it
 # serves, the health check answers inside, SIGTERM stops it. Not tried: Docker, the real base images.
@@ -27,9 +27,9 @@ ARG DISTROLESS=gcr.io/distroless/cc-debian12:nonroot
 FROM rust:${RUST_VERSION}-slim-${DEBIAN} AS build
 WORKDIR /build
 # C: mimalloc, and glommio's liburing, whose build script also wants to find a program `git`; librdkafka,
-# which wants a C++ compiler besides.
+# which wants a C++ compiler and OpenSSL besides.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends gcc g++ git libc6-dev make \
+    && apt-get install --yes --no-install-recommends gcc g++ git libc6-dev libssl-dev make pkg-config \
     && rm -rf /var/lib/apt/lists/*
 COPY Cargo.toml Cargo.lock ./
 COPY bench bench
@@ -45,7 +45,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     && strip --strip-debug target/release/ringmq \
     && target/release/ringmq --version
 
-# libc, libm and libgcc, which is all that the binary links; certificates; the user nonroot (65532).
+# libc, libm, libgcc and OpenSSL 3 (for bridges to Kafka), which is all that the binary links; certificates; the user nonroot (65532).
 FROM ${DISTROLESS}
 ARG VERSION=0.1.0
 LABEL org.opencontainers.image.title="RingMQ" \

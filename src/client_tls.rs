@@ -104,6 +104,36 @@ pub fn client_config(
     config.map_err(|error| unusable("certificate", certificate, &error))
 }
 
+/// Checks the files of a client whose TLS another library makes. A key that is `hidden` is
+/// encrypted, and is for that library to read.
+///
+/// # Errors
+/// Which of `ca`, `certificate` and `private_key` cannot be used, its file, and why.
+pub fn check_files(
+    authorities: Authorities<'_>,
+    own: Option<OwnCertificate<'_>>,
+    hidden: bool,
+) -> Result<(), String> {
+    let wrong =
+        |key: &str, path: &Path, error: &dyn Display| format!("{key}: {}: {error}", path.display());
+    let all = |key: &str, path: &Path| match certificates(path) {
+        Ok(all) if all.is_empty() => Err(wrong(key, path, &"it has no certificate")),
+        Ok(_) => Ok(()),
+        Err(error) => Err(wrong(key, path, &error)),
+    };
+    if let Authorities::File(path) = authorities {
+        all("ca", path)?;
+    }
+    let Some(OwnCertificate { certificate, private_key }) = own else { return Ok(()) };
+    all("certificate", certificate)?;
+    let readable = if hidden {
+        std::fs::File::open(private_key).map(drop).map_err(|error| error.to_string())
+    } else {
+        PrivateKeyDer::from_pem_file(private_key).map(drop).map_err(|error| error.to_string())
+    };
+    readable.map_err(|error| wrong("private_key", private_key, &error))
+}
+
 /// TLS settings that trust no certificate, for a connection that does not use TLS.
 pub fn without_authorities() -> ClientConfig {
     ClientConfig::builder().with_root_certificates(RootCertStore::empty()).with_no_client_auth()

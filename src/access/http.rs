@@ -321,13 +321,14 @@ pub(super) fn value_of_deed(proof: &Proof, deed: Deed, topic: &str, name: &str) 
 }
 
 /// `name=value&name=value`.
-fn form(fields: &[(&str, String)]) -> String {
+/// A form after `application/x-www-form-urlencoded`.
+pub fn form(fields: &[(&str, String)]) -> String {
     let pair = |(name, text): &(&str, String)| format!("{}={}", encoded(name), encoded(text));
     fields.iter().map(pair).collect::<Vec<_>>().join("&")
 }
 
 /// Percent-encodes all but the unreserved characters of RFC 3986 section 2.3.
-fn encoded(text: &str) -> String {
+pub fn encoded(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {

@@ -15,6 +15,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+#[path = "unread.rs"]
+mod unread;
+
+use unread::UnreadDirectory;
+pub use unread::may_pass;
+
 /// The most bytes that are read ahead of a disk.
 const AHEAD: usize = 4 << 20;
 /// The most bytes in memory before messages go to disk.
@@ -159,6 +165,8 @@ impl DiskBuffer {
 pub struct Buffer {
     queue: Queue,
     disk: Option<DiskBuffer>,
+    /// The directory that is to become the disk.
+    later: Option<UnreadDirectory>,
     most: u64,
     when_full: WhenFull,
     dropped: u64,
@@ -181,8 +189,8 @@ impl Buffer {
             }
         };
         let queue = Queue::new(place.in_memory(most), place.when_queue_full(when_full));
-        let (dropped, failing, lost) = (0, false, Vec::new());
-        let mut buffer = Buffer { queue, disk, most, when_full, dropped, failing, lost };
+        let (dropped, failing, lost, later) = (0, false, Vec::new(), None);
+        let mut buffer = Buffer { queue, disk, later, most, when_full, dropped, failing, lost };
         buffer.read_ahead();
         Ok(buffer)
     }
@@ -201,20 +209,11 @@ impl Buffer {
         self.queue.rewind();
         match (&mut self.disk, place) {
             (None, BufferPlace::Disk(..) | BufferPlace::Both(..)) => {
-                let mut changed = Buffer::open(most, when_full, place)?;
-                // None of the waiting messages is dropped: the new bound is for further messages.
-                (changed.most, changed.when_full) = (u64::MAX, WhenFull::Pause);
-                for batch in self.queue.take_all() {
-                    if let Some(batch) = changed.push(batch) {
-                        // The disk cannot be written.
-                        changed.dropped += u64::from(batch.count());
-                        changed.lost.extend(batch.waiters());
-                    }
+                let opened = Buffer::open(most, when_full, place)?;
+                (self.most, self.when_full) = (most, when_full);
+                if let Err(error) = self.move_to(opened) {
+                    self.wait_for(place, &error);
                 }
-                (changed.most, changed.when_full) = (most, when_full);
-                changed.dropped += self.dropped();
-                changed.lost.append(&mut self.take_lost());
-                *self = changed;
                 return Ok(());
             }
             (Some(disk), BufferPlace::Disk(_, segment) | BufferPlace::Both(_, segment)) => {
@@ -239,8 +238,9 @@ impl Buffer {
     /// A buffer in memory.
     pub fn in_memory(most: usize, when_full: WhenFull) -> Buffer {
         let queue = Queue::new(most, when_full);
+        let (disk, later, most) = (None, None, most as u64);
         let (dropped, failing, lost) = (0, false, Vec::new());
-        Buffer { queue, disk: None, most: most as u64, when_full, dropped, failing, lost }
+        Buffer { queue, disk, later, most, when_full, dropped, failing, lost }
     }
 
     /// Lifts the bound at the end of the broker: with a policy that drops nothing, the messages
@@ -270,14 +270,16 @@ impl Buffer {
         self.failing && self.when_full == WhenFull::Pause
     }
 
-    /// Whether the next batch on disk cannot be read now.
+    /// Whether the directory, or the next batch on disk, cannot be read now.
     pub fn is_unreadable(&self) -> bool {
-        self.disk.as_ref().is_some_and(|disk| disk.unreadable.is_some())
+        let unreadable = |disk: &DiskBuffer| disk.unreadable.is_some();
+        self.later.is_some() || self.disk.as_ref().is_some_and(unreadable)
     }
 
     /// Counts of failed reads and writes.
     pub fn failures(&self) -> Failures {
-        self.disk.as_ref().map(|disk| disk.failures).unwrap_or_default()
+        let later = self.later.as_ref().map(|later| Failures { reads: later.failures, writes: 0 });
+        later.or(self.disk.as_ref().map(|disk| disk.failures)).unwrap_or_default()
     }
 
     /// Takes a batch in, or drops by the policy. With a policy that drops nothing, a batch that
@@ -356,6 +358,9 @@ impl Buffer {
 
     /// The next message that is not done, and its number.
     pub fn read(&mut self) -> Option<(u64, LinkRecord<'_>)> {
+        if self.later.is_some() {
+            return None;
+        }
         if !self.queue.has_unread() {
             self.read_ahead();
         }
@@ -372,7 +377,7 @@ impl Buffer {
     /// now.
     pub fn has_unread(&self) -> bool {
         let waits = |disk: &DiskBuffer| !disk.spool.is_all_read();
-        self.queue.has_unread() || self.disk.as_ref().is_some_and(waits)
+        self.later.is_some() || self.queue.has_unread() || self.disk.as_ref().is_some_and(waits)
     }
 
     /// Notes that the message with this number, which was read, is done. Returns the publisher that
@@ -439,7 +444,8 @@ impl Buffer {
 
     /// True when nothing waits and nothing is under way.
     pub fn is_empty(&self) -> bool {
-        self.queue.is_empty() && self.disk.as_ref().is_none_or(|disk| disk.spool.is_empty())
+        let unread = self.disk.as_ref().is_some_and(|disk| !disk.spool.is_empty());
+        self.later.is_none() && self.queue.is_empty() && !unread
     }
 
     /// Bytes of waiting messages, in memory or on disk.
@@ -465,6 +471,10 @@ impl Buffer {
 
     /// Ends the buffer: messages in memory go to disk, if there is one.
     pub fn close(&mut self) {
+        if let Some(later) = &mut self.later {
+            later.again = Instant::now();
+            self.open_again();
+        }
         let Some(disk) = &mut self.disk else { return };
         let stored = self.queue.store_all(|batch| disk.spool.append_kept(batch));
         self.save();

@@ -481,3 +481,98 @@ fn numbers_begin_again_only_under_another_identity() {
     let buffer = Buffer::open(1 << 20, WhenFull::DropNew, place).unwrap();
     assert_ne!(buffer.identity(), disk);
 }
+
+/// A broker starts all the same: what comes waits in memory within the bound, behind what is on
+/// disk, and none of it is read before that.
+#[test]
+fn a_buffer_that_cannot_be_read_at_the_start_is_opened_later() {
+    for (both, when_full) in
+        [(false, WhenFull::Pause), (true, WhenFull::Pause), (false, WhenFull::DropOldest)]
+    {
+        let scratch = Scratch::new();
+        let place = || match both {
+            true => BufferPlace::Both(&scratch.0, SEGMENT),
+            false => BufferPlace::Disk(&scratch.0, SEGMENT),
+        };
+        let open = |most| Buffer::open_or_wait(most, when_full, place());
+        let mut buffer = open(1 << 20).unwrap();
+        (0..30).for_each(|at| assert!(buffer.push(batch(at * 10..at * 10 + 10)).is_none()));
+        buffer.close();
+        drop(buffer);
+        let error = Errno::EIO as i32;
+        faults::plan_reads(Some(Fault { count: u32::MAX, error, ..Fault::default() }));
+        let mut buffer = open(1 << 20).unwrap();
+        assert!(buffer.is_unreadable() && buffer.has_unread() && !buffer.is_empty());
+        assert_eq!(buffer.failures(), Failures { reads: 1, writes: 0 });
+        (30..40).for_each(|at| assert!(buffer.push(batch(at * 10..at * 10 + 10)).is_none()));
+        assert!(buffer.read().is_none(), "what is on disk comes first");
+        assert_eq!(buffer.len(), 100);
+        let again = |buffer: &mut Buffer| {
+            buffer.later.as_mut().unwrap().again = Instant::now();
+            buffer.open_again();
+        };
+        again(&mut buffer);
+        assert!(buffer.is_unreadable());
+        assert_eq!(buffer.failures().reads, 2);
+        faults::plan_reads(None);
+        again(&mut buffer);
+        assert!(!buffer.is_unreadable());
+        assert_eq!((buffer.failures().reads, buffer.dropped()), (2, 0));
+        assert!(read_all(&mut buffer).iter().copied().eq(0..400), "{both} {when_full:?}");
+    }
+}
+
+#[test]
+fn a_buffer_that_is_opened_later_is_bounded_meanwhile_and_opens_at_its_end() {
+    let scratch = Scratch::new();
+    let place = BufferPlace::Disk(&scratch.0, SEGMENT);
+    let mut buffer = Buffer::open(1 << 20, WhenFull::Pause, place).unwrap();
+    assert!(buffer.push(batch(0..10)).is_none());
+    buffer.close();
+    drop(buffer);
+    let error = Errno::EIO as i32;
+    faults::plan_reads(Some(Fault { count: 1, error, ..Fault::default() }));
+    let size = batch(0..10).bytes().len() as u64;
+    let mut buffer = Buffer::open_or_wait(2 * size, WhenFull::Pause, place).unwrap();
+    assert!(buffer.push(batch(10..20)).is_none() && buffer.push(batch(20..30)).is_none());
+    assert!(buffer.push(batch(30..40)).is_some(), "publishers wait");
+    faults::plan_reads(None);
+    buffer.close();
+    drop(buffer);
+    let mut buffer = Buffer::open(1 << 20, WhenFull::Pause, place).unwrap();
+    assert!(read_all(&mut buffer).iter().copied().eq(0..30));
+    // What does not pass by itself is told at the start.
+    let file = scratch.0.join("file");
+    std::fs::write(&file, "").unwrap();
+    assert!(
+        Buffer::open_or_wait(1 << 20, WhenFull::Pause, BufferPlace::Disk(&file, SEGMENT)).is_err()
+    );
+}
+
+/// A disk that cannot be written when what waited in memory is to go there: nothing is lost, and
+/// the order holds.
+#[test]
+fn what_waits_for_a_directory_goes_there_when_it_can_be_written() {
+    let scratch = Scratch::new();
+    let place = BufferPlace::Disk(&scratch.0, SEGMENT);
+    let error = Errno::EIO as i32;
+    for first in 0..12 {
+        let _ = std::fs::remove_dir_all(&scratch.0);
+        let mut buffer = Buffer::in_memory(1 << 20, WhenFull::Pause);
+        (0..20).for_each(|at| assert!(buffer.push(batch(at * 10..at * 10 + 10)).is_none()));
+        faults::plan(Some(Fault { first, count: u32::MAX, error, ..Fault::default() }));
+        if buffer.change(1 << 20, WhenFull::Pause, place).is_err() {
+            faults::plan(None);
+            assert_eq!((read_all(&mut buffer).len(), buffer.dropped()), (200, 0), "as it was");
+            continue;
+        }
+        faults::plan(None);
+        assert!(buffer.push(batch(200..210)).is_none());
+        if let Some(later) = &mut buffer.later {
+            later.again = Instant::now();
+            buffer.open_again();
+        }
+        assert!(read_all(&mut buffer).iter().copied().eq(0..210), "{first}");
+        assert_eq!(buffer.dropped(), 0);
+    }
+}

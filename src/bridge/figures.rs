@@ -183,6 +183,8 @@ pub struct BridgeFigures {
     pub damaged: Figure,
     /// Failed reads of the buffer's disk.
     pub unread: Figure,
+    /// 1 while the buffer's disk cannot be read.
+    pub unreadable: Figure,
     /// Failed writes of the buffer's disk.
     pub unwritten: Figure,
     /// 1 while there is no room and publishers wait.
@@ -213,6 +215,7 @@ impl BridgeFigures {
             queue_dropped: Figure::default(),
             damaged: Figure::default(),
             unread: Figure::default(),
+            unreadable: Figure::default(),
             unwritten: Figure::default(),
             full: Figure::default(),
             feeds: (0..cores).map(|_| Arc::default()).collect(),
@@ -247,6 +250,7 @@ impl BridgeFigures {
             damaged: self.damaged.get(),
             disk_failures: [("read", self.unread.get()), ("write", self.unwritten.get())],
             full: self.full.get() > 0,
+            unreadable: self.unreadable.get() > 0,
             dropped: BridgeDropReason::ALL.map(|why| (why.word(), self.lost(why))).to_vec(),
             refused: self.refused(),
         }

@@ -57,6 +57,7 @@ impl Intake {
         if self.orders.is_ending() && !self.orders.hands_over() {
             self.buffer.unbind();
         }
+        self.buffer.open_again();
         let mut all = true;
         let first = self.waiting.first.min(self.feeds.len());
         let (late, early) = self.feeds.split_at_mut(first);
@@ -109,6 +110,7 @@ impl Intake {
         if self.buffer.is_unreadable() {
             self.try_disk_again();
         }
+        self.figures.unreadable.set(u64::from(self.buffer.is_unreadable()));
         let failures = self.buffer.failures();
         self.figures.unread.set(failures.reads);
         self.figures.unwritten.set(failures.writes);

@@ -6,7 +6,7 @@
     reason = "threads of their own, which share one order with the control thread"
 )]
 
-use super::buffer::{Buffer, BufferPlace, directory};
+use super::buffer::{Buffer, BufferPlace, directory, may_pass};
 use super::feed::{BridgeId, Feed, FeederPlan, feed};
 use super::figures::BridgeFigures;
 use super::http::request::RequestPlan;
@@ -21,6 +21,8 @@ use super::mqtt::topics::Topics;
 use super::numbers::Numbers;
 use super::orders::Orders;
 use super::thread::BridgeWork;
+#[cfg(feature = "kafka")]
+use crate::client_tls::check_files;
 use crate::client_tls::{Authorities, OwnCertificate, client_config, without_authorities};
 use crate::config::{
     self, BridgePuback, BridgeStart, BridgeTls, BridgeVersion, BufferMode, Get, OnBufferFull,
@@ -30,11 +32,16 @@ use crate::packet::Version;
 use crate::shard::{Answering, LinkPart, LinkPlan, WhenFull};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Notify;
 
 /// The most bytes that wait in one shard's link: messages that arrive while the thread writes to a
 /// disk.
 const LINK: u64 = 8 << 20;
+
+/// How often a directory is tried again at the start, and the pause before.
+const TRIES: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// What all bridges of this process share.
 pub struct Common {
@@ -117,7 +124,8 @@ impl Common {
             return Ok(());
         }
         let directory = directory(config, &self.storage);
-        let moved = lanes::gather(&directory, of, config.buffer.segment.get());
+        let segment = config.buffer.segment.get();
+        let moved = patiently(|| lanes::gather(&directory, of, segment));
         let moved = moved.map_err(|error| format!("buffer: {}: {error}", directory.display()))?;
         if moved > 0 {
             let bridge = &*config.name;
@@ -154,7 +162,7 @@ impl Common {
             return Ok(Numbers::new(filters));
         }
         let directory = directory(config, &self.storage);
-        let opened = Numbers::open(&directory, filters);
+        let opened = patiently(|| Numbers::open(&directory, filters.clone()));
         opened.map_err(|error| format!("buffer: {}: {error}", directory.display()))
     }
 
@@ -192,7 +200,7 @@ impl Common {
             feed.wake_by(Arc::clone(submit));
         }
         let (most, full) = (most_bytes(&config, lane), when_full(&config));
-        let opened = self.at_place(&config, lane, |place| Buffer::open(most, full, place));
+        let opened = self.at_place(&config, lane, |place| Buffer::open_or_wait(most, full, place));
         let (orders, waiting) = (Arc::new(Orders::default()), WaitingPublishers::default());
         Ok(Intake { buffer: opened?, feeds, figures, bell, orders, waiting, numbers })
     }
@@ -247,7 +255,7 @@ impl Common {
             } else if let Some(http) = &*bridge.http {
                 to_service(http)
             } else if let Some(kafka) = &*bridge.kafka {
-                to_kafka(kafka, inward, most as usize)
+                to_kafka(&bridge.name, kafka, inward, most as usize)
             } else {
                 Err("it has no other end".to_owned())
             };
@@ -329,6 +337,18 @@ impl Common {
     }
 }
 
+/// Tries something with a directory several times, at most for a second, while it fails for a
+/// reason that may pass. Unlike what waits, it has to be known before the broker takes messages.
+fn patiently<T>(mut attempt: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
+    for _ in 0..TRIES {
+        match attempt() {
+            Err(error) if may_pass(&error) => std::thread::sleep(PAUSE),
+            other => return other,
+        }
+    }
+    attempt()
+}
+
 /// The most bytes that wait in a lane of a bridge.
 pub fn most_bytes(bridge: &config::Bridge, lane: BridgeLane) -> u64 {
     bridge.buffer.max_bytes.get() / u64::from(lane.of)
@@ -393,14 +413,25 @@ fn to_service(http: &config::HttpBridgeConfig) -> Result<BridgeWork, String> {
 
 #[cfg(feature = "kafka")]
 fn to_kafka(
+    name: &str,
     kafka: &config::KafkaBridgeConfig,
     inward: impl Fn() -> Inward + Send + Sync + 'static,
     most: usize,
 ) -> Result<BridgeWork, String> {
     use super::kafka::serve::KafkaBridge;
+    use super::kafka::token::TokenSource;
+    if let Some(tls) = &*kafka.tls {
+        let own = OwnCertificate::at(&tls.certificate, &tls.private_key);
+        // The library has a password for an encrypted key, by a property of its own.
+        let hidden = kafka.properties.iter().any(|(name, _)| &**name == "ssl.key.password");
+        check_files(Authorities::at(&tls.ca), own, hidden)
+            .map_err(|error| format!("tls.{error}"))?;
+    }
+    let tokens = kafka.sasl.as_ref().map(|sasl| TokenSource::new(sasl, name)).transpose()?;
+    let tokens = tokens.flatten().map(Arc::new);
     let kafka = kafka.clone();
     Ok(Arc::new(move |intake, runtime| {
-        let bridge = KafkaBridge::new(&kafka, intake, inward(), most)?;
+        let bridge = KafkaBridge::new(&kafka, tokens.clone(), intake, inward(), most)?;
         runtime.block_on(bridge.run());
         Ok(())
     }))
@@ -408,6 +439,7 @@ fn to_kafka(
 
 #[cfg(not(feature = "kafka"))]
 fn to_kafka(
+    _: &str,
     _: &config::KafkaBridgeConfig,
     _: impl Fn() -> Inward,
     _: usize,

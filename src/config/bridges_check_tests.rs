@@ -192,6 +192,30 @@ fn what_is_wrong_with_a_bridge_to_kafka_is_said() {
             "servers: ['a:1'], ROUTE, sasl: {password: x}",
             "sasl.username: there is no user name; set it, or remove sasl",
         ),
+        (
+            "servers: ['a:1'], ROUTE, properties: {sasl.oauthbearer.method: oidc}",
+            "properties.sasl.oauthbearer.method: it has a key of its own; write bridges.0.kafka",
+        ),
+        (
+            "servers: ['a:1'], ROUTE, sasl: {username: u, token_file: t}",
+            "sasl.token_file: the mechanism does not use it; remove it, or",
+        ),
+        #[cfg(feature = "kafka-tls")]
+        (
+            "servers: ['a:1'], ROUTE, sasl: {mechanism: oauth_bearer}",
+            "sasl.mechanism: nothing says where the token is; set token_file or",
+        ),
+        #[cfg(feature = "kafka-tls")]
+        (
+            "servers: ['a:1'], ROUTE, sasl: {mechanism: oauth_bearer, token_file: t, username: u}",
+            "sasl.username: the mechanism does not use it; remove it, or",
+        ),
+        #[cfg(feature = "kafka-tls")]
+        (
+            "servers: ['a:1'], ROUTE, sasl: {mechanism: oauth_bearer, token_endpoint: \
+             {url: 'http://a.example/t', client_id: c}}",
+            "sasl.token_endpoint.url: the secret would go over the network as it is; write an",
+        ),
         #[cfg(not(feature = "kafka-tls"))]
         (
             "servers: ['a:1'], ROUTE, tls: {}",

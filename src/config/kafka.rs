@@ -95,6 +95,8 @@ choice! {
         ScramSha256,
         /// SCRAM with SHA-512, in a program that was built with kafka-tls.
         ScramSha512,
+        /// A token (OAUTHBEARER, RFC 7628), in a program that was built with kafka-tls.
+        OauthBearer,
     }
 }
 
@@ -137,7 +139,7 @@ section! {
         retry: KafkaRetry = KafkaRetry::default(),
         /// TLS to the brokers, in a program that was built with kafka-tls.
         tls: Maybe<KafkaTls> = Maybe(None),
-        /// User name and password.
+        /// Who this client is: user name and password, or a token.
         sasl: Maybe<KafkaSasl> = Maybe(None),
         /// Further properties of librdkafka, by their names there.
         #[schemars(extend("x-secret" = true))]
@@ -213,14 +215,38 @@ section! {
 }
 
 section! {
-    /// User name and password for a Kafka cluster.
+    /// How this client proves to a Kafka cluster who it is.
     KafkaSasl {
-        /// How they are shown.
+        /// How that is done.
         mechanism: KafkaMechanism = KafkaMechanism::Plain,
-        /// User name.
+        /// User name; with oauth_bearer the token names the user.
         username: Text<0, 65_535> = Text::of(""),
         /// Password.
         #[schemars(extend("x-secret" = true))]
         password: Text<0, 65_535> = Text::of(""),
+        /// With oauth_bearer: a file with the token, which somebody else renews. It is read when
+        /// four fifths of the token's time are over (its claim exp; without one each minute), and
+        /// when the cluster has refused the token.
+        token_file: FilePath = Text::of(""),
+        /// With oauth_bearer, instead of token_file: a service that gives tokens.
+        token_endpoint: Maybe<KafkaTokenEndpoint> = Maybe(None),
+    }
+}
+
+section! {
+    /// A service that gives tokens by OAuth 2.0 (client credentials, RFC 6749 section 4.4), as the
+    /// issuers of OpenID Connect do. It is asked when four fifths of a token's time are over.
+    KafkaTokenEndpoint {
+        /// Its address; http only at this host.
+        url: Text<0, 65_535> = Text::of(""),
+        /// This client's name there.
+        client_id: Text<0, 65_535> = Text::of(""),
+        /// What proves that name.
+        #[schemars(extend("x-secret" = true))]
+        client_secret: Text<0, 65_535> = Text::of(""),
+        /// The scope that is asked for; empty for none.
+        scope: Text<0, 65_535> = Text::of(""),
+        /// File with the authorities of its certificate in PEM; empty: those of the host.
+        ca: FilePath = Text::of(""),
     }
 }

@@ -1,12 +1,15 @@
 //! The rules that relate the keys of `bridges.N.kafka`, and whether this program was built with
 //! what they need. Owns nothing.
 
-use super::{Findings, check_filter, check_template, is_address};
+use super::{Findings, check_filter, check_template, is_address, is_url};
 use crate::bridge::kafka::properties::{self, NotYours};
 use crate::bridge::kafka::record::is_topic;
 use crate::bridge::template::MessageTemplate;
-use crate::config::sections::{KafkaBridgeConfig, KafkaMechanism, KafkaRoute};
+use crate::config::sections::{
+    KafkaBridgeConfig, KafkaMechanism, KafkaRoute, KafkaSasl, KafkaTokenEndpoint,
+};
 use crate::config::value::Get;
+use std::net::IpAddr;
 
 /// Checks a bridge to a Kafka cluster.
 pub(super) fn check(key: &str, kafka: &KafkaBridgeConfig, report: &mut Findings<'_>) {
@@ -98,26 +101,86 @@ fn check_topics(key: &str, kafka: &KafkaBridgeConfig, report: &mut Findings<'_>)
 }
 
 fn check_security(key: &str, kafka: &KafkaBridgeConfig, report: &mut Findings<'_>) {
-    let secure = cfg!(feature = "kafka-tls");
-    if kafka.tls.is_some() && !secure {
-        report.add(&format!("{key}.tls"), "this program was built without kafka-tls", BUILD);
-    }
     if let Some(tls) = &*kafka.tls
         && tls.certificate.is_empty() != tls.private_key.is_empty()
     {
         let what = "certificate and private_key come together";
         report.add(&format!("{key}.tls"), what, "set both, or neither");
     }
+    if let Some(missing) = first_unbuilt(kafka, cfg!(feature = "kafka-tls")) {
+        let what = "this program was built without kafka-tls";
+        report.add(&format!("{key}.{missing}"), what, BUILD);
+    }
     if let Some(sasl) = &*kafka.sasl {
-        if sasl.mechanism != KafkaMechanism::Plain && !secure {
-            let what = "this program was built without kafka-tls";
-            report.add(&format!("{key}.sasl.mechanism"), what, BUILD);
-        }
-        if sasl.username.is_empty() {
-            let fix = "set it, or remove sasl";
-            report.add(&format!("{key}.sasl.username"), "there is no user name", fix);
+        check_sasl(&format!("{key}.sasl"), sasl, report);
+    }
+}
+
+/// The first key that needs kafka-tls, in a program that was built without.
+fn first_unbuilt(kafka: &KafkaBridgeConfig, built: bool) -> Option<&'static str> {
+    let hashed = |sasl: &KafkaSasl| sasl.mechanism != KafkaMechanism::Plain;
+    match (built, kafka.tls.is_some(), kafka.sasl.as_ref().is_some_and(hashed)) {
+        (false, true, _) => Some("tls"),
+        (false, false, true) => Some("sasl.mechanism"),
+        _ => None,
+    }
+}
+
+fn check_sasl(key: &str, sasl: &KafkaSasl, report: &mut Findings<'_>) {
+    let by_token = sasl.mechanism == KafkaMechanism::OauthBearer;
+    let named = [
+        ("username", !by_token, !sasl.username.is_empty()),
+        ("password", !by_token, !sasl.password.is_empty()),
+        ("token_file", by_token, !sasl.token_file.is_empty()),
+        ("token_endpoint", by_token, sasl.token_endpoint.is_some()),
+    ];
+    for (name, used, set) in named {
+        if set && !used {
+            let fix = "remove it, or choose another mechanism";
+            report.add(&format!("{key}.{name}"), "the mechanism does not use it", fix);
         }
     }
+    if !by_token && sasl.username.is_empty() {
+        let fix = "set it, or remove sasl";
+        report.add(&format!("{key}.username"), "there is no user name", fix);
+    }
+    match (&*sasl.token_endpoint, sasl.token_file.is_empty()) {
+        (None, true) if by_token => {
+            let fix = "set token_file or token_endpoint";
+            report.add(&format!("{key}.mechanism"), "nothing says where the token is", fix);
+        }
+        (Some(_), false) => {
+            let fix = "keep one of them";
+            report.add(&format!("{key}.token_file"), "there is a token_endpoint too", fix);
+        }
+        (Some(endpoint), true) => {
+            check_endpoint(&format!("{key}.token_endpoint"), endpoint, report)
+        }
+        (None, _) => {}
+    }
+}
+
+fn check_endpoint(key: &str, endpoint: &KafkaTokenEndpoint, report: &mut Findings<'_>) {
+    let key_of_url = format!("{key}.url");
+    if !is_url(&endpoint.url) {
+        let fix = "write one such as https://login.example/oauth2/token";
+        report.add(&key_of_url, "this is no http or https URL", fix);
+    } else if endpoint.url.starts_with("http:") && !is_at_this_host(&endpoint.url) {
+        let what = "the secret would go over the network as it is";
+        report.add(&key_of_url, what, "write an https URL");
+    }
+    if endpoint.client_id.is_empty() {
+        let fix = "write this client's name there";
+        report.add(&format!("{key}.client_id"), "there is none", fix);
+    }
+}
+
+/// Whether the host in an http URL is this one.
+fn is_at_this_host(url: &str) -> bool {
+    let host = url.split(['/', '?']).nth(2).unwrap_or_default();
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    name == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 fn check_properties(key: &str, kafka: &KafkaBridgeConfig, report: &mut Findings<'_>) {
@@ -147,5 +210,47 @@ fn check_properties(key: &str, kafka: &KafkaBridgeConfig, report: &mut Findings<
             (false, _) => key.to_owned(),
         };
         report.add(&key, what, "see librdkafka's CONFIGURATION.md");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::sections::KafkaTls;
+    use crate::config::value::Maybe;
+
+    #[test]
+    fn a_build_without_tls_says_which_key_needs_it() {
+        let by = |mechanism| Maybe(Some(KafkaSasl { mechanism, ..KafkaSasl::default() }));
+        let with = |tls: bool, sasl| KafkaBridgeConfig {
+            tls: Maybe(tls.then(KafkaTls::default)),
+            sasl,
+            ..KafkaBridgeConfig::default()
+        };
+        for (kafka, expected) in [
+            (with(false, Maybe(None)), None),
+            (with(false, by(KafkaMechanism::Plain)), None),
+            (with(true, by(KafkaMechanism::Plain)), Some("tls")),
+            (with(false, by(KafkaMechanism::ScramSha256)), Some("sasl.mechanism")),
+            (with(false, by(KafkaMechanism::ScramSha512)), Some("sasl.mechanism")),
+            (with(false, by(KafkaMechanism::OauthBearer)), Some("sasl.mechanism")),
+        ] {
+            assert_eq!(first_unbuilt(&kafka, false), expected);
+            assert_eq!(first_unbuilt(&kafka, true), None);
+        }
+    }
+
+    #[test]
+    fn a_secret_goes_in_the_clear_to_this_host_only() {
+        for (url, expected) in [
+            ("http://localhost/t", true),
+            ("http://127.0.0.1:8080/t", true),
+            ("http://[::1]:8080/t", true),
+            ("http://localhost.example/t", false),
+            ("http://10.0.0.1/127.0.0.1", false),
+            ("http://127.0.0.1@evil.example/t", false),
+        ] {
+            assert_eq!(is_at_this_host(url), expected, "{url}");
+        }
     }
 }

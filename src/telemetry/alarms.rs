@@ -276,6 +276,10 @@ impl AlarmReadings {
                     let why = "is full, and publishers of what it takes wait";
                     return Says::Raise(format!("the buffer of bridge {} {why}", row.name));
                 }
+                if let Some(row) = self.bridges.iter().find(|row| row.unreadable) {
+                    let why = "cannot be read, and what is in it waits";
+                    return Says::Raise(format!("the buffer of bridge {} {why}", row.name));
+                }
                 let filled = |row: &BridgeRow| row.waiting_bytes * 100 / row.waiting_limit.max(1);
                 match self.bridges.iter().max_by_key(|row| filled(row)) {
                     Some(row) => {

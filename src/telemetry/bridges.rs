@@ -36,6 +36,8 @@ pub struct BridgeRow {
     pub disk_failures: [(&'static str, u64); 2],
     /// True when the buffer has no room, so that publishers to the bridge wait.
     pub full: bool,
+    /// True while what waits on disk cannot be read; it is tried again.
+    pub unreadable: bool,
     /// The number of messages that were dropped, by reason.
     pub dropped: Vec<(&'static str, u64)>,
     /// How often another MQTT broker has refused a message, by its reason code.
@@ -58,6 +60,7 @@ impl BridgeRow {
         self.retries += other.retries;
         self.damaged += other.damaged;
         self.full |= other.full;
+        self.unreadable |= other.unreadable;
         let refused = self.refused.iter_mut().zip(&other.refused);
         let failures = self.disk_failures.iter_mut().zip(&other.disk_failures);
         let dropped = self.dropped.iter_mut().zip(&other.dropped);

@@ -22,6 +22,9 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use crate::support::{Broker, Client, Publish, V5, V311, eventually, patience, unique, user};
 
+#[path = "kafka_security.rs"]
+mod security;
+
 type Cluster = MockCluster<'static, DefaultProducerContext>;
 
 /// A record as a consumer has seen it.
@@ -175,12 +178,21 @@ impl Tansu {
     }
 
     fn start() -> Tansu {
+        Tansu::told_as(None)
+    }
+
+    fn free_address() -> SocketAddr {
         let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = free.local_addr().expect("it has an address");
-        drop(free);
+        free.local_addr().expect("it has an address")
+    }
+
+    /// It tells clients that it is reached at that port, if that is another one than its own.
+    fn told_as(port: Option<u16>) -> Tansu {
+        let address = Tansu::free_address();
         let url = format!("tcp://{address}");
+        let told = port.map_or(url.clone(), |port| format!("tcp://127.0.0.1:{port}"));
         let child = Command::new(Tansu::program())
-            .args(["broker", "--listener-url", &url, "--advertised-listener-url", &url])
+            .args(["broker", "--listener-url", &url, "--advertised-listener-url", &told])
             .args(["--storage-engine", "memory://tansu/"])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -326,6 +338,8 @@ fn kafka_partitions_that_fail_are_tried_again() {
         RD_KAFKA_RESP_ERR__TRANSPORT,
         RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
         RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE,
+        // A disk there that fails or is full.
+        RD_KAFKA_RESP_ERR_KAFKA_STORAGE_ERROR,
     ];
     for round in 0..4 {
         cluster.request_errors(RDKafkaApiKey::Produce, &errors);

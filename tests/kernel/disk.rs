@@ -40,19 +40,13 @@ struct Bed {
 impl Bed {
     fn new(settings: &[&str]) -> Bed {
         let place = Place::new();
-        fs::create_dir_all(&place.0).expect("a scratch directory");
-        let (faults, library) = (place.0.join("faults"), place.0.join("faults.so"));
-        compiled("disk_faults.c", &library);
-        fs::write(&faults, "").expect("writable");
+        let (faults, library) = faults_in(&place);
         let broker = start(&place, &faults, &library, settings);
         Bed { place, faults, library, broker }
     }
 
     fn say(&self, what: &str) {
-        // At once: the broker reads it at any moment.
-        let fresh = self.faults.with_extension("new");
-        fs::write(&fresh, what).expect("writable");
-        fs::rename(&fresh, &self.faults).expect("it can be replaced");
+        say(&self.faults, what);
     }
 
     fn kill_and_start(&mut self, settings: &[&str]) {
@@ -87,6 +81,22 @@ impl Bed {
         }
         payloads
     }
+}
+
+/// The file that says what fails, and the library that does as it says.
+fn faults_in(place: &Place) -> (PathBuf, PathBuf) {
+    fs::create_dir_all(&place.0).expect("a scratch directory");
+    let (faults, library) = (place.0.join("faults"), place.0.join("faults.so"));
+    compiled("disk_faults.c", &library);
+    fs::write(&faults, "").expect("writable");
+    (faults, library)
+}
+
+fn say(faults: &Path, what: &str) {
+    // At once: the broker reads it at any moment.
+    let fresh = faults.with_extension("new");
+    fs::write(&fresh, what).expect("writable");
+    fs::rename(&fresh, faults).expect("it can be replaced");
 }
 
 fn start(place: &Place, faults: &Path, library: &Path, settings: &[&str]) -> Broker {
@@ -282,4 +292,62 @@ fn segments_that_cannot_be_made_are_a_full_disk() {
     bed.say("");
     eventually("there is room again", || ready(&bed).0 == 200);
     assert_eq!(publisher.publish("stored/a", "3"), Some(0));
+}
+
+/// What waits for the other end of a bridge is on a disk that cannot be read when the broker
+/// starts: it starts, serves, says so, and sends what waited, and then what came, when the disk can
+/// be read.
+#[test]
+fn a_broker_starts_before_the_disk_of_its_bridge_can_be_read() {
+    let place = Place::new();
+    let (faults, library) = faults_in(&place);
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let far = free.local_addr().expect("it is bound");
+    drop(free);
+    let text = format!(
+        "listeners: [{{bind: '127.0.0.1:0'}}]\nadmin: {{bind: '127.0.0.1:0'}}\nbridges:\n  \
+         - name: up\n    mqtt: {{addresses: ['{far}'], retry: {{min: 100ms, max: 200ms}}, \
+         topics: [{{filter: 'dev/#', qos: 1}}]}}\n    buffer: {{mode: disk, path: '{}', \
+         on_full: pause}}\n",
+        place.0.join("waits").display()
+    );
+    let file = place.0.join("near.yaml");
+    fs::write(&file, text).expect("writable");
+    let start = || {
+        let environment = vec![
+            ("LD_PRELOAD", library.display().to_string()),
+            ("DISK_FAULTS", faults.display().to_string()),
+        ];
+        Launch { environment, shards: 1, file: Some(file.clone()), ..Launch::new(&[]) }.start()
+    };
+    let figure = |broker: &Broker, name: &str| {
+        broker.metric(&format!("ringmq_bridge_{name}"), "bridge=\"up\"")
+    };
+    let publish = |broker: &Broker, numbers: std::ops::Range<u32>| {
+        let mut client = Client::connect(broker, V5, &unique("p"));
+        numbers.for_each(|n| client.publish(&Publish::new("dev/x", 1, n.to_string())));
+    };
+    let near = start();
+    publish(&near, 0..20);
+    eventually("they wait", || figure(&near, "waiting_messages") == 20.0);
+    near.signal("-9");
+    near.wait(PATIENCE);
+    say(&faults, "read EIO");
+    let near = start();
+    publish(&near, 20..40);
+    let mut reader = Client::connect(&near, V5, &unique("r"));
+    reader.granted("live", 1);
+    publish(&near, 40..41);
+    reader.publish(&Publish::new("live", 1, "alive"));
+    reader.expect("alive");
+    eventually("what came waits", || figure(&near, "waiting_messages") == 21.0);
+    assert_eq!(figure(&near, "unreadable"), 1.0);
+    assert!(near.log().contains("a bridge's buffer cannot be used: it is tried again"));
+    say(&faults, "");
+    eventually("it can be read", || figure(&near, "unreadable") == 0.0);
+    assert_eq!(figure(&near, "waiting_messages"), 41.0);
+    let other = Launch { bind: far, ..Launch::new(&[]) }.start();
+    eventually("all arrive", || figure(&near, "delivered_total") == 41.0);
+    assert_eq!((figure(&near, "damaged_total"), figure(&near, "waiting_messages")), (0.0, 0.0));
+    drop(other);
 }

@@ -1,5 +1,5 @@
 /* Makes calls on the files of a store fail or hang, for tests: preloaded into a broker. What is to
-   happen stands in the file that DISK_FAULTS names: an operation (sync, write or make) and what
+   happen stands in the file that DISK_FAULTS names: an operation (sync, read, write or make) and what
    becomes of it (EIO, ENOSPC or hang, which lasts as long as the file says so); empty: nothing. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -51,6 +51,16 @@ int fdatasync(int fd) {
 int fsync(int fd) {
     REAL("fsync", int (*)(int));
     return fails("sync", fd) ? -1 : real(fd);
+}
+
+ssize_t pread64(int fd, void *bytes, size_t count, off64_t offset) {
+    REAL("pread64", ssize_t (*)(int, void *, size_t, off64_t));
+    return fails("read", fd) ? -1 : real(fd, bytes, count, offset);
+}
+
+ssize_t pread(int fd, void *bytes, size_t count, off_t offset) {
+    REAL("pread", ssize_t (*)(int, void *, size_t, off_t));
+    return fails("read", fd) ? -1 : real(fd, bytes, count, offset);
 }
 
 ssize_t pwrite64(int fd, const void *bytes, size_t count, off64_t offset) {

@@ -43,6 +43,8 @@ pub(super) struct BridgeInfo {
     disk_failures: BTreeMap<&'static str, u64>,
     /// There is no room for more, and publishers of what it takes wait (on_full: pause).
     full: bool,
+    /// What waits on disk cannot be read now; it is tried again, and what comes waits behind it.
+    unreadable: bool,
     /// Messages that were dropped, by reason.
     dropped: BTreeMap<&'static str, u64>,
     /// How often another MQTT broker has not taken a message, by its reason code.
@@ -67,6 +69,7 @@ fn shown(row: BridgeRow) -> BridgeInfo {
         damaged: row.damaged,
         disk_failures: row.disk_failures.into_iter().collect(),
         full: row.full,
+        unreadable: row.unreadable,
         dropped: row.dropped.into_iter().collect(),
         refused: row.refused.into_iter().collect(),
     }

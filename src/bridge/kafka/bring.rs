@@ -6,6 +6,7 @@ use super::client::{Reports, SharedReports};
 use super::consumer::{KafkaConsumer, WantedPartitions};
 use super::inbound::{InboundPlan, NoMessage, Positions};
 use super::properties::KafkaProperties;
+use super::token::TokenSource;
 use crate::bridge::figures::{BridgeDropReason, BridgeFigures};
 use crate::bridge::inward::{Inward, Settled};
 use crate::bridge::orders::wait_for_end;
@@ -26,6 +27,8 @@ pub struct BringPlan {
     pub plan: Arc<InboundPlan>,
     /// The properties of the client.
     pub properties: KafkaProperties,
+    /// Where tokens come from, if the client shows one.
+    pub tokens: Option<Arc<TokenSource>>,
     /// The partitions to read.
     pub wanted: WantedPartitions,
     /// The pause before another client is started.
@@ -65,7 +68,14 @@ impl Bringing {
         }
         let shared_reports = SharedReports::new(bell, name);
         let plan = &self.plan;
-        match KafkaConsumer::start(&plan.properties, &plan.wanted, &plan.plan, shared_reports) {
+        let tokens = plan.tokens.clone();
+        match KafkaConsumer::start(
+            &plan.properties,
+            &plan.wanted,
+            &plan.plan,
+            tokens,
+            shared_reports,
+        ) {
             Ok(source) => self.source = Some(source),
             Err(why) => {
                 self.again = Instant::now() + self.plan.pause;

@@ -8,11 +8,13 @@
 
 use super::properties::KafkaProperties;
 use super::record::KafkaRecord;
-use rdkafka::client::ClientContext;
+use super::token::TokenSource;
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig};
+use std::error::Error;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -128,9 +130,23 @@ impl SharedReports {
 pub struct KafkaContext {
     /// Where the reports go.
     pub shared_reports: Arc<SharedReports>,
+    /// Where tokens come from, if the client shows one.
+    pub tokens: Option<Arc<TokenSource>>,
 }
 
 impl ClientContext for KafkaContext {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        let tokens = self.tokens.as_ref().ok_or("the configuration names no token")?;
+        let token = tokens.token()?;
+        Ok(OAuthToken {
+            token: token.text,
+            principal_name: token.principal,
+            lifetime_ms: i64::try_from(token.until).unwrap_or(i64::MAX),
+        })
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
         let bridge = &*self.shared_reports.bridge;
         tracing::debug!(bridge, ?level, facility, text, "kafka client");
@@ -144,9 +160,16 @@ impl ClientContext for KafkaContext {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        let gone = error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown);
+        let code = error.rdkafka_error_code();
+        let gone = code == Some(RDKafkaErrorCode::AllBrokersDown);
+        // The library would show a refused token again until its time is over; a new client gets
+        // another one.
+        let tokens = self.tokens.as_ref();
+        let tokens = tokens.filter(|_| code == Some(RDKafkaErrorCode::Authentication));
+        tokens.iter().for_each(|tokens| tokens.forget());
         self.shared_reports.note(|reports| {
             reports.error = Some(reason.to_owned());
+            reports.fatal |= tokens.is_some();
             if gone {
                 reports.connected = Some(false);
             }
@@ -216,9 +239,10 @@ impl KafkaProducer {
     /// The library's reason why there is none.
     pub fn start(
         properties: &KafkaProperties,
+        tokens: Option<Arc<TokenSource>>,
         shared_reports: Arc<SharedReports>,
     ) -> Result<KafkaProducer, String> {
-        let context = KafkaContext { shared_reports: Arc::clone(&shared_reports) };
+        let context = KafkaContext { shared_reports: Arc::clone(&shared_reports), tokens };
         let producer = configured(properties).create_with_context(context);
         let producer: BaseProducer<KafkaContext> = producer.map_err(|error| error.to_string())?;
         let producer = Arc::new(producer);

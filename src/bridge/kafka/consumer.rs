@@ -9,6 +9,7 @@
 use super::client::{KafkaContext, SharedReports, configured};
 use super::inbound::{Brought, InboundPlan, NoMessage};
 use super::properties::KafkaProperties;
+use super::token::TokenSource;
 use crate::bridge::mqtt::session::Incoming;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
@@ -63,9 +64,10 @@ impl KafkaConsumer {
         properties: &KafkaProperties,
         wanted: &WantedPartitions,
         plan: &Arc<InboundPlan>,
+        tokens: Option<Arc<TokenSource>>,
         shared_reports: Arc<SharedReports>,
     ) -> Result<KafkaConsumer, String> {
-        let context = KafkaContext { shared_reports: Arc::clone(&shared_reports) };
+        let context = KafkaContext { shared_reports: Arc::clone(&shared_reports), tokens };
         let consumer = configured(properties).create_with_context(context);
         let consumer: BaseConsumer<KafkaContext> = consumer.map_err(|error| error.to_string())?;
         match wanted {

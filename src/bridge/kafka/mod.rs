@@ -1,8 +1,9 @@
 //! Bridges to Kafka clusters. For sending: [`record`] makes records from messages (pure),
 //! [`properties`] has the client library's properties (pure), `client` is that library, librdkafka,
 //! with a thread that receives its reports, and `serve` gives waiting messages to the client, on
-//! the bridge's thread. For records that become messages here: [`inbound`] (pure), `consumer` (the
-//! library again, on another thread) and `bring`.
+//! the bridge's thread; `token` gets what proves who the client is, where that is a token. For
+//! records that become messages here: [`inbound`] (pure), `consumer` (the library again, on another
+//! thread) and `bring`.
 //!
 //! The library is given a bounded number of bytes of records at a time, and keeps trying without
 //! end. So the library keeps the order within a partition, and further messages wait in the
@@ -21,3 +22,5 @@ pub mod properties;
 pub mod record;
 #[cfg(feature = "kafka")]
 pub mod serve;
+#[cfg(feature = "kafka")]
+pub mod token;

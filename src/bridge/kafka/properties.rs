@@ -5,7 +5,7 @@ use crate::config::{
 };
 
 /// Properties for which the configuration has a key of its own, with that key.
-const OWN: [(&str, &str); 17] = [
+const OWN: [(&str, &str); 23] = [
     ("bootstrap.servers", "servers"),
     ("metadata.broker.list", "servers"),
     ("acks", "acks"),
@@ -21,9 +21,18 @@ const OWN: [(&str, &str); 17] = [
     ("sasl.mechanisms", "sasl.mechanism"),
     ("sasl.username", "sasl.username"),
     ("sasl.password", "sasl.password"),
+    ("enable.sasl.oauthbearer.unsecure.jwt", "sasl.token_file"),
+    ("ssl.ca.location", "tls.ca"),
+    ("ssl.certificate.location", "tls.certificate"),
+    ("ssl.key.location", "tls.private_key"),
+    ("ssl.endpoint.identification.algorithm", "tls.verify_name"),
+    ("enable.ssl.certificate.verification", "tls.ca"),
     ("group.id", "group"),
     ("security.protocol", "tls, or sasl"),
 ];
+
+/// How the names of properties begin that have to do with tokens. The program gets tokens itself.
+const TOKENS: &str = "sasl.oauthbearer.";
 
 /// Properties that the bridge needs for its guarantees.
 const KEPT: [&str; 7] = [
@@ -48,6 +57,9 @@ pub enum NotYours {
 pub fn of_others(name: &str) -> Option<NotYours> {
     if let Some((_, key)) = OWN.iter().find(|(own, _)| *own == name) {
         return Some(NotYours::Key(key));
+    }
+    if name.starts_with(TOKENS) {
+        return Some(NotYours::Key("sasl.token_endpoint"));
     }
     KEPT.contains(&name).then_some(NotYours::Kept)
 }
@@ -81,10 +93,13 @@ pub fn of_client(kafka: &KafkaBridgeConfig) -> KafkaProperties {
             KafkaMechanism::Plain => "PLAIN",
             KafkaMechanism::ScramSha256 => "SCRAM-SHA-256",
             KafkaMechanism::ScramSha512 => "SCRAM-SHA-512",
+            KafkaMechanism::OauthBearer => "OAUTHBEARER",
         };
         set("sasl.mechanisms", mechanism.to_owned());
-        set("sasl.username", sasl.username.to_string());
-        set("sasl.password", sasl.password.to_string());
+        if sasl.mechanism != KafkaMechanism::OauthBearer {
+            set("sasl.username", sasl.username.to_string());
+            set("sasl.password", sasl.password.to_string());
+        }
     }
     if let Some(tls) = &*kafka.tls {
         all.extend(of_tls(tls));

@@ -8,6 +8,7 @@ use super::consumer::WantedPartitions;
 use super::inbound::InboundPlan;
 use super::properties::{self, KafkaProperties};
 use super::record::{KafkaRecord, RecordPlan};
+use super::token::TokenSource;
 use crate::bridge::figures::{BridgeDropReason, BridgeState};
 use crate::bridge::intake::{Intake, wall_millis};
 use crate::bridge::inward::Inward;
@@ -45,6 +46,8 @@ pub struct KafkaBridge<'a> {
     pub bringing: Option<Bringing>,
     /// The properties of the client that sends.
     pub properties: KafkaProperties,
+    /// Where tokens come from, if clients show one.
+    pub tokens: Option<Arc<TokenSource>>,
     /// The most bytes of records under way.
     pub window: usize,
     /// The shortest and the longest pause before the next client is started.
@@ -112,6 +115,7 @@ impl KafkaBridge<'_> {
     /// What is wrong with a template. `config` has checked the templates already.
     pub fn new<'a>(
         kafka: &config::KafkaBridgeConfig,
+        tokens: Option<Arc<TokenSource>>,
         intake: &'a mut Intake,
         inward: Inward,
         most: usize,
@@ -122,6 +126,7 @@ impl KafkaBridge<'_> {
             Bringing::new(BringPlan {
                 plan: Arc::new(inbound),
                 properties: properties::of_consumer(kafka),
+                tokens: tokens.clone(),
                 wanted: wanted(kafka),
                 pause: kafka.retry.max.get(),
             })
@@ -133,6 +138,7 @@ impl KafkaBridge<'_> {
             plan: Some(plan).filter(|_| !kafka.routes.is_empty()),
             bringing,
             properties: properties::of_producer(kafka),
+            tokens,
             window: kafka.max_inflight_bytes.get() as usize,
             retry: (kafka.retry.min.get(), kafka.retry.max.get()),
         })
@@ -250,7 +256,8 @@ impl RunningKafkaBridge<'_> {
         let intake = &self.bridge.intake;
         intake.figures.set_state(BridgeState::Connecting);
         let shared_reports = SharedReports::new(&intake.bell, &intake.figures.name);
-        match KafkaProducer::start(&self.bridge.properties, shared_reports) {
+        let tokens = self.bridge.tokens.clone();
+        match KafkaProducer::start(&self.bridge.properties, tokens, shared_reports) {
             Ok(sender) => self.client = ProducerState::Running(sender),
             Err(why) => {
                 self.complain(&why);
@@ -276,9 +283,13 @@ impl RunningKafkaBridge<'_> {
         let mut reports = std::mem::take(&mut self.reports);
         shared_reports.take(&mut reports);
         if let Some(error) = reports.error.take() {
+            // While there is a connection, the library deals with a broker that is away.
+            if self.bridge.intake.figures.state() != BridgeState::Up {
+                self.complain(&error);
+            }
             self.last_error = error;
         }
-        let mut given_up = None;
+        let mut given_up = reports.fatal.then(|| self.last_error.clone());
         for &(number, verdict) in &reports.records {
             given_up = self.judge(number as u64, verdict).or(given_up);
         }

@@ -15,9 +15,10 @@ impl PageText {
             self.sample(name, labels, u8::from(row.state == "up"));
         }
         type Figure = fn(&BridgeRow) -> u64;
-        let figures: [(&str, &str, &str, Figure); 10] = [
+        let figures: [(&str, &str, &str, Figure); 11] = [
             ("connections", "gauge", "Connections that are up.", |r| r.connections),
             ("full", "gauge", "1 while there is no room and publishers wait.", |r| r.full.into()),
+            ("unreadable", "gauge", "1 while its disk cannot be read.", |r| r.unreadable.into()),
             ("waiting_messages", "gauge", "Messages that wait, or are under way.", |r| r.waiting),
             ("waiting_bytes", "gauge", "Bytes of messages that wait.", |r| r.waiting_bytes),
             ("matched_total", "counter", "Messages that matched its filters.", |r| r.matched),
