@@ -16,7 +16,7 @@ struct Door {
     servers: String,
     tokens: String,
     lines: Arc<Mutex<Vec<String>>>,
-    tansu: Tansu,
+    _tansu: Tansu, // it ends with the door
     topic: String,
 }
 
@@ -42,7 +42,7 @@ impl Door {
             }
         });
         let servers = format!("'127.0.0.1:{door}'");
-        Door { child, servers, tokens, lines, tansu, topic }
+        Door { child, servers, tokens, lines, _tansu: tansu, topic }
     }
 
     fn said(&self, beginning: &str) -> usize {
