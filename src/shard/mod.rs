@@ -53,6 +53,7 @@ mod held;
 mod hold;
 mod input_progress;
 pub mod inquiry;
+mod journal;
 mod kept;
 mod layered;
 mod left;
@@ -64,6 +65,7 @@ mod meter;
 mod moved;
 mod observe;
 mod offline;
+mod orphans;
 mod outbox;
 pub mod output;
 mod outputs;
@@ -417,6 +419,7 @@ impl Shard {
         }
         more |= self.end_stalled();
         more |= self.run_reading();
+        more |= self.run_journal();
         self.run_storing();
         self.watch_storage();
         self.flush();

@@ -418,6 +418,21 @@ counters! {
         { log_left_out; }
     "ringmq_clients_referred_total" Counter "connections"
         "Connections that were ended because this node leaves its cluster." { clients_referred; }
+    "ringmq_cluster_durable_sessions_total" Counter "sessions"
+        "Sessions adopted from lost nodes, and those that ended because a node adopted them."
+        { sessions_adopted way = "adopted"; sessions_adopted_elsewhere way = "taken"; }
+    "ringmq_cluster_durable_batches_total" Counter "batches"
+        "Batches of the store that the stream of the cluster has, too." { durable_batches; }
+    "ringmq_cluster_durable_failures_total" Counter "errors"
+        "Times that the stream has not answered, or refused." { durable_failures; }
+    "ringmq_cluster_durable_resends_total" Counter "logs"
+        "Times that a whole log was begun to be sent anew." { durable_epochs; }
+    "ringmq_cluster_durable_lost_batches_total" Counter "batches"
+        "Batches that only this node had when another one adopted its sessions." { durable_lost; }
+    "ringmq_cluster_durable_behind_batches" Gauge "batches"
+        "Batches that are durable here and not in the stream." { durable_behind; }
+    "ringmq_cluster_durable_out" Gauge "shards"
+        "Shards whose batches the stream has not taken for two seconds." { durable_out; }
     "ringmq_share_returned_total" Counter "messages"
         "Messages that came back to their share group for another member, by why." {
         share_refused reason = "refused";

@@ -13,6 +13,6 @@ pub mod sys;
 pub mod trace_context;
 
 pub use bridges::{AccountRow, BridgeRow, ListenerRow, SpanRow, TopRow};
-pub use cluster::{ClusterRow, NodeRow, WillsRow};
+pub use cluster::{ClusterRow, DurableRow, NodeRow, WillsRow};
 pub use counters::{Counters, Descriptor, MetricKind};
 pub use histogram::{Exemplar, Exemplars, Histogram};
