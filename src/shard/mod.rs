@@ -25,6 +25,7 @@ mod audit_memory;
 mod away;
 mod bans;
 mod bodies;
+mod carried;
 mod changes;
 mod claims;
 mod client_limits;
@@ -38,6 +39,8 @@ mod delivery;
 mod drops;
 mod due;
 mod early;
+mod early_arrived;
+mod early_retained;
 mod encode;
 mod endings;
 mod entrance;
@@ -129,7 +132,10 @@ mod work;
 pub use admission::AccessQuestion;
 pub use ahead::TopicSubject;
 pub use audit::{Audit, Subscribed};
+pub use bans::{ClientOffence, NetworkOffence};
 pub use drops::ClientDrops;
+pub use early::DueCopies;
+pub use early_retained::ComingRetained;
 pub use link::{Answering, LinkCounts, LinkId, LinkPart, LinkPlan, WhenFull};
 pub use observe::{
     Departure, Detail, Heaviest, Measure, Span, SpanKind, TRACES, TraceLine, TraceRule,

@@ -56,6 +56,7 @@ impl Shard {
         self.memory.tally.retained += retained(topic, message.size());
         self.adopt_accounts(topic, accounts, size);
         self.note_restored(&message, stamp);
+        self.retained.changes(topic, true);
         self.retained.messages.set(topic, message);
     }
 

@@ -73,6 +73,15 @@ macro_rules! counters {
                 $($( self.$field = self.$field.wrapping_add(other.$field); )+)*
             }
 
+            /// Adds to the figure of that field; false when there is none.
+            pub fn add_to(&mut self, field: &str, more: u64) -> bool {
+                match field {
+                    $($( stringify!($field) => self.$field = self.$field.wrapping_add(more), )+)*
+                    _ => return false,
+                }
+                true
+            }
+
             /// Every figure, in the order of [`Counters::DESCRIPTORS`].
             pub fn values(&self) -> [u64; Self::DESCRIPTORS.len()] {
                 [$($(self.$field,)+)*]
