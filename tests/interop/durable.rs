@@ -62,7 +62,7 @@ impl Fleet {
     fn settled(&self, at: usize, count: usize) -> bool {
         let others = (0..count).filter(|&other| other != at);
         others.map(|other| format!("node=\"node-{other}\"")).all(|label| {
-            self.nodes[at].find_metric("ringmq_cluster_node_settled", &label) == Some(1.0)
+            self.nodes[at].find_metric("ringmq_cluster_node_settled", &label) == Ok(1.0)
         })
     }
 

@@ -5,7 +5,7 @@ use crate::packets::{ack, hello, publish, subscribe, unsubscribe};
 use crate::world::{MOVED, World};
 use ringmq::ids::SocketId;
 use ringmq::packet::{Framing, Packet, Qos, Version, decode, frame};
-use ringmq::transport::tls::{HandshakeSecrets, KeyCache, TlsSide, Tls};
+use ringmq::transport::tls::{HandshakeSecrets, KeyCache, Tls, TlsSide};
 use rustls::crypto::cipher::{AeadKey, Iv};
 use rustls::{ConnectionTrafficSecrets, ExtractedSecrets, ProtocolVersion};
 use std::hint::black_box;
@@ -228,8 +228,15 @@ pub fn sealing(count: usize) {
         let extracted = ExtractedSecrets { rx: (0, secrets(receive)), tx: (0, secrets(send)) };
         let version = ProtocolVersion::TLSv1_2;
         let (certificate, cache) = (Default::default(), &mut KeyCache::default());
-        Tls::take_over(version, extracted, HandshakeSecrets::default(), TlsSide::Server, certificate, cache)
-            .expect("it fits")
+        Tls::take_over(
+            version,
+            extracted,
+            HandshakeSecrets::default(),
+            TlsSide::Server,
+            certificate,
+            cache,
+        )
+        .expect("it fits")
     };
     let (mut here, mut there) = (end(1, 2), end(2, 1));
     let (mut ours, mut theirs) = (KeyCache::default(), KeyCache::default());

@@ -174,8 +174,8 @@ impl Fleet {
     fn check(&self, lost: usize, by: usize) {
         for number in 1..9 {
             let client = format!("client-{lost}-{number}");
-            let of = self.adopted.iter().filter(|(_, adopted)| *adopted == client);
-            let last = of.last().map(|(by, _)| *by);
+            let mut of = self.adopted.iter().filter(|(_, adopted)| *adopted == client);
+            let last = of.next_back().map(|(by, _)| *by);
             assert_eq!(last, Some(by), "{client} of {:?}", self.adopted);
         }
     }

@@ -110,7 +110,7 @@ impl Fleet {
     fn new(seed: u64, policy: WithoutStream) -> Fleet {
         let names: Vec<String> = (0..NODES).map(|at| format!("node-{at}")).collect();
         let make = |at: usize| {
-            let store = |shard: usize| Store::new(seed ^ (at * SHARDS + shard) as u64 * 77);
+            let store = |shard: usize| Store::new(seed ^ ((at * SHARDS + shard) as u64 * 77));
             broker(seed, at, (0..SHARDS).map(store).collect(), 1000, policy)
         };
         let brokers = (0..NODES).map(make).collect();
