@@ -17,8 +17,6 @@ mod bridging;
 mod cluster;
 #[path = "interop/cluster_load.rs"]
 mod cluster_load;
-#[path = "interop/durable.rs"]
-mod durable;
 #[path = "interop/fleet.rs"]
 mod fleet;
 #[cfg(feature = "kafka")]

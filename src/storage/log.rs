@@ -10,7 +10,6 @@ use super::frame::{self, BatchStamp};
 use super::index::{IndexValue, LogIndex, RecordPosition};
 use super::places::Places;
 use super::record::{Effect, Record, RecordKey, StoreSecret};
-use super::tap::JournalTap;
 use super::unsynced::Unsynced;
 use super::{Extent, StorageAnswer, StorageCommand};
 use crate::mutant::Mutant;
@@ -132,7 +131,6 @@ pub struct Log {
     pub(super) stuck: bool,
     /// See [`Log::hold`].
     pub(super) held: bool,
-    pub(super) tap: JournalTap,
     pub(super) trouble: Option<String>,
     pub(super) figures: LogFigures,
     /// Commands for the owner of the files, in order. The caller takes them out.
@@ -178,7 +176,6 @@ impl Log {
             dropping: None,
             stuck: false,
             held: false,
-            tap: JournalTap::default(),
             trouble: None,
             figures: LogFigures::default(),
             commands: Vec::new(),
@@ -337,7 +334,6 @@ impl Log {
             + self.places.memory()
             + self.filling.capacity()
             + self.spare.capacity()
-            + self.tap.memory()
             + self.backlog()
     }
 
@@ -518,7 +514,7 @@ impl Log {
                 self.trouble(format!("segment {segment} cannot be read: {why}"));
             }
             // The shard takes these bytes itself.
-            StorageAnswer::Bytes { .. } | StorageAnswer::Copied { .. } => {}
+            StorageAnswer::Bytes { .. } => {}
             StorageAnswer::Dropped { segment, outcome } => {
                 self.dropping = None;
                 if self.segments.front().is_some_and(|first| first.number == segment) {
@@ -559,7 +555,6 @@ impl Log {
             return;
         };
         self.count_written(&flight);
-        self.tap.see(&flight.stamp, &payload);
         self.unsynced.clear();
         (self.durable, self.written) = (batch, self.written.max(batch));
         if self.health != Health::Up {

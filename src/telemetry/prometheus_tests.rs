@@ -217,7 +217,6 @@ fn full() -> Process {
         }],
         cluster: Some(ClusterRow {
             nodes: vec![crate::telemetry::NodeRow::default()],
-            durable: Some(crate::telemetry::DurableRow::default()),
             ..ClusterRow::default()
         }),
         spans: Some(SpanRow::default()),

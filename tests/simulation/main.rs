@@ -47,7 +47,6 @@ mod storage;
 mod upgrade;
 mod upgrade_copies;
 mod upgrade_kinds;
-mod upgrade_rounds;
 mod web;
 mod wills;
 mod world;

@@ -37,10 +37,9 @@ impl Node {
         }
     }
 
-    /// Bytes that are held for will messages and for an adoption.
+    /// Bytes that are held for will messages.
     pub fn held(&self) -> usize {
-        let adoption = self.adoption.as_ref().map_or(0, |adoption| adoption.held());
-        self.wills.local.bytes() + self.wills.far.bytes() + adoption
+        self.wills.local.bytes() + self.wills.far.bytes()
     }
 
     /// Whether nodes that are not heard count as gone. This requires that the engine has carried
