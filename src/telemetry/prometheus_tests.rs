@@ -151,7 +151,8 @@ fn help_and_label_values_are_escaped() {
 #[test]
 fn openmetrics_has_exemplars_its_own_names_of_families_and_an_end() {
     let one = snapshot();
-    let text = page(PageFormat::OpenMetrics, "1", &Process::default(), &[Some(&one)]);
+    let process = Process { panics: vec![("admin", 1)], ..Process::default() };
+    let text = page(PageFormat::OpenMetrics, "1", &process, &[Some(&one)]);
     let id = "00000000000000000000000000000abc";
     for line in [
         "# TYPE ringmq_messages_received counter\n",

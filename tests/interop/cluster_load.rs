@@ -297,7 +297,8 @@ fn without_a_quorum_and_without_any_server_clients_are_served() {
     let mut nodes = Nodes::start_with_three(2);
     let ways = [across(&nodes, 0, 1), across(&nodes, 1, 0)];
     let here = Places::of([&nodes.nodes[0]]);
-    let inner = (Talk::at(&here, "inner"), Reader::at(&here, 0, "inner/#"));
+    let reader = Reader::at(&here, 0, "inner/#");
+    let inner = (Talk::at(&here, "inner"), reader);
     nodes.servers[0].kill();
     nodes.servers[1].kill();
     pause(1500);

@@ -100,8 +100,9 @@ fn an_admin_server_that_panics_is_told_of_and_replaced_and_clients_notice_nothin
         before.expect_closed();
         // The socket takes the connection, which is answered when the new thread is there.
         before = Http::open(admin(broker));
-        let alarms = before.get("/api/v1/alarms");
-        assert!(alarms.body.contains("\"thread_failed\""), "{}", alarms.body);
+        eventually("the alarm is raised", || {
+            before.get("/api/v1/alarms").body.contains("\"thread_failed\"")
+        });
         eventually("it is told", || bed.page("/healthz") == format!("{panicked}\n"));
     }
     assert!(bed.page("/metrics").contains("\nringmq_alarm_active{alarm=\"thread_failed\"} 1\n"));

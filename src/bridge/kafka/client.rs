@@ -168,7 +168,10 @@ impl ClientContext for KafkaContext {
         let tokens = tokens.filter(|_| code == Some(RDKafkaErrorCode::Authentication));
         tokens.iter().for_each(|tokens| tokens.forget());
         self.shared_reports.note(|reports| {
-            reports.error = Some(reason.to_owned());
+            // That no broker is there says less than what one of them has just said.
+            if !gone || reports.error.is_none() {
+                reports.error = Some(reason.to_owned());
+            }
             reports.fatal |= tokens.is_some();
             if gone {
                 reports.connected = Some(false);
