@@ -101,14 +101,15 @@ fn an_admin_server_that_panics_is_told_of_and_replaced_and_clients_notice_nothin
         // The socket takes the connection, which is answered when the new thread is there.
         before = Http::open(admin(broker));
         eventually("the alarm is raised", || {
-            before.get("/api/v1/alarms").body.contains("\"thread_failed\"")
+            let alarms = before.request("GET", "/api/v1/alarms", "", "");
+            alarms.body.contains("\"thread_failed\"")
         });
         eventually("it is told", || bed.page("/healthz") == format!("{panicked}\n"));
     }
     assert!(bed.page("/metrics").contains("\nringmq_alarm_active{alarm=\"thread_failed\"} 1\n"));
     exchange();
     eventually("the trace goes on", || {
-        let page = Http::open(admin(broker)).get("/api/v1/trace/kept/log");
+        let page = Http::open(admin(broker)).request("GET", "/api/v1/trace/kept/log", "", "");
         page.body.contains("PUBLISH")
     });
     let log = broker.log();
