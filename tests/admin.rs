@@ -322,7 +322,8 @@ fn a_hundred_connections_that_sit_there_lock_nobody_out() {
     }
     assert_eq!(get(&broker, "/metrics").sum("ringmq_ready", &[]), 1.0);
     let held = broker.descriptors();
-    assert!(held <= before + 64, "{before} descriptors before, {held} with 200 connections");
+    // Each of at most 64 has a second descriptor, by which it is shut down if the thread panics.
+    assert!(held <= before + 128, "{before} descriptors before, {held} with 200 connections");
     // One that asks for much and reads nothing does not fill the broker's memory.
     let mut greedy = Http::open(address);
     greedy.stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
