@@ -97,8 +97,13 @@ def server_killed(directory, table, scale):
             time.sleep(max(2, 6 * scale))
             server.run()
         time.sleep(max(1, 5 * scale))
-        for load in loads:
-            load.judge(table, f"from {load.near.name}")
+        judge(loads, table)
+
+
+def judge(loads, table):
+    """Ends each load, and notes what was lost, came twice and came in another order."""
+    for load in loads:
+        load.judge(table, f"from {load.near.name}")
 
 
 def server_hangs(directory, table, scale):
@@ -111,8 +116,7 @@ def server_hangs(directory, table, scale):
             time.sleep(max(3, 8 * scale))
             server.tell(signal.SIGCONT)
         time.sleep(max(2, 5 * scale))
-        for load in loads:
-            load.judge(table, f"from {load.near.name}")
+        judge(loads, table)
 
 
 def connects(nodes, count=20):
@@ -134,8 +138,7 @@ def quorum(directory, table, scale):
         for server in fleet.servers[:2]:
             server.run()
         time.sleep(max(2, 5 * scale))
-        for load in loads:
-            load.judge(table, f"from {load.near.name}")
+        judge(loads, table)
 
 
 def engine_gone(directory, table, scale):
@@ -161,8 +164,7 @@ def engine_gone(directory, table, scale):
         local.stop()
         settle(local, [reader])
         told(table, "within a node", local, reader, may_double=False)
-        for load in loads:
-            load.judge(table, f"from {load.near.name}")
+        judge(loads, table)
         reader.stop()
 
 
