@@ -199,14 +199,26 @@ impl Reader {
         (lost, doubled, reordered)
     }
 
-    /// All has come, and in order; how many came twice.
-    #[track_caller]
-    fn expect_all(&self, said: &BTreeMap<String, u32>) -> usize {
-        assert!(said.values().all(|&count| count > 20), "{said:?}");
+    /// Waits for all, and no longer than for an answer.
+    fn wait_for_all(&self, said: &BTreeMap<String, u32>) {
         let until = Instant::now() + ANSWER;
         while self.judge(said).0 > 0 && Instant::now() < until {
             sleep(Duration::from_millis(50));
         }
+    }
+
+    /// The number that came last of each topic.
+    fn last(&self) -> BTreeMap<String, u32> {
+        let got = self.got.lock().expect("nobody panics with it");
+        let last = |(topic, numbers): (&String, &Vec<u32>)| Some((topic.clone(), *numbers.last()?));
+        got.numbers.iter().filter_map(last).collect()
+    }
+
+    /// All has come, and in order; how many came twice.
+    #[track_caller]
+    fn expect_all(&self, said: &BTreeMap<String, u32>) -> usize {
+        assert!(said.values().all(|&count| count > 20), "{said:?}");
+        self.wait_for_all(said);
         let (lost, doubled, reordered) = self.judge(said);
         let published: u32 = said.values().sum();
         assert_eq!((lost, reordered), (0, 0), "lost and reordered of {published}");
@@ -253,6 +265,14 @@ fn across(nodes: &Nodes, from: usize, to: usize) -> (Talk, Reader) {
     (Talk::at(&Places::of([&nodes.nodes[from]]), &topic), reader)
 }
 
+/// Tries a scenario until no node has missed another one for seconds that the scenario keeps them
+/// apart by itself. On a busy machine a node may be silent for that long; then the cluster is
+/// divided, and what is published meanwhile is lost by its rules: nothing can be said of that run.
+/// A scenario returns whether the nodes were divided, and fails by itself otherwise.
+fn undivided(scenario: fn() -> bool) {
+    assert!((0..5).any(|_| !scenario()), "the nodes were divided in each of five runs");
+}
+
 fn pause(millis: u64) {
     sleep(Duration::from_millis(millis));
 }
@@ -271,54 +291,68 @@ fn longest_connack(nodes: &Nodes) -> Duration {
 /// order.
 #[test]
 fn servers_that_die_and_hang_lose_nothing_under_load() {
-    let mut nodes = Nodes::start_with_three(2);
-    let ways = [across(&nodes, 0, 1), across(&nodes, 1, 0)];
-    for at in 0..3 {
-        pause(300);
-        nodes.servers[at].kill();
-        pause(500);
-        nodes.servers[at].run();
-    }
-    for at in 0..2 {
-        nodes.servers[at].signal("-STOP");
-        pause(1800);
-        nodes.servers[at].signal("-CONT");
-    }
-    for (talk, reader) in ways {
-        let said = talk.stop();
-        assert_eq!(reader.expect_all(&said), 0, "messages that came twice");
-    }
+    undivided(|| {
+        let mut nodes = Nodes::start_with_three(2);
+        let ways = [across(&nodes, 0, 1), across(&nodes, 1, 0)];
+        for at in 0..3 {
+            pause(300);
+            nodes.servers[at].kill();
+            pause(500);
+            nodes.servers[at].run();
+        }
+        for at in 0..2 {
+            nodes.servers[at].signal("-STOP");
+            pause(1800);
+            nodes.servers[at].signal("-CONT");
+        }
+        for (talk, reader) in ways {
+            let said = talk.stop();
+            reader.wait_for_all(&said);
+            if nodes.divisions() > 0 {
+                return true;
+            }
+            assert_eq!(reader.expect_all(&said), 0, "messages that came twice");
+        }
+        false
+    });
 }
 
 /// Two of three servers are away: all goes on. Then the third one is, too: each node serves its own
 /// clients, and what was published for the other one comes when there is a server again.
 #[test]
 fn without_a_quorum_and_without_any_server_clients_are_served() {
-    let mut nodes = Nodes::start_with_three(2);
-    let ways = [across(&nodes, 0, 1), across(&nodes, 1, 0)];
-    let here = Places::of([&nodes.nodes[0]]);
-    let reader = Reader::at(&here, 0, "inner/#");
-    let inner = (Talk::at(&here, "inner"), reader);
-    nodes.servers[0].kill();
-    nodes.servers[1].kill();
-    pause(1500);
-    assert!(nodes.settled(0) == 1 && nodes.settled(1) == 1, "the third server carries all");
-    let took = longest_connack(&nodes);
-    assert!(took < Duration::from_millis(400), "CONNACK after {took:?}");
-    nodes.servers[2].kill();
-    eventually("it is noticed", || (0..2).all(|at| nodes.figure(at, "degraded") == 1.0));
-    inner.0.waited();
-    let took = longest_connack(&nodes);
-    assert!(took < Duration::from_millis(400), "CONNACK after {took:?}");
-    pause(1000);
-    let waited = inner.0.waited();
-    assert!(waited < Duration::from_millis(500), "PUBACK after {waited:?}");
-    nodes.servers.iter_mut().for_each(|server| server.run());
-    nodes.meet();
-    for (talk, reader) in ways.into_iter().chain([inner]) {
-        let said = talk.stop();
-        assert_eq!(reader.expect_all(&said), 0, "messages that came twice");
-    }
+    undivided(|| {
+        let mut nodes = Nodes::start_with_three(2);
+        let ways = [across(&nodes, 0, 1), across(&nodes, 1, 0)];
+        let here = Places::of([&nodes.nodes[0]]);
+        let reader = Reader::at(&here, 0, "inner/#");
+        let inner = (Talk::at(&here, "inner"), reader);
+        nodes.servers[0].kill();
+        nodes.servers[1].kill();
+        pause(1500);
+        assert!(nodes.settled(0) == 1 && nodes.settled(1) == 1, "the third server carries all");
+        let took = longest_connack(&nodes);
+        assert!(took < Duration::from_millis(400), "CONNACK after {took:?}");
+        nodes.servers[2].kill();
+        eventually("it is noticed", || (0..2).all(|at| nodes.figure(at, "degraded") == 1.0));
+        inner.0.waited();
+        let took = longest_connack(&nodes);
+        assert!(took < Duration::from_millis(400), "CONNACK after {took:?}");
+        pause(1000);
+        let waited = inner.0.waited();
+        assert!(waited < Duration::from_millis(500), "PUBACK after {waited:?}");
+        nodes.servers.iter_mut().for_each(|server| server.run());
+        nodes.meet();
+        for (talk, reader) in ways.into_iter().chain([inner]) {
+            let said = talk.stop();
+            reader.wait_for_all(&said);
+            if nodes.divisions() > 0 {
+                return true;
+            }
+            assert_eq!(reader.expect_all(&said), 0, "messages that came twice");
+        }
+        false
+    });
 }
 
 /// With `on_partition: drop` publishers do not wait, and what is dropped is counted.
@@ -356,46 +390,63 @@ fn what_has_no_room_while_no_server_is_there_is_counted() {
 /// is noticed comes afterwards, and nothing is lost once the nodes know each other again.
 #[test]
 fn nodes_that_are_divided_serve_their_clients_and_meet_again() {
-    let (nodes, relay) = Nodes::start_apart();
-    let ways = [across(&nodes, 0, 1), across(&nodes, 1, 0)];
-    let inner = [0, 1].map(|at| {
-        let (here, topic) = (Places::of([&nodes.nodes[at]]), unique("inner"));
-        let reader = Reader::at(&here, 0, &format!("{topic}/#"));
-        (Talk::at(&here, &topic), reader)
-    });
-    pause(500);
-    relay.shut(true);
-    for at in 0..2 {
-        eventually("the division is noticed", || nodes.of_node(at, "up", 1 - at) == 0.0);
-    }
-    inner.iter().for_each(|(talk, _)| _ = talk.waited());
-    let took = longest_connack(&nodes);
-    assert!(took < Duration::from_millis(400), "CONNACK after {took:?}");
-    pause(500);
-    for (talk, _) in &inner {
-        let waited = talk.waited();
-        assert!(waited < Duration::from_millis(500), "PUBACK after {waited:?}");
-    }
-    relay.shut(false);
-    nodes.meet();
-    pause(500);
-    for (talk, reader) in inner {
-        let said = talk.stop();
-        assert_eq!(reader.expect_all(&said), 0, "messages that came twice");
-    }
-    for (talk, reader) in ways {
-        let said = talk.stop();
+    undivided(|| {
+        let (nodes, relay) = Nodes::start_apart();
+        let ways = [across(&nodes, 0, 1), across(&nodes, 1, 0)];
+        let inner = [0, 1].map(|at| {
+            let (here, topic) = (Places::of([&nodes.nodes[at]]), unique("inner"));
+            let reader = Reader::at(&here, 0, &format!("{topic}/#"));
+            (Talk::at(&here, &topic), reader)
+        });
         pause(500);
-        let (_, doubled, reordered) = reader.judge(&said);
-        assert_eq!((doubled, reordered), (0, 0));
-        let got = reader.got.lock().expect("nobody panics with it");
-        for (topic, &count) in &said {
-            let came = &got.numbers[topic];
-            let gaps: Vec<_> = came.windows(2).filter(|two| two[1] != two[0] + 1).collect();
-            assert!(gaps.len() <= 1, "{gaps:?}: more is lost than while they were divided");
-            assert_eq!(came.last(), Some(&(count - 1)), "what was published last");
+        relay.shut(true);
+        for at in 0..2 {
+            eventually("the division is noticed", || nodes.of_node(at, "up", 1 - at) == 0.0);
         }
+        inner.iter().for_each(|(talk, _)| _ = talk.waited());
+        let took = longest_connack(&nodes);
+        assert!(took < Duration::from_millis(400), "CONNACK after {took:?}");
+        pause(500);
+        for (talk, _) in &inner {
+            let waited = talk.waited();
+            assert!(waited < Duration::from_millis(500), "PUBACK after {waited:?}");
+        }
+        relay.shut(false);
+        nodes.meet();
+        // Each has said once that the other one is down.
+        if nodes.divisions() > 2 {
+            return true;
+        }
+        pause(500);
+        for (talk, reader) in inner {
+            let said = talk.stop();
+            assert_eq!(reader.expect_all(&said), 0, "messages that came twice");
+        }
+        ways.into_iter().any(|(talk, reader)| is_divided_once_more(&nodes, talk.stop(), &reader))
+    });
+}
+
+/// Judges what came from the other side: all but the messages of one gap. True, and nothing is
+/// judged, if the nodes were divided another time.
+fn is_divided_once_more(nodes: &Nodes, said: BTreeMap<String, u32>, reader: &Reader) -> bool {
+    let newest: BTreeMap<_, _> =
+        said.iter().map(|(topic, &count)| (topic.clone(), count - 1)).collect();
+    let until = Instant::now() + ANSWER;
+    while reader.last() != newest && Instant::now() < until {
+        pause(50);
     }
+    if nodes.divisions() > 2 {
+        return true;
+    }
+    assert_eq!(reader.last(), newest, "what was published last");
+    let (_, doubled, reordered) = reader.judge(&said);
+    assert_eq!((doubled, reordered), (0, 0));
+    let got = reader.got.lock().expect("nobody panics with it");
+    for came in got.numbers.values() {
+        let gaps: Vec<_> = came.windows(2).filter(|two| two[1] != two[0] + 1).collect();
+        assert!(gaps.len() <= 1, "{gaps:?}: more is lost than while they were divided");
+    }
+    false
 }
 
 /// A node is killed: between the others nothing is lost, and publishers that were at it go on.

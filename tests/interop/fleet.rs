@@ -266,6 +266,12 @@ impl Nodes {
         }
     }
 
+    /// How often nodes have said that another one is down.
+    pub fn divisions(&self) -> usize {
+        let said = |node: &Broker| node.log().matches("cluster: a node is down").count();
+        self.nodes.iter().map(said).sum()
+    }
+
     /// How many others a node knows, and is known by.
     pub fn settled(&self, at: usize) -> usize {
         let others = (0..self.nodes.len()).filter(|&other| other != at);
