@@ -34,6 +34,8 @@ pub mod first {
     pub const PINGRESP: u8 = 0xd0;
     /// SUBACK
     pub const SUBACK: u8 = 0x90;
+    /// AUTH (MQTT 5)
+    pub const AUTH: u8 = 0xf0;
 }
 
 /// A received packet: its first byte and what follows the fixed header.
@@ -148,21 +150,74 @@ pub fn connack_of(version: Version, packet: &Packet<'_>) -> Result<Connack, Malf
     let mut connack =
         Connack { code: *code, session_present: flags & 1 == 1, receive_maximum: u16::MAX };
     // A broker that refuses the version may answer in a version of its own, without properties.
-    if version == Version::V5 && !rest.is_empty() {
-        let (length, used) = varint(rest)?.ok_or(Malformed)?;
-        let mut properties = rest.get(used..used + length).ok_or(Malformed)?;
-        while let Some((&name, rest)) = properties.split_first() {
-            if name == RECEIVE_MAXIMUM {
-                connack.receive_maximum = u16_at(rest)?.max(1);
-            }
-            properties = rest.get(property_length(name, rest)?..).ok_or(Malformed)?;
-        }
+    if version == Version::V5
+        && let Some(value) = property(rest, RECEIVE_MAXIMUM)?
+    {
+        connack.receive_maximum = u16_at(value)?.max(1);
     }
     Ok(connack)
 }
 
-/// The property Receive Maximum (MQTT 5, 2.2.2.2).
+/// The Authentication Data of CONNACK or AUTH (MQTT 5, 3.2.2.3.18 and 3.15.2.2.3); empty without.
+pub fn auth_data_of<'a>(packet: &Packet<'a>) -> Result<&'a [u8], Malformed> {
+    // CONNACK has flags before the reason code.
+    let before = if packet.first == first::CONNACK { 2 } else { 1 };
+    let properties = packet.body.get(before..).ok_or(Malformed)?;
+    property(properties, AUTHENTICATION_DATA)?.map_or(Ok(&[]), |value| Ok(string(value)?.0))
+}
+
+/// Receive Maximum, Authentication Method and Authentication Data (MQTT 5, 2.2.2.2).
 const RECEIVE_MAXIMUM: u8 = 0x21;
+const AUTHENTICATION_METHOD: u8 = 0x15;
+const AUTHENTICATION_DATA: u8 = 0x16;
+
+/// The bytes from the value on of the last property with this name; `bytes` begin with their
+/// length, or are empty.
+fn property(bytes: &[u8], wanted: u8) -> Result<Option<&[u8]>, Malformed> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let (length, used) = varint(bytes)?.ok_or(Malformed)?;
+    let mut properties = bytes.get(used..used + length).ok_or(Malformed)?;
+    let mut found = None;
+    while let Some((&name, rest)) = properties.split_first() {
+        if name == wanted {
+            found = Some(rest);
+        }
+        properties = rest.get(property_length(name, rest)?..).ok_or(Malformed)?;
+    }
+    Ok(found)
+}
+
+/// What a client says in an exchange with the broker (MQTT 5, 4.12).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AuthData {
+    /// Authentication Method.
+    pub method: &'static str,
+    /// Authentication Data.
+    pub data: Vec<u8>,
+}
+
+impl AuthData {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.push(AUTHENTICATION_METHOD);
+        put_string(out, self.method.as_bytes());
+        out.push(AUTHENTICATION_DATA);
+        put_string(out, &self.data);
+    }
+}
+
+/// Appends AUTH with the reason code Continue authentication.
+pub fn put_auth(out: &mut Vec<u8>, said: &AuthData) {
+    let mut properties = Vec::new();
+    said.put(&mut properties);
+    let mut body = vec![0x18];
+    put_length(&mut body, properties.len());
+    body.append(&mut properties);
+    out.push(first::AUTH);
+    put_length(out, body.len());
+    out.append(&mut body);
+}
 
 /// Bytes of a property's value, from the table in MQTT 5, 2.2.2.2.
 fn property_length(name: u8, bytes: &[u8]) -> Result<usize, Malformed> {
@@ -213,6 +268,8 @@ pub struct Connect<'a> {
     pub username: Option<&'a str>,
     /// The password; MQTT 3 has it only with a user name.
     pub password: Option<&'a str>,
+    /// The beginning of an exchange that shows who the client is (MQTT 5).
+    pub auth: Option<&'a AuthData>,
 }
 
 fn string(bytes: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
@@ -242,18 +299,24 @@ fn put_length(out: &mut Vec<u8>, mut length: usize) {
 
 /// Appends CONNECT.
 pub fn put_connect(out: &mut Vec<u8>, connect: &Connect<'_>) {
-    let Connect { version, client_id, keep_alive, session, username, password } = connect;
+    let Connect { version, client_id, keep_alive, session, username, password, auth } = connect;
     let expiry = match session {
         Session::Clean => 0,
         Session::Fresh(seconds) | Session::Lasting(seconds) => *seconds,
     };
-    let [a, b, c, d] = expiry.to_be_bytes();
-    let lasting = [5, 0x11, a, b, c, d];
-    let properties: &[u8] = match version {
-        Version::V31 | Version::V311 => &[],
-        Version::V5 if expiry == 0 => &[0],
-        Version::V5 => &lasting,
-    };
+    let mut properties = Vec::new();
+    if *version == Version::V5 {
+        let mut each = Vec::new();
+        if expiry > 0 {
+            each.push(0x11);
+            each.extend_from_slice(&expiry.to_be_bytes());
+        }
+        if let Some(auth) = auth {
+            auth.put(&mut each);
+        }
+        put_length(&mut properties, each.len());
+        properties.append(&mut each);
+    }
     let (name, level): (&[u8], u8) = match version {
         Version::V31 => (b"MQIsdp", 3),
         Version::V311 => (b"MQTT", 4),
@@ -272,7 +335,7 @@ pub fn put_connect(out: &mut Vec<u8>, connect: &Connect<'_>) {
     out.push(level);
     out.push(flags);
     out.extend_from_slice(&keep_alive.to_be_bytes());
-    out.extend_from_slice(properties);
+    out.append(&mut properties);
     put_string(out, client_id.as_bytes());
     for text in [username, password].into_iter().flatten() {
         put_string(out, text.as_bytes());
@@ -392,8 +455,8 @@ mod tests {
     fn a_connect_is_as_the_specification_shows_it() {
         let mut out = Vec::new();
         let connect = |version, keep_alive, session| {
-            let (username, password) = (None, None);
-            Connect { version, client_id: "ab", keep_alive, session, username, password }
+            let (username, password, auth) = (None, None, None);
+            Connect { version, client_id: "ab", keep_alive, session, username, password, auth }
         };
         put_connect(&mut out, &connect(Version::V311, 0, Session::Clean));
         assert_eq!(out, b"\x10\x0e\0\x04MQTT\x04\x02\0\0\0\x02ab");
@@ -403,6 +466,17 @@ mod tests {
         out.clear();
         put_connect(&mut out, &connect(Version::V5, 0, Session::Lasting(EXPIRY)));
         assert_eq!(out, b"\x10\x14\0\x04MQTT\x05\0\0\0\x05\x11\0\0\x0e\x10\0\x02ab");
+        out.clear();
+        let auth = AuthData { method: "M", data: b"xy".to_vec() };
+        let exchange = Connect { auth: Some(&auth), ..connect(Version::V5, 0, Session::Fresh(1)) };
+        put_connect(&mut out, &exchange);
+        let properties = b"\x0e\x11\0\0\0\x01\x15\0\x01M\x16\0\x02xy";
+        assert_eq!(out, [&b"\x10\x1d\0\x04MQTT\x05\x02\0\0"[..], properties, b"\0\x02ab"].concat());
+        out.clear();
+        put_auth(&mut out, &auth);
+        assert_eq!(out, b"\xf0\x0b\x18\x09\x15\0\x01M\x16\0\x02xy");
+        assert_eq!(auth_data_of(&split(&out).unwrap().unwrap()), Ok(&b"xy"[..]));
+        assert_eq!(auth_data_of(&split(b"\x20\x03\0\0\0").unwrap().unwrap()), Ok(&b""[..]));
         out.clear();
         let connect = Connect {
             username: Some("u"),

@@ -8,6 +8,7 @@ use ground::{Broker, Generator, Scratch, bench, figure, number};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// Both kinds of broker.
@@ -387,6 +388,31 @@ fn lost_clients_come_back_as_often_as_they_may() {
         assert_eq!(number(&result, field), want, "{field}: {result}");
     }
     assert_eq!(result["refusals"]["137"], 1);
+}
+
+#[test]
+fn clients_prove_a_password_without_sending_it() {
+    let broker = Broker::ringmq_with(|program, scratch| {
+        let users = scratch.path("users");
+        let words = ["passwd", "-b", "apple", "-H", "scram", &users, "a=n,n"];
+        let made = Command::new(program).args(words).output().expect("it runs");
+        assert!(made.status.success(), "{made:?}");
+        vec![format!("access.authentication=[{{scram: {{path: {users}}}}}]")]
+    });
+    let scratch = Scratch::new("scram");
+    let result = scratch.path("result.json");
+    let conn = format!("conn -h 127.0.0.1 -p {} -c 20 -i 0 -u a=n,n --seconds 0", broker.port);
+    for method in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {
+        let (code, _, said) = bench(&format!("{conn} -P apple --scram {method} --json {result}"));
+        assert_eq!(code, 0, "{said}");
+        assert_eq!(number(&ground::result(&result), "connected"), 20, "{method}");
+    }
+    let (code, _, said) = bench(&format!("{conn} -P pear --scram SCRAM-SHA-256"));
+    assert!(code == 1 && said.contains("0x87"), "{said}");
+    for (wrong, names) in [("-V 4 --scram SCRAM-SHA-256", "--version 5"), ("--scram MD5", "MD5")] {
+        let (code, _, said) = bench(&format!("{conn} -P apple {wrong}"));
+        assert!(code == 2 && said.contains(names), "{code} {said}");
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! The number of clients under way is bounded so that the broker's listen queue does not overflow.
 
 use super::Net;
+use super::scram::Scram;
 use crate::clock::{self, SECOND};
 use crate::mqtt::{self, Connect, Filter, Malformed, Packet, Session, Version, first};
 use crate::pattern::{Pattern, Random, Scope};
@@ -101,6 +102,8 @@ pub struct Join {
     pub interval: u64,
     /// The password of all clients that have a user name.
     pub password: Option<String>,
+    /// Clients prove that they know a password instead of sending one.
+    pub scram: Option<Scram>,
     /// Keep Alive of CONNECT in seconds; 0 switches it off.
     pub keep_alive: u16,
     /// Whether the broker keeps the sessions.
@@ -133,6 +136,7 @@ impl Join {
             limit,
             interval: 0,
             password: None,
+            scram: None,
             keep_alive: 0,
             session: Session::Clean,
             ready: 0,
@@ -205,6 +209,9 @@ impl Join {
     pub fn connected(&mut self, net: &mut Net, client: u32) {
         self.steps[client as usize] = Step::Connecting;
         let (id, username) = (self.names.of(client), self.names.username(client));
+        let begin =
+            |scram: &mut Scram| scram.begin(client, username.as_deref().unwrap_or_default());
+        let auth = self.scram.as_mut().map(begin);
         let connect = Connect {
             version: self.version,
             client_id: &id,
@@ -212,6 +219,7 @@ impl Join {
             session: self.session,
             username: username.as_deref(),
             password: self.password.as_deref(),
+            auth: auth.as_ref(),
         };
         mqtt::put_connect(net.out(client), &connect);
     }
@@ -239,6 +247,11 @@ impl Join {
                     *self.refusals.entry(connack.code).or_default() += 1;
                     return Err(Malformed);
                 }
+                if let Some(scram) = &mut self.scram
+                    && !scram.is_answered(client, mqtt::auth_data_of(packet)?)
+                {
+                    return Err(Malformed);
+                }
                 self.resumed += u32::from(connack.session_present);
                 let begun = self.starts.remove(&client);
                 if let Some(begun) = begun {
@@ -253,6 +266,12 @@ impl Join {
                 }
                 let receive_maximum = connack.receive_maximum;
                 Ok(begun.map(|begun| Arrival { begun, receive_maximum }))
+            }
+            (Step::Connecting, first::AUTH) => {
+                let scram = self.scram.as_mut().ok_or(Malformed)?;
+                let proof = scram.prove(client, mqtt::auth_data_of(packet)?)?;
+                mqtt::put_auth(net.out(client), &proof);
+                Ok(None)
             }
             (Step::Subscribing, first::SUBACK) => {
                 if mqtt::ack_of(self.version, packet)? != (1, false) {
@@ -281,6 +300,9 @@ impl Join {
         } else {
             self.under_way = self.under_way.saturating_sub(1);
             self.starts.remove(&client);
+            if let Some(scram) = &mut self.scram {
+                scram.forget(client);
+            }
         }
         was_ready
     }

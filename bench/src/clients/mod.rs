@@ -11,6 +11,7 @@
 mod buffers;
 pub mod join;
 mod ring;
+pub mod scram;
 pub mod socket;
 pub mod tls;
 mod web;

@@ -15,6 +15,7 @@ mod topics;
 
 use crate::alone;
 use crate::clients::join::{Join, Names};
+use crate::clients::scram::Scram;
 use crate::clients::socket::SocketOptions;
 use crate::clients::{Handler, Net};
 use crate::clock::{self, MILLISECOND, SECOND};
@@ -192,7 +193,12 @@ impl Engine {
         join.interval = plan.interval;
         join.keep_alive = plan.keep_alive;
         join.session = plan.session;
-        join.password.clone_from(&plan.password);
+        match (plan.scram, &plan.password) {
+            (Some(mechanism), Some(password)) => {
+                join.scram = Some(Scram::new(mechanism, password.clone()));
+            }
+            (_, password) => join.password.clone_from(password),
+        }
         let ping = u64::from(plan.keep_alive) * SECOND * 3 / 4;
         let clients = plan.clients as usize;
         let now = clock::now();

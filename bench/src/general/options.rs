@@ -7,6 +7,7 @@ use super::plan::{Plan, Publication, Publishing, Role, Subscribing};
 use super::topics;
 use crate::arguments::{Outcome, values};
 use crate::clients::join::ClientNames;
+use crate::clients::scram;
 use crate::clients::socket;
 use crate::clients::tls::{self, Identity, Trust};
 use crate::exporter::Exporter;
@@ -98,6 +99,10 @@ pub struct Base {
     /// Password
     #[arg(short = 'P', long, requires = "username", allow_hyphen_values = true)]
     password: Option<String>,
+    /// Prove the password by SCRAM-SHA-256 or SCRAM-SHA-512 instead of sending it (version 5)
+    #[arg(long, value_name = "METHOD", requires = "password",
+        value_parser = scram::Mechanism::parse)]
+    scram: Option<scram::Mechanism>,
     /// Keep-alive in seconds; each client pings after three quarters of it. 0: never
     #[arg(short = 'k', long, default_value = "300", value_name = "SECONDS")]
     keepalive: u16,
@@ -363,6 +368,9 @@ impl Base {
             (true, seconds) => Session::Fresh(seconds),
             (false, seconds) => Session::Lasting(seconds),
         };
+        if self.scram.is_some() && self.protocol != Version::V5 {
+            return Err("--scram needs --version 5".into());
+        }
         let exporter = match self.prometheus {
             Some(address) => Some(Exporter::start(address)?),
             None => None,
@@ -379,6 +387,7 @@ impl Base {
             clients: self.count,
             names,
             password: self.password,
+            scram: self.scram,
             interval,
             joining: self.joining.unwrap_or(usual),
             retries: self.num_retry_connect,

@@ -3,7 +3,7 @@
 use super::payload::{Body, Header};
 use crate::arguments::Outcome;
 use crate::clients::join::ClientNames;
-use crate::clients::tls;
+use crate::clients::{scram, tls};
 use crate::exporter::Exporter;
 use crate::mqtt::{Session, Version};
 use crate::pattern::Pattern;
@@ -106,6 +106,8 @@ pub struct Plan {
     pub names: ClientNames,
     /// The password of all clients.
     pub password: Option<String>,
+    /// How clients prove that they know the password; `None` when they send it.
+    pub scram: Option<scram::Mechanism>,
     /// Nanoseconds from one connection to the next; 0 connects as fast as possible.
     pub interval: u64,
     /// The most connections under way at once.

@@ -94,6 +94,7 @@ fn handshake(target: SocketAddrV4, version: Version, id: &str) -> io::Result<Tcp
         session: mqtt::Session::Clean,
         username: None,
         password: None,
+        auth: None,
     };
     mqtt::put_connect(&mut out, &connect);
     socket.write_all(&out)?;

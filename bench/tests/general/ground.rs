@@ -56,6 +56,11 @@ pub struct Broker {
 
 impl Broker {
     pub fn ringmq() -> Broker {
+        Broker::ringmq_with(|_, _| Vec::new())
+    }
+
+    /// With further settings, for which the program and a directory are given.
+    pub fn ringmq_with(settings: impl FnOnce(&Path, &Scratch) -> Vec<String>) -> Broker {
         static BUILT: Once = Once::new();
         let program = program().with_file_name("ringmq");
         BUILT.call_once(|| {
@@ -72,8 +77,11 @@ impl Broker {
         });
         let port = free_port();
         let bind = format!("listeners.0.bind=127.0.0.1:{port}");
-        let set = ["--set", &bind, "--set", "mqtt.pending.max_messages=100000"];
-        Broker::start("ringmq", port, &program, &set, Scratch::new("broker"))
+        let scratch = Scratch::new("broker");
+        let more = settings(&program, &scratch);
+        let mut set = vec!["--set", &bind, "--set", "mqtt.pending.max_messages=100000"];
+        set.extend(more.iter().flat_map(|setting| ["--set", setting.as_str()]));
+        Broker::start("ringmq", port, &program, &set, scratch)
     }
 
     pub fn mosquitto() -> Broker {
