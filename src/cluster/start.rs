@@ -99,6 +99,7 @@ impl Cluster {
                 OnPartition::Drop => WhenCutOff::Drop,
             },
             wills: config.wills_max_bytes.get() as usize,
+            durable: config.durable,
         };
         let node = Node::new(plan, time::Instant(clock() / 1_000_000));
         let service = Service {
