@@ -2,7 +2,7 @@
 import os, pathlib, signal, subprocess, time
 
 import mqtt
-from fleet import LOCAL, RINGMQ, Fleet, Node, Server, bench, report, to, wait
+from fleet import LOCAL, RINGMQ, Fleet, Node, Server, bench, report, start, to, wait
 from mqtt import Publishers, Reader, Verdict, settle
 
 CLIENTS = 50
@@ -197,7 +197,7 @@ class Sides:
         run("link", "set", "engine", "up")
         self.holders = []
         for at in range(count):
-            holder = subprocess.Popen(["unshare", "--net", "sleep", "1000000"])
+            holder = start(["unshare", "--net", "sleep", "1000000"])
             self.holders.append(holder)
             own = os.readlink("/proc/self/ns/net")
             wait("it has a namespace", lambda: namespace(holder.pid) not in ("", own))

@@ -1,5 +1,5 @@
 """Nodes of a cluster and its NATS servers as processes, on loopback or in network namespaces."""
-import json, os, pathlib, re, shutil, signal, socket, subprocess, sys, tempfile, time, urllib.request
+import ctypes, json, os, pathlib, re, shutil, signal, socket, subprocess, sys, tempfile, time, urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 BUILT = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
@@ -15,6 +15,22 @@ def nats_server():
     own = ROOT / ".venv/bin/nats-server"
     found = str(own) if own.exists() else shutil.which("nats-server")
     return found or sys.exit("nats-server is not installed: `scripts/test interop` installs it")
+
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
+
+
+def start(command, **more):
+    """Starts a program that the kernel kills when this one is gone, however it went."""
+    parent = os.getpid()
+
+    def follow():
+        LIBC.prctl(SET_DEATH_SIGNAL, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return subprocess.Popen(command, preexec_fn=follow, **more)
 
 
 def free_port():
@@ -46,7 +62,7 @@ class Program:
         self.run()
 
     def start(self):
-        self.process = subprocess.Popen(self.command, stdout=self.log, stderr=self.log)
+        self.process = start(self.command, stdout=self.log, stderr=self.log)
 
     def run(self):
         self.start()
@@ -203,7 +219,7 @@ def bench(*words):
     result = tempfile.NamedTemporaryFile(suffix=".json")
     command = [BENCH, *map(str, words), "--json", result.name]
     out = tempfile.TemporaryFile("w+")
-    process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+    process = start(command, stdout=out, stderr=subprocess.STDOUT)
     process.result, process.out = result, out
     return process
 
