@@ -71,6 +71,11 @@ impl Cluster {
         Arc::clone(&self.bell)
     }
 
+    /// Whether the sessions of its nodes survive their loss.
+    pub fn is_durable(&self) -> bool {
+        self.config.durable
+    }
+
     /// The cluster's figures.
     pub fn view(&self) -> Arc<View> {
         Arc::clone(&self.view)

@@ -85,6 +85,8 @@ macro_rules! cluster {
         ClusterAdoptedAnyway,
         /// A client does not wait for the sessions of a lost node to be adopted.
         ClusterAdoptionUnawaited,
+        /// What a lost node has of those that it had adopted counts as older than they.
+        ClusterAdopterForgotten,
         }
     };
 }

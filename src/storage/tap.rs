@@ -33,9 +33,12 @@ impl Log {
         self.id
     }
 
-    /// The first batch that is on the disk, or will be.
+    /// The first batch that is on the disk, or will be. A segment that is being dropped is as good
+    /// as gone: recovery does not need it, and what is asked of it now comes too late.
     pub fn first_batch(&self) -> u64 {
-        self.segments.front().map_or(self.durable + 1, |first| first.first)
+        let goes = self.segments.front().is_some_and(|first| self.dropping == Some(first.number));
+        let first = self.segments.get(usize::from(goes));
+        first.map_or(self.durable + 1, |first| first.first)
     }
 
     /// The last batch that has any content so far.
@@ -60,6 +63,9 @@ impl Log {
 
     /// Issues the command to read a durable batch back; false when there is no such batch.
     pub fn copy(&mut self, batch: u64) -> bool {
+        if batch < self.first_batch() {
+            return false;
+        }
         let Some(offset) = self.places.get(batch) else { return false };
         let after = self.segments.partition_point(|segment| segment.first <= batch);
         let Some(at) = after.checked_sub(1) else { return false };

@@ -1,6 +1,7 @@
 //! Sessions that survive the loss of their node (`cluster.durable`), with a real NATS server with
 //! JetStream: a node is killed, and another one has its sessions, with what waits for them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -168,6 +169,21 @@ fn a_node_that_hangs_ends_its_sessions_when_it_goes_on() {
     new.ping();
     // The writer, if that is left.
     eventually("its session has ended", || fleet.nodes[0].metric("ringmq_sessions", "") <= 1.0);
+}
+
+/// Every figure of a cluster that an alert is about exists at a node.
+#[test]
+fn figures_of_alerts_exist_at_a_node() {
+    let fleet = Fleet::start(1, "");
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tuning/alerts.yaml");
+    let rules = fs::read_to_string(file).expect("the alerts");
+    let words = rules.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let names: BTreeSet<&str> =
+        words.filter(|word| word.starts_with("ringmq_cluster_")).collect();
+    assert!(names.len() >= 2, "{names:?}");
+    for name in names {
+        fleet.nodes[0].metric(name, "");
+    }
 }
 
 /// While the server is away, what is stored here is acknowledged after two seconds with `local`,

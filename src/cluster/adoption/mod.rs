@@ -24,13 +24,15 @@
 //!
 //! # Which session is the newer one
 //! A client that began anew at another node since its node was lost has no use for its old session
-//! ([`RecentClaims`]), and a session that is here already is newer as well: both are left out. A
-//! client that wants its session waits until the adoption is over ([`super::claims`]).
+//! ([`RecentClaims`]), and a session that is here already is newer as well: both are left out. What
+//! is at a node of those that it had adopted itself counts as theirs (`survey.rs`). A client that
+//! wants its session waits until the adoption is over ([`super::claims`]).
 
 mod missing;
 mod orphans;
 mod own;
 mod recent;
+mod survey;
 mod texts;
 
 pub use recent::RecentClaims;
@@ -92,6 +94,8 @@ enum AdoptionStage {
     Ending(AdoptionRun),
     /// The fence of a journal is written.
     Fencing(AdoptionRun),
+    /// The lock of another lost node is read.
+    Surveying(AdoptionRun),
     /// A journal is read.
     Reading(AdoptionRun, Box<JournalReader>),
     /// Sessions of a journal are handed out.
@@ -121,6 +125,10 @@ struct AdoptionRun {
     ends: Vec<u64>,
     /// What can be removed when all is done: shards and the sequence numbers of their fences.
     fences: Vec<(u8, u64)>,
+    /// Other lost nodes whose locks are still to be read.
+    others: Vec<Box<str>>,
+    /// Nodes that the lost one had begun to adopt.
+    adopting: Vec<Box<str>>,
 }
 
 /// The adoptions of a node.
@@ -198,13 +206,16 @@ impl Adoption {
 
     /// Whether an adoption is under way.
     pub fn is_busy(&self) -> bool {
-        use AdoptionStage::{Ending, Fencing, Finishing, Locking, Placing, Reading, Taking};
+        use AdoptionStage::{
+            Ending, Fencing, Finishing, Locking, Placing, Reading, Surveying, Taking,
+        };
         matches!(
             self.stage,
             Locking(_)
                 | Taking(_)
                 | Ending(_)
                 | Fencing(_)
+                | Surveying(_)
                 | Reading(..)
                 | Placing(..)
                 | Finishing(_)
@@ -300,6 +311,7 @@ impl Adoption {
             AdoptionStage::Locking(lost) | AdoptionStage::Taking(lost) => self.begin(lost, now),
             // A fence that was stored without an answer is found as the last entry.
             AdoptionStage::Ending(run) | AdoptionStage::Fencing(run) => self.fence(run, now),
+            AdoptionStage::Surveying(run) => self.survey(run, now),
             AdoptionStage::Reading(run, reader) => self.read(run, reader, now),
             AdoptionStage::Finishing(run) => self.begin(run.lost, now),
             stage @ AdoptionStage::Placing(..) => self.stage = stage,
@@ -342,6 +354,7 @@ impl Adoption {
             (AdoptionStage::Taking(lost), _) => self.begin(lost, now),
             (AdoptionStage::Ending(run), KeepReply::Last(last)) => self.put_fence(run, last, now),
             (AdoptionStage::Fencing(run), KeepReply::Stored(end)) => self.has_end(run, end, now),
+            (AdoptionStage::Surveying(run), KeepReply::Last(last)) => self.surveyed(run, last, now),
             (AdoptionStage::Reading(run, reader), KeepReply::Entries(entries)) => {
                 self.take_entries(run, reader, entries, now);
             }
@@ -390,6 +403,7 @@ impl Adoption {
         match lock {
             Some(lock) if lock.done => {
                 self.done.insert(name.clone(), *incarnation);
+                self.recent.moved(name, &lock.by);
                 let by = Some(lock.by).filter(|by| *by != self.own.name);
                 self.over.push((name.clone(), by));
                 return;
@@ -416,8 +430,17 @@ impl Adoption {
     fn taken(&mut self, lost: LostNode, lock: u64, now: Instant) {
         let node = &*lost.member.name;
         tracing::warn!(node, "cluster: the sessions of a lost node are being adopted");
-        let (ends, fences) = (Vec::new(), Vec::new());
-        self.fence(AdoptionRun { lost, lock, shard: 0, from: 1, ends, fences }, now);
+        let run = AdoptionRun {
+            lost,
+            lock,
+            shard: 0,
+            from: 1,
+            ends: Vec::new(),
+            fences: Vec::new(),
+            others: Vec::new(),
+            adopting: Vec::new(),
+        };
+        self.fence(run, now);
     }
 
     fn fence(&mut self, run: AdoptionRun, now: Instant) {
@@ -444,7 +467,7 @@ impl Adoption {
         if next.shard < next.lost.member.shards {
             return self.fence(next, now);
         }
-        self.read(AdoptionRun { shard: 0, ..next }, Box::default(), now);
+        self.begin_survey(AdoptionRun { shard: 0, ..next }, now);
     }
 
     fn read(&mut self, run: AdoptionRun, reader: Box<JournalReader>, now: Instant) {
@@ -522,7 +545,8 @@ impl Adoption {
                 break;
             }
             let Some(orphan) = orphans.next(wall) else { break };
-            let anew = self.recent.has(&orphan.client_id, &run.lost.member.name);
+            let theirs = run.adopting.iter().chain([&run.lost.member.name]);
+            let anew = self.recent.has(&orphan.client_id, theirs);
             if anew && !Mutant::ClusterAdoptedAnyway.is_on() {
                 self.counts.superseded += 1;
                 continue;
@@ -568,6 +592,7 @@ impl Adoption {
             self.ask_for(KeepAsker::Nobody, place, fence);
         }
         self.done.insert(name.clone(), incarnation);
+        self.recent.moved(&name, &self.own.name);
         if !own {
             self.over.push((name, None));
         }

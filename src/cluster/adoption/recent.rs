@@ -1,6 +1,7 @@
 //! Which node has claimed a ClientId lately, and whether its client began anew there: what another
 //! node has stored of it is void then, although that node may not have heard of the claim.
 
+use crate::mutant::Mutant;
 use crate::time::Instant;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -45,9 +46,20 @@ impl RecentClaims {
         }
     }
 
-    /// Whether the client has begun anew lately, at another node than `lost`.
-    pub fn has(&self, name: &str, lost: &str) -> bool {
-        self.all.get(name).is_some_and(|known| known.anew && *known.by != *lost)
+    /// The sessions of a lost node are at another one by now.
+    pub fn moved(&mut self, lost: &str, by: &str) {
+        if Mutant::ClusterAdopterForgotten.is_on() {
+            return;
+        }
+        for claim in self.all.values_mut().filter(|claim| *claim.by == *lost) {
+            claim.by = by.into();
+        }
+    }
+
+    /// Whether the client has begun anew lately, at another node than `theirs`.
+    pub fn has<'a>(&self, name: &str, mut theirs: impl Iterator<Item = &'a Box<str>>) -> bool {
+        let known = self.all.get(name).filter(|known| known.anew);
+        known.is_some_and(|known| theirs.all(|node| *known.by != **node))
     }
 
     /// Bytes that are held.
@@ -80,15 +92,21 @@ fn size(name: &str) -> usize {
 mod tests {
     use super::*;
 
+    fn has(recent: &RecentClaims, name: &str, lost: &str) -> bool {
+        recent.has(name, [&lost.into()].into_iter())
+    }
+
     #[test]
     fn what_counts_is_the_last_claim_and_where_it_was_made() {
         let mut recent = RecentClaims::default();
         recent.note("a", "x", true, Instant(0));
-        assert!(recent.has("a", "y") && !recent.has("a", "x") && !recent.has("b", "y"));
+        assert!(has(&recent, "a", "y") && !has(&recent, "a", "x") && !has(&recent, "b", "y"));
         recent.note("a", "x", false, Instant(1));
-        assert!(recent.has("a", "y"), "it goes on with what it began there");
+        assert!(has(&recent, "a", "y"), "it goes on with what it began there");
+        recent.moved("x", "w");
+        assert!(has(&recent, "a", "x") && !has(&recent, "a", "w"), "it is elsewhere by now");
         recent.note("a", "z", false, Instant(2));
-        assert!(!recent.has("a", "y"), "it wants the session that it had before");
+        assert!(!has(&recent, "a", "y"), "it wants the session that it had before");
     }
 
     #[test]
@@ -98,13 +116,13 @@ mod tests {
         recent.note("b", "x", true, Instant(1000));
         recent.note("a", "x", true, Instant(2000));
         recent.run(Instant(KEPT + 1000));
-        assert!(recent.has("a", "y") && !recent.has("b", "y"));
+        assert!(has(&recent, "a", "y") && !has(&recent, "b", "y"));
         recent.run(Instant(KEPT + 2000));
-        assert!(!recent.has("a", "y") && recent.bytes() == 0);
+        assert!(!has(&recent, "a", "y") && recent.bytes() == 0);
         for number in 0..MOST + 3 {
             recent.note(&number.to_string(), "x", true, Instant(9_000_000));
         }
         assert_eq!(recent.forgotten, 3);
-        assert!(!recent.has("2", "y") && recent.has("3", "y"));
+        assert!(!has(&recent, "2", "y") && has(&recent, "3", "y"));
     }
 }

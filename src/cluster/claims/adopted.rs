@@ -15,7 +15,7 @@ pub(super) const ADOPTION: u64 = 8000;
 /// Which adoptions are awaited, and by which claims.
 #[derive(Default)]
 pub(super) struct AwaitedAdoptions {
-    durable: bool,
+    pub(super) durable: bool,
     /// Nodes that are down and whose sessions no node has adopted.
     lost: NodeSet,
     due: VecDeque<(Instant, u64)>,

@@ -181,6 +181,8 @@ pub struct NodeClaims {
     /// With `durable`: ClientIds that were claimed, each with the claiming node, and whether the
     /// client begins anew.
     pub claimed: Vec<(Box<str>, Box<str>, bool)>,
+    /// With `durable`: lost nodes, each with the node that has adopted its sessions.
+    pub adopted: Vec<(Box<str>, Box<str>)>,
     /// Mail for the shards.
     pub mail: Vec<ClaimMail>,
     /// Counts about claims.
@@ -227,6 +229,7 @@ impl NodeClaims {
             known: Vec::new(),
             retellings: Vec::new(),
             claimed: Vec::new(),
+            adopted: Vec::new(),
             mail: Vec::new(),
             counts: ClaimCounts::default(),
         }
@@ -367,6 +370,9 @@ impl NodeClaims {
             NodeRecord::Adopted(name) => {
                 let by = self.name_of(node).to_owned();
                 self.adopted(name, Some(&by), now);
+                if self.adoptions.durable {
+                    self.adopted.push((name.into(), by.into()));
+                }
             }
             NodeRecord::Claim(claim, stamp, wanted, name) => {
                 self.note_claimed(name, Some(node), wanted);

@@ -104,6 +104,9 @@ impl Node {
         for (name, by, anew) in self.claims.claimed.drain(..) {
             adoption.recent.note(&name, &by, anew, now);
         }
+        for (lost, by) in self.claims.adopted.drain(..) {
+            adoption.recent.moved(&lost, &by);
+        }
         let wall = self.claims.origin() / 1000;
         adoption.run(&present, self.cut_off.is_none(), wall, now);
         if std::mem::take(&mut adoption.looks_for_fences) {
