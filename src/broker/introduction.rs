@@ -3,7 +3,7 @@
 
 use super::core::{CoreCommand, CoreReport};
 use super::signals::SignalQueue;
-use super::{Broker, Failure};
+use super::{Broker, Failure, clustered, questions};
 use crate::cluster::start::Cluster;
 use crate::config::ListenerConfig;
 use crate::ring::{Doorbell, RingPort};
@@ -17,8 +17,26 @@ const START: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(100);
 
 impl Broker {
+    /// Tells the cores, the admin servers and helpers of each other.
+    pub(super) fn connect(
+        &mut self,
+        queue: questions::QuestionQueue,
+        node_ends: Option<clustered::ClusterEnds>,
+    ) -> Result<(), Failure> {
+        self.introduce()?;
+        let homes = self.cores.iter().zip(&self.doorbells).map(|(core, doorbell)| {
+            questions::Home { commands: core.commands.clone(), doorbell: doorbell.clone() }
+        });
+        let homes: Vec<_> = homes.collect();
+        self.admin.introduce(homes.clone());
+        self.homes.clone_from(&homes);
+        self.node_ends = node_ends;
+        let started = queue.start(homes);
+        started.map_err(|error| Failure::new(format!("cannot start a helper thread: {error}")))
+    }
+
     /// Waits for every core's driver, and tells each about all.
-    pub(super) fn introduce(&mut self) -> Result<(), Failure> {
+    fn introduce(&mut self) -> Result<(), Failure> {
         let mut peers: Vec<Option<(RingPort, Doorbell)>> = vec![None; self.cores.len()];
         let until = Instant::now() + START;
         while peers.iter().any(Option::is_none) {

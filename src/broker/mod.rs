@@ -309,24 +309,6 @@ impl Broker {
         broker.connect(queue, node_ends).map(|()| broker)
     }
 
-    /// Tells the cores, the admin servers, the cluster and helpers of each other.
-    fn connect(
-        &mut self,
-        queue: questions::QuestionQueue,
-        node_ends: Option<clustered::ClusterEnds>,
-    ) -> Result<(), Failure> {
-        self.introduce()?;
-        let homes = self.cores.iter().zip(&self.doorbells).map(|(core, doorbell)| {
-            questions::Home { commands: core.commands.clone(), doorbell: doorbell.clone() }
-        });
-        let homes: Vec<_> = homes.collect();
-        self.admin.introduce(homes.clone());
-        self.homes.clone_from(&homes);
-        self.node_ends = node_ends;
-        let started = queue.start(homes);
-        started.map_err(|error| Failure::new(format!("cannot start a helper thread: {error}")))
-    }
-
     fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {
         (0..self.cores.len() as u8).map(ShardId)
     }

@@ -178,8 +178,7 @@ fn figures_of_alerts_exist_at_a_node() {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tuning/alerts.yaml");
     let rules = fs::read_to_string(file).expect("the alerts");
     let words = rules.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-    let names: BTreeSet<&str> =
-        words.filter(|word| word.starts_with("ringmq_cluster_")).collect();
+    let names: BTreeSet<&str> = words.filter(|word| word.starts_with("ringmq_cluster_")).collect();
     assert!(names.len() >= 2, "{names:?}");
     for name in names {
         fleet.nodes[0].metric(name, "");
