@@ -19,6 +19,36 @@ pub fn trim<T>(list: &mut Vec<T>) {
 /// up.
 const STALE: usize = 16;
 
+/// The places whose entries were added, removed or lent to be changed, each listed once.
+#[derive(Default)]
+struct ChangedPlaces {
+    listed: Vec<u64>,
+    list: Vec<u32>,
+}
+
+impl ChangedPlaces {
+    #[cold]
+    fn note(&mut self, index: u32) {
+        let (word, bit) = (index as usize / 64, 1 << (index % 64));
+        if word >= self.listed.len() {
+            self.listed.resize(word + 1, 0);
+        }
+        if let Some(listed) = self.listed.get_mut(word).filter(|listed| **listed & bit == 0) {
+            *listed |= bit;
+            self.list.push(index);
+        }
+    }
+
+    fn take(&mut self) -> Vec<u32> {
+        for &index in &self.list {
+            if let Some(listed) = self.listed.get_mut(index as usize / 64) {
+                *listed = 0;
+            }
+        }
+        std::mem::take(&mut self.list)
+    }
+}
+
 /// Entries by dense index. Each place has a generation, which tells a reused place apart.
 pub struct Slab<T> {
     chunks: Vec<SlabChunk<T>>,
@@ -33,6 +63,8 @@ pub struct Slab<T> {
     /// A generation that no place of a removed chunk has had.
     generation: u32,
     len: usize,
+    /// Where changes are noted while that is asked for.
+    changed: Option<Box<ChangedPlaces>>,
 }
 
 struct SlabEntry<T> {
@@ -58,6 +90,7 @@ impl<T> Default for Slab<T> {
             vacant: Vec::new(),
             generation: 0,
             len: 0,
+            changed: None,
         }
     }
 }
@@ -95,7 +128,31 @@ impl<T> Slab<T> {
             self.roomy.pop();
         }
         self.len += 1;
-        number * Self::PLACES as u32 + place
+        let index = number * Self::PLACES as u32 + place;
+        self.note(index);
+        index
+    }
+
+    /// Begins to note the places that change, or ceases.
+    pub fn watch_changes(&mut self, watch: bool) {
+        self.changed = watch.then(Box::default);
+    }
+
+    /// The places that have changed since the last call.
+    pub fn take_changed(&mut self) -> Vec<u32> {
+        self.changed.as_mut().map_or_else(Vec::new, |changed| changed.take())
+    }
+
+    /// The places that have changed since the last call of [`Self::take_changed`].
+    pub fn changed(&self) -> &[u32] {
+        self.changed.as_ref().map_or(&[], |changed| &changed.list)
+    }
+
+    #[inline]
+    fn note(&mut self, index: u32) {
+        if let Some(changed) = &mut self.changed {
+            changed.note(index);
+        }
     }
 
     /// A chunk with a free place: the last in `roomy`.
@@ -117,6 +174,9 @@ impl<T> Slab<T> {
         let chunk = self.chunks.get_mut(number)?;
         let entry = chunk.entries.get_mut(place)?;
         let value = entry.value.take()?;
+        if let Some(changed) = &mut self.changed {
+            changed.note(index);
+        }
         entry.generation = entry.generation.wrapping_add(1);
         if chunk.free == 0 {
             self.roomy.push(number as u32);
@@ -200,6 +260,7 @@ impl<T> Slab<T> {
     /// The entry, when in use.
     #[inline]
     pub fn get_mut(&mut self, index: u32) -> Option<&mut T> {
+        self.note(index);
         let (number, place) = Self::split(index);
         self.chunks.get_mut(number)?.entries.get_mut(place)?.value.as_mut()
     }
@@ -232,6 +293,8 @@ impl<T> Slab<T> {
 pub struct Table<T> {
     chunks: Vec<TableChunk<T>>,
     len: usize,
+    /// Where changes are noted while that is asked for.
+    changed: Option<Box<ChangedPlaces>>,
 }
 
 struct TableChunk<T> {
@@ -242,7 +305,7 @@ struct TableChunk<T> {
 
 impl<T> Default for Table<T> {
     fn default() -> Self {
-        Table { chunks: Vec::new(), len: 0 }
+        Table { chunks: Vec::new(), len: 0, changed: None }
     }
 }
 
@@ -266,6 +329,7 @@ impl<T> Table<T> {
 
     /// Sets the value at `index`; returns the one that was there.
     pub fn insert(&mut self, index: u32, value: T) -> Option<T> {
+        self.note(index);
         let (number, place) = Self::split(index);
         if number >= self.chunks.len() {
             self.chunks.resize_with(number + 1, || TableChunk { values: Box::default(), used: 0 });
@@ -285,6 +349,7 @@ impl<T> Table<T> {
     /// Removes and returns the value. The memory of an empty chunk is freed, except for the first
     /// chunk's.
     pub fn remove(&mut self, index: u32) -> Option<T> {
+        self.note(index);
         let (number, place) = Self::split(index);
         let chunk = self.chunks.get_mut(number)?;
         let value = chunk.values.get_mut(place)?.take()?;
@@ -315,8 +380,26 @@ impl<T> Table<T> {
     /// The value at `index`.
     #[inline]
     pub fn get_mut(&mut self, index: u32) -> Option<&mut T> {
+        self.note(index);
         let (number, place) = Self::split(index);
         self.chunks.get_mut(number)?.values.get_mut(place)?.as_mut()
+    }
+
+    /// Begins to note the places that change, or ceases.
+    pub fn watch_changes(&mut self, watch: bool) {
+        self.changed = watch.then(Box::default);
+    }
+
+    /// The places that have changed since the last call.
+    pub fn take_changed(&mut self) -> Vec<u32> {
+        self.changed.as_mut().map_or_else(Vec::new, |changed| changed.take())
+    }
+
+    #[inline]
+    fn note(&mut self, index: u32) {
+        if let Some(changed) = &mut self.changed {
+            changed.note(index);
+        }
     }
 
     /// One more than the highest index that it can hold now.
@@ -396,6 +479,29 @@ mod tests {
             assert!(held.iter().all(|&index| slab.get(index).is_some()));
         }
         assert!(slab.bound() <= 512);
+    }
+
+    #[test]
+    fn changes_are_noted_once_while_that_is_asked_for() {
+        let (mut slab, mut table) = (Slab::default(), Table::default());
+        let all: Vec<u32> = (0..200).map(|value| slab.insert(value)).collect();
+        all.iter().for_each(|&index| assert_eq!(table.insert(index, index), None));
+        assert!(slab.take_changed().is_empty() && table.take_changed().is_empty());
+        slab.watch_changes(true);
+        table.watch_changes(true);
+        assert!(slab.get(all[3]).is_some() && table.get(all[3]).is_some());
+        for _ in 0..2 {
+            assert!(slab.get_mut(all[70]).is_some() && table.get_mut(all[70]).is_some());
+            assert!(slab.remove(all[5]).is_some() && table.remove(all[5]).is_some());
+            let again = slab.insert(0);
+            assert_eq!((again, table.insert(again, 0)), (all[5], None));
+            assert_eq!(slab.take_changed(), [70, 5]);
+            assert_eq!(table.take_changed(), [70, 5]);
+            assert!(slab.take_changed().is_empty() && table.take_changed().is_empty());
+        }
+        slab.watch_changes(false);
+        assert!(slab.get_mut(all[70]).is_some());
+        assert!(slab.take_changed().is_empty());
     }
 
     #[test]

@@ -17,6 +17,8 @@ mod bridging;
 mod cluster;
 #[path = "interop/cluster_load.rs"]
 mod cluster_load;
+#[path = "interop/durable.rs"]
+mod durable;
 #[path = "interop/fleet.rs"]
 mod fleet;
 #[cfg(feature = "kafka")]

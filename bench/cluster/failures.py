@@ -2,7 +2,7 @@
 import os, pathlib, signal, subprocess, time
 
 import mqtt
-from fleet import LOCAL, RINGMQ, Fleet, Node, Server, bench, report, to, wait
+from fleet import LOCAL, RINGMQ, Fleet, Node, Server, bench, report, start, to, wait
 from mqtt import Publishers, Reader, Verdict, settle
 
 CLIENTS = 50
@@ -141,6 +141,52 @@ def quorum(directory, table, scale):
         judge(loads, table)
 
 
+def durable_quorum(directory, table, scale):
+    """The same with `durable`: no stream, no key. What has to be stored waits (`without_stream:
+    wait`), everything else goes on, and nobody is adopted until there is a quorum again."""
+    with Fleet(directory, nodes=3, servers=3, durable=", without_stream: wait") as fleet:
+        first, second, dies = fleet.nodes
+        lost = mqtt.Client(dies, "lost", clean=False, expiry=600)
+        lost.subscribe("lost")
+        lost.close()
+        writer = mqtt.Client(dies, "writer")
+        for number in range(50):
+            writer.publish("lost", str(number).encode(), number + 1)
+        load = Load(first, second)
+        reader = Reader([second], "kept", "kept/#")
+        talk = Publishers([second], "kept")
+        time.sleep(max(2, 5 * scale))
+        for server in fleet.servers[:2]:
+            server.end()
+        time.sleep(1)
+        before = talk.count()
+        dies.end()
+        nodes = [first, second]
+        table.note("longest until CONNACK without a quorum", connects(nodes), "ms", most=200)
+        wait("it is noticed", lambda: first.of(dies, "up") == 0)
+        out = lambda: all(n.cluster("durable_out") == 1 and n.cluster("degraded") == 1 for n in nodes)
+        wait("they say that the stream is out", out)
+        time.sleep(max(6, 15 * scale))
+        table.note("acknowledged to a stored session meanwhile", talk.count() - before, "", most=0)
+        adopted = lambda: sum(n.cluster("durable_adoptions_total") for n in nodes)
+        table.note("nodes that were adopted meanwhile", int(adopted()), "", most=0)
+        for server in fleet.servers[:2]:
+            server.run()
+        began = time.monotonic()
+        wait("it is adopted", lambda: adopted() == 1, 60)
+        table.note("adopted after the servers were back", time.monotonic() - began, "s")
+        time.sleep(max(2, 5 * scale))
+        by = first if first.cluster("durable_adoptions_total") else second
+        back = mqtt.Client(by, "lost", clean=False, expiry=600)
+        got = [int(back.message()[1]) for _ in range(50)] if back.present else []
+        table.note("adopted: lost, or out of order", int(got != list(range(50))), "", most=0)
+        talk.stop()
+        settle(talk, [reader])
+        told(table, "to a stored session", talk, reader, may_double=False)
+        judge([load], table)
+        reader.stop()
+
+
 def engine_gone(directory, table, scale):
     """No server is left: each node is a broker by itself, until there is one again."""
     with Fleet(directory, nodes=2, servers=3) as fleet:
@@ -197,7 +243,7 @@ class Sides:
         run("link", "set", "engine", "up")
         self.holders = []
         for at in range(count):
-            holder = subprocess.Popen(["unshare", "--net", "sleep", "1000000"])
+            holder = start(["unshare", "--net", "sleep", "1000000"])
             self.holders.append(holder)
             own = os.readlink("/proc/self/ns/net")
             wait("it has a namespace", lambda: namespace(holder.pid) not in ("", own))

@@ -241,6 +241,47 @@ def takeovers(directory, table, scale):
     table.note("sessions that did not arrive", int(broken), "", most=0)
 
 
+def adoption(directory, table, scale):
+    """A node with durable sessions is killed, each with a subscription and without a connection: how
+    long until another node has them all, on its disk and in the stream."""
+    total = round(100_000 * scale)
+    batch = min(9000, total)
+    with Fleet(directory, cores=[(0,), (1,)], durable="", more="limits: {memory: unlimited}\n") as fleet:
+        dies, adopts = fleet.nodes
+        there, began = 0, time.monotonic()
+        while there < total:
+            count = min(batch, total - there)
+            crowd = bench("sub", *to(dies), "-c", count, "-i", 0, "--joining", 500, "-t", "kept/%i",
+                          "-q", 1, "-C", "false", "-x", 3600, "--prefix", f"crowd-{there}")
+            there += count
+            wait("they subscribe", lambda: dies.figure("ringmq_subscriptions") >= there, 120, 0.1)
+            report(crowd, stop=True)
+        table.note("durable sessions with a subscription each", there)
+        table.note("of them made in a second", there / (time.monotonic() - began), "/s")
+        wait("the stream has all", lambda: dies.cluster("durable_behind_batches") == 0, 60, 0.1)
+        # One of them has messages that wait for it.
+        keeper = mqtt.Client(dies, "keeper", clean=False, expiry=3600)
+        keeper.subscribe("keeper")
+        keeper.close()
+        writer = mqtt.Client(dies, "writer")
+        for number in range(100):
+            writer.publish("keeper", str(number).encode(), number + 1)
+        dies.end()
+        killed = time.monotonic()
+        wait("it is noticed", lambda: adopts.of(dies, "up") == 0, every=0.02)
+        noticed = time.monotonic()
+        wait("it is adopted", lambda: adopts.cluster("durable_adoptions_total") == 1, 120, 0.05)
+        done = time.monotonic()
+        back = mqtt.Client(adopts, "keeper", clean=False, expiry=3600)
+        got = [int(back.message()[1]) for _ in range(100)] if back.present else []
+        sessions = int(adopts.figure("ringmq_sessions"))
+        table.note("noticed after", noticed - killed, "s")
+        table.note("from then until 100,000 are adopted", (done - noticed) * 100_000 / there, "s", most=10)
+        table.note("sessions that are not there", there + 1 - sessions, "", most=0)
+        table.note("messages that were not there, or out of order", int(got != list(range(100))), "", most=0)
+        table.note("memory of the node that adopts", adopts.memory() / (1 << 20), "MiB")
+
+
 class Probe(threading.Thread):
     """A pair of clients of one node; how long each message takes."""
 

@@ -1,5 +1,5 @@
 """Nodes of a cluster and its NATS servers as processes, on loopback or in network namespaces."""
-import json, os, pathlib, re, shutil, signal, socket, subprocess, sys, tempfile, time, urllib.request
+import ctypes, json, os, pathlib, re, shutil, signal, socket, subprocess, sys, tempfile, time, urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 BUILT = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
@@ -15,6 +15,22 @@ def nats_server():
     own = ROOT / ".venv/bin/nats-server"
     found = str(own) if own.exists() else shutil.which("nats-server")
     return found or sys.exit("nats-server is not installed: `scripts/test interop` installs it")
+
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
+
+
+def start(command, **more):
+    """Starts a program that the kernel kills when this one is gone, however it went."""
+    parent = os.getpid()
+
+    def follow():
+        LIBC.prctl(SET_DEATH_SIGNAL, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return subprocess.Popen(command, preexec_fn=follow, **more)
 
 
 def free_port():
@@ -46,7 +62,7 @@ class Program:
         self.run()
 
     def start(self):
-        self.process = subprocess.Popen(self.command, stdout=self.log, stderr=self.log)
+        self.process = start(self.command, stdout=self.log, stderr=self.log)
 
     def run(self):
         self.start()
@@ -86,9 +102,10 @@ class Program:
 
 
 class Server(Program):
-    """A NATS server with the configuration of `tuning`, one of several with `routes`."""
+    """A NATS server with the configuration of `tuning`, one of several with `routes`; with a place to
+    keep streams, if it is to."""
 
-    def __init__(self, directory, host, ports, routes, by=()):
+    def __init__(self, directory, host, ports, routes, by=(), keeps=False):
         client, cluster = ports
         lines = SERVER_CONFIG.read_text().splitlines()
         lines = [line for line in lines if line and not line.startswith(("#", "listen:"))]
@@ -96,6 +113,9 @@ class Server(Program):
         if routes:
             urls = ", ".join(f'"nats://{at}:{port}"' for at, port in routes)
             lines.append(f'cluster {{ name: engine, listen: "{host}:{cluster}", routes: [{urls}] }}')
+        if keeps:
+            lines.append(f"server_name: n{client}")
+            lines.append(f'jetstream {{ store_dir: "{directory}/streams-{client}" }}')
         file = directory / f"nats-{host}-{client}.conf"
         file.write_text("\n".join(lines) + "\n")
         super().__init__([nats_server(), "-c", str(file)], (host, client), by)
@@ -154,15 +174,18 @@ class Node(Program):
 
 
 class Fleet:
-    """Nodes that know each other, and their servers; all end with the block."""
+    """Nodes that know each other, and their servers; all end with the block. With `durable` (further
+    keys of `cluster`, or nothing) their sessions survive them, in the servers' streams."""
 
-    def __init__(self, directory, nodes=2, servers=1, cores=None, more=""):
+    def __init__(self, directory, nodes=2, servers=1, cores=None, more="", durable=None):
         self.directory, self.more, self.cores = directory, more, cores
+        self.durable, self.replicas = durable, min(servers, 3)
         ports = [(free_port(), free_port()) for _ in range(servers)]
         routes = [(LOCAL, cluster) for _, cluster in ports] if servers > 1 else []
         self.servers, self.nodes = [], []
         try:
-            self.servers = [Server(directory, LOCAL, both, routes) for both in ports]
+            keeps = durable is not None
+            self.servers = [Server(directory, LOCAL, both, routes, keeps=keeps) for both in ports]
             if servers > 1:
                 time.sleep(1)
             for number in range(nodes):
@@ -177,10 +200,18 @@ class Fleet:
         urls = [f"{LOCAL}:{server.address[1]}" for server in self.servers]
         urls = urls[number % len(urls):] + urls[:number % len(urls)]
         cores = self.cores[number % len(self.cores)] if self.cores else (number % 2,)
-        return Node(self.directory, f"node-{number}", urls, cores, self.more)
+        more, name = self.more, f"node-{number}"
+        if self.durable is not None:
+            more += (f"storage: {{path: '{self.directory}/{name}'}}\n"
+                     "cluster: {name: figures, node: NODE, nats: {servers: [SERVERS]}, durable: true, "
+                     f"replicas: {self.replicas}{self.durable}}}\n")
+        return Node(self.directory, name, urls, cores, more)
 
     def meet(self, seconds=30):
         wait("the nodes know each other", self.is_whole, seconds)
+        if self.durable is not None:
+            members = lambda: all(n.cluster("durable_member") == 1 for n in self.nodes)
+            wait("they are members", members, seconds)
 
     def is_whole(self):
         pairs = [(one, other) for one in self.nodes for other in self.nodes if one is not other]
@@ -203,7 +234,7 @@ def bench(*words):
     result = tempfile.NamedTemporaryFile(suffix=".json")
     command = [BENCH, *map(str, words), "--json", result.name]
     out = tempfile.TemporaryFile("w+")
-    process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+    process = start(command, stdout=out, stderr=subprocess.STDOUT)
     process.result, process.out = result, out
     return process
 

@@ -1,7 +1,6 @@
 //! What the broker does where it is a node of a cluster: plans, mailboxes, the thread's start and
 //! end.
 
-use super::clock::Clock;
 use super::{Broker, Failure, admin_servers};
 use crate::cluster::serve::Bell;
 use crate::cluster::start::Cluster;
@@ -45,12 +44,9 @@ pub(super) fn mailboxes(
 }
 
 impl Broker {
-    /// Starts the cluster's thread, if this is a node of one.
-    pub(super) fn start_cluster(
-        &mut self,
-        ends: Option<ClusterEnds>,
-        clock: Clock,
-    ) -> Result<(), Failure> {
+    /// Starts the cluster's thread, if this is a node of one and the thread does not run yet.
+    pub(super) fn start_cluster(&mut self) -> Result<(), Failure> {
+        let (ends, clock) = (self.node_ends.take(), self.clock);
         let (Some(cluster), Some(ends)) = (&mut self.cluster, ends) else { return Ok(()) };
         self.admin.show_cluster(cluster.view());
         let bell = |doorbell: &Doorbell| {

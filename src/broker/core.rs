@@ -450,7 +450,7 @@ impl RunningCore {
         let mailboxes = self.shards().map(|from| self.ends.data_waiting(from) as u64);
         let mailboxes = mailboxes.collect();
         let exemplars = self.exemplars.clone();
-        Snapshot { counters: self.shard.counters, steps: self.steps, exemplars, mailboxes, lag }
+        Snapshot { counters: self.shard.figures(), steps: self.steps, exemplars, mailboxes, lag }
     }
 
     /// Tells the shard what is measured around it.

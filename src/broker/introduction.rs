@@ -2,19 +2,41 @@
 //! ([`crate::shard::Whole`]).
 
 use super::core::{CoreCommand, CoreReport};
-use super::{Broker, Failure};
+use super::signals::SignalQueue;
+use super::{Broker, Failure, clustered, questions};
+use crate::cluster::start::Cluster;
 use crate::config::ListenerConfig;
 use crate::ring::{Doorbell, RingPort};
 use crate::shard::Whole;
+use crossbeam_channel::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 /// How long the cores may take to start. Later nothing has a time limit.
 const START: Duration = Duration::from_secs(60);
+/// How long a signal to stop may wait while the broker starts.
+const LOOK: Duration = Duration::from_millis(100);
 
 impl Broker {
-    /// Waits for every core's driver, tells each about all, and waits until each has put back what
-    /// was stored: a message that one of them took in before would miss the subscribers of another.
-    pub(super) fn introduce(&mut self) -> Result<(), Failure> {
+    /// Tells the cores, the admin servers and helpers of each other.
+    pub(super) fn connect(
+        &mut self,
+        queue: questions::QuestionQueue,
+        node_ends: Option<clustered::ClusterEnds>,
+    ) -> Result<(), Failure> {
+        self.introduce()?;
+        let homes = self.cores.iter().zip(&self.doorbells).map(|(core, doorbell)| {
+            questions::Home { commands: core.commands.clone(), doorbell: doorbell.clone() }
+        });
+        let homes: Vec<_> = homes.collect();
+        self.admin.introduce(homes.clone());
+        self.homes.clone_from(&homes);
+        self.node_ends = node_ends;
+        let started = queue.start(homes);
+        started.map_err(|error| Failure::new(format!("cannot start a helper thread: {error}")))
+    }
+
+    /// Waits for every core's driver, and tells each about all.
+    fn introduce(&mut self) -> Result<(), Failure> {
         let mut peers: Vec<Option<(RingPort, Doorbell)>> = vec![None; self.cores.len()];
         let until = Instant::now() + START;
         while peers.iter().any(Option::is_none) {
@@ -36,9 +58,24 @@ impl Broker {
         let peers: Vec<(RingPort, Doorbell)> = peers.into_iter().flatten().collect();
         self.doorbells = peers.iter().map(|(_, doorbell)| doorbell.clone()).collect();
         self.tell_all(|| CoreCommand::Peers(peers.clone()));
+        Ok(())
+    }
+
+    /// Waits until each core has put back what was stored: a message that one of them took in
+    /// before would miss the subscribers of another. False when the broker is told to stop
+    /// meanwhile. A node of a cluster joins it after that; with `durable` it does so before, as the
+    /// cluster says what of that is still this node's.
+    pub(super) fn become_whole(&mut self, signals: &SignalQueue) -> Result<bool, Failure> {
+        if self.cluster.as_ref().is_some_and(Cluster::is_durable) {
+            self.start_cluster()?;
+        }
         let mut whole = Whole::new(self.cores.len() as u8);
         while !whole.may_listen() {
-            match self.reports.recv() {
+            if signals.says_stop() {
+                return Ok(false);
+            }
+            match self.reports.recv_timeout(LOOK) {
+                Err(RecvTimeoutError::Timeout) => {}
                 Ok(CoreReport::Done(id)) => {
                     self.watch.answered(id, Instant::now());
                     whole.told(id);
@@ -49,12 +86,13 @@ impl Broker {
                     return Err(Failure::new(format!("shard {} cannot start: {why}", id.0)));
                 }
                 Ok(CoreReport::Up(..)) => {}
-                Ok(CoreReport::Ended(_)) | Err(_) => {
+                Ok(CoreReport::Ended(_)) | Err(RecvTimeoutError::Disconnected) => {
                     return Err(Failure::new("a shard ended at the start"));
                 }
             }
         }
-        Ok(())
+        self.start_cluster()?;
+        Ok(true)
     }
 
     /// Opens the listeners; returns `name=address` of each. No core accepts before all know all of

@@ -173,14 +173,22 @@ fn serve(
     }
     let continued = predecessor.as_ref().map(|known| &known.hello);
     let mut broker = Broker::start(&config, started, host.facts.memory_budget(), continued)?;
+    if !broker.become_whole(&signals)? {
+        tracing::info!("told to stop before it listened");
+        broker.stop_others(Instant::now() + FAREWELL);
+        return Ok(());
+    }
     if predecessor.is_none() {
         // Of another process that is taken over from, they start when it has ended.
         broker.start_bridges(&config)?;
         // First, so that /readyz can say that the broker is not ready.
         broker.admin.open(&config)?;
     }
-    ControlThread::new(broker, config, sources, &signals, log, &notifier).run(predecessor)
+    ControlThread::new(broker, config, sources, &signals.receiver, log, &notifier).run(predecessor)
 }
+
+/// How long the cluster's thread may take to end when the broker does not start.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 struct Broker {
     cores: Vec<Core>,
@@ -207,6 +215,8 @@ struct Broker {
     secret: [u64; 2],
     bridges: Bridges,
     cluster: Option<Cluster>,
+    /// The cluster's mailboxes, until its thread has them.
+    node_ends: Option<clustered::ClusterEnds>,
     /// Locked while this process runs.
     store: Option<Store>,
 }
@@ -293,27 +303,10 @@ impl Broker {
             secret,
             bridges,
             cluster,
+            node_ends: None,
             store,
         };
         broker.connect(queue, node_ends).map(|()| broker)
-    }
-
-    /// Tells the cores, the admin servers, the cluster and helpers of each other.
-    fn connect(
-        &mut self,
-        queue: questions::QuestionQueue,
-        node_ends: Option<clustered::ClusterEnds>,
-    ) -> Result<(), Failure> {
-        self.introduce()?;
-        let homes = self.cores.iter().zip(&self.doorbells).map(|(core, doorbell)| {
-            questions::Home { commands: core.commands.clone(), doorbell: doorbell.clone() }
-        });
-        let homes: Vec<_> = homes.collect();
-        self.admin.introduce(homes.clone());
-        self.homes.clone_from(&homes);
-        self.start_cluster(node_ends, self.clock)?;
-        let started = queue.start(homes);
-        started.map_err(|error| Failure::new(format!("cannot start a helper thread: {error}")))
     }
 
     fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {

@@ -6,9 +6,10 @@ use super::store::StoredShard;
 use crate::ids::{ListenerId, ShardId, SocketId};
 use crate::limits::MOVE_BATCH;
 use crate::mesh::ListenerState;
-use crate::message::Message;
 use crate::ring::{Driver, Event};
-use crate::shard::{Inventory, PackCursor, Packed, Shard};
+use crate::shard::{
+    ClientOffence, ComingRetained, DueCopies, Inventory, NetworkOffence, PackCursor, Packed, Shard,
+};
 use crate::upgrade::UpgradeFrame;
 use crate::upgrade::client::{Early, MovedClient, Remainder};
 use crate::upgrade::frame::{Ban, UpgradeTotals};
@@ -24,8 +25,6 @@ const PARCEL: usize = 256 * 1024;
 const NAP: Duration = Duration::from_micros(100);
 /// Clients that are copied beside one step, at most.
 const COPIES: usize = 32;
-/// How often those are copied who have come since.
-const ROUNDS: u32 = 4;
 const TOO_LONG: &str = "a client has more waiting than can be moved";
 /// How long the kernel may take to withdraw sends, export sockets or take them in: it does so while
 /// it is told.
@@ -41,9 +40,10 @@ pub(super) enum MoveOrder {
     AskRest(Sender<SuspendedCore>),
     /// Give second descriptors of the listening sockets.
     Listening(Sender<std::io::Result<Vec<(ListenerId, OwnedFd)>>>),
-    /// Copy what can be copied of clients that are still served; the channel is closed behind the
-    /// last parcel.
+    /// Copy clients that are still served; the channel is closed behind the last parcel.
     Copy(Sender<Parcel>),
+    /// Copy those again that have changed since.
+    CopyChanged(Sender<Parcel>),
     /// The copies are of no use.
     ForgetCopies,
     /// Pack everything; the channel is closed behind the last parcel.
@@ -56,8 +56,11 @@ pub(super) enum MoveOrder {
     Store(Box<StoredShard>, Sender<Result<(), String>>),
     /// Take these clients in.
     TakeIn(Box<ArrivedClients>),
-    /// All have come who will.
-    EndUnclaimed,
+    /// All have come who will: copies of which it is not known that they are right are of no use.
+    /// These shards of the old process have said what has changed, of so many.
+    EndStale(Arc<[ShardId]>, u8),
+    /// Say what has been taken in.
+    CountHeld(Sender<UpgradeTotals>),
     /// Say whether every session of the store has come.
     CheckStored(Sender<Result<(), String>>),
     /// Serve those that were taken in.
@@ -94,32 +97,35 @@ impl Drop for Parcel {
 
 /// Something of a client, with the listener of its connection here.
 pub(super) enum IncomingClient {
-    /// What it is as a whole.
-    Whole(Box<MovedClient>, Option<(SocketSource, ListenerId)>),
-    /// What was copied of it while the old process serves it; its socket is the next one.
-    Early(Box<Early>),
-    /// What was not copied before.
+    /// What it is as a whole; its socket is the next one, if it has a listener.
+    Whole(Box<MovedClient>, Option<ListenerId>),
+    /// The copy that was made while the old process serves it; its socket is the next one, if it
+    /// has a listener.
+    Early(Box<Early>, Option<ListenerId>),
+    /// What has changed since it was copied.
     Rest(Box<Remainder>, ListenerId),
-}
-
-/// Where a client's socket is.
-pub(super) enum SocketSource {
-    /// It is the next of those that came with them.
-    Next,
-    /// It was copied before, by that shard under that number.
-    Copied(ShardId, u32),
+    /// It was copied by that shard under that number, and comes again.
+    Again(ShardId, u32, Box<MovedClient>, Option<ListenerId>),
+    /// What was copied by that shard under that number is of no use any more.
+    Gone(ShardId, u32),
+    /// What has changed of it follows.
+    Stale(ShardId, u32),
 }
 
 /// Clients that came from another process.
 pub(super) struct ArrivedClients {
     pub clients: Vec<IncomingClient>,
     pub files: Vec<OwnedFd>,
-    /// With the accounts that each is on.
-    pub retained: Vec<(u64, Message)>,
+    /// Retained messages, in the order in which they came.
+    pub retained: Vec<ComingRetained>,
     /// Who may not connect for a while; common to all shards.
     pub bans: Vec<Ban>,
+    /// What may lead to bans.
+    pub offences: (Vec<ClientOffence>, Vec<NetworkOffence>),
+    /// What shards of the other process have counted.
+    pub counted: Vec<(Box<str>, u64)>,
     /// Told how many clients were taken in, or why they could not be.
-    pub taken: Sender<Result<UpgradeTotals, String>>,
+    pub taken: Sender<Result<u32, String>>,
 }
 
 /// What a core knows of an upgrade.
@@ -133,23 +139,25 @@ pub(super) struct CoreUpgrade {
 
 struct Packing {
     to: Sender<Parcel>,
-    cursor: PackCursor,
+    cursor: PackProgress,
     /// A parcel that found no room yet.
     ready: Option<Parcel>,
     /// The last one is ready or gone.
     done: bool,
 }
 
+/// How far the packing has come.
+#[derive(Default)]
+struct PackProgress {
+    cursor: PackCursor,
+    /// The copies were counted: everything was packed.
+    counted: bool,
+}
+
 /// Clients are copied, some in each step.
 struct Copying {
     to: Sender<Parcel>,
-    /// The next socket to look at.
-    cursor: u32,
-    /// Times that all were looked at.
-    rounds: u32,
-    /// Copied in this round.
-    copied: usize,
-    /// Sockets whose copies are awaited.
+    /// Sockets whose other descriptors are awaited.
     awaited: usize,
     parcel: Parcel,
 }
@@ -191,15 +199,17 @@ impl CoreUpgrade {
             }
             MoveOrder::Listening(to) => drop(to.send(driver.listening())),
             MoveOrder::Copy(to) => {
-                let parcel = Parcel::default();
-                let (cursor, rounds, copied, awaited) = (0, 0, 0, 0);
-                let copying = Copying { to, cursor, rounds, copied, awaited, parcel };
-                self.copying = Some(copying);
+                shard.begin_copies();
+                self.copying = Some(Copying { to, awaited: 0, parcel: Parcel::default() });
+            }
+            MoveOrder::CopyChanged(to) => {
+                shard.look_for_changes();
+                self.copying = Some(Copying { to, awaited: 0, parcel: Parcel::default() });
             }
             MoveOrder::ForgetCopies => self.forget_copies(shard, driver),
             MoveOrder::Pack(to) => {
                 driver.withdraw_sends();
-                let cursor = PackCursor::default();
+                let cursor = PackProgress::default();
                 self.packing = Some(Packing { to, cursor, ready: None, done: false });
             }
             MoveOrder::GoOn => {
@@ -210,11 +220,15 @@ impl CoreUpgrade {
             }
             MoveOrder::Enroll(listener, state) => shard.open_listener(listener, state),
             MoveOrder::TakeIn(arrived) => {
-                let ArrivedClients { clients, files, retained, bans, taken } = *arrived;
+                let ArrivedClients { clients, files, retained, bans, offences, counted, taken } =
+                    *arrived;
                 shard.adopt_bans(bans);
+                shard.adopt_offences(offences.0, offences.1);
+                shard.adopt_counters(counted);
                 let _ = taken.send(take_in(clients, files, retained, shard, driver));
             }
-            MoveOrder::EndUnclaimed => shard.end_unclaimed(),
+            MoveOrder::EndStale(told, shards) => _ = shard.end_stale(&told, shards),
+            MoveOrder::CountHeld(to) => drop(to.send(shard.taken_in())),
             // The core does that itself.
             MoveOrder::Store(..) => {}
             MoveOrder::CheckStored(to) => drop(to.send(shard.check_stored())),
@@ -289,11 +303,9 @@ impl Copying {
                 Ok(None) => {}
                 Ok(Some(file)) => {
                     let Some(early) = shard.pack_early(socket) else { continue };
-                    let frame = UpgradeFrame::Early(Box::new(early));
-                    match frame.encode(&mut self.parcel.frames) {
-                        Ok(()) => self.parcel.files.push(file),
-                        Err(_) => self.parcel.failed = Some(TOO_LONG.to_owned()),
-                    }
+                    self.put(&UpgradeFrame::Early(Box::new(early)));
+                    self.parcel.files.push(file);
+                    driver.watch(socket);
                 }
                 Err(errno) => self.parcel.failed = Some(not_exported(errno)),
             }
@@ -302,7 +314,7 @@ impl Copying {
             return CopyPace::More;
         }
         let failed = self.parcel.failed.is_some();
-        if failed || !self.parcel.files.is_empty() {
+        if failed || !self.parcel.frames.is_empty() {
             match self.to.try_send(std::mem::take(&mut self.parcel)) {
                 Ok(()) if failed => return CopyPace::Nothing,
                 Ok(()) => {}
@@ -313,25 +325,48 @@ impl Copying {
                 Err(TrySendError::Disconnected(_)) => return CopyPace::Nothing,
             }
         }
-        match shard.next_early(&mut self.cursor, COPIES) {
-            Some(sockets) => {
-                self.awaited = sockets.into_iter().filter(|&socket| driver.copy(socket)).count();
-                self.copied += self.awaited;
-                CopyPace::More
-            }
-            // Who has come meanwhile is copied in another round.
-            None if self.copied > COPIES && self.rounds < ROUNDS => {
-                (self.cursor, self.copied) = (0, 0);
-                self.rounds += 1;
-                CopyPace::More
-            }
-            None => CopyPace::Nothing,
+        let Some(DueCopies { sockets, packed, again }) = shard.next_copies(COPIES) else {
+            return CopyPace::Nothing;
+        };
+        for packed in packed {
+            let (known, frame) = framed(packed);
+            known.iter().chain([&frame]).for_each(|frame| self.put(frame));
+        }
+        again.into_iter().for_each(|socket| driver.watch(socket));
+        self.awaited = sockets.into_iter().filter(|&socket| driver.copy(socket)).count();
+        CopyPace::More
+    }
+
+    fn put(&mut self, frame: &UpgradeFrame) {
+        self.parcel.totals.sessions += 1;
+        if frame.encode(&mut self.parcel.frames).is_err() {
+            self.parcel.failed = Some(TOO_LONG.to_owned());
         }
     }
 }
 
+/// The frames of something that is packed, in their order.
+fn framed(packed: Packed) -> (Option<UpgradeFrame>, UpgradeFrame) {
+    let frame = match packed {
+        Packed::Online(_, client) | Packed::Offline(client) => UpgradeFrame::Client(client),
+        Packed::Known(from, number, client) => {
+            return (Some(UpgradeFrame::Known(from, number)), UpgradeFrame::Client(client));
+        }
+        Packed::Rest(rest) => UpgradeFrame::Rest(rest),
+        Packed::Early(early) => UpgradeFrame::Early(early),
+        Packed::Gone(from, numbers) => UpgradeFrame::Gone(from, numbers),
+        Packed::Stale(from, numbers) => UpgradeFrame::Stale(from, numbers),
+        Packed::Retained(messages) => UpgradeFrame::Retained(messages),
+        Packed::Unretained(topics) => UpgradeFrame::Unretained(topics),
+        Packed::Counters(from, counted) => UpgradeFrame::Counters(from, counted),
+        Packed::Offences(clients, networks) => UpgradeFrame::Offences(clients, networks),
+        Packed::Bans(bans) => UpgradeFrame::Bans(bans),
+    };
+    (None, frame)
+}
+
 /// The next parcel; `None` when all was packed.
-fn pack(cursor: &mut PackCursor, shard: &mut Shard, driver: &mut Driver) -> Option<Parcel> {
+fn pack(progress: &mut PackProgress, shard: &mut Shard, driver: &mut Driver) -> Option<Parcel> {
     let totals = UpgradeTotals::default();
     let until = Instant::now() + KERNEL;
     while driver.is_withdrawing() {
@@ -344,38 +379,21 @@ fn pack(cursor: &mut PackCursor, shard: &mut Shard, driver: &mut Driver) -> Opti
     let mut parcel = Parcel::default();
     let mut sockets = Vec::new();
     let mut all = true;
-    while let Some(packed) = shard.pack_next(cursor) {
+    while let Some(packed) = shard.pack_next(&mut progress.cursor) {
         let totals = &mut parcel.totals;
-        let frame = match packed {
+        match &packed {
             Packed::Online(socket, client) => {
-                sockets.push(socket);
+                sockets.push(*socket);
                 totals.connections += 1;
                 totals.sessions += u64::from(client.session.is_some());
-                UpgradeFrame::Client(client)
             }
-            Packed::Known(from, number, client) => {
-                totals.connections += 1;
-                totals.sessions += u64::from(client.session.is_some());
-                // It is short.
-                let _ = UpgradeFrame::Known(from, number).encode(&mut parcel.frames);
-                UpgradeFrame::Client(client)
-            }
-            Packed::Rest(rest) => {
-                totals.connections += 1;
-                totals.sessions += 1;
-                UpgradeFrame::Rest(rest)
-            }
-            Packed::Offline(client) => {
-                totals.sessions += 1;
-                UpgradeFrame::Client(client)
-            }
-            Packed::Retained(messages) => {
-                totals.retained += messages.len() as u64;
-                UpgradeFrame::Retained(messages)
-            }
-            Packed::Bans(bans) => UpgradeFrame::Bans(bans),
-        };
-        if frame.encode(&mut parcel.frames).is_err() {
+            Packed::Offline(_) => totals.sessions += 1,
+            // The others are counted below.
+            _ => {}
+        }
+        let (known, frame) = framed(packed);
+        let put = |frame: &UpgradeFrame| frame.encode(&mut parcel.frames).is_err();
+        if known.iter().chain([&frame]).any(put) {
             parcel.failed = Some(TOO_LONG.to_owned());
             return Some(parcel);
         }
@@ -384,8 +402,11 @@ fn pack(cursor: &mut PackCursor, shard: &mut Shard, driver: &mut Driver) -> Opti
             break;
         }
     }
-    if all && parcel.frames.is_empty() {
-        return None;
+    if all {
+        if std::mem::replace(&mut progress.counted, true) {
+            return None;
+        }
+        parcel.totals.add(&shard.copies());
     }
     match export(&sockets, shard, driver) {
         Ok(files) => parcel.files = files,
@@ -426,38 +447,34 @@ fn not_exported(errno: i32) -> String {
 fn take_in(
     clients: Vec<IncomingClient>,
     files: Vec<OwnedFd>,
-    retained: Vec<(u64, Message)>,
+    retained: Vec<ComingRetained>,
     shard: &mut Shard,
     driver: &mut Driver,
-) -> Result<UpgradeTotals, String> {
-    let mut totals = UpgradeTotals::default();
+) -> Result<u32, String> {
+    let count = clients.len() as u32;
     let mut sockets = take_sockets(files, shard, driver)?.into_iter();
     let mut next = || sockets.next().ok_or_else(|| "a socket is missing".to_owned());
     for coming in clients {
         match coming {
-            IncomingClient::Early(early) => shard.adopt_early(*early, next()?)?,
-            IncomingClient::Rest(rest, listener) => {
-                totals.sessions += 1;
-                totals.connections += 1;
-                shard.adopt_rest(*rest, listener)?;
+            IncomingClient::Early(early, listener) => {
+                let socket = listener.map(|_| next()).transpose()?;
+                socket.into_iter().for_each(|socket| driver.watch(socket));
+                shard.adopt_early(*early, socket.zip(listener))?;
             }
-            IncomingClient::Whole(client, connection) => {
-                totals.sessions += u64::from(client.session.is_some());
-                totals.connections += u64::from(connection.is_some());
-                let connection = match connection {
-                    None => None,
-                    Some((SocketSource::Next, listener)) => Some((next()?, listener)),
-                    Some((SocketSource::Copied(from, number), listener)) => {
-                        Some((shard.take_early_socket(from, number)?, listener))
-                    }
-                };
-                shard.adopt(*client, connection)?;
+            IncomingClient::Rest(rest, listener) => shard.adopt_rest(*rest, listener)?,
+            IncomingClient::Again(from, number, client, listener) => {
+                shard.adopt_again(from, number, *client, listener)?;
+            }
+            IncomingClient::Gone(from, number) => shard.end_early(from, number)?,
+            IncomingClient::Stale(from, number) => shard.mark_stale(from, number)?,
+            IncomingClient::Whole(client, listener) => {
+                let socket = listener.map(|_| next()).transpose()?;
+                shard.adopt(*client, socket.zip(listener))?;
             }
         }
     }
-    totals.retained = retained.len() as u64;
-    retained.into_iter().for_each(|(accounts, message)| shard.adopt_retained(message, accounts));
-    Ok(totals)
+    retained.into_iter().for_each(|retained| shard.adopt_retained(retained));
+    Ok(count)
 }
 
 fn take_sockets(

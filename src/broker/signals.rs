@@ -5,7 +5,7 @@
 
 use std::thread::JoinHandle;
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 use signal_hook::consts::{
     SIGALRM, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM, SIGXCPU, SIGXFSZ,
 };
@@ -100,18 +100,40 @@ pub fn start(
     Ok(SignalThread { handle, thread: Some(thread) })
 }
 
+/// Signals that came, and were not obeyed yet.
+pub struct SignalQueue {
+    /// Where they are read.
+    pub receiver: Receiver<Signal>,
+    sender: Sender<Signal>,
+}
+
+impl SignalQueue {
+    /// Whether there is one to stop. The others stay in the queue.
+    pub fn says_stop(&self) -> bool {
+        let waiting: Vec<Signal> = self.receiver.try_iter().collect();
+        let stops = |signal: &Signal| matches!(signal, Signal::Stop | Signal::StopNow);
+        let stop = waiting.iter().any(stops);
+        for signal in waiting.into_iter().filter(|signal| !stops(signal)) {
+            // As in `channel`.
+            let _ = self.sender.try_send(signal);
+        }
+        stop
+    }
+}
+
 /// As [`start`], into a channel that can be read without blocking.
 ///
 /// # Errors
 /// As [`start`].
-pub fn channel() -> Result<(SignalThread, Receiver<Signal>), SignalFailure> {
+pub fn channel() -> Result<(SignalThread, SignalQueue), SignalFailure> {
     let (sender, receiver) = crossbeam_channel::bounded(16);
+    let queue = SignalQueue { receiver, sender: sender.clone() };
     let thread = start(move |signal| {
         // A full channel holds more reloads than anyone needs, and the third signal to stop kills
         // anyway.
         let _ = sender.try_send(signal);
     })?;
-    Ok((thread, receiver))
+    Ok((thread, queue))
 }
 
 /// What `signal` means after `stops` signals to stop; `None` when patience is over.

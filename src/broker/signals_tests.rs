@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 
-use super::{Signal, channel, meaning};
+use super::{Signal, SignalQueue, channel, meaning};
 
 #[test]
 fn the_first_stop_drains_the_second_stops_and_the_third_kills() {
@@ -26,11 +26,30 @@ fn the_first_stop_drains_the_second_stops_and_the_third_kills() {
 
 #[test]
 fn signals_arrive_in_the_channel_and_dropping_the_thread_ends_it() {
-    let (thread, receiver) = channel().unwrap();
+    let (thread, queue) = channel().unwrap();
+    let receiver = &queue.receiver;
     signal_hook::low_level::raise(SIGHUP).unwrap();
     assert_eq!(receiver.recv_timeout(Duration::from_secs(10)), Ok(Signal::Reload));
     signal_hook::low_level::raise(SIGALRM).unwrap();
     assert_eq!(receiver.recv_timeout(Duration::from_secs(10)), Ok(Signal::Other(SIGALRM)));
     drop(thread);
-    assert!(receiver.recv_timeout(Duration::from_secs(10)).is_err());
+    signal_hook::low_level::raise(SIGHUP).unwrap();
+    assert!(receiver.recv_timeout(Duration::from_millis(200)).is_err());
+}
+
+#[test]
+fn a_signal_to_stop_is_found_and_the_others_stay() {
+    let (sender, receiver) = crossbeam_channel::bounded(16);
+    let queue = SignalQueue { receiver, sender: sender.clone() };
+    assert!(!queue.says_stop());
+    for signal in [Signal::Reload, Signal::Summary] {
+        sender.send(signal).unwrap();
+        assert!(!queue.says_stop());
+    }
+    for stop in [Signal::Stop, Signal::StopNow] {
+        sender.send(stop).unwrap();
+        assert!(queue.says_stop() && !queue.says_stop());
+    }
+    let left: Vec<Signal> = queue.receiver.try_iter().collect();
+    assert_eq!(left, [Signal::Reload, Signal::Summary]);
 }

@@ -2,9 +2,10 @@
 
 use super::Failure;
 use super::core::{Clock, time_of_day};
-use crate::config::{Config, Durability, Get, StorageFailure};
+use crate::config::{Config, Durability, Get, StorageFailure, WithoutStreamPolicy};
 use crate::ring::Doorbell;
 use crate::shard::{Shard, Storing, home_of, retained_home};
+use crate::storage::journal::WithoutStream;
 use crate::storage::log::LogBounds;
 use crate::storage::record::StoreSecret;
 use crate::storage::rewrite::{Placed, rewrite};
@@ -42,6 +43,8 @@ pub(super) struct StoredShard {
     pub asynchronous: bool,
     /// Whether sessions are restored from it or handed over besides.
     pub beside: Beside,
+    /// Whether what is stored goes to a stream of the cluster, too, and what happens without it.
+    pub journal: Option<WithoutStream>,
 }
 
 /// The store at the start, and what it has for each shard. Nothing of a store that is handed over:
@@ -177,11 +180,21 @@ pub(super) fn read(
             wall,
             asynchronous: bounds.interval.is_some(),
             beside,
+            journal: journal_of(config),
         });
     }
     let millis = began.elapsed().as_millis() as u64;
     tracing::info!(sessions, messages, retained, millis, "storage read");
     Ok(stored)
+}
+
+/// Whether what is stored goes to a stream of the cluster, and what happens without it.
+fn journal_of(config: &Config) -> Option<WithoutStream> {
+    let cluster = &config.cluster;
+    (cluster.durable && !cluster.name.is_empty()).then_some(match cluster.without_stream {
+        WithoutStreamPolicy::Local => WithoutStream::Local,
+        WithoutStreamPolicy::Wait => WithoutStream::Wait,
+    })
 }
 
 /// Gives the shard what was stored, and its log's files to a thread.
@@ -191,9 +204,12 @@ pub(super) fn go_on_with(
     shards: u8,
     doorbell: Doorbell,
 ) -> Result<Writer, String> {
-    let StoredShard { part, secret, wall, asynchronous, beside } = stored;
+    let StoredShard { part, secret, wall, asynchronous, beside, journal } = stored;
     let StorePart { log, files, image, .. } = part;
-    let storing = Storing::new(log, secret, (shard.id(), shards), wall, image.last);
+    let mut storing = Storing::new(log, secret, (shard.id(), shards), wall, image.last);
+    if let Some(policy) = journal {
+        storing = storing.with_journal(policy);
+    }
     match beside {
         Beside::Nobody => {
             shard.store_with(storing);

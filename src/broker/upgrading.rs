@@ -136,6 +136,7 @@ impl ControlThread<'_> {
                 build: env!("CARGO_PKG_VERSION").into(),
                 zero: broker.clock.zero(),
                 secret: (broker.secret[0], broker.secret[1]),
+                shards: broker.homes.len() as u8,
                 store,
             },
             lock: lock.map(Into::into),

@@ -14,6 +14,7 @@
 
 use super::claims::Whom;
 use super::filters::is_group;
+use super::keeping::{KeepAsker, KeepReply};
 use super::node::{Engine, Node, PassedTo};
 use super::peer::LocalBroker;
 use super::pending_asks::PendingAsks;
@@ -111,6 +112,11 @@ impl Junction {
     /// Takes in a frame.
     pub fn received(&mut self, frame: &[u8], now: Instant) {
         self.node.received(frame, now);
+    }
+
+    /// Takes in an answer of the engine about what it keeps.
+    pub fn kept(&mut self, asker: KeepAsker, reply: KeepReply, now: Instant) {
+        self.node.kept(asker, reply, now);
     }
 
     /// Notes that the host's clock says `micros` microseconds since 1970; stamps follow that clock.

@@ -16,17 +16,24 @@
 //! A node tells the others the will messages of its clients; one of the others publishes them when
 //! the node dies ([`wills`]).
 //!
+//! With `durable`, what a node stores is outside it as well ([`keeping`]), and when it is lost
+//! another node takes its sessions over ([`adoption`]).
+//!
 //! [`lane`] repairs what the engine loses, duplicates or reorders. [`node`] knows which nodes are
 //! there. These modules are pure: frames, mail and the time come in as arguments. Only `nats`,
 //! `serve` and `start` use sockets and threads, in the cluster's own thread.
 
+pub mod adoption;
 pub mod announced;
 pub mod claims;
 pub mod clock;
 pub mod filters;
 pub mod frame;
 mod handing_on;
+#[cfg(feature = "runtime")]
+mod jetstream;
 pub mod junction;
+pub mod keeping;
 pub mod lane;
 #[cfg(feature = "runtime")]
 pub mod nats;

@@ -10,6 +10,9 @@
     reason = "TLS settings by the library's own handle, and what its tasks have said"
 )]
 
+pub use super::jetstream::Replies;
+use super::jetstream::StreamKeeper;
+use super::keeping::{KeepAsker, KeepRequest, KeptAt};
 use super::node::{Engine, To};
 use crate::client_tls::{Authorities, OwnCertificate, client_config};
 use crate::config::ClusterConfig;
@@ -47,9 +50,15 @@ pub struct Nats {
     pub unsent: u64,
     /// Bytes of frames that were sent.
     pub bytes: u64,
+    keeper: StreamKeeper,
+    replies: Replies,
 }
 
 impl Engine for Nats {
+    fn ask(&mut self, asker: KeepAsker, place: KeptAt, request: KeepRequest) {
+        self.keeper.ask(asker, place, request);
+    }
+
     fn send(&mut self, to: To<'_>, frame: Vec<u8>) {
         let subject = match to {
             To::All => self.subjects.all.clone(),
@@ -75,6 +84,7 @@ impl Nats {
         }
         let options = options(config, name).await?;
         let client = options.connect(servers).await.map_err(|error| format!("nats: {error}"))?;
+        let (keeper, replies) = StreamKeeper::new(&client, config);
         let cluster = &*config.name;
         let subjects = Subjects {
             all: Subject::from(format!("ringmq.{cluster}.all")),
@@ -87,12 +97,19 @@ impl Nats {
         }
         let subscribers: [Subscriber; 2] =
             subscribers.try_into().map_err(|_| "nats: two subjects were asked for".to_owned())?;
-        Ok((Nats { client, subjects, frames: Vec::new(), unsent: 0, bytes: 0 }, subscribers))
+        let frames = Vec::new();
+        let nats = Nats { client, subjects, frames, unsent: 0, bytes: 0, keeper, replies };
+        Ok((nats, subscribers))
     }
 
     /// Whether there is a connection.
     pub fn is_connected(&self) -> bool {
         self.client.connection_state() == State::Connected
+    }
+
+    /// The answers to [`Engine::ask`].
+    pub fn replies(&mut self) -> &mut Replies {
+        &mut self.replies
     }
 
     /// Hands the frames of a step to the library.

@@ -8,15 +8,19 @@
 //! node counts as down. Windows then fill; a message without room is dropped, or its publisher
 //! waits, by the policy, until this node gives all others up and is a broker on its own.
 
+mod durable;
 mod passing;
 mod retelling;
 mod status;
+mod times;
 mod wills;
 
+use super::adoption::Adoption;
 use super::announced::PendingSubacks;
 use super::claims::{ClaimCounts, ClaimMail, NodeClaims, NodeSet};
 use super::filters::LocalFilters;
 use super::frame::{FrameContent, FrameRefusal, FrameSender, NodeFrame};
+use super::keeping::{KeepAsker, KeepRequest, KeptAt};
 use super::lane::Lane;
 use super::peer::{LocalBroker, PeerCounts, PeerNode, Presence};
 use super::record::NodeRecord;
@@ -59,6 +63,10 @@ pub enum To<'a> {
 pub trait Engine {
     /// Sends a frame.
     fn send(&mut self, to: To<'_>, frame: Vec<u8>);
+    /// Asks for something that the engine keeps. [`Node::kept`] takes the answer.
+    fn ask(&mut self, _asker: KeepAsker, _place: KeptAt, _request: KeepRequest) {
+        // Only nodes with `durable` ask.
+    }
 }
 
 /// What happens to messages of QoS 1 and 2 for a node that cannot be reached, once its window is
@@ -89,6 +97,8 @@ pub struct NodePlan {
     pub when_cut_off: WhenCutOff,
     /// Bytes of will messages of other nodes' clients that are kept at most.
     pub wills: usize,
+    /// Whether the sessions of a node survive its loss.
+    pub durable: bool,
 }
 
 /// This node, with what it knows of the others.
@@ -104,6 +114,13 @@ pub struct Node {
     announced: PendingSubacks,
     claims: NodeClaims,
     wills: NodeWills,
+    adoption: Option<Box<Adoption>>,
+    /// Requests of the shards to the engine.
+    requests: Vec<(KeepAsker, KeptAt, KeepRequest)>,
+    /// The number of shards that are looking for fences.
+    looking: u8,
+    /// Since when requests of the shards have failed.
+    failing: Option<Instant>,
     /// Messages of share groups that the node with that number had not acknowledged when the stream
     /// to it ended.
     unpassed: VecDeque<(u8, Vec<u8>)>,
@@ -123,8 +140,14 @@ pub struct Node {
 impl Node {
     /// A node that knows no other node.
     pub fn new(plan: NodePlan, now: Instant) -> Node {
-        let claims = NodeClaims::new(&plan.name, plan.shards, plan.incarnation, now);
+        let mut claims = NodeClaims::new(&plan.name, plan.shards, plan.incarnation, now);
+        claims.awaits_adoption(plan.durable);
+        let adopts = || Box::new(Adoption::new(&plan.name, plan.incarnation, plan.shards, now));
         Node {
+            adoption: plan.durable.then(adopts),
+            requests: Vec::new(),
+            looking: 0,
+            failing: None,
             wills: NodeWills::new(plan.wills),
             plan,
             claims,
@@ -166,6 +189,8 @@ impl Node {
             }
             ToCluster::Ask(session, ticket) => self.announced.ask(shard, session, ticket),
             ToCluster::Will(client, will) => self.set_will(&client, will, now),
+            ToCluster::Journal(said) => self.journal_said(shard, said, now),
+            ToCluster::Adopted(bytes) => self.has_adopted(bytes),
             told => {
                 if let ToCluster::Claim(_, client, _) = &told {
                     self.wills.far.claimed(None, client, u64::MAX);
@@ -178,17 +203,6 @@ impl Node {
     /// Notes the present digest of this node's retained messages.
     pub fn see_retained(&mut self, digest: u64, now: Instant) {
         self.retained.see(digest, now);
-    }
-
-    /// The time in microseconds since 1970 from which stamps count, at the zero of the shards'
-    /// clock.
-    pub fn stamp_origin(&self) -> u64 {
-        self.claims.origin()
-    }
-
-    /// Notes that the host's clock says `micros` microseconds since 1970.
-    pub fn see_time(&mut self, micros: u64, now: Instant) {
-        self.claims.see_time(micros, now);
     }
 
     /// The other nodes that are there, as bits by their numbers.
@@ -430,6 +444,7 @@ impl Node {
         self.collect_unpassed();
         more |= self.return_unpassed(broker);
         self.run_claims(now, broker);
+        self.run_adoption(now, broker, engine);
         more |= self.run_wills(now, broker);
         let forgets_wills = !self.judges_others(now);
         let greets = now >= self.next_hello;
@@ -492,6 +507,7 @@ impl Node {
             tracing::warn!("cluster: the engine does not carry frames");
             self.cut_off = Some(now);
         }
+        let mut missing = false;
         let gives_up = self.cut_off.is_none_or(|s| now.millis_since(s) >= self.plan.give_up);
         for (number, place) in self.peers.iter_mut().enumerate() {
             let Some(peer) = place else { continue };
@@ -500,7 +516,11 @@ impl Node {
                 tracing::warn!(node = &*peer.name, "cluster: a node is down");
                 peer.silent(now);
                 self.wills.far.silent(number as u8, now);
+                missing = true;
             }
+        }
+        if missing {
+            self.look_at_members(now);
         }
     }
 
@@ -573,6 +593,7 @@ impl Node {
             .chain([self.next_hello])
             .chain(self.claims.deadline())
             .chain(self.announced.deadline())
+            .chain(self.adoption.iter().map(|adoption| adoption.deadline()))
             .min()
             .unwrap_or(now)
     }

@@ -35,6 +35,7 @@ const WILL: u8 = 17;
 const NO_WILL: u8 = 18;
 const NO_WILLS: u8 = 19;
 const WILL_SENT: u8 = 20;
+const ADOPTED: u8 = 21;
 
 const RETAIN: u8 = 4;
 const EXPIRES: u8 = 8;
@@ -91,6 +92,8 @@ pub enum NodeRecord<'a> {
     /// The sender has published a will message: the incarnation and the name of the client's node,
     /// and the ClientId.
     WillSent(u64, &'a str, &'a str),
+    /// The sender has adopted the sessions of the lost node with this name, or cannot.
+    Adopted(&'a str),
 }
 
 /// The will message of a client. The message has no expiry yet, as that begins with its
@@ -134,8 +137,8 @@ pub enum ClaimVerdict {
     Holds,
 }
 
-const WANTED: [SessionDemand; 3] =
-    [SessionDemand::Moved, SessionDemand::Ended, SessionDemand::Left];
+const WANTED: [SessionDemand; 4] =
+    [SessionDemand::Moved, SessionDemand::Ended, SessionDemand::Left, SessionDemand::Here];
 const VERDICTS: [ClaimVerdict; 3] =
     [ClaimVerdict::Nothing, ClaimVerdict::Newer, ClaimVerdict::Holds];
 
@@ -179,6 +182,10 @@ impl<'a> NodeRecord<'a> {
                 out.extend_from_slice(client.as_bytes());
             }
             NodeRecord::NoWills => out.push(NO_WILLS),
+            NodeRecord::Adopted(node) => {
+                out.push(ADOPTED);
+                out.extend_from_slice(node.as_bytes());
+            }
             NodeRecord::WillSent(incarnation, node, client) => {
                 out.push(WILL_SENT);
                 out.extend_from_slice(&incarnation.to_le_bytes());
@@ -237,6 +244,7 @@ impl<'a> NodeRecord<'a> {
             | NodeRecord::Will(_)
             | NodeRecord::NoWill(_)
             | NodeRecord::NoWills
+            | NodeRecord::Adopted(_)
             | NodeRecord::WillSent(..) => {}
         }
     }
@@ -297,6 +305,10 @@ impl<'a> NodeRecord<'a> {
             }
             PASSED => read_passed(body).map(NodeRecord::Passed),
             WILL..=WILL_SENT => read_wills(kind, body),
+            ADOPTED => {
+                let name = str::from_utf8(body).map_err(|_| Malformed)?;
+                is_name(name).then_some(NodeRecord::Adopted(name)).ok_or(Malformed)
+            }
             _ => Err(Malformed),
         }
     }

@@ -7,12 +7,12 @@
 )]
 
 use super::junction::{Junction, JunctionEnvironment};
-use super::nats::Nats;
+use super::nats::{Nats, Replies};
 use super::node::Unsent;
 use crate::bridge::orders::Orders;
 use crate::config::{self, Get};
 use crate::ids::ShardId;
-use crate::telemetry::{ClusterRow, NodeRow, WillsRow};
+use crate::telemetry::{ClusterRow, DurableRow, NodeRow, WillsRow};
 use crate::time::Instant;
 use async_nats::Subscriber;
 use futures_lite::Stream;
@@ -119,7 +119,7 @@ impl Service {
                 let due = self.junction.deadline(now).min(show_at);
                 Duration::from_millis(due.millis_since(self.now()).max(1))
             };
-            received += self.wait(&mut subscribers, patience).await;
+            received += self.wait(&mut subscribers, nats.replies(), patience).await;
         }
     }
 
@@ -129,7 +129,12 @@ impl Service {
 
     /// Waits for frames or for mail of the shards, at most for `patience`, and takes frames in.
     /// Returns their bytes.
-    async fn wait(&mut self, subscribers: &mut [Subscriber; 2], patience: Duration) -> u64 {
+    async fn wait(
+        &mut self,
+        subscribers: &mut [Subscriber; 2],
+        replies: &mut Replies,
+        patience: Duration,
+    ) -> u64 {
         let bell = Arc::clone(&self.bell);
         let mut notified = pin!(bell.notified());
         let mut sleep = pin!(tokio::time::sleep(patience));
@@ -138,9 +143,18 @@ impl Service {
             let now = self.now();
             let taken = take_frames(&mut self.junction, subscribers, now, context);
             bytes += taken.unwrap_or(0);
+            let mut answered = false;
+            while let Poll::Ready(Some((asker, reply))) = replies.poll_recv(context) {
+                self.junction.kept(asker, reply, now);
+                answered = true;
+            }
             let rung = notified.as_mut().poll(context).is_ready();
             let over = sleep.as_mut().poll(context).is_ready();
-            if taken.is_some() || rung || over { Poll::Ready(()) } else { Poll::Pending }
+            if taken.is_some() || answered || rung || over {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
         })
         .await;
         if patience.is_zero() {
@@ -204,6 +218,15 @@ impl Service {
                 published: wills.published,
                 dropped: vec![("no_room", wills.no_room), ("no_majority", wills.no_majority)],
             },
+            durable: node.adoption(now).map(|of| DurableRow {
+                member: of.joined,
+                out: of.out,
+                adopting: of.busy,
+                adoptions: of.counts.done,
+                damaged: of.counts.damaged,
+                superseded: of.counts.superseded,
+                failures: of.counts.failures,
+            }),
             nodes: nodes.collect(),
         });
     }

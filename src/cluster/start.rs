@@ -71,6 +71,11 @@ impl Cluster {
         Arc::clone(&self.bell)
     }
 
+    /// Whether the sessions of its nodes survive their loss.
+    pub fn is_durable(&self) -> bool {
+        self.config.durable
+    }
+
     /// The cluster's figures.
     pub fn view(&self) -> Arc<View> {
         Arc::clone(&self.view)
@@ -99,6 +104,7 @@ impl Cluster {
                 OnPartition::Drop => WhenCutOff::Drop,
             },
             wills: config.wills_max_bytes.get() as usize,
+            durable: config.durable,
         };
         let node = Node::new(plan, time::Instant(clock() / 1_000_000));
         let service = Service {

@@ -25,7 +25,8 @@
 //! removes its older will messages at whichever node they were told [MQTT-3.1.3-9]. A node that was
 //! only partitioned from the others tells all its will messages again.
 //!
-//! Will messages of stored sessions are not told: their node publishes them when it returns.
+//! Will messages of stored sessions are not told: their node publishes them when it returns, or
+//! with `durable` the node that adopts the sessions ([`super::adoption`]).
 
 use super::claims::NodeClaims;
 use super::clock::Offset;

@@ -2,7 +2,7 @@
 //! behaviour.
 
 use super::super::notation::{KIB, MIB, SECOND};
-use super::super::quantity::{Size, Time};
+use super::super::quantity::{Count, Size, Time, Unit};
 use super::super::texts::Texts;
 use super::super::value::{self, Maybe, Or, Section, Text};
 use super::{Auto, FilePath};
@@ -11,6 +11,14 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, IntoDeserializer, MapAccess};
 use serde::{Deserialize, Serialize, Serializer};
 
+/// NATS servers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NatsServers {}
+
+impl Unit for NatsServers {
+    const NAME: &'static str = "servers";
+}
+
 choice! {
     /// What happens to messages of QoS 1 and 2 for a node that cannot be reached.
     OnPartition {
@@ -18,6 +26,18 @@ choice! {
         Park,
         /// They are dropped, and counted.
         Drop,
+    }
+}
+
+choice! {
+    /// What is acknowledged while the stream of a durable cluster takes nothing.
+    WithoutStreamPolicy {
+        /// What is durable at this node is acknowledged, and is lost when the node is lost before
+        /// the stream has it.
+        Local,
+        /// Nothing that has to be stored is acknowledged: clients of sessions that are stored, and
+        /// those who publish to them at QoS 1 and 2, wait.
+        Wait,
     }
 }
 
@@ -30,8 +50,15 @@ section! {
         node: Or<Auto, Text<1, 64>> = Or::NONE,
         /// What carries frames between the nodes.
         nats: NatsConfig = NatsConfig::default(),
-        /// Sessions survive the loss of a node. Not in this build.
+        /// Sessions survive the loss of a node: what is stored goes into a stream of NATS JetStream
+        /// too, and when a node is lost another one takes its sessions over. Needs storage.path
+        /// with durability sync and on_failure refuse. The same on all nodes.
         durable: bool = false,
+        /// With durable: on how many NATS servers each entry is stored, if the stream does not
+        /// exist yet.
+        replicas: Count<u8, NatsServers, 1, 5> = Count::of(3),
+        /// With durable: what happens while the stream does not take what is stored for 2 seconds.
+        without_stream: WithoutStreamPolicy = WithoutStreamPolicy::Local,
         /// What happens to messages of QoS 1 and 2 for a node that cannot be reached, once what may
         /// wait for it does (window). Those of QoS 0 are dropped then, and counted.
         on_partition: OnPartition = OnPartition::Park,

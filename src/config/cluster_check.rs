@@ -1,7 +1,7 @@
 //! The rules that relate the keys of `cluster:`. Owns nothing.
 
 use super::check::Findings;
-use super::sections::Config;
+use super::sections::{Config, Durability, StorageFailure};
 use crate::cluster::frame::is_name;
 
 /// Checks the keys of the cluster.
@@ -17,8 +17,7 @@ pub(super) fn check(config: &Config, report: &mut Findings<'_>) {
         report.add("cluster.node", "this cannot stand in a subject of NATS", name);
     }
     if cluster.durable {
-        let what = "sessions that survive the loss of a node are not in this build";
-        report.add("cluster.durable", what, "set false; storage.path keeps them on their node");
+        check_durable(config, report);
     }
     if cluster.nats.servers.is_empty() {
         let fix = "write one such as nats://127.0.0.1:4222";
@@ -48,6 +47,26 @@ pub(super) fn check(config: &Config, report: &mut Findings<'_>) {
     {
         let what = "certificate and private_key come together";
         report.add("cluster.nats.tls", what, "set both, or neither");
+    }
+}
+
+/// Checks what `durable` needs of the store.
+fn check_durable(config: &Config, report: &mut Findings<'_>) {
+    let storage = &config.storage;
+    if config.cluster.name.is_empty() {
+        report.add("cluster.durable", "this broker is in no cluster", "set cluster.name, too");
+    }
+    if storage.path.is_empty() {
+        let what = "what is not stored here cannot be stored elsewhere";
+        report.add("cluster.durable", what, "set storage.path, too");
+    }
+    if storage.durability == Durability::Async {
+        let what = "a power cut may take back what the stream has already";
+        report.add("cluster.durable", what, "set storage.durability to sync");
+    }
+    if storage.on_failure == StorageFailure::Degrade {
+        let what = "while the disk fails nothing goes to the stream either";
+        report.add("cluster.durable", what, "set storage.on_failure to refuse");
     }
 }
 

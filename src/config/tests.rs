@@ -383,16 +383,26 @@ fn an_unknown_key_is_reported_with_the_nearest_known_one() {
 }
 
 #[test]
-fn what_belongs_to_a_later_capability_is_refused_by_name() {
-    let cases: &[(&str, &str)] = &[(
-        "cluster: {durable: true}",
-        "cluster.durable: sessions that survive the loss of a node",
-    )];
-    for (text, expected) in cases {
-        let found = problem(text);
+fn durable_says_what_it_needs() {
+    let store = "storage: {path: /store";
+    for (more, expected) in [
+        ("", "cluster.durable: what is not stored here cannot be stored elsewhere"),
+        (", durability: async}", "cluster.durable: a power cut may take back what the stream has"),
+        (", on_failure: degrade}", "cluster.durable: while the disk fails nothing goes to the"),
+    ] {
+        let storage = if more.is_empty() { String::new() } else { format!("{store}{more}\n") };
+        let found = problem(&format!("cluster: {{name: a, durable: true}}\n{storage}"));
         let expected = format!("f.yaml:1: {expected}");
-        assert!(found.starts_with(&expected), "{text}\n  found    {found}\n  expected {expected}");
+        assert!(
+            found.starts_with(&expected),
+            "{storage}\n  found    {found}\n  expected {expected}"
+        );
     }
+    let found = problem("cluster: {durable: true}\nstorage: {path: /store}\n");
+    assert!(
+        found.starts_with("f.yaml:1: cluster.durable: this broker is in no cluster"),
+        "{found}"
+    );
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Everything that connects the shards: mail, mailboxes, the interest table, and the few bounds
 //! that hold for the whole broker.
 
+pub mod adopting;
 pub mod interest;
 pub mod mail;
 pub mod mailbox;

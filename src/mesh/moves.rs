@@ -3,6 +3,7 @@
 //! messages in `cluster::node::retelling` and `shard::stamps`; on filters in `cluster::announced`;
 //! on wills in `cluster::wills`.
 
+use super::adopting::{OfStream, Orphan, ToStream};
 use super::mail::Passed;
 use crate::ids::{SessionRef, ShardId};
 use crate::message::Message;
@@ -32,6 +33,8 @@ pub enum SessionDemand {
     Ended,
     /// The claiming node takes no session: it stays, without its connection.
     Left,
+    /// The same, and the claiming node has a session of its own.
+    Here,
 }
 
 /// How a claim ends.
@@ -143,6 +146,10 @@ pub enum ToCluster {
     Ask(SessionRef, u64),
     /// The will of the client of that ClientId from now on; `None`: it has none.
     Will(Box<str>, Option<FarWill>),
+    /// What the journal of the shard's log wants of the stream.
+    Journal(ToStream),
+    /// So many more bytes of adopted sessions are safe here.
+    Adopted(u64),
 }
 
 /// What the cluster tells a shard.
@@ -178,4 +185,8 @@ pub enum ToShard {
     Will(FarWill),
     /// A sampled message has come.
     Arrived(SampledArrival),
+    /// An answer to [`ToCluster::Journal`].
+    Journal(OfStream),
+    /// A session of a lost node is to be adopted.
+    Orphan(Box<Orphan>),
 }

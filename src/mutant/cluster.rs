@@ -67,6 +67,26 @@ macro_rules! cluster {
         ClusterWillDelayIgnored,
         /// A sampled message of another node has no receipt here.
         ClusterReceiptUntold,
+        /// What is durable here is acknowledged before the cluster's stream has it.
+        ClusterDurableEarly,
+        /// More of a journal is removed from the stream than is not needed any more.
+        ClusterDurableTrimmed,
+        /// A node does not heed that another one has adopted its sessions.
+        ClusterDurableFenceIgnored,
+        /// What waits for the stream when a node is adopted is acknowledged later.
+        ClusterDurableAnswered,
+        /// A node keeps its sessions though another one has adopted them.
+        ClusterDurableKept,
+        /// The sessions of a lost node are adopted without a lock.
+        ClusterAdoptionUnlocked,
+        /// A node that adopts does not put a fence behind what it adopts.
+        ClusterAdoptionUnfenced,
+        /// A session is adopted although its client has begun anew elsewhere meanwhile.
+        ClusterAdoptedAnyway,
+        /// A client does not wait for the sessions of a lost node to be adopted.
+        ClusterAdoptionUnawaited,
+        /// What a lost node has of those that it had adopted counts as older than they.
+        ClusterAdopterForgotten,
         }
     };
 }

@@ -53,8 +53,16 @@ macro_rules! upgrade {
         UpgradeEarlyTwice,
         /// What flows to a client that was copied is not handed over.
         UpgradeRestFlowLost,
-        /// Copies that nobody claims stay.
-        UpgradeUnclaimedStay,
+        /// Copies stay of which it is not known that they are right.
+        UpgradeStaleStay,
+        /// A retained message that was copied stays what it was when it changes.
+        UpgradeRetainedStays,
+        /// What was counted towards bans is not handed over.
+        UpgradeOffencesLost,
+        /// What was counted is not handed over.
+        UpgradeCountersLost,
+        /// It is not told that the connection of a copy has ended.
+        UpgradeGoneUntold,
         /// A store is changed by the process that takes it over before that serves.
         StorageHeldChanges,
         }

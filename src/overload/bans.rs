@@ -172,6 +172,19 @@ impl<K: Hash + Eq> WatchedKeys<K> {
         self.seen.is_empty()
     }
 
+    /// What is counted: for each key when its window began, in milliseconds, and how often it was
+    /// counted since.
+    pub fn listed(&self) -> impl Iterator<Item = (&K, (u64, u32))> {
+        self.seen.iter().map(|(who, &counted)| (who, counted))
+    }
+
+    /// Goes on with what another table has counted, if there is room.
+    pub fn adopt(&mut self, who: K, counted: (u64, u32)) {
+        if self.seen.len() < WATCHED {
+            self.seen.entry(who).or_insert(counted);
+        }
+    }
+
     /// Counts one more event of `who` at `now` milliseconds. A window begins with its first event.
     pub fn count(&mut self, who: K, now: u64, trigger: &Trigger) -> Counted {
         if trigger.count == 0 {

@@ -259,6 +259,22 @@ impl SourceTable {
         self.with(self.part(source), |part| part.wrong.count(source, now, trigger))
     }
 
+    /// What one part of the table has counted that may lead to bans: for each network when its
+    /// window began, in milliseconds, and how often it was counted since. `None` when there is no
+    /// such part.
+    pub fn offences(&self, part: usize) -> Option<Vec<(SourceNetwork, (u64, u32))>> {
+        let part = self.parts.get(part)?;
+        let counted = |part: &mut SourcePart| {
+            part.wrong.listed().map(|(&who, counted)| (who, counted)).collect()
+        };
+        Some(self.with(part, counted))
+    }
+
+    /// Goes on with what another process has counted.
+    pub fn adopt_offence(&self, source: SourceNetwork, counted: (u64, u32)) {
+        self.with(self.part(source), |part| part.wrong.adopt(source, counted));
+    }
+
     /// Adds a ban from `now` to `until`, in milliseconds; false when there is no room for it.
     pub fn ban(&self, who: Banned, now: u64, until: u64) -> bool {
         self.with(self.part_of(&who), |part| {

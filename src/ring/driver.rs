@@ -298,6 +298,7 @@ impl Driver {
                 }
                 handler(self, Event::Doorbell);
             }
+            Some(OperationKind::Watch) => self.polled(socket, generation, handler),
             Some(OperationKind::Export) => self.exported(socket, generation, result, handler),
             Some(OperationKind::TakeOver) => self.took_over(tag::index(tag), result, handler),
             Some(OperationKind::Ignored) | None => {}

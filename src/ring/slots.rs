@@ -13,8 +13,10 @@ pub(super) const HANDING: u32 = 1 << 4;
 pub(super) const EXPORTING: u32 = 1 << 5;
 /// It is being exported as a copy.
 pub(super) const COPYING: u32 = 1 << 6;
+/// The kernel is to tell when there is something to read.
+pub(super) const POLLING: u32 = 1 << 7;
 pub(super) const IN_FLIGHT: u32 =
-    RECEIVING | SENDING | SHUTTING | CLOSE_SENT | HANDING | EXPORTING | COPYING;
+    RECEIVING | SENDING | SHUTTING | CLOSE_SENT | HANDING | EXPORTING | COPYING | POLLING;
 /// How the shard wants the socket to be read.
 pub(super) const WANT_ONCE: u32 = 1 << 8;
 pub(super) const WANT_STREAM: u32 = 1 << 9;
@@ -34,6 +36,8 @@ pub(super) const CLOSING: u32 = 1 << 15;
 pub(super) const WITHDRAWING: u32 = 1 << 16;
 /// Another process may have the socket, too: closing it here ends no connection.
 pub(super) const COPIED: u32 = 1 << 17;
+/// Before the socket is read, the kernel is to tell that there is something to read.
+pub(super) const WATCHED: u32 = 1 << 18;
 pub(super) const OPEN: u32 = 1 << 31;
 
 /// All state that the driver keeps per socket.
@@ -182,6 +186,22 @@ impl Slots {
             .flat_map(|(first, chunk)| (first..).zip(chunk.slots.iter().flat_map(|s| s.iter())));
         let here = slots.filter(|(_, slot)| slot.flags & OPEN != 0 && slot.ring as usize == ring);
         here.map(|(id, _)| SocketId(id)).collect()
+    }
+
+    /// All open sockets that `wanted` says are wanted; it may change their slots. Looks at every
+    /// slot, some milliseconds for a million.
+    pub(super) fn select(
+        &mut self,
+        mut wanted: impl FnMut(&mut SocketSlot) -> bool,
+    ) -> Vec<SocketId> {
+        let chunks = (0u32..).step_by(CHUNK).zip(&mut self.chunks);
+        let slots = chunks.flat_map(|(first, chunk)| {
+            (first..).zip(chunk.slots.iter_mut().flat_map(|slots| slots.iter_mut()))
+        });
+        let found = slots.filter_map(|(id, slot)| {
+            (slot.flags & OPEN != 0 && wanted(slot)).then_some(SocketId(id))
+        });
+        found.collect()
     }
 
     /// The slot of an open socket.

@@ -107,6 +107,7 @@ impl Driver {
         // hit a later operation with the same tag, because it is queued before that operation in
         // the same ring and is executed when it is submitted.
         self.cancel_receive(socket);
+        self.cancel_poll(socket);
         if flags & SENDING != 0 {
             let entry = opcode::AsyncCancel2::new(types::CancelBuilder::user_data(send))
                 .build()
@@ -142,8 +143,14 @@ impl Driver {
     /// forbids it.
     pub(super) fn arm(&mut self, socket: SocketId) {
         let Some(slot) = self.slots.get(socket) else { return };
-        const AGAINST: u32 = RECEIVING | PAUSED | STARVED | ENDED | CLOSING | HANDING;
-        if slot.flags & WANT == 0 || slot.flags & AGAINST != 0 || self.moving.suspended {
+        const AGAINST: u32 = RECEIVING | POLLING | PAUSED | STARVED | ENDED | CLOSING | HANDING;
+        if slot.flags & WANT == 0 || slot.flags & AGAINST != 0 {
+            return;
+        }
+        if slot.flags & WATCHED != 0 {
+            return self.push_poll(socket);
+        }
+        if self.moving.suspended {
             return;
         }
         slot.flags |= RECEIVING;

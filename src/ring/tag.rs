@@ -20,6 +20,8 @@ pub(super) enum OperationKind {
     Ignored,
     Export,
     TakeOver,
+    /// Whether a socket has something to read; nothing is read.
+    Watch,
 }
 
 impl OperationKind {
@@ -37,6 +39,7 @@ impl OperationKind {
             10 => OperationKind::Ignored,
             11 => OperationKind::Export,
             12 => OperationKind::TakeOver,
+            13 => OperationKind::Watch,
             _ => return None,
         })
     }

@@ -115,6 +115,14 @@ impl Pending {
         self.first.shares + self.rest.shares > 0
     }
 
+    /// Makes messages of share groups the session's own.
+    pub fn forget_shares(&mut self) {
+        for lane in [&mut self.first, &mut self.rest] {
+            lane.queue.iter_mut().flatten().for_each(|queued| queued.share = None);
+            lane.shares = 0;
+        }
+    }
+
     /// The number of bytes charged.
     pub fn bytes(&self) -> usize {
         self.first.bytes + self.rest.bytes + self.away().1

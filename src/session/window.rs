@@ -345,6 +345,11 @@ impl Window {
         self.run.iter().any(|sent| sent.queued.as_ref().is_some_and(|q| q.share.is_some()))
     }
 
+    /// Makes messages of share groups the session's own.
+    pub fn forget_shares(&mut self) {
+        self.run.iter_mut().filter_map(|sent| sent.queued.as_mut()).for_each(|q| q.share = None);
+    }
+
     /// Removes and returns the oldest message of a window whose session has ended. `None` when none
     /// is left.
     pub fn dissolve(&mut self) -> Option<Unfinished> {

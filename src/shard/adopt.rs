@@ -11,8 +11,7 @@ use super::timers::Timer;
 use crate::access::Grant;
 use crate::access::scram::Mechanism;
 use crate::config::OnFull;
-use crate::ids::{ListenerId, SocketId};
-use crate::message::{Accounts, Message};
+use crate::ids::{ListenerId, Peer, SocketId};
 use crate::mutant::Mutant;
 use crate::packet::PacketId;
 use crate::session::pending::PendingBounds;
@@ -37,6 +36,20 @@ impl Shard {
         client: MovedClient,
         connection: Option<(SocketId, ListenerId)>,
     ) -> Result<(), String> {
+        let socket = connection.map(|(socket, _)| socket);
+        self.adopt_whole(client, connection)?;
+        if let Some(socket) = socket {
+            self.note_busy(socket);
+        }
+        Ok(())
+    }
+
+    /// The same; returns the place of the session, if there is one.
+    pub(super) fn adopt_whole(
+        &mut self,
+        client: MovedClient,
+        connection: Option<(SocketId, ListenerId)>,
+    ) -> Result<Option<u32>, String> {
         let MovedClient { session, connection: carried } = client;
         if let Some(session) = &session {
             self.replace_early(&session.client_id);
@@ -53,7 +66,7 @@ impl Shard {
                 self.adopt_limits(index, listener);
             }
         }
-        Ok(())
+        Ok(index)
     }
 
     pub(super) fn adopt_session(
@@ -169,6 +182,20 @@ impl Shard {
         self.adopt_away(index, carried.away)
     }
 
+    /// A connection that the other process has admitted: it is counted and stays, whatever the
+    /// limits are now.
+    fn admitted(&mut self, listener: ListenerId, peer: Peer) -> Connection {
+        let source = self.adopt_source(peer);
+        if let Some(listener_state) = self.entrance.listener(listener) {
+            listener_state.connections.take(1, u64::MAX);
+        }
+        self.topology.shared.connections.take(1, u64::MAX);
+        let reloads = self.entrance.announced.reloads();
+        let mut connection = Connection::new(listener, peer, self.now, reloads);
+        connection.set_source(source);
+        connection
+    }
+
     pub(super) fn adopt_connection(
         &mut self,
         socket: SocketId,
@@ -180,17 +207,7 @@ impl Shard {
         if matches!(layers, Some(None)) {
             return Err("the TLS or WebSocket state of a client is not understood".to_owned());
         }
-        let peer = carried.peer;
-        // The other process has admitted the connection: it is counted and stays, whatever the
-        // limits are now.
-        let source = self.adopt_source(peer);
-        if let Some(listener_state) = self.entrance.listener(listener) {
-            listener_state.connections.take(1, u64::MAX);
-        }
-        self.topology.shared.connections.take(1, u64::MAX);
-        let reloads = self.entrance.announced.reloads();
-        let mut connection = Connection::new(listener, peer, self.now, reloads);
-        connection.set_source(source);
+        let mut connection = self.admitted(listener, carried.peer);
         connection.last_seen = carried.last_seen.min(self.now);
         connection.patience = carried.patience;
         if let Some(index) = index {
@@ -232,6 +249,9 @@ impl Shard {
             Some(_) => Some(connection.last_seen.plus_millis(u64::from(connection.patience))),
             None => Some(self.now.plus_millis(self.settings.connect_timeout)),
         };
+        if connection.input.is_some() || connection.output.is_some() {
+            self.note_busy(socket);
+        }
         self.connections.insert(socket.0, connection);
         if let Some(Some(layers)) = layers {
             self.put_layers(socket, layers);
@@ -240,16 +260,6 @@ impl Shard {
             self.arm_connection(socket, due);
         }
         Ok(())
-    }
-
-    /// Takes in a retained message whose topic has its home here, with the accounts that the
-    /// message is charged to. A message that is retained here already stays.
-    pub fn adopt_retained(&mut self, message: Message, accounts: u64) {
-        let topic: Box<str> = message.view().topic.into();
-        if self.retained.messages.get(&topic).is_some() {
-            return;
-        }
-        self.put_retained(&topic, message, (Accounts::unpacked(accounts), 0));
     }
 }
 

@@ -162,10 +162,13 @@ impl Shard {
         if connect.clean_start {
             return SessionDemand::Ended;
         }
-        if self.storing.is_some() {
-            return SessionDemand::Left; // a session from another node would not be stored
-        }
         let here = self.find_session(name).map(|index| self.session_ref(index));
+        if let Some(storing) = &self.storing {
+            // A session from another node would not be stored. With a journal, the client of a lost
+            // node waits until that node's sessions are adopted.
+            let has_it = storing.journaling.is_some() && here.is_some();
+            return if has_it { SessionDemand::Here } else { SessionDemand::Left };
+        }
         let stays = here.is_some_and(|session| self.work.claims.move_of(session).is_none());
         if stays { SessionDemand::Ended } else { SessionDemand::Moved }
     }

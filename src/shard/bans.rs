@@ -4,12 +4,18 @@
 
 use super::Shard;
 use super::refuse::Denial;
-use crate::ids::{ClientKey, Peer, SocketId};
+use crate::ids::{ClientKey, Peer, ShardId, SocketId};
+use crate::mutant::Mutant;
 use crate::overload::bans::{Counted, WatchedKeys};
 use crate::overload::limits::AddressLimits;
 use crate::overload::sources::{Banned, SourceMark, SourceNetwork, TooMany};
 use crate::time::Instant;
 use crate::upgrade::frame::Ban;
+
+/// How often the ClientId with that key has connected, since when.
+pub type ClientOffence = (u64, (Instant, u32));
+/// How often a network has shown wrong credentials, since when.
+pub type NetworkOffence = (Banned, (Instant, u32));
 
 /// Milliseconds between two log lines about new bans.
 const TOLD: u64 = 1000;
@@ -148,6 +154,38 @@ impl Shard {
             };
             let room = self.topology.shared.sources.ban(who, self.now.0, until.0);
             self.counters.bans_unwatched += u64::from(!room);
+        }
+    }
+
+    /// What was counted that may lead to bans: connects of ClientIds of this shard, and, on the
+    /// first shard, what is counted of networks for all of them.
+    pub(super) fn packed_offences(&self) -> (Vec<ClientOffence>, Vec<NetworkOffence>) {
+        let counted = self.entrance.offenders.connects.listed();
+        let clients =
+            counted.map(|(client, (since, count))| (client.0.get(), (Instant(since), count)));
+        let parts = (0..).take_while(|_| self.topology.id == ShardId(0));
+        let parts = parts.map_while(|part| self.topology.shared.sources.offences(part));
+        let networks = parts
+            .flatten()
+            .map(|(network, (since, count))| (Banned::Address(network), (Instant(since), count)));
+        (clients.collect(), networks.collect())
+    }
+
+    /// Goes on with what another process has counted. Of clients, each shard gets the counts of
+    /// all, and needs those of its own.
+    pub fn adopt_offences(&mut self, clients: Vec<ClientOffence>, networks: Vec<NetworkOffence>) {
+        if Mutant::UpgradeOffencesLost.is_on() {
+            return;
+        }
+        for (client, (since, count)) in clients {
+            let connects = &mut self.entrance.offenders.connects;
+            connects.adopt(ClientKey::new(client), (since.0, count));
+        }
+        let limits = &self.settings.policy.limits.address;
+        for (who, (since, count)) in networks {
+            let Banned::Address(network) = who else { continue };
+            let network = SourceNetwork::of(network.address(), limits);
+            self.topology.shared.sources.adopt_offence(network, (since.0, count));
         }
     }
 

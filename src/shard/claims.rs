@@ -132,6 +132,8 @@ impl Shard {
             ToShard::Unpassed(passed) => self.take_passed(*passed),
             ToShard::Will(will) => self.send_far_will(will),
             ToShard::Arrived(arrived) => self.record_arrival(arrived),
+            ToShard::Journal(answer) => self.hear_stream(answer),
+            ToShard::Orphan(orphan) => self.adopt_orphan(*orphan),
         }
     }
 
@@ -211,7 +213,7 @@ impl Shard {
             return None; // the node that it moves to is asked, too
         }
         match wanted {
-            SessionDemand::Left => None,
+            SessionDemand::Left | SessionDemand::Here => None,
             SessionDemand::Ended => {
                 self.counters.sessions_persistent -= 1;
                 self.end_session(index);

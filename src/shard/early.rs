@@ -1,84 +1,287 @@
 //! Clients that are copied to another process while they are still served, before their shard rests
-//! for an upgrade ([`crate::upgrade`]): their sockets, and the part of their sessions that seldom
-//! changes. So little is left to copy in the time in which the clients are not served.
+//! for an upgrade ([`crate::upgrade`]). Those that change after that are copied again, and what
+//! changes last is sent while the shard rests. So the time in which the clients are not served
+//! depends on how many of them did something lately, and not on how many there are.
 //!
-//! In the old process, each socket that was copied has a number, and a hash of what was copied of
-//! its session. If the hash is still the same when the shard rests, only the rest is sent. In the
-//! new process, such a session is placed without a connection, and waits until it is claimed. It
-//! has no client yet, no client publishes in the new process, and no timer fires, so the session
-//! can be taken away without a trace.
+//! Each copy has a number. The tables of connections and sessions note every place that is lent to
+//! be changed, so no change goes unnoticed. What becomes of a copy in the new process is in
+//! [`super::early_arrived`].
 
+use super::Shard;
 use super::connection::Stage;
+use super::early_arrived::ArrivedCopies;
 use super::pack::Packed;
-use super::{Action, Shard};
-use crate::ids::{ListenerId, ShardId, SocketId};
+use crate::ids::{ClientKey, SocketId};
+use crate::message::Message;
 use crate::mutant::Mutant;
+use crate::session::Session;
 use crate::slab::Table;
-use crate::time::Instant;
-use crate::upgrade::client::{self, Early, MovedClient, Remainder};
+use crate::upgrade::client::{Early, MovedClient, Remainder};
 use crate::upgrade::code::Code;
-use hashbrown::HashMap;
+use crate::upgrade::frame::UpgradeTotals;
+use std::cell::OnceCell;
 use std::hash::BuildHasher;
 
-/// Sockets that are looked at by one call of [`Shard::next_early`], at most.
-const VISITS: u32 = 4096;
-
-/// Which shard of the old process has copied a client, and under which number.
-type CopyKey = (ShardId, u32);
+/// Places that are looked at by one call of [`Shard::next_copies`], at most.
+const VISITS: usize = 4096;
 
 /// The early copies of a shard: in the old process those that it made, in the new one those that
 /// came.
 #[derive(Default)]
 pub(super) struct EarlyCopies {
     hasher: foldhash::quality::RandomState,
-    /// What was copied, by socket.
-    copied: Table<Copied>,
+    /// The copies of clients with a connection, by socket.
+    online: Table<Copied>,
+    /// The copies of sessions without a connection, by the place of the session.
+    offline: Table<Copied>,
     /// The number of the next copy.
     next: u32,
-    /// Copies that have come from the old process and are not claimed yet.
-    unclaimed: HashMap<CopyKey, Unclaimed, foldhash::fast::FixedState>,
-    /// Those of these copies that have a session here, by the index of the session.
-    placed: HashMap<u32, CopyKey, foldhash::fast::FixedState>,
+    /// Connections and sessions that are to be looked at.
+    due_sockets: Vec<u32>,
+    due_sessions: Vec<u32>,
+    /// Topics whose retained messages have changed.
+    pub(super) due_topics: Vec<Box<str>>,
+    /// Those of some of these topics, which are next.
+    pub(super) changed_messages: Option<Vec<(u64, Message)>>,
+    /// The topic after which the retained messages were not looked at yet; none: at the first one.
+    pub(super) retained_from: Option<Box<str>>,
+    /// All retained messages were looked at.
+    pub(super) retained_done: bool,
+    /// Connections that could not be copied when they were looked at.
+    skipped: Vec<u32>,
+    /// The numbers of copies that are of no use any more, which the other process is not told yet.
+    gone: Vec<u32>,
+    /// The sessions that were being sent retained messages when the shard was at rest otherwise.
+    replaying: OnceCell<Vec<u32>>,
+    /// What has come from the old process.
+    pub(super) arrived: ArrivedCopies,
 }
 
 struct Copied {
     number: u32,
-    /// Hash of the session's bytes, if the session was copied.
-    hash: Option<u64>,
+    client: ClientKey,
+    /// Hash of the session without its flow; `None` with a store.
+    quiet: Option<u64>,
+    /// Hash of all that was copied, to find changes that went unnoticed.
+    #[cfg(debug_assertions)]
+    whole: u64,
 }
 
-struct Unclaimed {
-    socket: SocketId,
-    session: Option<u32>,
+/// Clients whose turn it is to be copied.
+#[derive(Default)]
+pub struct DueCopies {
+    /// The sockets of those that were not copied before: each needs another descriptor, and is then
+    /// packed by [`Shard::pack_early`].
+    pub sockets: Vec<SocketId>,
+    /// What is to be sent of others.
+    pub packed: Vec<Packed>,
+    /// The sockets of those of the others that have one.
+    pub again: Vec<SocketId>,
 }
 
 impl EarlyCopies {
-    fn hash(&self, session: &client::MovedSession) -> u64 {
-        let mut bytes = Vec::with_capacity(session.length());
-        session.put(&mut bytes);
-        self.hasher.hash_one(&bytes)
+    fn hash(&self, value: &impl Code) -> u64 {
+        let mut bytes = Vec::with_capacity(value.length());
+        value.put(&mut bytes);
+        let hash = self.hasher.hash_one(&bytes);
+        zeroize::Zeroize::zeroize(&mut bytes);
+        hash
+    }
+
+    /// Notes that a client was copied; returns the number of the copy.
+    fn note(
+        &mut self,
+        place: Result<SocketId, u32>,
+        client: ClientKey,
+        packed: &mut MovedClient,
+    ) -> u32 {
+        let number = self.next;
+        self.next += 1;
+        let copied = self.copied(number, client, packed);
+        match place {
+            Ok(socket) => self.online.insert(socket.0, copied),
+            Err(session) => self.offline.insert(session, copied),
+        };
+        number
+    }
+
+    fn copied(&self, number: u32, client: ClientKey, packed: &mut MovedClient) -> Copied {
+        let quiet = packed.session.as_mut().map(|session| {
+            let flow = session.flow.take();
+            let quiet = self.hash(session);
+            session.flow = flow;
+            quiet
+        });
+        #[cfg(debug_assertions)]
+        let whole = self.hash(packed);
+        Copied {
+            number,
+            client,
+            quiet,
+            #[cfg(debug_assertions)]
+            whole,
+        }
     }
 }
 
 /// What the old process does.
 impl Shard {
-    /// Up to `most` sockets, from `cursor` on, whose clients can be copied and have not been; looks
-    /// at some thousand sockets. `None` when all sockets were looked at.
-    pub fn next_early(&self, cursor: &mut u32, most: usize) -> Option<Vec<SocketId>> {
-        if *cursor >= self.connections.bound() {
-            return None;
+    /// Begins to note what changes. Every client is to be looked at.
+    pub fn begin_copies(&mut self) {
+        self.connections.watch_changes(true);
+        self.sessions.watch_changes(true);
+        let (sockets, sessions) = (self.connections.bound(), self.sessions.bound());
+        let early = self.work.early.get_or_insert_default();
+        early.due_sockets = (0..sockets).rev().collect();
+        early.due_sessions = (0..sessions).rev().collect();
+        self.begin_retained_copies();
+    }
+
+    /// Everything that has changed since the last call is to be looked at; returns how many
+    /// clients that are.
+    pub fn look_for_changes(&mut self) -> usize {
+        let mut sockets = self.connections.take_changed();
+        let mut sessions = self.sessions.take_changed();
+        sessions.retain(|&index| match self.sessions.get(index).and_then(|all| all.socket) {
+            Some(socket) => {
+                sockets.push(socket.0);
+                // If it was copied without a connection, that copy is of no use any more.
+                let early = self.work.early.as_deref();
+                early.is_some_and(|early| early.offline.get(index).is_some())
+            }
+            None => true,
+        });
+        let Some(early) = &mut self.work.early else { return 0 };
+        early.due_sockets.append(&mut sockets);
+        early.due_sessions.append(&mut sessions);
+        early.due_topics.extend(self.retained.take_changed());
+        for due in [&mut early.due_sockets, &mut early.due_sessions] {
+            // The last one is looked at first.
+            due.sort_unstable_by(|a, b| b.cmp(a));
+            due.dedup();
         }
-        let mut found = Vec::new();
-        let end = cursor.saturating_add(VISITS).min(self.connections.bound());
-        while *cursor < end && found.len() < most {
-            let socket = SocketId(*cursor);
-            *cursor += 1;
-            let copied = |early: &EarlyCopies| early.copied.get(socket.0).is_some();
-            if !self.work.early.as_deref().is_some_and(copied) && self.movable(socket).is_some() {
-                found.push(socket);
+        early.due_sockets.len() + early.due_sessions.len() + early.due_topics.len()
+    }
+
+    /// As many clients that are to be looked at as were not copied while the shard was served.
+    /// Everything is, if nothing was copied or with a store, which has a session's numbers.
+    pub(super) fn look_at_rest(&mut self) {
+        if self.work.early.is_none() || self.storing.is_some() {
+            return self.begin_copies();
+        }
+        self.look_for_changes();
+        if let Some(early) = &mut self.work.early {
+            let mut skipped = std::mem::take(&mut early.skipped);
+            early.due_sockets.append(&mut skipped);
+            early.due_sockets.sort_unstable_by(|a, b| b.cmp(a));
+            early.due_sockets.dedup();
+        }
+    }
+
+    /// The numbers of the copies that are to be looked at.
+    pub(super) fn due_numbers(&self) -> Vec<u32> {
+        let Some(early) = self.work.early.as_deref() else { return Vec::new() };
+        let online = early.due_sockets.iter().filter_map(|&at| early.online.get(at));
+        let offline = early.due_sessions.iter().filter_map(|&at| early.offline.get(at));
+        let gone = early.gone.iter().copied();
+        online.chain(offline).map(|copied| copied.number).chain(gone).collect()
+    }
+
+    pub(super) fn next_due_socket(&mut self) -> Option<SocketId> {
+        self.work.early.as_mut()?.due_sockets.pop().map(SocketId)
+    }
+
+    pub(super) fn next_due_session(&mut self) -> Option<u32> {
+        self.work.early.as_mut()?.due_sessions.pop()
+    }
+
+    /// The numbers of copies that are of no use any more, each once.
+    pub(super) fn take_gone(&mut self) -> Vec<u32> {
+        self.work.early.as_mut().map_or_else(Vec::new, |early| std::mem::take(&mut early.gone))
+    }
+
+    /// Some of the clients that are to be looked at: about `most` of them, and none if none of
+    /// those that were looked at is to be copied. `None` when all were looked at.
+    pub fn next_copies(&mut self, most: usize) -> Option<DueCopies> {
+        let mut due = DueCopies::default();
+        for _ in 0..VISITS {
+            if due.sockets.len() + due.packed.len() >= most {
+                return Some(due);
+            }
+            if let Some(socket) = self.next_due_socket() {
+                self.copy_connection(socket, &mut due);
+            } else if let Some(index) = self.next_due_session() {
+                due.packed.extend(self.copy_offline(index));
+            } else {
+                let gone = self.take_gone();
+                if !gone.is_empty() {
+                    due.packed.push(Packed::Gone(self.topology.id, gone));
+                } else if let Some(packed) = self.copy_retained() {
+                    due.packed.push(packed);
+                } else {
+                    break;
+                }
             }
         }
-        Some(found)
+        let early = self.work.early.as_deref()?;
+        let left = !early.due_sockets.is_empty() || !early.due_sessions.is_empty();
+        (left || !due.sockets.is_empty() || !due.packed.is_empty()).then_some(due)
+    }
+
+    fn copy_connection(&mut self, socket: SocketId, due: &mut DueCopies) {
+        let movable = self.movable(socket).is_some();
+        let Some(early) = &mut self.work.early else { return };
+        match (early.online.get(socket.0).is_some(), movable) {
+            (false, true) => due.sockets.push(socket),
+            (false, false) => {
+                if self.connections.get(socket.0).is_some() {
+                    early.skipped.push(socket.0);
+                }
+            }
+            (true, false) => self.forget_early(socket),
+            // With a store only the socket is copied.
+            (true, true) if self.storing.is_some() => {}
+            (true, true) => {
+                if let Some(client) = self.pack_connection(socket) {
+                    due.again.push(socket);
+                    due.packed.push(self.packed_online(socket, client));
+                }
+            }
+        }
+    }
+
+    fn copy_offline(&mut self, index: u32) -> Option<Packed> {
+        if self.storing.is_some() {
+            return None;
+        }
+        let known = self.offline_copy(index);
+        let session = self.sessions.get(index).filter(|session| is_offline(session))?;
+        let (key, client_id) = (session.key, session.client_id.clone());
+        let session = Some(self.pack_session(index, session));
+        let mut packed = MovedClient { session, connection: None };
+        if known.is_some() {
+            return Some(self.packed_offline(index, packed));
+        }
+        let early = self.work.early.as_mut()?;
+        let number = early.note(Err(index), key, &mut packed);
+        let (from, session) = (self.topology.id, packed.session.take());
+        let early = Early { from, number, client_id, listener: None, session, connection: None };
+        Some(Packed::Early(Box::new(early)))
+    }
+
+    /// The number of the copy of the session without a connection at that place. If the copy is of
+    /// another session, or this one has a connection now, the copy is of no use any more.
+    pub(super) fn offline_copy(&mut self, index: u32) -> Option<u32> {
+        let session = self.sessions.get(index).filter(|session| is_offline(session));
+        let key = session.map(|session| session.key);
+        let early = self.work.early.as_mut()?;
+        let copied = early.offline.get(index)?;
+        if key == Some(copied.client) {
+            return Some(copied.number);
+        }
+        early.gone.push(copied.number);
+        early.offline.remove(index);
+        None
     }
 
     /// The session of the client on that socket, if the client can be handed over with it.
@@ -91,19 +294,20 @@ impl Shard {
     }
 
     /// The early copy of the client on that socket; `None` when the client is gone by now. With a
-    /// store, the session is not copied.
+    /// store, only the socket is copied.
     pub fn pack_early(&mut self, socket: SocketId) -> Option<Early> {
         let index = self.movable(socket)?;
         let listener = self.connections.get(socket.0)?.listener;
         let session = self.sessions.get(index)?;
-        let client_id = session.client_id.clone();
-        let session = self.storing.is_none().then(|| self.pack_quiet(session));
-        let early = self.work.early.get_or_insert_default();
-        let hash = session.as_ref().map(|session| early.hash(session));
-        let number = early.next;
-        early.next += 1;
-        early.copied.insert(socket.0, Copied { number, hash });
-        Some(Early { from: self.topology.id, number, client_id, listener, session })
+        let (key, client_id) = (session.key, session.client_id.clone());
+        let mut packed = match self.storing {
+            None => self.pack_connection(socket)?,
+            Some(_) => MovedClient { session: None, connection: None },
+        };
+        let number = self.work.early.get_or_insert_default().note(Ok(socket), key, &mut packed);
+        let MovedClient { session, connection } = packed;
+        let (from, listener) = (self.topology.id, Some(listener));
+        Some(Early { from, number, client_id, listener, session, connection })
     }
 
     /// That socket is closed, and may come again with another client.
@@ -111,154 +315,105 @@ impl Shard {
     pub(super) fn forget_early(&mut self, socket: SocketId) {
         if let Some(early) = &mut self.work.early
             && !Mutant::UpgradeCopyOfAnother.is_on()
+            && let Some(copied) = early.online.remove(socket.0)
+            && !Mutant::UpgradeGoneUntold.is_on()
         {
-            early.copied.remove(socket.0);
+            early.gone.push(copied.number);
         }
     }
 
     /// Forgets all copies: no process takes over.
     pub fn forget_all_early(&mut self) {
         self.work.early = None;
+        self.connections.watch_changes(false);
+        self.sessions.watch_changes(false);
+        self.retained.watch_changes(false);
     }
 
-    /// What is sent of a client that is handed over now: if it was copied before, only what has
-    /// changed.
-    pub(super) fn packed_online(&self, socket: SocketId, client: MovedClient) -> Packed {
+    /// What the copies have that were made and are of use, and all retained messages.
+    pub fn copies(&self) -> UpgradeTotals {
         let early = self.work.early.as_deref();
-        let Some((early, copied)) =
-            early.and_then(|early| Some((early, early.copied.get(socket.0)?)))
-        else {
+        let (online, offline) = early.map_or((0, 0), |all| (all.online.len(), all.offline.len()));
+        UpgradeTotals {
+            sessions: (online + offline) as u64,
+            connections: online as u64,
+            retained: self.retained.of_clients(),
+        }
+    }
+
+    /// What is sent of a client that is copied again or handed over now: if it was copied before,
+    /// only what has changed.
+    pub(super) fn packed_online(&mut self, socket: SocketId, mut client: MovedClient) -> Packed {
+        let from = self.topology.id;
+        let Some(early) = &mut self.work.early else {
             return Packed::Online(socket, Box::new(client));
         };
-        let (from, number) = (self.topology.id, copied.number);
+        let Some(before) = early.online.remove(socket.0) else {
+            return Packed::Online(socket, Box::new(client));
+        };
+        let copied = early.copied(before.number, before.client, &mut client);
+        let same = copied.quiet == before.quiet && copied.quiet.is_some();
+        let number = copied.number;
+        early.online.insert(socket.0, copied);
         match client {
-            MovedClient { session: Some(mut session), connection: Some(connection) } => {
-                let flow = session.flow.take();
-                let same = copied.hash == Some(early.hash(&session));
-                if same || copied.hash.is_some() && Mutant::UpgradeChangeUntold.is_on() {
-                    let rest = Remainder { from, number, flow, connection };
-                    return Packed::Rest(Box::new(rest));
-                }
-                session.flow = flow;
-                let connection = Some(connection);
-                Packed::Known(
-                    from,
-                    number,
-                    Box::new(MovedClient { session: Some(session), connection }),
-                )
+            MovedClient { session: Some(session), connection: Some(connection) }
+                if same || before.quiet.is_some() && Mutant::UpgradeChangeUntold.is_on() =>
+            {
+                let flow = session.flow;
+                Packed::Rest(Box::new(Remainder { from, number, flow, connection }))
             }
             client => Packed::Known(from, number, Box::new(client)),
         }
     }
+
+    /// The same for a session without a connection.
+    pub(super) fn packed_offline(&mut self, index: u32, mut client: MovedClient) -> Packed {
+        let from = self.topology.id;
+        if self.offline_copy(index).is_none() {
+            return Packed::Offline(Box::new(client));
+        }
+        let Some(early) = &mut self.work.early else { return Packed::Offline(Box::new(client)) };
+        let Some(before) = early.offline.remove(index) else {
+            return Packed::Offline(Box::new(client));
+        };
+        let copied = early.copied(before.number, before.client, &mut client);
+        early.offline.insert(index, copied);
+        Packed::Known(from, before.number, Box::new(client))
+    }
+
+    /// Whether some session is still being sent retained messages. Looks at every session, but only
+    /// once while a shard with copies comes to rest: after that, at those that have changed.
+    pub(super) fn is_replaying(&self) -> bool {
+        let replays = |index: &u32| {
+            let flow = self.sessions.get(*index).and_then(|session| session.flow.as_ref());
+            flow.is_some_and(|flow| !flow.replays.is_empty())
+        };
+        let mut all = 0..self.sessions.bound();
+        let Some(early) = self.work.early.as_deref() else { return all.any(|at| replays(&at)) };
+        if early.arrived.any() {
+            return false; // nobody has subscribed here yet
+        }
+        let known = early.replaying.get_or_init(|| all.filter(replays).collect());
+        known.iter().any(replays) || self.sessions.changed().iter().any(replays)
+    }
+
+    /// For tests of builds with debug assertions: the numbers of copies that are not what they are
+    /// a copy of, although they are not known to have changed.
+    pub fn unnoticed_changes(&self) -> Vec<u32> {
+        #[cfg(debug_assertions)]
+        if let Some(early) = self.work.early.as_deref().filter(|_| self.storing.is_none()) {
+            let sockets = (0..self.connections.bound()).map(SocketId);
+            let copied = sockets.filter_map(|at| Some((at, early.online.get(at.0)?)));
+            let changed = copied.filter(|(at, copied)| {
+                let client = self.pack_connection(*at);
+                client.is_none_or(|client| early.hash(&client) != copied.whole)
+            });
+            return changed.map(|(_, copied)| copied.number).collect();
+        }
+        Vec::new()
+    }
 }
 
-/// What the new process does.
-impl Shard {
-    /// Takes in the early copy of a client whose home is here.
-    ///
-    /// # Errors
-    /// Why the copy cannot be taken in.
-    pub fn adopt_early(&mut self, early: Early, socket: SocketId) -> Result<(), String> {
-        let key = (early.from, early.number);
-        let session =
-            match early.session {
-                Some(session) => {
-                    // The client was copied before, and has had another connection since.
-                    self.replace_early(&session.client_id);
-                    Some(self.adopt_session(
-                        client::MovedSession { ends: Instant::END, ..session },
-                        None,
-                    )?)
-                }
-                None => None,
-            };
-        let early = self.work.early.get_or_insert_default();
-        if let Some(index) = session {
-            early.placed.insert(index, key);
-        }
-        match early.unclaimed.insert(key, Unclaimed { socket, session }) {
-            None => Ok(()),
-            Some(_) => Err("a client was copied twice under one number".to_owned()),
-        }
-    }
-
-    /// If there is an early copy of a session with that ClientId, takes the session away.
-    pub(super) fn replace_early(&mut self, name: &str) {
-        if self.work.early.is_none() || Mutant::UpgradeEarlyTwice.is_on() {
-            return;
-        }
-        let Some(index) = self.find_session(name) else { return };
-        let Some(early) = &mut self.work.early else { return };
-        let Some(key) = early.placed.remove(&index) else { return };
-        if let Some(unclaimed) = early.unclaimed.get_mut(&key) {
-            unclaimed.session = None;
-        }
-        self.end_moved(index);
-    }
-
-    fn claim_early(&mut self, key: CopyKey) -> Result<Unclaimed, String> {
-        let early = self.work.early.as_deref_mut();
-        let found = early.and_then(|early| {
-            let unclaimed = early.unclaimed.remove(&key)?;
-            if let Some(index) = unclaimed.session {
-                early.placed.remove(&index);
-            }
-            Some(unclaimed)
-        });
-        found.ok_or_else(|| "a client that is said to be copied is not here".to_owned())
-    }
-
-    /// Takes in the rest of a client that was copied early.
-    ///
-    /// # Errors
-    /// Why the rest cannot be taken in.
-    pub fn adopt_rest(&mut self, rest: Remainder, listener: ListenerId) -> Result<(), String> {
-        let Unclaimed { socket, session } = self.claim_early((rest.from, rest.number))?;
-        let index = session.ok_or("a session that is said to be copied is not here")?;
-        let Some(session) = self.sessions.get_mut(index) else {
-            return Err("a session that was copied is gone".to_owned());
-        };
-        session.socket = Some(socket);
-        let ends = session.grant().map(|grant| grant.ends);
-        self.counters.clients_taken_over += 1;
-        self.counters.sessions_persistent -= 1;
-        if let Some(ends) = ends {
-            self.note_end(socket, ends);
-        }
-        self.tell_presence(index, true);
-        if let Some(flow) = rest.flow.filter(|_| !Mutant::UpgradeRestFlowLost.is_on()) {
-            self.adopt_flow(index, flow)?;
-        }
-        self.adopt_connection(socket, listener, rest.connection, Some(index))?;
-        self.adopt_limits(index, listener);
-        Ok(())
-    }
-
-    /// Takes the socket of a client that was copied early and has changed since: the client comes
-    /// as a whole.
-    ///
-    /// # Errors
-    /// When there is no copy of that number.
-    pub fn take_early_socket(&mut self, from: ShardId, number: u32) -> Result<SocketId, String> {
-        let Unclaimed { socket, session } = self.claim_early((from, number))?;
-        if let Some(index) = session {
-            self.end_moved(index);
-        }
-        Ok(socket)
-    }
-
-    /// All clients that are handed over have come: copies that were not claimed are taken away.
-    /// Their clients have gone since, or have come as a whole with other sockets.
-    pub fn end_unclaimed(&mut self) {
-        let Some(early) = self.work.early.take() else { return };
-        if Mutant::UpgradeUnclaimedStay.is_on() {
-            return;
-        }
-        for (_, Unclaimed { socket, session }) in early.unclaimed {
-            self.outputs.actions.push(Action::Close(socket));
-            if let Some(index) = session {
-                self.end_moved(index);
-            }
-        }
-    }
+pub(super) fn is_offline(session: &Session) -> bool {
+    session.socket.is_none() && !session.is_ending()
 }

@@ -2,8 +2,10 @@
 //! keeps the originals, and goes on serving them if the other process fails.
 
 use super::Shard;
+use super::bans::{ClientOffence, NetworkOffence};
 use super::changes::level;
 use super::connection::{Connection, Stage};
+use super::early::is_offline;
 use super::route::GROUP;
 use crate::access::Grant;
 use crate::access::scram::Mechanism;
@@ -12,20 +14,23 @@ use crate::message::Message;
 use crate::mutant::Mutant;
 use crate::outgoing::Segment;
 use crate::session::{Flow, Session};
-use crate::topic;
-use crate::upgrade::client::{self, MovedClient, MovedSubscription, Remainder};
+use crate::upgrade::client::{self, Early, MovedClient, MovedSubscription, Remainder};
 use crate::upgrade::code::ByteString;
 use crate::upgrade::frame::Ban;
 
 /// How far the packing of a shard has come.
 #[derive(Clone, Default, Debug)]
 pub struct PackCursor {
+    /// Which clients are to be packed is known.
+    begun: bool,
+    /// It was told which copies are not what they should be.
+    told: bool,
     /// How many parts of the table of bans were packed.
     bans: usize,
-    connection: u32,
-    session: u32,
-    retained: Option<Box<str>>,
-    done: bool,
+    /// What counts towards bans was packed.
+    offences: bool,
+    /// The counters were packed.
+    counted: bool,
 }
 
 /// One packed piece.
@@ -34,23 +39,43 @@ pub enum Packed {
     Online(SocketId, Box<MovedClient>),
     /// A client whose socket was copied before, by that shard under that number.
     Known(ShardId, u32, Box<MovedClient>),
-    /// The rest of a client of which a part was copied before.
+    /// What has changed of a client that was copied before.
     Rest(Box<Remainder>),
+    /// A copy of a session without a connection, made while the shard is served.
+    Early(Box<Early>),
+    /// The copies of that shard with these numbers are of no use any more.
+    Gone(ShardId, Vec<u32>),
+    /// Of the copies of that shard only those with these numbers are not what they should be.
+    Stale(ShardId, Vec<u32>),
     /// A session without a connection.
     Offline(Box<MovedClient>),
     /// Some retained messages, each with the accounts that it counts for.
     Retained(Vec<(u64, Message)>),
+    /// What was sent of the retained messages of these topics holds no more.
+    Unretained(Vec<Box<str>>),
+    /// What that shard has counted.
+    Counters(ShardId, Vec<(Box<str>, u64)>),
+    /// What was counted that may lead to bans.
+    Offences(Vec<ClientOffence>, Vec<NetworkOffence>),
     /// The temporary bans. They are shared by all shards, so only the first shard packs them.
     Bans(Vec<Ban>),
 }
 
-/// How many retained messages are packed at a time.
-const RETAINED: usize = 64;
-
 impl Shard {
     /// The next piece; `None` when everything was packed. The shard must be suspended and have no
     /// send in flight.
-    pub fn pack_next(&self, cursor: &mut PackCursor) -> Option<Packed> {
+    pub fn pack_next(&mut self, cursor: &mut PackCursor) -> Option<Packed> {
+        if !std::mem::replace(&mut cursor.begun, true) {
+            self.look_at_rest();
+            let topics = self.due_topics();
+            if !topics.is_empty() {
+                return Some(Packed::Unretained(topics));
+            }
+        }
+        // When this has come, the other process knows what of the copies holds no more.
+        if !std::mem::replace(&mut cursor.told, true) {
+            return Some(Packed::Stale(self.topology.id, self.due_numbers()));
+        }
         while self.topology.id == ShardId(0) {
             let Some(bans) = self.packed_bans(cursor.bans) else { break };
             cursor.bans += 1;
@@ -58,49 +83,45 @@ impl Shard {
                 return Some(Packed::Bans(bans));
             }
         }
-        while cursor.connection < self.connections.bound() {
-            let socket = SocketId(cursor.connection);
-            cursor.connection += 1;
-            if let Some(client) = self.pack_connection(socket) {
-                return Some(self.packed_online(socket, client));
+        while let Some(socket) = self.next_due_socket() {
+            match self.pack_connection(socket) {
+                Some(client) => return Some(self.packed_online(socket, client)),
+                // A connection that is ending ends with this process.
+                None => self.forget_early(socket),
             }
         }
-        while cursor.session < self.sessions.bound() {
-            let index = cursor.session;
-            cursor.session += 1;
-            let Some(session) = self.sessions.get(index) else { continue };
-            let stays = session.is_ending() || Mutant::UpgradeOfflineLost.is_on();
-            if session.socket.is_none() && !stays {
-                let session = Some(self.pack_session(index, session));
-                return Some(Packed::Offline(Box::new(MovedClient { session, connection: None })));
+        while let Some(index) = self.next_due_session() {
+            if let Some(packed) = self.pack_offline(index) {
+                return Some(packed);
             }
         }
-        if cursor.done {
-            return None;
+        let gone = self.take_gone();
+        if !gone.is_empty() {
+            return Some(Packed::Gone(self.topology.id, gone));
         }
-        let mut messages = Vec::new();
-        let found = &mut |topic: &str, message: &Message| {
-            let accounts = match Mutant::UpgradeAccountsLost.is_on() {
-                true => 0,
-                false => self.accounts_of_kept(topic).packed(),
-            };
-            messages.push((accounts, message.clone()));
-        };
-        let visits = &mut { usize::MAX };
-        let from = cursor.retained.as_deref();
-        match self.retained.messages.replay("#", from, RETAINED, visits, found) {
-            topic::Pass::More(next) => cursor.retained = Some(next),
-            topic::Pass::Done => cursor.done = true,
+        if !std::mem::replace(&mut cursor.offences, true) {
+            let (clients, networks) = self.packed_offences();
+            if !clients.is_empty() || !networks.is_empty() {
+                return Some(Packed::Offences(clients, networks));
+            }
         }
-        // What the broker itself retains below `$SYS` belongs to no client and is made anew.
-        messages.retain(|(_, message)| !topic::is_servers_own(message.view().topic));
-        if Mutant::UpgradeRetainedLost.is_on() {
-            messages.clear();
+        if !std::mem::replace(&mut cursor.counted, true) {
+            return Some(Packed::Counters(self.topology.id, self.packed_counters()));
         }
-        Some(Packed::Retained(messages))
+        self.next_retained()
     }
 
-    fn pack_connection(&self, socket: SocketId) -> Option<MovedClient> {
+    fn pack_offline(&mut self, index: u32) -> Option<Packed> {
+        let session = self.sessions.get(index).filter(|session| is_offline(session));
+        if session.is_none() || Mutant::UpgradeOfflineLost.is_on() {
+            self.offline_copy(index);
+            return None;
+        }
+        let session = session.map(|session| self.pack_session(index, session));
+        Some(self.packed_offline(index, MovedClient { session, connection: None }))
+    }
+
+    pub(super) fn pack_connection(&self, socket: SocketId) -> Option<MovedClient> {
         let connection = self.connections.get(socket.0)?;
         let session = match connection.stage {
             Stage::Open(index) => Some(self.pack_session(index, self.sessions.get(index)?)),
@@ -114,7 +135,7 @@ impl Shard {
         Some(MovedClient { session, connection: Some(packed) })
     }
 
-    fn pack_session(&self, index: u32, session: &Session) -> client::MovedSession {
+    pub(super) fn pack_session(&self, index: u32, session: &Session) -> client::MovedSession {
         client::MovedSession {
             flow: session.flow.as_deref().map(|flow| self.pack_flow(index, flow)),
             stored: self.storing.as_ref().and_then(|storing| storing.packed_session(index)),

@@ -56,6 +56,7 @@ impl Shard {
         self.memory.tally.retained += retained(topic, message.size());
         self.adopt_accounts(topic, accounts, size);
         self.note_restored(&message, stamp);
+        self.retained.changes(topic, true);
         self.retained.messages.set(topic, message);
     }
 
@@ -237,7 +238,7 @@ impl Shard {
 
 /// Puts packet identifiers into the order in which they were assigned. Identifiers count up and
 /// wrap, so the first one is the one after the widest gap.
-fn in_order<T>(sent: &mut [(PacketId, T)]) {
+pub(super) fn in_order<T>(sent: &mut [(PacketId, T)]) {
     sent.sort_by_key(|(id, _)| id.get());
     let gap = |at: usize| {
         let before = if at == 0 { sent.len() - 1 } else { at - 1 };

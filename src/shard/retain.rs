@@ -10,6 +10,7 @@ use crate::ids::SessionRef;
 use crate::message::{Message, MessageRef, Retain};
 use crate::mutant::Mutant;
 use crate::topic::{self, Retained};
+use hashbrown::HashSet;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -27,6 +28,10 @@ pub(super) struct RetainedMessages {
     pub(super) stamps: Stamps,
     /// The messages that count for a bound of their publishers.
     pub(super) accounted: Accounted,
+    /// How many of the messages are the broker's own, below `$SYS`.
+    own: u64,
+    /// Topics whose messages have changed, while they are noted.
+    changed: Option<HashSet<Box<str>>>,
 }
 
 impl RetainedMessages {
@@ -38,6 +43,34 @@ impl RetainedMessages {
             sweep_from: None,
             stamps: Stamps::default(),
             accounted: Accounted::default(),
+            own: 0,
+            changed: None,
+        }
+    }
+
+    /// How many messages are not the broker's own.
+    pub(super) fn of_clients(&self) -> u64 {
+        self.messages.len() as u64 - self.own
+    }
+
+    /// Begins to note the topics whose messages change, or ceases.
+    pub(super) fn watch_changes(&mut self, watch: bool) {
+        self.changed = watch.then(HashSet::default);
+    }
+
+    /// The topics whose messages have changed since the last call.
+    pub(super) fn take_changed(&mut self) -> impl Iterator<Item = Box<str>> + use<> {
+        self.changed.as_mut().map(std::mem::take).into_iter().flatten()
+    }
+
+    /// A message comes or goes.
+    pub(super) fn changes(&mut self, topic: &str, comes: bool) {
+        if topic::is_servers_own(topic) {
+            self.own = if comes { self.own + 1 } else { self.own - 1 };
+        } else if let Some(changed) = &mut self.changed
+            && !changed.contains(topic)
+        {
+            changed.insert(topic.into());
         }
     }
 
@@ -110,6 +143,7 @@ impl Shard {
         self.counters.retained_messages += 1;
         self.counters.retained_bytes += size;
         self.memory.tally.retained += retained(message.topic, kept.size());
+        self.retained.changes(message.topic, true);
         self.retained.messages.set(message.topic, stored);
     }
 
@@ -129,8 +163,9 @@ impl Shard {
     }
 
     /// Takes a message out of the counts. Returns its stamp, if it had one.
-    fn uncount_retained(&mut self, old: &Message) -> Option<u64> {
+    pub(super) fn uncount_retained(&mut self, old: &Message) -> Option<u64> {
         let size = old.size() as u64;
+        self.retained.changes(old.view().topic, false);
         self.counters.retained_messages -= 1;
         self.counters.retained_bytes -= size;
         self.memory.tally.retained -= retained(old.view().topic, old.size());

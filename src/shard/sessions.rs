@@ -45,6 +45,21 @@ impl Sessions {
         self.all.get_mut(index)
     }
 
+    /// Begins to note the places that change, or ceases.
+    pub(super) fn watch_changes(&mut self, watch: bool) {
+        self.all.watch_changes(watch);
+    }
+
+    /// The places that have changed since the last call.
+    pub(super) fn take_changed(&mut self) -> Vec<u32> {
+        self.all.take_changed()
+    }
+
+    /// The places that have changed since then.
+    pub(super) fn changed(&self) -> &[u32] {
+        self.all.changed()
+    }
+
     /// The session at that place, if it is still the one of that generation.
     #[inline]
     pub(super) fn get_of(&mut self, index: u32, generation: u32) -> Option<&mut Session> {

@@ -18,6 +18,7 @@
 use super::Shard;
 use super::away::ReadingBack;
 use super::bodies::Bodies;
+use super::journal::Journaling;
 use super::left::StoredLeftovers;
 use super::receipts::Receipts;
 use super::returning::Returning;
@@ -29,9 +30,9 @@ use crate::message::{Message, MessageRef};
 use crate::mutant::Mutant;
 use crate::session::Queued;
 use crate::slab::Table;
-use crate::storage::log::{Log, LogFigures};
+use crate::storage::StorageCommand;
+use crate::storage::log::Log;
 use crate::storage::record::{Record, StoreSecret, StoredMessage, slot_keys};
-use crate::storage::{StorageAnswer, StorageCommand};
 use crate::time::Instant;
 use std::collections::VecDeque;
 use std::num::NonZeroU64;
@@ -132,6 +133,7 @@ pub struct Storing {
     fanned: bool,
     /// For a hand-over: how many sessions the log has, and how many have come.
     pub(super) expected: [u64; 2],
+    pub(super) journaling: Option<Box<Journaling>>,
 }
 
 impl Storing {
@@ -171,6 +173,7 @@ impl Storing {
             refusing: ShardSet::default(),
             fanned: false,
             expected: [0; 2],
+            journaling: None,
         }
     }
 
@@ -211,6 +214,11 @@ impl Storing {
         if let Some(socket) = socket {
             self.withheld.wait_for_batch(socket, batch);
         }
+    }
+
+    /// The largest number that a session has.
+    pub(super) fn last_number(&self) -> u64 {
+        self.last_session
     }
 
     pub(super) fn number(&self, index: u32) -> Option<u64> {
@@ -310,7 +318,7 @@ impl Storing {
     }
 
     fn reached(&self) -> Reached<'_> {
-        Reached { log: &self.log, peers: &self.peers, receipts: &self.receipts }
+        Reached { kept: self.kept(), peers: &self.peers, receipts: &self.receipts }
     }
 
     /// Bytes of memory, without messages: these are counted where they wait.
@@ -322,6 +330,7 @@ impl Storing {
             + self.withheld.len() * WAITER
             + (self.receipts.len() + self.returning.len()) * RECEIPT
             + self.log.memory()
+            + self.journaling.as_ref().map_or(0, |journaling| journaling.journal.memory())
     }
 
     /// Makes that client wait for everything that has been appended so far.
@@ -407,7 +416,7 @@ impl Storing {
     /// returns those of other shards.
     fn close_durable(&mut self) -> Vec<(ShardId, u64)> {
         let own = self.own;
-        let mut taken = self.receipts.take_durable(self.log.kept());
+        let mut taken = self.receipts.take_durable(self.kept());
         taken.retain(|&(home, receipt)| {
             if home == own {
                 self.close_receipt(receipt);
@@ -420,7 +429,7 @@ impl Storing {
     /// What the other shards are to be told at the end of a step: how many of their messages are
     /// safe. `fanning`: fan-outs are under way.
     fn safe_here(&mut self, fanning: bool) -> Vec<(ShardId, u64)> {
-        let (durable, appended) = (self.log.kept(), self.appended);
+        let (durable, appended) = (self.kept(), self.appended);
         let (closed, receipt) = (self.receipts.closed(), self.receipts.last());
         let mut told = Vec::new();
         // The records that a fan-out appends in its last step count, too, even if that is its first
@@ -452,14 +461,14 @@ impl Storing {
 
 /// How far the log of this shard and the other shards have come.
 struct Reached<'a> {
-    log: &'a Log,
+    kept: u64,
     peers: &'a [PeerShard],
     receipts: &'a Receipts,
 }
 
 impl StoreProgress for Reached<'_> {
     fn durable(&self) -> u64 {
-        self.log.kept()
+        self.kept
     }
 
     fn closed(&self) -> u64 {
@@ -482,18 +491,6 @@ impl Shard {
         self.storing.iter_mut().flat_map(|storing| storing.log.commands.drain(..))
     }
 
-    /// Takes in the outcome of one of these commands.
-    pub fn storage_answered(&mut self, answer: StorageAnswer) {
-        let Some(storing) = &mut self.storing else { return };
-        match answer {
-            StorageAnswer::Bytes { spans } => storing.reading.arrive(spans),
-            answer => storing.log.answered(answer, storing.micros),
-        }
-        if let Some(trouble) = storing.log.take_trouble() {
-            tracing::error!(shard = self.topology.id.0, "storage: {trouble}");
-        }
-    }
-
     /// Whether this shard is the home of that ClientId.
     pub fn is_home_of(&self, name: &str) -> bool {
         self.topology.home(name) == self.topology.id
@@ -504,30 +501,9 @@ impl Shard {
         self.storing.as_ref().is_some_and(|storing| storing.log.is_down())
     }
 
-    /// True when everything that was stored is durable.
+    /// True when everything that was stored is durable, and in the stream if that takes it.
     pub fn is_stored(&self) -> bool {
-        self.storing.as_ref().is_none_or(|storing| storing.log.is_settled())
-    }
-
-    /// Brings the counters of storage up to date.
-    pub fn measure_storage(&mut self) {
-        let Some(storing) = &self.storing else { return };
-        let (log, counters) = (&storing.log, &mut self.counters);
-        let LogFigures { commits, written, copied, failures, troubles } = log.figures();
-        counters.storage_commits = commits;
-        counters.storage_written = written;
-        counters.storage_copied = copied;
-        counters.storage_failures = failures;
-        counters.storage_troubles = troubles;
-        (counters.storage_live, counters.storage_used) = log.sizes();
-        counters.storage_values = log.counts().0 as u64;
-        counters.storage_backlog = log.backlog() as u64;
-        counters.storage_age_nanos = log.age(storing.micros) * 1000;
-        counters.storage_waiting = storing.withheld.len() as u64;
-        counters.storage_down = u64::from(log.is_down());
-        counters.storage_full = u64::from(log.has_no_room(storing.micros));
-        counters.storage_late = u64::from(storing.lateness >= Lateness::Half);
-        counters.storage_degraded = u64::from(log.is_degraded());
+        self.storing.as_ref().is_none_or(|storing| storing.log.is_settled() && storing.is_level())
     }
 
     /// How long the oldest change has waited for the disk, in milliseconds.
@@ -562,12 +538,14 @@ impl Shard {
     pub(super) fn run_storing(&mut self) {
         let Some(storing) = &mut self.storing else { return };
         let turn = storing.log.turn(storing.micros);
-        storing.due = [turn, storing.reading.due()].into_iter().flatten().min();
+        let journal = storing.journaling.as_ref().and_then(|of| of.journal.due());
+        storing.due = [turn, storing.reading.due(), journal].into_iter().flatten().min();
         let kept = storing.close_durable();
         let fanning = !self.delivery.fanouts.is_empty();
         let told = storing.safe_here(fanning && !Mutant::StorageFanOutUnwaited.is_on());
-        let Storing { withheld, log, peers, receipts, .. } = &mut **storing;
-        let released = withheld.take_met(&Reached { log, peers, receipts });
+        let kept_up_to = storing.kept();
+        let Storing { withheld, peers, receipts, .. } = &mut **storing;
+        let released = withheld.take_met(&Reached { kept: kept_up_to, peers, receipts });
         for (shard, count) in told {
             self.mail.outbox.tell(shard, Control::Safe(count));
         }

@@ -65,12 +65,6 @@ impl Shard {
             .or_else(|| self.is_replaying().then_some("retained messages for new subscriptions"))
     }
 
-    /// Whether some session is still being sent retained messages. Looks at every session.
-    fn is_replaying(&self) -> bool {
-        let sessions = (0..self.sessions.bound()).filter_map(|index| self.sessions.get(index));
-        sessions.filter_map(|session| session.flow.as_ref()).any(|flow| !flow.replays.is_empty())
-    }
-
     /// Counts what this shard holds. Looks at every connection and session.
     pub fn inventory(&self) -> Inventory {
         let mut found = Inventory::default();
@@ -129,9 +123,10 @@ impl Shard {
     pub fn serve_adopted(&mut self) {
         self.work.stopping.suspended = false;
         self.serve_stored();
-        for at in 0..self.connections.bound() {
-            let socket = SocketId(at);
-            let Some(connection) = self.connections.get_mut(at) else { continue };
+        // Those that were copied have nothing to do unless something has to go out or in, or waits
+        // for its turn.
+        for socket in self.end_copies() {
+            let Some(connection) = self.connections.get_mut(socket.0) else { continue };
             let Stage::Open(index) = connection.stage else {
                 self.outputs.actions.push(Action::ReceiveOnce(socket));
                 continue;

@@ -72,7 +72,7 @@ impl Shard {
 
     /// Makes one `$SYS` update.
     fn publish_sys(&mut self) {
-        let own = self.counters;
+        let own = self.figures();
         if self.topology.id != ShardId(0) {
             self.mail.outbox.tell(ShardId(0), Control::Counters(Box::new(own)));
             return;

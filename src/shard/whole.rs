@@ -62,8 +62,8 @@ impl Rejoining {
 }
 
 impl Shard {
-    /// Whether it has put back what was stored, if it has a store, and other shards know of it.
-    pub fn is_whole(&self) -> bool {
+    /// Whether the groups on other shards know of all members that were put back here.
+    pub(super) fn has_rejoined(&self) -> bool {
         self.subscriptions.rejoining.left == 0 || Mutant::StorageRejoiningUnawaited.is_on()
     }
 

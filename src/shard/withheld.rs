@@ -62,6 +62,11 @@ impl Withheld {
         self.needs.len()
     }
 
+    /// The connections that wait.
+    pub(super) fn all(&self) -> Vec<SocketId> {
+        self.needs.keys().map(|&socket| SocketId(socket)).collect()
+    }
+
     /// Makes the connection wait for that batch. Batches must not decrease from one call to the
     /// next.
     pub(super) fn wait_for_batch(&mut self, socket: SocketId, batch: u64) {

@@ -10,6 +10,7 @@ use super::sys::Sys;
 use super::task::Tasks;
 use super::upkeep::Upkeep;
 use super::wills::Wills;
+use crate::telemetry::Counters;
 
 /// The work of a shard that goes on over several steps.
 pub(super) struct Work {
@@ -26,6 +27,8 @@ pub(super) struct Work {
     pub(super) lasted: u32,
     /// The copies that are made before an upgrade, while one is under way.
     pub(super) early: Option<Box<EarlyCopies>>,
+    /// What the processes before this one have counted.
+    pub(super) carried: Option<Box<Counters>>,
 }
 
 impl Work {
@@ -42,6 +45,7 @@ impl Work {
             claims: Claims::default(),
             lasted: 0,
             early: None,
+            carried: None,
         }
     }
 

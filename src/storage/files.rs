@@ -310,6 +310,10 @@ impl LogFiles {
                     Err(error) => StorageAnswer::Unread { segment, why: error.to_string() },
                 }
             }
+            StorageCommand::Copy { segment, offset, length } => {
+                let bytes = self.read(segment, offset, length);
+                StorageAnswer::Copied { bytes: bytes.map_err(|error| error.to_string()) }
+            }
             StorageCommand::Read { spans } => {
                 StorageAnswer::Bytes { spans: self.read_spans(&spans) }
             }

@@ -172,6 +172,8 @@ pub struct Image {
     pub briefs: BTreeMap<u64, Brief>,
     /// Bytes of bodies that there is still room for; `None` for no bound.
     room: Option<usize>,
+    /// Bytes of bodies.
+    bytes: usize,
     /// Retained messages by topic.
     pub retained: HashMap<Box<str>, MessageImage>,
     /// Messages on their way from one member of a share group to the next. Set by
@@ -227,6 +229,11 @@ impl Image {
         }
     }
 
+    /// Bytes of the messages that wait for sessions, as far as their bodies are in memory.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     fn take_message(&mut self, message: u64, body: &StoredMessage<'_>) {
         if let Some(room) = &mut self.room {
             let size = body.topic.len() + body.properties.len() + body.payload.len();
@@ -240,7 +247,9 @@ impl Image {
             *room -= size;
         }
         self.briefs.remove(&message);
-        self.messages.insert(message, MessageImage::of(body));
+        if self.messages.insert(message, MessageImage::of(body)).is_none() {
+            self.bytes += body.topic.len() + body.properties.len() + body.payload.len();
+        }
     }
 
     /// Messages whose bodies are on disk and needed at once: those that were sent, and those of

@@ -10,6 +10,7 @@ use super::frame::{self, BatchStamp};
 use super::index::{IndexValue, LogIndex, RecordPosition};
 use super::places::Places;
 use super::record::{Effect, Record, RecordKey, StoreSecret};
+use super::tap::JournalTap;
 use super::unsynced::Unsynced;
 use super::{Extent, StorageAnswer, StorageCommand};
 use crate::mutant::Mutant;
@@ -131,6 +132,7 @@ pub struct Log {
     pub(super) stuck: bool,
     /// See [`Log::hold`].
     pub(super) held: bool,
+    pub(super) tap: JournalTap,
     pub(super) trouble: Option<String>,
     pub(super) figures: LogFigures,
     /// Commands for the owner of the files, in order. The caller takes them out.
@@ -176,6 +178,7 @@ impl Log {
             dropping: None,
             stuck: false,
             held: false,
+            tap: JournalTap::default(),
             trouble: None,
             figures: LogFigures::default(),
             commands: Vec::new(),
@@ -334,6 +337,7 @@ impl Log {
             + self.places.memory()
             + self.filling.capacity()
             + self.spare.capacity()
+            + self.tap.memory()
             + self.backlog()
     }
 
@@ -514,7 +518,7 @@ impl Log {
                 self.trouble(format!("segment {segment} cannot be read: {why}"));
             }
             // The shard takes these bytes itself.
-            StorageAnswer::Bytes { .. } => {}
+            StorageAnswer::Bytes { .. } | StorageAnswer::Copied { .. } => {}
             StorageAnswer::Dropped { segment, outcome } => {
                 self.dropping = None;
                 if self.segments.front().is_some_and(|first| first.number == segment) {
@@ -555,6 +559,7 @@ impl Log {
             return;
         };
         self.count_written(&flight);
+        self.tap.see(&flight.stamp, &payload);
         self.unsynced.clear();
         (self.durable, self.written) = (batch, self.written.max(batch));
         if self.health != Health::Up {

@@ -40,6 +40,7 @@ pub mod image;
 pub mod index;
 #[cfg(feature = "runtime")]
 pub mod inspect;
+pub mod journal;
 pub mod key;
 mod kind;
 pub mod log;
@@ -53,6 +54,7 @@ pub mod rewrite;
 pub mod salvage;
 #[cfg(feature = "runtime")]
 pub mod store;
+mod tap;
 mod unsynced;
 #[cfg(feature = "runtime")]
 pub mod writer;
@@ -98,6 +100,15 @@ pub enum StorageCommand {
         /// From where, in bytes.
         offset: u64,
         /// How many, at most.
+        length: usize,
+    },
+    /// Read a batch back for the journal. Answered by [`StorageAnswer::Copied`].
+    Copy {
+        /// The segment.
+        segment: u32,
+        /// From where, in bytes.
+        offset: u64,
+        /// How many.
         length: usize,
     },
     /// Read records back that are to be sent to clients. Answered by [`StorageAnswer::Bytes`].
@@ -192,6 +203,11 @@ pub enum StorageAnswer {
         segment: u32,
         /// Why.
         why: String,
+    },
+    /// The bytes of a [`StorageCommand::Copy`], or why they cannot be read.
+    Copied {
+        /// The bytes.
+        bytes: Result<Vec<u8>, String>,
     },
     /// The bytes of a [`StorageCommand::Read`], in the order of its spans.
     Bytes {

@@ -43,7 +43,7 @@ impl Places {
         self.first += gone;
     }
 
-    fn get(&self, batch: u64) -> Option<u64> {
+    pub(super) fn get(&self, batch: u64) -> Option<u64> {
         let at = usize::try_from(batch.checked_sub(self.first)?).ok()?;
         Some(u64::from(*self.blocks.get(at)?) * frame::ALIGNMENT as u64)
     }

@@ -51,6 +51,8 @@ pub struct ClusterRow {
     pub moving: u64,
     /// The will messages that this node knows.
     pub wills: WillsRow,
+    /// Adoptions, if sessions survive the loss of their node.
+    pub durable: Option<DurableRow>,
     /// The other nodes.
     pub nodes: Vec<NodeRow>,
 }
@@ -68,6 +70,25 @@ pub struct WillsRow {
     pub published: u64,
     /// The number of wills of other nodes' clients that were forgotten, by reason.
     pub dropped: Vec<(&'static str, u64)>,
+}
+
+/// Adoptions of the sessions of lost nodes.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct DurableRow {
+    /// True when this node's sessions would be adopted.
+    pub member: bool,
+    /// True while the stream does not take what is stored here.
+    pub out: bool,
+    /// True while this node adopts the sessions of another one.
+    pub adopting: bool,
+    /// The number of nodes whose sessions this node has adopted.
+    pub adoptions: u64,
+    /// The number of journals that were damaged, so that their sessions were not adopted.
+    pub damaged: u64,
+    /// The number of sessions that were not adopted because their clients had begun anew.
+    pub superseded: u64,
+    /// The number of requests for adoptions that have failed.
+    pub failures: u64,
 }
 
 /// Another node of the cluster.

@@ -1,38 +1,7 @@
 //! The table of figures and the struct made from it. Each shard owns one [`Counters`]; nothing here
 //! is shared.
 
-/// Whether a figure only grows, or also falls.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum MetricKind {
-    /// It only grows, from the start of the process.
-    Counter,
-    /// It is the current value.
-    Gauge,
-}
-
-/// The name and the meaning of one figure.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Descriptor {
-    /// The name of the field of [`Counters`].
-    pub field: &'static str,
-    /// The Prometheus name; several figures share one and differ in `labels`.
-    pub name: &'static str,
-    /// The Prometheus label that tells figures of one name apart, besides `shard`.
-    pub labels: &'static [(&'static str, &'static str)],
-    /// Whether it is a counter or a gauge.
-    pub kind: MetricKind,
-    /// The unit: messages, bytes, ...
-    pub unit: &'static str,
-    /// One sentence; the same for all figures of one name.
-    pub help: &'static str,
-}
-
-impl Descriptor {
-    /// What a value is divided by to be in the base unit that `name` promises (seconds, bytes).
-    pub fn divisor(&self) -> u64 {
-        if self.unit == "nanoseconds" { 1_000_000_000 } else { 1 }
-    }
-}
+use super::descriptor::{Descriptor, MetricKind};
 
 macro_rules! counters {
     (@labels) => { &[] };
@@ -71,6 +40,15 @@ macro_rules! counters {
             /// owns.
             pub fn add(&mut self, other: &Counters) {
                 $($( self.$field = self.$field.wrapping_add(other.$field); )+)*
+            }
+
+            /// Adds to the figure of that field; false when there is none.
+            pub fn add_to(&mut self, field: &str, more: u64) -> bool {
+                match field {
+                    $($( stringify!($field) => self.$field = self.$field.wrapping_add(more), )+)*
+                    _ => return false,
+                }
+                true
             }
 
             /// Every figure, in the order of [`Counters::DESCRIPTORS`].
@@ -418,6 +396,21 @@ counters! {
         { log_left_out; }
     "ringmq_clients_referred_total" Counter "connections"
         "Connections that were ended because this node leaves its cluster." { clients_referred; }
+    "ringmq_cluster_durable_sessions_total" Counter "sessions"
+        "Sessions adopted from lost nodes, and those that ended because a node adopted them."
+        { sessions_adopted way = "adopted"; sessions_adopted_elsewhere way = "taken"; }
+    "ringmq_cluster_durable_batches_total" Counter "batches"
+        "Batches of the store that the stream of the cluster has, too." { durable_batches; }
+    "ringmq_cluster_durable_failures_total" Counter "errors"
+        "Times that the stream has not answered, or refused." { durable_failures; }
+    "ringmq_cluster_durable_resends_total" Counter "logs"
+        "Times that a whole log was begun to be sent anew." { durable_epochs; }
+    "ringmq_cluster_durable_lost_batches_total" Counter "batches"
+        "Batches that only this node had when another one adopted its sessions." { durable_lost; }
+    "ringmq_cluster_durable_behind_batches" Gauge "batches"
+        "Batches that are durable here and not in the stream." { durable_behind; }
+    "ringmq_cluster_durable_out" Gauge "shards"
+        "Shards whose batches the stream has not taken for two seconds." { durable_out; }
     "ringmq_share_returned_total" Counter "messages"
         "Messages that came back to their share group for another member, by why." {
         share_refused reason = "refused";

@@ -7,12 +7,14 @@ pub mod alarms;
 mod bridges;
 mod cluster;
 mod counters;
+mod descriptor;
 mod histogram;
 pub mod prometheus;
 pub mod sys;
 pub mod trace_context;
 
 pub use bridges::{AccountRow, BridgeRow, ListenerRow, SpanRow, TopRow};
-pub use cluster::{ClusterRow, NodeRow, WillsRow};
-pub use counters::{Counters, Descriptor, MetricKind};
+pub use cluster::{ClusterRow, DurableRow, NodeRow, WillsRow};
+pub use counters::Counters;
+pub use descriptor::{Descriptor, MetricKind};
 pub use histogram::{Exemplar, Exemplars, Histogram};

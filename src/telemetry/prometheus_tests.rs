@@ -218,6 +218,7 @@ fn full() -> Process {
         }],
         cluster: Some(ClusterRow {
             nodes: vec![crate::telemetry::NodeRow::default()],
+            durable: Some(crate::telemetry::DurableRow::default()),
             ..ClusterRow::default()
         }),
         spans: Some(SpanRow::default()),

@@ -20,7 +20,7 @@ record! {
 }
 
 record! {
-    /// The part of a client that is copied, with its socket, while the old process still serves it.
+    /// A client that is copied, with its socket, while the old process still serves it.
     pub struct Early {
         /// The shard of the old process that has the client.
         pub from: ShardId,
@@ -28,15 +28,18 @@ record! {
         pub number: u32,
         /// ClientId.
         pub client_id: Box<str>,
-        /// The listener of its connection, by old's number.
-        pub listener: ListenerId,
-        /// Its session without [`MovedSession::flow`]; `None` with a store.
+        /// The listener of its connection, by old's number, if it has a connection.
+        pub listener: Option<ListenerId>,
+        /// Its session; `None` with a store.
         pub session: Option<MovedSession>,
+        /// Its connection, if it has one; `None` with a store.
+        pub connection: Option<MovedConnection>,
     }
 }
 
 record! {
-    /// The rest of a copied client whose other parts have not changed since the copy.
+    /// What has changed of a copied client: [`MovedSession::flow`], the connection, or both. All
+    /// else is what it was at the time of the copy.
     pub struct Remainder {
         /// The shard of the old process that has the client.
         pub from: ShardId,
@@ -278,7 +281,11 @@ impl Early {
         let early = Early::get(&mut body).filter(|_| body.is_empty())?;
         let named =
             |session: &MovedSession| session.client_id == early.client_id && session.is_sound();
-        early.session.as_ref().is_none_or(named).then_some(early)
+        let whole = match (&early.session, &early.connection) {
+            (Some(_), connection) => connection.is_some() == early.listener.is_some(),
+            (None, connection) => connection.is_none() && early.listener.is_some(),
+        };
+        (whole && early.session.as_ref().is_none_or(named)).then_some(early)
     }
 }
 

@@ -39,6 +39,8 @@ record! {
         pub zero: u64,
         /// The placement secret, which keeps ClientIds that share a home together.
         pub secret: (u64, u64),
+        /// The number of old's shards.
+        pub shards: u8,
         /// Old's store, if it has one.
         pub store: Option<StoreIs>,
     }
@@ -72,6 +74,15 @@ record! {
     }
 }
 
+impl UpgradeTotals {
+    /// Adds these.
+    pub fn add(&mut self, more: &UpgradeTotals) {
+        self.sessions += more.sessions;
+        self.connections += more.connections;
+        self.retained += more.retained;
+    }
+}
+
 record! {
     /// A client, user or address that may not connect for a while.
     #[derive(Clone, PartialEq, Eq, Debug)]
@@ -102,14 +113,26 @@ pub enum UpgradeFrame {
     Files(u16),
     /// Old: a client.
     Client(Box<MovedClient>),
-    /// Old: the copied part of a client that old still serves.
+    /// Old: the copy of a client that old still serves.
     Early(Box<Early>),
     /// Old: the socket of the next client was copied by this shard, under this number.
     Known(ShardId, u32),
-    /// Old: the rest of a client that was copied.
+    /// Old: what has changed of a client that was copied.
     Rest(Box<Remainder>),
+    /// Old: the copies of this shard with these numbers are of connections that have ended.
+    Gone(ShardId, Vec<u32>),
+    /// Old: this shard serves no more. Of its copies only those with these numbers are not what
+    /// they should be: what has changed of them follows.
+    Stale(ShardId, Vec<u32>),
     /// Old: retained messages, each with the accounts that it counts for.
     Retained(Vec<(u64, Message)>),
+    /// Old: what was sent of the retained messages of these topics holds no more.
+    Unretained(Vec<Box<str>>),
+    /// Old: what this shard has counted that only grows, by the names of the counters.
+    Counters(ShardId, Vec<(Box<str>, u64)>),
+    /// Old: what it has counted that may lead to bans: of ClientIds, by their keys, and of
+    /// networks.
+    Offences(Vec<(u64, (Instant, u32))>, Vec<(Banned, (Instant, u32))>),
     /// Old: its bans.
     Bans(Vec<Ban>),
     /// New: this many more clients have been taken in.
@@ -149,6 +172,11 @@ impl UpgradeFrame {
             UpgradeFrame::Known(..) => 16,
             UpgradeFrame::Rest(_) => 17,
             UpgradeFrame::Tickets(..) => 18,
+            UpgradeFrame::Gone(..) => 19,
+            UpgradeFrame::Stale(..) => 20,
+            UpgradeFrame::Counters(..) => 21,
+            UpgradeFrame::Unretained(_) => 22,
+            UpgradeFrame::Offences(..) => 23,
         }
     }
 
@@ -164,8 +192,14 @@ impl UpgradeFrame {
             UpgradeFrame::Early(early) => early.length(),
             UpgradeFrame::Known(from, number) => from.length() + number.length(),
             UpgradeFrame::Rest(rest) => rest.length(),
+            UpgradeFrame::Gone(from, numbers) | UpgradeFrame::Stale(from, numbers) => {
+                from.length() + numbers.length()
+            }
             UpgradeFrame::Tickets(listener, keys) => listener.length() + keys.length(),
             UpgradeFrame::Retained(messages) => messages.length(),
+            UpgradeFrame::Counters(from, counted) => from.length() + counted.length(),
+            UpgradeFrame::Unretained(topics) => topics.length(),
+            UpgradeFrame::Offences(clients, networks) => clients.length() + networks.length(),
             UpgradeFrame::Bans(bans) => bans.length(),
             UpgradeFrame::Taken(count) => count.length(),
             UpgradeFrame::All(totals) | UpgradeFrame::Prepared(totals) => totals.length(),
@@ -198,11 +232,24 @@ impl UpgradeFrame {
                 number.put(out);
             }
             UpgradeFrame::Rest(rest) => rest.put(out),
+            UpgradeFrame::Gone(from, numbers) | UpgradeFrame::Stale(from, numbers) => {
+                from.put(out);
+                numbers.put(out);
+            }
             UpgradeFrame::Tickets(listener, keys) => {
                 listener.put(out);
                 keys.put(out);
             }
             UpgradeFrame::Retained(messages) => messages.put(out),
+            UpgradeFrame::Counters(from, counted) => {
+                from.put(out);
+                counted.put(out);
+            }
+            UpgradeFrame::Unretained(topics) => topics.put(out),
+            UpgradeFrame::Offences(clients, networks) => {
+                clients.put(out);
+                networks.put(out);
+            }
             UpgradeFrame::Bans(bans) => bans.put(out),
             UpgradeFrame::Taken(count) => count.put(out),
             UpgradeFrame::All(totals) | UpgradeFrame::Prepared(totals) => totals.put(out),
@@ -239,6 +286,11 @@ impl UpgradeFrame {
             14 => UpgradeFrame::Store,
             18 => UpgradeFrame::Tickets(ListenerId::get(from)?, SecretBytes::get(from)?),
             16 => UpgradeFrame::Known(ShardId::get(from)?, u32::get(from)?),
+            19 => UpgradeFrame::Gone(ShardId::get(from)?, Vec::get(from)?),
+            20 => UpgradeFrame::Stale(ShardId::get(from)?, Vec::get(from)?),
+            23 => UpgradeFrame::Offences(Vec::get(from)?, Vec::get(from)?),
+            22 => UpgradeFrame::Unretained(Vec::get(from)?),
+            21 => UpgradeFrame::Counters(ShardId::get(from)?, Vec::get(from)?),
             _ => return None,
         };
         Some(frame).filter(|_| body.is_empty())

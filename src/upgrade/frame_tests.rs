@@ -142,17 +142,26 @@ proptest! {
         text in "[a-z/é]{0,30}", bytes in proptest::collection::vec(any::<u8>(), 0..200),
     ) {
         let MovedClient { session, connection } = client(&text, &bytes);
-        let mut session = session.expect("it has one");
-        let flow = session.flow.take();
         let (from, number) = (ShardId(3), 77);
         let (client_id, listener) = (text.as_str().into(), ListenerId(1));
-        let early = Early { from, number, client_id, listener, session: Some(session) };
+        let early =
+            Early { from, number, client_id, listener: Some(listener), session, connection };
+        let MovedClient { session, connection } = client(&text, &bytes);
+        let flow = session.and_then(|session| session.flow);
         let connection = connection.expect("it has one");
         let frames = [
             UpgradeFrame::Client(Box::new(client(&text, &bytes))),
             UpgradeFrame::Early(Box::new(early)),
             UpgradeFrame::Known(from, number),
             UpgradeFrame::Rest(Box::new(Remainder { from, number, flow, connection })),
+            UpgradeFrame::Gone(from, vec![number, 3]),
+            UpgradeFrame::Stale(from, Vec::new()),
+            UpgradeFrame::Offences(
+                vec![(7, (Instant(5), 2))],
+                vec![(Banned::Client(text.as_str().into()), (Instant(5), 2))],
+            ),
+            UpgradeFrame::Unretained(vec![text.as_str().into(), "t".into()]),
+            UpgradeFrame::Counters(from, vec![(text.as_str().into(), 1 << 40)]),
             UpgradeFrame::Tickets(listener, SecretBytes(bytes.clone())),
             UpgradeFrame::Retained(vec![(7, message("r", &bytes)), (0, message(&text, b""))]),
             UpgradeFrame::Refused(text.as_str().into()),

@@ -231,7 +231,7 @@ enum NewStage {
 /// The state machine of the new process.
 pub struct New {
     stage: NewStage,
-    /// Whether something has come of clients that old serves no more.
+    /// Whether it has come that old serves no more.
     took: bool,
     /// Whether old is this process's parent.
     is_child: bool,
@@ -276,20 +276,18 @@ impl New {
                     | UpgradeFrame::Early(_)
                     | UpgradeFrame::Known(..)
                     | UpgradeFrame::Rest(_)
+                    | UpgradeFrame::Gone(..)
+                    | UpgradeFrame::Stale(..)
+                    | UpgradeFrame::Counters(..)
+                    | UpgradeFrame::Unretained(_)
+                    | UpgradeFrame::Offences(..)
                     | UpgradeFrame::Retained(_)
                     | UpgradeFrame::Bans(_)
                     | UpgradeFrame::Store),
                 ),
             ) => {
-                // A client of which only a copied part has come is still served by old, and is lost
-                // with old.
-                self.took |= matches!(
-                    frame,
-                    UpgradeFrame::Client(_)
-                        | UpgradeFrame::Rest(_)
-                        | UpgradeFrame::Retained(_)
-                        | UpgradeFrame::Bans(_)
-                );
+                // Before that, old serves all clients, and they are lost with old.
+                self.took |= matches!(frame, UpgradeFrame::Stale(..));
                 NewOrder::Take
             }
             (S::Taking, I::Ended) if self.took && self.is_child => {

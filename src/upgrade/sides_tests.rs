@@ -34,6 +34,7 @@ fn hello() -> UpgradeFrame {
         build: "test".into(),
         zero: 0,
         secret: (1, 2),
+        shards: 2,
         store: None,
     })
 }
@@ -44,8 +45,9 @@ fn copied() -> UpgradeFrame {
         from: ShardId(0),
         number: 0,
         client_id: "c".into(),
-        listener: ListenerId(0),
+        listener: Some(ListenerId(0)),
         session: None,
+        connection: None,
     }))
 }
 
@@ -81,7 +83,7 @@ impl Pair {
                     self.old_will.push_back(OldInput::Quiet);
                 }
                 OldOrder::Send => {
-                    self.to_new.push_back(UpgradeFrame::Retained(Vec::new()));
+                    self.to_new.push_back(UpgradeFrame::Stale(ShardId(0), Vec::new()));
                     self.old_will.push_back(OldInput::Sent(MOVED));
                 }
                 OldOrder::SayAll(totals) => self.to_new.push_back(UpgradeFrame::All(totals)),
@@ -208,7 +210,11 @@ fn what_was_only_copied_is_not_served_when_old_dies() {
     new.is_child();
     new.handle(NewInput::Heard(&hello()));
     assert_eq!(new.handle(NewInput::Started(1)), Some(NewOrder::SayReady(1)));
-    assert_eq!(new.handle(NewInput::Heard(&copied())), Some(NewOrder::Take));
+    for frame in
+        [copied(), UpgradeFrame::Gone(ShardId(0), vec![0]), UpgradeFrame::Retained(Vec::new())]
+    {
+        assert_eq!(new.handle(NewInput::Heard(&frame)), Some(NewOrder::Take));
+    }
     assert!(matches!(new.handle(NewInput::Ended), Some(NewOrder::GiveUp(_))));
 }
 
@@ -219,7 +225,7 @@ fn a_process_that_old_does_not_kill_itself_never_serves_because_old_says_nothing
     for new in [&mut child, &mut other] {
         new.handle(NewInput::Heard(&hello()));
         new.handle(NewInput::Started(1));
-        new.handle(NewInput::Heard(&UpgradeFrame::Retained(Vec::new())));
+        new.handle(NewInput::Heard(&UpgradeFrame::Stale(ShardId(0), Vec::new())));
     }
     assert_eq!(child.handle(NewInput::Ended), Some(NewOrder::Settle));
     assert_eq!(child.handle(NewInput::Holds(MOVED)), Some(NewOrder::Serve));

@@ -95,8 +95,9 @@ fn qos_2_keeps_its_order_under_load() {
 
 #[test]
 fn order_holds_across_reconnections() {
+    // Several nodes do not promise it: what is published while a session moves may come twice.
     let _alone = machine();
-    let broker = Broker::shared(ROOMY);
+    let broker = Broker::single(ROOMY);
     let topic = unique("order");
     let connect = Connect::durable(V5, unique("s"));
     let mut sub = connect.open(broker);

@@ -168,12 +168,14 @@ fn a_publish_that_is_not_authorized_is_acknowledged_and_goes_nowhere() {
 
 #[test]
 fn the_state_of_a_bridge_may_be_published_below_sys() {
+    // Several nodes do not promise it: `$SYS` is each node's own.
+    let broker = Broker::single(&[]);
     // A mosquitto bridge does, and has a will there (section 4.7.2 leaves it to the server).
     for v in both() {
         let name = format!("$SYS/broker/connection/{}/state", unique("host"));
-        let mut sub = Client::subscriber(Broker::plain(), V5, &unique("s"), &name, 1);
+        let mut sub = Client::subscriber(broker, V5, &unique("s"), &name, 1);
         let connect = Connect::new(v, unique("b")).will(Publish::new(&name, 1, "0").retain());
-        let mut c = connect.open(Broker::plain());
+        let mut c = connect.open(broker);
         c.publish(&Publish::new(&name, 1, "1").retain());
         sub.expect("1");
         c.cut();

@@ -270,19 +270,21 @@ fn no_local_keeps_a_clients_own_messages_away() {
 
 #[test]
 fn no_local_holds_for_what_an_earlier_session_published() {
+    // Several nodes do not promise it: No Local holds within a node.
+    let broker = Broker::single(&[]);
     let topic = unique("earlier");
     let (kept, will) = (format!("{topic}/kept"), format!("{topic}/will"));
     let connect = Connect::new(V5, unique("c"));
     let with_will = connect.clone().will(Publish::new(&will, 1, "own").retain());
-    let mut c = with_will.open(Broker::plain());
+    let mut c = with_will.open(broker);
     c.publish(&Publish::new(&kept, 1, "own").retain());
     c.cut();
-    let mut watcher = Client::connect(Broker::plain(), V5, &unique("w"));
+    let mut watcher = Client::connect(broker, V5, &unique("w"));
     watcher.granted(&format!("{topic}/+"), 1 | NO_LOCAL);
     let mut got = [watcher.message().topic, watcher.message().topic];
     got.sort_unstable();
     assert_eq!(got, [kept, will]);
-    let mut c = connect.open(Broker::plain());
+    let mut c = connect.open(broker);
     c.granted(&format!("{topic}/+"), 1 | NO_LOCAL);
     settle();
     c.expect_nothing();
@@ -306,14 +308,16 @@ fn bridge(broker: &Broker, v: Version, id: &str) -> Client {
 
 #[test]
 fn a_bridge_of_mqtt_3_gets_no_echo_and_keeps_retain() {
+    // Several nodes do not promise it: No Local holds within a node.
+    let broker = Broker::single(&[]);
     for v in [V31, V311] {
         let (topic, id) = (unique("bridge"), unique("b"));
-        let mut c = bridge(Broker::plain(), v, &id);
+        let mut c = bridge(broker, v, &id);
         c.granted(&format!("{topic}/#"), 1);
         // What is retained while the shards are still asked for retained messages may come twice.
         c.expect_silence(Duration::from_millis(300));
         c.publish(&Publish::new(format!("{topic}/own"), 1, "own").retain());
-        let mut other = Client::connect(Broker::plain(), V311, &unique("o"));
+        let mut other = Client::connect(broker, V311, &unique("o"));
         other.publish(&Publish::new(format!("{topic}/kept"), 1, "kept").retain());
         other.publish(&Publish::new(format!("{topic}/live"), 1, "live"));
         assert!(c.expect("kept").retain, "{v:?}");
@@ -322,7 +326,7 @@ fn a_bridge_of_mqtt_3_gets_no_echo_and_keeps_retain() {
         c.cut();
         // What it sent in an earlier connection, or is replayed, is its own all the same.
         other.publish(&Publish::new(format!("{topic}/live"), 1, "away"));
-        let mut c = bridge(Broker::plain(), v, &id);
+        let mut c = bridge(broker, v, &id);
         c.expect("away");
         c.granted(&format!("{topic}/#"), 1);
         assert!(c.expect("kept").retain, "{v:?}");
@@ -333,7 +337,7 @@ fn a_bridge_of_mqtt_3_gets_no_echo_and_keeps_retain() {
         c.publish(&Publish::new(&share, 1, "shared"));
         c.expect("shared");
         // Without the bit it is a client like any other.
-        let mut plain = Client::subscriber(Broker::plain(), v, &unique("c"), &topic, 1);
+        let mut plain = Client::subscriber(broker, v, &unique("c"), &topic, 1);
         plain.publish(&Publish::new(&topic, 1, "mine"));
         plain.expect("mine");
     }

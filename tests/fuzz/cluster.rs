@@ -74,6 +74,7 @@ impl Engine for Nobody {
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
     let plan = NodePlan {
+        durable: false,
         name: "me".to_owned(),
         incarnation: 1,
         shards: 2,

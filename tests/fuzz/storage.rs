@@ -5,6 +5,7 @@
 use crate::input::Input;
 use ringmq::storage::frame::{self, BatchStamp};
 use ringmq::storage::image::Image;
+use ringmq::storage::journal::{JournalEntry, JournalPart, JournalReader};
 use ringmq::storage::record::{DeliveryPhase, Record, StoreSecret, StoredMessage, StoredSession};
 use ringmq::storage::{recovery, salvage};
 use std::collections::BTreeSet;
@@ -107,9 +108,44 @@ fn files(bytes: &[u8]) -> Vec<Vec<u8>> {
     files
 }
 
+/// Reads the batches of the files as the journal of a lost node, some in two parts.
+fn adopt(files: &[Vec<u8>]) {
+    let (mut reader, mut payload) = (JournalReader::default(), Vec::new());
+    for file in files {
+        let mut at = 0;
+        while let Ok((header, size)) =
+            frame::read_batch(file.get(at..).unwrap_or(&[]), &mut payload)
+        {
+            at += size;
+            let half = if header.batch % 2 == 0 { payload.len() / 2 } else { 0 };
+            for (offset, bytes) in [(0, &payload[..half]), (half, &payload[half..])] {
+                let part = JournalPart {
+                    log: LOG,
+                    epoch: u64::from(header.segment),
+                    until: header.needed,
+                    needed: header.needed,
+                    batch: header.batch,
+                    offset: offset as u32,
+                    total: payload.len() as u32,
+                    bytes,
+                };
+                let taken = reader.take(&JournalEntry::Part(part).write());
+                if taken.is_err() && !bytes.is_empty() {
+                    return;
+                }
+            }
+        }
+        // Whatever is there is an entry only by its checksum.
+        assert!(JournalEntry::read(file).is_none());
+    }
+    assert!(reader.bytes() <= files.iter().map(Vec::len).sum::<usize>());
+    let _ = reader.finish().map(|image| image.sessions.len());
+}
+
 /// Recovers and salvages what the bytes describe.
 pub fn run(bytes: &[u8]) {
     let files = files(bytes);
+    adopt(&files);
     let segments: Vec<(u32, u64)> =
         files.iter().zip(1..).map(|(file, number)| (number, file.len() as u64)).collect();
     let longest = files.iter().map(Vec::len).max().unwrap_or(0).max(1);

@@ -47,6 +47,7 @@ mod storage;
 mod upgrade;
 mod upgrade_copies;
 mod upgrade_kinds;
+mod upgrade_rounds;
 mod web;
 mod wills;
 mod world;

@@ -136,6 +136,7 @@ fn in_this_process() {
                 crate::upgrade::simulate(seed);
                 crate::upgrade_kinds::simulate(seed);
                 crate::upgrade_copies::simulate(seed);
+                crate::upgrade_rounds::simulate(seed);
             }
             if concerns("Upgrade") || concerns("StorageHeld") {
                 crate::storage::simulate_upgrades(seed);

@@ -157,7 +157,7 @@ impl Conn {
         (bytes.len(), whole > 0)
     }
 
-    fn end(&mut self, how: End, now: Instant) {
+    pub fn end(&mut self, how: End, now: Instant) {
         self.server = how;
         self.ended_at.get_or_insert(now.0);
     }
@@ -450,6 +450,11 @@ impl Driver {
             self.push(index, Event::Sent(outgoing, false));
         }
         self.push(index, Event::Closed);
+    }
+
+    /// The connections of all sockets that are open.
+    pub fn conns(&self) -> impl Iterator<Item = ConnId> {
+        self.slots.iter().filter(|slot| slot.open && !slot.closing).map(|slot| slot.conn)
     }
 
     /// Whose socket that is.

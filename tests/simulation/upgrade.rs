@@ -2,7 +2,7 @@
 //! shards, or the other process fails and the old one goes on. Clients must not notice: the order
 //! of messages, exactly once for QoS 2 and, as no connection breaks, for QoS 1 as well.
 
-use crate::net::Faults;
+use crate::net::{End, Faults};
 use crate::peer::{Got, Peer, hello};
 use crate::rng::Rng;
 use crate::scripted::fine;
@@ -10,11 +10,15 @@ use crate::settings::roomy;
 use crate::world::{Node, Plan, World, layered_entrance};
 use ringmq::ids::{ListenerId, ShardId};
 use ringmq::packet::AckKind;
-use ringmq::shard::{Action, PackCursor, Packed, Settings, home_of, retained_home};
+use ringmq::shard::{
+    Action, ComingRetained, DueCopies, PackCursor, Packed, Settings, home_of, retained_home,
+};
+use ringmq::telemetry::{Counters, Descriptor, MetricKind};
+use ringmq::time::Instant;
 use ringmq::topic::TopicHash;
 use ringmq::transport::Stack;
 use ringmq::upgrade::UpgradeFrame;
-use ringmq::upgrade::client::Early;
+use ringmq::upgrade::frame::UpgradeTotals;
 use std::collections::HashMap;
 
 /// What is handed over, through the bytes of the protocol.
@@ -84,18 +88,34 @@ impl World {
         let mut world = World::new(plan);
         world.take_time_of(self);
         world.rest(&mut |_| {});
-        Successor { world, homes: HashMap::new() }
+        Successor { world, homes: HashMap::new(), told: Vec::new(), begun: false }
     }
 
-    /// Copies up to so many clients of each shard that were not copied yet.
+    /// Copies up to about so many clients of each shard that were not copied yet, or have changed.
     pub fn copy_to(&mut self, successor: &mut Successor, most: usize) {
+        let begun = std::mem::replace(&mut successor.begun, true);
         for at in 0..self.nodes.len() {
             self.finish(at);
             let node = &mut self.nodes[at];
-            for socket in node.shard.next_early(&mut 0, most).unwrap_or_default() {
-                let conn = node.driver.conn(socket);
-                let Some(early) = node.shard.pack_early(socket) else { continue };
-                successor.copy(early, conn);
+            match begun {
+                true => drop(node.shard.look_for_changes()),
+                false => node.shard.begin_copies(),
+            }
+            let mut copied = 0;
+            while let Some(due) = node.shard.next_copies(most.min(8)) {
+                let DueCopies { sockets, packed, .. } = due;
+                copied += sockets.len() + packed.len();
+                for packed in packed {
+                    successor.adopt(packed, None);
+                }
+                for socket in sockets {
+                    let conn = node.driver.conn(socket);
+                    let Some(early) = node.shard.pack_early(socket) else { continue };
+                    successor.adopt(Packed::Early(Box::new(early)), Some(conn));
+                }
+                if copied >= most {
+                    break;
+                }
             }
         }
         self.let_rest(successor);
@@ -113,6 +133,14 @@ impl World {
         std::mem::swap(&mut self.conns, &mut successor.world.conns);
         assert!(successor.world.rest(&mut |_| {}), "the new shards come to rest");
         std::mem::swap(&mut self.conns, &mut successor.world.conns);
+    }
+
+    /// How many sessions, connections and retained messages there are to be handed over.
+    fn inventory(&self) -> [u64; 3] {
+        let all = self.nodes.iter().map(|node| node.shard.inventory());
+        all.fold([0; 3], |[a, b, c], found| {
+            [a + found.sessions, b + found.connections, c + found.retained]
+        })
     }
 
     /// Hands everything over to a new process, to which clients may have been copied.
@@ -144,7 +172,10 @@ impl World {
                 successor.adopt(packed, conn);
             }
         }
-        successor.end_unclaimed();
+        for node in &self.nodes {
+            assert_eq!(node.shard.unnoticed_changes(), Vec::<u32>::new(), "changes go unnoticed");
+        }
+        successor.end_stale(self.inventory());
         // The members of share groups are told of.
         self.let_rest(&mut successor);
         let mut new = successor.world;
@@ -157,6 +188,23 @@ impl World {
             self.go_on_resting();
             return false;
         }
+        let before = self.counted();
+        self.become_successor(new);
+        let counted = self.counted().into_iter().zip(before);
+        assert!(counted.into_iter().all(|(after, before)| after >= before), "counters fall");
+        true
+    }
+
+    /// What all shards have counted that only grows.
+    fn counted(&self) -> Vec<u64> {
+        let mut all = Counters::default();
+        self.nodes.iter().for_each(|node| all.add(&node.shard.figures()));
+        let grows = |about: &Descriptor| about.kind == MetricKind::Counter;
+        all.iter().filter(|(about, _)| grows(about)).map(|(_, value)| value).collect()
+    }
+
+    /// The new process serves from now on.
+    fn become_successor(&mut self, mut new: World) {
         for node in &mut new.nodes {
             node.driver.suspended = false;
             node.shard.serve_adopted();
@@ -172,6 +220,51 @@ impl World {
         self.listener_states = new.listener_states;
         self.tickets = new.tickets;
         (0..self.nodes.len()).for_each(|at| self.wake(at));
+    }
+
+    /// This process suspends its shards and dies when it has sent so many pieces, at least one. The
+    /// new one serves what has come, and all other connections end. False when the shards did not
+    /// come to rest, and this process goes on.
+    pub fn die_handing_over(&mut self, mut successor: Successor, pieces: usize) -> bool {
+        if !self.rest(&mut |_| {}) {
+            self.go_on_resting();
+            return false;
+        }
+        self.let_rest(&mut successor);
+        for node in &mut self.nodes {
+            for (socket, outgoing, rest) in node.driver.withdraw() {
+                node.shard.withdrawn(socket, outgoing, rest);
+            }
+        }
+        let mut left = pieces.max(1);
+        for node in &mut self.nodes {
+            let mut cursor = PackCursor::default();
+            while left > 0
+                && let Some(packed) = node.shard.pack_next(&mut cursor)
+            {
+                left -= 1;
+                let conn = match &packed {
+                    Packed::Online(socket, _) => Some(node.driver.conn(*socket)),
+                    _ => None,
+                };
+                successor.adopt(packed, conn);
+            }
+        }
+        let (told, shards) = (std::mem::take(&mut successor.told), self.nodes.len() as u8);
+        for node in &mut successor.world.nodes {
+            node.shard.end_stale(&told, shards);
+        }
+        successor.discard_closed();
+        self.let_rest(&mut successor);
+        let new = successor.world;
+        let kept: Vec<usize> = new.nodes.iter().flat_map(|node| node.driver.conns()).collect();
+        for conn in self.nodes.iter().flat_map(|node| node.driver.conns()) {
+            if !kept.contains(&conn) {
+                self.conns[conn].end(End::Reset, Instant(self.now));
+                self.conns[conn].clear_up();
+            }
+        }
+        self.become_successor(new);
         true
     }
 }
@@ -181,24 +274,16 @@ pub struct Successor {
     world: World,
     /// Which of its shards has a client, by what it was copied as.
     homes: HashMap<(ShardId, u32), usize>,
+    /// The shards that have said which of their copies are not right.
+    told: Vec<ShardId>,
+    /// Copying has begun.
+    begun: bool,
 }
 
 impl Successor {
     fn home(&self, name: &str) -> usize {
         let shards = self.world.nodes.len() as u8;
         usize::from(home_of(&self.world.shared.seeds, name, shards).0)
-    }
-
-    fn copy(&mut self, early: Early, conn: usize) {
-        let UpgradeFrame::Early(early) = through_bytes(&UpgradeFrame::Early(Box::new(early)))
-        else {
-            panic!("another frame")
-        };
-        let at = self.home(&early.client_id);
-        self.homes.insert((early.from, early.number), at);
-        let node = &mut self.world.nodes[at];
-        let socket = node.driver.adopt(conn);
-        node.shard.adopt_early(*early, socket).expect("it has room");
     }
 
     fn adopt(&mut self, packed: Packed, conn: Option<usize>) {
@@ -210,46 +295,111 @@ impl Successor {
                 UpgradeFrame::Client(client)
             }
             Packed::Rest(rest) => UpgradeFrame::Rest(rest),
+            Packed::Early(early) => UpgradeFrame::Early(early),
+            Packed::Gone(from, numbers) => UpgradeFrame::Gone(from, numbers),
+            Packed::Stale(from, numbers) => UpgradeFrame::Stale(from, numbers),
             Packed::Retained(messages) => UpgradeFrame::Retained(messages),
+            Packed::Unretained(topics) => UpgradeFrame::Unretained(topics),
+            Packed::Counters(from, counted) => UpgradeFrame::Counters(from, counted),
+            Packed::Offences(clients, networks) => UpgradeFrame::Offences(clients, networks),
             Packed::Bans(bans) => UpgradeFrame::Bans(bans),
         };
-        match through_bytes(&frame) {
+        self.take(through_bytes(&frame), known, conn);
+        self.discard_closed();
+    }
+
+    fn take(&mut self, frame: UpgradeFrame, known: Option<(ShardId, u32)>, conn: Option<usize>) {
+        match frame {
             UpgradeFrame::Client(client) => {
                 let name = client.session.as_ref().map_or("", |session| &*session.client_id);
                 let at = known.map_or_else(|| self.home(name), |known| self.homes[&known]);
                 let node = &mut self.world.nodes[at];
-                let copied = known.map(|(from, number)| {
-                    node.shard.take_early_socket(from, number).expect("it was copied")
-                });
-                let socket = copied.or_else(|| conn.map(|conn| node.driver.adopt(conn)));
-                let connection = socket.map(|socket| (socket, ListenerId(0)));
+                if let Some((from, number)) = known {
+                    let listener = client.connection.as_ref().map(|_| ListenerId(0));
+                    let again = node.shard.adopt_again(from, number, *client, listener);
+                    return again.expect("it was copied");
+                }
+                let connection = conn.map(|conn| (node.driver.adopt(conn), ListenerId(0)));
                 node.shard.adopt(*client, connection).expect("it has room");
+            }
+            UpgradeFrame::Early(early) => {
+                let at = self.home(&early.client_id);
+                self.homes.insert((early.from, early.number), at);
+                let node = &mut self.world.nodes[at];
+                let connection = conn.map(|conn| (node.driver.adopt(conn), ListenerId(0)));
+                node.shard.adopt_early(*early, connection).expect("it has room");
             }
             UpgradeFrame::Rest(rest) => {
                 let at = self.homes[&(rest.from, rest.number)];
                 let shard = &mut self.world.nodes[at].shard;
                 shard.adopt_rest(*rest, ListenerId(0)).expect("it was copied");
             }
-            UpgradeFrame::Retained(messages) => {
-                let seeds = self.world.shared.seeds.clone();
-                for (accounts, message) in messages {
-                    let hash = TopicHash::new(&seeds, message.view().topic);
-                    let home = retained_home(&hash, self.world.nodes.len() as u8);
-                    self.world.nodes[usize::from(home.0)].shard.adopt_retained(message, accounts);
+            UpgradeFrame::Gone(from, numbers) => {
+                for number in numbers {
+                    let shard = &mut self.world.nodes[self.homes[&(from, number)]].shard;
+                    shard.end_early(from, number).expect("it was copied");
                 }
+            }
+            UpgradeFrame::Stale(from, numbers) => {
+                self.told.push(from);
+                for number in numbers {
+                    let shard = &mut self.world.nodes[self.homes[&(from, number)]].shard;
+                    shard.mark_stale(from, number).expect("it was copied");
+                }
+            }
+            UpgradeFrame::Retained(messages) => {
+                for (accounts, message) in messages {
+                    let topic: Box<str> = message.view().topic.into();
+                    self.retained(&topic, ComingRetained::Set(accounts, message));
+                }
+            }
+            UpgradeFrame::Unretained(topics) => {
+                for topic in topics {
+                    self.retained(&topic.clone(), ComingRetained::Gone(topic));
+                }
+            }
+            UpgradeFrame::Counters(from, counted) => {
+                let at = usize::from(from.0) % self.world.nodes.len();
+                self.world.nodes[at].shard.adopt_counters(counted);
+            }
+            UpgradeFrame::Offences(clients, networks) => {
+                for node in &mut self.world.nodes {
+                    node.shard.adopt_offences(clients.clone(), Vec::new());
+                }
+                self.world.nodes[0].shard.adopt_offences(Vec::new(), networks);
             }
             UpgradeFrame::Bans(bans) => self.world.nodes[0].shard.adopt_bans(bans),
             _ => panic!("another frame"),
         }
     }
 
-    /// What nobody has claimed goes. Its connections are old's to end.
-    fn end_unclaimed(&mut self) {
+    fn retained(&mut self, topic: &str, coming: ComingRetained) {
+        let hash = TopicHash::new(&self.world.shared.seeds, topic);
+        let home = retained_home(&hash, self.world.nodes.len() as u8);
+        self.world.nodes[usize::from(home.0)].shard.adopt_retained(coming);
+    }
+
+    /// Everything has come.
+    fn end_stale(&mut self, sent: [u64; 3]) {
         for node in &mut self.world.nodes {
-            node.shard.end_unclaimed();
-            for action in node.shard.actions().drain(..) {
-                let Action::Close(socket) = action else { panic!("{action:?}") };
-                node.driver.discard(socket);
+            let shards = self.told.len() as u8;
+            assert_eq!(node.shard.end_stale(&self.told, shards), 0, "a change has not come");
+        }
+        self.discard_closed();
+        let mut held = UpgradeTotals::default();
+        self.world.nodes.iter().for_each(|node| held.add(&node.shard.taken_in()));
+        assert_eq!([held.sessions, held.connections, held.retained], sent, "everything has come");
+    }
+
+    /// What has gone is the old process's to end.
+    fn discard_closed(&mut self) {
+        for node in &mut self.world.nodes {
+            let all: Vec<Action> = node.shard.actions().drain(..).collect();
+            for action in all {
+                match action {
+                    Action::Close(socket) => node.driver.discard(socket),
+                    action => node.shard.actions().push(action),
+                }
             }
         }
     }

@@ -16,12 +16,14 @@ use ringmq::shard::Settings;
 use ringmq::transport::Stack;
 use std::sync::Arc;
 
-/// Clients may show tokens; who shows none may do everything.
+/// Clients may show tokens; who shows none may do everything. Who connects three times is banned.
 fn settings() -> Settings {
     let chain = "access.authentication=[{jwt: {secret: s3cret}}]".to_owned();
-    let config = Sources { set: vec![chain], ..Sources::default() }.load().unwrap();
+    let flapping = "bans.flapping={connects: 3, window: 10m, ban: 10m}".to_owned();
+    let config = Sources { set: vec![chain, flapping], ..Sources::default() }.load().unwrap();
     let access = load::load(&config, &|_| Ok(String::new())).unwrap();
-    roomy().with_access(Arc::new(access))
+    let settings = roomy().with_access(Arc::new(access));
+    Settings { policy: Arc::new(config.policy()), ..settings }
 }
 
 /// With rules of its own.
@@ -72,6 +74,18 @@ fn told(world: &mut World, peer: &mut Peer) -> Vec<(String, String)> {
 
 fn topics(world: &mut World, peer: &mut Peer) -> Vec<String> {
     told(world, peer).into_iter().map(|(topic, _)| topic).collect()
+}
+
+/// A client that connects again and again; what it is told.
+fn visit(world: &mut World) -> ReasonCode {
+    let mut restless = Peer::connect(world, 0, &hello("restless", true, 0));
+    let got = restless.take(world);
+    restless.end(world, End::Reset);
+    world.settle();
+    match got[..] {
+        [Got::ConnAck { reason, .. }] => reason,
+        _ => panic!("{got:?}"),
+    }
 }
 
 /// The clients, each with something begun.
@@ -141,6 +155,8 @@ impl Household {
             away.take(world);
             away.goodbye(world);
         }
+        let visits = [visit(world), visit(world)];
+        assert_eq!(visits, [ReasonCode::Success; 2]);
         let publisher = &mut self.publisher;
         for (number, text) in [(1, "1"), (2, "2")] {
             publisher.publish(world, "o/t", text.as_bytes(), 1, number);
@@ -218,6 +234,12 @@ impl Household {
         let mut evil = Peer::connect(world, 0, &hello("evil", true, 0));
         let got = evil.take(world);
         assert!(matches!(got[..], [Got::ConnAck { reason: ReasonCode::Banned, .. }]), "{got:?}");
+        let restless = [visit(world), visit(world)];
+        assert_eq!(
+            restless,
+            [ReasonCode::Success, ReasonCode::Banned],
+            "the third one was too much"
+        );
         self.publisher.publish(world, "o/t", b"3", 1, 20);
         world.settle();
         let mut back = |name: &str| {

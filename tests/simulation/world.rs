@@ -30,7 +30,7 @@ pub struct Node {
     pub driver: Driver,
     /// What the control thread has asked for and the shard has not yet seen.
     orders: VecDeque<Order>,
-    listening: bool,
+    pub listening: bool,
     /// It still reads what was stored, and does nothing else.
     pub reading: bool,
     /// A step under way.

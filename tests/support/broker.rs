@@ -149,9 +149,20 @@ impl Broker {
     /// The broker with these settings that all tests in this process share.
     #[track_caller]
     pub fn shared(settings: &[&str]) -> &'static Broker {
-        type Shared = HashMap<Vec<String>, &'static OnceLock<Broker>>;
+        Broker::shared_of(nodes::count(), settings)
+    }
+
+    /// The same as one node, whatever `RINGMQ_TEST_NODES` says: for what several nodes do not
+    /// promise together (README, "Several nodes").
+    #[track_caller]
+    pub fn single(settings: &[&str]) -> &'static Broker {
+        Broker::shared_of(1, settings)
+    }
+
+    fn shared_of(count: usize, settings: &[&str]) -> &'static Broker {
+        type Shared = HashMap<(usize, Vec<String>), &'static OnceLock<Broker>>;
         static BROKERS: Mutex<Option<Shared>> = Mutex::new(None);
-        let key = settings.iter().map(|setting| setting.to_string()).collect();
+        let key = (count, settings.iter().map(|setting| setting.to_string()).collect());
         let slot = {
             let mut brokers = BROKERS.lock().expect("no test panics with the list");
             *brokers
@@ -159,7 +170,7 @@ impl Broker {
                 .entry(key)
                 .or_insert_with(|| Box::leak(Box::new(OnceLock::new())))
         };
-        slot.get_or_init(|| match nodes::count() {
+        slot.get_or_init(|| match count {
             1 => Broker::start(settings),
             count => {
                 let mut others = nodes::start(count, settings);

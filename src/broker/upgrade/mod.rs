@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 
 /// How often shards are asked whether they have come to rest.
 const LOOK: Duration = Duration::from_millis(1);
+/// Parcels that the new process may have in hand without having said that they are taken in: while
+/// its cores take those, it reads the next one.
+const IN_HAND: usize = 4;
 /// How long cores may take to answer.
 const ANSWER: Duration = Duration::from_secs(10);
 

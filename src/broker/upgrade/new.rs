@@ -1,21 +1,18 @@
 //! The new process's side of an upgrade, while it starts: it takes clients in from the broker that
 //! has started it.
 
+mod sorting;
+
 use super::super::listen::{self, Listening};
-use super::super::moving::{
-    ArrivedClients, IncomingClient, MoveOrder, SocketSource, SuspendedCore,
-};
+use super::super::moving::{ArrivedClients, IncomingClient, MoveOrder, SuspendedCore};
 use super::super::store::{self, Beside};
 use super::super::{Broker, Failure};
 use super::channel::{Channel, ChannelInput};
 use super::requests::is_ours;
-use super::{LOOK, ask, tell};
+use super::{IN_HAND, LOOK, ask, tell};
 use crate::config::{Config, ListenerConfig};
 use crate::ids::{ListenerId, ShardId};
-use crate::message::Message;
-use crate::shard::{home_of, retained_home};
-use crate::topic::TopicHash;
-use crate::upgrade::client::{Early, MovedClient};
+use crate::shard::{ClientOffence, ComingRetained, NetworkOffence};
 use crate::upgrade::frame::{Ban, Hello, UpgradeTotals};
 use crate::upgrade::sides::{New, NewInput, NewOrder};
 use crate::upgrade::{UpgradeFrame, unmovable};
@@ -24,14 +21,13 @@ use rustix::process::{Signal, getppid, kill_process};
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long the running broker may be silent, whatever it does.
 const SILENCE: Duration = Duration::from_secs(60);
 /// How long a core may take to take clients in.
 const CORE: Duration = Duration::from_secs(20);
-/// Parcels that are being taken in, besides the one that is read.
-const PARCELS: usize = 4;
 /// No listener has this number.
 const CLOSED: ListenerId = ListenerId(u16::MAX);
 /// How long the old process may take to end: its bridges send what they have.
@@ -55,7 +51,14 @@ struct Taking {
     copies: CopiedHomes,
     /// Parcels that the cores are taking in, in order: the next ones are read meanwhile.
     under_way: VecDeque<PendingParcel>,
+    /// Clients and the like that have come: whom it is nobody's matter where they are get homes by
+    /// it.
+    count: u64,
     totals: UpgradeTotals,
+    /// The shards of the old process that have said which of their copies are not right.
+    told: Vec<ShardId>,
+    /// How many shards the old process has.
+    old_shards: u8,
 }
 
 /// What of a parcel is for one core.
@@ -64,8 +67,10 @@ struct CoreParcel {
     clients: Vec<IncomingClient>,
     /// Sockets of those that need one, in their order.
     files: Vec<OwnedFd>,
-    retained: Vec<(u64, Message)>,
+    retained: Vec<ComingRetained>,
     bans: Vec<Ban>,
+    offences: (Vec<ClientOffence>, Vec<NetworkOffence>),
+    counted: Vec<(Box<str>, u64)>,
 }
 
 /// Clients that were copied while the old process serves them.
@@ -100,7 +105,7 @@ impl CopiedHomes {
 
 /// A parcel that cores are taking in.
 struct PendingParcel {
-    answers: Receiver<Result<UpgradeTotals, String>>,
+    answers: Receiver<Result<u32, String>>,
     /// How many have not answered.
     asked: usize,
 }
@@ -182,8 +187,19 @@ impl Predecessor {
         let totals = UpgradeTotals::default();
         let under_way = VecDeque::new();
         let copies = CopiedHomes::default();
-        let mut taking =
-            Taking { channel, side, listeners, enrolled, batches, copies, under_way, totals };
+        let mut taking = Taking {
+            channel,
+            side,
+            listeners,
+            enrolled,
+            batches,
+            copies,
+            under_way,
+            totals,
+            count: 0,
+            told: Vec::new(),
+            old_shards: self.hello.shards,
+        };
         match other.map_or_else(|| taking.run(broker, config), Err) {
             Ok(()) => Ok(TakenOver { channel: taking.channel, enrolled: taking.enrolled }),
             Err(why) => {
@@ -211,7 +227,10 @@ fn other_store(hello: &Hello, config: &Config) -> Option<String> {
 impl CoreParcel {
     /// True when there is nothing to take in.
     fn is_empty(&self) -> bool {
-        self.clients.is_empty() && self.retained.is_empty() && self.bans.is_empty()
+        let CoreParcel { clients, files: _, retained, bans, offences, counted } = self;
+        let offences = offences.0.is_empty() && offences.1.is_empty();
+        let others = retained.is_empty() && bans.is_empty() && counted.is_empty();
+        clients.is_empty() && others && offences
     }
 }
 
@@ -280,8 +299,6 @@ impl Taking {
         broker: &mut Broker,
         config: &Config,
     ) -> Result<(), String> {
-        let shards = broker.homes.len() as u8;
-        let seeds = &broker.shared.seeds;
         match frame {
             UpgradeFrame::Listener(told) => {
                 let files = (0..told.sockets).map_while(|_| self.channel.take_file());
@@ -315,81 +332,7 @@ impl Taking {
             }
             UpgradeFrame::Files(0) => self.hand_on(broker)?,
             UpgradeFrame::Files(_) => {} // those are taken with the clients that follow
-            UpgradeFrame::Client(client) => self.take_client(client, broker)?,
-            UpgradeFrame::Early(early) => self.take_early(early, broker)?,
-            UpgradeFrame::Known(from, number) => self.copies.known = Some((from, number)),
-            UpgradeFrame::Rest(rest) => {
-                let home = self.copies.home((rest.from, rest.number))?;
-                let listener = self.listener(rest.connection.listener)?;
-                if let Some(batch) = self.batches.get_mut(home) {
-                    batch.clients.push(IncomingClient::Rest(rest, listener));
-                }
-            }
-            UpgradeFrame::Retained(messages) => {
-                for (accounts, message) in messages {
-                    let hash = TopicHash::new(seeds, message.view().topic);
-                    let home = usize::from(retained_home(&hash, shards).0);
-                    if let Some(batch) = self.batches.get_mut(home) {
-                        batch.retained.push((accounts, message));
-                    }
-                }
-            }
-            UpgradeFrame::Bans(bans) => {
-                if let Some(batch) = self.batches.first_mut() {
-                    batch.bans.extend(bans);
-                }
-            }
-            _ => return Err("the running broker does not keep to the protocol".to_owned()),
-        }
-        Ok(())
-    }
-
-    fn take_client(&mut self, mut client: Box<MovedClient>, broker: &Broker) -> Result<(), String> {
-        let shards = broker.homes.len() as u8;
-        if let Some(grant) = client.session.as_mut().and_then(|s| s.grant.as_mut()) {
-            // Of a session without a connection it may be closed by now.
-            grant.listener = self.listener(grant.listener).unwrap_or(CLOSED);
-        }
-        let known = self.copies.known.take();
-        let home = match (&client.session, known) {
-            (_, Some(known)) => self.copies.home(known)?,
-            (Some(session), None) => {
-                usize::from(home_of(&broker.shared.seeds, &session.client_id, shards).0)
-            }
-            (None, None) => (self.totals.connections % u64::from(shards)) as usize,
-        };
-        let listener = match &client.connection {
-            None => None,
-            Some(connection) => Some(self.listener(connection.listener)?),
-        };
-        let Some(batch) = self.batches.get_mut(home) else { return Ok(()) };
-        let socket = match (listener, known) {
-            (None, _) => None,
-            (Some(listener), Some((from, number))) => {
-                Some((SocketSource::Copied(from, number), listener))
-            }
-            (Some(listener), None) => {
-                batch.files.push(self.channel.take_file().ok_or("a socket is missing")?);
-                Some((SocketSource::Next, listener))
-            }
-        };
-        batch.clients.push(IncomingClient::Whole(client, socket));
-        Ok(())
-    }
-
-    fn take_early(&mut self, mut early: Box<Early>, broker: &Broker) -> Result<(), String> {
-        if let Some(grant) = early.session.as_mut().and_then(|s| s.grant.as_mut()) {
-            grant.listener = self.listener(grant.listener)?;
-        }
-        let shards = broker.homes.len() as u8;
-        let home = home_of(&broker.shared.seeds, &early.client_id, shards);
-        if !self.copies.add(early.from, early.number, home) {
-            return Err("copies of clients come in another order".to_owned());
-        }
-        let file = self.channel.take_file().ok_or("a socket is missing")?;
-        if let Some(batch) = self.batches.get_mut(usize::from(home.0)) {
-            batch.files.push(file);
-            batch.clients.push(IncomingClient::Early(early));
+            frame => self.sort(frame, broker)?,
         }
         Ok(())
     }
@@ -402,7 +345,7 @@ impl Taking {
     }
 
     /// Gives each core its clients of this parcel. While the cores take them in, the next parcels
-    /// are read: [`PARCELS`] at most, since of sockets that no ring has yet there is a bound.
+    /// are read: [`IN_HAND`] at most, since of sockets that no ring has yet there is a bound.
     fn hand_on(&mut self, broker: &Broker) -> Result<(), String> {
         let (taken, answers) = crossbeam_channel::bounded(broker.homes.len());
         let mut asked = 0;
@@ -410,13 +353,16 @@ impl Taking {
             if batch.is_empty() {
                 continue;
             }
-            let CoreParcel { clients, files, retained, bans } = std::mem::take(batch);
-            let arrived = ArrivedClients { clients, files, retained, bans, taken: taken.clone() };
+            let CoreParcel { clients, files, retained, bans, offences, counted } =
+                std::mem::take(batch);
+            let taken = taken.clone();
+            let arrived =
+                ArrivedClients { clients, files, retained, bans, offences, counted, taken };
             tell(home, MoveOrder::TakeIn(Box::new(arrived)));
             asked += 1;
         }
         self.under_way.push_back(PendingParcel { answers, asked });
-        while self.under_way.len() > PARCELS {
+        while self.under_way.len() > IN_HAND {
             self.wait()?;
         }
         Ok(())
@@ -427,17 +373,13 @@ impl Taking {
         let Some(PendingParcel { answers, asked }) = self.under_way.pop_front() else {
             return Ok(());
         };
-        let mut sessions = 0;
+        let mut count = 0;
         for _ in 0..asked {
             let answer = answers.recv_timeout(CORE);
-            let more = answer.map_err(|_| "a shard does not take its clients in".to_owned())??;
-            sessions += more.sessions;
-            self.totals.sessions += more.sessions;
-            self.totals.connections += more.connections;
-            self.totals.retained += more.retained;
+            count += answer.map_err(|_| "a shard does not take its clients in".to_owned())??;
         }
         // Should old be dead, that is heard in time.
-        let _ = self.channel.say(&UpgradeFrame::Taken(sessions as u32));
+        let _ = self.channel.say(&UpgradeFrame::Taken(count));
         Ok(())
     }
 
@@ -447,7 +389,8 @@ impl Taking {
         while !self.under_way.is_empty() {
             self.wait()?;
         }
-        broker.tell_move(|| MoveOrder::EndUnclaimed);
+        let told: Arc<[ShardId]> = std::mem::take(&mut self.told).into();
+        broker.tell_move(|| MoveOrder::EndStale(Arc::clone(&told), self.old_shards));
         let until = Instant::now() + CORE;
         let mut before: Option<Vec<SuspendedCore>> = None;
         loop {
@@ -460,6 +403,8 @@ impl Taking {
                     return Err("a shard does not say whether its store is whole".to_owned());
                 }
                 checked.into_iter().collect::<Result<(), String>>()?;
+                let held = ask(&broker.homes, MoveOrder::CountHeld);
+                held.iter().for_each(|held| self.totals.add(held));
                 return Ok(self.totals);
             }
             if Instant::now() > until {

@@ -30,6 +30,7 @@ impl NodeClaims {
         now: Instant,
     ) {
         self.counts.claims += 1;
+        self.note_claimed(&name, None, wanted);
         let later = Later { claim, stamp: self.next_stamp(now), wanted };
         match self.names.get(&name).copied() {
             Some(open) => self.replace(open, later),
@@ -67,7 +68,8 @@ impl NodeClaims {
             self.say(node, &NodeRecord::Claim(claim, stamp, wanted, &name));
         }
         let unreached = awaited != 0 && !reaches;
-        if awaited == 0 || unreached {
+        let adopting = if unreached { 0 } else { self.adoptions.lost(wanted) };
+        if awaited | adopting == 0 || unreached {
             if unreached {
                 self.note_unanswered(name, stamp);
             }
@@ -87,11 +89,14 @@ impl NodeClaims {
             from: None,
             promised: None,
             lost: false,
+            wanted,
+            adopting,
             next: None,
             later: None,
         };
         self.open.insert(claim, open);
         self.answers_due.push_back((now.plus_millis(PATIENCE), claim));
+        self.adoptions.begin(claim, wanted, now);
     }
 
     pub(super) fn note_unanswered(&mut self, name: Box<str>, stamp: u64) {
@@ -104,7 +109,7 @@ impl NodeClaims {
     /// Continues a claim once all nodes have answered.
     pub(super) fn advance(&mut self, claim: u64, now: Instant) {
         let Some(open) = self.open.get(&claim) else { return };
-        if open.awaited != 0 || open.from.is_some() {
+        if open.awaited | open.adopting != 0 || open.from.is_some() {
             return;
         }
         if open.holders == 0 {
@@ -151,6 +156,7 @@ impl NodeClaims {
     pub(super) fn answered(&mut self, node: u8, claim: u64, verdict: ClaimVerdict, now: Instant) {
         let Some(open) = self.open.get_mut(&claim) else { return };
         open.awaited &= !bit(node);
+        open.adopting &= !bit(node);
         match verdict {
             ClaimVerdict::Nothing if open.from == Some(node) => return self.give_up(claim, now),
             ClaimVerdict::Nothing => open.holders &= !bit(node),
@@ -193,6 +199,7 @@ impl NodeClaims {
         let taken = match self.open.get_mut(&claim) {
             Some(open) if open.from.is_none() => {
                 open.awaited &= !bit(node);
+                open.adopting = 0;
                 open.holders &= !bit(node);
                 open.from = Some(node);
                 let adopt = ToShard::Adopt(claim, bytes.to_vec());

@@ -30,9 +30,13 @@
 //! - A later client of the same node takes the place of the one that waits, and its stamp counts
 //!   from then on. Its own claim is made when the open one is over, and finds the session here.
 //! - A holder that lacks a node's fence sends the rest after [`FENCES`].
+//! - With `durable`, a client that wants its session waits longer for a node that does not answer
+//!   or is down ([`NodeClaims::awaits_adoption`]): until another node has adopted the sessions of
+//!   that one and has been asked, for at most [`adopted::ADOPTION`].
 //! - When claimant or holder is given up, or has restarted, the holder keeps the session, and the
 //!   claimant accepts its client without that session.
 
+mod adopted;
 mod claimant;
 mod fences;
 mod holder;
@@ -117,6 +121,9 @@ struct OpenClaim {
     /// Until when a promised session, or more of the session that arrives, is waited for.
     promised: Option<Instant>,
     lost: bool,
+    wanted: SessionDemand,
+    /// Nodes that are down or do not answer, and whose sessions some node is to adopt.
+    adopting: NodeSet,
     /// The next claimant of the ClientId with the claim's stamp, and what it wants of the session.
     /// There is none while there is a later client here, because that one is newer.
     next: Option<(Move, u64, SessionDemand)>,
@@ -156,6 +163,7 @@ pub struct NodeClaims {
     /// Nodes with share groups that this node's shards may not know yet.
     groups_unknown: NodeSet,
     answers_due: VecDeque<(Instant, u64)>,
+    adoptions: adopted::AwaitedAdoptions,
     fences_due: VecDeque<(Instant, Move)>,
     /// The claims with a promise, by when they are given up.
     promises_due: BTreeSet<(Instant, u64)>,
@@ -170,6 +178,11 @@ pub struct NodeClaims {
     /// Nodes that may be told retained messages now: everything that the shards had written down
     /// before is in the mailboxes.
     pub retellings: Vec<u8>,
+    /// With `durable`: ClientIds that were claimed, each with the claiming node, and whether the
+    /// client begins anew.
+    pub claimed: Vec<(Box<str>, Box<str>, bool)>,
+    /// With `durable`: lost nodes, each with the node that has adopted its sessions.
+    pub adopted: Vec<(Box<str>, Box<str>)>,
     /// Mail for the shards.
     pub mail: Vec<ClaimMail>,
     /// Counts about claims.
@@ -207,6 +220,7 @@ impl NodeClaims {
             fences: Fences::new(shards),
             groups_unknown: 0,
             answers_due: VecDeque::new(),
+            adoptions: adopted::AwaitedAdoptions::default(),
             fences_due: VecDeque::new(),
             promises_due: BTreeSet::new(),
             records: Vec::new(),
@@ -214,6 +228,8 @@ impl NodeClaims {
             behind_messages: Vec::new(),
             known: Vec::new(),
             retellings: Vec::new(),
+            claimed: Vec::new(),
+            adopted: Vec::new(),
             mail: Vec::new(),
             counts: ClaimCounts::default(),
         }
@@ -229,7 +245,8 @@ impl NodeClaims {
         let answers = self.answers_due.front().map(|entry| entry.0);
         let promises = self.promises_due.first().map(|entry| entry.0);
         let fences = self.fences_due.front().map(|entry| entry.0);
-        [answers, promises, fences].into_iter().flatten().min()
+        let adoptions = self.adoptions.deadline();
+        [answers, promises, fences, adoptions].into_iter().flatten().min()
     }
 
     /// Notes that it is `micros` microseconds since 1970 at `now`.
@@ -260,6 +277,7 @@ impl NodeClaims {
     /// Notes which nodes are there. Nothing is awaited any more of nodes that are not.
     pub fn see(&mut self, up: NodeSet, now: Instant) {
         let gone = self.up & !up;
+        self.adoptions.see(up, gone);
         self.up = up;
         if gone == 0 {
             return;
@@ -268,6 +286,9 @@ impl NodeClaims {
         for claim in waiting {
             let Some(open) = self.open.get_mut(&claim) else { continue };
             if open.awaited & gone != 0 {
+                if self.adoptions.awaits(open.wanted) {
+                    open.adopting |= open.awaited & gone;
+                }
                 open.awaited &= !gone;
                 self.advance(claim, now);
             }
@@ -279,6 +300,7 @@ impl NodeClaims {
     /// Everything that this node and `node` had told each other is lost.
     pub fn forget(&mut self, node: u8, now: Instant) {
         self.waiting.retain(|(to, ..)| to.node != node);
+        self.adoptions.over(bit(node));
         self.behind_filters.retain(|(to, _)| *to != node);
         let leaving: Vec<Move> =
             self.leaving.keys().filter(|to| to.node == node).copied().collect();
@@ -292,6 +314,7 @@ impl NodeClaims {
             let Some(open) = self.open.get_mut(&claim) else { continue };
             open.next = open.next.take().filter(|(to, ..)| to.node != node);
             open.awaited &= !bit(node);
+            open.adopting &= !bit(node);
             open.holders &= !bit(node);
             if open.from == Some(node) {
                 self.give_up(claim, now);
@@ -329,7 +352,11 @@ impl NodeClaims {
             ToCluster::Fenced => self.shard_fenced(),
             ToCluster::Packed(to, parts) => self.packed(to, parts),
             ToCluster::Settled(claim) => self.settled_here(claim, now),
-            ToCluster::Retold(_) | ToCluster::Ask(..) | ToCluster::Will(..) => {}
+            ToCluster::Retold(_)
+            | ToCluster::Ask(..)
+            | ToCluster::Will(..)
+            | ToCluster::Journal(_)
+            | ToCluster::Adopted(_) => {}
         }
     }
 
@@ -340,7 +367,15 @@ impl NodeClaims {
     /// Takes in what another node says about ClientIds and sessions.
     pub fn heard(&mut self, node: u8, record: &NodeRecord<'_>, now: Instant) {
         match *record {
+            NodeRecord::Adopted(name) => {
+                let by = self.name_of(node).to_owned();
+                self.adopted(name, Some(&by), now);
+                if self.adoptions.durable {
+                    self.adopted.push((name.into(), by.into()));
+                }
+            }
             NodeRecord::Claim(claim, stamp, wanted, name) => {
+                self.note_claimed(name, Some(node), wanted);
                 self.claimed(Move { node, claim }, stamp, wanted, name);
             }
             NodeRecord::Answer(claim, verdict) => self.answered(node, claim, verdict, now),
@@ -389,11 +424,17 @@ impl NodeClaims {
             let Some(open) = self.open.get_mut(&claim).filter(|open| open.awaited != 0) else {
                 continue;
             };
+            if self.adoptions.awaits(open.wanted) {
+                open.adopting |= std::mem::take(&mut open.awaited);
+                self.advance(claim, now);
+                continue;
+            }
             open.awaited = 0;
             let (name, stamp) = (open.name.clone(), open.stamp);
             self.note_unanswered(name, stamp);
             self.advance(claim, now);
         }
+        self.run_adoptions(now);
         while let Some(&(at, claim)) = self.promises_due.first()
             && at <= now
         {

@@ -37,9 +37,10 @@ impl Node {
         }
     }
 
-    /// Bytes that are held for will messages.
+    /// Bytes that are held for will messages and for an adoption.
     pub fn held(&self) -> usize {
-        self.wills.local.bytes() + self.wills.far.bytes()
+        let adoption = self.adoption.as_ref().map_or(0, |adoption| adoption.held());
+        self.wills.local.bytes() + self.wills.far.bytes() + adoption
     }
 
     /// Whether nodes that are not heard count as gone. This requires that the engine has carried

@@ -1,7 +1,7 @@
 //! What is said of a cluster.
 
 use super::PageText;
-use crate::telemetry::{ClusterRow, NodeRow, WillsRow};
+use crate::telemetry::{ClusterRow, DurableRow, NodeRow, WillsRow};
 
 impl PageText {
     pub(super) fn cluster(&mut self, row: &ClusterRow) {
@@ -12,8 +12,8 @@ impl PageText {
             (
                 "degraded",
                 "gauge",
-                "1 while this node reaches no NATS server, or another node is down.",
-                u64::from(!row.connected || row.nodes.iter().any(|node| !node.up)),
+                "1 while no NATS server is reached, another node is down, or durable is out.",
+                u64::from(is_degraded(row)),
             ),
             ("filters", "gauge", "Filters that other nodes are told of.", row.filters),
             ("frames_received_total", "counter", "Frames of the cluster.", row.frames.0),
@@ -60,8 +60,51 @@ impl PageText {
             self.single(&format!("ringmq_cluster_{name}"), kind, help, value);
         }
         self.wills(&row.wills);
+        if let Some(durable) = &row.durable {
+            self.durable(durable);
+        }
         self.cluster_reasons(row);
         self.nodes(&row.nodes);
+    }
+
+    /// Adoptions.
+    fn durable(&mut self, row: &DurableRow) {
+        let figures: [(&str, &str, &str, u64); 6] = [
+            (
+                "member",
+                "gauge",
+                "1 when another node would adopt this node's sessions.",
+                u64::from(row.member),
+            ),
+            (
+                "adopting",
+                "gauge",
+                "1 while this node adopts the sessions of a lost one.",
+                u64::from(row.adopting),
+            ),
+            ("adoptions_total", "counter", "Nodes whose sessions were adopted.", row.adoptions),
+            (
+                "damaged_total",
+                "counter",
+                "Journals of lost nodes that are damaged, so that nothing of them was adopted.",
+                row.damaged,
+            ),
+            (
+                "superseded_total",
+                "counter",
+                "Sessions that were not adopted: their clients had begun anew.",
+                row.superseded,
+            ),
+            (
+                "adoption_failures_total",
+                "counter",
+                "Requests for adoptions that have failed, and were made again.",
+                row.failures,
+            ),
+        ];
+        for (name, kind, help, value) in figures {
+            self.single(&format!("ringmq_cluster_durable_{name}"), kind, help, value);
+        }
     }
 
     /// The wills that a node of a cluster knows.
@@ -122,4 +165,10 @@ impl PageText {
             self.sample(name, &[("node", &node.name)], node.ahead as f64 / 1000.0);
         }
     }
+}
+
+fn is_degraded(row: &ClusterRow) -> bool {
+    let durable = row.durable.as_ref();
+    let not_durable = durable.is_some_and(|durable| !durable.member || durable.out);
+    !row.connected || not_durable || row.nodes.iter().any(|node| !node.up)
 }

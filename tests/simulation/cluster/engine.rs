@@ -1,7 +1,9 @@
 //! The simulated engine: frames under way, each with when it arrives, if it does.
 
+use super::keeper::Keeper;
 use crate::rng::Rng;
 use ringmq::cluster::frame::{FrameContent, NodeFrame};
+use ringmq::cluster::keeping::{KeepAsker, KeepRequest, KeptAt};
 use ringmq::cluster::lane::Lane;
 use ringmq::cluster::node::{Engine, To};
 
@@ -32,6 +34,7 @@ pub struct Network {
     under_way: Vec<UnderWay>,
     sent: u64,
     rng: Rng,
+    pub keeper: Keeper,
 }
 
 /// The engine as one node sees it.
@@ -42,6 +45,10 @@ pub struct Wire<'a> {
 }
 
 impl Engine for Wire<'_> {
+    fn ask(&mut self, asker: KeepAsker, place: KeptAt, request: KeepRequest) {
+        self.network.keeper.ask(self.from, asker, place, request, self.now);
+    }
+
     fn send(&mut self, to: To<'_>, frame: Vec<u8>) {
         for target in 0..self.network.names.len() {
             let wanted = match to {
@@ -59,7 +66,8 @@ impl Network {
     pub fn new(seed: u64, names: Vec<String>, faults: Faults) -> Network {
         let apart = vec![false; names.len()];
         let rng = Rng::new(seed);
-        Network { names, faults, apart, hangs: false, under_way: Vec::new(), sent: 0, rng }
+        let keeper = Keeper::new(seed);
+        Network { names, faults, apart, hangs: false, under_way: Vec::new(), sent: 0, rng, keeper }
     }
 
     fn carry(&mut self, from: usize, to: usize, frame: Vec<u8>, now: u64) {

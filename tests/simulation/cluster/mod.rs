@@ -3,8 +3,10 @@
 //! from one to another ([`takeovers`]), retained messages ([`retained`]), share groups
 //! ([`groups`]), and wills of nodes that die ([`wills`]).
 
+mod durable;
 mod engine;
 mod groups;
+mod keeper;
 mod nodes;
 mod retained;
 mod takeovers;
@@ -36,6 +38,9 @@ pub fn simulate(seed: u64) {
     if seed % 20 == 3 {
         wills::simulate(seed / 20);
     }
+    if seed % 10 == 9 {
+        durable::simulate(seed / 10);
+    }
     if seed % 20 == 13 {
         groups::simulate(seed / 20);
     }
@@ -59,6 +64,11 @@ fn share_groups_get_each_message_once_in_the_whole_cluster() {
 #[test]
 fn wills_of_a_node_that_dies_are_published_once() {
     (0..4).for_each(wills::simulate);
+}
+
+#[test]
+fn sessions_of_a_lost_node_are_adopted() {
+    (0..8).for_each(durable::simulate);
 }
 
 #[test]

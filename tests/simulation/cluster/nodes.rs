@@ -151,6 +151,7 @@ fn site(name: &str, incarnation: u64, now: u64) -> Site {
         give_up: GIVE_UP,
         when_cut_off: WhenCutOff::Park,
         wills: 1 << 20,
+        durable: false,
     };
     Site {
         node: Node::new(plan, Instant(now)),

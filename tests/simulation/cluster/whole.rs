@@ -7,6 +7,7 @@ use crate::peer::{Got, Peer, hello};
 use crate::rng::Rng;
 use crate::scripted::fine;
 use crate::settings::roomy;
+use crate::storage::broker::Store;
 use crate::world::{Plan, World, listener_state};
 use ringmq::cluster::junction::{Junction, JunctionEnvironment};
 use ringmq::cluster::node::{Node, NodePlan, WhenCutOff};
@@ -16,7 +17,7 @@ use ringmq::shard::{Settings, Span, SpanKind, Via};
 use ringmq::time::Instant;
 use std::collections::BTreeSet;
 
-const SHARDS: usize = 2;
+pub const SHARDS: usize = 2;
 pub const NODES: usize = 3;
 pub const GIVE_UP: u64 = 4000;
 
@@ -35,6 +36,8 @@ impl JunctionEnvironment for Bells<'_> {
 pub struct Broker {
     pub world: World,
     pub junction: Junction,
+    /// The disks of its shards, if it stores anything.
+    pub stores: Vec<Store>,
 }
 
 /// A client, and the node that it is connected to.
@@ -47,6 +50,7 @@ pub struct Cluster {
     pub brokers: Vec<Broker>,
     pub network: Network,
     now: u64,
+    disks: Rng,
     /// Nodes that do nothing: any more, or yet.
     pub dead: BTreeSet<usize>,
 }
@@ -77,14 +81,21 @@ impl Cluster {
                 give_up: GIVE_UP,
                 when_cut_off: WhenCutOff::Park,
                 wills: 1 << 20,
+                durable: false,
             };
             let node = Node::new(plan, Instant(world.now));
             let shared = std::sync::Arc::clone(&world.shared);
-            Broker { junction: Junction::new(node, shared, SHARDS as u8, ends), world }
+            let junction = Junction::new(node, shared, SHARDS as u8, ends);
+            Broker { junction, world, stores: Vec::new() }
         };
         let brokers: Vec<Broker> = names.iter().enumerate().map(broker).collect();
         let network = Network::new(seed, names, faults);
-        Cluster { now: brokers[0].world.now, brokers, network, dead: BTreeSet::new() }
+        Cluster::of(seed, brokers, network)
+    }
+
+    pub fn of(seed: u64, brokers: Vec<Broker>, network: Network) -> Cluster {
+        let disks = Rng::new(seed ^ 0xd15c5);
+        Cluster { now: brokers[0].world.now, brokers, network, disks, dead: BTreeSet::new() }
     }
 
     pub fn now(&self) -> Instant {
@@ -100,6 +111,11 @@ impl Cluster {
                     self.brokers[at].junction.received(&frame, Instant(self.now));
                 }
             }
+            for (at, asker, reply) in self.network.keeper.answers(self.now) {
+                if !self.dead.contains(&at) {
+                    self.brokers[at].junction.kept(asker, reply, Instant(self.now));
+                }
+            }
             for at in 0..NODES {
                 if !self.dead.contains(&at) {
                     self.turn(at);
@@ -111,7 +127,12 @@ impl Cluster {
     }
 
     fn turn(&mut self, at: usize) {
-        let Broker { world, junction } = &mut self.brokers[at];
+        let Broker { world, junction, stores } = &mut self.brokers[at];
+        for (shard, store) in stores.iter_mut().enumerate() {
+            if store.go_on(&mut world.nodes[shard].shard, &mut self.disks, 900) {
+                world.wake(shard);
+            }
+        }
         for _ in 0..2 {
             // Shards that wait for a window look again and again.
             for _ in 0..12 {

@@ -30,16 +30,21 @@ pub(super) const ASYNC: LogBounds = LogBounds { gather: 0, interval: Some(20_000
 const DEGRADE: LogBounds = LogBounds { degraded: 64 << 20, ..GATHER };
 
 /// A shard's disk and what is on its way to it.
-pub(super) struct Store {
-    pub(super) disk: Disk,
+pub struct Store {
+    pub disk: Disk,
     commands: VecDeque<StorageCommand>,
     answers: VecDeque<StorageAnswer>,
 }
 
 impl Store {
+    pub fn new(seed: u64) -> Store {
+        let (commands, answers) = (VecDeque::new(), VecDeque::new());
+        Store { disk: Disk::new(seed), commands, answers }
+    }
+
     /// The disk goes on with about `share` of a thousand parts of what it may do for that shard;
     /// true when it has answered.
-    pub(super) fn go_on(&mut self, shard: &mut Shard, rng: &mut Rng, share: usize) -> bool {
+    pub fn go_on(&mut self, shard: &mut Shard, rng: &mut Rng, share: usize) -> bool {
         self.commands.extend(shard.storage_commands());
         if rng.chance(share)
             && let Some(command) = self.commands.pop_front()
@@ -53,6 +58,13 @@ impl Store {
         let answered = answer.is_some();
         answer.into_iter().for_each(|answer| shard.storage_answered(answer));
         answered
+    }
+
+    /// The process is killed.
+    pub fn kill(&mut self) {
+        let half_done = self.commands.pop_front();
+        (self.commands, self.answers) = Default::default();
+        self.disk.kill(half_done);
     }
 
     /// Nobody waits for an answer any more.
@@ -123,7 +135,7 @@ fn world(seed: u64, shards: usize) -> World {
     })
 }
 
-pub(super) fn read(disk: &Disk, log: u64) -> (Recovered, Image) {
+pub fn read(disk: &Disk, log: u64) -> (Recovered, Image) {
     // On one of two shards bodies are left where they are.
     let room = (log % 2 == 1).then_some(2000);
     let mut image = Image::within(room);
@@ -138,11 +150,7 @@ impl House {
     pub(super) fn new(seed: u64, bounds: LogBounds) -> House {
         let mut rng = Rng::new(seed ^ 0xb0a4d);
         let shards = rng.range(1, 3);
-        let store = |at| Store {
-            disk: Disk::new(seed ^ (at as u64) << 32),
-            commands: VecDeque::new(),
-            answers: VecDeque::new(),
-        };
+        let store = |at| Store::new(seed ^ (at as u64) << 32);
         let mut house = House {
             seed,
             bounds,

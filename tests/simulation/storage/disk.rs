@@ -214,6 +214,11 @@ impl Disk {
                 let bytes = self.files[&segment].read(offset as usize, length);
                 StorageAnswer::Slice { segment, offset, bytes }
             }
+            StorageCommand::Copy { segment, offset, length } => {
+                let bytes = self.files[&segment].read(offset as usize, length);
+                let bytes = if fails { Err("an error".to_owned()) } else { Ok(bytes) };
+                StorageAnswer::Copied { bytes }
+            }
             StorageCommand::Read { spans } => {
                 let broken = !self.misread && self.rng.chance(40);
                 self.misread = broken;
@@ -259,6 +264,7 @@ impl Disk {
             }
             Some(
                 StorageCommand::Clean { .. }
+                | StorageCommand::Copy { .. }
                 | StorageCommand::Read { .. }
                 | StorageCommand::Sync { .. },
             )

@@ -2,9 +2,9 @@
 //! of the n-th operation, power cuts in the middle of anything. After each restart the state is
 //! exactly that of some batch, and of none before the last one that was said to be durable.
 
-mod broker;
+pub mod broker;
 mod crashes;
-mod disk;
+pub mod disk;
 mod endings;
 mod long_queues;
 mod starts;
@@ -19,11 +19,11 @@ use ringmq::storage::recovery::{self, Damage, Recovered, RecoveryTrouble};
 use ringmq::storage::{StorageAnswer, StorageCommand, frame};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-const SECRET: StoreSecret = StoreSecret([5, 6]);
+pub const SECRET: StoreSecret = StoreSecret([5, 6]);
 const LOG: u64 = 0x5eed;
 /// Bytes of a segment: small, so that there are many.
 const SEGMENT: u64 = 96 << 10;
-const BOUNDS: LogBounds = LogBounds {
+pub const BOUNDS: LogBounds = LogBounds {
     segment: SEGMENT,
     disk: u64::MAX,
     gather: 50,
