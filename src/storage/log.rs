@@ -182,9 +182,9 @@ impl Log {
         }
     }
 
-    /// Adds a value that recovery found alive.
-    pub fn adopt(&mut self, key: RecordKey, value: IndexValue) {
-        self.index.put(key, value);
+    /// Takes over the values that recovery found alive.
+    pub fn adopt(&mut self, alive: LogIndex) {
+        self.index = alive;
     }
 
     /// Appends a record at `now`, in microseconds; returns the number of its batch. The record

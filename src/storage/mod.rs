@@ -43,6 +43,7 @@ pub mod inspect;
 pub mod key;
 mod kind;
 pub mod log;
+pub mod newest;
 pub mod places;
 #[cfg(feature = "runtime")]
 pub mod portable;
