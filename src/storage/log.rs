@@ -545,6 +545,13 @@ impl Log {
         self.bounds.head
     }
 
+    /// The same for the queue of a client that is not connected, while all queues have `held` bytes
+    /// in memory.
+    pub fn head_offline(&self, held: u64) -> (usize, usize) {
+        let full = held >= self.bounds.heads && !Mutant::StorageHeadsUnbounded.is_on();
+        if full { (0, 0) } else { self.bounds.head }
+    }
+
     pub(super) fn trouble(&mut self, what: String) {
         self.figures.troubles += 1;
         self.trouble = Some(what);

@@ -33,6 +33,7 @@ const BOUNDS: LogBounds = LogBounds {
     degraded: 0,
     slice: 16 << 10,
     head: (3, 600),
+    heads: 4000,
 };
 
 /// Bounds of a run: in some of them syncs come apart from writes.
@@ -222,6 +223,7 @@ pub fn simulate_all(seed: u64) {
     crashes::simulate_fan_out(seed);
     crashes::simulate_returns(seed);
     long_queues::simulate_long_queues(seed);
+    long_queues::simulate_short_queues(seed);
     endings::simulate_endings(seed);
     starts::simulate_starts(seed);
 }
