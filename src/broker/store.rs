@@ -171,7 +171,7 @@ pub(super) fn read(
                 "storage: the last batch was torn by a crash and is dropped; nobody was told of it"
             );
         }
-        sessions += part.image.sessions.len();
+        sessions += part.image.count();
         messages += part.image.messages.len();
         retained += part.image.retained.len();
         stored.push_back(StoredShard {
@@ -215,7 +215,7 @@ pub(super) fn go_on_with(
             shard.store_with(storing);
             shard.restore(image);
         }
-        Beside::Predecessor => shard.store_with(storing.expecting(image.sessions.len() as u64)),
+        Beside::Predecessor => shard.store_with(storing.expecting(image.count() as u64)),
     }
     let bell = doorbell.clone();
     let syncing = asynchronous.then(|| Box::new(move || bell.ring()) as Wake);

@@ -63,6 +63,8 @@ macro_rules! storage {
         StorageReturnForgotten,
         /// What comes to a queue with a tail on disk goes before that.
         StorageAwayOvertaken,
+        /// However many clients are offline, the first messages for each stay in memory.
+        StorageHeadsUnbounded,
         /// A message on disk that several sessions wait for is gone with the first.
         StorageAwayForgotten,
         /// What is read for a client is not compared with what was stored.

@@ -13,6 +13,8 @@ use std::collections::VecDeque;
 
 /// Messages of a chunk.
 const CHUNK: usize = 256;
+/// Room for messages that the first chunk has at the beginning.
+const FIRST: usize = 4;
 /// The number of gaps, and of listed messages that are gone, that even a short tail may have.
 const SPARE: usize = 64;
 
@@ -50,10 +52,14 @@ struct AwayEntry {
 /// Bytes of memory of a message that is away.
 pub const AWAY: usize = size_of::<AwayEntry>();
 const _: () = assert!(AWAY <= 28);
+// What every client costs for whom messages wait in the store only.
+const _: () = assert!(size_of::<Away>() <= 112);
 
 const RETAIN: u8 = 4;
 /// It has several Subscription Identifiers, which are listed.
 const SEVERAL: u8 = 8;
+
+type IdsBySlot = HashMap<u32, SubscriptionIds, foldhash::fast::FixedState>;
 
 /// The tail.
 #[derive(Default)]
@@ -70,8 +76,8 @@ pub struct Away {
     bytes: usize,
     /// The messages that expire, with the numbers of their places, earliest first. Some have gone.
     expiring: ExpiryHeap,
-    /// The Subscription Identifiers of those that have several, by slot.
-    several: HashMap<u32, SubscriptionIds, foldhash::fast::FixedState>,
+    /// The Subscription Identifiers of those that have several; `None` while there has been none.
+    several: Option<Box<IdsBySlot>>,
     /// It is in the shard's line of those that want messages back.
     pub listed: bool,
     /// How often its first message was not what had been stored.
@@ -111,13 +117,17 @@ impl Away {
             SubscriptionIds::One(id) => id,
             several @ SubscriptionIds::Many(_) => {
                 flags |= SEVERAL;
-                self.several.insert(slot, several);
+                self.several.get_or_insert_default().insert(slot, several);
                 0
             }
         };
         let number = [number as u32, (number >> 32) as u32];
         if self.chunks.back().is_none_or(|last| last.len() == CHUNK) {
-            self.chunks.push_back(Vec::with_capacity(if self.places == 0 { 8 } else { CHUNK }));
+            if self.places == 0 {
+                // Most queues are short.
+                self.chunks = VecDeque::with_capacity(1);
+            }
+            self.chunks.push_back(Vec::with_capacity(if self.places == 0 { FIRST } else { CHUNK }));
         }
         if let Some(last) = self.chunks.back_mut() {
             last.push(AwayEntry { slot, number, size, checksum, id, flags });
@@ -134,7 +144,10 @@ impl Away {
         let [low, high] = entry.number;
         let subscription_ids = match entry.flags & SEVERAL {
             0 => SubscriptionIds::from_slice(&[entry.id]),
-            _ => self.several.get(&entry.slot).cloned().unwrap_or_default(),
+            _ => {
+                let several = self.several.as_ref().and_then(|several| several.get(&entry.slot));
+                several.cloned().unwrap_or_default()
+            }
         };
         AwayMessage {
             slot: entry.slot,
@@ -172,12 +185,19 @@ impl Away {
     /// Takes the first message out.
     pub fn pop(&mut self) -> Option<AwayMessage> {
         let message = self.front()?;
-        self.several.remove(&message.slot);
+        self.forget_ids(message.slot);
         self.bytes -= cost(message.size as usize);
         self.skip();
         self.failures = 0;
         self.skip_gaps();
         Some(message)
+    }
+
+    fn forget_ids(&mut self, slot: u32) {
+        if let Some(several) = &mut self.several {
+            several.remove(&slot);
+            self.several.take_if(|several| several.is_empty());
+        }
     }
 
     fn skip_gaps(&mut self) {
@@ -219,7 +239,7 @@ impl Away {
             self.expiring.pop();
             let Some(message) = self.entry(place).filter(|entry| entry.slot != 0) else { continue };
             let message = self.message(message);
-            self.several.remove(&message.slot);
+            self.forget_ids(message.slot);
             self.bytes -= cost(message.size as usize);
             self.gaps += 1;
             let at = (place - self.first) as usize + self.skipped;

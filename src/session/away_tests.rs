@@ -24,7 +24,7 @@ fn messages_come_as_they_went_and_in_order() {
     (3001..=3300).for_each(|slot| away.push(message(slot), None));
     (2001..=3300).for_each(|slot| assert_eq!(away.pop(), Some(message(slot))));
     assert_eq!((away.pop(), away.len(), away.bytes()), (None, 0, 0));
-    assert!(away.chunks.is_empty() && away.several.is_empty());
+    assert!(away.chunks.is_empty() && away.several.is_none());
 }
 
 #[test]

@@ -24,14 +24,8 @@ pub struct Flow {
     pub replays: Replays,
     /// Whether the session is in the shard's list of sessions whose replay may continue.
     pub replay_listed: bool,
-    /// The hashes of topics on which a newer message to be retained was delivered live while
-    /// replays wait, each with the newest ticket that existed then. For replays up to that ticket,
-    /// the stored message of the topic is older than what the client already has. All replays share
-    /// one list, since there may be 100,000 of them.
-    overtaken: HashMap<u64, u64, foldhash::fast::FixedState>,
-    /// The oldest replay at the time when the list was last full and searched for entries that
-    /// nobody needs.
-    overtaken_kept: u64,
+    /// What was delivered live while replays wait; `None` while that is nothing.
+    overtaken: Option<Box<Overtaken>>,
     /// How long the pending queue has been too long, while connected.
     pub backlog: Backlog,
     /// Whether it is in the shard's list of flow states that are freed when they are idle.
@@ -43,6 +37,21 @@ pub struct Flow {
     /// When unacknowledged messages are sent again (only for MQTT 3 with a retry interval).
     pub retry: Option<Instant>,
 }
+
+/// The topics on which a newer message to be retained was delivered live while replays wait. All
+/// replays share one list, since there may be 100,000 of them.
+#[derive(Default)]
+struct Overtaken {
+    /// The hashes of the topics, each with the newest ticket that existed then. For replays up to
+    /// that ticket, the stored message of the topic is older than what the client already has.
+    topics: HashMap<u64, u64, foldhash::fast::FixedState>,
+    /// The oldest replay at the time when the list was last full and searched for entries that
+    /// nobody needs.
+    kept: u64,
+}
+
+// What every client costs for whom messages wait.
+const _: () = assert!(size_of::<Flow>() <= 384);
 
 impl Flow {
     /// To be called when the connection has ended. Keeps, of the replays that it asked for, the
@@ -56,36 +65,38 @@ impl Flow {
     /// Records that a newer message than the stored one was delivered live on the topic with this
     /// hash. `now` is the newest ticket that exists.
     pub fn overtake(&mut self, hash: u64, now: u64) {
-        if let Some(ticket) = self.overtaken.get_mut(&hash) {
+        let Overtaken { topics, kept } = &mut **self.overtaken.get_or_insert_default();
+        if let Some(ticket) = topics.get_mut(&hash) {
             *ticket = now;
             return;
         }
         let oldest = self.replays.front().map_or(now, |replay| replay.ticket);
         // Another search would find nothing before another replay is the oldest one.
-        if self.overtaken.len() >= OVERTAKEN && self.overtaken_kept != oldest {
-            self.overtaken_kept = oldest;
-            self.overtaken.retain(|_, ticket| *ticket >= oldest);
+        if topics.len() >= OVERTAKEN && *kept != oldest {
+            *kept = oldest;
+            topics.retain(|_, ticket| *ticket >= oldest);
         }
-        if self.overtaken.len() < OVERTAKEN {
-            self.overtaken.insert(hash, now);
+        if topics.len() < OVERTAKEN {
+            topics.insert(hash, now);
         }
     }
 
     /// True when the stored message of the topic with that hash is stale for the replay with that
     /// ticket.
     pub fn is_overtaken(&self, hash: u64, ticket: u64) -> bool {
-        self.overtaken.get(&hash).is_some_and(|&newest| newest >= ticket)
+        let newest = self.overtaken.as_ref().and_then(|overtaken| overtaken.topics.get(&hash));
+        newest.is_some_and(|&newest| newest >= ticket)
     }
 
     /// True when live messages have overtaken any retained one.
     pub fn has_overtaken(&self) -> bool {
-        !self.overtaken.is_empty()
+        self.overtaken.as_ref().is_some_and(|overtaken| !overtaken.topics.is_empty())
     }
 
     /// Frees the list when no replay needs it.
     pub fn forget_overtaken(&mut self) {
         if self.replays.is_empty() {
-            (self.overtaken, self.overtaken_kept) = (HashMap::default(), 0);
+            self.overtaken = None;
         }
     }
 
@@ -120,8 +131,9 @@ mod tests {
         let mut flow = Flow::default();
         (1..=100_000).for_each(|ticket| flow.replays.push(replay(ticket)));
         (0..10_000).for_each(|hash| flow.overtake(hash, 100_000));
-        assert_eq!(flow.overtaken.len(), OVERTAKEN);
-        assert!(flow.overtaken.capacity() <= 2 * OVERTAKEN);
+        let topics = &flow.overtaken.as_ref().unwrap().topics;
+        assert_eq!(topics.len(), OVERTAKEN);
+        assert!(topics.capacity() <= 2 * OVERTAKEN);
         assert!(flow.is_overtaken(4095, 100_000) && !flow.is_overtaken(4096, 100_000));
         // A replay that began later is sent what is kept by then.
         flow.replays.push(replay(100_001));
@@ -131,10 +143,10 @@ mod tests {
         // What only replays that are over needed makes room.
         (0..100_000).for_each(|_| drop(flow.replays.pop()));
         flow.overtake(99_999, 100_001);
-        assert_eq!(flow.overtaken.len(), 2);
+        assert_eq!(flow.overtaken.as_ref().unwrap().topics.len(), 2);
         assert!(flow.is_overtaken(99_999, 100_001));
         assert!(flow.replays.pop().is_some());
         flow.forget_overtaken();
-        assert_eq!(flow.overtaken.capacity(), 0);
+        assert!(flow.overtaken.is_none());
     }
 }

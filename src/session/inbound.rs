@@ -21,9 +21,15 @@ const FEW: usize = 32;
 enum Ids {
     /// A small set as a list.
     Few(Vec<PacketId>),
-    /// The size of a large set, and its bits in groups of 64 identifiers: up to 22 KiB for all
-    /// 65,535.
-    Many(usize, hashbrown::HashMap<u16, u64, foldhash::fast::FixedState>),
+    /// A large set.
+    Many(Box<ManyIds>),
+}
+
+/// The size of a large set, and its bits in groups of 64 identifiers: up to 22 KiB for all 65,535.
+#[derive(Default)]
+struct ManyIds {
+    count: usize,
+    bits: hashbrown::HashMap<u16, u64, foldhash::fast::FixedState>,
 }
 
 impl Default for Ids {
@@ -41,16 +47,16 @@ impl Ids {
     fn len(&self) -> usize {
         match self {
             Ids::Few(few) => few.len(),
-            Ids::Many(count, _) => *count,
+            Ids::Many(many) => many.count,
         }
     }
 
     fn contains(&self, id: PacketId) -> bool {
         match self {
             Ids::Few(few) => few.contains(&id),
-            Ids::Many(_, bits) => {
+            Ids::Many(many) => {
                 let (at, bit) = bit(id);
-                bits.get(&at).is_some_and(|bits| bits & bit != 0)
+                many.bits.get(&at).is_some_and(|bits| bits & bit != 0)
             }
         }
     }
@@ -58,12 +64,12 @@ impl Ids {
     fn all(&self) -> Vec<PacketId> {
         match self {
             Ids::Few(few) => few.clone(),
-            Ids::Many(_, words) => {
+            Ids::Many(many) => {
                 let ids = |(&at, &word): (&u16, &u64)| {
                     let bits = (0..64).filter(move |bit| word & 1 << bit != 0);
                     bits.filter_map(move |bit| PacketId::new(at * 64 + bit))
                 };
-                words.iter().flat_map(ids).collect()
+                many.bits.iter().flat_map(ids).collect()
             }
         }
     }
@@ -74,10 +80,11 @@ impl Ids {
             Ids::Few(few) if few.len() < FEW => few.push(id),
             Ids::Few(few) => {
                 let few = std::mem::take(few);
-                *self = Ids::Many(0, Default::default());
+                *self = Ids::Many(Box::default());
                 few.into_iter().chain([id]).for_each(|id| self.insert(id));
             }
-            Ids::Many(count, bits) => {
+            Ids::Many(many) => {
+                let ManyIds { count, bits } = &mut **many;
                 let (at, bit) = bit(id);
                 *bits.entry(at).or_insert(0) |= bit;
                 *count += 1;
@@ -95,7 +102,8 @@ impl Ids {
                 }
                 None => false,
             },
-            Ids::Many(count, bits) => {
+            Ids::Many(many) => {
+                let ManyIds { count, bits } = &mut **many;
                 let (at, bit) = bit(id);
                 let Some(word) = bits.get_mut(&at).filter(|word| **word & bit != 0) else {
                     return false;
@@ -118,8 +126,8 @@ impl Ids {
         match other {
             Ids::Few(few) => few.into_iter().for_each(|id| self.insert(id)),
             other if self.len() == 0 => *self = other,
-            Ids::Many(_, words) => {
-                for (at, word) in words {
+            Ids::Many(many) => {
+                for (at, word) in many.bits {
                     let ids = (0..64).filter(|bit| word & 1 << bit != 0).map(|bit| at * 64 + bit);
                     ids.filter_map(PacketId::new).for_each(|id| self.insert(id));
                 }

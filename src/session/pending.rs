@@ -51,18 +51,25 @@ pub enum Pushed {
 #[derive(Default)]
 pub struct Pending {
     /// Messages that go before all others: those that came back to a share group from another
-    /// member.
-    first: MessageQueue,
+    /// member. `None` while there has been none.
+    first: Option<Box<MessageQueue>>,
     rest: MessageQueue,
     /// How many of the oldest messages in `rest` still have to be looked at by [`Self::sift`].
     unsifted: usize,
+    /// What was dropped since the last question; `None` while that is nothing.
+    dropped: Option<Box<Dropped>>,
+    /// What comes after all others and is only in the store; `None` while that is nothing.
+    away: Option<Box<Away>>,
+}
+
+/// Messages that were dropped from a queue, until the shard has dealt with them.
+#[derive(Default)]
+struct Dropped {
     /// Messages of share groups that were dropped as the oldest ones. Their groups may take them
     /// back.
     evicted: Vec<Queued>,
-    /// Stored messages that were dropped.
+    /// Stored messages.
     gone: Vec<Gone>,
-    /// What comes after all others and is only in the store; `None` while that is nothing.
-    away: Option<Box<Away>>,
 }
 
 /// A stored message that was dropped from a queue.
@@ -92,12 +99,18 @@ impl Pending {
 
     /// True when none waits.
     pub fn is_empty(&self) -> bool {
-        self.first.is_empty() && self.rest.is_empty() && self.away.is_none()
+        self.here() == 0 && self.away.is_none()
+    }
+
+    /// The sum of something over both queues in memory.
+    #[inline]
+    fn both(&self, figure: impl Fn(&MessageQueue) -> usize) -> usize {
+        self.first.as_ref().map_or(0, |first| figure(first)) + figure(&self.rest)
     }
 
     /// Messages waiting in memory.
     pub fn here(&self) -> usize {
-        self.first.len() + self.rest.len()
+        self.both(MessageQueue::len)
     }
 
     /// Messages waiting in the store only, and the bytes charged for them.
@@ -107,17 +120,17 @@ impl Pending {
 
     /// True when a message of QoS 0 waits: the next one of QoS 0 must not overtake it.
     pub fn has_qos0(&self) -> bool {
-        self.first.qos0 + self.rest.qos0 > 0
+        self.both(|queue| queue.qos0) > 0
     }
 
     /// True when a message that a share group sent here waits.
     pub fn has_shares(&self) -> bool {
-        self.first.shares + self.rest.shares > 0
+        self.both(|queue| queue.shares) > 0
     }
 
     /// Makes messages of share groups the session's own.
     pub fn forget_shares(&mut self) {
-        for lane in [&mut self.first, &mut self.rest] {
+        for lane in self.first.as_deref_mut().into_iter().chain([&mut self.rest]) {
             lane.queue.iter_mut().flatten().for_each(|queued| queued.share = None);
             lane.shares = 0;
         }
@@ -125,7 +138,7 @@ impl Pending {
 
     /// The number of bytes charged.
     pub fn bytes(&self) -> usize {
-        self.first.bytes + self.rest.bytes + self.away().1
+        self.both(|queue| queue.bytes) + self.away().1
     }
 
     /// True when a message of `size` bytes fits without another being dropped for it.
@@ -163,40 +176,47 @@ impl Pending {
     }
 
     fn expire_one(&mut self, now: Instant) -> bool {
-        if let Some(stored) = self.first.expire_one(now).or_else(|| self.rest.expire_one(now)) {
+        let first = self.first.as_mut().and_then(|first| first.expire_one(now));
+        if let Some(stored) = first.or_else(|| self.rest.expire_one(now)) {
             self.note_gone(stored);
             return true;
         }
         let Some((slot, number)) = self.away.as_mut().and_then(|away| away.expire_one(now)) else {
             return false;
         };
-        self.gone.push(Gone { slot, number });
+        self.note(Gone { slot, number });
         self.forget_empty_away();
         true
     }
 
+    fn note(&mut self, gone: Gone) {
+        self.dropped.get_or_insert_default().gone.push(gone);
+    }
+
     fn note_gone(&mut self, slot: u32) {
         if slot != 0 {
-            self.gone.push(Gone { slot, number: 0 });
+            self.note(Gone { slot, number: 0 });
         }
     }
 
     /// The stored messages that were dropped since the last call.
     pub fn take_gone(&mut self) -> Vec<Gone> {
-        std::mem::take(&mut self.gone)
+        let gone = self.dropped.as_mut().map(|dropped| std::mem::take(&mut dropped.gone));
+        self.dropped.take_if(|dropped| dropped.evicted.is_empty());
+        gone.unwrap_or_default()
     }
 
     /// Calls `look` with every message that waits in memory.
     pub fn each(&self, look: impl FnMut(&Queued)) {
-        let all = self.first.queue.iter().chain(&self.rest.queue);
-        all.flatten().for_each(look);
+        let first = self.first.iter().flat_map(|first| &first.queue);
+        first.chain(&self.rest.queue).flatten().for_each(look);
     }
 
     /// Gives every message another number in the store: what `number` says of those of share
     /// groups, and 0, which is none, to the others.
     pub fn renumber(&mut self, number: &mut dyn FnMut(&Queued) -> u32) {
-        let all = self.first.queue.iter_mut().chain(&mut self.rest.queue);
-        for queued in all.flatten() {
+        let first = self.first.iter_mut().flat_map(|first| &mut first.queue);
+        for queued in first.chain(&mut self.rest.queue).flatten() {
             queued.stored = if queued.share.is_some() { number(queued) } else { 0 };
         }
     }
@@ -204,7 +224,8 @@ impl Pending {
     /// No message expires before this time; `None` when none expires.
     pub fn next_expiry(&self) -> Option<Instant> {
         let away = self.away.as_ref().and_then(|away| away.next_expiry());
-        [self.first.next_expiry(), self.rest.next_expiry(), away].into_iter().flatten().min()
+        let first = self.first.as_ref().and_then(|first| first.next_expiry());
+        [first, self.rest.next_expiry(), away].into_iter().flatten().min()
     }
 
     /// Whether a message of these kinds is to wait in the store only, when so many messages and
@@ -217,7 +238,7 @@ impl Pending {
     ) -> bool {
         let may = stored != 0 && !shared && qos != Qos::AtMostOnce;
         let behind = self.away.is_some() && !Mutant::StorageAwayOvertaken.is_on();
-        let here = self.first.bytes + self.rest.bytes + size + OVERHEAD;
+        let here = self.both(|queue| queue.bytes) + size + OVERHEAD;
         may && (behind || self.here() >= messages || here > bytes)
     }
 
@@ -232,7 +253,7 @@ impl Pending {
         if matches!(pushed, Pushed::Queued | Pushed::DroppedOldest(_)) {
             self.away.get_or_insert_default().push(message, expires);
         } else {
-            self.gone.push(Gone { slot: message.slot, number: message.number });
+            self.note(Gone { slot: message.slot, number: message.number });
         }
         pushed
     }
@@ -273,7 +294,7 @@ impl Pending {
 
     fn pop_away(&mut self) -> bool {
         let Some(gone) = self.away.as_mut().and_then(|away| away.pop()) else { return false };
-        self.gone.push(Gone { slot: gone.slot, number: gone.number });
+        self.note(Gone { slot: gone.slot, number: gone.number });
         self.forget_empty_away();
         true
     }
@@ -296,7 +317,7 @@ impl Pending {
         }
         match line {
             QueueEnd::End => self.rest.push(queued),
-            QueueEnd::Front => self.first.push(queued),
+            QueueEnd::Front => self.first.get_or_insert_default().push(queued),
         }
         pushed
     }
@@ -313,7 +334,9 @@ impl Pending {
                     let away = old.is_none() && self.pop_away();
                     self.note_gone(old.as_ref().map_or(0, |old| old.stored));
                     match old {
-                        Some(old) if old.share.is_some() => self.evicted.push(old),
+                        Some(old) if old.share.is_some() => {
+                            self.dropped.get_or_insert_default().evicted.push(old);
+                        }
                         None if !away => return Pushed::DroppedNew,
                         _ => dropped += u32::from(!Mutant::PendingDropUncounted.is_on()),
                     }
@@ -322,7 +345,7 @@ impl Pending {
                 OnFull::Disconnect => return Pushed::Disconnect,
             }
         }
-        if dropped == 0 && self.evicted.is_empty() {
+        if dropped == 0 && self.dropped.as_ref().is_none_or(|dropped| dropped.evicted.is_empty()) {
             Pushed::Queued
         } else {
             Pushed::DroppedOldest(dropped)
@@ -331,18 +354,24 @@ impl Pending {
 
     /// The messages of share groups that the last [`Self::push`] removed to make room.
     pub fn take_evicted(&mut self) -> Vec<Queued> {
-        std::mem::take(&mut self.evicted)
+        let evicted = self.dropped.as_mut().map(|dropped| std::mem::take(&mut dropped.evicted));
+        self.dropped.take_if(|dropped| dropped.gone.is_empty());
+        evicted.unwrap_or_default()
     }
 
     /// The next message in memory.
     pub fn front(&self) -> Option<&Queued> {
-        self.first.front().or_else(|| self.rest.front())
+        let first = self.first.as_ref().and_then(|first| first.front());
+        first.or_else(|| self.rest.front())
     }
 
     /// Removes and returns the next message in memory.
     pub fn pop(&mut self) -> Option<Queued> {
-        if let Some(queued) = self.first.pop() {
-            return Some(queued);
+        if let Some(first) = &mut self.first {
+            match first.pop() {
+                Some(queued) => return Some(queued),
+                None => self.first = None,
+            }
         }
         let queued = self.rest.pop()?;
         self.unsifted = self.unsifted.saturating_sub(1);
@@ -353,11 +382,11 @@ impl Pending {
     /// [`Self::sift`] performs it. Moves each message if some have come back to a share group, and
     /// otherwise costs nothing.
     pub fn begin_sift(&mut self) {
-        if !self.first.is_empty() {
+        if let Some(mut first) = self.first.take().filter(|first| !first.is_empty()) {
             while let Some(queued) = self.rest.pop() {
-                self.first.push(queued);
+                first.push(queued);
             }
-            std::mem::swap(&mut self.first, &mut self.rest);
+            self.rest = *first;
         }
         self.unsifted = self.rest.len();
     }
@@ -377,7 +406,7 @@ impl Pending {
                 self.note_gone(queued.stored);
                 taken.push(queued);
             } else {
-                self.first.push(queued);
+                self.first.get_or_insert_default().push(queued);
             }
         }
         if self.rest.is_empty() {

@@ -3,11 +3,13 @@
 //! its subscriptions: [`super::left`].
 //!
 //! A session that is stored has only the head of its queue in memory, which is small
-//! ([`LogBounds::head`]); messages beyond that are *away* ([`crate::session::away`]). When a client
-//! takes its messages and the head runs low, its session stands in a line. At the end of a step,
-//! one command asks for what the first sessions in line are to have next ([`super::reading`]); one
-//! such command is under way at a time. A message whose body is still in memory does not have to be
-//! read: another session has the body, too, or the batch with its record is not written yet.
+//! ([`LogBounds::head`]); messages beyond that are *away* ([`crate::session::away`]). Once the
+//! queues of the shard together have [`LogBounds::heads`] in memory, all that comes for clients
+//! which are not connected goes away. When a client takes its messages and the head runs low, its
+//! session stands in a line. At the end of a step, one command asks for what the first sessions in
+//! line are to have next ([`super::reading`]); one such command is under way at a time. A message
+//! whose body is still in memory does not have to be read: another session has the body, too, or
+//! the batch with its record is not written yet.
 //!
 //! A command reads a record from where it is at the end of the step. Cleaning may move the record
 //! while the read is under way, and then drops the segment; but commands are carried out in order,
@@ -16,6 +18,7 @@
 //! it is by then.
 //!
 //! [`LogBounds::head`]: crate::storage::log::LogBounds::head
+//! [`LogBounds::heads`]: crate::storage::log::LogBounds::heads
 
 use super::Shard;
 use super::storing::Storing;
@@ -216,11 +219,16 @@ impl Shard {
     /// If a message is to wait only in the store, sends it there and returns what is kept of it in
     /// memory.
     pub(super) fn send_away(&mut self, index: u32, queued: &Queued) -> Option<AwayMessage> {
+        let held = self.counters.pending_bytes - self.counters.pending_away_bytes;
         let storing = self.storing.as_mut()?;
-        let pending = &self.sessions.get(index)?.flow.as_ref()?.pending;
+        let session = self.sessions.get(index)?;
+        let head = match session.socket {
+            Some(_) => storing.log.head(),
+            None => storing.log.head_offline(held),
+        };
         let kinds = (queued.qos, queued.share.is_some(), queued.stored);
         let size = queued.message.size();
-        if !pending.goes_away(kinds, size, storing.log.head()) {
+        if !session.flow.as_ref()?.pending.goes_away(kinds, size, head) {
             return None;
         }
         let number = storing.bodies.take_slot(index, queued.stored)?;

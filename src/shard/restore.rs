@@ -5,28 +5,29 @@ use super::Shard;
 use super::adopt::ANY;
 use super::changes::version;
 use super::memory::{named, retained};
-use super::restored::RestoredMessages;
 use super::route::GROUP;
 use crate::message::{Accounts, Message};
 use crate::packet::{PacketId, Qos};
 use crate::session::{AwayMessage, NEVER, Queued, SessionWill, ShareName, SubscriptionIds};
-use crate::storage::image::{Brief, Image, LastWill, MessageImage, QueuedImage, SessionImage};
+use crate::storage::image::{
+    Image, LastWill, MessageImage, QueuedImage, SessionImage, WaitingMessage,
+};
+use crate::storage::newest::Newest;
 use crate::storage::record::DeliveryPhase;
 use crate::time::Instant;
 use crate::topic::{self, Subscriber};
-use std::collections::BTreeMap;
 
 impl Shard {
     /// Takes over what was stored. Must be called after [`Shard::store_with`] and before anything
     /// else. Sessions that had a connection before the restart have lost it.
-    pub fn restore(&mut self, image: Image) {
+    pub fn restore(&mut self, mut image: Image) {
         for body in image.retained.values() {
             self.restore_retained(body);
         }
-        let messages = RestoredMessages { bodies: image.messages, briefs: image.briefs };
-        self.restore_returning(image.returning, &messages);
-        for (number, stored) in image.sessions {
-            self.restore_session(number, stored, &messages);
+        let returning = std::mem::take(&mut image.returning);
+        self.restore_returning(returning, &image);
+        for (number, stored) in image.take_sessions() {
+            self.restore_session(number, *stored, &image);
         }
         if let Some(storing) = &mut self.storing {
             storing.bodies.adopted();
@@ -60,12 +61,12 @@ impl Shard {
         self.retained.messages.set(topic, message);
     }
 
-    fn restore_session(&mut self, number: u64, stored: SessionImage, messages: &RestoredMessages) {
+    fn restore_session(&mut self, number: u64, stored: SessionImage, image: &Image) {
         let Some(head) = stored.head else { return };
         let index = self.new_session(&head.client_id);
         let now = self.now;
         let Some(storing) = &mut self.storing else { return };
-        let slot = stored.waiting.last_key_value().map_or(0, |(&slot, _)| slot);
+        let slot = stored.waiting.last().copied().unwrap_or(0);
         storing.adopt(index, number, slot);
         let ends = match (head.ends, head.expiry) {
             (_, NEVER) => Instant::END,
@@ -99,7 +100,7 @@ impl Shard {
                 tracing::error!(filter = &*filter, "a stored subscription has no room any more");
             }
         }
-        self.restore_flow(index, stored.waiting, &stored.inbound, messages);
+        self.restore_flow(index, stored.waiting, &stored.inbound, image);
         if head.expiry == 0 {
             // The session was stored only for its messages in the store, and ended with its
             // connection.
@@ -146,22 +147,22 @@ impl Shard {
         index: u32,
         slot: u32,
         waiting: &QueuedImage,
-        messages: &RestoredMessages,
+        image: &Image,
     ) -> bool {
-        let whole = messages.bodies.get(&waiting.message);
-        let brief = || messages.briefs.get(&waiting.message).copied();
-        let brief = whole.map(|body| Brief::of(waiting.message, &body.stored())).or_else(brief);
-        let Some(Brief { size, checksum, expires }) = brief else { return false };
+        let Some(message) = image.messages.get(&waiting.message) else { return false };
+        let &WaitingMessage { size, checksum, expires, sessions, .. } = message;
         let Some(storing) = &mut self.storing else { return false };
         let Some(session) = self.sessions.get_mut(index) else { return false };
         let pending = &mut session.flow().pending;
         let qos = Qos::from_u8(waiting.flags & 3).unwrap_or_default();
         let kinds = (qos, !waiting.share.is_empty(), slot);
-        let head = if whole.is_some() { storing.log.head() } else { (0, 0) };
-        if !pending.goes_away(kinds, size as usize, head) {
+        // Nobody is connected who could be sent the head of the queue at once.
+        if !pending.goes_away(kinds, size as usize, (0, 0)) {
             return false;
         }
-        storing.bodies.adopt_away(waiting.message);
+        if sessions > 1 {
+            storing.bodies.adopt_away(waiting.message);
+        }
         let message = AwayMessage {
             slot,
             number: waiting.message,
@@ -183,9 +184,9 @@ impl Shard {
     fn restore_flow(
         &mut self,
         index: u32,
-        waiting: BTreeMap<u32, QueuedImage>,
+        waiting: Newest<u32, QueuedImage>,
         inbound: &[u16],
-        messages: &RestoredMessages,
+        image: &Image,
     ) {
         if waiting.is_empty() && inbound.is_empty() {
             return;
@@ -194,10 +195,10 @@ impl Shard {
         let mut sent = Vec::new();
         for (slot, waiting) in waiting {
             let sent_as = waiting.sent.and_then(|(id, phase)| Some((PacketId::new(id)?, phase)));
-            if sent_as.is_none() && self.restore_away(index, slot, &waiting, messages) {
+            if sent_as.is_none() && self.restore_away(index, slot, &waiting, image) {
                 continue;
             }
-            let Some(message) = self.restore_handle(waiting.message, messages) else { continue };
+            let Some(message) = self.restore_handle(waiting.message, image) else { continue };
             if let Some(storing) = &mut self.storing {
                 storing.bodies.set_slot(index, slot, waiting.message);
             }

@@ -3,33 +3,20 @@
 use super::Shard;
 use super::away::routed;
 use crate::message::Message;
-use crate::storage::image::{Brief, MessageImage};
-use std::collections::BTreeMap;
-
-/// The stored messages, by number.
-pub(super) struct RestoredMessages {
-    /// The messages whose bodies are in memory.
-    pub(super) bodies: BTreeMap<u64, MessageImage>,
-    /// What is known of the other messages.
-    pub(super) briefs: BTreeMap<u64, Brief>,
-}
+use crate::storage::image::{Image, MessageImage};
 
 impl Shard {
     /// Returns one more handle of the message with that number.
-    pub(super) fn restore_handle(
-        &mut self,
-        number: u64,
-        messages: &RestoredMessages,
-    ) -> Option<Message> {
-        let body = messages.bodies.get(&number)?;
+    pub(super) fn restore_handle(&mut self, number: u64, image: &Image) -> Option<Message> {
+        let waiting = image.messages.get(&number)?;
+        let body = waiting.body.as_deref()?;
         let storing = self.storing.as_mut()?;
         if let Some(message) = storing.bodies.get(number).cloned() {
             storing.bodies.hold_again(number);
             return Some(message);
         }
-        let checksum = Brief::of(number, &body.stored()).checksum;
         let message = self.restore_message(body);
-        self.storing.as_mut()?.bodies.hold(number, message.clone(), checksum);
+        self.storing.as_mut()?.bodies.hold(number, message.clone(), waiting.checksum);
         Some(message)
     }
 

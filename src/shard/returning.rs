@@ -10,13 +10,13 @@
 //! [`Control::GivenOn`]: crate::mesh::mail::Control::GivenOn
 
 use super::Shard;
-use super::restored::RestoredMessages;
 use super::storing::Storing;
 use crate::ids::{SessionRef, ShardId};
 use crate::mesh::mail::{Control, GivenBack, NotTaken, Trip};
 use crate::mutant::Mutant;
 use crate::session::{Queued, ShareName};
-use crate::storage::image::{QueuedImage, RETURNING};
+use crate::storage::image::{Image, QueuedImage, RETURNING};
+use crate::storage::newest::Newest;
 use crate::storage::record::Record;
 use std::collections::BTreeMap;
 
@@ -122,14 +122,10 @@ impl Shard {
 
     /// Takes over the messages that were on their way back when the broker ended. Their groups get
     /// them when the members have had time to join.
-    pub(super) fn restore_returning(
-        &mut self,
-        waiting: BTreeMap<u32, QueuedImage>,
-        messages: &RestoredMessages,
-    ) {
+    pub(super) fn restore_returning(&mut self, waiting: Newest<u32, QueuedImage>, image: &Image) {
         let member = SessionRef { shard: self.topology.id, index: u32::MAX, generation: u32::MAX };
         for (slot, QueuedImage { message: number, share, .. }) in waiting {
-            let Some(message) = self.restore_handle(number, messages) else { continue };
+            let Some(message) = self.restore_handle(number, image) else { continue };
             let Some(storing) = &mut self.storing else { return };
             storing.adopt_returning(slot, number);
             let (name, why) = (ShareName::new(&share), NotTaken::Ended);

@@ -24,6 +24,9 @@ pub struct LogBounds {
     pub slice: usize,
     /// Messages and bytes of a session's queue that are kept in memory; the rest is on disk only.
     pub head: (usize, usize),
+    /// When the queues of a shard have this many bytes in memory, what comes for a client that is
+    /// not connected is on disk only.
+    pub heads: u64,
 }
 
 impl LogBounds {
@@ -38,5 +41,6 @@ impl LogBounds {
         degraded: 0,
         slice: 1 << 20,
         head: (16, 16 << 10),
+        heads: 8 << 20,
     };
 }

@@ -102,32 +102,42 @@ impl LogFiles {
     /// # Errors
     /// When the file cannot be read.
     pub fn read(&mut self, segment: u32, offset: u64, length: usize) -> io::Result<Vec<u8>> {
-        faults::read()?;
-        let file = File::open(self.path(segment))?;
-        let left = file.metadata()?.len().saturating_sub(offset);
-        let mut bytes = vec![0; length.min(usize::try_from(left).unwrap_or(usize::MAX))];
-        file.read_exact_at(&mut bytes, offset)?;
-        Ok(bytes)
+        read(&File::open(self.path(segment))?, offset, length)
     }
 
-    /// Reads spans; those that lie close together are read by one call.
+    /// Reads spans, in the order of their places; those that lie close together are read by one
+    /// call. The bytes are in the order of `spans`.
     fn read_spans(&mut self, spans: &[SegmentRange]) -> Vec<Result<Vec<u8>, String>> {
-        let mut read = Vec::with_capacity(spans.len());
-        let mut left = spans;
-        while let Some(first) = left.first() {
+        let mut sorted: Vec<(SegmentRange, usize)> = spans.iter().copied().zip(0..).collect();
+        sorted.sort_unstable_by_key(|(span, at)| (span.segment, span.offset, *at));
+        let mut found = vec![Ok(Vec::new()); spans.len()];
+        let mut opened: Option<(u32, io::Result<File>)> = None;
+        let mut left = &*sorted;
+        while let Some((first, _)) = left.first() {
             let (count, length) = together(left);
             let (group, rest) = left.split_at(count);
             left = rest;
-            let bytes = self.read(first.segment, first.offset, length);
-            let bytes = bytes.map_err(|error| error.to_string());
-            read.extend(group.iter().map(|span| {
-                let bytes = bytes.as_ref().map_err(String::clone)?;
-                let at = (span.offset - first.offset) as usize;
-                let part = bytes.get(at..at + span.length);
-                part.map(<[u8]>::to_vec).ok_or_else(|| "the file is too short".to_owned())
-            }));
+            let file = match opened.take() {
+                Some((segment, file)) if segment == first.segment => file,
+                _ => File::open(self.path(first.segment)),
+            };
+            let bytes = match &file {
+                Ok(file) => read(file, first.offset, length).map_err(|error| error.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            opened = Some((first.segment, file));
+            for &(span, at) in group {
+                let part = bytes.as_ref().map_err(String::clone).and_then(|bytes| {
+                    let from = (span.offset - first.offset) as usize;
+                    let part = bytes.get(from..from + span.length);
+                    part.map(<[u8]>::to_vec).ok_or_else(|| "the file is too short".to_owned())
+                });
+                if let Some(place) = found.get_mut(at) {
+                    *place = part;
+                }
+            }
         }
-        read
+        found
     }
 
     /// Syncs a segment.
@@ -343,12 +353,21 @@ fn written_end(file: &File) -> io::Result<u64> {
     }
 }
 
+/// Reads `length` bytes from an offset; fewer where the file ends.
+fn read(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+    faults::read()?;
+    let left = file.metadata()?.len().saturating_sub(offset);
+    let mut bytes = vec![0; length.min(usize::try_from(left).unwrap_or(usize::MAX))];
+    file.read_exact_at(&mut bytes, offset)?;
+    Ok(bytes)
+}
+
 /// How many of the first spans are read by one call, and the bytes from the first to the last of
 /// them.
-fn together(spans: &[SegmentRange]) -> (usize, usize) {
-    let Some(first) = spans.first() else { return (0, 0) };
+fn together(spans: &[(SegmentRange, usize)]) -> (usize, usize) {
+    let Some((first, _)) = spans.first() else { return (0, 0) };
     let (mut count, mut length) = (1, first.length);
-    for span in spans.iter().skip(1) {
+    for (span, _) in spans.iter().skip(1) {
         let Some(from) = span.offset.checked_sub(first.offset) else { break };
         let end = (from as usize).saturating_add(span.length);
         let near = from as usize <= length + GAP && end <= READ;

@@ -2,13 +2,13 @@
 //! retained messages. Recovery builds an image while it reads; the shard that goes on takes the
 //! image apart.
 
-use super::index::IndexValue;
+use super::index::{IndexValue, LogIndex};
+use super::newest::Newest;
 use super::record::{
-    self, DeliveryPhase, Effect, Record, RecordKey, StoreSecret, StoredMessage, StoredSession,
-    message_key,
+    self, DeliveryPhase, Effect, Record, StoreSecret, StoredMessage, StoredSession, inbound_key,
+    message_key, session_key, slot_keys, subscription_key, will_key,
 };
 use hashbrown::HashMap;
-use std::collections::{BTreeMap, BTreeSet};
 
 /// The session number for messages without a session: they are on their way from one member of a
 /// share group to the next.
@@ -61,25 +61,19 @@ impl MessageImage {
     }
 }
 
-/// What is kept of a message whose body stays on disk.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Brief {
+/// A message that waits for sessions.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WaitingMessage {
     /// Bytes of topic, properties and payload.
     pub size: u32,
     /// CRC32C of its record.
     pub checksum: u32,
     /// When it expires, in milliseconds since 1970; the largest number for never.
     pub expires: u64,
-}
-
-impl Brief {
-    /// The brief of the message with this number.
-    pub fn of(message: u64, body: &StoredMessage<'_>) -> Brief {
-        let mut bytes = Vec::new();
-        Record::Put { message, body: *body }.encode(&mut bytes);
-        let size = body.topic.len() + body.properties.len() + body.payload.len();
-        Brief { size: size as u32, checksum: crc32c::crc32c(&bytes), expires: body.expires }
-    }
+    /// How many sessions wait for it. Set by [`Image::finish`].
+    pub sessions: u32,
+    /// The message; `None` when it is only on disk, for lack of room.
+    pub body: Option<Box<MessageImage>>,
 }
 
 /// A session's own record.
@@ -101,9 +95,13 @@ pub struct SessionHead {
 }
 
 impl SessionHead {
-    fn of(stored: &StoredSession<'_>) -> SessionHead {
+    /// The head in a record; `known` is the one before.
+    fn of(stored: &StoredSession<'_>, known: Option<SessionHead>) -> SessionHead {
+        // Each connection writes the record anew, and the ClientId is always the same.
+        let client_id = known.map(|known| known.client_id);
+        let client_id = client_id.filter(|known| **known == *stored.client_id);
         SessionHead {
-            client_id: stored.client_id.into(),
+            client_id: client_id.unwrap_or_else(|| stored.client_id.into()),
             mountpoint: stored.mountpoint.into(),
             expiry: stored.expiry,
             ends: stored.ends,
@@ -121,7 +119,7 @@ pub struct QueuedImage {
     /// QoS and RETAIN flag of the delivery.
     pub flags: u8,
     /// Subscription Identifiers.
-    pub ids: Vec<u32>,
+    pub ids: Box<[u32]>,
     /// Its share group; empty for none.
     pub share: Box<str>,
     /// If it was sent: its packet identifier, and the state of its delivery.
@@ -141,35 +139,34 @@ pub struct LastWill {
     pub body: MessageImage,
 }
 
-/// A session.
+/// A session. What is in it is settled by [`Image::finish`].
 #[derive(Default, PartialEq, Eq, Debug)]
 pub struct SessionImage {
     /// Its own record.
     pub head: Option<SessionHead>,
     /// Subscriptions by filter: options and identifier.
-    pub subscriptions: BTreeMap<Box<str>, (u8, u32)>,
+    pub subscriptions: Newest<Box<str>, (u8, u32)>,
     /// Messages that wait for it, by slot.
-    pub waiting: BTreeMap<u32, QueuedImage>,
+    pub waiting: Newest<u32, QueuedImage>,
     /// Packet identifiers of QoS 2 messages that the client has sent.
     pub inbound: Vec<u16>,
     /// Its will.
-    pub will: Option<LastWill>,
+    pub will: Option<Box<LastWill>>,
     /// Packet identifiers and delivery states of sent messages, by slot. They are apart from
     /// `waiting` because a copy of the `Fan` record may come after the `State` record.
-    states: BTreeMap<u32, (u16, DeliveryPhase)>,
-    /// The position of each value of the session.
-    values: HashMap<RecordKey, IndexValue>,
+    states: Newest<u32, (u16, DeliveryPhase)>,
 }
+
+/// A map by numbers that the broker has assigned.
+type NumberMap<V> = HashMap<u64, V, foldhash::fast::FixedState>;
 
 /// The content of one log.
 #[derive(Default)]
 pub struct Image {
     /// Sessions by number.
-    pub sessions: BTreeMap<u64, SessionImage>,
+    sessions: NumberMap<Box<SessionImage>>,
     /// Messages by number.
-    pub messages: BTreeMap<u64, MessageImage>,
-    /// Messages whose bodies are not in memory, for lack of room.
-    pub briefs: BTreeMap<u64, Brief>,
+    pub messages: NumberMap<WaitingMessage>,
     /// Bytes of bodies that there is still room for; `None` for no bound.
     room: Option<usize>,
     /// Bytes of bodies.
@@ -178,11 +175,13 @@ pub struct Image {
     pub retained: HashMap<Box<str>, MessageImage>,
     /// Messages on their way from one member of a share group to the next. Set by
     /// [`Image::finish`].
-    pub returning: BTreeMap<u32, QueuedImage>,
+    pub returning: Newest<u32, QueuedImage>,
     /// The largest number of a session, and of a message, that was ever seen.
     pub last: (u64, u64),
-    /// The positions of messages and retained messages.
-    values: HashMap<RecordKey, IndexValue>,
+    /// The position of each value.
+    index: LogIndex,
+    /// A record, while its checksum is computed.
+    encoded: Vec<u8>,
 }
 
 impl Image {
@@ -193,21 +192,10 @@ impl Image {
 
     /// Takes the next record, which is at `value`.
     pub fn take(&mut self, record: &Record<'_>, value: IndexValue, secret: StoreSecret) {
-        let values = match record.session() {
-            Some(session) => {
-                self.last.0 = self.last.0.max(session);
-                &mut self.sessions.entry(session).or_default().values
-            }
-            None => &mut self.values,
-        };
         match record.effect(secret) {
-            Effect::Put(key) => drop(values.insert(key, value)),
-            Effect::Take(key) => drop(values.remove(&key)),
-            Effect::TakeBoth(keys) => {
-                for key in &keys {
-                    values.remove(key);
-                }
-            }
+            Effect::Put(key) => self.index.put(key, value),
+            Effect::Take(key) => _ = self.index.take(key),
+            Effect::TakeBoth(keys) => keys.into_iter().for_each(|key| _ = self.index.take(key)),
             Effect::None => {}
         }
         match *record {
@@ -219,67 +207,119 @@ impl Image {
                 self.retained.insert(body.topic.into(), MessageImage::of(body));
             }
             Record::Unretain { topic } => drop(self.retained.remove(topic)),
-            Record::End { session } => drop(self.sessions.remove(&session)),
+            Record::End { session } => {
+                self.last.0 = self.last.0.max(session);
+                if let Some(mut ended) = self.sessions.remove(&session) {
+                    ended.settle();
+                    ended.forget(session, secret, &mut self.index);
+                }
+            }
             _ => {
                 if let Some(session) = record.session() {
-                    let stored = self.sessions.entry(session).or_default();
-                    stored.take(record);
+                    self.last.0 = self.last.0.max(session);
+                    self.sessions.entry(session).or_default().take(record);
                 }
             }
         }
     }
 
-    /// Bytes of the messages that wait for sessions, as far as their bodies are in memory.
+    /// Bytes of the bodies in memory of the messages that were taken.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
     fn take_message(&mut self, message: u64, body: &StoredMessage<'_>) {
-        if let Some(room) = &mut self.room {
-            let size = body.topic.len() + body.properties.len() + body.payload.len();
-            // The record may be a copy of a message whose body is here already.
-            *room += self.messages.get(&message).map_or(0, |_| size);
-            if *room < size {
-                self.messages.remove(&message);
-                self.briefs.insert(message, Brief::of(message, body));
-                return;
-            }
-            *room -= size;
+        self.encoded.clear();
+        Record::Put { message, body: *body }.encode(&mut self.encoded);
+        let size = body.topic.len() + body.properties.len() + body.payload.len();
+        let mut waiting = WaitingMessage {
+            size: size as u32,
+            checksum: crc32c::crc32c(&self.encoded),
+            expires: body.expires,
+            sessions: 0,
+            body: None,
+        };
+        // The record may be a copy of a message whose body is here already.
+        let here = self.messages.get(&message).is_some_and(|known| known.body.is_some());
+        let here = if here { size } else { 0 };
+        self.room = self.room.map(|room| room + here);
+        self.bytes -= here;
+        if self.room.is_none_or(|room| room >= size) {
+            self.room = self.room.map(|room| room - size);
+            self.bytes += size;
+            waiting.body = Some(Box::new(MessageImage::of(body)));
         }
-        self.briefs.remove(&message);
-        if self.messages.insert(message, MessageImage::of(body)).is_none() {
-            self.bytes += body.topic.len() + body.properties.len() + body.payload.len();
-        }
+        self.messages.insert(message, waiting);
+    }
+
+    /// How many sessions there are.
+    pub fn count(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// The sessions in the order of their numbers.
+    pub fn sessions(&self) -> impl Iterator<Item = (u64, &SessionImage)> {
+        self.numbers()
+            .into_iter()
+            .filter_map(|number| Some((number, &**self.sessions.get(&number)?)))
+    }
+
+    /// The same, to change.
+    pub fn sessions_mut(&mut self) -> impl Iterator<Item = &mut SessionImage> {
+        self.sessions.values_mut().map(|stored| &mut **stored)
+    }
+
+    /// Takes the sessions out, in the order of their numbers.
+    pub fn take_sessions(&mut self) -> impl Iterator<Item = (u64, Box<SessionImage>)> + use<> {
+        let mut sessions: Vec<_> = std::mem::take(&mut self.sessions).into_iter().collect();
+        sessions.sort_unstable_by_key(|&(number, _)| number);
+        sessions.into_iter()
+    }
+
+    fn numbers(&self) -> Vec<u64> {
+        let mut numbers: Vec<u64> = self.sessions.keys().copied().collect();
+        numbers.sort_unstable();
+        numbers
+    }
+
+    /// A message's body, if it is in memory.
+    pub fn body(&self, message: u64) -> Option<&MessageImage> {
+        self.messages.get(&message)?.body.as_deref()
     }
 
     /// Messages whose bodies are on disk and needed at once: those that were sent, and those of
     /// share groups. To be called after [`Image::finish`].
     pub fn wanted(&self) -> Vec<u64> {
         let needed = |waiting: &&QueuedImage| waiting.sent.is_some() || !waiting.share.is_empty();
-        let waiting = self.sessions.values().flat_map(|stored| stored.waiting.values());
-        let all = waiting.filter(needed).chain(self.returning.values());
-        let numbers = all.map(|waiting| waiting.message);
-        let wanted: BTreeSet<u64> =
-            numbers.filter(|number| self.briefs.contains_key(number)).collect();
-        wanted.into_iter().collect()
+        let sessions = self.sessions.values().flat_map(|stored| stored.waiting.iter());
+        let all = sessions.map(|(_, waiting)| waiting).filter(needed);
+        let all = all.chain(self.returning.iter().map(|(_, waiting)| waiting));
+        let mut wanted: Vec<u64> = all.map(|waiting| waiting.message).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        wanted.retain(|number| self.messages.get(number).is_some_and(|m| m.body.is_none()));
+        wanted
     }
 
     /// Adds the body of such a message.
     pub fn fill(&mut self, message: u64, body: &StoredMessage<'_>) {
-        if self.briefs.remove(&message).is_some() {
-            self.messages.insert(message, MessageImage::of(body));
+        if let Some(waiting) = self.messages.get_mut(&message) {
+            waiting.body = Some(Box::new(MessageImage::of(body)));
         }
     }
 
     /// Sessions that lack something after damage: number, ClientId if known, and what they lack. To
     /// be called before [`Image::finish`].
-    pub fn incomplete(&self) -> Vec<(u64, Option<&str>, String)> {
+    pub fn incomplete(&mut self) -> Vec<(u64, Option<&str>, String)> {
+        self.sessions_mut().for_each(SessionImage::settle);
         let mut found = Vec::new();
-        for (&number, stored) in &self.sessions {
-            let missing = |waiting: &&QueuedImage| !self.messages.contains_key(&waiting.message);
-            let missing = stored.waiting.values().filter(missing).count();
+        for (number, stored) in self.sessions() {
+            let missing = |&(_, waiting): &(&u32, &QueuedImage)| {
+                !self.messages.contains_key(&waiting.message)
+            };
+            let missing = stored.waiting.iter().filter(missing).count();
             let name = stored.head.as_ref().map(|head| &*head.client_id);
-            if name.is_none() && number != RETURNING && !stored.values.is_empty() {
+            if name.is_none() && number != RETURNING && !stored.is_empty() {
                 found.push((number, name, "its own record is missing".to_owned()));
             } else if missing > 0 {
                 found.push((number, name, format!("{missing} messages are missing")));
@@ -288,58 +328,87 @@ impl Image {
         found
     }
 
-    /// Removes everything that nothing refers to. Returns every value that is alive, for the log's
-    /// index.
-    pub fn finish(&mut self) -> Vec<(RecordKey, IndexValue)> {
-        self.sessions.retain(|&number, s| s.head.is_some() || number == RETURNING);
-        let mut wanted = hashbrown::HashSet::new();
-        for stored in self.sessions.values_mut() {
-            let (messages, briefs, states) = (&self.messages, &self.briefs, &stored.states);
-            stored.waiting.retain(|slot, waiting| {
-                wanted.insert(waiting.message);
+    /// Settles the content, and removes everything that nothing refers to. `secret` is that of
+    /// [`Image::take`]. Returns every value that is alive, for the log.
+    pub fn finish(&mut self, secret: StoreSecret) -> LogIndex {
+        let Image { sessions, messages, index, .. } = self;
+        sessions.retain(|&number, stored| {
+            stored.settle();
+            if stored.head.is_none() && number != RETURNING {
+                stored.forget(number, secret, index);
+                return false;
+            }
+            let SessionImage { waiting, states, .. } = &mut **stored;
+            waiting.retain(|slot, waiting| {
                 waiting.sent = states.get(slot).copied();
-                messages.contains_key(&waiting.message) || briefs.contains_key(&waiting.message)
+                let message = messages.get_mut(&waiting.message);
+                message.map(|message| message.sessions += 1).is_some()
             });
-        }
-        if let Some(returning) = self.sessions.remove(&RETURNING) {
+            true
+        });
+        if let Some(returning) = sessions.remove(&RETURNING) {
             self.returning = returning.waiting;
-            self.values.extend(returning.values);
         }
-        let mut keep = |number: &u64| {
-            let keep = wanted.contains(number);
+        messages.retain(|&number, message| {
+            let keep = message.sessions > 0;
             if !keep {
-                self.values.remove(&message_key(*number));
+                index.take(message_key(number));
             }
             keep
-        };
-        self.messages.retain(|number, _| keep(number));
-        self.briefs.retain(|number, _| keep(number));
-        let own = std::mem::take(&mut self.values);
-        let theirs =
-            self.sessions.values_mut().flat_map(|stored| std::mem::take(&mut stored.values));
-        own.into_iter().chain(theirs).collect()
+        });
+        std::mem::take(index)
     }
 }
 
 impl SessionImage {
+    fn settle(&mut self) {
+        self.subscriptions.settle();
+        self.waiting.settle();
+        self.states.settle();
+    }
+
+    /// True when nothing is known of it.
+    fn is_empty(&self) -> bool {
+        let messages = self.waiting.is_empty() && self.states.is_empty();
+        let others = self.subscriptions.is_empty() && self.inbound.is_empty();
+        messages && others && self.head.is_none() && self.will.is_none()
+    }
+
+    /// Takes all its values out of the index.
+    fn forget(&self, session: u64, secret: StoreSecret, index: &mut LogIndex) {
+        let filters = self.subscriptions.iter().map(|(filter, _)| filter);
+        filters.for_each(|filter| _ = index.take(subscription_key(session, filter, secret)));
+        let slots = self.waiting.iter().map(|(&slot, _)| slot);
+        for slot in slots.chain(self.states.iter().map(|(&slot, _)| slot)) {
+            slot_keys(session, slot).into_iter().for_each(|key| _ = index.take(key));
+        }
+        for &packet in &self.inbound {
+            index.take(inbound_key(session, packet));
+        }
+        index.take(will_key(session));
+        index.take(session_key(session));
+    }
+
     fn take(&mut self, record: &Record<'_>) {
         match *record {
-            Record::Session(ref stored) => self.head = Some(SessionHead::of(stored)),
-            Record::Subscribed { filter, options, subscription_id, .. } => {
-                self.subscriptions.insert(filter.into(), (options, subscription_id));
+            Record::Session(ref stored) => {
+                self.head = Some(SessionHead::of(stored, self.head.take()));
             }
-            Record::Unsubscribed { filter, .. } => drop(self.subscriptions.remove(filter)),
+            Record::Subscribed { filter, options, subscription_id, .. } => {
+                self.subscriptions.put(filter.into(), (options, subscription_id));
+            }
+            Record::Unsubscribed { filter, .. } => self.subscriptions.take(filter.into()),
             Record::Fan { slot, message, flags, ids, share, .. } => {
                 let ids = ids.chunks_exact(4).map(record::word).collect();
                 let waiting = QueuedImage { message, flags, ids, share: share.into(), sent: None };
-                self.waiting.insert(slot, waiting);
+                self.waiting.put(slot, waiting);
             }
             Record::State { slot, packet, phase, .. } => {
-                self.states.insert(slot, (packet, phase));
+                self.states.put(slot, (packet, phase));
             }
             Record::Ack { slot, .. } => {
-                self.waiting.remove(&slot);
-                self.states.remove(&slot);
+                self.waiting.take(slot);
+                self.states.take(slot);
             }
             Record::Inbound { packet, .. } if !self.inbound.contains(&packet) => {
                 self.inbound.push(packet);
@@ -347,7 +416,7 @@ impl SessionImage {
             Record::Outbound { packet, .. } => self.inbound.retain(|&known| known != packet),
             Record::Will { delay, lifetime, due, ref body, .. } => {
                 let body = MessageImage::of(body);
-                self.will = Some(LastWill { delay, lifetime, due, body });
+                self.will = Some(Box::new(LastWill { delay, lifetime, due, body }));
             }
             Record::NoWill { .. } => self.will = None,
             _ => {}

@@ -1,13 +1,15 @@
 //! The values that are alive, and the position of each. A record that is read from a segment is
 //! alive when the index has its position.
 //!
-//! Memory: a session's own record and one of its subscriptions share an entry of 44 bytes; every
-//! other value has an entry of 28 bytes. Each entry takes another 6 to 12 bytes in a table of entry
+//! Memory: a session's own record and one of its subscriptions share an entry of 44 bytes, and eight
+//! messages with consecutive numbers one of 108 bytes; every other value has an entry of 28 bytes.
+//! Messages come in the order of their numbers, so that what a new one needs was used for the one
+//! before it. Each entry takes another 6 to 12 bytes in a table of entry
 //! numbers. Entries are allocated in chunks and tables in segments, so growth never moves more than
 //! a 256th of them.
 
 use super::key::RecordKey;
-use super::kind::{SESSION, SUBSCRIBED};
+use super::kind::{PUT, SESSION, SUBSCRIBED};
 use crate::arena::{self, NodeArena};
 use crate::split::SplitTable;
 use std::hash::{BuildHasher, Hash};
@@ -15,6 +17,8 @@ use std::num::NonZeroU32;
 
 /// Bits of a [`RecordPosition`] that hold the offset in a batch.
 const OFFSET_BITS: u32 = 28;
+/// Messages of a block.
+const BLOCK: u64 = 8;
 /// Bytes of an entry's number in a table, on average.
 const NUMBER: usize = 9;
 
@@ -57,6 +61,8 @@ pub struct LogIndex {
     hasher: foldhash::fast::RandomState,
     /// Sessions' own records, each with one subscription.
     pairs: Entries<SubscriptionEntry>,
+    /// Messages that wait for sessions.
+    messages: Entries<MessageBlock>,
     /// All other values.
     singles: Entries<Single>,
     len: usize,
@@ -106,6 +112,15 @@ struct SubscriptionEntry {
     subscription: Option<CompactValue>,
 }
 
+/// Messages with consecutive numbers.
+struct MessageBlock {
+    /// That of the block.
+    number: [u32; 2],
+    /// How many of the values are there.
+    count: NonZeroU32,
+    values: [Option<CompactValue>; BLOCK as usize],
+}
+
 /// Has no meaning of its own; its value is never 0.
 #[derive(Clone, Copy)]
 #[repr(u16)]
@@ -116,6 +131,7 @@ enum Always {
 // The memory of each stored value, besides what tables leave empty.
 const _: () = assert!(arena::slot_size::<Single>() == 28);
 const _: () = assert!(arena::slot_size::<SubscriptionEntry>() == 44);
+const _: () = assert!(arena::slot_size::<MessageBlock>() == 108);
 
 /// An entry that is found by its key.
 trait IndexEntry {
@@ -137,6 +153,14 @@ impl IndexEntry for SubscriptionEntry {
 
     fn key(&self) -> u64 {
         whole(self.session)
+    }
+}
+
+impl IndexEntry for MessageBlock {
+    type Key = u64;
+
+    fn key(&self) -> u64 {
+        whole(self.number)
     }
 }
 
@@ -191,6 +215,8 @@ enum Where {
     /// In the pair of this session, as its subscription with this hash; otherwise among the
     /// singles.
     Subscription(u64, [u16; 5]),
+    /// In this block of messages, at that place.
+    Message(u64, usize),
     /// Among the singles.
     Single,
 }
@@ -203,6 +229,7 @@ fn where_is(key: RecordKey) -> Where {
             let part = |at: u32| (low >> (16 * at)) as u16;
             Where::Subscription(key.session(), [key.high(), part(0), part(1), part(2), part(3)])
         }
+        PUT => Where::Message(low / BLOCK, (low % BLOCK) as usize),
         _ => Where::Single,
     }
 }
@@ -220,7 +247,7 @@ impl LogIndex {
 
     /// Bytes of memory.
     pub fn memory(&self) -> usize {
-        self.pairs.memory() + self.singles.memory()
+        self.pairs.memory() + self.messages.memory() + self.singles.memory()
     }
 
     /// True when there is none.
@@ -237,6 +264,11 @@ impl LogIndex {
             Where::Subscription(session, filter) => pair(session)
                 .filter(|pair| pair.filter == filter)
                 .and_then(|pair| pair.subscription),
+            Where::Message(block, at) => {
+                let id = self.messages.find(&self.hasher, block)?;
+                let value = self.messages.entries.get(id).values.get(at)?;
+                return value.map(CompactValue::value);
+            }
             Where::Single => None,
         };
         found.map(CompactValue::value).or_else(|| self.single(key))
@@ -262,6 +294,7 @@ impl LogIndex {
                     self.put_single(key, place)
                 }
             }
+            Where::Message(block, at) => self.put_message(block, at, place),
             Where::Single => self.put_single(key, place),
         };
         self.live += u64::from(value.length);
@@ -269,6 +302,31 @@ impl LogIndex {
             Some(old) => self.live -= u64::from(old.length.get()),
             None => self.len += 1,
         }
+    }
+
+    fn put_message(&mut self, block: u64, at: usize, place: CompactValue) -> Option<CompactValue> {
+        if let Some(id) = self.messages.find(&self.hasher, block) {
+            let MessageBlock { count, values, .. } = self.messages.entries.get_mut(id);
+            let old = values.get_mut(at)?.replace(place);
+            *count = count.saturating_add(u32::from(old.is_none()));
+            return old;
+        }
+        let mut values = [None; BLOCK as usize];
+        *values.get_mut(at)? = Some(place);
+        let block = MessageBlock { number: halves(block), count: NonZeroU32::MIN, values };
+        self.messages.insert(&self.hasher, block);
+        None
+    }
+
+    fn take_message(&mut self, block: u64, at: usize) -> Option<CompactValue> {
+        let id = self.messages.find(&self.hasher, block)?;
+        let MessageBlock { count, values, .. } = self.messages.entries.get_mut(id);
+        let taken = values.get_mut(at)?.take()?;
+        match NonZeroU32::new(count.get() - 1) {
+            Some(left) => *count = left,
+            None => drop(self.messages.remove(&self.hasher, block)),
+        }
+        Some(taken)
     }
 
     fn put_single(&mut self, key: RecordKey, place: CompactValue) -> Option<CompactValue> {
@@ -305,6 +363,7 @@ impl LogIndex {
                 });
                 taken.or_else(|| self.take_single(key))
             }
+            Where::Message(block, at) => self.take_message(block, at),
             Where::Single => self.take_single(key),
         };
         let Some(taken) = taken else { return false };
@@ -350,7 +409,7 @@ mod tests {
                     (0, _) => session_key(session),
                     (1, Some(filter)) => subscription_key(session, filter, StoreSecret([1, 2])),
                     (2, _) => inbound_key(session, u16::from(which) + 1),
-                    _ => message_key(session),
+                    _ => message_key(session * 3 + u64::from(which)),
                 };
                 let value = IndexValue { position: RecordPosition::new(at as u64 + 1, at), length };
                 if step < 5 {
@@ -373,6 +432,18 @@ mod tests {
     /// Bytes that the tables and the chunks of entries take.
     fn taken<E>(entries: &Entries<E>) -> usize {
         entries.numbers.allocated() + entries.entries.len() * arena::slot_size::<E>()
+    }
+
+    #[test]
+    fn a_message_takes_about_15_bytes_and_gives_them_back() {
+        let value = |at| IndexValue { position: RecordPosition::new(at, 7), length: 40 };
+        let mut index = LogIndex::default();
+        (1..=50_000).for_each(|message| index.put(message_key(message), value(message)));
+        let taken_then = taken(&index.messages);
+        assert!(taken_then <= 50_000 * 16, "{taken_then} bytes");
+        assert!(index.memory().abs_diff(taken_then) < 50_000 * 2, "{}", index.memory());
+        assert!((1..=50_000).all(|message| index.take(message_key(message))));
+        assert!(index.is_empty() && taken(&index.messages) < 64 << 10);
     }
 
     #[test]

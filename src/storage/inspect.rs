@@ -27,8 +27,7 @@ pub fn check(store: &Store, out: &mut dyn Write) -> Result<(), UnusableStore> {
     for shard in 0..store.shards {
         let line = match store.read(shard) {
             Ok((recovered, mut image, _)) => {
-                let alive: u64 =
-                    image.finish().iter().map(|(_, value)| u64::from(value.length)).sum();
+                let alive = image.finish(store.secret()).live();
                 let used: u64 = recovered.found.segments.iter().map(|segment| segment.end).sum();
                 let torn = recovered.torn.map_or(String::new(), |(segment, byte)| {
                     format!("; the last batch was torn by a crash (segment {segment}, byte {byte})")
@@ -36,7 +35,7 @@ pub fn check(store: &Store, out: &mut dyn Write) -> Result<(), UnusableStore> {
                 format!(
                     "shard {shard}: whole; {} sessions, {} messages, {} retained, {} batches; {} \
                      segments of {used} bytes, {alive} alive{torn}",
-                    image.sessions.len(),
+                    image.count(),
                     image.messages.len(),
                     image.retained.len(),
                     recovered.found.last_batch,
@@ -71,7 +70,7 @@ fn tell_lost(store: &Store, shard: u8, out: &mut dyn Write) -> Result<Image, Unu
         let name = name.map_or(String::new(), |name| format!(" of `{name}`"));
         written(writeln!(out, "shard {shard}: session {number}{name}: {what}"))?;
     }
-    image.finish();
+    image.finish(store.secret());
     Ok(image)
 }
 
@@ -90,7 +89,7 @@ pub fn repair(store: &mut Store, out: &mut dyn Write) -> Result<(), UnusableStor
     for shard in 0..store.shards {
         images.push(match store.read(shard) {
             Ok((_, mut image, _)) => {
-                image.finish();
+                image.finish(store.secret());
                 image
             }
             Err(unusable) => {
@@ -125,11 +124,11 @@ pub fn compact(store: &mut Store, out: &mut dyn Write) -> Result<(), UnusableSto
 pub fn show(store: &Store, out: &mut dyn Write) -> Result<(), UnusableStore> {
     for shard in 0..store.shards {
         let (_, mut image, _) = store.read(shard)?;
-        image.finish();
-        for (number, stored) in &image.sessions {
+        image.finish(store.secret());
+        for (number, stored) in image.sessions() {
             let Some(head) = &stored.head else { continue };
             let subscriptions: Vec<&str> =
-                stored.subscriptions.keys().map(|filter| &**filter).collect();
+                stored.subscriptions.iter().map(|(filter, _)| &**filter).collect();
             let line = json!({
                 "shard": shard, "session": number, "client_id": head.client_id,
                 "mountpoint": head.mountpoint, "expiry_seconds": head.expiry,

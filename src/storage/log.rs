@@ -185,9 +185,9 @@ impl Log {
         }
     }
 
-    /// Adds a value that recovery found alive.
-    pub fn adopt(&mut self, key: RecordKey, value: IndexValue) {
-        self.index.put(key, value);
+    /// Takes over the values that recovery found alive.
+    pub fn adopt(&mut self, alive: LogIndex) {
+        self.index = alive;
     }
 
     /// Appends a record at `now`, in microseconds; returns the number of its batch. The record
@@ -547,6 +547,13 @@ impl Log {
     /// How many messages and bytes of a session's queue are kept in memory.
     pub fn head(&self) -> (usize, usize) {
         self.bounds.head
+    }
+
+    /// The same for the queue of a client that is not connected, while all queues have `held` bytes
+    /// in memory.
+    pub fn head_offline(&self, held: u64) -> (usize, usize) {
+        let full = held >= self.bounds.heads && !Mutant::StorageHeadsUnbounded.is_on();
+        if full { (0, 0) } else { self.bounds.head }
     }
 
     pub(super) fn trouble(&mut self, what: String) {

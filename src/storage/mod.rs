@@ -44,6 +44,7 @@ pub mod journal;
 pub mod key;
 mod kind;
 pub mod log;
+pub mod newest;
 pub mod places;
 #[cfg(feature = "runtime")]
 pub mod portable;

@@ -73,7 +73,7 @@ impl BodyWriter {
         waiting: &QueuedImage,
         (shard, image): (usize, &Image),
     ) -> Result<(), UnusableStore> {
-        let Some(body) = image.messages.get(&waiting.message) else { return Ok(()) };
+        let Some(body) = image.body(waiting.message) else { return Ok(()) };
         let next = self.numbers.len() as u64 + 1;
         let message = *self.numbers.entry((shard, waiting.message)).or_insert(next);
         if message == next {
@@ -90,7 +90,7 @@ impl BodyWriter {
 /// When the store cannot be read or is damaged, or `out` cannot be written.
 pub fn export(store: &Store, out: &mut dyn Write) -> Result<(), UnusableStore> {
     let mut images = store.images()?;
-    for stored in images.iter_mut().flat_map(|image| image.sessions.values_mut()) {
+    for stored in images.iter_mut().flat_map(|image| image.sessions_mut()) {
         stored.inbound.sort_unstable();
     }
     let mut out = Summed { out, sum: 0, buffer: Vec::new() };
@@ -102,21 +102,21 @@ pub fn export(store: &Store, out: &mut dyn Write) -> Result<(), UnusableStore> {
     }
     let mut sessions = Vec::new();
     for (shard, image) in images.iter().enumerate() {
-        let named = |stored| name_of(stored).map(|name| (name, shard, stored));
-        sessions.extend(image.sessions.values().filter_map(named));
+        let named = |(_, stored)| name_of(stored).map(|name| (name, shard, stored));
+        sessions.extend(image.sessions().filter_map(named));
     }
     sessions.sort_unstable_by_key(|&(name, shard, _)| (name, shard));
     let mut bodies = BodyWriter::default();
     for (number, (_, shard, stored)) in (1..).zip(sessions) {
         let Some(image) = images.get(shard) else { continue };
         out.each(|say| stored.records(number, say))?;
-        for (&slot, waiting) in &stored.waiting {
+        for (&slot, waiting) in stored.waiting.iter() {
             bodies.waiting(&mut out, (number, slot), waiting, (shard, image))?;
         }
     }
     let mut slot = 0;
     for (shard, image) in images.iter().enumerate() {
-        for waiting in image.returning.values() {
+        for (_, waiting) in image.returning.iter() {
             slot += 1;
             bodies.waiting(&mut out, (RETURNING, slot), waiting, (shard, image))?;
         }
@@ -168,6 +168,6 @@ fn read(bytes: &[u8], fresh: [u64; 2]) -> Result<Image, UnusableStore> {
         image.take(&record, value, record::StoreSecret(fresh));
         at += length;
     }
-    image.finish();
+    image.finish(record::StoreSecret(fresh));
     Ok(image)
 }

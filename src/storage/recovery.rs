@@ -12,13 +12,16 @@ use super::frame::{self, LogFrameHeader, NoFrame};
 use super::image::Image;
 use super::index::{IndexValue, RecordPosition};
 use super::log::{Log, LogSegment, RecoveredLog};
-use super::places::RecordPlace;
+use super::places::{RecordPlace, SegmentRange};
 use super::record::{self, NoRecord, Record, message_key};
 use crate::mutant::Mutant;
 use std::fmt;
 
 /// The number of batches that positions can name.
 const BATCHES: u64 = 1 << 36;
+/// Bodies with no more bytes than this between them are read together, and about how many bytes so.
+const GAP: u64 = 16 << 10;
+const TOGETHER: u64 = 1 << 20;
 
 /// Reads bytes of a segment from an offset: the segment, the offset, the length. Returns fewer
 /// where the file ends.
@@ -185,20 +188,40 @@ pub fn recover(
     Ok(recovered)
 }
 
-/// Reads the bodies of messages that are needed at once and are not in `image` yet.
+/// Reads the bodies of messages that are needed at once and are not in `image` yet. Those that lie
+/// close together are read by one call.
 ///
 /// # Errors
 /// When a body cannot be read.
 pub fn fill(log: &Log, image: &mut Image, read: &mut Read<'_>) -> Result<(), RecoveryTrouble> {
-    for number in image.wanted() {
-        let RecordPlace::There(span, offset) = log.locate(message_key(number)) else { continue };
-        let mut bytes = read(span.segment, span.offset, span.length)
-            .map_err(|why| RecoveryTrouble::Unreadable { segment: span.segment, why })?;
-        frame::unframe(offset, &mut bytes);
-        if let Ok((Record::Put { message, body }, _)) = record::decode(&bytes)
-            && message == number
-        {
-            image.fill(number, &body);
+    let place = |number| match log.locate(message_key(number)) {
+        RecordPlace::There(span, offset) => Some((span, offset, number)),
+        _ => None,
+    };
+    let mut wanted: Vec<_> = image.wanted().into_iter().filter_map(place).collect();
+    wanted.sort_unstable_by_key(|(span, _, number)| (span.segment, span.offset, *number));
+    let mut left = &*wanted;
+    while let Some(&(SegmentRange { segment, offset: from, length }, ..)) = left.first() {
+        let mut end = from + length as u64;
+        let near = left.iter().take_while(|(span, ..)| {
+            let near = span.segment == segment && span.offset <= end + GAP && end - from < TOGETHER;
+            end = if near { end.max(span.offset + span.length as u64) } else { end };
+            near
+        });
+        let (together, rest) = left.split_at(near.count().max(1));
+        left = rest;
+        let bytes = read(segment, from, (end - from) as usize)
+            .map_err(|why| RecoveryTrouble::Unreadable { segment, why })?;
+        for &(span, offset, number) in together {
+            let at = (span.offset - from) as usize;
+            let Some(part) = bytes.get(at..at + span.length) else { continue };
+            let mut own = part.to_vec();
+            frame::unframe(offset, &mut own);
+            if let Ok((Record::Put { message, body }, _)) = record::decode(&own)
+                && message == number
+            {
+                image.fill(number, &body);
+            }
         }
     }
     Ok(())

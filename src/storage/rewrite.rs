@@ -39,13 +39,13 @@ impl SessionImage {
             level: head.level,
             bridge: head.bridge,
         }));
-        for (filter, &(options, subscription_id)) in &self.subscriptions {
+        for (filter, &(options, subscription_id)) in self.subscriptions.iter() {
             say(&Record::Subscribed { session, filter, options, subscription_id });
         }
         for &packet in &self.inbound {
             say(&Record::Inbound { session, packet });
         }
-        if let Some(LastWill { delay, lifetime, due, body }) = &self.will {
+        if let Some(LastWill { delay, lifetime, due, body }) = self.will.as_deref() {
             let (delay, lifetime, due) = (*delay, *lifetime, *due);
             say(&Record::Will { session, delay, lifetime, due, body: body.stored() });
         }
@@ -122,7 +122,7 @@ impl NewLog {
         stored.records(session, &mut |record| {
             self.log.append(record, self.now);
         });
-        for (&slot, waiting) in &stored.waiting {
+        for (&slot, waiting) in stored.waiting.iter() {
             self.waiting(session, slot, source, waiting, image)?;
         }
         self.write(GATHER)
@@ -137,7 +137,7 @@ impl NewLog {
         waiting: &QueuedImage,
         image: &Image,
     ) -> Result<(), UnusableStore> {
-        let Some(body) = image.messages.get(&waiting.message) else { return Ok(()) };
+        let Some(body) = image.body(waiting.message) else { return Ok(()) };
         let next = self.messages.len() as u64 + 1;
         let message = *self.messages.entry((source, waiting.message)).or_insert(next);
         if message == next {
@@ -178,7 +178,7 @@ pub fn rewrite(
             target.append(&Record::Retain(body.stored()));
             target.write(GATHER)?;
         }
-        for stored in image.sessions.values() {
+        for (_, stored) in image.sessions() {
             let Some(head) = &stored.head else { continue };
             let shard = place(Placed::Session(&head.client_id), source);
             let Some(target) = targets.get_mut(usize::from(shard)) else { continue };
@@ -187,7 +187,7 @@ pub fn rewrite(
         // These may go to any shard: the shard that has them passes them to their groups.
         let at = usize::from(source) % targets.len().max(1);
         let Some(target) = targets.get_mut(at) else { continue };
-        for waiting in image.returning.values() {
+        for (_, waiting) in image.returning.iter() {
             target.last_returning += 1;
             target.waiting(RETURNING, target.last_returning, source, waiting, image)?;
         }

@@ -17,8 +17,6 @@ use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Bytes of messages' bodies that a shard keeps in memory while it reads its log at the start.
-const BODIES: usize = 128 << 20;
 /// The version of the format that this build writes, and the only one so far.
 const VERSION: u32 = 1;
 
@@ -285,7 +283,7 @@ impl Store {
     pub fn images(&self) -> Result<Vec<Image>, UnusableStore> {
         let image = |shard| {
             let (_, mut image, _) = self.read(shard)?;
-            image.finish();
+            image.finish(self.secret());
             Ok(image)
         };
         (0..self.shards).map(image).collect()
@@ -296,7 +294,7 @@ impl Store {
     /// # Errors
     /// As [`Store::read`], and when a segment cannot be synced, or an unused one cannot be removed.
     pub fn resume(&self, shard: u8, bounds: LogBounds) -> Result<StorePart, UnusableStore> {
-        let (recovered, mut image, mut files) = self.read_within(shard, Some(BODIES))?;
+        let (recovered, mut image, mut files) = self.read_within(shard, Some(0))?;
         let directory = self.directory(shard);
         // A process that was killed may have written batches without syncing them. From now on they
         // count as durable.
@@ -308,7 +306,7 @@ impl Store {
             files.drop_segment(segment, true).map_err(unusable(&directory, "cannot be changed"))?;
         }
         let mut log = Log::new(self.log(shard), self.secret(), bounds, recovered.found);
-        image.finish().into_iter().for_each(|(key, value)| log.adopt(key, value));
+        log.adopt(image.finish(self.secret()));
         let mut read = |segment, offset, length| {
             files.read(segment, offset, length).map_err(|error| error.to_string())
         };
@@ -331,7 +329,7 @@ impl Store {
             return Err(UnusableStore(format!("the log of shard {shard} is still being written")));
         }
         let mut log = Log::new(self.log(shard), self.secret(), bounds, recovered.found);
-        image.finish().into_iter().for_each(|(key, value)| log.adopt(key, value));
+        log.adopt(image.finish(self.secret()));
         log.leave(recovered.unused);
         log.hold();
         Ok(StorePart { log, files, image, torn: None })

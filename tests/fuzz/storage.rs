@@ -162,7 +162,7 @@ pub fn run(bytes: &[u8]) {
         batches.insert(value.position.batch());
         image.take(record, value, SECRET);
     });
-    let alive = image.finish();
+    let alive = image.finish(SECRET);
     assert!(alive.len() <= found, "values that nobody stored");
     let (mut left, mut saved) = (Image::default(), BTreeSet::new());
     let lost = salvage::salvage(LOG, &segments, &mut read, &mut |record, value| {
@@ -170,7 +170,7 @@ pub fn run(bytes: &[u8]) {
         left.take(record, value, SECRET);
     });
     let _ = left.incomplete().len();
-    left.finish();
+    left.finish(SECRET);
     if recovered.is_ok() {
         let missed: Vec<_> = batches.difference(&saved).collect();
         assert!(missed.is_empty(), "batches {missed:?} are recovered and not salvaged: {lost:?}");

@@ -8,22 +8,25 @@ use crate::storage::image::{Image, LastWill, MessageImage, QueuedImage, SessionI
 use crate::storage::record::DeliveryPhase;
 use crate::time::Instant;
 use crate::topic;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 /// The sessions of a journal that are still to be handed out.
 pub(super) struct OrphanQueue {
     image: Image,
+    /// Its sessions.
+    sessions: VecDeque<Box<SessionImage>>,
     /// Messages that some session was handed out with, by their numbers.
     messages: BTreeMap<u64, Message>,
 }
 
 impl OrphanQueue {
-    pub(super) fn new(image: Image) -> OrphanQueue {
-        OrphanQueue { image, messages: BTreeMap::new() }
+    pub(super) fn new(mut image: Image) -> OrphanQueue {
+        let sessions = image.take_sessions().map(|(_, stored)| stored).collect();
+        OrphanQueue { image, sessions, messages: BTreeMap::new() }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.image.sessions.is_empty()
+        self.sessions.is_empty()
     }
 
     /// Bytes of messages that are held.
@@ -35,8 +38,8 @@ impl OrphanQueue {
     /// at the zero of the shards' clock.
     pub(super) fn next(&mut self, wall: u64) -> Option<Orphan> {
         loop {
-            let (_, stored) = self.image.sessions.pop_first()?;
-            if let Some(orphan) = self.orphan(stored, wall) {
+            let stored = self.sessions.pop_front()?;
+            if let Some(orphan) = self.orphan(*stored, wall) {
                 return Some(orphan);
             }
         }
@@ -49,7 +52,7 @@ impl OrphanQueue {
         let subscriptions = stored.subscriptions.into_iter();
         let subscriptions = subscriptions.filter(|(filter, _)| is_sound(filter));
         let (mut sent, mut waiting) = (Vec::new(), Vec::new());
-        for of_slot in stored.waiting.into_values() {
+        for (_, of_slot) in stored.waiting {
             let sent_as = of_slot.sent;
             let Some(queued) = self.queued(&of_slot, wall) else { continue };
             match sent_as {
@@ -77,7 +80,7 @@ impl OrphanQueue {
         let message = match self.messages.get(&waiting.message) {
             Some(message) => message.clone(),
             None => {
-                let body = self.image.messages.get(&waiting.message)?;
+                let body = self.image.body(waiting.message)?;
                 let expires =
                     (body.expires != u64::MAX).then(|| Instant(body.expires.saturating_sub(wall)));
                 let message = message(body, expires)?;

@@ -5,6 +5,9 @@ use crate::storage::image::Image;
 use crate::storage::index::{IndexValue, RecordPosition};
 use crate::storage::record::{self, StoreSecret};
 
+/// Where the values are is of no use here, so neither are their keys' hashes.
+const NO_SECRET: StoreSecret = StoreSecret([0, 0]);
+
 /// Why a journal cannot be adopted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unadoptable {
@@ -94,7 +97,7 @@ impl JournalReader {
         if epoch.first > epoch.needed.max(1) {
             return Err(Unadoptable::Gap(epoch.needed));
         }
-        epoch.image.finish();
+        _ = epoch.image.finish(NO_SECRET);
         Ok(epoch.image)
     }
 
@@ -112,13 +115,11 @@ impl JournalReader {
 
 /// Puts the records of a batch into an image. `None` when the batch contains something else.
 fn show(payload: &[u8], batch: u64, image: &mut Image) -> Option<()> {
-    // Where the values are is of no use here, so neither are their keys' hashes.
-    let secret = StoreSecret([0, 0]);
     let mut at = 0;
     while let Some(rest) = payload.get(at..).filter(|rest| !rest.is_empty()) {
         let (record, length) = record::decode(rest).ok()?;
         let value = IndexValue { position: RecordPosition::new(batch, at), length: length as u32 };
-        image.take(&record, value, secret);
+        image.take(&record, value, NO_SECRET);
         at += length;
     }
     Some(())

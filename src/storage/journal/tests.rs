@@ -165,9 +165,9 @@ impl Bed {
 
     fn waiting(&self) -> Vec<u64> {
         let image = self.read().expect("it is whole");
-        let session = image.sessions.get(&1).expect("it is there");
+        let (_, session) = image.sessions().find(|&(number, _)| number == 1).expect("it is there");
         assert_eq!(session.head.as_ref().map(|head| &*head.client_id), Some("client"));
-        session.waiting.values().map(|waiting| waiting.message).collect()
+        session.waiting.iter().map(|(_, waiting)| waiting.message).collect()
     }
 }
 
@@ -282,5 +282,5 @@ fn behind_a_fence_nothing_is_stored_before_the_sessions_have_ended() {
     bed.journal.heard(&bed.log, OfStream::GoOn, bed.now, 9);
     bed.rest();
     assert!(bed.journal.acknowledges() > 0);
-    assert_eq!(bed.read().expect("it is whole").sessions.len(), 0);
+    assert_eq!(bed.read().expect("it is whole").count(), 0);
 }

@@ -94,7 +94,7 @@ fn restore(broker: &mut Broker, at: usize, shard: usize, policy: WithoutStream) 
     let wanted = recovered.found.segments.iter().map(|segment| segment.number).collect();
     store.disk.keep_only(&wanted);
     let mut log = Log::new(log, SECRET, GATHER, recovered.found);
-    image.finish().into_iter().for_each(|(key, value)| log.adopt(key, value));
+    log.adopt(image.finish(SECRET));
     let disk = &store.disk;
     let mut read = |segment, offset, length| Ok(disk.read(segment, offset, length));
     recovery::fill(&log, &mut image, &mut read).expect("a disk that works");

@@ -256,7 +256,7 @@ impl House {
         let wanted = segments.iter().map(|segment| segment.number).collect();
         store.disk.keep_only(&wanted);
         let mut log = Log::new(log, SECRET, self.bounds, recovered.found);
-        image.finish().into_iter().for_each(|(key, value)| log.adopt(key, value));
+        log.adopt(image.finish(SECRET));
         let disk = &store.disk;
         let mut read = |segment, offset, length| Ok(disk.read(segment, offset, length));
         recovery::fill(&log, &mut image, &mut read).expect("a disk that works");

@@ -1,13 +1,18 @@
 //! Queues of which only the head is in memory: two clients that are away wait for the same
-//! messages, the power fails or does not, one comes back and the other begins anew.
+//! messages, the power fails or does not, one comes back and the other begins anew. And short
+//! queues, of more clients than there is memory for.
 
 use super::broker::{GATHER, House};
 use super::crashes::leave_session;
 use crate::net::End;
 use crate::peer::{Got, Peer, hello};
 use ringmq::packet::AckKind;
+use std::collections::BTreeMap;
 
 const MESSAGES: u64 = 150;
+/// Clients with short queues, and the messages of each.
+const CLIENTS: usize = 40;
+const EACH: u64 = 3;
 
 /// Nobody waits for anything any more, and a client is connected: its session and its subscription.
 const LEFT: u64 = 4;
@@ -96,6 +101,58 @@ fn run(seed: u64, mut between: Between) {
     assert!(values <= LEFT, "{values} values are alive, and nobody waits");
 }
 
+/// Many clients that are away have a few messages each: most of these are on disk only, and come
+/// nevertheless, when all clients return at once.
+pub fn simulate_short_queues(seed: u64) {
+    let mut house = House::new(seed, GATHER);
+    let names: Vec<String> = (0..CLIENTS).map(|number| format!("short-{number}")).collect();
+    names.iter().for_each(|name| leave_session(&mut house, name));
+    let mut publisher = Peer::connect(&mut house.world, 0, &hello("publisher", true, 0));
+    let texts: Vec<String> = (0..EACH).map(|at| format!("{at} {}", "y".repeat(100))).collect();
+    for (text, id) in texts.iter().zip(1..) {
+        publisher.publish(&mut house.world, "far/x", text.as_bytes(), 1, id);
+        house.settle();
+    }
+    publisher.end(&mut house.world, End::Fin);
+    let charged = 64 + "far/x".len() + texts[0].len();
+    for node in &house.world.nodes {
+        let counters = &node.shard.counters;
+        let here = counters.pending_bytes - counters.pending_away_bytes;
+        assert!(here < GATHER.heads + charged as u64, "{here} bytes of queues are in memory");
+    }
+    if seed.is_multiple_of(2) {
+        house.crash();
+    }
+    let back = |name: &String| Peer::connect(&mut house.world, 0, &hello(name, false, 5000));
+    let mut peers: Vec<Peer> = names.iter().map(back).collect();
+    let mut received: BTreeMap<usize, Vec<Vec<u8>>> = BTreeMap::new();
+    for _ in 0..20_000 {
+        house.creep();
+        for (at, peer) in peers.iter_mut().enumerate() {
+            for got in peer.hear(&mut house.world) {
+                let Got::Publish { payload, id, .. } = got else { continue };
+                received.entry(at).or_default().push(payload);
+                peer.ack(&mut house.world, AckKind::PubAck, id);
+            }
+        }
+        if received.values().map(Vec::len).sum::<usize>() == CLIENTS * EACH as usize {
+            break;
+        }
+    }
+    let here = sum(&house, |counters| counters.pending_messages - counters.pending_away_messages);
+    let away = sum(&house, |counters| counters.pending_away_messages);
+    for (at, name) in names.iter().enumerate() {
+        let got = received.get(&at).map_or(&[][..], |got| got);
+        let all = got.iter().eq(texts.iter().map(String::as_bytes));
+        assert!(all, "{name} has {} messages; {here} wait in memory, {away} on disk", got.len());
+    }
+    house.pass(50);
+    house.settle();
+    let waiting =
+        sum(&house, |counters| counters.pending_messages + counters.pending_away_messages);
+    assert_eq!(waiting, 0, "messages that wait");
+}
+
 fn sum(house: &House, figure: impl Fn(&ringmq::telemetry::Counters) -> u64) -> u64 {
     house.world.nodes.iter().map(|node| figure(&node.shard.counters)).sum()
 }
@@ -105,4 +162,5 @@ fn what_waits_on_disk_comes_in_order_and_goes_with_its_session() {
     let seeds = crate::runner::number("SIM_STORAGE_SEEDS").unwrap_or(40);
     (1..=seeds).for_each(simulate_long_queues);
     (1..=seeds).for_each(simulate_upgraded);
+    (1..=seeds / 4).for_each(simulate_short_queues);
 }

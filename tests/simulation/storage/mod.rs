@@ -12,7 +12,7 @@ mod upgrades;
 
 use crate::rng::Rng;
 use disk::Disk;
-use ringmq::storage::index::IndexValue;
+use ringmq::storage::index::{IndexValue, LogIndex};
 use ringmq::storage::log::{Log, LogBounds};
 use ringmq::storage::record::{Effect, Record, RecordKey, StoreSecret, StoredMessage};
 use ringmq::storage::recovery::{self, Damage, Recovered, RecoveryTrouble};
@@ -33,6 +33,7 @@ pub const BOUNDS: LogBounds = LogBounds {
     degraded: 0,
     slice: 16 << 10,
     head: (3, 600),
+    heads: 4000,
 };
 
 /// Bounds of a run: in some of them syncs come apart from writes.
@@ -175,7 +176,9 @@ impl Bed {
         let wanted = found.found.segments.iter().map(|segment| segment.number).collect();
         self.disk.keep_only(&wanted);
         self.log = Log::new(LOG, SECRET, self.bounds, found.found);
-        values.into_iter().for_each(|(key, value)| self.log.adopt(key, value));
+        let mut alive = LogIndex::default();
+        values.into_iter().for_each(|(key, value)| alive.put(key, value));
+        self.log.adopt(alive);
         self.state = state.clone();
         self.after = BTreeMap::from([(last, state)]);
         self.durable = last;
@@ -222,6 +225,7 @@ pub fn simulate_all(seed: u64) {
     crashes::simulate_fan_out(seed);
     crashes::simulate_returns(seed);
     long_queues::simulate_long_queues(seed);
+    long_queues::simulate_short_queues(seed);
     endings::simulate_endings(seed);
     starts::simulate_starts(seed);
 }

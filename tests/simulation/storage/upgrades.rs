@@ -32,11 +32,11 @@ impl House {
                 let (recovered, mut image) = read(&store.disk, log);
                 assert!(recovered.torn.is_none(), "everything is written");
                 let mut log = Log::new(log, SECRET, *bounds, recovered.found);
-                image.finish().into_iter().for_each(|(key, value)| log.adopt(key, value));
+                log.adopt(image.finish(SECRET));
                 log.leave(recovered.unused);
                 log.hold();
                 let shard = &mut new.nodes[at].shard;
-                let sessions = image.sessions.len() as u64;
+                let sessions = image.count() as u64;
                 let own = (shard.id(), shards as u8);
                 let storing = Storing::new(log, SECRET, own, 1_000_000, image.last);
                 shard.store_with(storing.expecting(sessions));
