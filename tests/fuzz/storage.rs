@@ -139,7 +139,7 @@ fn adopt(files: &[Vec<u8>]) {
         assert!(JournalEntry::read(file).is_none());
     }
     assert!(reader.bytes() <= files.iter().map(Vec::len).sum::<usize>());
-    let _ = reader.finish().map(|image| image.sessions.len());
+    let _ = reader.finish().map(|image| image.count());
 }
 
 /// Recovers and salvages what the bytes describe.
