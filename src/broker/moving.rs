@@ -380,16 +380,9 @@ fn pack(progress: &mut PackProgress, shard: &mut Shard, driver: &mut Driver) -> 
     let mut sockets = Vec::new();
     let mut all = true;
     while let Some(packed) = shard.pack_next(&mut progress.cursor) {
-        let totals = &mut parcel.totals;
-        match &packed {
-            Packed::Online(socket, client) => {
-                sockets.push(*socket);
-                totals.connections += 1;
-                totals.sessions += u64::from(client.session.is_some());
-            }
-            Packed::Offline(_) => totals.sessions += 1,
-            // The others are counted below.
-            _ => {}
+        parcel.totals.add(&packed.adds());
+        if let Packed::Online(socket, _) = &packed {
+            sockets.push(*socket);
         }
         let (known, frame) = framed(packed);
         let put = |frame: &UpgradeFrame| frame.encode(&mut parcel.frames).is_err();

@@ -57,6 +57,8 @@ macro_rules! upgrade {
         UpgradeStaleStay,
         /// A retained message that was copied stays what it was when it changes.
         UpgradeRetainedStays,
+        /// Retained messages below `$SYS` that clients have published are not handed over.
+        UpgradeRetainedSysLost,
         /// What was counted towards bans is not handed over.
         UpgradeOffencesLost,
         /// What was counted is not handed over.

@@ -73,15 +73,12 @@ impl Shard {
             };
             messages.push((accounts, message.clone()));
         };
-        let visits = &mut { usize::MAX };
-        let pass = self.retained.messages.replay("#", from.as_deref(), RETAINED, visits, found);
+        let pass = self.retained.walk_of_clients(from.as_deref(), RETAINED, found);
         let early = self.work.early.as_mut()?;
         match pass {
             topic::Pass::More(next) => early.retained_from = Some(next),
             topic::Pass::Done => early.retained_done = true,
         }
-        // What the broker itself retains below `$SYS` belongs to no client and is made anew.
-        messages.retain(|(_, message)| !topic::is_servers_own(message.view().topic));
         if Mutant::UpgradeRetainedLost.is_on() {
             messages.clear();
         }
@@ -98,8 +95,7 @@ impl Shard {
                 wrong.push(topic.into());
             }
         };
-        let all = usize::MAX;
-        self.retained.messages.replay("#", None, all, &mut { all }, found);
+        self.retained.walk_of_clients(None, usize::MAX, found);
         wrong.into_iter().for_each(|topic| self.adopt_retained(ComingRetained::Gone(topic)));
     }
 

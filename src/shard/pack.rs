@@ -16,7 +16,7 @@ use crate::outgoing::Segment;
 use crate::session::{Flow, Session};
 use crate::upgrade::client::{self, Early, MovedClient, MovedSubscription, Remainder};
 use crate::upgrade::code::ByteString;
-use crate::upgrade::frame::Ban;
+use crate::upgrade::frame::{Ban, UpgradeTotals};
 
 /// How far the packing of a shard has come.
 #[derive(Clone, Default, Debug)]
@@ -59,6 +59,19 @@ pub enum Packed {
     Offences(Vec<ClientOffence>, Vec<NetworkOffence>),
     /// The temporary bans. They are shared by all shards, so only the first shard packs them.
     Bans(Vec<Ban>),
+}
+
+impl Packed {
+    /// What the other process has more when this has come: of a client that was not copied before.
+    /// What has of copies is counted in the end ([`Shard::copies`]).
+    pub fn adds(&self) -> UpgradeTotals {
+        let (sessions, connections) = match self {
+            Packed::Online(_, client) => (u64::from(client.session.is_some()), 1),
+            Packed::Offline(_) => (1, 0),
+            _ => (0, 0),
+        };
+        UpgradeTotals { sessions, connections, retained: 0 }
+    }
 }
 
 impl Shard {

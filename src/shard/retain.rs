@@ -53,6 +53,24 @@ impl RetainedMessages {
         self.messages.len() as u64 - self.own
     }
 
+    /// Calls `found` with those of up to `limit` messages after `cursor` that are not the broker's
+    /// own, in order. What the broker itself retains below `$SYS` belongs to no client, and each
+    /// process makes it anew; the states of bridges are below `$SYS` too, and any client may
+    /// publish there.
+    pub(super) fn walk_of_clients(
+        &self,
+        cursor: Option<&str>,
+        limit: usize,
+        found: &mut impl FnMut(&str, &Message),
+    ) -> topic::Pass {
+        self.messages.walk(cursor, limit, &mut |topic, message| {
+            let lost = topic.starts_with('$') && Mutant::UpgradeRetainedSysLost.is_on();
+            if !topic::is_servers_own(topic) && !lost {
+                found(topic, message);
+            }
+        })
+    }
+
     /// Begins to note the topics whose messages change, or ceases.
     pub(super) fn watch_changes(&mut self, watch: bool) {
         self.changed = watch.then(HashSet::default);

@@ -86,9 +86,8 @@ impl Shard {
         }
         let sessions = (0..self.sessions.bound()).filter_map(|index| self.sessions.get(index));
         found.sessions = sessions.filter(|session| !session.is_ending()).count() as u64;
-        // Retained messages of the broker itself, below `$SYS`, do not match the filter.
-        let (all, found_one) = (usize::MAX, &mut |_: &str, _: &_| found.retained += 1);
-        self.retained.messages.replay("#", None, all, &mut { all }, found_one);
+        let found_one = &mut |_: &str, _: &_| found.retained += 1;
+        self.retained.walk_of_clients(None, usize::MAX, found_one);
         found
     }
 

@@ -123,6 +123,26 @@ impl<M> Retained<M> {
         Pass::Done
     }
 
+    /// Calls `found` with up to `limit` messages after `cursor` (at least one), in order, whatever
+    /// their names begin with: `#` passes over `$` names.
+    pub fn walk(
+        &self,
+        cursor: Option<&str>,
+        limit: usize,
+        found: &mut impl FnMut(&str, &M),
+    ) -> Pass {
+        let mut last = None;
+        let mut entries = self.from(cursor.map_or(PassStart::First, PassStart::After));
+        for (TopicKey(name), message) in entries.by_ref().take(limit.max(1)) {
+            found(name, message);
+            last = Some(name);
+        }
+        match (entries.next(), last) {
+            (Some(_), Some(last)) => Pass::More(last.clone()),
+            _ => Pass::Done,
+        }
+    }
+
     /// Visits up to `limit` messages after `cursor` (at least one), in order, and removes those
     /// that `keep` refuses.
     pub fn retain(
@@ -131,20 +151,12 @@ impl<M> Retained<M> {
         limit: usize,
         mut keep: impl FnMut(&str, &M) -> bool,
     ) -> Pass {
-        let start = cursor.map_or(PassStart::First, PassStart::After);
-        let mut refused = Vec::new();
-        let mut last = None;
-        let mut entries = self.from(start);
-        for (TopicKey(name), message) in entries.by_ref().take(limit.max(1)) {
+        let mut refused: Vec<Box<str>> = Vec::new();
+        let outcome = self.walk(cursor, limit, &mut |name, message| {
             if !keep(name, message) {
-                refused.push(name.clone());
+                refused.push(name.into());
             }
-            last = Some(name);
-        }
-        let outcome = match (entries.next(), last) {
-            (Some(_), Some(last)) => Pass::More(last.clone()),
-            _ => Pass::Done,
-        };
+        });
         for name in refused {
             self.messages.remove(by(&&*name));
         }

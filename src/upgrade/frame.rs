@@ -74,6 +74,13 @@ record! {
     }
 }
 
+impl std::fmt::Display for UpgradeTotals {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let UpgradeTotals { sessions, connections, retained } = self;
+        write!(f, "{sessions} sessions, {connections} connections and {retained} retained messages")
+    }
+}
+
 impl UpgradeTotals {
     /// Adds these.
     pub fn add(&mut self, more: &UpgradeTotals) {

@@ -130,8 +130,8 @@ impl Old {
             (S::Offered(sent), I::Heard(UpgradeFrame::Prepared(got))) if sent == *got => {
                 self.go(S::Committing, OldOrder::SayCommit)
             }
-            (S::Offered(_), I::Heard(UpgradeFrame::Prepared(_))) => {
-                self.give_up("the new process has not got all clients".to_owned())
+            (S::Offered(sent), I::Heard(UpgradeFrame::Prepared(got))) => {
+                self.give_up(format!("the new process has not got everything: {got} of {sent}"))
             }
             (S::Committing, I::Heard(UpgradeFrame::Committed)) => self.go(S::Over, OldOrder::End),
             // New is killed first; only a frame that it had sent before decides the outcome.

@@ -11,7 +11,8 @@ use crate::world::{Node, Plan, World, layered_entrance};
 use ringmq::ids::{ListenerId, ShardId};
 use ringmq::packet::AckKind;
 use ringmq::shard::{
-    Action, ComingRetained, DueCopies, PackCursor, Packed, Settings, home_of, retained_home,
+    Action, ComingRetained, DueCopies, Inventory, PackCursor, Packed, Settings, home_of,
+    retained_home,
 };
 use ringmq::telemetry::{Counters, Descriptor, MetricKind};
 use ringmq::time::Instant;
@@ -136,11 +137,13 @@ impl World {
     }
 
     /// How many sessions, connections and retained messages there are to be handed over.
-    fn inventory(&self) -> [u64; 3] {
-        let all = self.nodes.iter().map(|node| node.shard.inventory());
-        all.fold([0; 3], |[a, b, c], found| {
-            [a + found.sessions, b + found.connections, c + found.retained]
-        })
+    fn inventory(&self) -> UpgradeTotals {
+        let mut all = UpgradeTotals::default();
+        for node in &self.nodes {
+            let Inventory { sessions, connections, retained, .. } = node.shard.inventory();
+            all.add(&UpgradeTotals { sessions, connections, retained });
+        }
+        all
     }
 
     /// Hands everything over to a new process, to which clients may have been copied.
@@ -162,20 +165,24 @@ impl World {
                 node.shard.withdrawn(socket, outgoing, rest);
             }
         }
+        let mut sent = UpgradeTotals::default();
         for node in &mut self.nodes {
             let mut cursor = PackCursor::default();
             while let Some(packed) = node.shard.pack_next(&mut cursor) {
+                sent.add(&packed.adds());
                 let conn = match &packed {
                     Packed::Online(socket, _) => Some(node.driver.conn(*socket)),
                     _ => None,
                 };
                 successor.adopt(packed, conn);
             }
+            sent.add(&node.shard.copies());
         }
         for node in &self.nodes {
             assert_eq!(node.shard.unnoticed_changes(), Vec::<u32>::new(), "changes go unnoticed");
         }
-        successor.end_stale(self.inventory());
+        assert_eq!(sent, self.inventory(), "what is sent is what there is");
+        successor.end_stale(sent);
         // The members of share groups are told of.
         self.let_rest(&mut successor);
         let mut new = successor.world;
@@ -203,8 +210,15 @@ impl World {
         all.iter().filter(|(about, _)| grows(about)).map(|(_, value)| value).collect()
     }
 
-    /// The new process serves from now on.
+    /// The new process serves from now on. Connections that it has not been given end with this one.
     fn become_successor(&mut self, mut new: World) {
+        let kept: Vec<usize> = new.nodes.iter().flat_map(|node| node.driver.conns()).collect();
+        for conn in self.nodes.iter().flat_map(|node| node.driver.conns()) {
+            if !kept.contains(&conn) {
+                self.conns[conn].end(End::Reset, Instant(self.now));
+                self.conns[conn].clear_up();
+            }
+        }
         for node in &mut new.nodes {
             node.driver.suspended = false;
             node.shard.serve_adopted();
@@ -256,15 +270,7 @@ impl World {
         }
         successor.discard_closed();
         self.let_rest(&mut successor);
-        let new = successor.world;
-        let kept: Vec<usize> = new.nodes.iter().flat_map(|node| node.driver.conns()).collect();
-        for conn in self.nodes.iter().flat_map(|node| node.driver.conns()) {
-            if !kept.contains(&conn) {
-                self.conns[conn].end(End::Reset, Instant(self.now));
-                self.conns[conn].clear_up();
-            }
-        }
-        self.become_successor(new);
+        self.become_successor(successor.world);
         true
     }
 }
@@ -380,7 +386,7 @@ impl Successor {
     }
 
     /// Everything has come.
-    fn end_stale(&mut self, sent: [u64; 3]) {
+    fn end_stale(&mut self, sent: UpgradeTotals) {
         for node in &mut self.world.nodes {
             let shards = self.told.len() as u8;
             assert_eq!(node.shard.end_stale(&self.told, shards), 0, "a change has not come");
@@ -388,7 +394,7 @@ impl Successor {
         self.discard_closed();
         let mut held = UpgradeTotals::default();
         self.world.nodes.iter().for_each(|node| held.add(&node.shard.taken_in()));
-        assert_eq!([held.sessions, held.connections, held.retained], sent, "everything has come");
+        assert_eq!(held, sent, "everything has come");
     }
 
     /// What has gone is the old process's to end.

@@ -103,6 +103,8 @@ struct Household {
 
 const AWAY: &str = "away";
 const BRIEF: &str = "brief";
+/// Where another broker's bridge tells that it is up. It is below `$SYS`, but its client's.
+const LINK: &str = "$SYS/broker/connection/far.uplink/state";
 
 impl Household {
     fn new(world: &mut World) -> Household {
@@ -164,6 +166,7 @@ impl Household {
         publisher.publish_as(world, "r/a", b"kept", 1, 3, true);
         publisher.publish_as(world, "r/b", b"kept", 1, 4, true);
         publisher.publish_as(world, "r/b", b"", 1, 5, true);
+        publisher.publish_as(world, LINK, b"1", 1, 8, true);
         publisher.alias(world, "a/x", b"by name", 1, 6, false);
         publisher.publish(world, "f/t", b"unacknowledged", 1, 7);
         exactly_once(world, publisher, false);
@@ -231,6 +234,8 @@ impl Household {
         let mut late = Peer::connect(world, 0, &hello("new", true, 0));
         late.subscribe(world, 1, "r/#", 1);
         assert_eq!(told(world, &mut late), [("r/a".into(), "kept".into())]);
+        late.subscribe(world, 2, LINK, 1);
+        assert_eq!(told(world, &mut late), [(LINK.into(), "1".into())]);
         let mut evil = Peer::connect(world, 0, &hello("evil", true, 0));
         let got = evil.take(world);
         assert!(matches!(got[..], [Got::ConnAck { reason: ReasonCode::Banned, .. }]), "{got:?}");
