@@ -223,7 +223,12 @@ impl KeptStreams {
         let mut messages = fetch.messages().await.map_err(text)?;
         let mut entries = Vec::new();
         while let Some(message) = messages.next().await {
-            let message = message.map_err(text)?;
+            let message = match message {
+                Ok(message) => message,
+                // With this, the server ends a batch that the next entry would make too large.
+                Err(_) if !entries.is_empty() => break,
+                Err(error) => return Err(text(error)),
+            };
             let sequence = message.info().map_err(text)?.stream_sequence;
             entries.push((sequence, message.payload.to_vec()));
         }

@@ -12,6 +12,9 @@ use crate::support::{
     Broker, Client, Connect, Packet, Property, Publish, Subscribe, V5, eventually, reason, unique,
 };
 
+/// Messages of 50,000 bytes that wait for a session.
+const HEAVY: u32 = 120;
+
 /// Nodes of one cluster, with stores, in a directory of their own.
 struct Fleet {
     server: Server,
@@ -112,27 +115,39 @@ fn sessions_of_a_node_that_is_killed_are_adopted() {
             std::mem::forget(client);
         }
     }
+    // Much waits for another one: more than is read of a journal at a time.
+    let heavy = unique("heavy");
+    let (mut client, _) = session(&heavy).open_with(&fleet.nodes[0]);
+    client.subscribe(Subscribe::to("heavy", 1));
+    client.disconnect();
     let (mut writer, _) = Connect::new(V5, unique("writer")).open_with(&fleet.nodes[0]);
+    let large = |number: u32| format!("{number:050000}");
+    (0..HEAVY).for_each(|number| writer.publish(&Publish::new("heavy", 1, large(number))));
     (0..200).for_each(|number| writer.publish(&Publish::new("m", 1, number.to_string())));
     assert!(fleet.nodes[0].metric("ringmq_cluster_durable_batches_total", "") > 0.0);
     fleet.kill(0);
     let killed = Instant::now();
-    for name in [&there, &away] {
+    for (round, name) in [&there, &away].into_iter().enumerate() {
         let (mut client, connack) = session(name).open_with(&fleet.nodes[1]);
         assert!(connack.session_present, "{name} has its session after {:?}", killed.elapsed());
-        expect_all(&mut client, 0, 200);
+        // What was published since it was adopted has come to it, too.
+        expect_all(&mut client, 0, 200 + round as u32);
         client.expect_nothing();
         let (mut writer, _) = Connect::new(V5, unique("writer")).open_with(&fleet.nodes[1]);
-        writer.publish(&Publish::new("m", 1, "more"));
-        client.expect("more");
+        writer.publish(&Publish::new("m", 1, (200 + round).to_string()));
+        client.expect(&(200 + round).to_string());
         client.disconnect();
     }
+    let (mut client, connack) = session(&heavy).open_with(&fleet.nodes[1]);
+    assert!(connack.session_present, "it has its session");
+    (0..HEAVY).for_each(|number| client.expect(&large(number)));
+    client.disconnect();
     assert!(killed.elapsed() < Duration::from_secs(20), "{:?}", killed.elapsed());
     eventually("it is counted", || fleet.figure(1, "durable_adoptions_total") == 1.0);
     fleet.nodes[0] = fleet.run(0);
     assert_eq!(fleet.nodes[0].metric("ringmq_sessions", ""), 0.0, "they are elsewhere");
     let ended = fleet.nodes[0].metric("ringmq_cluster_durable_sessions_total", "way=\"taken\"");
-    assert_eq!(ended, 2.0);
+    assert_eq!(ended, 3.0);
     // It goes on as before, and can be lost again.
     let later = unique("later");
     let (mut client, _) = session(&later).open_with(&fleet.nodes[0]);
