@@ -158,15 +158,15 @@ pub struct SessionImage {
 }
 
 /// A map by numbers that the broker has assigned.
-type NumberMap<V> = HashMap<u64, V, foldhash::fast::FixedState>;
+type ByAssignedNumber<V> = HashMap<u64, V, foldhash::fast::FixedState>;
 
 /// The content of one log.
 #[derive(Default)]
 pub struct Image {
     /// Sessions by number.
-    sessions: NumberMap<Box<SessionImage>>,
+    sessions: ByAssignedNumber<Box<SessionImage>>,
     /// Messages by number.
-    pub messages: NumberMap<WaitingMessage>,
+    pub messages: ByAssignedNumber<WaitingMessage>,
     /// Bytes of bodies that there is still room for; `None` for no bound.
     room: Option<usize>,
     /// Bytes of bodies.

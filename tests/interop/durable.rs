@@ -140,7 +140,7 @@ fn sessions_of_a_node_that_is_killed_are_adopted() {
     }
     let (mut client, connack) = session(&heavy).open_with(&fleet.nodes[1]);
     assert!(connack.session_present, "it has its session");
-    (0..HEAVY).for_each(|number| client.expect(&large(number)));
+    (0..HEAVY).for_each(|number| _ = client.expect(&large(number)));
     client.disconnect();
     assert!(killed.elapsed() < Duration::from_secs(20), "{:?}", killed.elapsed());
     eventually("it is counted", || fleet.figure(1, "durable_adoptions_total") == 1.0);
