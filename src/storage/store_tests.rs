@@ -213,14 +213,15 @@ fn a_store_is_written_anew_for_another_number_of_shards() {
     assert_eq!((store.shards, store.placement()), (3, [1, 2]));
     for (shard, image) in store.images().expect("whole").iter().enumerate() {
         let names: Vec<&str> =
-            image.sessions.values().map(|s| &*s.head.as_ref().expect("there").client_id).collect();
+            image.sessions().map(|(_, s)| &*s.head.as_ref().expect("there").client_id).collect();
         assert_eq!(names, [format!("c0{shard}"), format!("c1{shard}")]);
         assert_eq!((image.messages.len(), image.retained.len()), (2, 2));
-        for stored in image.sessions.values() {
-            assert_eq!(stored.subscriptions["a/#"], (1, 3));
+        for (_, stored) in image.sessions() {
+            assert_eq!(stored.subscriptions.get(&"a/#".into()), Some(&(1, 3)));
             let sent: Vec<_> = stored.waiting.iter().map(|(&slot, w)| (slot, w.sent)).collect();
             assert_eq!(sent, [(4, Some((9, DeliveryPhase::Released))), (5, None)]);
-            let topics = stored.waiting.values().map(|w| &*image.messages[&w.message].topic);
+            let body = |message| image.body(message).expect("all bodies are read");
+            let topics = stored.waiting.iter().map(|(_, w)| &*body(w.message).topic);
             let own = format!("a/{}", stored.head.as_ref().expect("there").client_id);
             assert!(topics.eq([&*own; 2]));
             assert_eq!(stored.inbound, [8]);

@@ -126,7 +126,7 @@ pub fn simulate_short_queues(seed: u64) {
     let back = |name: &String| Peer::connect(&mut house.world, 0, &hello(name, false, 5000));
     let mut peers: Vec<Peer> = names.iter().map(back).collect();
     let mut received: BTreeMap<usize, Vec<Vec<u8>>> = BTreeMap::new();
-    for _ in 0..3000 {
+    for _ in 0..20_000 {
         house.creep();
         for (at, peer) in peers.iter_mut().enumerate() {
             for got in peer.hear(&mut house.world) {
@@ -139,13 +139,12 @@ pub fn simulate_short_queues(seed: u64) {
             break;
         }
     }
+    let here = sum(&house, |counters| counters.pending_messages - counters.pending_away_messages);
+    let away = sum(&house, |counters| counters.pending_away_messages);
     for (at, name) in names.iter().enumerate() {
         let got = received.get(&at).map_or(&[][..], |got| got);
-        assert!(
-            got.iter().eq(texts.iter().map(String::as_bytes)),
-            "{name} has {} messages",
-            got.len()
-        );
+        let all = got.iter().eq(texts.iter().map(String::as_bytes));
+        assert!(all, "{name} has {} messages; {here} wait in memory, {away} on disk", got.len());
     }
     house.pass(50);
     house.settle();

@@ -12,7 +12,7 @@ mod upgrades;
 
 use crate::rng::Rng;
 use disk::Disk;
-use ringmq::storage::index::IndexValue;
+use ringmq::storage::index::{IndexValue, LogIndex};
 use ringmq::storage::log::{Log, LogBounds};
 use ringmq::storage::record::{Effect, Record, RecordKey, StoreSecret, StoredMessage};
 use ringmq::storage::recovery::{self, Damage, Recovered, RecoveryTrouble};
@@ -176,7 +176,9 @@ impl Bed {
         let wanted = found.found.segments.iter().map(|segment| segment.number).collect();
         self.disk.keep_only(&wanted);
         self.log = Log::new(LOG, SECRET, self.bounds, found.found);
-        values.into_iter().for_each(|(key, value)| self.log.adopt(key, value));
+        let mut alive = LogIndex::default();
+        values.into_iter().for_each(|(key, value)| alive.put(key, value));
+        self.log.adopt(alive);
         self.state = state.clone();
         self.after = BTreeMap::from([(last, state)]);
         self.durable = last;
