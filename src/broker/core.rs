@@ -268,6 +268,8 @@ async fn run(plan: CorePlan, commands: Receiver<CoreCommand>) -> Result<(), Stri
             .deadline()
             .map(|at| Duration::from_nanos(at.0.saturating_mul(1_000_000).saturating_sub(ended)));
         idle_since = Some(ended);
+        let counters = &core.shard.counters;
+        driver.exchanged(counters.packets_received + counters.packets_sent);
         let (ends, commands) = (&core.ends, &core.commands);
         let writer = core.writer.as_ref();
         let has_answer = || writer.is_some_and(Writer::has_answer);

@@ -174,6 +174,13 @@ impl Driver {
         visited
     }
 
+    /// Clients have sent and were sent so many packets since the start. Whether events may gather
+    /// is decided by that ([`super::gathering`]).
+    #[inline]
+    pub fn exchanged(&mut self, packets: u64) {
+        self.gathering.exchanged(packets);
+    }
+
     /// Repeats `harvest` and `visit` until nothing is left to do or `limit` completions were
     /// visited.
     pub fn pass(

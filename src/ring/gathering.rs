@@ -9,13 +9,15 @@
 //! [`Gathering`] decides this for one core, by experiment. Time is divided into *slots* of some
 //! milliseconds. Nearly all slots use the mode that has proved better; now and then one slot in
 //! between tries the other mode (a *probe*) and is compared with its two neighbours. The difference
-//! of the event rates, with its standard error over many such comparisons, says whether waiting
-//! slows anybody down; the events that are handled at a time say whether it saves anything. Each
-//! verdict that confirms the mode doubles the time until the next probe, up to a bound. While a
-//! core gathers, traffic that has changed starts the experiment anew. While little happens nothing
-//! is tried, for there is nothing to save.
+//! of the packet rates, with its standard error over many such comparisons, says whether waiting
+//! slows anybody down; the events that are handled at a time say whether it saves anything. Events
+//! do not say who is slowed down: while a core waits, several packets for one client become one
+//! send, and their acknowledgements one receive, so that there are fewer events for the same
+//! packets. Each verdict that confirms the mode doubles the time until the next probe, up to a
+//! bound. While a core gathers, traffic that has changed starts the experiment anew. While little
+//! happens nothing is tried, for there is nothing to save.
 //!
-//! Pure: time and events are arguments. Not here: the waiting itself (`idle`, `uring`).
+//! Pure: time, events and packets are arguments. Not here: the waiting itself (`idle`, `uring`).
 
 use std::time::Duration;
 
@@ -23,8 +25,8 @@ use std::time::Duration;
 pub(super) const WAIT: Duration = Duration::from_micros(300);
 /// A slot lasts at least this long, nanoseconds.
 const SLOT: u64 = 4_000_000;
-/// And so long that about so many events are to be expected, for its rate to mean something,
-const SLOT_EVENTS: f64 = 64.0;
+/// And so long that about so many packets are to be expected, for its rate to mean something,
+const SLOT_PACKETS: f64 = 64.0;
 /// but not longer than this. A slot does not end with an event: the rate would seem too high.
 const LONGEST_SLOT: u64 = 50_000_000;
 /// When the mode has changed, nothing is counted for so long, nanoseconds: an acknowledgement that
@@ -51,7 +53,7 @@ const MEMORY: f64 = 128.0;
 const LEAST: f64 = 4.0;
 /// With so many comparisons and no verdict the estimate decides.
 const MANY: f64 = 100.0;
-/// A loss of event rate that is acceptable.
+/// A loss of packet rate that is acceptable.
 const ACCEPTABLE: f64 = 0.02;
 /// While it is estimated to be smaller than that, it may be so large within [`SURE`] standard
 /// errors.
@@ -90,6 +92,8 @@ pub(super) struct Gathering {
     length: u64,
     /// It has not begun yet: the mode has just changed.
     settling: bool,
+    /// Packets that clients have sent and were sent, since the start.
+    packets: u64,
     /// The last slot of the better mode, if it can be compared with a probe.
     before: Option<Measured>,
     /// The probe after it.
@@ -110,6 +114,8 @@ pub(super) struct Gathering {
 #[derive(Default)]
 struct GatheringSlot {
     began: u64,
+    /// [`Gathering::packets`] when it began.
+    packets_before: u64,
     events: u64,
     /// Times that events were handled.
     turns: u64,
@@ -119,6 +125,8 @@ struct GatheringSlot {
 /// A slot that is over.
 #[derive(Clone, Copy)]
 struct Measured {
+    /// Per second.
+    packets: f64,
     /// Per second.
     events: f64,
     /// Per second.
@@ -148,8 +156,8 @@ impl Measured {
 #[derive(Default)]
 struct Evidence {
     comparisons: f64,
-    /// How much lower the event rate is with gathering, as a part of the higher one: between -1 and
-    /// 1, so that a moment in which the core did not run does not count for more than others.
+    /// How much lower the packet rate is with gathering, as a part of the higher one: between -1
+    /// and 1, so that a moment in which the core did not run does not count for more than others.
     loss: f64,
     squares: f64,
     /// Wake-ups per event without and with it.
@@ -167,7 +175,7 @@ enum GatherVerdict {
 impl Evidence {
     fn add(&mut self, without: Measured, with: Measured) {
         let keep = 1.0 - 1.0 / MEMORY;
-        let loss = (without.events - with.events) / without.events.max(with.events).max(1.0);
+        let loss = (without.packets - with.packets) / without.packets.max(with.packets).max(1.0);
         if self.comparisons >= LEAST && self.estimate() > PLAIN && loss < ACCEPTABLE {
             *self = Evidence::default(); // that was other traffic
         }
@@ -225,6 +233,7 @@ impl Gathering {
             slot: GatheringSlot::default(),
             length: SLOT,
             settling: false,
+            packets: 0,
             before: None,
             probe: None,
             due: 0,
@@ -245,6 +254,13 @@ impl Gathering {
         self.slot.turns += u64::from(events > 0);
     }
 
+    /// Clients have sent and were sent so many packets since the start. To be told before
+    /// [`Gathering::before_sleep`].
+    #[inline]
+    pub(super) fn exchanged(&mut self, packets: u64) {
+        self.packets = packets;
+    }
+
     /// The core is about to sleep, at `now` in nanoseconds of any clock: how long events are to
     /// gather.
     pub(super) fn before_sleep(&mut self, now: u64) -> Duration {
@@ -257,22 +273,27 @@ impl Gathering {
         let lasted = now.saturating_sub(self.slot.began);
         if self.settling {
             if lasted >= SETTLING {
-                self.slot = GatheringSlot { began: now, ..GatheringSlot::default() };
+                self.begin_slot(now);
                 self.settling = false;
             }
         } else if lasted >= self.length {
-            let slot = std::mem::replace(
-                &mut self.slot,
-                GatheringSlot { began: now, ..GatheringSlot::default() },
-            );
+            let slot = self.begin_slot(now);
             let per_second = |count: u64| count as f64 * 1e9 / lasted as f64;
             let (events, turns) = (per_second(slot.events), per_second(slot.turns));
-            let measured = Measured { events, turns, sleeps: per_second(slot.sleeps) };
+            let packets = per_second(self.packets.saturating_sub(slot.packets_before));
+            let measured = Measured { packets, events, turns, sleeps: per_second(slot.sleeps) };
             let before = self.wait();
             self.learn(measured, now);
             self.settling = self.wait() != before;
         }
         self.wait()
+    }
+
+    /// Begins a slot; returns the one before.
+    fn begin_slot(&mut self, now: u64) -> GatheringSlot {
+        let packets_before = self.packets;
+        let slot = GatheringSlot { began: now, packets_before, ..GatheringSlot::default() };
+        std::mem::replace(&mut self.slot, slot)
     }
 
     /// How long events gather in the slot under way.
@@ -305,6 +326,7 @@ impl Gathering {
         self.quiet = 0;
         if let (Some(before), Some(probe)) = (self.before, self.probe.take()) {
             let middle = Measured {
+                packets: (before.packets + measured.packets) / 2.0,
                 events: (before.events + measured.events) / 2.0,
                 turns: (before.turns + measured.turns) / 2.0,
                 sleeps: (before.sleeps + measured.sleeps) / 2.0,
@@ -316,7 +338,7 @@ impl Gathering {
             }
         }
         self.compare_with_usual(measured, now);
-        let expected = (SLOT_EVENTS / measured.events * 1e9) as u64;
+        let expected = (SLOT_PACKETS / measured.packets * 1e9) as u64;
         self.length = expected.clamp(SLOT, LONGEST_SLOT);
         self.before = Some(measured);
         if now >= self.due {

@@ -6,6 +6,8 @@ use std::collections::BinaryHeap;
 
 /// Added to the number of a source whose acknowledgement comes.
 const ACK: usize = 1000;
+/// So many acknowledgements that come together have the number of this and so many.
+const TOGETHER_ACKS: usize = 1_000_000;
 /// Nanoseconds from a message's handling to its acknowledgement.
 const ACKNOWLEDGED: u64 = 40_000;
 /// Nanoseconds that a step takes, and each event in it.
@@ -26,6 +28,8 @@ enum Source {
     Bursts(u64, u64),
     /// Evenly, so many per second, each of which brings an acknowledgement after it was handled.
     Acknowledged(u64),
+    /// The same to one subscriber, who acknowledges all messages of a step together.
+    Joined(u64),
     /// So many clients, each of which sends this long after its answer, and up to a quarter later.
     Closed(u64, u64),
 }
@@ -57,6 +61,7 @@ struct Core {
     now: u64,
     random: u64,
     controller: Gathering,
+    packets: u64,
     sources: Vec<Source>,
     /// When, and of which source.
     coming: BinaryHeap<Reverse<(u64, usize)>>,
@@ -71,6 +76,7 @@ impl Core {
             now: 0,
             random: 1,
             controller: Gathering::new(coalesce),
+            packets: 0,
             sources: Vec::new(),
             coming: BinaryHeap::new(),
             interrupted_every: 0,
@@ -114,7 +120,7 @@ impl Core {
                 let gap = -uniform.ln() * 1e9 / rate as f64;
                 self.coming.push(Reverse((at + gap as u64, number)));
             }
-            Source::Paced(rate) | Source::Acknowledged(rate) => {
+            Source::Paced(rate) | Source::Acknowledged(rate) | Source::Joined(rate) => {
                 self.coming.push(Reverse((at + SECOND / rate, number)))
             }
             Source::Bursts(count, every) => {
@@ -152,7 +158,9 @@ impl Core {
             }
             self.now += STEP + EVENT * handled.len() as u64;
             self.controller.handled(handled.len());
+            let mut joined = 0;
             for (at, number) in handled {
+                self.packets += (number.saturating_sub(TOGETHER_ACKS) as u64).max(1);
                 let waited = self.now - at;
                 outcome.events += 1;
                 outcome.waited += waited;
@@ -166,9 +174,15 @@ impl Core {
                     Some(Source::Acknowledged(_)) => {
                         self.coming.push(Reverse((self.now + ACKNOWLEDGED, number + ACK)));
                     }
+                    Some(Source::Joined(_)) => joined += 1,
                     _ => {}
                 }
             }
+            if joined > 0 {
+                let together = (self.now + ACKNOWLEDGED, TOGETHER_ACKS + joined);
+                self.coming.push(Reverse(together));
+            }
+            self.controller.exchanged(self.packets);
         }
         outcome
     }
@@ -226,6 +240,12 @@ fn steady_light_traffic_gathers() {
     gathers(&[Source::Poisson(5_000), Source::Paced(5_000)], 0.45);
     gathers(&[Source::Acknowledged(10_000)], 0.3);
     gathers(&[Source::Acknowledged(5_000), Source::Poisson(5_000)], 0.4);
+}
+
+#[test]
+fn packets_that_come_together_because_of_waiting_are_no_reason_against_it() {
+    gathers(&[Source::Joined(20_000)], 0.4);
+    gathers(&[Source::Joined(5_000), Source::Poisson(3_000)], 0.6);
 }
 
 #[test]
