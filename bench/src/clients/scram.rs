@@ -70,7 +70,7 @@ struct Keys {
 }
 
 /// How far a client's exchange has come.
-enum Stage {
+enum ExchangeStage {
     /// Its first message without the header.
     Greeted(String),
     /// What the broker must answer to show that it knows the password, too.
@@ -83,7 +83,7 @@ pub struct Scram {
     password: String,
     /// By salt and iterations.
     keys: HashMap<(Vec<u8>, NonZeroU32), Keys>,
-    stages: HashMap<u32, Stage>,
+    stages: HashMap<u32, ExchangeStage>,
 }
 
 impl Scram {
@@ -99,13 +99,15 @@ impl Scram {
         let user = user.replace('=', "=3D").replace(',', "=2C");
         let bare = format!("n={user},r={}", BASE64.encode(random));
         let data = format!("n,,{bare}").into_bytes();
-        self.stages.insert(client, Stage::Greeted(bare));
+        self.stages.insert(client, ExchangeStage::Greeted(bare));
         AuthData { method: self.mechanism.name(), data }
     }
 
     /// The answer to the broker's first message.
     pub fn prove(&mut self, client: u32, said: &[u8]) -> Result<AuthData, Malformed> {
-        let Some(Stage::Greeted(bare)) = self.stages.remove(&client) else { return Err(Malformed) };
+        let Some(ExchangeStage::Greeted(bare)) = self.stages.remove(&client) else {
+            return Err(Malformed);
+        };
         let said = std::str::from_utf8(said).map_err(|_| Malformed)?;
         let field = |name: &str| {
             said.split(',').find_map(|field| field.strip_prefix(name)).ok_or(Malformed)
@@ -128,14 +130,14 @@ impl Scram {
         let signature = mechanism.sign(&mechanism.hash(&keys.client), signed.as_bytes());
         let proof: Vec<u8> = keys.client.iter().zip(&signature).map(|(a, b)| a ^ b).collect();
         let answer = mechanism.sign(&keys.server, signed.as_bytes());
-        self.stages.insert(client, Stage::Proved(answer));
+        self.stages.insert(client, ExchangeStage::Proved(answer));
         let data = format!("{without},p={}", BASE64.encode(proof)).into_bytes();
         Ok(AuthData { method: mechanism.name(), data })
     }
 
     /// Whether the broker's last message, of CONNACK, shows that it knows the password.
     pub fn is_answered(&mut self, client: u32, said: &[u8]) -> bool {
-        let Some(Stage::Proved(answer)) = self.stages.remove(&client) else { return false };
+        let Some(ExchangeStage::Proved(answer)) = self.stages.remove(&client) else { return false };
         said == format!("v={}", BASE64.encode(answer)).as_bytes()
     }
 
@@ -154,7 +156,7 @@ mod tests {
     fn the_example_of_the_rfc() {
         let mut scram = Scram::new(Mechanism::Sha256, "pencil".into());
         let bare = "n=user,r=rOprNGfwEbeRWgbNEkqO".to_owned();
-        scram.stages.insert(7, Stage::Greeted(bare));
+        scram.stages.insert(7, ExchangeStage::Greeted(bare));
         let said = b"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
                      s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
         let answer = scram.prove(7, said).expect("it belongs to it");
@@ -180,7 +182,7 @@ mod tests {
         let nonce = text.strip_prefix("n,,n=u,r=").unwrap();
         for wrong in ["s=c2FsdA==,i=0", "s=c2FsdA==", "i=1", "s=%,i=1"] {
             let mut other = Scram::new(Mechanism::Sha512, String::new());
-            other.stages.insert(1, Stage::Greeted(format!("n=u,r={nonce}")));
+            other.stages.insert(1, ExchangeStage::Greeted(format!("n=u,r={nonce}")));
             assert!(other.prove(1, format!("r={nonce}x,{wrong}").as_bytes()).is_err(), "{wrong}");
         }
         scram.prove(1, format!("r={nonce}x,s=c2FsdA==,i=1").as_bytes()).expect("it is well made");
