@@ -86,6 +86,13 @@ impl ShardSet {
         self.0 &= !(1 << shard.0);
     }
 
+    /// The shards in it, beginning with the lowest whose number is `first` or more; then those
+    /// below, lowest first.
+    pub fn iter_from(self, first: u8) -> impl Iterator<Item = ShardId> {
+        let below = ShardSet(self.0 & ShardSet::below(first).0);
+        ShardSet(self.0 & !below.0).iter().chain(below.iter())
+    }
+
     /// The shards in it, lowest first.
     pub fn iter(self) -> impl Iterator<Item = ShardId> {
         let mut rest = self.0;

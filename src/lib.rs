@@ -106,8 +106,11 @@
 //! - Payloads of large messages ([`message::Message`], reference-counted), which are not copied per
 //!   shard; and the names of share groups ([`session::ShareName`]), which go with their messages.
 //! - [`mesh::mailbox`]: SPSC rings, and two counters per pair of shards that the receiver writes
-//!   and the sender reads: what the messages sent so far have cost (`shard/ahead.rs`). `ring::idle`
-//!   and `ring::port`: atomics to wake a core, and to find a ring with room for a socket.
+//!   and the sender reads: what the messages sent so far have cost (`shard/ahead.rs`). Both are
+//!   made with the first mail between two shards. For each shard a bit per sender, which says that
+//!   there is mail, and the new rings behind a mutex, which a sender takes once per receiver.
+//!   `ring::idle` and `ring::port`: atomics to wake a core, and to find a ring with room for a
+//!   socket.
 //! - [`mesh::quota`]: bounds of the whole broker (connections, retained messages, rates, memory).
 //!   They are never on the publish path, with two exceptions: one number that a step reads once and
 //!   changes after as much work as a client's turn ([`shard::memory`]), and the stamp of a message

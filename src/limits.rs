@@ -51,8 +51,24 @@ const _: () = assert!(MAX_LISTENERS <= u16::MAX as usize);
 /// when it arrives. A large mailbox would therefore let clients that send much to the other shard
 /// delay a client that sends little.
 pub const DATA_MAILBOX: usize = 32;
-/// Control mails per ordered pair of shards.
-pub const CONTROL_MAILBOX: usize = 1024;
+/// Control mails per ordered pair of shards: at most `CONTROL_MAILBOX`, and fewer where there are
+/// many shards. All mailboxes of one receiver together then have room for about
+/// `CONTROL_MAILBOXES`, so this part of a shard's memory does not grow with the number of shards.
+/// Mail for which there is no room stays with the sender.
+pub const fn control_mailbox(shards: usize) -> usize {
+    let senders = if shards > 1 { shards - 1 } else { 1 };
+    let share = CONTROL_MAILBOXES / senders;
+    if share < LEAST_CONTROL_MAILBOX {
+        LEAST_CONTROL_MAILBOX
+    } else if share > CONTROL_MAILBOX {
+        CONTROL_MAILBOX
+    } else {
+        share
+    }
+}
+const CONTROL_MAILBOX: usize = 1024;
+const CONTROL_MAILBOXES: usize = 8 * CONTROL_MAILBOX;
+const LEAST_CONTROL_MAILBOX: usize = 64;
 
 /// What one step may cost, in units of about 100 ns (see [`cost`]). Once it is used up, clients
 /// wait for the next step. A step therefore takes about 2 ms, whatever was requested: work that

@@ -1,6 +1,7 @@
-//! Steady QoS 0 publishing allocates nothing, a crowd that has left leaves nothing behind, and idle
-//! clients over TLS and WebSocket take few bytes more than plain ones: the shard is driven as its
-//! core drives it, with a global allocator that counts.
+//! Steady QoS 0 publishing allocates nothing, a crowd that has left leaves nothing behind, idle
+//! clients over TLS and WebSocket take few bytes more than plain ones, and pairs of shards that
+//! never talk take none: the shard is driven as its core drives it, with a global allocator that
+//! counts.
 
 use ringmq::config::{Config, Or};
 use ringmq::ids::Peer;
@@ -19,6 +20,8 @@ use std::sync::Arc;
 
 #[path = "allocations/idle.rs"]
 mod idle;
+#[path = "allocations/pairs.rs"]
+mod pairs;
 
 struct Counting;
 

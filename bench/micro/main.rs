@@ -13,13 +13,14 @@ mod records;
 mod retained;
 mod rules;
 mod timing;
+mod wire;
 
 /// The broker's own allocator, as bytes per filter depend on its size classes.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The name, the function, and what it measures.
-const MEASUREMENTS: [(&str, fn(), &str); 8] = [
+const MEASUREMENTS: [(&str, fn(), &str); 11] = [
     ("codec", codec::run, "a PUBLISH and a PUBACK framed, decoded and encoded: ns"),
     ("matching", matching::run, "a topic against up to a million filters: ns"),
     ("retained", retained::run, "a million retained messages set and replayed: ns, bytes each"),
@@ -28,6 +29,9 @@ const MEASUREMENTS: [(&str, fn(), &str); 8] = [
     ("rules", rules::run, "a topic against 10 to 10,000 rules of access: ns"),
     ("records", records::run, "records of TLS beside the bare AEAD, a handshake: ns, us"),
     ("echo", echo::run, "20 bytes there and back, io_uring driver against epoll: CPU time"),
+    ("bare", wire::bare, "the kernel's part: wake-up, receive, send, accept and close: us of CPU"),
+    ("sends", wire::large_sends, "SEND and SEND_ZC by size: us of CPU; as root over veth, too"),
+    ("polling", wire::busy_polling, "a ring that polls its device (NAPI) and one that waits: us"),
 ];
 
 fn main() {

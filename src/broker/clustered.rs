@@ -5,7 +5,7 @@ use super::{Broker, Failure, admin_servers};
 use crate::cluster::serve::Bell;
 use crate::cluster::start::Cluster;
 use crate::config::Config;
-use crate::limits::{CLUSTER_PEERS, CONTROL_MAILBOX, DATA_MAILBOX};
+use crate::limits::{CLUSTER_PEERS, DATA_MAILBOX, control_mailbox};
 use crate::mesh::Shared;
 use crate::mesh::mail::{Control, Stamped};
 use crate::mesh::mailbox::{self, MailEnds, NodeEnds};
@@ -36,11 +36,12 @@ pub(super) fn mailboxes(
     shards: usize,
     is_clustered: bool,
 ) -> (Vec<MailEnds<Stamped, Control>>, Option<ClusterEnds>) {
+    let control = control_mailbox(shards);
     if is_clustered {
-        let (ends, node) = mailbox::clustered(shards, CLUSTER_PEERS, DATA_MAILBOX, CONTROL_MAILBOX);
+        let (ends, node) = mailbox::clustered(shards, CLUSTER_PEERS, DATA_MAILBOX, control);
         return (ends, Some(node));
     }
-    (mailbox::mailboxes(shards, DATA_MAILBOX, CONTROL_MAILBOX), None)
+    (mailbox::mailboxes(shards, DATA_MAILBOX, control), None)
 }
 
 impl Broker {

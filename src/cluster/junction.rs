@@ -197,7 +197,8 @@ impl Junction {
 
     fn take_some_control(&mut self, now: Instant) -> bool {
         let mut more = false;
-        for shard in (0..self.shards).map(ShardId) {
+        self.ends.look();
+        for shard in self.ends.pending().iter() {
             for _ in 0..CONTROL {
                 let control = self.ends.pop_control(shard);
                 if control.is_some() {
@@ -221,6 +222,7 @@ impl Junction {
             }
             more |= self.ends.control_waiting(shard) > 0;
         }
+        self.ends.look_again();
         self.asks.see(|shard| self.ends.control_waiting(shard));
         more
     }
@@ -231,7 +233,7 @@ impl Junction {
         let Some(NodeMailboxes { ends, reading, open, .. }) = self.doors.get_mut(number) else {
             return false;
         };
-        if open.is_none() && !ends.has_mail() {
+        if !ends.look() && open.is_none() {
             return false;
         }
         reading.note(ends, open.as_ref().map(|open| open.from));
@@ -264,7 +266,7 @@ impl Junction {
     fn note_fences(&mut self) {
         for (number, record) in self.node.behind_messages() {
             let Some(door) = self.doors.get_mut(usize::from(number)) else { continue };
-            door.reading.note(&door.ends, door.open.as_ref().map(|open| open.from));
+            door.reading.note(&mut door.ends, door.open.as_ref().map(|open| open.from));
             door.behind.push_back((door.reading.noted(), record));
         }
     }

@@ -28,7 +28,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::map::Map;
 use super::shapes::Shapes;
-use crate::atomic::{AtomicU64, Ordering, fence};
+use crate::atomic::{AtomicU64, Ordering, OwnLine, fence};
 use crate::ids::{ShardId, ShardSet};
 use crate::limits::{MAX_SHAPES, MAX_SHARDS};
 use crate::topic::{COARSE_LEVELS, FilterKey, Seeds, Shape, TopicHash};
@@ -91,7 +91,7 @@ pub struct Interest {
     shapes: Shapes<MAX_SHAPES>,
     /// For each number of levels, how many shards have coarse keys with it; one byte each.
     coarse: AtomicU64,
-    ledgers: Box<[Mutex<Ledger>]>,
+    ledgers: Box<[OwnLine<Mutex<Ledger>>]>,
 }
 
 /// Hands out the keys of the coarse filters that match the topic, for the numbers of levels in
@@ -114,7 +114,7 @@ impl Interest {
             map: Map::new(),
             shapes: Shapes::new(),
             coarse: AtomicU64::new(0),
-            ledgers: (0..MAX_SHARDS).map(|_| Mutex::default()).collect(),
+            ledgers: (0..MAX_SHARDS).map(|_| OwnLine::default()).collect(),
         })
     }
 

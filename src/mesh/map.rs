@@ -22,7 +22,7 @@
 
 use std::sync::PoisonError;
 
-use crate::atomic::{AtomicPtr, AtomicU64, Mutex, MutexGuard, Ordering};
+use crate::atomic::{AtomicPtr, AtomicU64, Mutex, MutexGuard, Ordering, OwnLine};
 use crate::mutant::Mutant;
 use seize::{Collector, Guard, LocalGuard};
 
@@ -69,7 +69,8 @@ pub(super) struct SegmentRoom {
 
 pub(super) struct MapSegment {
     table: AtomicPtr<MapTable>,
-    room: Mutex<SegmentRoom>,
+    /// Readers only want the pointer, which hardly ever changes, so the lock is elsewhere.
+    room: OwnLine<Mutex<SegmentRoom>>,
 }
 
 /// A map from keys to sets of shards, in `S` segments whose smallest table has `L` slots.
@@ -82,7 +83,7 @@ impl<const S: usize, const L: usize> Map<S, L> {
     pub(super) fn new() -> Self {
         let segment = |_| MapSegment {
             table: AtomicPtr::new(MapTable::boxed(L, false)),
-            room: Mutex::default(),
+            room: OwnLine(Mutex::default()),
         };
         // Tables are large and rarely replaced, so each is freed on its own and not in batches.
         let collector = Collector::new().batch_size(1);

@@ -11,6 +11,7 @@ pub mod quota;
 pub mod reading;
 mod shapes;
 
+use crate::atomic::OwnLine;
 use crate::overload::SourceTable;
 use crate::topic::Seeds;
 use crate::transport::Stack;
@@ -19,19 +20,22 @@ use quota::{Quota, Rate, Total};
 use std::sync::Arc;
 
 /// Everything that shards share, apart from the payloads of messages. Listed in `lib.rs`.
+///
+/// What changes with clients and messages has cache lines of its own ([`OwnLine`]). The others are
+/// read for each message, and change rarely.
 pub struct Shared {
     /// Hash seeds, the same on every shard.
     pub seeds: Seeds,
     /// Which shards have subscribers for which topics.
     pub interest: Arc<Interest>,
     /// Connections of the whole broker.
-    pub connections: Quota,
+    pub connections: OwnLine<Quota>,
     /// Retained messages of the whole broker.
-    pub retained_messages: Quota,
+    pub retained_messages: OwnLine<Quota>,
     /// Bytes of retained messages of the whole broker.
-    pub retained_bytes: Quota,
+    pub retained_bytes: OwnLine<Quota>,
     /// Bytes of memory that the shards use on behalf of clients; see `shard::memory`.
-    pub memory: Quota,
+    pub memory: OwnLine<Quota>,
     /// Of these, what the cluster's thread holds: wills. It alone changes this.
     pub cluster_memory: Quota,
     /// `limits.memory` in bytes, or 0 for no limit. Only for display.
@@ -40,9 +44,9 @@ pub struct Shared {
     /// `overload::level`; the control thread measures it.
     pub host_memory: Quota,
     /// Pace of new connections of the whole broker.
-    pub connect_rate: Rate,
+    pub connect_rate: OwnLine<Rate>,
     /// Connections and bans of addresses, bans of clients.
-    pub sources: SourceTable,
+    pub sources: OwnLine<SourceTable>,
     /// Becomes 1 once any shard has accepted a message to be retained. Such a message may still be
     /// on its way to its home shard.
     pub retained_ever: Quota,
@@ -52,12 +56,12 @@ pub struct Shared {
     /// Which other nodes of the cluster are there, as bits by their numbers.
     pub nodes: Quota,
     /// The newest stamp of a retained message that this node has seen, of any node's.
-    pub stamps: Quota,
+    pub stamps: OwnLine<Quota>,
     /// The time in microseconds that stamps had when the clock of the shards was at 0.
     pub stamp_origin: Quota,
     /// What all retained messages of this node add up to, but those that expire: the sums of
     /// nodes that have the same are the same.
-    pub retained_digest: Quota,
+    pub retained_digest: OwnLine<Quota>,
     /// 1 while spans of sampled messages are recorded.
     pub recording: Quota,
     /// This is a node of a cluster: the shards have mailboxes for other nodes.
@@ -79,21 +83,21 @@ impl Shared {
         Arc::new(Shared {
             interest: Interest::new(&seeds),
             seeds,
-            connections: Quota::default(),
-            retained_messages: Quota::default(),
-            retained_bytes: Quota::default(),
-            memory: Quota::default(),
+            connections: OwnLine::default(),
+            retained_messages: OwnLine::default(),
+            retained_bytes: OwnLine::default(),
+            memory: OwnLine::default(),
             cluster_memory: Quota::default(),
             memory_limit: Quota::default(),
             host_memory: Quota::default(),
-            connect_rate: Rate::default(),
-            sources: SourceTable::default(),
+            connect_rate: OwnLine::default(),
+            sources: OwnLine::default(),
             retained_ever: Quota::default(),
             instance: Quota::default(),
             nodes: Quota::default(),
-            stamps: Quota::default(),
+            stamps: OwnLine::default(),
             stamp_origin: Quota::default(),
-            retained_digest: Quota::default(),
+            retained_digest: OwnLine::default(),
             recording: Quota::default(),
             is_clustered,
         })

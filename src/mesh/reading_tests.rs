@@ -29,7 +29,7 @@ fn the_oldest_of_what_was_noted_comes_first_whoever_wrote_it() {
     for at in [1, 4, 5] {
         b.push_data(ShardId(2), at).unwrap();
     }
-    reading.note(&reader, None);
+    reading.note(&mut reader, None);
     let order: Vec<_> = std::iter::from_fn(|| take(&mut reading, &mut reader)).collect();
     assert_eq!(order, [1, 2, 3, 4, 5, 6]);
     assert!(reading.is_done());
@@ -40,13 +40,13 @@ fn what_comes_after_the_note_is_taken_only_before_something_later_that_was_noted
     let (mut a, mut b, mut reader) = three();
     let mut reading = Reading::new(3);
     b.push_data(ShardId(2), 5).unwrap();
-    reading.note(&reader, None);
+    reading.note(&mut reader, None);
     // Another one's clock was read before, its mail came after.
     a.push_data(ShardId(2), 4).unwrap();
     a.push_data(ShardId(2), 6).unwrap();
     let order: Vec<_> = std::iter::from_fn(|| take(&mut reading, &mut reader)).collect();
     assert_eq!(order, [4, 5]);
-    reading.note(&reader, None);
+    reading.note(&mut reader, None);
     assert!(!reading.is_done());
     assert_eq!(take(&mut reading, &mut reader), Some(6));
 }
@@ -57,10 +57,10 @@ fn an_item_that_is_not_done_counts_as_not_taken() {
     let mut reading = Reading::new(3);
     a.push_data(ShardId(2), 1).unwrap();
     a.push_data(ShardId(2), 2).unwrap();
-    reading.note(&reader, None);
+    reading.note(&mut reader, None);
     let both = reading.noted();
     assert_eq!(reader.pop_data(ShardId(0)), Some(1));
-    reading.note(&reader, Some(ShardId(0)));
+    reading.note(&mut reader, Some(ShardId(0)));
     assert!(reading.noted() == both && !reading.is_past(&both));
     reading.took(ShardId(0));
     assert!(!reading.is_past(&both));

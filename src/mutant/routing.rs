@@ -87,6 +87,10 @@ macro_rules! routing {
         InterestClearsOthers,
         /// Control mail for a full mailbox is lost.
         ControlLostOnFull,
+        /// A mailbox that a step has not emptied is not looked at again.
+        MailboxForgotten,
+        /// Of two mailboxes that were made to a shard since its last look, it gets only one.
+        MailboxNotReceived,
         /// A wildcard shape goes out of use with one filter left.
         ShapeDroppedEarly,
         /// A replay's next slice begins with the last message of the one before.

@@ -21,7 +21,7 @@ use super::ahead;
 use super::connection::Holds;
 use super::outbox::Outbox;
 use super::topology::Topology;
-use crate::ids::{ShardId, SocketId};
+use crate::ids::{ShardId, ShardSet, SocketId};
 use crate::limits::{Budget, MAIL_MICROS, cost};
 use crate::mesh::mail::{Control, CostReport, Data, OpenMail, Stamped};
 use crate::mesh::mailbox::{MailEnds, MailProgress};
@@ -53,7 +53,9 @@ pub(super) struct MailIntake {
     ready: VecDeque<(ShardId, Control)>,
     /// The shard whose control mail comes first in this step; it changes with each step.
     first_peer: u8,
-    /// How many control mails of each sender there were at the last look.
+    /// The senders of which there was control mail at the last look, and how many from each of
+    /// these.
+    control_from: ShardSet,
     control: Vec<usize>,
     /// What data mail and control mail have cost in this step, by [`MailClass`].
     work: [u32; 2],
@@ -95,6 +97,7 @@ impl MailIntake {
             older: 0,
             ready: VecDeque::new(),
             first_peer: 0,
+            control_from: ShardSet::EMPTY,
             control: vec![0; senders],
             work: [0; 2],
             looked_at: Instant(0),
@@ -159,7 +162,7 @@ impl MailIntake {
 
     /// True when there is control mail to take in.
     fn has_control(&self) -> bool {
-        !self.ready.is_empty() || self.control.iter().any(|&waiting| waiting > 0)
+        !self.ready.is_empty() || !self.control_from.is_empty()
     }
 
     /// Makes a connection wait with those at index `parity` of `waiting`.
@@ -225,7 +228,7 @@ impl Shard {
     /// has reported what clients have sent, and before those packets are looked at. Data mail and
     /// control mail cost at most about `share` each, in units of [`crate::limits::cost`].
     pub fn take_mail(&mut self, ends: &mut MailEnds<Stamped, Control>, share: u32) -> bool {
-        if self.topology.is_alone() || self.mail.intake.is_idle() && !ends.has_mail() {
+        if self.topology.is_alone() || !ends.look() && self.mail.intake.is_idle() {
             return false;
         }
         if Mutant::ReplayOvertakesMail.is_on() {
@@ -350,8 +353,16 @@ impl Shard {
     }
 
     fn note_control(&mut self, ends: &MailEnds<Stamped, Control>) {
-        for (peer, waiting) in self.mail.intake.control.iter_mut().enumerate() {
-            *waiting = ends.control_waiting(ShardId(peer as u8));
+        let intake = &mut self.mail.intake;
+        intake.control_from = ShardSet::EMPTY;
+        for peer in ends.pending().iter() {
+            let waiting = ends.control_waiting(peer);
+            if waiting > 0
+                && let Some(noted) = intake.control.get_mut(usize::from(peer.0))
+            {
+                *noted = waiting;
+                intake.control_from.insert(peer);
+            }
         }
     }
 
@@ -365,10 +376,8 @@ impl Shard {
             self.obey(from, control);
         }
         self.mail.intake.first_peer = (self.mail.intake.first_peer + 1) % self.topology.senders();
-        let (first, senders) =
-            (u16::from(self.mail.intake.first_peer), u16::from(self.topology.senders()));
-        for step in 0..senders {
-            let peer = ShardId(((first + step) % senders) as u8);
+        let senders = self.mail.intake.control_from;
+        for peer in senders.iter_from(self.mail.intake.first_peer) {
             for _ in 0..self.mail.intake.control[usize::from(peer.0)] {
                 if self.is_spent(share) {
                     return true;

@@ -262,7 +262,7 @@ impl Shard {
             parked: Parked::default(),
             mail: Mail::new(&topology, &settings.budget),
             timers: Timers::new(now),
-            work: Work::new(usize::from(shards)),
+            work: Work::new(),
             meter: Meter::new(now.0 * 1000),
             memory: Memory::new(settings.memory),
             storing: None,

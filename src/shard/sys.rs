@@ -18,7 +18,10 @@ const FIRST: u64 = 100;
 const BLOCKED: usize = 1024;
 
 /// The counters of all shards, and when they are published.
+#[derive(Default)]
 pub(super) struct Sys {
+    /// Those of the shards up to the last that has sent some. Empty but on shard 0: they are some
+    /// KiB for each shard.
     shards: Vec<Counters>,
     history: SysHistory,
     updated: Instant,
@@ -29,19 +32,17 @@ pub(super) struct Sys {
 }
 
 impl Sys {
-    pub(super) fn new(shards: usize) -> Self {
-        Sys {
-            shards: vec![Counters::default(); shards],
-            history: SysHistory::new(),
-            updated: Instant(0),
-            armed: false,
-            begun: false,
-        }
-    }
-
     /// Keeps another shard's counters.
     pub(super) fn keep(&mut self, from: ShardId, counters: Counters) {
+        self.know(usize::from(from.0) + 1);
         self.shards[usize::from(from.0)] = counters;
+    }
+
+    /// Makes room for the counters of so many shards.
+    fn know(&mut self, shards: usize) {
+        if self.shards.len() < shards {
+            self.shards.resize(shards, Counters::default());
+        }
     }
 
     /// Arms the next update if updates are made every `interval` milliseconds. Returns how many
@@ -77,6 +78,7 @@ impl Shard {
             self.mail.outbox.tell(ShardId(0), Control::Counters(Box::new(own)));
             return;
         }
+        self.work.sys.know(usize::from(self.topology.shards));
         self.work.sys.shards[0] = own;
         let mut total = Counters::default();
         for shard in &self.work.sys.shards {
@@ -142,7 +144,7 @@ mod tests {
 
     #[test]
     fn the_first_update_comes_soon_and_each_is_armed_once() {
-        let mut sys = Sys::new(1);
+        let mut sys = Sys::default();
         assert_eq!(sys.arm(0), None);
         assert_eq!(sys.arm(FIRST / 2), Some(FIRST / 2));
         assert_eq!(sys.arm(FIRST / 2), None);

@@ -32,15 +32,15 @@ pub(super) struct Work {
 }
 
 impl Work {
-    /// The work of one of `shards` shards.
-    pub(super) fn new(shards: usize) -> Self {
+    /// Nothing to do.
+    pub(super) fn new() -> Self {
         Work {
             tasks: Tasks::default(),
             stopping: Stopping::default(),
             wills: Wills::default(),
             endings: Endings::default(),
             upkeep: Upkeep::default(),
-            sys: Sys::new(shards),
+            sys: Sys::default(),
             observers: Observers::default(),
             claims: Claims::default(),
             lasted: 0,

@@ -21,10 +21,11 @@ mod atomic {
     pub use crate::touched::{AtomicI32, AtomicU32, AtomicU64, AtomicUsize};
     pub use loom::sync::atomic::{Ordering, fence};
     pub use loom::sync::{Mutex, MutexGuard};
+    pub use ringmq::atomic::OwnLine;
 }
 
 mod ids {
-    pub use ringmq::ids::ShardId;
+    pub use ringmq::ids::{ShardId, ShardSet};
 }
 
 mod topic {

@@ -162,6 +162,7 @@ pub fn run<F: Flag>(bell: &Bell<F>, ends: &mut Ends, how: Sleep, wanted: usize) 
     let mut taken = 0;
     loop {
         bell.pass();
+        ends.look();
         for peer in 0..ends.shards() as u8 {
             let letters = &mut got[usize::from(peer)];
             while let Some(letter) = ends.pop_control(ShardId(peer)) {
