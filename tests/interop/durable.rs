@@ -148,7 +148,8 @@ fn sessions_of_a_node_that_is_killed_are_adopted() {
     assert_eq!(fleet.nodes[0].metric("ringmq_sessions", ""), 0.0, "they are elsewhere");
     let ended = fleet.nodes[0].metric("ringmq_cluster_durable_sessions_total", "way=\"taken\"");
     assert_eq!(ended, 3.0);
-    // It goes on as before, and can be lost again.
+    // It goes on as before, and can be lost again once the other one knows it.
+    eventually("the nodes know each other", || fleet.settled(1, 2));
     let later = unique("later");
     let (mut client, _) = session(&later).open_with(&fleet.nodes[0]);
     client.subscribe(Subscribe::to("later", 1));
