@@ -127,6 +127,8 @@ pub struct MailEnds<D, C> {
     to: Vec<Option<Box<RingsTo<D, C>>>>,
     /// The incoming rings, by the number of the sending shard, as far as they are known here.
     from: Vec<Option<Box<RingsFrom<D, C>>>>,
+    /// The senders whose rings are in `from`.
+    known: ShardSet,
     /// The senders whose mailboxes may hold something: all that do, as of the last look.
     pending: ShardSet,
     /// The inboxes of all shards, by their number.
@@ -200,6 +202,7 @@ fn connect<D: Send, C: Send>(
         plan: plan(shard),
         to: (0..shards).map(|_| None).collect(),
         from: (0..shards).map(|_| None).collect(),
+        known: ShardSet::EMPTY,
         pending: ShardSet::EMPTY,
         inboxes: Arc::clone(&inboxes),
     };
@@ -320,7 +323,7 @@ impl<D, C> MailEnds<D, C> {
         if marked.is_empty() {
             return;
         }
-        if marked.iter().any(|source| self.from(source).is_none()) {
+        if marked.0 & !self.known.0 != 0 {
             self.receive_rings();
         }
         self.pending.0 |= marked.0;
@@ -387,6 +390,7 @@ impl<D, C> MailEnds<D, C> {
         for (source, rings) in made.into_iter().take(most) {
             if let Some(from) = self.from.get_mut(usize::from(source.0)) {
                 *from = Some(Box::new(rings));
+                self.known.insert(source);
             }
         }
     }
