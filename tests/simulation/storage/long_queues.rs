@@ -111,6 +111,7 @@ pub fn simulate_short_queues(seed: u64) {
     let texts: Vec<String> = (0..EACH).map(|at| format!("{at} {}", "y".repeat(100))).collect();
     for (text, id) in texts.iter().zip(1..) {
         publisher.publish(&mut house.world, "far/x", text.as_bytes(), 1, id);
+        house.pass(3);
         house.settle();
     }
     publisher.end(&mut house.world, End::Fin);
@@ -126,7 +127,7 @@ pub fn simulate_short_queues(seed: u64) {
     let back = |name: &String| Peer::connect(&mut house.world, 0, &hello(name, false, 5000));
     let mut peers: Vec<Peer> = names.iter().map(back).collect();
     let mut received: BTreeMap<usize, Vec<Vec<u8>>> = BTreeMap::new();
-    for _ in 0..20_000 {
+    for _ in 0..3000 {
         house.creep();
         for (at, peer) in peers.iter_mut().enumerate() {
             for got in peer.hear(&mut house.world) {
