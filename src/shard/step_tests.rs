@@ -193,6 +193,7 @@ impl Two {
     /// Takes the messages out of the second shard's mailbox, and returns their first bytes.
     fn mailed(&mut self) -> Vec<u8> {
         let mut seen = Vec::new();
+        self.ends[1].look();
         while let Some(mail) = self.ends[1].pop_data(ShardId(0)) {
             match mail.data {
                 Data::One(message, _) => seen.push(message.view().payload[0]),

@@ -22,9 +22,9 @@ fn growth<T>(make: impl FnOnce() -> T) -> (i64, T) {
 
 /// One control mail from each of the first so many shards to each other of these.
 fn talk(ends: &mut [MailEnds<Stamped, Control>], talking: usize) {
-    for source in 0..talking {
+    for (source, end) in ends.iter_mut().enumerate().take(talking) {
         for target in (0..talking).filter(|target| *target != source) {
-            let sent = ends[source].push_control(ShardId(target as u8), Control::Safe(1));
+            let sent = end.push_control(ShardId(target as u8), Control::Safe(1));
             assert!(sent.is_ok(), "{source} to {target}");
         }
     }
