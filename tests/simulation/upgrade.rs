@@ -210,7 +210,7 @@ impl World {
         all.iter().filter(|(about, _)| grows(about)).map(|(_, value)| value).collect()
     }
 
-    /// The new process serves from now on. Connections that it has not been given end with this one.
+    /// The new process serves from now on. Connections that it was not given end with this one.
     fn become_successor(&mut self, mut new: World) {
         let kept: Vec<usize> = new.nodes.iter().flat_map(|node| node.driver.conns()).collect();
         for conn in self.nodes.iter().flat_map(|node| node.driver.conns()) {
