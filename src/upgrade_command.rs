@@ -14,7 +14,8 @@ pub struct Upgraded {
     /// The program to start; by default the file of the running one, which may have been replaced.
     #[arg(long, value_name = "PATH")]
     pub binary: Option<PathBuf>,
-    /// Only say whether it could be, what would move, and how long clients would wait.
+    /// Only say whether it could be, what would move, and how long clients would wait: does all
+    /// that an upgrade does while the running broker serves, and ends the new process then.
     #[arg(long)]
     pub dry_run: bool,
     /// The running broker; by default the only one there is.

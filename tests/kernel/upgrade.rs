@@ -202,8 +202,18 @@ fn what_cannot_move_is_refused_by_name() {
     let why = broker.ask_to_upgrade(&[]).expect_err("it is a node of a cluster");
     assert!(why.contains("cluster.name"), "{why}");
     let broker = Broker::start(&[]);
+    let mut client = Connect::new(V5, "stays").open(&broker);
     let why = broker.ask_to_upgrade(&["--binary", "/nowhere/ringmq"]).expect_err("no program");
     assert!(why.contains("/nowhere/ringmq"), "{why}");
+    // A dry run finds out as much as an upgrade does before clients wait.
+    let other = program("other-listener", "exec \"$RINGMQ\" \"$@\" --set listeners.0.name=other");
+    let other = other.display().to_string();
+    for words in [&["--dry-run", "--binary", &other][..], &["--binary", &other]] {
+        let why = broker.ask_to_upgrade(words).expect_err("its clients would be lost");
+        assert!(why.contains("listener") && why.contains("not in the new"), "{words:?}: {why}");
+        client.ping();
+    }
+    let _ = fs::remove_file(other);
 }
 
 /// Clients come, subscribe and go, while others are copied to the new process and after.

@@ -76,6 +76,7 @@ struct Upgrade {
     copied: bool,
     /// Parcels that the new process has not taken in yet.
     ahead: usize,
+    began: Instant,
     /// When each stage began: copying, resting, sending, settling, committing.
     stages: Vec<Instant>,
     suspended: Option<Instant>,
@@ -103,6 +104,7 @@ pub(in super::super) fn run(job: UpgradeJob) -> UpgradeOutcome {
 impl Upgrade {
     fn begin(job: UpgradeJob) -> Result<Upgrade, String> {
         let failed = |error: std::io::Error| format!("cannot start {:?}: {error}", job.binary);
+        let began = Instant::now();
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
         let mut channel = Channel::new(ours).map_err(failed)?;
         let child = Command::new(&job.binary)
@@ -120,6 +122,7 @@ impl Upgrade {
             child,
             copied: false,
             ahead: 0,
+            began,
             stages: Vec::new(),
             suspended: None,
         })
@@ -132,10 +135,6 @@ impl Upgrade {
             let left = until.saturating_duration_since(Instant::now());
             let heard = self.channel.hear(left);
             let input = match &heard {
-                ChannelInput::Frame(UpgradeFrame::Ready(_)) if self.job.dry_run => {
-                    self.kill();
-                    return UpgradeOutcome::Possible(self.report());
-                }
                 ChannelInput::Frame(frame) => OldInput::Heard(frame),
                 ChannelInput::Late => OldInput::Late,
                 ChannelInput::Ended => OldInput::Ended,
@@ -171,10 +170,17 @@ impl Upgrade {
         match order {
             OldOrder::Copy => {
                 self.copied = true;
-                UpgradeStep::Input(match self.copy() {
-                    Ok(()) => OldInput::Copied,
-                    Err(why) => OldInput::Failed(self.reason(why)),
-                })
+                match self.copy() {
+                    // All that can fail before clients wait has been tried.
+                    Ok(changed) if self.job.dry_run => {
+                        let report = self.report(changed);
+                        self.kill();
+                        self.tell_all(|| MoveOrder::ForgetCopies);
+                        UpgradeStep::Over(UpgradeOutcome::Possible(report))
+                    }
+                    Ok(_) => UpgradeStep::Input(OldInput::Copied),
+                    Err(why) => UpgradeStep::Input(OldInput::Failed(self.reason(why))),
+                }
             }
             OldOrder::Suspend => {
                 self.suspended = Some(Instant::now());
@@ -262,24 +268,25 @@ impl Upgrade {
         }
     }
 
-    /// Sends listening sockets, and what can be copied of clients that are still served.
-    fn copy(&mut self) -> Result<(), String> {
+    /// Sends listening sockets, and what can be copied of clients that are still served. Returns
+    /// how much had changed of it in the end.
+    fn copy(&mut self) -> Result<u64, String> {
         self.send_listeners()?;
         for (listener, keys) in std::mem::take(&mut self.job.tickets) {
             self.channel.say(&UpgradeFrame::Tickets(listener, keys))?;
         }
         self.carry(MoveOrder::Copy, COPYING)?;
         // Those who have done something meanwhile are copied again, while they become fewer.
-        let mut before = u64::MAX;
+        let (mut before, mut changed) = (u64::MAX, 0);
         for _ in 0..ROUNDS {
-            let changed = self.carry(MoveOrder::CopyChanged, COPYING)?.sessions;
+            changed = self.carry(MoveOrder::CopyChanged, COPYING)?.sessions;
             self.wait_for_taken(IN_HAND)?;
             if changed <= FEW || changed > before / 4 * 3 {
                 break;
             }
             before = changed;
         }
-        Ok(())
+        Ok(changed)
     }
 
     /// Sends clients and retained messages.
@@ -371,21 +378,21 @@ impl Upgrade {
         Ok(())
     }
 
-    /// What would move.
-    fn report(&self) -> String {
+    /// What would move, after it was copied. So much of it had changed in the last round.
+    fn report(&self, changed: u64) -> String {
         let all = ask(&self.job.homes, MoveOrder::Inventory);
         let sum = |of: fn(&Inventory) -> u64| all.iter().map(|(_, found)| of(found)).sum::<u64>();
         let (connections, sessions) = (sum(|i| i.connections), sum(|i| i.sessions));
         let (left, retained) = (sum(|i| i.left), sum(|i| i.retained));
         // On the machine that this was measured on, two cores take about 15 microseconds for each
-        // client. With a store that is done while nobody serves; without one, only what is looked
-        // at once for each.
+        // client. With a store that is done for all while nobody serves; without one for those that
+        // have changed, and the others are only looked at.
         let clients = connections.max(sessions);
-        let whole = 100 + (clients + retained / 4) * 15 / 1000;
         let millis = match self.job.lock {
             Some(_) => 20 + clients * 15 / 1000,
-            None => 20 + clients / 10_000,
+            None => 20 + clients / 10_000 + changed * 15 / 1000,
         };
+        let whole = self.began.elapsed().as_millis() as u64 + millis;
         let stays = match left {
             0 => "nothing would be lost".to_owned(),
             left => format!("{left} connections that are not let in yet would be lost"),
