@@ -158,15 +158,15 @@ pub struct SessionImage {
 }
 
 /// A map by numbers that the broker has assigned.
-type NumberMap<V> = HashMap<u64, V, foldhash::fast::FixedState>;
+type NumberedMap<V> = HashMap<u64, V, foldhash::fast::FixedState>;
 
 /// The content of one log.
 #[derive(Default)]
 pub struct Image {
     /// Sessions by number.
-    sessions: NumberMap<Box<SessionImage>>,
+    sessions: NumberedMap<Box<SessionImage>>,
     /// Messages by number.
-    pub messages: NumberMap<WaitingMessage>,
+    pub messages: NumberedMap<WaitingMessage>,
     /// Bytes of bodies that there is still room for; `None` for no bound.
     room: Option<usize>,
     /// Retained messages by topic.
