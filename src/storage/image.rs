@@ -158,15 +158,15 @@ pub struct SessionImage {
 }
 
 /// A map by numbers that the broker has assigned.
-type ByAssignedNumber<V> = HashMap<u64, V, foldhash::fast::FixedState>;
+type NumberedMap<V> = HashMap<u64, V, foldhash::fast::FixedState>;
 
 /// The content of one log.
 #[derive(Default)]
 pub struct Image {
     /// Sessions by number.
-    sessions: ByAssignedNumber<Box<SessionImage>>,
+    sessions: NumberedMap<Box<SessionImage>>,
     /// Messages by number.
-    pub messages: ByAssignedNumber<WaitingMessage>,
+    pub messages: NumberedMap<WaitingMessage>,
     /// Bytes of bodies that there is still room for; `None` for no bound.
     room: Option<usize>,
     /// Bytes of bodies.

@@ -1,11 +1,11 @@
 //! The values that are alive, and the position of each. A record that is read from a segment is
 //! alive when the index has its position.
 //!
-//! Memory: a session's own record and one of its subscriptions share an entry of 44 bytes, eight
-//! messages with consecutive numbers one of 108 bytes; every other value has an entry of 28 bytes.
-//! Messages come in the order of their numbers, so that what a new one needs was used for the one
-//! before it. Each entry takes another 6 to 12 bytes in a table of entry numbers. Entries are
-//! allocated in chunks and tables in segments, so growth never moves more than a 256th of them.
+//! Memory: a session's own record and one of its subscriptions share an entry of 44 bytes, and
+//! eight messages with consecutive numbers one of 108 bytes; every other value has an entry of 28
+//! bytes. Messages come in the order of their numbers, so what a new one needs was just used for
+//! the one before it. Each entry takes another 6 to 12 bytes in a table of entry numbers. Entries
+//! are allocated in chunks and tables in segments, so growth never moves more than a 256th of them.
 
 use super::key::RecordKey;
 use super::kind::{PUT, SESSION, SUBSCRIBED};

@@ -111,8 +111,11 @@ pub fn simulate_short_queues(seed: u64) {
     let texts: Vec<String> = (0..EACH).map(|at| format!("{at} {}", "y".repeat(100))).collect();
     for (text, id) in texts.iter().zip(1..) {
         publisher.publish(&mut house.world, "far/x", text.as_bytes(), 1, id);
-        house.pass(3);
+        house.pass(50);
         house.settle();
+        let heard = publisher.hear(&mut house.world);
+        let acks = heard.iter().filter(|got| matches!(got, Got::Ack(AckKind::PubAck, ..))).count();
+        assert_eq!(acks, 1, "{heard:?}");
     }
     publisher.end(&mut house.world, End::Fin);
     let charged = 64 + "far/x".len() + texts[0].len();
