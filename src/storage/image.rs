@@ -240,8 +240,8 @@ impl Image {
             body: None,
         };
         // The record may be a copy of a message whose body is here already.
-        let here = self.messages.get(&message).is_some_and(|known| known.body.is_some());
-        let here = if here { size } else { 0 };
+        let known = self.messages.get(&message).filter(|known| known.body.is_some());
+        let here = known.map_or(0, |known| known.size as usize);
         self.room = self.room.map(|room| room + here);
         self.bytes -= here;
         if self.room.is_none_or(|room| room >= size) {
