@@ -305,15 +305,7 @@ fn servers_that_die_and_hang_lose_nothing_under_load() {
             pause(1800);
             nodes.servers[at].signal("-CONT");
         }
-        for (talk, reader) in ways {
-            let said = talk.stop();
-            reader.wait_for_all(&said);
-            if nodes.divisions() > 0 {
-                return true;
-            }
-            assert_eq!(reader.expect_all(&said), 0, "messages that came twice");
-        }
-        false
+        is_divided(&nodes, ways)
     });
 }
 
@@ -343,15 +335,7 @@ fn without_a_quorum_and_without_any_server_clients_are_served() {
         assert!(waited < Duration::from_millis(500), "PUBACK after {waited:?}");
         nodes.servers.iter_mut().for_each(|server| server.run());
         nodes.meet();
-        for (talk, reader) in ways.into_iter().chain([inner]) {
-            let said = talk.stop();
-            reader.wait_for_all(&said);
-            if nodes.divisions() > 0 {
-                return true;
-            }
-            assert_eq!(reader.expect_all(&said), 0, "messages that came twice");
-        }
-        false
+        is_divided(&nodes, ways.into_iter().chain([inner]))
     });
 }
 
@@ -424,6 +408,20 @@ fn nodes_that_are_divided_serve_their_clients_and_meet_again() {
         }
         ways.into_iter().any(|(talk, reader)| is_divided_once_more(&nodes, talk.stop(), &reader))
     });
+}
+
+/// Judges what came: all of it, once and in order. True, and nothing is judged, if the nodes were
+/// divided.
+fn is_divided(nodes: &Nodes, ways: impl IntoIterator<Item = (Talk, Reader)>) -> bool {
+    ways.into_iter().any(|(talk, reader)| {
+        let said = talk.stop();
+        reader.wait_for_all(&said);
+        if nodes.divisions() > 0 {
+            return true;
+        }
+        assert_eq!(reader.expect_all(&said), 0, "messages that came twice");
+        false
+    })
 }
 
 /// Judges what came from the other side: all but the messages of one gap. True, and nothing is

@@ -52,6 +52,16 @@ fn caused_between(
     assert!(got.is_sorted(), "{got:?}, not in order");
 }
 
+/// Takes the next letter as a shard does.
+fn next(reading: &mut Reading, ends: &mut Ends, stamp: impl Fn(&u64) -> u64) -> Option<u64> {
+    if reading.is_done() {
+        reading.note(ends, None);
+    }
+    let from = reading.next(ends, stamp)?;
+    reading.took(from);
+    pop(ends, from)
+}
+
 fn pop(ends: &mut Ends, from: ShardId) -> Option<u64> {
     let letter = ends.pop_data(from);
     assert!(letter.is_some(), "what was seen is there");
@@ -63,14 +73,7 @@ fn what_was_acknowledged_before_is_taken_before() {
     for first in [0, 1] {
         explore(3, move || {
             let mut reading = Reading::new(3);
-            caused(first, |ends| {
-                if reading.is_done() {
-                    reading.note(ends, None);
-                }
-                let from = reading.next(ends, |&letter| letter)?;
-                reading.took(from);
-                pop(ends, from)
-            });
+            caused(first, |ends| next(&mut reading, ends, |&letter| letter));
         });
     }
 }
@@ -80,14 +83,7 @@ fn it_is_taken_before_if_the_two_are_in_different_words_of_the_inbox() {
     for senders in [[0, 64], [64, 0]] {
         explore(3, move || {
             let mut reading = Reading::new(65);
-            caused_among(senders, 65, |ends| {
-                if reading.is_done() {
-                    reading.note(ends, None);
-                }
-                let from = reading.next(ends, |&letter| letter)?;
-                reading.took(from);
-                pop(ends, from)
-            });
+            caused_among(senders, 65, |ends| next(&mut reading, ends, |&letter| letter));
         });
     }
 }
@@ -131,13 +127,6 @@ fn without_the_note_the_later_one_may_be_taken_first() {
 fn without_the_time_the_later_one_may_be_taken_first() {
     must_fail("not in order", 3, || {
         let mut reading = Reading::new(3);
-        caused(1, |ends| {
-            if reading.is_done() {
-                reading.note(ends, None);
-            }
-            let from = reading.next(ends, |_| 0)?;
-            reading.took(from);
-            pop(ends, from)
-        });
+        caused(1, |ends| next(&mut reading, ends, |_| 0));
     });
 }
