@@ -4,16 +4,14 @@
 
 use super::Shard;
 use super::adopt::ANY;
-use super::changes::version;
-use super::memory::named;
 use super::restore::in_order;
 use super::route::GROUP;
 use crate::limits::cost;
 use crate::mesh::adopting::{Orphan, OrphanWill};
 use crate::packet::PacketId;
-use crate::session::{NEVER, Queued, SessionWill};
+use crate::session::{Queued, SessionWill};
+use crate::storage::image::SessionHead;
 use crate::storage::record::DeliveryPhase;
-use crate::time::Instant;
 use crate::topic::{self, Subscriber};
 
 impl Shard {
@@ -34,23 +32,17 @@ impl Shard {
 
     fn place_orphan(&mut self, orphan: Orphan) {
         let index = self.new_session(&orphan.client_id);
-        let Some(storing) = &self.storing else { return };
-        let ends = match (orphan.ends, orphan.expiry) {
-            (_, NEVER) => Instant::END,
-            (0, expiry) => self.now.plus_seconds(expiry),
-            (date, _) => storing.instant(date),
+        let head = SessionHead {
+            client_id: orphan.client_id,
+            mountpoint: orphan.mountpoint,
+            expiry: orphan.expiry,
+            ends: orphan.ends,
+            level: orphan.level,
+            bridge: orphan.bridge,
         };
-        let Some(session) = self.sessions.get_mut(index) else { return };
-        self.memory.tally.names -= named(session);
-        session.expiry = orphan.expiry;
-        session.version = version(orphan.level);
-        session.bridge = orphan.bridge;
-        session.ends = ends;
-        if !orphan.mountpoint.is_empty() {
-            session.extras().mountpoint = orphan.mountpoint;
+        if !self.place_head(index, head) {
+            return;
         }
-        self.memory.tally.names += named(session);
-        self.counters.sessions_persistent += 1;
         self.store_session(index);
         for (filter, options, id) in orphan.subscriptions {
             self.place_subscription_of_orphan(index, &filter, options & !GROUP, id);

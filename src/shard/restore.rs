@@ -10,7 +10,7 @@ use crate::message::{Accounts, Message};
 use crate::packet::{PacketId, Qos};
 use crate::session::{AwayMessage, NEVER, Queued, SessionWill, ShareName, SubscriptionIds};
 use crate::storage::image::{
-    Image, LastWill, MessageImage, QueuedImage, SessionImage, WaitingMessage,
+    Image, LastWill, MessageImage, QueuedImage, SessionHead, SessionImage, WaitingMessage,
 };
 use crate::storage::newest::Newest;
 use crate::storage::record::DeliveryPhase;
@@ -61,20 +61,16 @@ impl Shard {
         self.retained.messages.set(topic, message);
     }
 
-    fn restore_session(&mut self, number: u64, stored: SessionImage, image: &Image) {
-        let Some(head) = stored.head else { return };
-        let index = self.new_session(&head.client_id);
-        let now = self.now;
-        let Some(storing) = &mut self.storing else { return };
-        let slot = stored.waiting.last().copied().unwrap_or(0);
-        storing.adopt(index, number, slot);
+    /// Gives a new session what its own record says. False when there is no such session, or no
+    /// store.
+    pub(super) fn place_head(&mut self, index: u32, head: SessionHead) -> bool {
+        let Some(storing) = &self.storing else { return false };
         let ends = match (head.ends, head.expiry) {
             (_, NEVER) => Instant::END,
-            (0, expiry) => now.plus_seconds(expiry),
+            (0, expiry) => self.now.plus_seconds(expiry),
             (date, _) => storing.instant(date),
         };
-        let had_connection = head.ends == 0;
-        let Some(session) = self.sessions.get_mut(index) else { return };
+        let Some(session) = self.sessions.get_mut(index) else { return false };
         self.memory.tally.names -= named(session);
         session.expiry = head.expiry;
         session.version = version(head.level);
@@ -85,6 +81,19 @@ impl Shard {
         }
         self.memory.tally.names += named(session);
         self.counters.sessions_persistent += 1;
+        true
+    }
+
+    fn restore_session(&mut self, number: u64, stored: SessionImage, image: &Image) {
+        let Some(head) = stored.head else { return };
+        let index = self.new_session(&head.client_id);
+        let Some(storing) = &mut self.storing else { return };
+        let slot = stored.waiting.last().copied().unwrap_or(0);
+        storing.adopt(index, number, slot);
+        let (had_connection, expiry) = (head.ends == 0, head.expiry);
+        if !self.place_head(index, head) {
+            return;
+        }
         for (filter, (options, subscription_id)) in stored.subscriptions {
             let options = options & !GROUP;
             if let Some(Ok(_)) = topic::parse_share(&filter) {
@@ -101,7 +110,7 @@ impl Shard {
             }
         }
         self.restore_flow(index, stored.waiting, &stored.inbound, image);
-        if head.expiry == 0 {
+        if expiry == 0 {
             // The session was stored only for its messages in the store, and ended with its
             // connection.
             self.counters.sessions_persistent -= 1;
