@@ -3,7 +3,8 @@
 //!
 //! mimalloc returns pages without any block in use by itself, but only as allocations continue.
 //! Where a million clients have disconnected, or a hundred megabytes of messages have passed
-//! through, and nothing happens afterwards, it would keep most of that memory.
+//! through, and nothing happens afterwards, it would keep most of that memory. Where thousands have
+//! come, it would keep the tables that they have outgrown.
 #![allow(unsafe_code)]
 
 use crate::shard::Footprint;
@@ -12,13 +13,16 @@ use crate::shard::Footprint;
 const CROWD: usize = 4096;
 /// Fewer allocated and freed bytes than this leave nothing worth collecting.
 const BYTES: u64 = 4 << 20;
+/// About what a client allocates and frees again while it comes: packets, and its share of tables
+/// that are outgrown. It counts twice, as a connection and as a session.
+const ARRIVAL: u64 = 1024;
 /// The number of turns after which memory is collected once more, because timers, tables and other
 /// cores release theirs a little later.
 const AGAIN: u32 = 5;
 
 /// Watches what a core holds and moves, and lets its thread's allocator collect when a crowd of
-/// clients or a large amount of bytes has gone. It does not collect while as much traffic
-/// continues, since memory that is needed again at once is not worth returning.
+/// clients has come or gone, or a large amount of bytes has gone. It does not collect while as much
+/// traffic continues, since memory that is needed again at once is not worth returning.
 #[derive(Default)]
 pub(super) struct Reclaim {
     /// The largest number of clients since memory was last returned, and the number at the last
@@ -68,7 +72,8 @@ impl Reclaim {
         let since = |now: u64, before: u64| now.saturating_sub(before);
         let turn = since(now.moved, self.before.moved)
             + since(now.released, self.before.released)
-            + since(self.before.held, now.held);
+            + since(self.before.held, now.held)
+            + since(now.clients as u64, self.before.clients as u64) * ARRIVAL;
         self.before = now;
         self.moved += turn;
         self.most = self.most.max(turn);
@@ -123,6 +128,14 @@ mod tests {
         assert_eq!(turns(&[held(0), held(500), held(500), held(0), held(0)]), [4]);
         let released = |bytes: u64| Footprint { released: bytes << 20, ..Footprint::default() };
         assert_eq!(turns(&[released(0), released(100), released(100)]), [2]);
+    }
+
+    #[test]
+    fn memory_is_given_back_when_a_crowd_has_come() {
+        let clients = |clients: usize| Footprint { clients, ..Footprint::default() };
+        assert_eq!(turns(&[clients(0), clients(30_000), clients(30_000), clients(30_000)]), [2]);
+        assert_eq!(turns(&[10, 20, 30, 40].map(|all| clients(all * 1000))), Vec::<usize>::new());
+        assert_eq!(turns(&[clients(0), clients(500), clients(500)]), Vec::<usize>::new());
     }
 
     #[test]

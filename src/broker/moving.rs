@@ -199,6 +199,7 @@ impl CoreUpgrade {
             }
             MoveOrder::Listening(to) => drop(to.send(driver.listening())),
             MoveOrder::Copy(to) => {
+                driver.share_core(true);
                 shard.begin_copies();
                 self.copying = Some(Copying { to, awaited: 0, parcel: Parcel::default() });
             }
@@ -218,7 +219,10 @@ impl CoreUpgrade {
                 shard.go_on_after_suspension();
                 driver.go_on();
             }
-            MoveOrder::Enroll(listener, state) => shard.open_listener(listener, state),
+            MoveOrder::Enroll(listener, state) => {
+                driver.share_core(true);
+                shard.open_listener(listener, state);
+            }
             MoveOrder::TakeIn(arrived) => {
                 let ArrivedClients { clients, files, retained, bans, offences, counted, taken } =
                     *arrived;
@@ -235,6 +239,7 @@ impl CoreUpgrade {
             MoveOrder::Serve => {
                 self.suspended = false;
                 driver.go_on();
+                driver.share_core(false);
                 shard.serve_adopted();
             }
         }
@@ -244,6 +249,7 @@ impl CoreUpgrade {
         self.copying = None;
         shard.forget_all_early();
         driver.forget_copies();
+        driver.share_core(false);
     }
 
     /// Copies some clients, beside a step.

@@ -145,7 +145,10 @@ impl Driver {
         let until = self.wake_time(deadline);
         if self.idle_history.dozes < DOZES {
             // A core that waits for company does not look for the first event.
-            if self.gathering.wait().is_zero() && self.spin_payoff.try_spin() {
+            if self.gathering.wait().is_zero()
+                && !self.moving.shares_core
+                && self.spin_payoff.try_spin()
+            {
                 let found = self.spin(until, &mut recheck);
                 self.spin_payoff.spun(found);
                 if found {

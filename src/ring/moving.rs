@@ -43,6 +43,8 @@ pub type SocketCopy = (SocketId, Result<Option<OwnedFd>, i32>);
 pub(super) struct MovingSockets {
     /// Nothing is read and nobody accepted.
     pub(super) suspended: bool,
+    /// Another process works on this core for the same clients.
+    pub(super) shares_core: bool,
     /// Sockets whose receive is being cancelled, since the driver is suspended.
     stopping: Vec<SocketId>,
     /// Descriptors that are being made.
@@ -180,6 +182,12 @@ impl Driver {
         slot.flags &= !SENDING;
         handler(self, Event::Withdrawn { socket, outgoing, rest });
         self.finish_if_done(socket, handler);
+    }
+
+    /// Whether another process works on this core meanwhile, to which clients move or from which
+    /// they come. This one does not spin then: it would only keep the other from what it waits for.
+    pub fn share_core(&mut self, shares: bool) {
+        self.moving.shares_core = shares;
     }
 
     /// Reads and accepts again.

@@ -132,8 +132,10 @@ impl Shard {
         self.sessions.watch_changes(true);
         let (sockets, sessions) = (self.connections.bound(), self.sessions.bound());
         let early = self.work.early.get_or_insert_default();
-        early.due_sockets = (0..sockets).rev().collect();
-        early.due_sessions = (0..sessions).rev().collect();
+        // The last one is looked at first. The kernel finds the receive that is to be cancelled
+        // the sooner the later it was begun.
+        early.due_sockets = (0..sockets).collect();
+        early.due_sessions = (0..sessions).collect();
         self.begin_retained_copies();
     }
 
@@ -156,8 +158,7 @@ impl Shard {
         early.due_sessions.append(&mut sessions);
         early.due_topics.extend(self.retained.take_changed());
         for due in [&mut early.due_sockets, &mut early.due_sessions] {
-            // The last one is looked at first.
-            due.sort_unstable_by(|a, b| b.cmp(a));
+            due.sort_unstable();
             due.dedup();
         }
         early.due_sockets.len() + early.due_sessions.len() + early.due_topics.len()
@@ -173,7 +174,7 @@ impl Shard {
         if let Some(early) = &mut self.work.early {
             let mut skipped = std::mem::take(&mut early.skipped);
             early.due_sockets.append(&mut skipped);
-            early.due_sockets.sort_unstable_by(|a, b| b.cmp(a));
+            early.due_sockets.sort_unstable();
             early.due_sockets.dedup();
         }
     }

@@ -515,15 +515,17 @@ impl Shard {
             || !self.mail.outbox.is_empty()
     }
 
-    /// When the next timer may be due; `None` when none is armed.
+    /// When the next timer may be due; `None` when none is armed, or none fires because the shard is
+    /// suspended.
     pub fn deadline(&self) -> Option<Instant> {
-        let timers = self.timers.next_deadline();
+        let fire = !self.work.stopping.suspended;
+        let timers = self.timers.next_deadline().filter(|_| fire);
         let others = [
             self.parked.deadline(),
             self.entrance.departures.deadline(),
             self.relief_deadline(),
             self.layered.handshakes.deadline(),
-            self.access.admissions.deadline(),
+            self.access.admissions.deadline().filter(|_| fire),
             self.entrance.overload.deadline(),
             self.sessions.limiting.deadline(),
             self.storage_due(),

@@ -539,3 +539,19 @@ fn clients_do_not_notice_that_the_broker_is_replaced_in_the_middle_of_their_mess
     println!("{done} upgrades, {failed} that failed");
     assert!(done > 200 && failed > 50, "{done} upgrades, {failed} that failed");
 }
+
+/// Timers that do not fire are no reason to stay awake: the other process needs the core.
+#[test]
+fn a_suspended_shard_sleeps() {
+    let mut world = World::new(plan(1, 2, patient(), Faults::default(), Stack::default()));
+    let _pair = Pair::new(&mut world, 0, 1);
+    let due = |world: &World| {
+        let now = Instant(world.now);
+        world.nodes.iter().any(|node| node.shard.deadline().is_some_and(|at| at <= now))
+    };
+    assert!(world.rest(&mut |_| {}));
+    world.advance(3_600_000);
+    assert!(!due(&world));
+    world.go_on_resting();
+    assert!(due(&world));
+}
