@@ -4,7 +4,7 @@ use super::driver::Driver;
 
 /// The number of consecutive calls with almost no traffic after which the pages of the buffers are
 /// returned.
-const QUIET_CALLS: u32 = 5;
+const QUIET_CALLS: u32 = 2;
 /// Up to this many completions between two calls do not count as traffic. They are mostly
 /// doorbells.
 const NEXT_TO_NOTHING: u64 = 16;
@@ -21,7 +21,7 @@ pub(super) struct RingUpkeep {
 impl Driver {
     /// To be called every few seconds. Directs new sockets to the first rings and closes rings at
     /// the end of the list that have been empty since the last call; each of them costs the process
-    /// about 300 KiB. After five calls with almost no traffic it returns the pages of the receive
+    /// about 300 KiB. After two calls with almost no traffic it returns the pages of the receive
     /// buffers.
     pub fn run_upkeep(&mut self) {
         self.prefer_first_rings();
