@@ -221,6 +221,7 @@ pub mod slab;
 mod split;
 pub mod storage;
 pub mod telemetry;
+pub mod text;
 pub mod time;
 pub mod topic;
 pub mod transport;

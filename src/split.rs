@@ -7,6 +7,7 @@ use std::borrow::Borrow;
 use std::hash::{BuildHasher, Hash};
 
 use hashbrown::HashTable;
+use hashbrown::hash_table::{Entry, VacantEntry};
 
 /// Segments of a large table; a power of two.
 const SEGMENTS: usize = 256;
@@ -23,6 +24,20 @@ pub struct SplitTable<T> {
     /// The segments: 1 or [`SEGMENTS`] of them.
     segments: Vec<HashTable<T>>,
     len: usize,
+}
+
+/// The place of a value that is not in a table yet.
+pub struct FreePlace<'a, T> {
+    entry: VacantEntry<'a, T>,
+    len: &'a mut usize,
+}
+
+impl<T> FreePlace<'_, T> {
+    /// Adds the value.
+    pub fn fill(self, value: T) {
+        self.entry.insert(value);
+        *self.len += 1;
+    }
 }
 
 impl<T> Default for SplitTable<T> {
@@ -63,15 +78,34 @@ impl<T> SplitTable<T> {
 
     /// Adds a value that is not in the table yet.
     pub fn insert(&mut self, hash: u64, value: T, hash_of: impl Fn(&T) -> u64) {
+        self.divide_if_due(&hash_of);
+        self.place(hash, value, &hash_of);
+        self.len += 1;
+    }
+
+    /// The value with this hash for which `is_it` is true, or the place for it.
+    pub fn look_up(
+        &mut self,
+        hash: u64,
+        is_it: impl FnMut(&T) -> bool,
+        hash_of: impl Fn(&T) -> u64,
+    ) -> Result<&mut T, FreePlace<'_, T>> {
+        self.divide_if_due(&hash_of);
+        let at = self.at(hash);
+        match self.segments[at].entry(hash, is_it, hash_of) {
+            Entry::Occupied(known) => Ok(known.into_mut()),
+            Entry::Vacant(entry) => Err(FreePlace { entry, len: &mut self.len }),
+        }
+    }
+
+    fn divide_if_due(&mut self, hash_of: &impl Fn(&T) -> u64) {
         if self.len == SPLIT && self.segments.len() == 1 {
             let whole = std::mem::take(&mut self.segments);
             self.segments.resize_with(SEGMENTS, HashTable::new);
             for value in whole.into_iter().flatten() {
-                self.place(hash_of(&value), value, &hash_of);
+                self.place(hash_of(&value), value, hash_of);
             }
         }
-        self.place(hash, value, &hash_of);
-        self.len += 1;
     }
 
     fn place(&mut self, hash: u64, value: T, hash_of: &impl Fn(&T) -> u64) {

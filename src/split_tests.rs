@@ -24,6 +24,23 @@ fn values_are_found_until_they_are_removed_and_the_room_is_given_back() {
 }
 
 #[test]
+fn a_value_is_found_or_its_place_is_filled() {
+    let mut table = SplitTable::default();
+    for round in 0..2 {
+        for number in 0..5000 {
+            match table.look_up(hash(&number), |&known| known == number, hash) {
+                Ok(known) => assert_eq!((*known, round), (number, 1)),
+                Err(place) => {
+                    assert_eq!(round, 0, "{number} was there");
+                    place.fill(number);
+                }
+            }
+        }
+        assert_eq!((table.len(), table.iter().count()), (5000, 5000));
+    }
+}
+
+#[test]
 fn no_insertion_and_no_removal_moves_more_than_a_small_part() {
     let mut table = SplitTable::default();
     let moved = std::cell::Cell::new(0);

@@ -20,6 +20,8 @@ use std::sync::Arc;
 
 #[path = "allocations/idle.rs"]
 mod idle;
+#[path = "allocations/offline.rs"]
+mod offline;
 #[path = "allocations/pairs.rs"]
 mod pairs;
 
@@ -30,9 +32,36 @@ thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
     // Bytes, rounded up as the broker's allocator does.
     static LIVE: Cell<i64> = const { Cell::new(0) };
+    // The same by size of the allocation.
+    static CLASSES: [Cell<i64>; CLASS_COUNT] = const { [const { Cell::new(0) }; CLASS_COUNT] };
+}
+
+/// Sizes that are told apart: the multiples of 16 up to 128, and four per doubling up to 16 MiB.
+const CLASS_COUNT: usize = 9 + 4 * 17;
+
+fn class_of(bytes: i64) -> usize {
+    let log = bytes.ilog2() as usize;
+    if bytes <= 128 {
+        bytes as usize / 16
+    } else {
+        9 + (log - 7) * 4 + (bytes >> (log - 2)) as usize % 4
+    }
+}
+
+/// Live bytes of this thread in allocations of each size.
+fn classes() -> Vec<(i64, i64)> {
+    let size = |class: usize| match class {
+        0..=8 => class as i64 * 16,
+        _ => (4 + (class as i64 - 9) % 4) << ((class - 9) / 4 + 5),
+    };
+    CLASSES.with(|all| all.iter().enumerate().map(|(at, live)| (size(at), live.get())).collect())
 }
 
 fn count(allocations: u64, bytes: i64) {
+    if bytes != 0 {
+        let class = class_of(bytes.abs()).min(CLASS_COUNT - 1);
+        let _ = CLASSES.try_with(|all| all[class].set(all[class].get() + bytes));
+    }
     // A thread that ends has no counters any more, and nobody who reads them.
     let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + allocations));
     let _ = LIVE.try_with(|live| live.set(live.get() + bytes));
@@ -65,7 +94,8 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count(1, rounded(size) - rounded(layout.size()));
+        count(1, rounded(size));
+        count(0, -rounded(layout.size()));
         // SAFETY: as asked of us.
         unsafe { System.realloc(pointer, layout, size) }
     }
@@ -102,12 +132,17 @@ fn shard() -> Shard {
 
 /// The same; the listener's connections consist of that.
 fn shard_with(stack: Stack) -> Shard {
+    shard_of(stack, 1)
+}
+
+/// The first of so many shards.
+fn shard_of(stack: Stack, shards: u8) -> Shard {
     // `$SYS` would publish by itself now and then.
     let mut config = Config::default();
     config.sys.interval = Or::NONE;
     let settings = Arc::new(Settings::new(&config));
     let shared = Shared::new(Seeds::fixed(1));
-    let mut shard = Shard::new(ShardId(0), 1, settings, shared, Instant(1));
+    let mut shard = Shard::new(ShardId(0), shards, settings, shared, Instant(1));
     shard.open_listener(
         ListenerId(0),
         Arc::new(ListenerState {

@@ -1,22 +1,22 @@
 //! The map under the interest table, from 64-bit hashes to sets of shards. Readers take no locks.
 //!
-//! It is our own because its size is multiplied by every filter: 16 bytes per slot, which is 24 to
-//! 32 per entry, found in one or two cache lines and returned when filters are removed. Beside
-//! `scc::HashIndex` (`scripts/maps`, means over sizes around 1,300,000 entries) it takes 27.6 bytes
-//! instead of 29.8 for each; what a PUBLISH asks with three wildcard shapes in use takes 290
-//! instructions instead of 299, and an entry that comes and goes 393 instead of 465. papaya's map,
-//! which was tried first, takes 35 bytes.
+//! It is our own because its size is multiplied by every filter: 8 bytes per slot, which is 12 to
+//! 16 per entry, found in one or two cache lines and returned when filters are removed. A slot is
+//! one word, with 47 bits of the key and with the shards 0 to 15. Shards from 16 on are in further
+//! words, which exist only where there are so many: one per slot up to shard 79, two beyond.
+//! `scripts/maps` puts the map beside `scc::HashIndex`. papaya's map, which was tried first, takes
+//! 35 bytes per entry.
 //!
 //! It uses open addressing in 64 segments. An entry is in the first slot that was free from its
 //! key's own slot on, so the search for a key goes on while the slot it looks at was passed by some
 //! entry, which a bit of the slot says. An entry whose set is empty counts as absent; its slot is
 //! free again at once unless other entries passed it, and otherwise with the next table. The
 //! writers of a segment take turns with a lock, which only subscribing and unsubscribing need. They
-//! write the set of a new slot before its key, and mark the slots that it passes before that, so
-//! that a reader who sees the key also sees the set. When a table is full, or nearly empty, the
-//! writer fills another one and replaces the pointer. A reader who still uses the old table reads
-//! what was true when it loaded the pointer; its guard keeps the old table's memory alive. Checked
-//! by `tests/loom`.
+//! write the further words of a new slot before its own, and mark the slots that it passes before
+//! that, so that a reader who sees the key also sees the set. When a table is full, or nearly
+//! empty, the writer fills another one and replaces the pointer. A reader who still uses the old
+//! table reads what was true when it loaded the pointer; its guard keeps the old table's memory
+//! alive. Checked by `tests/loom`.
 #![allow(clippy::disallowed_types, reason = "read by all shards, written by those that subscribe")]
 #![allow(unsafe_code)]
 
@@ -33,29 +33,25 @@ pub(super) const SEGMENTS: usize = 64;
 pub(super) const LEAST: usize = 8;
 /// A table is replaced by a larger one when more than this part of the keys' own slots is taken.
 const FULL: (usize, usize) = (2, 3);
-/// The key of a slot without an entry.
+/// The word of a slot without an entry.
 const FREE: u64 = 0;
-/// The bit of a slot's key that says that the entries of some keys are behind this slot, which was
-/// taken when they came. The last slot of a table never has it. No key of an entry has it.
+/// The bits of a slot's word that are the set of the shards 0 to 15.
+const LOW: u64 = PASSED - 1;
+/// The bit of a slot's word that says that the entries of some keys are behind this slot, which was
+/// taken when they came. The last slot of a table never has it.
 const PASSED: u64 = 1 << 16;
-
-pub(super) struct MapSlot {
-    /// The key, and [`PASSED`].
-    key: AtomicU64,
-    /// Shards 0 to 63.
-    low: AtomicU64,
-}
-
-// One slot exists for every distinct filter of the process, so its size matters.
-const _: () = assert!(size_of::<MapSlot>() == 2 * size_of::<AtomicU64>());
+/// The first shards of a slot's further words.
+const FURTHER: [u32; 2] = [16, 80];
 
 pub(super) struct MapTable {
     /// The keys' own slots, and some more behind them for the entries that the last ones pass on.
-    pub(super) slots: Box<[MapSlot]>,
+    /// Each has a key, [`PASSED`] and [`LOW`].
+    pub(super) slots: Box<[AtomicU64]>,
     /// The number of the keys' own slots.
     own: usize,
-    /// Shards 64 to 127 of each slot. Allocated only where there are that many shards.
-    high: Option<Box<[AtomicU64]>>,
+    /// Shards 16 to 79 of each slot, and the shards from 80 on. Each is allocated only where there
+    /// are that many shards.
+    further: [Option<Box<[AtomicU64]>>; 2],
 }
 
 /// What the writers of a segment know about its table.
@@ -82,7 +78,7 @@ pub(super) struct Map<const S: usize = SEGMENTS, const L: usize = LEAST> {
 impl<const S: usize, const L: usize> Map<S, L> {
     pub(super) fn new() -> Self {
         let segment = |_| MapSegment {
-            table: AtomicPtr::new(MapTable::boxed(L, false)),
+            table: AtomicPtr::new(MapTable::boxed(L)),
             room: OwnLine(Mutex::default()),
         };
         // Tables are large and rarely replaced, so each is freed on its own and not in batches.
@@ -99,30 +95,29 @@ impl<const S: usize, const L: usize> Map<S, L> {
     /// The set of `key`.
     #[inline]
     pub(super) fn get(&self, key: u64, guard: &LocalGuard<'_>) -> u128 {
-        let key = usable(key);
         let table = self.segment(key).table(guard);
-        table.find(key).map_or(0, |at| table.set(at))
+        table.find(usable(key)).map_or(0, |(at, word)| table.set(at, word))
     }
 
     /// Adds the shard in `bit` to the set of `key`. False when it was in the set already.
     pub(super) fn set(&self, key: u64, bit: u128) -> bool {
-        let key = usable(key);
-        let segment = self.segment(key);
+        let (segment, key) = (self.segment(key), usable(key));
         let mut room = segment.lock();
         let table = segment.locked(&room);
         let mut found = table.find(key);
-        let old = found.map_or(0, |at| table.set(at));
+        let old = found.map_or(0, |(at, word)| table.set(at, word));
         if old & bit != 0 {
             return false;
         }
-        let wide = bit > u128::from(u64::MAX) && table.high.is_none();
+        let width = further_words(bit);
+        let wide = width > table.width();
         let full = found.is_none() && (room.taken + 1) * FULL.1 > table.own * FULL.0;
         room.live += usize::from(old == 0);
         if wide || full {
-            self.replace(segment, &mut room, wide, 0);
+            self.replace(segment, &mut room, width, 0);
             found = segment.locked(&room).find(key);
         }
-        if let Some(at) = found {
+        if let Some((at, _)) = found {
             segment.locked(&room).write(at, old | bit);
             return true;
         }
@@ -130,7 +125,7 @@ impl<const S: usize, const L: usize> Map<S, L> {
         while !segment.locked(&room).add(key, bit) {
             // Too many keys share the last slots, which hashes never do.
             behind *= 2;
-            self.replace(segment, &mut room, wide, behind);
+            self.replace(segment, &mut room, width, behind);
         }
         room.taken += 1;
         true
@@ -138,12 +133,11 @@ impl<const S: usize, const L: usize> Map<S, L> {
 
     /// Removes the shard in `bit` from the set of `key`. False when it was not in the set.
     pub(super) fn clear(&self, key: u64, bit: u128) -> bool {
-        let key = usable(key);
-        let segment = self.segment(key);
+        let (segment, key) = (self.segment(key), usable(key));
         let mut room = segment.lock();
         let table = segment.locked(&room);
-        let Some(at) = table.find(key) else { return false };
-        let old = table.set(at);
+        let Some((at, word)) = table.find(key) else { return false };
+        let old = table.set(at, word);
         if old & bit == 0 {
             return false;
         }
@@ -156,7 +150,7 @@ impl<const S: usize, const L: usize> Map<S, L> {
         room.live -= 1;
         room.taken -= usize::from(freed);
         if own > L && room.live * 8 < own {
-            self.replace(segment, &mut room, false, 0);
+            self.replace(segment, &mut room, 0, 0);
         }
         true
     }
@@ -166,22 +160,22 @@ impl<const S: usize, const L: usize> Map<S, L> {
         self.segments.iter().map(|segment| segment.lock().live).sum()
     }
 
-    /// Replaces the table of a segment by one with room for as many entries again, and `behind`
-    /// slots or more behind the keys' own.
+    /// Replaces the table of a segment by one with room for as many entries again, at least `width`
+    /// further words per slot, and `behind` slots or more behind the keys' own.
     fn replace(
         &self,
         segment: &MapSegment,
         room: &mut MutexGuard<'_, SegmentRoom>,
-        wide: bool,
+        width: usize,
         behind: usize,
     ) {
         let (new, taken) = {
             let old = segment.locked(room);
-            let wide = wide || old.high.is_some();
+            let width = width.max(old.width());
             let own = (room.live * 2).max(L);
             let mut behind = behind.max(usual(own));
             loop {
-                let new = MapTable::new(own, behind, wide);
+                let new = MapTable::new(own, behind, width);
                 if let Some(taken) = new.take_over(old) {
                     break (new, taken);
                 }
@@ -203,11 +197,17 @@ impl<const S: usize, const L: usize> Map<S, L> {
     }
 }
 
-/// The key without the bit that slots need for themselves. Key 0 marks free slots, so it is
-/// replaced by 1. A collision of two keys names one shard too many, as any other collision does.
+/// The bits of a key that a slot has. All zero marks a free slot, so that is replaced. The lowest
+/// bits choose the segment, so keys of one segment differ in 53 bits. A collision of two keys names
+/// one shard too many, as any other collision does.
 #[inline]
 fn usable(key: u64) -> u64 {
-    (key & !PASSED).max(1)
+    (key & !(LOW | PASSED)).max(PASSED << 1)
+}
+
+/// How many further words a slot needs for a set with the shard in `bit`.
+fn further_words(bit: u128) -> usize {
+    FURTHER.iter().filter(|&&first| bit >> first != 0).count()
 }
 
 /// How many slots are usually behind so many own ones: hashes hardly ever need more.
@@ -216,31 +216,32 @@ fn usual(own: usize) -> usize {
 }
 
 impl MapTable {
-    fn new(own: usize, behind: usize, wide: bool) -> Self {
-        let slots = own + behind;
-        let slot = |_| MapSlot { key: AtomicU64::new(FREE), low: AtomicU64::new(0) };
-        MapTable {
-            slots: (0..slots).map(slot).collect(),
-            own,
-            high: wide.then(|| (0..slots).map(|_| AtomicU64::new(0)).collect()),
-        }
+    fn new(own: usize, behind: usize, width: usize) -> Self {
+        let words = || (0..own + behind).map(|_| AtomicU64::new(FREE)).collect();
+        let further = [1, 2].map(|word| (width >= word).then(words));
+        MapTable { slots: words(), own, further }
     }
 
-    fn boxed(own: usize, wide: bool) -> *mut MapTable {
-        Box::into_raw(Box::new(MapTable::new(own, usual(own), wide)))
+    fn boxed(own: usize) -> *mut MapTable {
+        Box::into_raw(Box::new(MapTable::new(own, usual(own), 0)))
     }
 
-    /// The slot of `key`.
+    /// How many further words each slot has.
+    fn width(&self) -> usize {
+        self.further.iter().flatten().count()
+    }
+
+    /// The slot of `key`, and its word.
     #[inline]
-    fn find(&self, key: u64) -> Option<usize> {
+    fn find(&self, key: u64) -> Option<(usize, u64)> {
         let from = self.first(key);
         for (at, slot) in self.slots.get(from..)?.iter().enumerate() {
-            let found = slot.key.load(Ordering::Acquire);
-            if found == key | PASSED {
-                return Some(from + at);
+            let word = slot.load(Ordering::Acquire);
+            if word & !(LOW | PASSED) == key {
+                return Some((from + at, word));
             }
-            if found & PASSED == 0 {
-                return (found == key).then_some(from + at);
+            if word & PASSED == 0 {
+                return None;
             }
         }
         None
@@ -251,29 +252,29 @@ impl MapTable {
     fn add(&self, key: u64, set: u128) -> bool {
         let first = self.first(key);
         let from = self.slots.get(first..).unwrap_or_default();
-        let is_free = |slot: &MapSlot| slot.key.load(Ordering::Relaxed) == FREE;
+        let is_free = |slot: &AtomicU64| slot.load(Ordering::Relaxed) == FREE;
         let Some(behind) = from.iter().position(is_free) else { return false };
         let (passed, rest) = from.split_at(behind);
         for slot in passed {
-            let found = slot.key.load(Ordering::Relaxed);
-            slot.key.store(found | PASSED, Ordering::Release);
+            let word = slot.load(Ordering::Relaxed);
+            slot.store(word | PASSED, Ordering::Release);
         }
-        self.write(first + behind, set);
+        self.write_further(first + behind, set);
         if let Some(slot) = rest.first() {
-            slot.key.store(key, Ordering::Release);
+            slot.store(key | set as u64 & LOW, Ordering::Release);
         }
         true
     }
 
     /// Frees a slot whose set is empty, unless entries are behind it, which are found by way of it.
-    /// A reader who has seen the key, and reads the set only when the slot has another entry, names
-    /// shards too many for a key that was absent meanwhile. Only for the writer that holds the
-    /// lock.
+    /// A reader who has seen the key, and reads the further words only when the slot has another
+    /// entry, names shards too many for a key that was absent meanwhile. Only for the writer that
+    /// holds the lock.
     fn free(&self, at: usize) -> bool {
         let slot = &self.slots[at];
-        let passed = slot.key.load(Ordering::Relaxed) & PASSED != 0;
+        let passed = slot.load(Ordering::Relaxed) & PASSED != 0;
         if !passed {
-            slot.key.store(FREE, Ordering::Release);
+            slot.store(FREE, Ordering::Release);
         }
         !passed
     }
@@ -283,7 +284,8 @@ impl MapTable {
     fn take_over(&self, old: &MapTable) -> Option<usize> {
         let mut taken = 0;
         for (at, slot) in old.slots.iter().enumerate() {
-            let (key, set) = (slot.key.load(Ordering::Relaxed) & !PASSED, old.set(at));
+            let word = slot.load(Ordering::Relaxed);
+            let (key, set) = (word & !(LOW | PASSED), old.set(at, word));
             if key == FREE || set == 0 {
                 continue;
             }
@@ -301,19 +303,31 @@ impl MapTable {
         ((u128::from(key) * self.own as u128) >> 64) as usize
     }
 
-    /// The set of a slot. If the set is being changed at the same moment, each shard in it is read
-    /// independently of the others.
+    /// The set of a slot with that word. If the set is being changed at the same moment, each shard
+    /// in it is read independently of the others.
     #[inline]
-    fn set(&self, at: usize) -> u128 {
-        let high = self.high.as_ref().map_or(0, |high| high[at].load(Ordering::Acquire));
-        u128::from(self.slots[at].low.load(Ordering::Acquire)) | u128::from(high) << 64
+    fn set(&self, at: usize, word: u64) -> u128 {
+        let mut set = u128::from(word & LOW);
+        for (further, first) in self.further.iter().zip(FURTHER) {
+            let Some(word) = further.as_ref().and_then(|words| words.get(at)) else { break };
+            set |= u128::from(word.load(Ordering::Acquire)) << first;
+        }
+        set
     }
 
-    /// Only for the writer that holds the lock.
+    /// Changes the set of a slot. Only for the writer that holds the lock.
     fn write(&self, at: usize, set: u128) {
-        self.slots[at].low.store(set as u64, Ordering::Release);
-        if let Some(high) = &self.high {
-            high[at].store((set >> 64) as u64, Ordering::Release);
+        self.write_further(at, set);
+        let slot = &self.slots[at];
+        let word = slot.load(Ordering::Relaxed);
+        slot.store(word & !LOW | set as u64 & LOW, Ordering::Release);
+    }
+
+    fn write_further(&self, at: usize, set: u128) {
+        for (further, first) in self.further.iter().zip(FURTHER) {
+            if let Some(word) = further.as_ref().and_then(|words| words.get(at)) {
+                word.store((set >> first) as u64, Ordering::Release);
+            }
         }
     }
 }

@@ -22,7 +22,7 @@ proptest! {
         spread in any::<bool>(),
     ) {
         // Few keys that collide in every bit that places them, or spread ones, and key 0.
-        let key = |number: u64| if spread { key(number) } else { number << 6 };
+        let key = |number: u64| if spread { key(number) } else { number << 18 };
         let map: Map = Map::new();
         let mut plain: HashMap<u64, u128> = HashMap::new();
         for (number, shard, add) in steps {

@@ -30,6 +30,7 @@ use crate::ids::{ClientKey, SocketId};
 use crate::message::Message;
 use crate::mutant::Mutant;
 use crate::packet::{Qos, Version};
+use crate::text::CompactText;
 use crate::time::Instant;
 use crate::topic::FilterId;
 
@@ -42,7 +43,7 @@ pub const NEVER: u32 = u32::MAX;
 /// A client's session.
 pub struct Session {
     /// The client's identifier. Unique on this shard and, through placement, in the broker.
-    pub client_id: Box<str>,
+    pub client_id: CompactText,
     /// The hash of the identifier.
     pub key: ClientKey,
     /// Its subscriptions. Shared subscriptions are in `extras`.
@@ -53,13 +54,14 @@ pub struct Session {
     pub will: Option<Box<SessionWill>>,
     /// What few clients have.
     pub extras: Option<Box<Extras>>,
-    /// While the client is offline: when the session ends. `Instant::END` while it is online, and
-    /// for [`NEVER`].
-    pub ends: Instant,
-    /// The deadline of the earliest entry that the timing wheel has for this session; 0 for none.
-    pub armed: Instant,
-    /// The socket of the connection, while there is one.
-    pub socket: Option<SocketId>,
+    /// See [`Session::ends`].
+    ends: CompactInstant,
+    /// See [`Session::armed`].
+    armed: CompactInstant,
+    /// See [`Session::socket`].
+    socket: u32,
+    /// Where it is stored, if it is.
+    pub stored: StoredSessionRef,
     /// The Session Expiry Interval in seconds. With 0 the session ends with its connection, with
     /// [`NEVER`] it never ends.
     pub expiry: u32,
@@ -79,14 +81,72 @@ pub struct Session {
 }
 
 // This size is multiplied by a million clients.
-const _: () = assert!(size_of::<Session>() <= 136);
+const _: () = assert!(size_of::<Session>() == 104);
+
+/// The number that stands for no socket.
+const NO_SOCKET: u32 = u32::MAX;
 
 impl Session {
+    /// A new session of the client with that identifier, whose hash is `key`.
+    pub fn new(client_id: &str, key: ClientKey) -> Session {
+        Session {
+            client_id: client_id.into(),
+            key,
+            subscriptions: ClientSubscriptions::None,
+            flow: None,
+            will: None,
+            extras: None,
+            ends: CompactInstant::of(Instant::END),
+            armed: CompactInstant::of(Instant(0)),
+            socket: NO_SOCKET,
+            stored: StoredSessionRef::default(),
+            expiry: 0,
+            maximum_packet_size: u32::MAX,
+            window_limit: 1,
+            version: Version::V311,
+            problem_information: true,
+            bridge: false,
+            connected: Since::default(),
+        }
+    }
+
+    /// The socket of the connection, while there is one.
+    #[inline]
+    pub fn socket(&self) -> Option<SocketId> {
+        (self.socket != NO_SOCKET).then_some(SocketId(self.socket))
+    }
+
+    /// Changes it.
+    pub fn set_socket(&mut self, socket: Option<SocketId>) {
+        self.socket = socket.map_or(NO_SOCKET, |SocketId(number)| number);
+    }
+
+    /// While the client is offline: when the session ends. [`Instant::END`] while it is online, and
+    /// for [`NEVER`].
+    pub fn ends(&self) -> Instant {
+        self.ends.instant()
+    }
+
+    /// Changes it, to that time or up to four milliseconds later.
+    pub fn set_ends(&mut self, ends: Instant) {
+        self.ends = CompactInstant::of(ends);
+    }
+
+    /// The deadline of the earliest entry that the timing wheel has for this session; 0 for none.
+    pub fn armed(&self) -> Instant {
+        self.armed.instant()
+    }
+
+    /// Changes it, to that time or up to four milliseconds later.
+    pub fn set_armed(&mut self, deadline: Instant) {
+        self.armed = CompactInstant::of(deadline);
+    }
+
     /// When an offline session next has something to do: its will is due, the session ends, or
     /// messages expire.
     pub fn next_due(&self) -> Option<Instant> {
         let due = self.will.as_ref().and_then(|will| will.due);
-        let ends = (self.ends != Instant::END).then_some(self.ends);
+        let ends = Some(self.ends()).filter(|&ends| ends != Instant::END);
         [ends, due, self.expiry_due()].into_iter().flatten().min()
     }
 
@@ -101,7 +161,7 @@ impl Session {
     /// delivered to it any more.
     #[inline]
     pub fn is_ending(&self) -> bool {
-        self.socket.is_none() && self.expiry == 0
+        self.socket == NO_SOCKET && self.expiry == 0
     }
 
     /// True when the session outlives its connection.
@@ -157,6 +217,71 @@ impl Session {
         match &self.extras {
             None => Some(topic),
             Some(extras) => topic.strip_prefix(&*extras.mountpoint).filter(|own| !own.is_empty()),
+        }
+    }
+}
+
+/// A session's place in the store.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct StoredSessionRef {
+    /// 48 bits, of which keys of records have 44.
+    number: [u16; 3],
+    slot: [u16; 2],
+}
+
+impl StoredSessionRef {
+    /// The session with that number in the store, where `slot` is that of the last message that
+    /// waited for it.
+    pub fn new(number: u64, slot: u32) -> StoredSessionRef {
+        StoredSessionRef {
+            number: [number as u16, (number >> 16) as u16, (number >> 32) as u16],
+            slot: [slot as u16, (slot >> 16) as u16],
+        }
+    }
+
+    /// Its number in the store; `None` while it is not stored.
+    #[inline]
+    pub fn number(self) -> Option<u64> {
+        let [low, middle, high] = self.number.map(u64::from);
+        Some(low | middle << 16 | high << 32).filter(|&number| number != 0)
+    }
+
+    /// The slot of the last message that waited for it.
+    #[inline]
+    pub fn slot(self) -> u32 {
+        let [low, high] = self.slot.map(u32::from);
+        low | high << 16
+    }
+
+    /// The slot of one more message.
+    pub fn next_slot(&mut self) -> u32 {
+        let slot = self.slot().checked_add(1).unwrap_or(1);
+        self.slot = [slot as u16, (slot >> 16) as u16];
+        slot
+    }
+}
+
+/// A time in five bytes, rounded up to a multiple of four milliseconds. It reaches 139 years beyond
+/// the broker's start, three more than the longest Session Expiry Interval; what is later is the
+/// end of time.
+#[derive(Clone, Copy)]
+struct CompactInstant([u8; 5]);
+
+impl CompactInstant {
+    /// Milliseconds of one unit.
+    const UNIT: u64 = 4;
+    const END: u64 = (1 << 40) - 1;
+
+    fn of(at: Instant) -> CompactInstant {
+        let [a, b, c, d, e, ..] = at.0.div_ceil(Self::UNIT).min(Self::END).to_le_bytes();
+        CompactInstant([a, b, c, d, e])
+    }
+
+    fn instant(self) -> Instant {
+        let [a, b, c, d, e] = self.0;
+        match u64::from_le_bytes([a, b, c, d, e, 0, 0, 0]) {
+            Self::END => Instant::END,
+            units => Instant(units * Self::UNIT),
         }
     }
 }
@@ -407,6 +532,34 @@ impl ClientSubscriptions {
             ClientSubscriptions::One(place) => Some(*place),
             ClientSubscriptions::Few(few) => few.last().copied(),
             ClientSubscriptions::Many(many) => many.all().last().copied(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_compact_time_is_never_earlier_and_hardly_later() {
+        for millis in [0, 1, 4, 5, 1_000_003, u64::from(u32::MAX) * 1000 + 86_400_000] {
+            let Instant(kept) = CompactInstant::of(Instant(millis)).instant();
+            assert!((millis..millis + 4).contains(&kept), "{millis} became {kept}");
+            assert_eq!(CompactInstant::of(Instant(kept)).instant(), Instant(kept));
+        }
+        assert_eq!(CompactInstant::of(Instant::END).instant(), Instant::END);
+        assert_eq!(CompactInstant::of(Instant(u64::MAX - 1)).instant(), Instant::END);
+    }
+
+    #[test]
+    fn a_place_in_the_store_has_its_number_and_counts_slots() {
+        assert_eq!(StoredSessionRef::default().number(), None);
+        for (number, slot) in [(1, 0), (0x0102_0304_0506, 0x0708_090a), ((1 << 44) - 1, u32::MAX)] {
+            let mut stored = StoredSessionRef::new(number, slot);
+            assert_eq!((stored.number(), stored.slot()), (Some(number), slot));
+            let next = slot.checked_add(1).unwrap_or(1);
+            assert_eq!((stored.next_slot(), stored.slot()), (next, next));
+            assert_eq!(stored.number(), Some(number));
         }
     }
 }

@@ -84,11 +84,11 @@ impl Shard {
         session.problem_information = carried.problem_information;
         session.bridge = carried.bridge;
         session.expiry = carried.expiry;
-        session.ends = if socket.is_some() { Instant::END } else { carried.ends };
+        session.set_ends(if socket.is_some() { Instant::END } else { carried.ends });
         session.maximum_packet_size = carried.maximum_packet_size;
         session.window_limit = carried.window_limit;
         session.connected = carried.connected.map_or_else(Since::default, Since::at);
-        session.socket = socket;
+        session.set_socket(socket);
         let will = carried.will.filter(|_| !Mutant::UpgradeWillLost.is_on());
         session.will = will.map(|will| {
             let client::MovedWill { message, delay, message_expiry, due } = will;

@@ -193,7 +193,7 @@ impl Shard {
     pub fn presence(&self, session: SessionRef) -> Option<bool> {
         let same = self.sessions.generation(session.index) == session.generation;
         let known = self.sessions.get(session.index).filter(|_| same);
-        known.map(|session| session.socket.is_some())
+        known.map(|session| session.socket().is_some())
     }
 
     fn audit_connections(&self, audit: &mut Audit) {
@@ -208,7 +208,7 @@ impl Shard {
             let Stage::Open(index) = connection.stage else { continue };
             open += 1;
             audit.crowded += usize::from(connection.holds.has(Holds::CROWDED));
-            let back = self.sessions.get(index).and_then(|session| session.socket);
+            let back = self.sessions.get(index).and_then(|session| session.socket());
             if back.is_none_or(|socket| socket.0 != at) {
                 audit.problems.push(format!("connection {at} and session {index} disagree"));
             }
@@ -234,9 +234,9 @@ impl Shard {
                 audit.problems.push(format!("session {index} is not found by its name"));
             }
             if self.topology.home(&session.client_id) != self.topology.id {
-                audit.problems.push(format!("{} is not at home", session.client_id));
+                audit.problems.push(format!("{} is not at home", &*session.client_id));
             }
-            if let Some(socket) = session.socket
+            if let Some(socket) = session.socket()
                 && self.connections.get(socket.0).is_none_or(|c| c.stage != Stage::Open(index))
             {
                 audit.problems.push(format!("session {index} has lost connection {socket:?}"));
@@ -255,7 +255,7 @@ impl Shard {
         let (mut offline, mut places, mut shares) = (0, 0, 0);
         for index in 0..self.sessions.bound() {
             let Some(session) = self.sessions.get(index) else { continue };
-            offline += u64::from(session.socket.is_none() && !session.is_ending());
+            offline += u64::from(session.socket().is_none() && !session.is_ending());
             if let Some(flow) = &session.flow {
                 audit.flows += 1;
                 audit.inbound += flow.inbound.len();
@@ -265,10 +265,10 @@ impl Shard {
                 bytes += flow.pending.bytes() as u64;
                 let (messages, charged) = flow.pending.away();
                 away = (away.0 + messages as u64, away.1 + charged as u64);
-                if session.socket.is_some()
+                if session.socket().is_some()
                     && flow.pending.here() > 0
                     && flow.window.is_empty()
-                    && session.socket.is_some_and(|socket| {
+                    && session.socket().is_some_and(|socket| {
                         self.connections.get(socket.0).is_some_and(|c| c.output.is_none())
                     })
                 {

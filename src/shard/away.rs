@@ -122,9 +122,9 @@ impl ReadingBack {
 }
 
 impl Storing {
-    /// The session does not wait any more for a message that is away.
-    pub(super) fn release_away(&mut self, index: u32, slot: u32, message: u64) {
-        if let Some(session) = self.number(index) {
+    /// The session with that number does not wait any more for a message that is away.
+    pub(super) fn release_away(&mut self, session: Option<u64>, slot: u32, message: u64) {
+        if let Some(session) = session {
             self.append(&Record::Ack { session, slot });
         }
         self.let_go_away(message);
@@ -222,7 +222,7 @@ impl Shard {
         let held = self.counters.pending_bytes - self.counters.pending_away_bytes;
         let storing = self.storing.as_mut()?;
         let session = self.sessions.get(index)?;
-        let head = match session.socket {
+        let head = match session.socket() {
             Some(_) => storing.log.head(),
             None => storing.log.head_offline(held),
         };
@@ -284,7 +284,10 @@ impl Shard {
         };
         let Some(session) = self.sessions.get_mut(index) else { return };
         let low = storing.log.head().0 / 2;
-        let Some(flow) = session.flow.as_mut().filter(|_| session.socket.is_some()) else { return };
+        if session.socket().is_none() {
+            return;
+        }
+        let Some(flow) = &mut session.flow else { return };
         if flow.pending.here() > low {
             return;
         }

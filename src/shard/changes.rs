@@ -9,7 +9,7 @@ use crate::message::{MessageRef, Retain};
 use crate::mutant::Mutant;
 use crate::packet::{PacketId, Qos, Version};
 use crate::session::pending::Gone;
-use crate::session::{Acknowledged, Queued, Session};
+use crate::session::{Acknowledged, Queued, Session, StoredSessionRef};
 use crate::storage::record::{DeliveryPhase, Record, StoredMessage, StoredSession, will_key};
 use crate::topic;
 
@@ -18,7 +18,7 @@ impl Shard {
     /// a session that ends with its connection is removed.
     pub(super) fn store_session(&mut self, index: u32) {
         let Some(storing) = &mut self.storing else { return };
-        let Some(session) = self.sessions.get(index) else { return };
+        let Some(session) = self.sessions.get_mut(index) else { return };
         // Messages that are away are needed until the session ends, and are nowhere but in the
         // store.
         let away = session.flow.as_ref().is_some_and(|flow| flow.pending.away().0 > 0);
@@ -26,10 +26,10 @@ impl Shard {
             self.store_end(index);
             return;
         }
-        let number = storing.number(index).unwrap_or_else(|| storing.begin_session(index));
-        let ends = match session.socket {
+        let number = storing.number_of(&mut session.stored);
+        let ends = match session.socket() {
             Some(_) => 0,
-            None => storing.date(session.ends),
+            None => storing.date(session.ends()),
         };
         let record = Record::Session(StoredSession {
             session: number,
@@ -40,7 +40,7 @@ impl Shard {
             level: level(session.version),
             bridge: session.bridge,
         });
-        storing.append_for(session.socket, &record);
+        storing.append_for(session.socket(), &record);
     }
 
     /// A session has ended, or will end with its connection: removes what is stored of it. The end
@@ -49,7 +49,7 @@ impl Shard {
     pub(super) fn store_end(&mut self, index: u32) {
         let Some(storing) = &mut self.storing else { return };
         let Some(session) = self.sessions.get(index) else { return };
-        let Some(number) = storing.number(index) else { return };
+        let Some(number) = session.stored.number() else { return };
         let slots = stored_slots(session);
         self.meter.charge(slots.len() as u32 * cost::STORED);
         if session.subscriptions.len() + session.shared() > 0 {
@@ -59,15 +59,17 @@ impl Shard {
         if !inbound.is_empty() {
             storing.depart(number, EndedSessionData::Inbound(inbound));
         }
-        let socket = session.socket;
+        let socket = session.socket();
         self.store_returns(index);
         let Some(storing) = &mut self.storing else { return };
-        slots.into_iter().for_each(|slot| storing.release(index, slot, false));
+        slots.into_iter().for_each(|slot| storing.release(index, Some(number), slot, false));
         storing.log.forget(will_key(number));
         if !Mutant::StorageEndForgotten.is_on() {
             storing.append_for(socket, &Record::End { session: number });
         }
-        storing.sessions.remove(index);
+        if let Some(session) = self.sessions.get_mut(index) {
+            session.stored = StoredSessionRef::default();
+        }
         self.leave_tail(index, number);
     }
 
@@ -83,7 +85,7 @@ impl Shard {
     pub(super) fn store_will(&mut self, index: u32) {
         let Some(storing) = &mut self.storing else { return };
         let Some(known) = self.sessions.get(index) else { return };
-        let Some(session) = storing.number(index) else { return };
+        let Some(session) = known.stored.number() else { return };
         let Some(will) = known.will.as_ref().filter(|_| !Mutant::StorageWillForgotten.is_on())
         else {
             return;
@@ -95,13 +97,13 @@ impl Shard {
             due: will.due.map_or(0, |due| storing.date(due)),
             body: storing.stored(&will.message.view()),
         };
-        storing.append_for(known.socket, &record);
+        storing.append_for(known.socket(), &record);
     }
 
     /// The session has no will message any more: it was sent, or deleted.
     pub(super) fn store_no_will(&mut self, index: u32) {
         let Some(storing) = &mut self.storing else { return };
-        let Some(session) = storing.number(index) else { return };
+        let Some(session) = self.sessions.stored(index) else { return };
         if storing.log.has(will_key(session)) && !Mutant::StorageWillKept.is_on() {
             storing.append(&Record::NoWill { session });
         }
@@ -116,24 +118,24 @@ impl Shard {
         subscription_id: u32,
     ) {
         let Some(storing) = &mut self.storing else { return };
-        let Some(session) = storing.number(index) else { return };
-        let socket = self.sessions.get(index).and_then(|session| session.socket);
+        let Some(known) = self.sessions.get(index) else { return };
+        let Some(session) = known.stored.number() else { return };
         if Mutant::StorageSubscriptionForgotten.is_on() {
             return;
         }
         let record = Record::Subscribed { session, filter, options, subscription_id };
-        storing.append_for(socket, &record);
+        storing.append_for(known.socket(), &record);
     }
 
     /// A subscription was taken out.
     pub(super) fn store_unsubscribed(&mut self, index: u32, filter: &str) {
         let Some(storing) = &mut self.storing else { return };
-        let Some(session) = storing.number(index) else {
+        let Some(session) = self.sessions.stored(index) else {
             // The session ends with its connection, and was stored before.
             self.meter.charge(storing.forget_left(index, filter));
             return;
         };
-        let socket = self.sessions.get(index).and_then(|session| session.socket);
+        let socket = self.sessions.get(index).and_then(|session| session.socket());
         storing.append_for(socket, &Record::Unsubscribed { session, filter });
     }
 
@@ -164,7 +166,8 @@ impl Shard {
         if queued.qos == Qos::AtMostOnce || Mutant::StorageQueueForgotten.is_on() {
             return 0;
         }
-        storing.fan(index, queued)
+        let Some(session) = self.sessions.get_mut(index) else { return 0 };
+        storing.fan(index, &mut session.stored, queued)
     }
 
     /// A stored message was sent under that packet identifier, or its PUBREC came.
@@ -177,13 +180,13 @@ impl Shard {
         phase: DeliveryPhase,
     ) {
         let Some(storing) = &mut self.storing else { return };
-        let Some(session) = storing.number(index).filter(|_| slot != 0) else { return };
+        let Some(known) = self.sessions.get(index) else { return };
+        let Some(session) = known.stored.number().filter(|_| slot != 0) else { return };
         let record = Record::State { session, slot, packet: id.get(), phase };
         // Before a QoS 2 message is sent, its identifier must be durable: sent again under another
         // one, the message would be another message to the client.
         let waits = qos == Qos::ExactlyOnce;
-        let socket = self.sessions.get(index).and_then(|session| session.socket);
-        storing.append_for(socket.filter(|_| waits), &record);
+        storing.append_for(known.socket().filter(|_| waits), &record);
     }
 
     /// A PUBREC came; `meant` is what it meant to the session's window.
@@ -205,22 +208,24 @@ impl Shard {
         if let Some(storing) = &mut self.storing
             && slot != 0
         {
-            storing.release(index, slot, true);
+            storing.release(index, self.sessions.stored(index), slot, true);
         }
     }
 
     /// The same as `store_gone` for all messages that the session's queue and window have let go.
     pub(super) fn store_all_gone(&mut self, index: u32) {
         let Some(storing) = &mut self.storing else { return };
-        let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_mut()) else { return };
-        for Gone { slot, number } in flow.pending.take_gone() {
-            match number {
-                0 => storing.release(index, slot, true),
-                number => storing.release_away(index, slot, number),
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let number = session.stored.number();
+        let Some(flow) = &mut session.flow else { return };
+        for Gone { slot, number: message } in flow.pending.take_gone() {
+            match message {
+                0 => storing.release(index, number, slot, true),
+                message => storing.release_away(number, slot, message),
             }
         }
         for slot in flow.window.take_gone() {
-            storing.release(index, slot, true);
+            storing.release(index, number, slot, true);
         }
     }
 
@@ -228,7 +233,7 @@ impl Shard {
     /// again.
     pub(super) fn store_inbound(&mut self, index: u32, id: PacketId, open: bool) {
         let Some(storing) = &mut self.storing else { return };
-        let Some(session) = storing.number(index) else { return };
+        let Some(session) = self.sessions.stored(index) else { return };
         let packet = id.get();
         let record = match open {
             true => Record::Inbound { session, packet },

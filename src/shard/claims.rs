@@ -166,7 +166,7 @@ impl Shard {
         let Some(claim) = self.work.claims.end(number) else { return };
         if outcome == ClaimOutcome::SessionLost
             && let Some(session) = claim.session
-            && self.session_of(session).is_some_and(|session| session.socket.is_none())
+            && self.session_of(session).is_some_and(|session| session.socket().is_none())
         {
             self.end_moved(session.index);
         }
@@ -254,7 +254,7 @@ impl Shard {
     fn leaving(&mut self, to: Move) -> Option<u32> {
         let session = self.work.claims.leaving.get(&to)?.session;
         let known = self.session_of(session)?;
-        known.socket.is_none().then_some(session.index)
+        known.socket().is_none().then_some(session.index)
     }
 
     /// The other node has the session. The messages that have come here since the queue was sent

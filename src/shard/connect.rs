@@ -17,7 +17,7 @@ use crate::packet::{
     self, ConnAck, ConnAckProperties, Connect, Encoded, Framing, Qos, ReasonCode, UserProperties,
     Version,
 };
-use crate::session::{ClientSubscriptions, Session, Since};
+use crate::session::{Session, Since};
 use crate::time::Instant;
 use std::sync::Arc;
 
@@ -313,7 +313,7 @@ impl Shard {
         };
         let clean = connect.clean_start && !Mutant::CleanStartResumes.is_on();
         if let Some(index) = known.filter(|index| clean || foreign(index)) {
-            let armed = self.sessions.get(index).map(|session| session.armed);
+            let armed = self.sessions.get(index).map(|session| session.armed());
             self.counters.sessions_persistent -= 1;
             self.end_session(index);
             known = None;
@@ -327,18 +327,18 @@ impl Shard {
             // The wheel's entry names the index, which the new session has again, so the entry
             // serves the new session too. Otherwise a client that always starts clean would leave
             // one entry per connection on the wheel, each for the whole session expiry.
-            session.armed = armed;
+            session.set_armed(armed);
         }
         let expiry = self.granted_expiry(connect);
         let settings = Arc::clone(&self.settings);
         let will = connect.will.as_ref().map(|will| self.make_will(index, will, &mountpoint));
         let Some(session) = self.sessions.get_mut(index) else { return (index, present) };
         self.memory.tally.names -= named(session);
-        session.ends = Instant::END;
+        session.set_ends(Instant::END);
         if present {
             self.counters.sessions_persistent -= 1;
         }
-        session.socket = Some(socket);
+        session.set_socket(Some(socket));
         session.connected = Since::at(self.now);
         session.version = connect.version;
         session.expiry = expiry;
@@ -373,7 +373,7 @@ impl Shard {
     pub(super) fn resumable(&mut self, name: &str) -> Option<u32> {
         let mut known = self.find_session(name);
         if let Some(index) = known
-            && self.sessions.get(index).is_some_and(|session| session.socket.is_some())
+            && self.sessions.get(index).is_some_and(|session| session.socket().is_some())
         {
             self.counters.takeovers += 1;
             // [MQTT-3.1.4-3]: one live connection per ClientId. The takeover sends or delays the
@@ -394,24 +394,7 @@ impl Shard {
 
     pub(super) fn new_session(&mut self, name: &str) -> u32 {
         let key = self.topology.client_key(name);
-        let index = self.sessions.insert(Session {
-            client_id: name.into(),
-            key,
-            subscriptions: ClientSubscriptions::None,
-            flow: None,
-            will: None,
-            extras: None,
-            ends: Instant::END,
-            armed: Instant(0),
-            socket: None,
-            expiry: 0,
-            maximum_packet_size: u32::MAX,
-            window_limit: 1,
-            version: Version::V311,
-            problem_information: true,
-            bridge: false,
-            connected: Since::default(),
-        });
+        let index = self.sessions.insert(Session::new(name, key));
         self.counters.sessions += 1;
         self.memory.tally.names += name.len();
         index
@@ -543,7 +526,7 @@ impl Shard {
         {
             self.forget_flow(&flow);
         }
-        if let Some(socket) = self.sessions.get(index).and_then(|session| session.socket) {
+        if let Some(socket) = self.sessions.get(index).and_then(|session| session.socket()) {
             self.disconnect(socket, Cause::TakenOver);
         }
     }

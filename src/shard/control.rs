@@ -74,7 +74,7 @@ impl Shard {
         }
         let Some(mut joining) = self.subscriptions.joining.remove(&index) else { return };
         let Some(known) = self.session_of(session) else { return };
-        let (socket, version) = (known.socket, known.version);
+        let (socket, version) = (known.socket(), known.version);
         if let Some(socket) = socket {
             if !self.is_announced(&mut joining) {
                 self.put_joining(index, joining);

@@ -103,7 +103,7 @@ impl Shard {
         }
         let qos = message.qos.min(terms.qos);
         let is_lost =
-            session.socket.is_none() && qos == Qos::AtMostOnce && !self.settings.queue_qos0;
+            session.socket().is_none() && qos == Qos::AtMostOnce && !self.settings.queue_qos0;
         let is_newer = message.retain
             && !terms.replay
             && session.flow.as_ref().is_some_and(|flow| !flow.replays.is_empty())
@@ -120,7 +120,7 @@ impl Shard {
             self.overtake(index, message.topic);
         }
         let Some(session) = self.sessions.get(index) else { return };
-        match (session.socket, qos) {
+        match (session.socket(), qos) {
             (Some(_), Qos::AtMostOnce)
                 if session.flow.as_ref().is_some_and(|flow| flow.pending.has_qos0())
                     && !Mutant::Qos0Overtakes.is_on() =>
@@ -328,7 +328,7 @@ impl Shard {
         let short = self.memory.is_short(Pressure::Tight) && !terms.replay;
         let clipped = short.then(|| self.clipped(index)).flatten().unwrap_or(bounds);
         let Some(session) = self.sessions.get_mut(index) else { return };
-        let socket = session.socket;
+        let socket = session.socket();
         let flow = session.flow();
         let before = flow.pending.away();
         let (messages, bytes) = (flow.pending.len(), flow.pending.bytes());
@@ -443,7 +443,7 @@ impl Shard {
         // A topic alias adds three bytes at most while it is being set. What counts is the maximum
         // that the connection was granted, whatever the settings are by now.
         let aliases = session
-            .socket
+            .socket()
             .and_then(|socket| self.connections.get(socket.0))
             .and_then(|connection| connection.aliases.as_ref());
         let alias = if aliases.is_some_and(|aliases| aliases.outbound_limit > 0) { 3 } else { 0 };

@@ -38,10 +38,10 @@ impl Shard {
                 Timer::Session(index) => {
                     let now = self.now;
                     let Some(session) = self.sessions.get_mut(index) else { continue };
-                    if session.armed == Instant(0) || session.armed > now {
+                    if session.armed() == Instant(0) || session.armed() > now {
                         continue; // left over from an earlier deadline or an earlier session
                     }
-                    session.armed = Instant(0);
+                    session.set_armed(Instant(0));
                     self.session_due(index);
                 }
                 Timer::Retry(index) => self.retry_due(index),
@@ -62,7 +62,7 @@ impl Shard {
         self.timers.sweep(now, wanted, |fires, timer| {
             let armed = match timer {
                 Timer::Connection(socket) => connections.get(socket.0).map(|c| c.armed),
-                Timer::Session(index) => sessions.get(index).map(|s| s.armed),
+                Timer::Session(index) => sessions.get(index).map(|s| s.armed()),
                 Timer::Retry(index) => {
                     sessions.get(index).and_then(|s| s.flow.as_ref()).and_then(|flow| flow.retry)
                 }

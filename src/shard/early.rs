@@ -144,7 +144,7 @@ impl Shard {
     pub fn look_for_changes(&mut self) -> usize {
         let mut sockets = self.connections.take_changed();
         let mut sessions = self.sessions.take_changed();
-        sessions.retain(|&index| match self.sessions.get(index).and_then(|all| all.socket) {
+        sessions.retain(|&index| match self.sessions.get(index).and_then(|all| all.socket()) {
             Some(socket) => {
                 sockets.push(socket.0);
                 // If it was copied without a connection, that copy is of no use any more.
@@ -257,7 +257,7 @@ impl Shard {
         }
         let known = self.offline_copy(index);
         let session = self.sessions.get(index).filter(|session| is_offline(session))?;
-        let (key, client_id) = (session.key, session.client_id.clone());
+        let (key, client_id) = (session.key, session.client_id.boxed());
         let session = Some(self.pack_session(index, session));
         let mut packed = MovedClient { session, connection: None };
         if known.is_some() {
@@ -300,7 +300,7 @@ impl Shard {
         let index = self.movable(socket)?;
         let listener = self.connections.get(socket.0)?.listener;
         let session = self.sessions.get(index)?;
-        let (key, client_id) = (session.key, session.client_id.clone());
+        let (key, client_id) = (session.key, session.client_id.boxed());
         let mut packed = match self.storing {
             None => self.pack_connection(socket)?,
             Some(_) => MovedClient { session: None, connection: None },
@@ -416,5 +416,5 @@ impl Shard {
 }
 
 pub(super) fn is_offline(session: &Session) -> bool {
-    session.socket.is_none() && !session.is_ending()
+    session.socket().is_none() && !session.is_ending()
 }

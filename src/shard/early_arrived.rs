@@ -100,7 +100,7 @@ impl Shard {
             }
             self.disown_connection(socket, index);
             let Some(session) = self.sessions.get_mut(index) else { return };
-            session.socket = None;
+            session.set_socket(None);
             self.counters.sessions_persistent += 1;
         }
         self.end_moved(index);

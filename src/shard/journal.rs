@@ -224,7 +224,7 @@ impl Shard {
         let Some((from, last)) = journaling.ending else { return false };
         let to = bound.min(from.saturating_add(ENDED));
         for index in from..to {
-            let number = self.storing.as_ref().and_then(|storing| storing.number(index));
+            let number = self.sessions.stored(index);
             if number.is_some_and(|number| number <= last) && !Mutant::ClusterDurableKept.is_on() {
                 self.end_session_adopted(index);
             }
@@ -241,14 +241,14 @@ impl Shard {
         self.meter.charge(cost::SESSION);
         let SessionRef { generation, .. } = self.session_ref(index);
         let Some(session) = self.sessions.get(index).filter(|s| !s.is_ending()) else { return };
-        let socket = session.socket;
+        let socket = session.socket();
         self.take_will(index, |_, _| true);
         self.drop_shares(index);
         if let Some(socket) = socket {
             self.disconnect(socket, Cause::TakenOver);
         }
         let left = self.sessions.get_of(index, generation);
-        if left.is_some_and(|session| !session.is_ending() && session.socket.is_none()) {
+        if left.is_some_and(|session| !session.is_ending() && session.socket().is_none()) {
             self.end_moved(index);
         }
         self.counters.sessions_adopted_elsewhere += 1;

@@ -8,7 +8,7 @@ use super::adopt::ANY;
 use super::storing::Storing;
 use crate::message::Message;
 use crate::mutant::Mutant;
-use crate::session::{AwayMessage, Flow, Queued, SubscriptionIds};
+use crate::session::{AwayMessage, Flow, Queued, StoredSessionRef, SubscriptionIds};
 use crate::storage::record::{message_key, session_key};
 use crate::upgrade::client::{MovedAway, StoredAs, StoredMessageRef};
 
@@ -33,11 +33,6 @@ impl Storing {
             (self.returning.len() > 0, "messages that return to share groups"),
         ];
         reasons.iter().find_map(|&(holds, what)| holds.then_some(what))
-    }
-
-    pub(super) fn packed_session(&self, index: u32) -> Option<StoredAs> {
-        let known = self.sessions.get(index)?;
-        Some(StoredAs { number: known.number.get(), slot: known.slot })
     }
 
     pub(super) fn packed(&self, index: u32, slot: u32) -> Option<StoredMessageRef> {
@@ -77,7 +72,8 @@ impl Shard {
         }
         storing.expected[1] += 1;
         if !Mutant::UpgradeStoredLost.is_on() {
-            storing.adopt(index, stored.number, stored.slot);
+            let known = self.sessions.get_mut(index).ok_or("it is gone")?;
+            known.stored = StoredSessionRef::new(stored.number, stored.slot);
         }
         Ok(())
     }

@@ -568,7 +568,7 @@ impl Shard {
             Some(session) => (
                 &*session.client_id,
                 session.grant().and_then(|grant| grant.username.as_deref()).unwrap_or_default(),
-                session.socket.and_then(|s| self.layered.common_name(s)).unwrap_or_default(),
+                session.socket().and_then(|s| self.layered.common_name(s)).unwrap_or_default(),
             ),
         };
         let record = LinkRecord {

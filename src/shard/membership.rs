@@ -82,7 +82,7 @@ impl Shard {
         self.counters.shared_subscriptions -= 1;
         self.memory.tally.shares -= gone.name.as_str().len();
         if Mutant::ShareDeadMember.is_on()
-            && self.sessions.get(index).is_none_or(|s| s.socket.is_none())
+            && self.sessions.get(index).is_none_or(|s| s.socket().is_none())
         {
             return;
         }
@@ -124,7 +124,7 @@ impl Shard {
     fn tell_room_if_low(&mut self, index: u32) {
         let (bounds, low) = (self.pending_bounds_of(index), self.settings.low_water());
         let Some(session) = self.sessions.get(index) else { return };
-        let Some(socket) = session.socket else { return };
+        let Some(socket) = session.socket() else { return };
         let few = session.flow.as_ref().is_none_or(|flow| {
             flow.pending.len() <= bounds.messages / 4 && flow.pending.bytes() <= bounds.bytes / 4
         });

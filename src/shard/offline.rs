@@ -22,7 +22,7 @@ impl Shard {
         self.work.tasks.connection_ended(index);
         self.subscriptions.links.unanswered.connection_ended(index);
         let Some(session) = self.sessions.get_mut(index) else { return };
-        session.socket = None;
+        session.set_socket(None);
         let Session { flow, subscriptions, .. } = session;
         if let Some(flow) = flow {
             flow.backlog = Backlog::default();
@@ -46,7 +46,7 @@ impl Shard {
         }
         let never = expiry == NEVER || Mutant::SessionNeverExpires.is_on();
         let part = if Mutant::SessionExpiresEarly.is_on() { 2 } else { 1 };
-        session.ends = if never { Instant::END } else { now.plus_seconds(expiry / part) };
+        session.set_ends(if never { Instant::END } else { now.plus_seconds(expiry / part) });
         if session.flow.as_ref().is_some_and(|flow| flow.is_idle())
             && let Some(flow) = session.flow.take()
         {
@@ -67,7 +67,7 @@ impl Shard {
     pub(super) fn end_session(&mut self, index: u32) {
         let reference = self.session_ref(index);
         let Some(session) = self.sessions.get_mut(index) else { return };
-        debug_assert!(session.socket.is_none());
+        debug_assert!(session.socket().is_none());
         self.meter.charge(cost::SESSION);
         self.store_end(index);
         self.observe_end(index);
@@ -95,10 +95,10 @@ impl Shard {
     pub(super) fn session_due(&mut self, index: u32) {
         let now = self.now;
         let Some(session) = self.sessions.get_mut(index) else { return };
-        if session.socket.is_some() || session.is_ending() {
+        if session.socket().is_some() || session.is_ending() {
             return;
         }
-        if session.ends <= now {
+        if session.ends() <= now {
             self.counters.sessions_persistent -= 1;
             self.counters.sessions_expired += 1;
             self.end_session(index);

@@ -528,7 +528,7 @@ impl Shard {
     /// Whether the session's queue or output is still a reason to wait for it.
     fn is_crowded(&self, index: u32) -> bool {
         let Some(session) = self.sessions.get(index) else { return false };
-        let connection = session.socket.and_then(|socket| self.connections.get(socket.0));
+        let connection = session.socket().and_then(|socket| self.connections.get(socket.0));
         let output = connection.and_then(|connection| connection.output.as_ref());
         let queue = session.flow.as_ref().map(|flow| flow.backlog);
         let waited_for =

@@ -151,7 +151,10 @@ impl Shard {
     pub(super) fn pack_session(&self, index: u32, session: &Session) -> client::MovedSession {
         client::MovedSession {
             flow: session.flow.as_deref().map(|flow| self.pack_flow(index, flow)),
-            stored: self.storing.as_ref().and_then(|storing| storing.packed_session(index)),
+            stored: session.stored.number().map(|number| {
+                let slot = session.stored.slot();
+                client::StoredAs { number, slot }
+            }),
             ..self.pack_quiet(session)
         }
     }
@@ -175,13 +178,13 @@ impl Shard {
             });
         }
         client::MovedSession {
-            client_id: session.client_id.clone(),
+            client_id: session.client_id.boxed(),
             mountpoint: session.mountpoint().into(),
             level: level(session.version),
             problem_information: session.problem_information,
             bridge: session.bridge,
             expiry: session.expiry,
-            ends: session.ends,
+            ends: session.ends(),
             maximum_packet_size: session.maximum_packet_size,
             window_limit: session.window_limit,
             connected: session.connected.instant(),

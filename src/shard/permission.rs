@@ -70,7 +70,8 @@ impl Shard {
             }
             Decision::Deny(denied) if !Mutant::DeniedSubscribed.is_on() => {
                 self.counters.subscriptions_denied += 1;
-                if let Some(socket) = self.sessions.get(index).and_then(|session| session.socket) {
+                if let Some(socket) = self.sessions.get(index).and_then(|session| session.socket())
+                {
                     self.log_denied(socket, index, "subscribe", filter);
                     self.observe_denied(index, "subscribe", filter);
                 }
@@ -120,7 +121,7 @@ impl Shard {
         {
             return true;
         }
-        let connection = session.socket.and_then(|socket| self.connections.get(socket.0));
+        let connection = session.socket().and_then(|socket| self.connections.get(socket.0));
         connection.is_some_and(|connection| match connection.peer {
             Peer::Tcp(ip, _) => ip.is_loopback(),
             Peer::Unix => true,
@@ -218,7 +219,7 @@ impl Shard {
         let grant = session.grant().unwrap_or(&unnamed);
         let listener = self.listener_name(grant.listener);
         let who = Who { client_id: &session.client_id, grant, listener };
-        let said = |at| self.access.asking.said(session.socket?, at, deed, hash);
+        let said = |at| self.access.asking.said(session.socket()?, at, deed, hash);
         let access = &self.settings.access;
         let (ruled, looked_at) = access.explain(&who, deed, topic, said);
         // A decision that depends on a service holds only for a while.

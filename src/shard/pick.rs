@@ -256,7 +256,7 @@ impl Shard {
         // Older messages go first, and take the room of this one.
         self.catch_up(index);
         let Some(session) = self.sessions.get(index) else { return Err(NotTaken::Gone) };
-        if session.socket.is_none() && !pick.waits && !pick.last_resort {
+        if session.socket().is_none() && !pick.waits && !pick.last_resort {
             return Err(NotTaken::Away);
         }
         let backlog = session.flow.as_ref().map_or_else(Backlog::default, |flow| flow.backlog);
@@ -315,7 +315,7 @@ impl Shard {
                 none.has_room(size, &self.queue_bounds(index, &none))
             }
         };
-        let room = match (session.socket, qos) {
+        let room = match (session.socket(), qos) {
             // A message for an offline session with a subscription of QoS 0 is not queued.
             (None, Qos::AtMostOnce) if !self.settings.queue_qos0 => false,
             (None, _) => queue(),

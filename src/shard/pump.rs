@@ -51,7 +51,7 @@ impl Shard {
     fn pump_one(&mut self, index: u32) -> Pumped {
         let retries = self.settings.retry_interval > 0;
         let Some(session) = self.sessions.get(index) else { return Pumped::Nothing };
-        let Some(socket) = session.socket else { return Pumped::Nothing };
+        let Some(socket) = session.socket() else { return Pumped::Nothing };
         if self.is_clogged(socket) || self.waits_for_memory(socket) {
             return Pumped::Nothing;
         }

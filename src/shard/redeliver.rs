@@ -27,7 +27,7 @@ impl Shard {
     fn send_again(&mut self, index: u32) {
         let now = self.now;
         let Some(session) = self.sessions.get_mut(index) else { return };
-        let (Some(socket), version) = (session.socket, session.version) else { return };
+        let (Some(socket), version) = (session.socket(), session.version) else { return };
         let Some(flow) = &mut session.flow else { return };
         // An expired message is not sent again. It was never completed, so it counts as dropped.
         let before = flow.window.kept();
@@ -49,7 +49,7 @@ impl Shard {
         let now = self.now;
         loop {
             let Some(session) = self.sessions.get_mut(index) else { return };
-            let (Some(socket), limit) = (session.socket, session.window_limit) else { return };
+            let (Some(socket), limit) = (session.socket(), session.window_limit) else { return };
             if !session.flow.as_ref().is_some_and(|flow| flow.window.has_again())
                 || self.is_clogged(socket)
                 || self.waits_for_memory(socket)
@@ -84,7 +84,7 @@ impl Shard {
     pub(super) fn retry_due(&mut self, index: u32) {
         let now = self.now;
         let Some(session) = self.sessions.get_mut(index) else { return };
-        let socket = session.socket;
+        let socket = session.socket();
         let Some(flow) = &mut session.flow else { return };
         if flow.retry.is_none_or(|at| at > now) {
             return;

@@ -105,7 +105,7 @@ impl Shard {
     /// messages may be dropped.
     fn takes_more(&self, index: u32) -> bool {
         let Some(session) = self.sessions.get(index) else { return false };
-        let Some(socket) = session.socket else { return false };
+        let Some(socket) = session.socket() else { return false };
         let waiting = session.flow.as_ref().map_or(0, |flow| flow.pending.len());
         let bytes = session.flow.as_ref().map_or(0, |flow| flow.pending.bytes());
         let unsent = self

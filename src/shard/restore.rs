@@ -8,7 +8,9 @@ use super::memory::{named, retained};
 use super::route::GROUP;
 use crate::message::{Accounts, Message};
 use crate::packet::{PacketId, Qos};
-use crate::session::{AwayMessage, NEVER, Queued, SessionWill, ShareName, SubscriptionIds};
+use crate::session::{
+    AwayMessage, NEVER, Queued, SessionWill, ShareName, StoredSessionRef, SubscriptionIds,
+};
 use crate::storage::image::{
     Image, LastWill, MessageImage, QueuedImage, SessionHead, SessionImage, WaitingMessage,
 };
@@ -75,7 +77,7 @@ impl Shard {
         session.expiry = head.expiry;
         session.version = version(head.level);
         session.bridge = head.bridge;
-        session.ends = ends;
+        session.set_ends(ends);
         if !head.mountpoint.is_empty() {
             session.extras().mountpoint = head.mountpoint;
         }
@@ -87,9 +89,10 @@ impl Shard {
     fn restore_session(&mut self, number: u64, stored: SessionImage, image: &Image) {
         let Some(head) = stored.head else { return };
         let index = self.new_session(&head.client_id);
-        let Some(storing) = &mut self.storing else { return };
         let slot = stored.waiting.last().copied().unwrap_or(0);
-        storing.adopt(index, number, slot);
+        if let Some(session) = self.sessions.get_mut(index) {
+            session.stored = StoredSessionRef::new(number, slot);
+        }
         let (had_connection, expiry) = (head.ends == 0, head.expiry);
         if !self.place_head(index, head) {
             return;

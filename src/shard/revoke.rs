@@ -127,7 +127,7 @@ impl Shard {
     fn revokes_user(&mut self, index: u32) -> bool {
         let access = &self.settings.access;
         let Some(session) = self.sessions.get(index) else { return false };
-        let (Some(socket), Some(grant)) = (session.socket, session.grant()) else { return false };
+        let (Some(socket), Some(grant)) = (session.socket(), session.grant()) else { return false };
         let known = access.still_knows(grant.username.as_deref(), grant.credential);
         if known || access.on_user_changed == OnUserChanged::Keep {
             return false;

@@ -97,7 +97,7 @@ impl Sessions {
 
     /// The place of the session with that ClientId.
     pub(super) fn find(&self, key: ClientKey, name: &str) -> Option<u32> {
-        let named = |session: &Session| &*session.client_id == name;
+        let named = |session: &Session| session.client_id.as_bytes() == name.as_bytes();
         self.names.find(key.0.get(), |&index| self.get(index).is_some_and(named)).copied()
     }
 
@@ -108,9 +108,14 @@ impl Sessions {
         self.get(*found?)
     }
 
+    /// The number in the store of the session at that place, if it is stored.
+    pub(super) fn stored(&self, index: u32) -> Option<u64> {
+        self.get(index)?.stored.number()
+    }
+
     /// The connection of a client, if it has one on this shard.
     pub(super) fn socket_of(&self, client: ClientKey) -> Option<SocketId> {
-        self.of_client(client)?.socket
+        self.of_client(client)?.socket()
     }
 }
 

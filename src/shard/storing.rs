@@ -28,31 +28,17 @@ use crate::ids::{ShardId, ShardSet, SocketId};
 use crate::mesh::mail::Control;
 use crate::message::{Message, MessageRef};
 use crate::mutant::Mutant;
-use crate::session::Queued;
-use crate::slab::Table;
+use crate::session::{Queued, StoredSessionRef};
 use crate::storage::StorageCommand;
 use crate::storage::log::Log;
 use crate::storage::record::{Record, StoreSecret, StoredMessage, slot_keys};
 use crate::time::Instant;
 use std::collections::VecDeque;
-use std::num::NonZeroU64;
 
 /// Bytes of memory for a connection that waits, with its places in the queues.
 const WAITER: usize = 128;
 /// Bytes of memory for a receipt.
 const RECEIPT: usize = 32;
-
-/// A session that is stored.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct StoredSessionRef {
-    /// Its number in the store.
-    pub(super) number: NonZeroU64,
-    /// The slot of the last message that waited for the session.
-    pub(super) slot: u32,
-}
-
-// The memory that each stored session costs.
-const _: () = assert!(size_of::<Option<StoredSessionRef>>() == 16);
 
 /// The cause of what is being stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -101,7 +87,6 @@ pub struct Storing {
     wall: u64,
     /// The time at the beginning of the step, in microseconds.
     pub(super) micros: u64,
-    pub(super) sessions: Table<StoredSessionRef>,
     last_session: u64,
     last_message: u64,
     pub(super) bodies: Bodies,
@@ -153,7 +138,6 @@ impl Storing {
             secret,
             wall,
             micros: 0,
-            sessions: Table::default(),
             last_session: last.0,
             last_message: last.1,
             bodies: Bodies::default(),
@@ -221,16 +205,13 @@ impl Storing {
         self.last_session
     }
 
-    pub(super) fn number(&self, index: u32) -> Option<u64> {
-        self.sessions.get(index).map(|known| known.number.get())
-    }
-
-    /// Assigns a number to a session that has none yet.
-    pub(super) fn begin_session(&mut self, index: u32) -> u64 {
-        let number = NonZeroU64::MIN.saturating_add(self.last_session);
-        self.last_session = number.get();
-        self.sessions.insert(index, StoredSessionRef { number, slot: 0 });
-        self.last_session
+    /// The number of a session, which gets one if it has none yet.
+    pub(super) fn number_of(&mut self, stored: &mut StoredSessionRef) -> u64 {
+        stored.number().unwrap_or_else(|| {
+            self.last_session += 1;
+            *stored = StoredSessionRef::new(self.last_session, 0);
+            self.last_session
+        })
     }
 
     pub(super) fn stored<'a>(&self, message: &MessageRef<'a>) -> StoredMessage<'a> {
@@ -245,12 +226,11 @@ impl Storing {
         }
     }
 
-    /// Stores that `queued` waits for the session; returns its slot, or 0 if the session is not
-    /// stored.
-    pub(super) fn fan(&mut self, index: u32, queued: &Queued) -> u32 {
-        let Some(known) = self.sessions.get_mut(index) else { return 0 };
-        known.slot = known.slot.checked_add(1).unwrap_or(1);
-        let (session, slot) = (known.number.get(), known.slot);
+    /// Stores that `queued` waits for the session at that place; returns its slot, or 0 if the
+    /// session is not stored.
+    pub(super) fn fan(&mut self, index: u32, known: &mut StoredSessionRef, queued: &Queued) -> u32 {
+        let Some(session) = known.number() else { return 0 };
+        let slot = known.next_slot();
         let message = self.keep(&queued.message);
         let mut ids = Vec::new();
         for id in queued.subscription_ids.as_slice() {
@@ -278,10 +258,10 @@ impl Storing {
         number
     }
 
-    /// Notes that a message does not wait for the session any longer. `said`: the log gets a record
-    /// of that; otherwise the log only forgets the keys.
-    pub(super) fn release(&mut self, index: u32, slot: u32, said: bool) {
-        let Some(session) = self.number(index) else {
+    /// Notes that a message does not wait any longer for the session at that place, whose number is
+    /// `session`. `said`: the log gets a record of that; otherwise the log only forgets the keys.
+    pub(super) fn release(&mut self, index: u32, session: Option<u64>, slot: u32, said: bool) {
+        let Some(session) = session else {
             // The session is not stored any longer. The message was kept as one that returns to its
             // group (see [`Shard::store_returns`]), and is done with now.
             self.given_on(slot);
@@ -304,13 +284,6 @@ impl Storing {
         }
     }
 
-    /// Notes that the session at that place is stored under that number.
-    pub(super) fn adopt(&mut self, index: u32, number: u64, slot: u32) {
-        if let Some(number) = NonZeroU64::new(number) {
-            self.sessions.insert(index, StoredSessionRef { number, slot });
-        }
-    }
-
     /// Whether the output of a connection has to wait for the store.
     pub(super) fn withholds(&self, socket: SocketId) -> bool {
         let early = Mutant::StorageToldEarly.is_on();
@@ -323,8 +296,7 @@ impl Storing {
 
     /// Bytes of memory, without messages: these are counted where they wait.
     pub(super) fn held(&self) -> usize {
-        self.sessions.bound() as usize * size_of::<Option<StoredSessionRef>>()
-            + self.bodies.held()
+        self.bodies.held()
             + self.reading.held()
             + self.left.held()
             + self.withheld.len() * WAITER

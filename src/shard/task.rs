@@ -292,7 +292,7 @@ impl Shard {
         }
         filters.reverse();
         let session = self.session_ref(index);
-        if let Some(socket) = self.sessions.get(index).and_then(|session| session.socket) {
+        if let Some(socket) = self.sessions.get(index).and_then(|session| session.socket()) {
             let ticket = self.topology.ticket();
             self.begin_task(socket, Task::Replays { session, ticket, filters });
         }
@@ -324,7 +324,7 @@ impl Shard {
     fn end_task(&mut self, session: SessionRef, ticket: u64) {
         if self.work.tasks.awaited.get(&session.index) == Some(&ticket) {
             self.work.tasks.awaited.remove(&session.index);
-            let socket = self.session_of(session).and_then(|session| session.socket);
+            let socket = self.session_of(session).and_then(|session| session.socket());
             if let Some(socket) = socket {
                 self.free(socket, Holds::TASK);
             }
@@ -339,7 +339,7 @@ impl Shard {
     pub(super) fn end_subscriptions(&mut self, index: u32) {
         let Some(session) = self.sessions.get_mut(index) else { return };
         session.expiry = 0;
-        session.armed = crate::time::Instant(0);
+        session.set_armed(crate::time::Instant(0));
         let count = session.subscriptions.len() + session.shared();
         self.subscriptions.forget_unhashed(index);
         if count <= self.settings.budget.filters_at_once {

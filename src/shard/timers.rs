@@ -123,11 +123,11 @@ impl Shard {
     /// Makes sure that the session's timer fires at `deadline` at the latest.
     pub(super) fn arm_session(&mut self, index: u32, deadline: Instant) {
         let Some(session) = self.sessions.get_mut(index) else { return };
-        if session.armed != Instant(0) && session.armed <= deadline {
+        if session.armed() != Instant(0) && session.armed() <= deadline {
             return;
         }
-        session.armed = deadline;
-        self.timers.arm(deadline, Timer::Session(index));
+        session.set_armed(deadline);
+        self.timers.arm(session.armed(), Timer::Session(index));
     }
 
     /// Arms the retry of a session that has unacknowledged messages.

@@ -271,7 +271,7 @@ impl Shard {
             self.say_answer(session, &answer);
         }
         if self.subscriptions.links.unanswered.has_room(session)
-            && let Some(socket) = self.sessions.get(session).and_then(|session| session.socket)
+            && let Some(socket) = self.sessions.get(session).and_then(|session| session.socket())
         {
             self.free(socket, Holds::ANSWERS);
         }
@@ -282,7 +282,7 @@ impl Shard {
     /// some are given.
     pub(super) fn hold_unanswered(&mut self, index: u32) {
         if !self.subscriptions.links.unanswered.has_room(index)
-            && let Some(socket) = self.sessions.get(index).and_then(|session| session.socket)
+            && let Some(socket) = self.sessions.get(index).and_then(|session| session.socket())
         {
             self.hold(socket, Holds::ANSWERS);
         }
@@ -291,7 +291,7 @@ impl Shard {
     fn say_answer(&mut self, index: u32, answer: &PublishAnswer) {
         self.meter.charge(cost::PACKET);
         let Some(session) = self.sessions.get(index) else { return };
-        let (version, socket) = (session.version, session.socket.filter(|_| answer.wanted));
+        let (version, socket) = (session.version, session.socket().filter(|_| answer.wanted));
         let failed = (answer.reason as u8) >= 0x80;
         let counters = &mut self.counters;
         match answer.reason {

@@ -97,7 +97,7 @@ impl Shard {
         if !storing.log.takes_nothing(storing.micros) || Mutant::StorageDownTaken.is_on() {
             return false;
         }
-        expiry > 0 || known.is_some_and(|index| storing.number(index).is_some())
+        expiry > 0 || known.is_some_and(|index| self.sessions.stored(index).is_some())
     }
 
     #[inline(never)]
@@ -169,10 +169,12 @@ impl Shard {
 
     /// Whether a stored session of this shard may get the message.
     fn is_stored_for_someone(&mut self, hash: &TopicHash<'_>) -> bool {
-        let Some(storing) = &self.storing else { return false };
+        if self.storing.is_none() {
+            return false;
+        }
         let (mut found, mut looks) = (false, 0);
         let stored = |subscriber: &Subscriber| {
-            subscriber.options & GROUP != 0 || storing.number(subscriber.target).is_some()
+            subscriber.options & GROUP != 0 || self.sessions.stored(subscriber.target).is_some()
         };
         let visits = self.subscriptions.index.matching(hash, &mut |_, list: &[Subscriber]| {
             looks += list.len().min(LOOKS);

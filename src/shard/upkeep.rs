@@ -107,7 +107,7 @@ impl Shard {
             self.meter.charge(cost::VISIT);
             let known = self.sessions.get_of(reference.index, reference.generation);
             let Some(session) = known.filter(|s| !s.is_ending()) else { continue };
-            let online = session.socket.is_some();
+            let online = session.socket().is_some();
             // Packet identifiers begin anew with a new flow state. Where messages are repeated on
             // the same connection, the answer to a repetition would then be taken for the answer to
             // another message.

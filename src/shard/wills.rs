@@ -148,7 +148,7 @@ impl Shard {
             },
             message_expiry: will.message_expiry,
         });
-        let client = session.client_id.clone();
+        let client = session.client_id.boxed();
         self.answer_cluster(ToCluster::Will(client, will));
     }
 

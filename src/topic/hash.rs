@@ -317,8 +317,8 @@ impl TopicHash<'_> {
     /// True when `filter`, which has this shape, matches the name; the shape must fit it. Settles a
     /// hit by [`TopicHash::shape_key`].
     #[inline]
-    pub(super) fn confirms(&self, shape: Shape, filter: &str) -> bool {
-        let (name, filter) = (self.name.as_bytes(), filter.as_bytes());
+    pub(super) fn confirms(&self, shape: Shape, filter: &[u8]) -> bool {
+        let name = self.name.as_bytes();
         let (mut at, mut ours) = (0, 0);
         let mut plus = shape.plus();
         while plus != 0 {

@@ -6,12 +6,12 @@
 //! filter's text before it counts. Filters past [`MAX_SHAPES`] distinct shapes, or with more levels
 //! than a shape describes, are in a trie.
 //!
-//! Memory, per distinct filter with one subscriber, besides its text: a node of 32 bytes (the
-//! text's address and length, the subscriber inline) and 6 to 12 bytes in the hash table; keys
-//! are hashed again when needed. The second subscriber moves both to a list: 24 bytes, and 12 for
-//! each with up to as much again spare while short, a quarter when long. Nodes are kept in chunks
-//! and the table in segments, so growth never moves more than a 256th of either. All of it
-//! shrinks when filters and subscribers go.
+//! Memory, per distinct filter with one subscriber: a node of 32 bytes (16 for the text, in which
+//! up to 14 bytes of it fit, and the subscriber) and 6 to 12 bytes in the hash table; keys are
+//! hashed again when needed. The second subscriber moves both to a list: 24 bytes, and 12 for each
+//! with up to as much again spare while short, a quarter when long. Nodes are kept in chunks and
+//! the table in segments, so growth never moves more than a 256th of either. All of it shrinks when
+//! filters and subscribers go.
 //!
 //! Not here: what a subscriber is, share groups' picking, who else is interested (see `mesh`).
 
@@ -22,6 +22,7 @@ use crate::arena::{self, NodeArena};
 use crate::limits::{MAX_SHAPES, TRIE_NODES};
 use crate::mutant::Mutant;
 use crate::split::SplitTable;
+use crate::text::CompactText;
 
 /// A filter's number in one [`Index`]; used again after the filter is gone.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
@@ -56,7 +57,7 @@ enum Subscribers {
 }
 
 struct FilterNode {
-    text: Box<str>,
+    text: CompactText,
     subscribers: Subscribers,
 }
 
@@ -221,14 +222,15 @@ impl Index {
             }
         };
         let name = topic.name();
-        let is_it = |&id: &u32| *self.nodes.get(id).text == *name;
+        let is_it = |&id: &u32| self.nodes.get(id).text.as_bytes() == name.as_bytes();
         if let Some(&id) = self.exact.find(topic.exact(), is_it) {
             report(id, self.nodes.get(id));
         }
         for used in &self.shapes {
             let Some(key) = topic.shape_key(used.shape) else { continue };
-            if let Some(&id) =
-                used.table.find(key, |&id| topic.confirms(used.shape, &self.nodes.get(id).text))
+            if let Some(&id) = used
+                .table
+                .find(key, |&id| topic.confirms(used.shape, self.nodes.get(id).text.as_bytes()))
             {
                 report(id, self.nodes.get(id));
             }
@@ -273,7 +275,7 @@ impl Index {
             None => Some(&self.exact),
             Some(_) => self.used(key).map(|at| &self.shapes[at].table),
         };
-        let is_it = |&id: &u32| *self.nodes.get(id).text == *filter;
+        let is_it = |&id: &u32| self.nodes.get(id).text.as_bytes() == filter.as_bytes();
         let hashed = table.and_then(|table| table.find(key.key, is_it)).copied();
         hashed.or_else(|| self.trie.find(&self.seeds, filter)).map(FilterId)
     }

@@ -15,13 +15,18 @@ use crate::{explore, must_fail};
 type Map = crate::map::Map<1, 2>;
 
 /// Keys that want the same slot of every table.
-const KEPT: u64 = 1;
-const OTHER: u64 = 2;
-const THIRD: u64 = 3;
+const KEPT: u64 = key(1);
+const OTHER: u64 = key(2);
+const THIRD: u64 = key(3);
 /// One that wants the last slot.
 const FAR: u64 = u64::MAX;
 
-/// A shard of the low word, one of the high word, and the one that stays.
+/// A key that differs from others in the bits that slots have.
+const fn key(number: u64) -> u64 {
+    number << 17
+}
+
+/// A shard in a slot's own word, one in the last of its further words, and the one that stays.
 const LOW: u128 = 1;
 const HIGH: u128 = 1 << 100;
 const STAYS: u128 = 4;
@@ -60,8 +65,8 @@ fn what_stays_is_found_while_the_table_shrinks() {
     explore(3, || {
         let map = map();
         // Fourteen own slots and three behind them, all but two entries gone.
-        (2..8).for_each(|key| assert!(map.set(key, LOW)));
-        (3..8).for_each(|key| assert!(map.clear(key, LOW)));
+        (2..8).map(key).for_each(|key| assert!(map.set(key, LOW)));
+        (3..8).map(key).for_each(|key| assert!(map.clear(key, LOW)));
         let writer = map.clone();
         let thread = thread::spawn(move || assert!(writer.clear(OTHER, LOW)));
         let guard = map.enter();
@@ -105,7 +110,7 @@ fn writers_of_one_key_leave_each_other_and_readers_what_is_theirs() {
         let own = map.clone();
         let leaves = thread::spawn(move || assert!(own.clear(KEPT, LOW)));
         let own = map.clone();
-        // The first shard of the high word: the table is replaced by a wider one.
+        // The first shard of a further word: the table is replaced by a wider one.
         let comes = thread::spawn(move || assert!(own.set(KEPT, HIGH)));
         let seen = look(&map, KEPT);
         assert!(seen & STAYS != 0 && seen & !(LOW | HIGH) == STAYS, "{seen:x}");

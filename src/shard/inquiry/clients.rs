@@ -155,7 +155,7 @@ impl ClientQuery {
         let username = || session.grant().and_then(|grant| grant.username.as_deref());
         session.client_id.starts_with(&*self.prefix)
             && (self.contains.is_empty() || session.client_id.contains(&*self.contains))
-            && self.connected.is_none_or(|wanted| wanted == session.socket.is_some())
+            && self.connected.is_none_or(|wanted| wanted == session.socket().is_some())
             && self.version.is_none_or(|wanted| wanted == session.version)
             && self.username.as_deref().is_none_or(|wanted| username() == Some(wanted))
             && (self.username_contains.is_empty()
@@ -203,7 +203,7 @@ impl Shard {
     }
 
     fn fits_connection(&self, session: &Session, query: &ClientQuery) -> bool {
-        let connection = session.socket.and_then(|socket| self.connections.get(socket.0));
+        let connection = session.socket().and_then(|socket| self.connections.get(socket.0));
         let waits = session.flow.as_ref().is_some_and(|flow| !flow.pending.is_empty());
         let held = connection.is_some_and(|connection| !connection.holds.is_free());
         if query.busy.is_some_and(|wanted| wanted != (waits || held)) {
@@ -273,12 +273,12 @@ impl Shard {
     }
 
     fn details(&self, index: u32, session: &Session) -> ClientDetails {
-        let connection = session.socket.and_then(|socket| self.connections.get(socket.0));
+        let connection = session.socket().and_then(|socket| self.connections.get(socket.0));
         let flow = session.flow.as_deref();
         let grant = session.grant();
         let common_name = grant.map(|grant| &grant.certificate).filter(|name| !name.is_empty());
         ClientDetails {
-            client_id: session.client_id.clone(),
+            client_id: session.client_id.boxed(),
             username: grant.and_then(|grant| grant.username.clone()),
             common_name: common_name.cloned(),
             connected: connection.is_some(),
@@ -288,7 +288,8 @@ impl Shard {
             since: session.connected.instant(),
             patience: connection.map_or(0, |connection| connection.patience),
             expiry: session.expiry,
-            ends: (connection.is_none() && session.ends != Instant::END).then_some(session.ends),
+            ends: (connection.is_none() && session.ends() != Instant::END)
+                .then_some(session.ends()),
             mountpoint: session.mountpoint().into(),
             superuser: grant.is_some_and(|grant| grant.superuser),
             bridge: session.bridge,
@@ -311,7 +312,7 @@ impl Shard {
     /// when there is no such session, or it is not connected and is to stay.
     pub fn kick(&mut self, client_id: &str, and_session: bool) -> bool {
         let Some(index) = self.find_session(client_id) else { return false };
-        let socket = self.sessions.get(index).and_then(|session| session.socket);
+        let socket = self.sessions.get(index).and_then(|session| session.socket());
         if let Some(socket) = socket {
             self.counters.kicked += 1;
             self.disconnect(socket, Cause::Administrative);
@@ -388,7 +389,7 @@ impl Shard {
         let index = &self.subscriptions.index;
         let mut take = |filter: &str, options: u8, subscription_id: u32| {
             let row = SubscriptionRow {
-                client_id: session.client_id.clone(),
+                client_id: session.client_id.boxed(),
                 filter: filter.into(),
                 qos: route::packed_qos(options) as u8,
                 no_local: options & NO_LOCAL != 0,

@@ -238,8 +238,8 @@ impl Shard {
             Some(_) => self.fate(subscriber.target, session, what, qos),
         };
         Some(Addressee::Client {
-            client_id: session.client_id.clone(),
-            connected: session.socket.is_some(),
+            client_id: session.client_id.boxed(),
+            connected: session.socket().is_some(),
             filters: all.iter().map(|&(filter, _)| index.filter(filter).into()).collect(),
             qos: qos as u8,
             fate,
@@ -253,7 +253,7 @@ impl Shard {
         if !self.could_be_sent(session, &what.topic) {
             return Fate::Dropped(DropReason::ReadDenied.word());
         }
-        let Some(socket) = session.socket else {
+        let Some(socket) = session.socket() else {
             return match qos {
                 Qos::AtMostOnce if !self.settings.queue_qos0 => Fate::Dropped("offline_qos0"),
                 _ => self.fate_in_queue(index, session, what),

@@ -168,7 +168,7 @@ impl Shard {
     /// The ClientId of a session of this shard.
     pub fn name_of(&mut self, session: SessionRef) -> Option<Box<str>> {
         self.meter.charge(cost::VISIT);
-        self.session_of(session).map(|session| session.client_id.clone())
+        self.session_of(session).map(|session| session.client_id.boxed())
     }
 
     /// The retained messages that this shard keeps and that match a valid filter, in the order of

@@ -153,7 +153,7 @@ impl Shard {
         self.meter.charge(cost::VISIT * weighed.len() as u32);
         let named = weighed.into_iter().filter_map(|one| {
             let session = self.sessions.get_of(one.session.0, one.session.1)?;
-            Some((session.client_id.clone(), one.weight, one.error))
+            Some((session.client_id.boxed(), one.weight, one.error))
         });
         Heaviest { rows: named.collect(), millis }
     }
@@ -192,7 +192,7 @@ impl Shard {
         let micros = self.micros();
         let Some(traces) = &mut self.work.observers.traces else { return };
         let Some(session) = self.sessions.get(index) else { return };
-        let connection = session.socket.and_then(|socket| self.connections.get(socket.0));
+        let connection = session.socket().and_then(|socket| self.connections.get(socket.0));
         let actor = Actor {
             client_id: &session.client_id,
             username: session.grant().and_then(|grant| grant.username.as_deref()),
@@ -230,7 +230,7 @@ impl Shard {
     pub(super) fn full_topic(&self, index: u32, publish: &Publish<'_>) -> String {
         let Some(session) = self.sessions.get(index) else { return publish.topic.to_owned() };
         let known = || {
-            let connection = self.connections.get(session.socket?.0)?;
+            let connection = self.connections.get(session.socket()?.0)?;
             let at = usize::from(publish.properties.topic_alias?.checked_sub(1)?);
             connection.aliases.as_ref()?.inbound.get(at)?.as_deref()
         };
@@ -337,7 +337,7 @@ impl Shard {
             self.trace_decision(index, "dropped", topic, what);
         }
         if !is_event(came) && self.tells(EventKind::Dropped) {
-            let Some(client_id) = self.sessions.get(index).map(|s| s.client_id.clone()) else {
+            let Some(client_id) = self.sessions.get(index).map(|s| s.client_id.boxed()) else {
                 return;
             };
             let event = EventContent {
@@ -381,11 +381,11 @@ impl Shard {
     /// ClientId, user name, address and listener of a connected client.
     fn presented(&self, index: u32) -> Option<Presented> {
         let session = self.sessions.get(index)?;
-        let connection = session.socket.and_then(|socket| self.connections.get(socket.0));
+        let connection = session.socket().and_then(|socket| self.connections.get(socket.0));
         let listener = connection.map_or("", |c| self.listener_name(c.listener));
         let user = session.grant().and_then(|grant| grant.username.clone());
         let peer = connection.map(|connection| connection.peer.to_string().into());
-        Some((session.client_id.clone(), user, peer, listener.into()))
+        Some((session.client_id.boxed(), user, peer, listener.into()))
     }
 
     /// Records that a client is disconnected. Must be called while its session exists.
@@ -460,7 +460,7 @@ impl Shard {
             self.trace_decision(index, "session ended", None, Detail::default());
         }
         if self.tells(EventKind::SessionEnded) {
-            let Some(name) = self.sessions.get(index).map(|s| s.client_id.clone()) else { return };
+            let Some(name) = self.sessions.get(index).map(|s| s.client_id.boxed()) else { return };
             self.tell_event(
                 EventKind::SessionEnded,
                 &EventContent { clientid: &name, ..EventContent::default() },

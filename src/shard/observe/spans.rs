@@ -369,9 +369,9 @@ impl Shard {
     /// ClientId and address of a client.
     fn named(&self, index: u32) -> (Box<str>, Option<Box<str>>) {
         let Some(session) = self.sessions.get(index) else { return Default::default() };
-        let connection = session.socket.and_then(|socket| self.connections.get(socket.0));
+        let connection = session.socket().and_then(|socket| self.connections.get(socket.0));
         let peer = connection.map(|connection| connection.peer.to_string().into());
-        (session.client_id.clone(), peer)
+        (session.client_id.boxed(), peer)
     }
 
     /// Records what became of a message for a subscriber, if the message is sampled.
