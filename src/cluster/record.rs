@@ -36,6 +36,7 @@ const NO_WILL: u8 = 18;
 const NO_WILLS: u8 = 19;
 const WILL_SENT: u8 = 20;
 const ADOPTED: u8 = 21;
+const STORED_WILL: u8 = 22;
 
 const RETAIN: u8 = 4;
 const EXPIRES: u8 = 8;
@@ -85,6 +86,8 @@ pub enum NodeRecord<'a> {
     Known(u64),
     /// The will message of a client of the sender.
     Will(WillRef<'a>),
+    /// The same, of a session that the sender has stored, with its will message.
+    StoredWill(WillRef<'a>),
     /// The client with this ClientId has no will message any more.
     NoWill(&'a str),
     /// All will messages that were told before are void; those that still apply follow.
@@ -176,7 +179,8 @@ impl<'a> NodeRecord<'a> {
                 out.extend_from_slice(&end.to_le_bytes());
                 out.extend_from_slice(&snapshot.to_le_bytes());
             }
-            NodeRecord::Will(will) => write_will(&will, out),
+            NodeRecord::Will(will) => write_will(WILL, &will, out),
+            NodeRecord::StoredWill(will) => write_will(STORED_WILL, &will, out),
             NodeRecord::NoWill(client) => {
                 out.push(NO_WILL);
                 out.extend_from_slice(client.as_bytes());
@@ -242,6 +246,7 @@ impl<'a> NodeRecord<'a> {
             | NodeRecord::NoFilter(_)
             | NodeRecord::AllFilters(..)
             | NodeRecord::Will(_)
+            | NodeRecord::StoredWill(_)
             | NodeRecord::NoWill(_)
             | NodeRecord::NoWills
             | NodeRecord::Adopted(_)
@@ -258,10 +263,19 @@ impl<'a> NodeRecord<'a> {
             | NodeRecord::Fenced(..) => Lane::Messages,
             NodeRecord::Session(..) | NodeRecord::Part(..) | NodeRecord::Retained(..) => Lane::Bulk,
             NodeRecord::Will(_)
+            | NodeRecord::StoredWill(_)
             | NodeRecord::NoWill(_)
             | NodeRecord::NoWills
             | NodeRecord::WillSent(..) => Lane::Bulk,
             _ => Lane::Control,
+        }
+    }
+
+    /// The level from which on nodes read such records.
+    pub fn level(&self) -> u8 {
+        match self {
+            NodeRecord::Adopted(_) | NodeRecord::StoredWill(_) => 1,
+            _ => 0,
         }
     }
 
@@ -309,6 +323,7 @@ impl<'a> NodeRecord<'a> {
                 let name = str::from_utf8(body).map_err(|_| Malformed)?;
                 is_name(name).then_some(NodeRecord::Adopted(name)).ok_or(Malformed)
             }
+            STORED_WILL => read_will(body).map(NodeRecord::StoredWill),
             _ => Err(Malformed),
         }
     }
@@ -349,12 +364,12 @@ fn client(bytes: &[u8]) -> Result<&str, Malformed> {
     str::from_utf8(bytes).map_err(|_| Malformed)
 }
 
-fn write_will(will: &WillRef<'_>, out: &mut Vec<u8>) {
+fn write_will(kind: u8, will: &WillRef<'_>, out: &mut Vec<u8>) {
     let (is_moment, due) = match will.due {
         WillDue::After(seconds) => (0, u64::from(seconds)),
         WillDue::At(at) => (1, at.0),
     };
-    out.push(WILL);
+    out.push(kind);
     out.extend_from_slice(&will.stamp.to_le_bytes());
     out.push(is_moment);
     out.extend_from_slice(&due.to_le_bytes());
@@ -565,6 +580,8 @@ mod tests {
                 message_expiry: Some(9),
                 ..will()
             }),
+            NodeRecord::StoredWill(will()),
+            NodeRecord::Adopted("node-3"),
             NodeRecord::NoWill("client"),
             NodeRecord::NoWills,
             NodeRecord::WillSent(8, "node-2", "client"),
@@ -615,6 +632,8 @@ mod tests {
                 message: MessageRef { topic: "$SYS/a", ..will().message },
                 ..will()
             }),
+            NodeRecord::StoredWill(WillRef { client: "", ..will() }),
+            NodeRecord::Adopted("no.name"),
             NodeRecord::NoWill(""),
             NodeRecord::WillSent(1, "no.name", "client"),
             NodeRecord::WillSent(1, "node-1", ""),
@@ -629,7 +648,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_read_without_harm(
-            kind in 0..22u8,
+            kind in 0..24u8,
             bytes in prop::collection::vec(any::<u8>(), 0..80),
         ) {
             let bytes = [&[kind], &bytes[..]].concat();

@@ -102,6 +102,8 @@ pub struct FarWill {
     pub due: WillDue,
     /// Its Message Expiry Interval in seconds, which starts when it is published.
     pub message_expiry: Option<u32>,
+    /// Whether the client's node has stored it, and would send it when it is back.
+    pub stored: bool,
 }
 
 /// A sampled message has come from another node: for its trace.
@@ -183,6 +185,9 @@ pub enum ToShard {
     Unpassed(Box<Passed>),
     /// The will of a client whose node is gone is to be published.
     Will(FarWill),
+    /// The will of that ClientId, which was stored when this node ended, is no more to be sent:
+    /// another node has sent it, or has the client.
+    WillSettled(Box<str>),
     /// A sampled message has come.
     Arrived(SampledArrival),
     /// An answer to [`ToCluster::Journal`].

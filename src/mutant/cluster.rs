@@ -65,6 +65,16 @@ macro_rules! cluster {
         ClusterWillClaimIgnored,
         /// The delay of a will counts nothing when its node is gone.
         ClusterWillDelayIgnored,
+        /// A stored will is published by others after its node is back, too.
+        ClusterWillStoredTwice,
+        /// A node that is back is not told which of its stored wills others have published.
+        ClusterWillSettledUntold,
+        /// A node that is back publishes its stored wills before it has heard of the others'.
+        ClusterWillRestoredAtOnce,
+        /// Another node is told what only nodes of a later release read.
+        ClusterLevelIgnored,
+        /// A node says hello in its newest format only.
+        ClusterHelloNewestOnly,
         /// A sampled message of another node has no receipt here.
         ClusterReceiptUntold,
         /// What is durable here is acknowledged before the cluster's stream has it.

@@ -131,9 +131,18 @@ impl Shard {
             ToShard::Group(node, name, wanted) => self.set_group_node(node, &name, wanted),
             ToShard::Unpassed(passed) => self.take_passed(*passed),
             ToShard::Will(will) => self.send_far_will(will),
+            ToShard::WillSettled(client) => self.settle_will(&client),
             ToShard::Arrived(arrived) => self.record_arrival(arrived),
             ToShard::Journal(answer) => self.hear_stream(answer),
             ToShard::Orphan(orphan) => self.adopt_orphan(*orphan),
+        }
+    }
+
+    /// Deletes a will that was read back from the store: another node has sent it, or has the
+    /// client.
+    fn settle_will(&mut self, client: &str) {
+        if let Some(index) = self.find_session(client) {
+            self.take_will(index, |_, will| will.restored);
         }
     }
 

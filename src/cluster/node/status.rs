@@ -1,6 +1,7 @@
 //! Counts of a node and the state of the other nodes, for metrics, logs and the admin server.
 
 use super::Node;
+use crate::cluster::frame::Abilities;
 use crate::cluster::peer::{PeerCounts, Presence};
 use crate::cluster::wills::WillCounts;
 use crate::time::Instant;
@@ -89,6 +90,8 @@ pub struct PeerStatus {
     pub waiting: usize,
     /// How often segments were sent again.
     pub resends: u64,
+    /// What both nodes can do.
+    pub can: Abilities,
     /// Milliseconds since the node was heard.
     pub silent: u64,
     /// The milliseconds by which this node's time is ahead of the other node's.
@@ -122,6 +125,7 @@ impl Node {
                 window: peer.window(),
                 waiting: peer.waiting(),
                 resends: peer.resends(),
+                can: peer.can(),
                 silent: now.millis_since(peer.heard),
                 ahead: peer.apart.millis(),
                 counts: peer.counts,
