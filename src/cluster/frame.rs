@@ -8,9 +8,10 @@
 //! # Formats and levels
 //! A frame says which format it has. A node reads the formats from [`OLDEST`] to [`NEWEST`], and
 //! its hello says up to which it reads ([`Abilities`]); another node gets frames of the newest
-//! format that both read. Hellos are for nodes that are not known yet, so each is sent in every
-//! format in which hellos differ. From format 6 on, what follows the known fields of a hello or a
-//! state is left out by the reader, so that later formats may add to both.
+//! format that both read. From format 6 on, what follows the known fields of a hello or a state is
+//! left out by the reader, so that later formats may add to both. Hellos are for nodes that are not
+//! known yet, so they have this format ([`OPEN`]) and no later one. A node of format 5 cannot read
+//! them; its own hellos can be read, and are answered by states in its format.
 //!
 //! What a node can do besides, such as the kinds of records that it reads, is its level
 //! ([`LEVEL`]). What one node alone may not do is done once all nodes have its level.
@@ -22,8 +23,9 @@ pub const OLDEST: u8 = 5;
 /// The newest format of frames that this node reads and writes.
 pub const NEWEST: u8 = 6;
 /// The first format whose hellos and states may be longer than what is known of them.
-const OPEN: u8 = 6;
-/// What this node can do. Level 1: records about adoptions, and will messages of stored sessions.
+pub const OPEN: u8 = 6;
+/// What this node can do. Level 1: records about adoptions, will messages of stored sessions, and
+/// which retained messages the client of a session that moves is owed.
 pub const LEVEL: u8 = 1;
 /// The first bytes of each frame.
 const MAGIC: [u8; 2] = *b"RQ";
@@ -197,6 +199,17 @@ impl<'a> NodeFrame<'a> {
 
     fn segment(&self) -> &'a [u8] {
         if let FrameContent::Data(.., segment) = self.said { segment } else { &[] }
+    }
+
+    /// The format and the sender's name of a frame of a format that is not known, as all formats
+    /// begin in the same way. `None` when `bytes` are no frame.
+    pub fn stranger(bytes: &'a [u8]) -> Option<(u8, &'a str)> {
+        let mut rest = FrameReader(bytes);
+        let [m, n, format, _] = rest.take::<4>().ok()?;
+        rest.take::<24>().ok()?; // its incarnation, and two times
+        let [length] = rest.take::<1>().ok()?;
+        let name = str::from_utf8(rest.slice(usize::from(length)).ok()?).ok()?;
+        ([m, n] == MAGIC && is_name(name)).then_some((format, name))
     }
 
     /// Reads a frame.

@@ -33,7 +33,7 @@ use crate::mutant::Mutant;
 use crate::packet::Qos;
 use crate::time::Instant;
 use crate::topic;
-use greeting::greet;
+use greeting::{StrangeNodes, greet};
 pub use passing::PassedTo;
 use retelling::{Retelling, UnchangedSince};
 use status::add;
@@ -138,6 +138,7 @@ pub struct Node {
     /// Until then, other nodes that were not heard do not count as gone.
     heard_by: Instant,
     counts: NodeCounts,
+    strangers: StrangeNodes,
     warned: bool,
 }
 
@@ -173,6 +174,7 @@ impl Node {
             cut_off: None,
             heard_by: now,
             counts: NodeCounts::default(),
+            strangers: StrangeNodes::default(),
             warned: false,
         }
     }
@@ -287,7 +289,7 @@ impl Node {
         }
         let is_up = peer.presence == Presence::Up;
         if is_up && (peer.window() < self.plan.window || Mutant::ClusterWindowUnbounded.is_on()) {
-            peer.send(message, purpose);
+            peer.send(message, purpose.retain);
             return true;
         }
         let kept = purpose.retain.is_kept();
@@ -319,8 +321,8 @@ impl Node {
         self.counts.frames_received += 1;
         let frame = match NodeFrame::read(bytes) {
             Ok(frame) if frame.format <= self.plan.abilities.newest => frame,
-            Ok(_) => return self.refused(FrameRefusal::Format, bytes.len()),
-            Err(why) => return self.refused(why, bytes.len()),
+            Ok(_) => return self.refused(FrameRefusal::Format, bytes, now),
+            Err(why) => return self.refused(why, bytes, now),
         };
         if frame.sender.name == self.plan.name {
             return self.hear_itself(&frame, now);
@@ -379,11 +381,6 @@ impl Node {
         }
     }
 
-    fn refused(&mut self, why: FrameRefusal, bytes: usize) {
-        self.counts.refused += 1;
-        tracing::debug!(reason = why.word(), bytes, "cluster: a frame was refused");
-    }
-
     /// The number of a node; a new node gets a free one. `None` when there is none left.
     fn number_of(&mut self, sender: &FrameSender<'_>, now: Instant) -> Option<usize> {
         let known =
@@ -402,6 +399,7 @@ impl Node {
         };
         self.streams += 1;
         tracing::info!(node = sender.name, "cluster: a node has joined");
+        self.strangers.joined(sender.name);
         *place = Some(PeerNode::new(sender, self.streams, self.plan.abilities, now));
         self.claims.joined(at as u8, sender.name);
         self.wills.far.joined(at as u8, sender.name, sender.incarnation);
@@ -432,7 +430,8 @@ impl Node {
         let own = FrameSender { name, incarnation: *incarnation, clock: now.0, time };
         if greets {
             self.next_hello = now.plus_millis(HELLO);
-            self.counts.frames_sent += greet(&own, self.plan.abilities, engine);
+            greet(&own, self.plan.abilities, engine);
+            self.counts.frames_sent += 1;
         }
         let places = self.peers.iter_mut().zip(&mut self.retellings).enumerate();
         for (number, (place, retelling)) in places {

@@ -381,12 +381,15 @@ impl PeerNode {
     }
 
     /// Puts a message into the window.
-    pub fn send(&mut self, message: &MessageRef<'_>, purpose: MailPurpose) {
+    ///
+    /// Who wants one that is retained is looked up at the node itself, with all that has come to it
+    /// by then: so a client that subscribes or comes there meanwhile gets it with the others, or
+    /// finds it retained.
+    pub fn send(&mut self, message: &MessageRef<'_>, retain: Retain) {
         self.counts.sent += 1;
-        self.push_record(&match purpose.retain.stamp() {
+        self.push_record(&match retain.stamp() {
             None => NodeRecord::Message(*message),
-            Some(stamp) if purpose.deliver => NodeRecord::Stamped(stamp, *message),
-            Some(stamp) => NodeRecord::Retained(stamp, *message),
+            Some(stamp) => NodeRecord::Stamped(stamp, *message),
         });
     }
 
@@ -411,8 +414,12 @@ impl PeerNode {
         self.windows[record.lane() as usize].push(|out| record.write(out));
     }
 
-    /// Puts an encoded record into the window of `lane`.
+    /// Puts an encoded record into the window of `lane`, unless the node does not read such
+    /// records.
     pub fn push(&mut self, lane: Lane, record: &[u8]) {
+        if NodeRecord::level_of(record) > self.can().level {
+            return;
+        }
         self.windows[lane as usize].push(|out| out.extend_from_slice(record));
     }
 
@@ -495,12 +502,14 @@ impl PeerNode {
         for _ in 0..RECORDS {
             let arrivals = &mut self.arrivals[lane as usize];
             let Some(bytes) = arrivals.record()? else { return Ok(false) };
+            if NodeRecord::level_of(bytes) > self.own.level {
+                return Err(Malformed);
+            }
             if lane == Lane::Control && broker.is_congested() {
                 return Ok(false);
             }
             let change = &mut |filter: &str, wanted: bool| broker.want(node, filter, wanted);
             match (NodeRecord::read(bytes)?, lane) {
-                (record, _) if record.level() > self.own.level => return Err(Malformed),
                 (NodeRecord::Message(message), Lane::Messages) => {
                     if !publish(broker, from, &message, true, Retain::NONE) {
                         return Ok(false);

@@ -37,6 +37,7 @@ const NO_WILLS: u8 = 19;
 const WILL_SENT: u8 = 20;
 const ADOPTED: u8 = 21;
 const STORED_WILL: u8 = 22;
+const OWED: u8 = 23;
 
 const RETAIN: u8 = 4;
 const EXPIRES: u8 = 8;
@@ -69,6 +70,8 @@ pub enum NodeRecord<'a> {
     Answer(u64, ClaimVerdict),
     /// The subscriptions of the session that the claim with this number is for.
     Session(u64, &'a [u8]),
+    /// Filters of the session whose retained messages its client is still owed.
+    Owed(u64, &'a [u8]),
     /// A part of the session's in-flight window and queue; true for the last part.
     Part(u64, bool, &'a [u8]),
     /// The subscriptions that came with the sender's claim are among the filters that the sender
@@ -222,6 +225,10 @@ impl<'a> NodeRecord<'a> {
                 begin(SESSION, claim);
                 out.extend_from_slice(bytes);
             }
+            NodeRecord::Owed(claim, bytes) => {
+                begin(OWED, claim);
+                out.extend_from_slice(bytes);
+            }
             NodeRecord::Part(claim, last, bytes) => {
                 begin(PART, claim);
                 out.push(u8::from(last));
@@ -261,8 +268,11 @@ impl<'a> NodeRecord<'a> {
             | NodeRecord::Stamped(..)
             | NodeRecord::Passed(_)
             | NodeRecord::Fenced(..) => Lane::Messages,
-            NodeRecord::Session(..) | NodeRecord::Part(..) | NodeRecord::Retained(..) => Lane::Bulk,
-            NodeRecord::Will(_)
+            NodeRecord::Session(..)
+            | NodeRecord::Owed(..)
+            | NodeRecord::Part(..)
+            | NodeRecord::Retained(..)
+            | NodeRecord::Will(_)
             | NodeRecord::StoredWill(_)
             | NodeRecord::NoWill(_)
             | NodeRecord::NoWills
@@ -274,9 +284,14 @@ impl<'a> NodeRecord<'a> {
     /// The level from which on nodes read such records.
     pub fn level(&self) -> u8 {
         match self {
-            NodeRecord::Adopted(_) | NodeRecord::StoredWill(_) => 1,
+            NodeRecord::Adopted(_) | NodeRecord::StoredWill(_) | NodeRecord::Owed(..) => 1,
             _ => 0,
         }
+    }
+
+    /// The level from which on nodes read a record that was written.
+    pub fn level_of(bytes: &[u8]) -> u8 {
+        u8::from(matches!(bytes.first(), Some(&(ADOPTED | STORED_WILL | OWED))))
     }
 
     /// Reads a record.
@@ -310,7 +325,7 @@ impl<'a> NodeRecord<'a> {
                     _ => Err(Malformed),
                 }
             }
-            CLAIM..=SETTLED | ASK | KNOWN => read_claiming(kind, body),
+            CLAIM..=SETTLED | ASK | KNOWN | OWED => read_claiming(kind, body),
             STAMPED => {
                 read_stamped(body).map(|(stamp, message)| NodeRecord::Stamped(stamp, message))
             }
@@ -346,6 +361,7 @@ fn read_claiming(kind: u8, body: &[u8]) -> Result<NodeRecord<'_>, Malformed> {
             Ok(NodeRecord::Answer(claim, *verdict))
         }
         (SESSION, bytes) => Ok(NodeRecord::Session(claim, bytes)),
+        (OWED, bytes) => Ok(NodeRecord::Owed(claim, bytes)),
         (PART, [last @ (0 | 1), bytes @ ..]) => Ok(NodeRecord::Part(claim, *last == 1, bytes)),
         (FENCE, holder) => Ok(NodeRecord::Fence(claim, node(holder)?)),
         (FENCED, claimant) => Ok(NodeRecord::Fenced(claim, node(claimant)?)),
@@ -568,6 +584,7 @@ mod tests {
             NodeRecord::Claim(1 << 60, 9, SessionDemand::Left, "client"),
             NodeRecord::Answer(3, ClaimVerdict::Holds),
             NodeRecord::Session(3, b"session"),
+            NodeRecord::Owed(3, b"filters"),
             NodeRecord::Part(3, true, b""),
             NodeRecord::Fence(u64::MAX, "node-1"),
             NodeRecord::Fenced(4, "node-2"),
@@ -589,6 +606,7 @@ mod tests {
             let bytes = written(record);
             let read = NodeRecord::read(&bytes).unwrap();
             assert_eq!(format!("{read:?}"), format!("{record:?}"));
+            assert_eq!(NodeRecord::level_of(&bytes), record.level());
         }
     }
 
@@ -648,7 +666,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_read_without_harm(
-            kind in 0..24u8,
+            kind in 0..25u8,
             bytes in prop::collection::vec(any::<u8>(), 0..80),
         ) {
             let bytes = [&[kind], &bytes[..]].concat();

@@ -199,6 +199,7 @@ impl Service {
             dropped,
             refused: vec![
                 ("malformed", counts.refused + counts.peers.malformed),
+                ("format", counts.formats),
                 ("stale", counts.stale),
                 ("same_name", counts.doubles),
                 ("too_many_nodes", counts.beyond),

@@ -18,12 +18,13 @@ pub struct SettledWills {
     all: BTreeSet<StoredWillKey>,
     /// Those of clients that were claimed while their node seemed to be there, and since when.
     unsure: VecDeque<(Instant, StoredWillKey)>,
+    /// Of the entries of both.
     bytes: usize,
 }
 
-/// Bytes of an entry, which may be in both collections.
+/// Bytes of an entry.
 fn size(node: &str, client: &str) -> usize {
-    2 * (node.len() + client.len()) + 160
+    node.len() + client.len() + 80
 }
 
 impl SettledWills {
@@ -42,12 +43,13 @@ impl SettledWills {
     pub fn note(&mut self, run: (&str, u64), client: &str, up: Option<Instant>, most: usize) {
         let (node, incarnation) = run;
         let size = size(node, client);
-        if self.bytes + size > most {
+        if self.bytes + 2 * size > most {
             return;
         }
         let key: StoredWillKey = (node.into(), incarnation, client.into());
         if let Some(now) = up {
             self.unsure.push_back((now, key.clone()));
+            self.bytes += size;
         }
         if self.all.insert(key) {
             self.bytes += size;
@@ -97,6 +99,7 @@ impl SettledWills {
         while let Some((_, (node, incarnation, client))) =
             self.unsure.pop_front_if(|entry| entry.0.plus_millis(UNSURE) <= now)
         {
+            self.bytes -= size(&node, &client);
             if is_up(&node, incarnation) {
                 self.remove((&*node, incarnation), &client);
             }

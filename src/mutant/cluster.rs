@@ -27,6 +27,8 @@ macro_rules! cluster {
         ClusterSessionKept,
         /// The queue of a session is sent twice.
         ClusterSessionTwice,
+        /// Retained messages that a client is owed do not come with its session.
+        ClusterOwedLeft,
         /// SUBACK before the other nodes know the filter.
         ClusterSubAckEarly,
         /// A message to be retained goes only to the nodes that want it.
@@ -73,8 +75,6 @@ macro_rules! cluster {
         ClusterWillRestoredAtOnce,
         /// Another node is told what only nodes of a later release read.
         ClusterLevelIgnored,
-        /// A node says hello in its newest format only.
-        ClusterHelloNewestOnly,
         /// A sampled message of another node has no receipt here.
         ClusterReceiptUntold,
         /// What is durable here is acknowledged before the cluster's stream has it.

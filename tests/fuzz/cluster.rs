@@ -15,7 +15,7 @@ use ringmq::ids::ShardId;
 use ringmq::limits::CLUSTER_HOPS;
 use ringmq::mesh::mail::{Passed, PassedFor};
 use ringmq::mesh::moves::{
-    FarWill, Move, Retold, SessionDemand, ToCluster, ToShard, Whence, WillDue,
+    FarWill, Move, PackedParts, Retold, SessionDemand, ToCluster, ToShard, Whence, WillDue,
 };
 use ringmq::message::{MailPurpose, Message, MessageRef, Reserve, Retain};
 use ringmq::packet::Qos;
@@ -183,7 +183,11 @@ fn answer(node: &mut Node, input: &mut Input<'_>, what: ToShard, now: Instant) {
         ToShard::Surrender(to, ..) => {
             ToCluster::Surrendered(to, input.flag().then(|| vec![2; 100]))
         }
-        ToShard::Pack(to) => ToCluster::Packed(to, vec![vec![3; 50]; input.below(3)]),
+        ToShard::Pack(to) => {
+            let owed = vec![vec![4; 9]; input.below(2)];
+            let parts = vec![vec![3; 50]; input.below(3)];
+            ToCluster::Packed(to, PackedParts { owed, parts })
+        }
         ToShard::Adopt(claim, _) => ToCluster::Placed(claim),
         ToShard::Continue(claim, _, true) => ToCluster::Settled(claim),
         ToShard::Fence => ToCluster::Fenced,

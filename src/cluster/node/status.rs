@@ -38,8 +38,10 @@ pub struct NodeCounts {
     pub unsent: [u64; Unsent::ALL.len()],
     /// Counts about records, including those of nodes that are gone.
     pub peers: PeerCounts,
-    /// Frames that were refused.
+    /// Frames that were refused, but for those of a format that is not known.
     pub refused: u64,
+    /// Frames of a format that is not known.
+    pub formats: u64,
     /// Frames of runs of nodes that have ended.
     pub stale: u64,
     /// Frames of another node with this node's name.

@@ -108,7 +108,10 @@ fn restore(broker: &mut Broker, at: usize, shard: usize, policy: Option<WithoutS
     let disk = &store.disk;
     let mut read = |segment, offset, length| Ok(disk.read(segment, offset, length));
     recovery::fill(&log, &mut image, &mut read).expect("a disk that works");
+    let now = broker.world.now;
     let node = &mut broker.world.nodes[shard];
+    // What is restored counts from the start.
+    node.shard.begin(Instant(now), now * 1000);
     node.listening = false;
     let own = (node.shard.id(), SHARDS as u8);
     let storing = Storing::new(log, SECRET, own, WALL, image.last);

@@ -173,8 +173,20 @@ fn a_node_with_stored_sessions_dies(seed: u64) {
     let _back = cluster.greet(dies, &hello("back", false, 1000));
     cluster.go(12_000);
     expect(cluster, &mut watchers, &[], "when their node is back");
+    let sent = cluster.brokers[dies].world.counters().wills_sent;
+    assert_eq!(sent, 0, "wills that the node that is back has sent again");
     cluster.go(12_000);
     expect(cluster, &mut watchers, &["later"], "of the node that is back");
+    // One that is back before the others have missed it: they leave its wills to it at once.
+    let _soon = client(cluster, dies, "soon", 11, 1000);
+    watchers.retain(|watcher| watcher.at != dies);
+    cluster.go(500);
+    fleet.kill(dies);
+    fleet.cluster.go(300);
+    fleet.restart(dies);
+    let cluster = &mut fleet.cluster;
+    cluster.go(20_000);
+    expect(cluster, &mut watchers, &["soon"], "of a node that is back soon");
     for &at in &left {
         assert_eq!(kept(cluster, at), 0, "wills that node {at} keeps");
     }
