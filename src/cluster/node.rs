@@ -473,7 +473,7 @@ impl Node {
             };
             peer.emit(&own, &self.filters, now, send);
             if greets {
-                peer.emit_state(&own, &self.filters, send);
+                peer.emit_state(&own, &self.filters, now, send);
             }
         }
         more || !self.claims.mail.is_empty()
@@ -563,10 +563,10 @@ impl Node {
 
     /// When the node has something to do even if nothing arrives.
     pub fn deadline(&self, now: Instant) -> Instant {
-        let resends = self.peers.iter().flatten().filter_map(PeerNode::deadline);
-        let resends = resends.filter(|_| self.cut_off.is_none());
+        let up = |peer: &&PeerNode| peer.presence == Presence::Up && self.cut_off.is_none();
+        let peers = self.peers.iter().flatten().filter(up).filter_map(PeerNode::deadline);
         // Looking after a node that is down is no more urgent than the next hello.
-        resends
+        peers
             .chain([self.next_hello])
             .chain(self.claims.deadline())
             .chain(self.announced.deadline())

@@ -575,8 +575,10 @@ impl PeerNode {
         self.windows.iter_mut().for_each(|window| window.begin_again(now));
     }
 
-    /// When segments are to be sent again.
+    /// When segments are to be sent again, or to be acknowledged.
     pub fn deadline(&self) -> Option<Instant> {
-        self.windows.iter().filter_map(LaneSender::deadline).min()
+        let resends = self.windows.iter().filter_map(LaneSender::deadline);
+        let answers = self.arrivals.iter().filter_map(LaneReceiver::deadline);
+        resends.chain(answers).min()
     }
 }
