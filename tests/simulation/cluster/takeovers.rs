@@ -46,7 +46,7 @@ fn unanswered(cluster: &Cluster) -> u64 {
 /// Runs what is promised if nodes answer in time: several times, until they do. Which of them are of
 /// an earlier release stays the same.
 fn until_answered(seed: u64, run: impl Fn(u64) -> bool) {
-    let _ = (0..4).any(|attempt| run(seed + (attempt * 9 << 20)));
+    let _ = (0..4).any(|attempt| run(seed + ((attempt * 9) << 20)));
 }
 
 /// Sessions at all nodes.
