@@ -43,8 +43,8 @@ fn unanswered(cluster: &Cluster) -> u64 {
     cluster.brokers.iter().map(of).sum()
 }
 
-/// Runs what is promised if nodes answer in time: several times, until they do. Which of them are of
-/// an earlier release stays the same.
+/// Runs what is promised if nodes answer in time: several times, until they do. Which of them are
+/// of an earlier release stays the same.
 fn until_answered(seed: u64, run: impl Fn(u64) -> bool) {
     let _ = (0..4).any(|attempt| run(seed + ((attempt * 9) << 20)));
 }
