@@ -51,8 +51,11 @@ fn told(answer: &Value) -> String {
             _ => format!("DOWN, not heard for {} ms", node["silent_millis"]),
         };
         out += &format!(
-            "  {}: {standing}; {} filters, {} bytes in the window, {} bytes waiting here\n",
+            "  {}: {standing}; format {}, level {}, {} filters, {} bytes in the window, {} bytes \
+             waiting here\n",
             text(node, "node"),
+            node["format"],
+            node["level"],
             node["filters"],
             node["window_bytes"],
             node["waiting_bytes"],
@@ -72,15 +75,16 @@ mod tests {
             "messages_sent": 5, "messages_received": 6, "dropped": {"expired": 0, "node_down": 2},
             "nodes": [
                 {"node": "b", "up": true, "settled": true, "silent_millis": 20, "filters": 7,
-                 "window_bytes": 0, "waiting_bytes": 0},
+                 "format": 6, "level": 1, "window_bytes": 0, "waiting_bytes": 0},
                 {"node": "c", "up": false, "settled": false, "silent_millis": 4000, "filters": 0,
-                 "window_bytes": 90, "waiting_bytes": 0},
+                 "format": 5, "level": 0, "window_bytes": 90, "waiting_bytes": 0},
             ],
         });
         let wanted = "cluster fleet, node a: connected to NATS, 3 filters told, 5 messages sent \
-                      and 6 received\n  dropped, node_down: 2\n  b: up; 7 filters, 0 bytes in \
-                      the window, 0 bytes waiting here\n  c: DOWN, not heard for 4000 ms; 0 \
-                      filters, 90 bytes in the window, 0 bytes waiting here\n";
+                      and 6 received\n  dropped, node_down: 2\n  b: up; format 6, level 1, 7 \
+                      filters, 0 bytes in the window, 0 bytes waiting here\n  c: DOWN, not heard \
+                      for 4000 ms; format 5, level 0, 0 filters, 90 bytes in the window, 0 bytes \
+                      waiting here\n";
         assert_eq!(told(&answer), wanted);
     }
 }

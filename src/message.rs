@@ -316,6 +316,11 @@ impl Batch {
         Batch { bytes, count: 0 }
     }
 
+    /// Makes room for so many bytes.
+    pub fn make_room(&mut self, bytes: usize) {
+        self.bytes.reserve(bytes);
+    }
+
     /// Returns the allocation for reuse.
     pub fn into_bytes(self) -> Vec<u8> {
         self.bytes

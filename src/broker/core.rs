@@ -44,9 +44,11 @@ const IO_MEMORY: usize = 64 << 10;
 const YIELD: Duration = Duration::from_millis(1);
 /// A step that takes this many nanoseconds was suspended for a part of the time.
 const STALL: u64 = 100_000_000;
-/// How long a core without other work waits for room in a mailbox before it looks again. Meanwhile
-/// the other shard works on the rest of its full mailbox, so it never waits for this one.
+/// How long a core without other work waits for room in a mailbox before it looks again, at least
+/// and at most. Meanwhile the other shard works on the rest of its full mailbox. The core looks
+/// again when half of it has room: while it finds less, the next wait is longer.
 const NAP: Duration = Duration::from_micros(50);
+const LONGEST_NAP: Duration = Duration::from_micros(800);
 
 /// What the control thread tells a core.
 pub(super) enum CoreCommand {
@@ -193,6 +195,7 @@ fn set_up(
         steps: Histogram::default(),
         exemplars: Exemplars::default(),
         idle_nanos: 0,
+        nap: NAP,
         longest: 0,
         cpu_seen: 0,
         writer,
@@ -247,13 +250,7 @@ async fn run(plan: CorePlan, commands: Receiver<CoreCommand>) -> Result<(), Stri
                 core.exemplars.add(trace, ended - began, time_of_day());
             }
         } else if awaits_room {
-            // Mail that the shard cannot take in now is no reason to stay awake.
-            let takes_mail = !core.shard.outbox().is_congested();
-            let (ends, commands) = (&core.ends, &core.commands);
-            let writer = core.writer.as_ref();
-            let has_answer = || writer.is_some_and(Writer::has_answer);
-            let has_mail = || takes_mail && ends.has_mail();
-            driver.nap(NAP, || has_mail() || !commands.is_empty() || has_answer());
+            core.await_room(&mut driver);
             idle_since = Some(ended);
         }
         if busy || awaits_room || copies == CopyPace::More {
@@ -313,6 +310,8 @@ struct RunningCore {
     exemplars: Exemplars,
     /// Time spent waiting, spinning included.
     idle_nanos: u64,
+    /// How long it waits for room in a mailbox.
+    nap: Duration,
     /// The longest step since the shard last asked, nanoseconds.
     longest: u64,
     /// CPU time of this thread when the shard last asked, nanoseconds.
@@ -324,6 +323,28 @@ struct RunningCore {
 }
 
 impl RunningCore {
+    /// Waits for room in a mailbox.
+    fn await_room(&mut self, driver: &mut Driver) {
+        // Mail that the shard cannot take in now is no reason to stay awake.
+        let takes_mail = !self.shard.outbox().is_congested();
+        let (ends, commands) = (&self.ends, &self.commands);
+        let writer = self.writer.as_ref();
+        let has_answer = || writer.is_some_and(Writer::has_answer);
+        let has_mail = || takes_mail && ends.has_mail();
+        driver.nap(self.nap, || has_mail() || !commands.is_empty() || has_answer());
+        self.fit_nap();
+    }
+
+    /// Makes the next nap shorter if each mailbox that this shard has put something into is half
+    /// empty, and longer otherwise.
+    fn fit_nap(&mut self) {
+        let half = self.ends.data_capacity() / 2;
+        let mut watched = self.shard.outbox().watched().iter();
+        let is_half_empty = watched.all(|shard| self.ends.data_room(shard) >= half);
+        let nap = if is_half_empty { self.nap / 2 } else { self.nap * 2 };
+        self.nap = nap.clamp(NAP, LONGEST_NAP);
+    }
+
     fn obey(&mut self, driver: &mut Driver) {
         while let Ok(command) = self.commands.try_recv() {
             match command {

@@ -1,14 +1,32 @@
 //! Frames: what one node sends through the engine, to one other node or to all.
 //!
 //! A frame is a header and, in a frame of data, one segment of a lane ([`super::lane`]). Numbers
-//! are little-endian. A frame is refused, with a reason, if it is cut short, too long, of another
-//! version, or from a node without a valid name. No memory is reserved because of lengths in a
-//! frame.
+//! are little-endian. A frame is refused, with a reason, if it is cut short, too long, of a format
+//! that is not known, or from a node without a valid name. No memory is reserved because of lengths
+//! in a frame.
+//!
+//! # Formats and levels
+//! A frame says which format it has. A node reads the formats from [`OLDEST`] to [`NEWEST`], and
+//! its hello says up to which it reads ([`Abilities`]); another node gets frames of the newest
+//! format that both read. From format 6 on, what follows the known fields of a hello or a state is
+//! left out by the reader, so that later formats may add to both. Hellos are for nodes that are not
+//! known yet, so they have this format ([`OPEN`]) and no later one. A node of format 5 cannot read
+//! them; its own hellos can be read, and are answered by states in its format.
+//!
+//! What a node can do besides, such as the kinds of records that it reads, is its level
+//! ([`LEVEL`]). What one node alone may not do is done once all nodes have its level.
 
 use super::lane::{Acknowledgement, Lane, SEGMENT};
 
-/// The format of frames that this node speaks.
-pub const VERSION: u8 = 5;
+/// The oldest format of frames that this node reads and writes.
+pub const OLDEST: u8 = 5;
+/// The newest format of frames that this node reads and writes.
+pub const NEWEST: u8 = 6;
+/// The first format whose hellos and states may be longer than what is known of them.
+pub const OPEN: u8 = 6;
+/// What this node can do. Level 1: records about adoptions, will messages of stored sessions, and
+/// which retained messages the client of a session that moves is owed.
+pub const LEVEL: u8 = 1;
 /// The first bytes of each frame.
 const MAGIC: [u8; 2] = *b"RQ";
 /// The longest name of a node in bytes.
@@ -21,13 +39,16 @@ const STATE: u8 = 1;
 const DATA: u8 = 2;
 const GOODBYE: u8 = 3;
 
+/// Bytes of a state.
+const STATE_BYTES: u8 = 16 + 17 * Lane::ALL.len() as u8 + 4 + 1 + 20 + 8;
+
 /// Why a frame was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FrameRefusal {
     /// The bytes are no frame of this protocol.
     Foreign,
-    /// The frame has a version that this node does not speak.
-    Version,
+    /// The frame has a format that this node does not read.
+    Format,
     /// The frame is shorter or longer than its contents say.
     Length,
     /// The sender's name is not valid.
@@ -41,7 +62,7 @@ impl FrameRefusal {
     pub fn word(self) -> &'static str {
         match self {
             FrameRefusal::Foreign => "foreign",
-            FrameRefusal::Version => "version",
+            FrameRefusal::Format => "format",
             FrameRefusal::Length => "length",
             FrameRefusal::Name => "name",
             FrameRefusal::Kind => "kind",
@@ -92,11 +113,32 @@ pub struct FilterDigest {
     pub digest: u64,
 }
 
+/// What a node can do, as its hellos tell.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Abilities {
+    /// The newest format of frames that it reads.
+    pub newest: u8,
+    /// Its level.
+    pub level: u8,
+}
+
+impl Abilities {
+    /// Those of this program.
+    pub const OWN: Abilities = Abilities { newest: NEWEST, level: LEVEL };
+    /// Those of a node that has told none.
+    pub const LEAST: Abilities = Abilities { newest: OLDEST, level: 0 };
+
+    /// What both can do.
+    pub fn common(self, other: Abilities) -> Abilities {
+        Abilities { newest: self.newest.min(other.newest), level: self.level.min(other.level) }
+    }
+}
+
 /// The content of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FrameContent<'a> {
-    /// The sender is there; for all nodes.
-    Hello,
+    /// The sender is there, and can do this; for all nodes. In format 5 it cannot tell.
+    Hello(Abilities),
     /// The sender ends; for all nodes.
     Goodbye,
     /// The state alone.
@@ -108,6 +150,8 @@ pub enum FrameContent<'a> {
 /// A frame, borrowed from its bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NodeFrame<'a> {
+    /// Its format.
+    pub format: u8,
     /// The node that sent it.
     pub sender: FrameSender<'a>,
     /// Its content.
@@ -125,23 +169,26 @@ impl<'a> NodeFrame<'a> {
     pub fn write(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(200 + self.segment().len());
         let kind = match self.said {
-            FrameContent::Hello => HELLO,
+            FrameContent::Hello(_) => HELLO,
             FrameContent::Goodbye => GOODBYE,
             FrameContent::State(_) => STATE,
             FrameContent::Data(..) => DATA,
         };
         out.extend_from_slice(&MAGIC);
-        out.extend_from_slice(&[VERSION, kind]);
+        out.extend_from_slice(&[self.format, kind]);
         out.extend_from_slice(&self.sender.incarnation.to_le_bytes());
         out.extend_from_slice(&self.sender.clock.to_le_bytes());
         out.extend_from_slice(&self.sender.time.to_le_bytes());
         out.push(self.sender.name.len() as u8);
         out.extend_from_slice(self.sender.name.as_bytes());
         match self.said {
-            FrameContent::Hello | FrameContent::Goodbye => {}
-            FrameContent::State(state) => state.write(&mut out),
+            FrameContent::Hello(Abilities { newest, level }) if self.format >= OPEN => {
+                out.extend_from_slice(&[newest, level]);
+            }
+            FrameContent::Hello(_) | FrameContent::Goodbye => {}
+            FrameContent::State(state) => state.write(self.format, &mut out),
             FrameContent::Data(state, lane, number, segment) => {
-                state.write(&mut out);
+                state.write(self.format, &mut out);
                 out.push(lane as u8);
                 out.extend_from_slice(&number.to_le_bytes());
                 out.extend_from_slice(segment);
@@ -154,18 +201,29 @@ impl<'a> NodeFrame<'a> {
         if let FrameContent::Data(.., segment) = self.said { segment } else { &[] }
     }
 
+    /// The format and the sender's name of a frame of a format that is not known, as all formats
+    /// begin in the same way. `None` when `bytes` are no frame.
+    pub fn stranger(bytes: &'a [u8]) -> Option<(u8, &'a str)> {
+        let mut rest = FrameReader(bytes);
+        let [m, n, format, _] = rest.take::<4>().ok()?;
+        rest.take::<24>().ok()?; // its incarnation, and two times
+        let [length] = rest.take::<1>().ok()?;
+        let name = str::from_utf8(rest.slice(usize::from(length)).ok()?).ok()?;
+        ([m, n] == MAGIC && is_name(name)).then_some((format, name))
+    }
+
     /// Reads a frame.
     ///
     /// # Errors
-    /// The reason why `bytes` are no frame, or none of this version.
+    /// The reason why `bytes` are no frame, or none of a format that is known.
     pub fn read(bytes: &'a [u8]) -> Result<NodeFrame<'a>, FrameRefusal> {
         let mut rest = FrameReader(bytes);
-        let [m, n, version, kind] = rest.take::<4>().map_err(|_| FrameRefusal::Foreign)?;
+        let [m, n, format, kind] = rest.take::<4>().map_err(|_| FrameRefusal::Foreign)?;
         if [m, n] != MAGIC {
             return Err(FrameRefusal::Foreign);
         }
-        if version != VERSION {
-            return Err(FrameRefusal::Version);
+        if !(OLDEST..=NEWEST).contains(&format) {
+            return Err(FrameRefusal::Format);
         }
         if bytes.len() > LARGEST {
             return Err(FrameRefusal::Length);
@@ -178,11 +236,16 @@ impl<'a> NodeFrame<'a> {
             return Err(FrameRefusal::Name);
         }
         let said = match kind {
-            HELLO => FrameContent::Hello,
+            HELLO if format >= OPEN => {
+                let [newest, level] = rest.take::<2>()?;
+                rest.0 = &[];
+                FrameContent::Hello(Abilities { newest: newest.max(format), level })
+            }
+            HELLO => FrameContent::Hello(Abilities::LEAST),
             GOODBYE => FrameContent::Goodbye,
-            STATE => FrameContent::State(FrameState::read(&mut rest)?),
+            STATE => FrameContent::State(FrameState::read(format, &mut rest)?),
             DATA => {
-                let state = FrameState::read(&mut rest)?;
+                let state = FrameState::read(format, &mut rest)?;
                 let [lane] = rest.take::<1>()?;
                 let lane = Lane::ALL.get(usize::from(lane)).copied().ok_or(FrameRefusal::Kind)?;
                 let number = rest.long()?;
@@ -197,12 +260,15 @@ impl<'a> NodeFrame<'a> {
         if !rest.0.is_empty() {
             return Err(FrameRefusal::Length);
         }
-        Ok(NodeFrame { sender: FrameSender { name, incarnation, clock, time }, said })
+        Ok(NodeFrame { format, sender: FrameSender { name, incarnation, clock, time }, said })
     }
 }
 
 impl FrameState {
-    fn write(&self, out: &mut Vec<u8>) {
+    fn write(&self, format: u8, out: &mut Vec<u8>) {
+        if format >= OPEN {
+            out.push(STATE_BYTES);
+        }
         out.extend_from_slice(&self.to.to_le_bytes());
         out.extend_from_slice(&self.stream.to_le_bytes());
         out.extend_from_slice(&self.back.to_le_bytes());
@@ -220,7 +286,16 @@ impl FrameState {
         out.extend_from_slice(&self.retained.to_le_bytes());
     }
 
-    fn read(rest: &mut FrameReader<'_>) -> Result<FrameState, FrameRefusal> {
+    fn read(format: u8, rest: &mut FrameReader<'_>) -> Result<FrameState, FrameRefusal> {
+        if format < OPEN {
+            return FrameState::read_fields(rest);
+        }
+        let [length] = rest.take::<1>()?;
+        // What follows the known fields is of later formats.
+        FrameState::read_fields(&mut FrameReader(rest.slice(usize::from(length))?))
+    }
+
+    fn read_fields(rest: &mut FrameReader<'_>) -> Result<FrameState, FrameRefusal> {
         let to = rest.long()?;
         let (stream, back) = (rest.word()?, rest.word()?);
         let mut acknowledged = [Acknowledgement::default(); Lane::ALL.len()];
@@ -278,7 +353,8 @@ mod tests {
         let state =
             FrameState { to: 3, stream: 1, back: 2, acknowledged, snapshot: 8, told, retained: 11 };
         let sender = FrameSender { name: "node-1", incarnation: 1 << 60, clock: 99, time: 1 << 41 };
-        NodeFrame { sender, said: FrameContent::Data(state, Lane::Messages, 17, segment) }
+        let said = FrameContent::Data(state, Lane::Messages, 17, segment);
+        NodeFrame { format: NEWEST, sender, said }
     }
 
     #[test]
@@ -287,15 +363,36 @@ mod tests {
         let FrameContent::Data(state, ..) = data.said else { unreachable!() };
         for said in [
             data.said,
-            FrameContent::Hello,
+            FrameContent::Hello(Abilities { newest: 9, level: 7 }),
             FrameContent::Goodbye,
             FrameContent::State(FrameState { told: None, ..state }),
         ] {
-            let frame = NodeFrame { said, ..data };
-            let bytes = frame.write();
-            assert!(bytes.len() <= LARGEST);
-            assert_eq!(NodeFrame::read(&bytes), Ok(frame));
+            for format in OLDEST..=NEWEST {
+                let mut frame = NodeFrame { format, said, ..data };
+                let bytes = frame.write();
+                assert!(bytes.len() <= LARGEST);
+                if format < OPEN && matches!(said, FrameContent::Hello(_)) {
+                    frame.said = FrameContent::Hello(Abilities::LEAST);
+                }
+                assert_eq!(NodeFrame::read(&bytes), Ok(frame));
+            }
         }
+    }
+
+    #[test]
+    fn what_later_formats_add_to_hellos_and_states_is_left_out() {
+        let of = |said| NodeFrame { said, ..sample(b"abc") };
+        let hello = of(FrameContent::Hello(Abilities::OWN));
+        assert_eq!(NodeFrame::read(&[&hello.write()[..], b"more"].concat()), Ok(hello));
+        let data = sample(b"abc");
+        let mut bytes = data.write();
+        let at = bytes.len() - 3 - 9 - usize::from(STATE_BYTES);
+        bytes[at - 1] += 2;
+        bytes.splice(bytes.len() - 12..bytes.len() - 12, [8, 8]);
+        assert_eq!(NodeFrame::read(&bytes), Ok(data));
+        // Nodes of before say nothing of what they can do, and what they say has its length.
+        let old = NodeFrame { format: OLDEST, ..hello }.write();
+        assert_eq!(NodeFrame::read(&[&old[..], b"x"].concat()), Err(FrameRefusal::Length));
     }
 
     #[test]
@@ -310,12 +407,13 @@ mod tests {
             NodeFrame::read(&bytes).unwrap_err()
         };
         assert_eq!(changed(0, b'X'), FrameRefusal::Foreign);
-        assert_eq!(changed(2, 1), FrameRefusal::Version);
+        assert_eq!(changed(2, OLDEST - 1), FrameRefusal::Format);
+        assert_eq!(changed(2, NEWEST + 1), FrameRefusal::Format);
         assert_eq!(changed(3, 9), FrameRefusal::Kind);
         assert_eq!(changed(29, b'.'), FrameRefusal::Name);
         assert_eq!(changed(29, 0xff), FrameRefusal::Name);
-        let hello = NodeFrame { said: FrameContent::Hello, ..sample(b"") }.write();
-        assert_eq!(NodeFrame::read(&[&hello[..], b"x"].concat()), Err(FrameRefusal::Length));
+        let goodbye = NodeFrame { said: FrameContent::Goodbye, ..sample(b"") }.write();
+        assert_eq!(NodeFrame::read(&[&goodbye[..], b"x"].concat()), Err(FrameRefusal::Length));
         let long = vec![0; SEGMENT + 1];
         assert_eq!(NodeFrame::read(&sample(&long).write()), Err(FrameRefusal::Length));
         assert_eq!(NodeFrame::read(&sample(b"").write()), Err(FrameRefusal::Length));
@@ -337,7 +435,7 @@ mod tests {
             let _ = NodeFrame::read(&bytes);
             // The same bytes with a valid head.
             if let Some(head) = bytes.first_chunk_mut::<4>() {
-                *head = [b'R', b'Q', VERSION, head[3] % 4];
+                *head = [b'R', b'Q', OLDEST + head[2] % 3, head[3] % 4];
             }
             if let Ok(frame) = NodeFrame::read(&bytes) {
                 let written = frame.write();

@@ -30,6 +30,11 @@ pub const LENGTH: usize = 4;
 /// each further time, up to the longest.
 const RESEND: u64 = 250;
 const LONGEST_RESEND: u64 = 2000;
+/// While publications come one after the other, this many segments of them are acknowledged at
+/// once, unless the acknowledgement before was sent [`ACKNOWLEDGED`] milliseconds ago. A window
+/// holds at least twice as many.
+const SEGMENTS: u64 = 8;
+const ACKNOWLEDGED: u64 = 2;
 /// The least milliseconds between two restarts because of gaps: acknowledgements that were under
 /// way report the same gap again.
 const AFTER_GAP: u64 = 50;
@@ -294,13 +299,24 @@ pub struct LaneReceiver {
     gap: bool,
     /// Whether the sender still has to be told how far this lane has got.
     due: bool,
-    /// The value of `until` that the sender was told last.
+    /// The values of `until` and `next` that the sender was told last, and when.
     told: u64,
+    told_next: u64,
+    told_at: Instant,
 }
 
 impl Default for LaneReceiver {
     fn default() -> Self {
-        LaneReceiver { next: 1, bytes: Vec::new(), at: 0, gap: false, due: false, told: 0 }
+        LaneReceiver {
+            next: 1,
+            bytes: Vec::new(),
+            at: 0,
+            gap: false,
+            due: false,
+            told: 0,
+            told_next: 1,
+            told_at: Instant(0),
+        }
     }
 }
 
@@ -381,15 +397,30 @@ impl LaneReceiver {
         self.next + (room / SEGMENT) as u64
     }
 
-    /// Whether the sender should be told how far this lane has got.
-    pub fn is_due(&self) -> bool {
-        self.due || self.until() >= self.told + (RECEIVED / SEGMENT / 4) as u64
+    /// Whether the sender should be told now how far the lane has got.
+    pub fn is_due(&self, lane: Lane, now: Instant) -> bool {
+        self.until() >= self.told + (RECEIVED / SEGMENT / 4) as u64
+            || self.due
+                && (lane != Lane::Messages
+                    || self.gap
+                    || self.next >= self.told_next + SEGMENTS
+                    || self.due_at() <= now)
+    }
+
+    /// When the sender should be told, if nothing else arrives.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.due.then(|| self.due_at())
+    }
+
+    fn due_at(&self) -> Instant {
+        self.told_at.plus_millis(ACKNOWLEDGED)
     }
 
     /// The acknowledgement that the sender is told now.
-    pub fn acknowledgement(&mut self) -> Acknowledgement {
+    pub fn acknowledgement(&mut self, now: Instant) -> Acknowledgement {
         self.due = false;
         self.told = self.until();
+        (self.told_next, self.told_at) = (self.next, now);
         let early = u64::from(Mutant::ClusterAcknowledgedEarly.is_on() && self.gap);
         Acknowledgement { next: self.next + early, until: self.told, gap: self.gap }
     }

@@ -34,7 +34,7 @@ fn records_longer_than_a_segment_come_as_they_were() {
             arrivals.take(number, segment);
         }
         came.extend(drain(&mut arrivals));
-        window.acknowledged(arrivals.acknowledgement(), now);
+        window.acknowledged(arrivals.acknowledgement(now), now);
     }
     let expected: Vec<_> =
         lengths.iter().enumerate().map(|(at, &length)| record(length, at as u8)).collect();
@@ -99,11 +99,11 @@ fn a_receiver_that_is_behind_is_sent_no_more_than_it_takes() {
         arrivals.take(number, segment);
     }
     assert!(sent <= RECEIVED && sent > RECEIVED - 2 * SEGMENT, "{sent} bytes");
-    window.acknowledged(arrivals.acknowledgement(), Instant(1));
-    assert!(window.next(Instant(1)).is_none() && !arrivals.is_due());
+    window.acknowledged(arrivals.acknowledgement(Instant(1)), Instant(1));
+    assert!(window.next(Instant(1)).is_none() && !arrivals.is_due(Lane::Bulk, Instant(9)));
     let taken = drain(&mut arrivals).len();
-    assert!(arrivals.is_due(), "there is room again");
-    window.acknowledged(arrivals.acknowledgement(), Instant(2));
+    assert!(arrivals.is_due(Lane::Messages, Instant(1)), "there is room again");
+    window.acknowledged(arrivals.acknowledgement(Instant(2)), Instant(2));
     assert!(window.next(Instant(2)).is_some() && taken > 1000);
 }
 
@@ -120,7 +120,7 @@ fn one_record_may_be_longer_than_what_may_wait() {
             any = true;
         }
         assert!(any, "nothing is sent, and the record is not there");
-        window.acknowledged(arrivals.acknowledgement(), now);
+        window.acknowledged(arrivals.acknowledgement(now), now);
     }
     assert_eq!(drain(&mut arrivals), [record(3 * RECEIVED, 9)]);
 }
@@ -152,7 +152,40 @@ fn hostile_acknowledgements_and_lengths_do_no_harm() {
     arrivals.take(1, &[0xff; 8]);
     assert_eq!(arrivals.record(), Err(Malformed));
     arrivals.take(u64::MAX, b"x");
-    assert!(arrivals.acknowledgement().gap);
+    assert!(arrivals.acknowledgement(Instant(1)).gap);
+}
+
+#[test]
+fn publications_that_come_one_after_the_other_are_acknowledged_several_at_a_time() {
+    let mut arrivals = LaneReceiver::default();
+    let (mut sent, mut number) = (Vec::new(), 0);
+    for now in 100..120 {
+        let now = Instant(now);
+        // Many at first, and then one every 5 milliseconds.
+        let count = match now.0 {
+            100 => 20,
+            101..110 => 3,
+            other => u64::from(other % 5 == 0),
+        };
+        for _ in 0..count {
+            number += 1;
+            arrivals.take(number, &[0, 0, 0, 0]);
+            arrivals.taken();
+            assert!(arrivals.is_due(Lane::Control, now) && arrivals.is_due(Lane::Bulk, now));
+            assert!(arrivals.deadline().is_some_and(|at| at <= now.plus_millis(ACKNOWLEDGED)));
+            if arrivals.is_due(Lane::Messages, now) {
+                sent.push((now.0 - 100, arrivals.acknowledgement(now).next - 1));
+                assert!(!arrivals.is_due(Lane::Messages, Instant(999)));
+            }
+        }
+        let due = arrivals.deadline().is_some_and(|at| at <= now);
+        assert_eq!(due, arrivals.is_due(Lane::Messages, now));
+    }
+    let expected =
+        [(0, 1), (0, 9), (0, 17), (2, 24), (4, 30), (6, 36), (8, 42), (10, 48), (15, 49)];
+    assert_eq!(sent, expected);
+    arrivals.take(number + 2, b"x");
+    assert!(arrivals.is_due(Lane::Messages, Instant(115)), "a gap is told at once");
 }
 
 proptest! {
@@ -191,7 +224,7 @@ proptest! {
             came.extend(drain(&mut arrivals));
             // The losses may repeat, but must not prevent a whole run from ending.
             if fates.next() != Some(0) || now.0 % 3 == 0 {
-                window.acknowledged(arrivals.acknowledgement(), now);
+                window.acknowledged(arrivals.acknowledgement(now), now);
             }
             if window.is_empty() {
                 break;

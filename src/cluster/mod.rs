@@ -43,6 +43,7 @@ pub mod pending_asks;
 pub mod record;
 #[cfg(feature = "runtime")]
 pub mod serve;
+pub mod settled;
 #[cfg(feature = "runtime")]
 pub mod start;
 pub mod wills;

@@ -9,17 +9,18 @@
 //! waits, by the policy, until this node gives all others up and is a broker on its own.
 
 mod durable;
+mod greeting;
 mod passing;
 mod retelling;
 mod status;
 mod times;
 mod wills;
 
-use super::adoption::Adoption;
+use super::adoption::{Adoption, DurableMember};
 use super::announced::PendingSubacks;
 use super::claims::{ClaimCounts, ClaimMail, NodeClaims, NodeSet};
 use super::filters::LocalFilters;
-use super::frame::{FrameContent, FrameRefusal, FrameSender, NodeFrame};
+use super::frame::{Abilities, FrameContent, FrameRefusal, FrameSender, NodeFrame};
 use super::keeping::{KeepAsker, KeepRequest, KeptAt};
 use super::lane::Lane;
 use super::peer::{LocalBroker, PeerCounts, PeerNode, Presence};
@@ -32,6 +33,7 @@ use crate::mutant::Mutant;
 use crate::packet::Qos;
 use crate::time::Instant;
 use crate::topic;
+use greeting::{StrangeNodes, greet};
 pub use passing::PassedTo;
 use retelling::{Retelling, UnchangedSince};
 use status::add;
@@ -99,6 +101,8 @@ pub struct NodePlan {
     pub wills: usize,
     /// Whether the sessions of a node survive its loss.
     pub durable: bool,
+    /// What it can do: [`Abilities::OWN`], or less to be like a node of an earlier release.
+    pub abilities: Abilities,
 }
 
 /// This node, with what it knows of the others.
@@ -134,6 +138,7 @@ pub struct Node {
     /// Until then, other nodes that were not heard do not count as gone.
     heard_by: Instant,
     counts: NodeCounts,
+    strangers: StrangeNodes,
     warned: bool,
 }
 
@@ -142,13 +147,19 @@ impl Node {
     pub fn new(plan: NodePlan, now: Instant) -> Node {
         let mut claims = NodeClaims::new(&plan.name, plan.shards, plan.incarnation, now);
         claims.awaits_adoption(plan.durable);
-        let adopts = || Box::new(Adoption::new(&plan.name, plan.incarnation, plan.shards, now));
+        let member = || DurableMember {
+            name: plan.name.as_str().into(),
+            incarnation: plan.incarnation,
+            shards: plan.shards,
+            level: plan.abilities.level,
+        };
+        let adopts = || Box::new(Adoption::new(member(), now));
         Node {
             adoption: plan.durable.then(adopts),
             requests: Vec::new(),
             looking: 0,
             failing: None,
-            wills: NodeWills::new(plan.wills),
+            wills: NodeWills::new(&plan.name, plan.wills),
             plan,
             claims,
             peers: (0..CLUSTER_PEERS).map(|_| None).collect(),
@@ -163,6 +174,7 @@ impl Node {
             cut_off: None,
             heard_by: now,
             counts: NodeCounts::default(),
+            strangers: StrangeNodes::default(),
             warned: false,
         }
     }
@@ -193,7 +205,7 @@ impl Node {
             ToCluster::Adopted(bytes) => self.has_adopted(bytes),
             told => {
                 if let ToCluster::Claim(_, client, _) = &told {
-                    self.wills.far.claimed(None, client, u64::MAX);
+                    self.wills.far.claimed(None, client, u64::MAX, now);
                 }
                 self.claims.told(shard, told, self.cut_off.is_none(), now);
             }
@@ -277,7 +289,7 @@ impl Node {
         }
         let is_up = peer.presence == Presence::Up;
         if is_up && (peer.window() < self.plan.window || Mutant::ClusterWindowUnbounded.is_on()) {
-            peer.send(message, purpose);
+            peer.send(message, purpose.retain);
             return true;
         }
         let kept = purpose.retain.is_kept();
@@ -308,8 +320,9 @@ impl Node {
     pub fn received(&mut self, bytes: &[u8], now: Instant) {
         self.counts.frames_received += 1;
         let frame = match NodeFrame::read(bytes) {
-            Ok(frame) => frame,
-            Err(why) => return self.refused(why, bytes.len()),
+            Ok(frame) if frame.format <= self.plan.abilities.newest => frame,
+            Ok(_) => return self.refused(FrameRefusal::Format, bytes, now),
+            Err(why) => return self.refused(why, bytes, now),
         };
         if frame.sender.name == self.plan.name {
             return self.hear_itself(&frame, now);
@@ -324,7 +337,7 @@ impl Node {
             // The frame is for an earlier run of this node, so it only shows that the sender is
             // there.
             self.counts.stale += 1;
-            frame.said = FrameContent::Hello;
+            frame.said = FrameContent::Hello(Abilities::LEAST);
         }
         let Some(at) = self.number_of(&frame.sender, now) else { return };
         let streams = &mut self.streams;
@@ -368,45 +381,6 @@ impl Node {
         }
     }
 
-    fn refused(&mut self, why: FrameRefusal, bytes: usize) {
-        self.counts.refused += 1;
-        tracing::debug!(reason = why.word(), bytes, "cluster: a frame was refused");
-    }
-
-    /// Takes in a frame with this node's name: its own frame, or that of another node with the same
-    /// name.
-    fn hear_itself(&mut self, frame: &NodeFrame<'_>, now: Instant) {
-        if frame.sender.incarnation != self.plan.incarnation {
-            self.counts.doubles += 1;
-            // Frames of a run that has just ended may still be on their way; these cause one
-            // warning.
-            if self.counts.doubles.is_power_of_two() {
-                let name = &*self.plan.name;
-                tracing::warn!(node = name, "cluster: another node has this node's name");
-            }
-            return;
-        }
-        self.echoed = now;
-        if let Some(since) = self.cut_off.take() {
-            let millis = now.millis_since(since);
-            tracing::info!(millis, "cluster: the engine carries frames again");
-            self.heard_by = now.plus_millis(GRACE);
-            for peer in self.peers.iter_mut().flatten() {
-                // No node could be heard meanwhile, and others may take longer to reconnect.
-                peer.heard = now.plus_millis(GRACE);
-                peer.begin_again(now);
-            }
-        }
-    }
-
-    /// Tells the other nodes that this node ends.
-    pub fn say_goodbye(&self, now: Instant, engine: &mut impl Engine) {
-        let NodePlan { name, incarnation, .. } = &self.plan;
-        let time = self.claims.time(now);
-        let sender = FrameSender { name, incarnation: *incarnation, clock: now.0, time };
-        engine.send(To::All, NodeFrame { sender, said: FrameContent::Goodbye }.write());
-    }
-
     /// The number of a node; a new node gets a free one. `None` when there is none left.
     fn number_of(&mut self, sender: &FrameSender<'_>, now: Instant) -> Option<usize> {
         let known =
@@ -425,7 +399,8 @@ impl Node {
         };
         self.streams += 1;
         tracing::info!(node = sender.name, "cluster: a node has joined");
-        *place = Some(PeerNode::new(sender, self.streams, now));
+        self.strangers.joined(sender.name);
+        *place = Some(PeerNode::new(sender, self.streams, self.plan.abilities, now));
         self.claims.joined(at as u8, sender.name);
         self.wills.far.joined(at as u8, sender.name, sender.incarnation);
         Some(at)
@@ -445,6 +420,8 @@ impl Node {
         more |= self.return_unpassed(broker);
         self.run_claims(now, broker);
         self.run_adoption(now, broker, engine);
+        self.settle_own(broker);
+        self.tell_settled();
         more |= self.run_wills(now, broker);
         let forgets_wills = !self.judges_others(now);
         let greets = now >= self.next_hello;
@@ -453,7 +430,7 @@ impl Node {
         let own = FrameSender { name, incarnation: *incarnation, clock: now.0, time };
         if greets {
             self.next_hello = now.plus_millis(HELLO);
-            engine.send(To::All, NodeFrame { sender: own, said: FrameContent::Hello }.write());
+            greet(&own, self.plan.abilities, engine);
             self.counts.frames_sent += 1;
         }
         let places = self.peers.iter_mut().zip(&mut self.retellings).enumerate();
@@ -496,7 +473,7 @@ impl Node {
             };
             peer.emit(&own, &self.filters, now, send);
             if greets {
-                peer.emit_state(&own, &self.filters, send);
+                peer.emit_state(&own, &self.filters, now, send);
             }
         }
         more || !self.claims.mail.is_empty()
@@ -586,10 +563,10 @@ impl Node {
 
     /// When the node has something to do even if nothing arrives.
     pub fn deadline(&self, now: Instant) -> Instant {
-        let resends = self.peers.iter().flatten().filter_map(PeerNode::deadline);
-        let resends = resends.filter(|_| self.cut_off.is_none());
+        let up = |peer: &&PeerNode| peer.presence == Presence::Up && self.cut_off.is_none();
+        let peers = self.peers.iter().flatten().filter(up).filter_map(PeerNode::deadline);
         // Looking after a node that is down is no more urgent than the next hello.
-        resends
+        peers
             .chain([self.next_hello])
             .chain(self.claims.deadline())
             .chain(self.announced.deadline())

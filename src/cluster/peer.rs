@@ -9,10 +9,12 @@
 //! segments has been acknowledged, so that all of them can be sent again. What is lost by this is
 //! counted.
 
+mod sending;
+
 use super::claims::{NodeClaims, Whom};
 use super::clock::{Apart, Offset};
 use super::filters::{FilterTelling, LocalFilters, RemoteFilters, is_group};
-use super::frame::{FrameContent, FrameSender, FrameState, NodeFrame};
+use super::frame::{Abilities, FrameContent, FrameSender, FrameState, NodeFrame};
 use super::handing_on::{pass, publish};
 use super::lane::{Lane, LaneReceiver, LaneSender, Malformed};
 use super::record::{NodeRecord, PassedRef};
@@ -85,6 +87,9 @@ pub struct PeerNode {
     pub name: Box<str>,
     /// Its incarnation.
     pub incarnation: u64,
+    /// What this node can do, and what the other one can as far as it has told.
+    own: Abilities,
+    told: Abilities,
     /// Whether it is there.
     pub presence: Presence,
     /// When it was last heard.
@@ -126,11 +131,14 @@ pub struct PeerNode {
 }
 
 impl PeerNode {
-    /// A node that was not known before; `stream` is the number of this node's stream to it.
-    pub fn new(sender: &FrameSender<'_>, stream: u32, now: Instant) -> PeerNode {
+    /// A node that was not known before; `stream` is the number of this node's stream to it, and
+    /// `own` is what this node can do.
+    pub fn new(sender: &FrameSender<'_>, stream: u32, own: Abilities, now: Instant) -> PeerNode {
         PeerNode {
             name: sender.name.into(),
             incarnation: sender.incarnation,
+            own,
+            told: Abilities::LEAST,
             presence: Presence::Up,
             heard: now,
             counts: PeerCounts::default(),
@@ -153,6 +161,27 @@ impl PeerNode {
             unpassed: Vec::new(),
             wills: WillTelling::default(),
             has_ended: false,
+        }
+    }
+
+    /// What both nodes can do, as far as the other one has told.
+    pub fn can(&self) -> Abilities {
+        if Mutant::ClusterLevelIgnored.is_on() {
+            return self.own;
+        }
+        self.own.common(self.told)
+    }
+
+    /// Notes what the node can do, of which an earlier format says less. It may not have been told
+    /// what it can be told now.
+    fn note_abilities(&mut self, told: Abilities) {
+        let before = self.can();
+        self.told = Abilities {
+            newest: self.told.newest.max(told.newest),
+            level: self.told.level.max(told.level),
+        };
+        if self.can().level > before.level {
+            self.wills.begin();
         }
     }
 
@@ -210,6 +239,7 @@ impl PeerNode {
     /// The node has restarted. `stream` is the number of this node's new stream to it.
     pub fn restarted(&mut self, incarnation: u64, stream: u32) {
         self.incarnation = incarnation;
+        self.told = Abilities::LEAST;
         self.back = 0;
         self.arrivals = Default::default();
         self.offset = Offset::default();
@@ -255,7 +285,8 @@ impl PeerNode {
         (self.presence, self.has_ended) = (Presence::Up, false);
         self.offset.see(frame.sender.clock, now);
         let state = match frame.said {
-            FrameContent::Hello | FrameContent::Goodbye => return,
+            FrameContent::Hello(abilities) => return self.note_abilities(abilities),
+            FrameContent::Goodbye => return,
             FrameContent::State(state) | FrameContent::Data(state, ..) => state,
         };
         if state.stream < self.back || state.stream == 0 {
@@ -350,12 +381,15 @@ impl PeerNode {
     }
 
     /// Puts a message into the window.
-    pub fn send(&mut self, message: &MessageRef<'_>, purpose: MailPurpose) {
+    ///
+    /// Who wants one that is retained is looked up at the node itself, with all that has come to it
+    /// by then: so a client that subscribes or comes there meanwhile gets it with the others, or
+    /// finds it retained.
+    pub fn send(&mut self, message: &MessageRef<'_>, retain: Retain) {
         self.counts.sent += 1;
-        self.push_record(&match purpose.retain.stamp() {
+        self.push_record(&match retain.stamp() {
             None => NodeRecord::Message(*message),
-            Some(stamp) if purpose.deliver => NodeRecord::Stamped(stamp, *message),
-            Some(stamp) => NodeRecord::Retained(stamp, *message),
+            Some(stamp) => NodeRecord::Stamped(stamp, *message),
         });
     }
 
@@ -372,13 +406,20 @@ impl PeerNode {
         }));
     }
 
-    /// Puts a record into the window of its lane.
+    /// Puts a record into the window of its lane, unless the node does not read such records.
     pub fn push_record(&mut self, record: &NodeRecord<'_>) {
+        if record.level() > self.can().level {
+            return;
+        }
         self.windows[record.lane() as usize].push(|out| record.write(out));
     }
 
-    /// Puts an encoded record into the window of `lane`.
+    /// Puts an encoded record into the window of `lane`, unless the node does not read such
+    /// records.
     pub fn push(&mut self, lane: Lane, record: &[u8]) {
+        if NodeRecord::level_of(record) > self.can().level {
+            return;
+        }
         self.windows[lane as usize].push(|out| out.extend_from_slice(record));
     }
 
@@ -419,10 +460,11 @@ impl PeerNode {
     /// Puts records about will messages into the window, up to `most` bytes. Returns true if there
     /// were any.
     pub fn tell_wills(&mut self, wills: &LocalWills, most: usize) -> bool {
+        let level = self.can().level;
         let window = &mut self.windows[Lane::Bulk as usize];
         let mut any = false;
         while window.bytes() < most
-            && self.wills.next(wills, &mut |record| window.push(|out| record.write(out)))
+            && self.wills.next(wills, level, &mut |record| window.push(|out| record.write(out)))
         {
             any = true;
         }
@@ -460,6 +502,9 @@ impl PeerNode {
         for _ in 0..RECORDS {
             let arrivals = &mut self.arrivals[lane as usize];
             let Some(bytes) = arrivals.record()? else { return Ok(false) };
+            if NodeRecord::level_of(bytes) > self.own.level {
+                return Err(Malformed);
+            }
             if lane == Lane::Control && broker.is_congested() {
                 return Ok(false);
             }
@@ -525,63 +570,15 @@ impl PeerNode {
         self.begin_stream(stream);
     }
 
-    /// The state that the node is told in each frame.
-    fn state(&mut self, filters: &LocalFilters) -> FrameState {
-        let control = &mut self.windows[Lane::Control as usize];
-        let told = self.telling.told(filters, control.close());
-        self.state_due = false;
-        FrameState {
-            to: self.incarnation,
-            stream: self.stream,
-            back: self.back,
-            acknowledged: self.arrivals.each_mut().map(LaneReceiver::acknowledgement),
-            snapshot: self.snapshot,
-            told,
-            retained: self.retained_here,
-        }
-    }
-
-    /// Sends everything that can be sent now, as frames.
-    pub fn emit(
-        &mut self,
-        own: &FrameSender<'_>,
-        filters: &LocalFilters,
-        now: Instant,
-        send: &mut dyn FnMut(&str, Vec<u8>),
-    ) {
-        for lane in Lane::ALL {
-            self.windows[lane as usize].tick(now);
-            while self.windows[lane as usize].next(now).is_some() {
-                let state = self.state(filters);
-                let window = &self.windows[lane as usize];
-                let Some((number, segment)) = window.last_sent() else { break };
-                let said = FrameContent::Data(state, lane, number, segment);
-                send(&self.name, NodeFrame { sender: *own, said }.write());
-            }
-        }
-        if self.state_due || self.arrivals.iter().any(LaneReceiver::is_due) {
-            self.emit_state(own, filters, send);
-        }
-    }
-
-    /// Sends a frame with the state alone.
-    pub fn emit_state(
-        &mut self,
-        own: &FrameSender<'_>,
-        filters: &LocalFilters,
-        send: &mut dyn FnMut(&str, Vec<u8>),
-    ) {
-        let said = FrameContent::State(self.state(filters));
-        send(&self.name, NodeFrame { sender: *own, said }.write());
-    }
-
     /// Sends all unacknowledged segments again, as they may be lost.
     pub fn begin_again(&mut self, now: Instant) {
         self.windows.iter_mut().for_each(|window| window.begin_again(now));
     }
 
-    /// When segments are to be sent again.
+    /// When segments are to be sent again, or to be acknowledged.
     pub fn deadline(&self) -> Option<Instant> {
-        self.windows.iter().filter_map(LaneSender::deadline).min()
+        let resends = self.windows.iter().filter_map(LaneSender::deadline);
+        let answers = self.arrivals.iter().filter_map(LaneReceiver::deadline);
+        resends.chain(answers).min()
     }
 }

@@ -36,6 +36,8 @@ const NO_WILL: u8 = 18;
 const NO_WILLS: u8 = 19;
 const WILL_SENT: u8 = 20;
 const ADOPTED: u8 = 21;
+const STORED_WILL: u8 = 22;
+const OWED: u8 = 23;
 
 const RETAIN: u8 = 4;
 const EXPIRES: u8 = 8;
@@ -68,6 +70,8 @@ pub enum NodeRecord<'a> {
     Answer(u64, ClaimVerdict),
     /// The subscriptions of the session that the claim with this number is for.
     Session(u64, &'a [u8]),
+    /// Filters of the session whose retained messages its client is still owed.
+    Owed(u64, &'a [u8]),
     /// A part of the session's in-flight window and queue; true for the last part.
     Part(u64, bool, &'a [u8]),
     /// The subscriptions that came with the sender's claim are among the filters that the sender
@@ -85,6 +89,8 @@ pub enum NodeRecord<'a> {
     Known(u64),
     /// The will message of a client of the sender.
     Will(WillRef<'a>),
+    /// The same, of a session that the sender has stored, with its will message.
+    StoredWill(WillRef<'a>),
     /// The client with this ClientId has no will message any more.
     NoWill(&'a str),
     /// All will messages that were told before are void; those that still apply follow.
@@ -176,7 +182,8 @@ impl<'a> NodeRecord<'a> {
                 out.extend_from_slice(&end.to_le_bytes());
                 out.extend_from_slice(&snapshot.to_le_bytes());
             }
-            NodeRecord::Will(will) => write_will(&will, out),
+            NodeRecord::Will(will) => write_will(WILL, &will, out),
+            NodeRecord::StoredWill(will) => write_will(STORED_WILL, &will, out),
             NodeRecord::NoWill(client) => {
                 out.push(NO_WILL);
                 out.extend_from_slice(client.as_bytes());
@@ -218,6 +225,10 @@ impl<'a> NodeRecord<'a> {
                 begin(SESSION, claim);
                 out.extend_from_slice(bytes);
             }
+            NodeRecord::Owed(claim, bytes) => {
+                begin(OWED, claim);
+                out.extend_from_slice(bytes);
+            }
             NodeRecord::Part(claim, last, bytes) => {
                 begin(PART, claim);
                 out.push(u8::from(last));
@@ -242,6 +253,7 @@ impl<'a> NodeRecord<'a> {
             | NodeRecord::NoFilter(_)
             | NodeRecord::AllFilters(..)
             | NodeRecord::Will(_)
+            | NodeRecord::StoredWill(_)
             | NodeRecord::NoWill(_)
             | NodeRecord::NoWills
             | NodeRecord::Adopted(_)
@@ -256,13 +268,30 @@ impl<'a> NodeRecord<'a> {
             | NodeRecord::Stamped(..)
             | NodeRecord::Passed(_)
             | NodeRecord::Fenced(..) => Lane::Messages,
-            NodeRecord::Session(..) | NodeRecord::Part(..) | NodeRecord::Retained(..) => Lane::Bulk,
-            NodeRecord::Will(_)
+            NodeRecord::Session(..)
+            | NodeRecord::Owed(..)
+            | NodeRecord::Part(..)
+            | NodeRecord::Retained(..)
+            | NodeRecord::Will(_)
+            | NodeRecord::StoredWill(_)
             | NodeRecord::NoWill(_)
             | NodeRecord::NoWills
             | NodeRecord::WillSent(..) => Lane::Bulk,
             _ => Lane::Control,
         }
+    }
+
+    /// The level from which on nodes read such records.
+    pub fn level(&self) -> u8 {
+        match self {
+            NodeRecord::Adopted(_) | NodeRecord::StoredWill(_) | NodeRecord::Owed(..) => 1,
+            _ => 0,
+        }
+    }
+
+    /// The level from which on nodes read a record that was written.
+    pub fn level_of(bytes: &[u8]) -> u8 {
+        u8::from(matches!(bytes.first(), Some(&(ADOPTED | STORED_WILL | OWED))))
     }
 
     /// Reads a record.
@@ -296,7 +325,7 @@ impl<'a> NodeRecord<'a> {
                     _ => Err(Malformed),
                 }
             }
-            CLAIM..=SETTLED | ASK | KNOWN => read_claiming(kind, body),
+            CLAIM..=SETTLED | ASK | KNOWN | OWED => read_claiming(kind, body),
             STAMPED => {
                 read_stamped(body).map(|(stamp, message)| NodeRecord::Stamped(stamp, message))
             }
@@ -309,6 +338,7 @@ impl<'a> NodeRecord<'a> {
                 let name = str::from_utf8(body).map_err(|_| Malformed)?;
                 is_name(name).then_some(NodeRecord::Adopted(name)).ok_or(Malformed)
             }
+            STORED_WILL => read_will(body).map(NodeRecord::StoredWill),
             _ => Err(Malformed),
         }
     }
@@ -331,6 +361,7 @@ fn read_claiming(kind: u8, body: &[u8]) -> Result<NodeRecord<'_>, Malformed> {
             Ok(NodeRecord::Answer(claim, *verdict))
         }
         (SESSION, bytes) => Ok(NodeRecord::Session(claim, bytes)),
+        (OWED, bytes) => Ok(NodeRecord::Owed(claim, bytes)),
         (PART, [last @ (0 | 1), bytes @ ..]) => Ok(NodeRecord::Part(claim, *last == 1, bytes)),
         (FENCE, holder) => Ok(NodeRecord::Fence(claim, node(holder)?)),
         (FENCED, claimant) => Ok(NodeRecord::Fenced(claim, node(claimant)?)),
@@ -349,12 +380,12 @@ fn client(bytes: &[u8]) -> Result<&str, Malformed> {
     str::from_utf8(bytes).map_err(|_| Malformed)
 }
 
-fn write_will(will: &WillRef<'_>, out: &mut Vec<u8>) {
+fn write_will(kind: u8, will: &WillRef<'_>, out: &mut Vec<u8>) {
     let (is_moment, due) = match will.due {
         WillDue::After(seconds) => (0, u64::from(seconds)),
         WillDue::At(at) => (1, at.0),
     };
-    out.push(WILL);
+    out.push(kind);
     out.extend_from_slice(&will.stamp.to_le_bytes());
     out.push(is_moment);
     out.extend_from_slice(&due.to_le_bytes());
@@ -553,6 +584,7 @@ mod tests {
             NodeRecord::Claim(1 << 60, 9, SessionDemand::Left, "client"),
             NodeRecord::Answer(3, ClaimVerdict::Holds),
             NodeRecord::Session(3, b"session"),
+            NodeRecord::Owed(3, b"filters"),
             NodeRecord::Part(3, true, b""),
             NodeRecord::Fence(u64::MAX, "node-1"),
             NodeRecord::Fenced(4, "node-2"),
@@ -565,6 +597,8 @@ mod tests {
                 message_expiry: Some(9),
                 ..will()
             }),
+            NodeRecord::StoredWill(will()),
+            NodeRecord::Adopted("node-3"),
             NodeRecord::NoWill("client"),
             NodeRecord::NoWills,
             NodeRecord::WillSent(8, "node-2", "client"),
@@ -572,6 +606,7 @@ mod tests {
             let bytes = written(record);
             let read = NodeRecord::read(&bytes).unwrap();
             assert_eq!(format!("{read:?}"), format!("{record:?}"));
+            assert_eq!(NodeRecord::level_of(&bytes), record.level());
         }
     }
 
@@ -615,6 +650,8 @@ mod tests {
                 message: MessageRef { topic: "$SYS/a", ..will().message },
                 ..will()
             }),
+            NodeRecord::StoredWill(WillRef { client: "", ..will() }),
+            NodeRecord::Adopted("no.name"),
             NodeRecord::NoWill(""),
             NodeRecord::WillSent(1, "no.name", "client"),
             NodeRecord::WillSent(1, "node-1", ""),
@@ -629,7 +666,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_read_without_harm(
-            kind in 0..22u8,
+            kind in 0..25u8,
             bytes in prop::collection::vec(any::<u8>(), 0..80),
         ) {
             let bytes = [&[kind], &bytes[..]].concat();

@@ -181,6 +181,8 @@ impl Service {
             window: peer.window as u64,
             waiting: peer.waiting as u64,
             silent: peer.silent,
+            format: peer.can.newest,
+            level: peer.can.level,
             ahead: peer.ahead,
             messages: (peer.counts.sent, peer.counts.received),
         });
@@ -197,6 +199,7 @@ impl Service {
             dropped,
             refused: vec![
                 ("malformed", counts.refused + counts.peers.malformed),
+                ("format", counts.formats),
                 ("stale", counts.stale),
                 ("same_name", counts.doubles),
                 ("too_many_nodes", counts.beyond),

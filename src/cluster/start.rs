@@ -5,7 +5,7 @@
     reason = "a thread of its own, which shares an order with the control thread"
 )]
 
-use super::frame::{LONGEST_NAME, is_name};
+use super::frame::{Abilities, LONGEST_NAME, is_name};
 use super::junction::Junction;
 use super::nats::Nats;
 use super::node::{Node, NodePlan, WhenCutOff};
@@ -105,6 +105,7 @@ impl Cluster {
             },
             wills: config.wills_max_bytes.get() as usize,
             durable: config.durable,
+            abilities: Abilities::OWN,
         };
         let node = Node::new(plan, time::Instant(clock() / 1_000_000));
         let service = Service {

@@ -25,164 +25,37 @@
 //! removes its older will messages at whichever node they were told [MQTT-3.1.3-9]. A node that was
 //! only partitioned from the others tells all its will messages again.
 //!
-//! Will messages of stored sessions are not told: their node publishes them when it returns, or
-//! with `durable` the node that adopts the sessions ([`super::adoption`]).
+//! # Stored sessions
+//! A node that has stored its sessions has their will messages when it returns. So the others know
+//! of each will message whether it is stored ([`FarWill::stored`]), and remember which of a dead
+//! node's stored will messages were published or taken back by a claim. When the node is back, it
+//! is told these ([`NodeRecord::WillSent`]), and the others leave the rest to it. It waits for that
+//! before it publishes any. With `durable`, stored will messages are not told: the node that adopts
+//! the sessions publishes them ([`super::adoption`]).
+
+mod local;
 
 use super::claims::NodeClaims;
 use super::clock::Offset;
 use super::record::{NodeRecord, WillRef};
+use super::settled::SettledWills;
 use crate::limits::CLUSTER_PEERS;
 use crate::mesh::moves::{FarWill, WillDue};
 use crate::message::Message;
 use crate::mutant::Mutant;
 use crate::time::Instant;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem::size_of;
 use std::ops::Bound;
+
+pub use local::{LocalWills, WillTelling};
 
 /// Milliseconds without news of the nodes before it, after which a node publishes.
 const TURN: u64 = 3000;
 /// Will messages that are sorted by due time, or forgotten, at a time.
 const SLICE: usize = 1024;
-/// The most changes that wait to be told to one node; with more, the node is told everything again.
-const CHANGES: usize = 1 << 16;
 /// Bytes of a will message's entries here, besides its ClientId and its message.
 const PLACE: usize = size_of::<KeptWill>() + size_of::<Box<str>>() + 64;
-
-/// The will messages of this node's clients, by ClientId, each with the stamp of when it was told.
-#[derive(Default)]
-pub struct LocalWills {
-    all: BTreeMap<Box<str>, (u64, FarWill)>,
-    bytes: usize,
-}
-
-impl LocalWills {
-    /// The number of will messages.
-    pub fn len(&self) -> usize {
-        self.all.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.all.is_empty()
-    }
-
-    /// Bytes of the entries. The messages belong to the sessions.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// Sets or removes the will message of a client. Returns true when there is something to tell.
-    pub fn set(&mut self, client: &str, stamp: u64, will: Option<FarWill>) -> bool {
-        let Some(will) = will else {
-            let had = self.all.remove(client).is_some();
-            self.bytes -= if had { client.len() + PLACE } else { 0 };
-            return had && !Mutant::ClusterWillKept.is_on();
-        };
-        if self.all.insert(client.into(), (stamp, will)).is_none() {
-            self.bytes += client.len() + PLACE;
-        }
-        !Mutant::ClusterWillUntold.is_on()
-    }
-
-    fn after(&self, client: Option<&str>) -> Option<&str> {
-        let from = client.map_or(Bound::Unbounded, Bound::Excluded);
-        let next = self.all.range::<str, _>((from, Bound::Unbounded)).next();
-        next.map(|(client, _)| &**client)
-    }
-
-    fn tell(&self, client: &str, tell: &mut dyn FnMut(&NodeRecord<'_>)) {
-        match self.all.get(client) {
-            None => tell(&NodeRecord::NoWill(client)),
-            Some((stamp, will)) => {
-                let FarWill { message, due, message_expiry } = will;
-                tell(&NodeRecord::Will(WillRef {
-                    stamp: *stamp,
-                    due: *due,
-                    message_expiry: *message_expiry,
-                    client,
-                    message: message.view(),
-                }));
-            }
-        }
-    }
-}
-
-/// Up to which ClientId the will messages have been told.
-#[derive(Default)]
-enum HowFar {
-    /// Nothing has been told.
-    #[default]
-    Begin,
-    /// Those of the ClientIds up to this one; `None` when the beginning alone has been told.
-    UpTo(Option<Box<str>>),
-    /// All have been told.
-    Done,
-}
-
-/// How far another node has been told this node's will messages.
-#[derive(Default)]
-pub struct WillTelling {
-    stage: HowFar,
-    /// ClientIds that were told already and whose will messages have changed since.
-    changes: VecDeque<Box<str>>,
-}
-
-impl WillTelling {
-    /// Begins to tell everything again.
-    pub fn begin(&mut self) {
-        *self = WillTelling::default();
-    }
-
-    /// Whether everything has been told.
-    pub fn is_done(&self) -> bool {
-        matches!(self.stage, HowFar::Done) && self.changes.is_empty()
-    }
-
-    /// The will message of a client has changed.
-    pub fn changed(&mut self, client: &str) {
-        let known = match &self.stage {
-            HowFar::Begin => false,
-            HowFar::UpTo(last) => last.as_deref().is_some_and(|last| client <= last),
-            HowFar::Done => true,
-        };
-        if !known {
-            return;
-        }
-        if self.changes.len() >= CHANGES {
-            return self.begin();
-        }
-        self.changes.push_back(client.into());
-    }
-
-    /// Tells one more record; returns false when there is none.
-    pub fn next(&mut self, wills: &LocalWills, tell: &mut dyn FnMut(&NodeRecord<'_>)) -> bool {
-        if let Some(client) = self.changes.pop_front() {
-            wills.tell(&client, tell);
-            return true;
-        }
-        let last = match &self.stage {
-            HowFar::Done => return false,
-            HowFar::Begin => {
-                tell(&NodeRecord::NoWills);
-                self.stage = HowFar::UpTo(None);
-                return true;
-            }
-            HowFar::UpTo(last) => last.as_deref(),
-        };
-        match wills.after(last) {
-            None => {
-                self.stage = HowFar::Done;
-                false
-            }
-            Some(client) => {
-                wills.tell(client, tell);
-                self.stage = HowFar::UpTo(Some(client.into()));
-                true
-            }
-        }
-    }
-}
 
 /// A will message of another node's client.
 struct KeptWill {
@@ -328,6 +201,11 @@ pub struct FarWills {
     ended: Vec<NodeRun>,
     /// Will messages that are being released, some at a time; they still count in `bytes`.
     forgotten: Vec<BTreeMap<Box<str>, KeptWill>>,
+    own: Box<str>,
+    /// ClientIds of this node whose stored will messages others have settled.
+    pub own_settled: Vec<Box<str>>,
+    /// What became of stored will messages of runs that are over, for their nodes.
+    settled: SettledWills,
     bytes: usize,
     most: usize,
     /// Counts about them.
@@ -347,24 +225,34 @@ impl FarWills {
         match *record {
             NodeRecord::Will(will) => {
                 claims.see_stamp(will.stamp);
-                self.set(node, &will, offset);
+                self.set(node, &will, false, offset);
+            }
+            NodeRecord::StoredWill(will) => {
+                claims.see_stamp(will.stamp);
+                self.set(node, &will, true, offset);
             }
             NodeRecord::NoWill(client) => self.remove(node, client),
             NodeRecord::NoWills => self.told_anew(node),
+            NodeRecord::WillSent(_, name, client) if *name == *self.own => {
+                self.own_settled.push(client.into());
+            }
             NodeRecord::WillSent(incarnation, name, client) => {
                 self.sent(name, incarnation, client, now);
             }
-            NodeRecord::Claim(_, stamp, _, client) => self.claimed(Some(node), client, stamp),
+            NodeRecord::Claim(_, stamp, _, client) => self.claimed(Some(node), client, stamp, now),
             _ => {}
         }
     }
 
-    /// Keeps at most `most` bytes.
-    pub fn new(most: usize) -> FarWills {
+    /// Those that the node `own` keeps, at most `most` bytes.
+    pub fn new(own: &str, most: usize) -> FarWills {
         FarWills {
+            own: own.into(),
+            own_settled: Vec::new(),
             runs: (0..CLUSTER_PEERS).map(|_| None).collect(),
             ended: Vec::new(),
             forgotten: Vec::new(),
+            settled: SettledWills::default(),
             bytes: 0,
             most,
             counts: WillCounts::default(),
@@ -383,7 +271,7 @@ impl FarWills {
 
     /// Bytes of the will messages, including those that are being released.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes + self.settled.bytes()
     }
 
     fn run_of(&mut self, number: u8) -> Option<&mut NodeRun> {
@@ -396,6 +284,7 @@ impl FarWills {
         let same = |run: &mut NodeRun| *run.node == *node && run.incarnation == incarnation;
         let back: Vec<NodeRun> = self.ended.extract_if(.., same).collect();
         back.into_iter().for_each(|run| self.forget(run.wills));
+        self.leave_stored(node, incarnation);
         if let Some(place) = self.runs.get_mut(usize::from(number)) {
             *place = Some(NodeRun::new(node, incarnation));
         }
@@ -407,9 +296,33 @@ impl FarWills {
         let next = NodeRun::new(&run.node, incarnation);
         let mut last = std::mem::replace(run, next);
         last.end(now);
+        let node = last.node.clone();
         if !last.wills.is_empty() {
             self.ended.push(last);
         }
+        self.leave_stored(&node, incarnation);
+    }
+
+    /// A node is back with what it has stored: its stored will messages of runs before
+    /// `incarnation` are its own again.
+    fn leave_stored(&mut self, node: &str, incarnation: u64) {
+        if Mutant::ClusterWillStoredTwice.is_on() {
+            return;
+        }
+        let of = |run: &&mut NodeRun| *run.node == *node && run.incarnation < incarnation;
+        for run in self.ended.iter_mut().filter(of) {
+            let (stored, left) = std::mem::take(&mut run.wills)
+                .into_iter()
+                .partition(|(_, kept): &(Box<str>, KeptWill)| kept.will.stored);
+            run.wills = left;
+            self.forgotten.push(stored);
+        }
+    }
+
+    /// A ClientId whose stored will message is no more the node's to publish, for that node of that
+    /// incarnation, with the incarnation of the run that it was of. `None` when there is none.
+    pub fn next_settled(&mut self, node: &str, incarnation: u64) -> Option<(u64, Box<str>)> {
+        self.settled.next(node, incarnation)
     }
 
     /// A node is down: its run is over, unless it returns.
@@ -423,6 +336,9 @@ impl FarWills {
     pub fn back(&mut self, number: u8) {
         if let Some(run) = self.run_of(number) {
             run.over = None;
+            let (node, incarnation) = (run.node.clone(), run.incarnation);
+            // Its clients are connected, or their sessions are there.
+            self.settled.forget(&node, incarnation);
         }
     }
 
@@ -448,22 +364,25 @@ impl FarWills {
     }
 
     /// Keeps the will message of a client of that node; `offset` converts the node's times.
-    pub fn set(&mut self, number: u8, told: &WillRef<'_>, offset: &Offset) {
+    pub fn set(&mut self, number: u8, told: &WillRef<'_>, stored: bool, offset: &Offset) {
         self.remove(number, told.client);
         let due = match told.due {
             WillDue::At(at) => WillDue::At(offset.ours(at)),
             after => after,
         };
         let message = Message::new(&told.message, &mut Vec::new());
-        let will = FarWill { message, due, message_expiry: told.message_expiry };
+        let will = FarWill { message, due, message_expiry: told.message_expiry, stored };
         let size = size(told.client, &will);
         // When a node tells all its will messages again, the former ones must not take their room.
-        while self.bytes + size > self.most && self.forget_one() {}
-        if self.bytes + size > self.most {
+        while self.bytes() + size > self.most && self.forget_one() {}
+        if self.bytes() + size > self.most {
             self.counts.no_room += 1;
             return;
         }
-        let Some(run) = self.run_of(number) else { return };
+        let Some(run) = self.runs.get_mut(usize::from(number)).and_then(Option::as_mut) else {
+            return;
+        };
+        self.settled.remove((&*run.node, run.incarnation), told.client);
         if let Some(over) = &mut run.over {
             over.due.insert((due_at(&will, over.since), told.client.into()));
         }
@@ -484,14 +403,17 @@ impl FarWills {
             if let Some(over) = &mut run.over {
                 over.heard = over.heard.max(now);
             }
-            let gone = run.wills.remove(client);
-            self.bytes -= gone.map_or(0, |kept| size(client, &kept.will));
+            let Some(kept) = run.wills.remove(client) else { continue };
+            self.bytes -= size(client, &kept.will);
+            if kept.will.stored {
+                self.settled.note((&*run.node, run.incarnation), client, None, self.most);
+            }
         }
     }
 
     /// A client has connected to the node with that number (`None` for this node): its will
     /// messages that were told before are void.
-    pub fn claimed(&mut self, by: Option<u8>, client: &str, stamp: u64) {
+    pub fn claimed(&mut self, by: Option<u8>, client: &str, stamp: u64, now: Instant) {
         if Mutant::ClusterWillClaimIgnored.is_on() {
             return;
         }
@@ -503,6 +425,10 @@ impl FarWills {
                 && let Some(kept) = run.wills.remove(client)
             {
                 self.bytes -= size(client, &kept.will);
+                if kept.will.stored {
+                    let up = Some(now).filter(|_| run.over.is_none());
+                    self.settled.note((&*run.node, run.incarnation), client, up, self.most);
+                }
             }
         }
     }
@@ -516,6 +442,7 @@ impl FarWills {
         publish: &mut dyn FnMut(DueWill),
     ) -> bool {
         let mut more = self.forget_some();
+        self.run_settled(now);
         let mut room = if survivors.may_publish { survivors.room } else { 0 };
         for run in self.runs.iter_mut().flatten().chain(&mut self.ended) {
             if run.over.is_none() {
@@ -530,11 +457,23 @@ impl FarWills {
                 self.bytes -= size(&client, &kept.will);
                 self.counts.published += 1;
                 let (node, incarnation) = (run.node.clone(), run.incarnation);
+                if kept.will.stored {
+                    self.settled.note((&*node, incarnation), &client, None, self.most);
+                }
                 publish(DueWill { node, incarnation, client, will: kept.will });
             }
         }
         self.ended.retain(|run| !run.wills.is_empty());
         more || (survivors.may_publish && room == 0 && survivors.room > 0)
+    }
+
+    /// Forgets claims that nodes have heard of themselves.
+    fn run_settled(&mut self, now: Instant) {
+        let runs = &self.runs;
+        self.settled.run(now, |node, incarnation| {
+            let of = |run: &&NodeRun| *run.node == *node && run.incarnation == incarnation;
+            runs.iter().flatten().find(of).is_some_and(|run| run.over.is_none())
+        });
     }
 
     fn forget(&mut self, wills: BTreeMap<Box<str>, KeptWill>) {
@@ -547,6 +486,7 @@ impl FarWills {
     pub fn has_work(&self) -> bool {
         let is_over = |run: &NodeRun| run.over.is_some() && !run.wills.is_empty();
         !self.forgotten.is_empty()
+            || !self.settled.is_sure()
             || !self.ended.is_empty()
             || self.runs.iter().flatten().any(is_over)
     }

@@ -23,10 +23,10 @@ fn at_once(client: &str) -> WillRef<'_> {
 }
 
 fn kept(wills: &[WillRef<'_>]) -> FarWills {
-    let mut far = FarWills::new(1 << 20);
+    let mut far = FarWills::new("own", 1 << 20);
     far.joined(0, "a", 1);
     far.joined(1, "b", 1);
-    wills.iter().for_each(|will| far.set(0, will, &Offset::default()));
+    wills.iter().for_each(|will| far.set(0, will, false, &Offset::default()));
     far
 }
 
@@ -81,12 +81,12 @@ fn a_client_that_is_back_or_a_node_that_is_has_its_wills_taken_back() {
     let wills = [told("x", 5, due), told("y", 5, due), told("z", 5, due)];
     let me = survivors("b", &[]);
     let mut far = kept(&wills);
-    far.claimed(Some(0), "x", 9);
-    far.claimed(Some(1), "y", 5);
+    far.claimed(Some(0), "x", 9, Instant(7));
+    far.claimed(Some(1), "y", 5, Instant(7));
     assert_eq!(far.len(), 3, "its own node says so itself; and an older claim counts nothing");
     far.silent(0, Instant(1000));
-    far.claimed(Some(1), "x", 6);
-    far.claimed(None, "y", u64::MAX);
+    far.claimed(Some(1), "x", 6, Instant(7));
+    far.claimed(None, "y", u64::MAX, Instant(7));
     assert_eq!(published(&mut far, &me, 20_000), ["z"]);
     let mut far = kept(&wills);
     far.silent(0, Instant(1000));
@@ -95,9 +95,34 @@ fn a_client_that_is_back_or_a_node_that_is_has_its_wills_taken_back() {
     assert!(published(&mut far, &me, 20_000).is_empty());
     far.told_anew(0);
     assert!(far.is_empty());
-    far.set(0, &wills[0], &Offset::default());
+    far.set(0, &wills[0], false, &Offset::default());
     far.restarted(0, 2, Instant(30_000));
     assert_eq!(published(&mut far, &me, 40_000), ["x"]);
+    assert_eq!(far.bytes(), 0);
+}
+
+/// A node with stored sessions publishes their will messages itself when it is back, but for those
+/// that it is told of.
+#[test]
+fn stored_wills_are_left_to_a_node_that_is_back_except_those_that_are_settled() {
+    let due = WillDue::After(10);
+    let mut far = kept(&[]);
+    let both = [(told("plain", 5, due), false), (told("later", 5, due), true)];
+    let others = ["x", "y", "z"].map(|client| (at_once(client), true));
+    for (will, stored) in both.iter().chain(&others) {
+        far.set(0, will, *stored, &Offset::default());
+    }
+    far.claimed(Some(1), "z", 6, Instant(7));
+    far.silent(0, Instant(1000));
+    far.sent("a", 1, "x", Instant(1000));
+    assert_eq!(published(&mut far, &survivors("b", &[]), 1000), ["y"]);
+    assert_eq!(far.next_settled("a", 1), None);
+    far.restarted(0, 2, Instant(2000));
+    for client in ["x", "y", "z"] {
+        assert_eq!(far.next_settled("a", 2), Some((1, client.into())));
+    }
+    assert_eq!(far.next_settled("a", 2), None);
+    assert_eq!(published(&mut far, &survivors("b", &[]), 20_000), ["plain"]);
     assert_eq!(far.bytes(), 0);
 }
 
@@ -118,10 +143,10 @@ fn what_is_kept_has_a_bound() {
     let mut far = kept(&wills[..1]);
     let one = far.bytes();
     far.most = one + one / 2;
-    far.set(0, &wills[1], &Offset::default());
+    far.set(0, &wills[1], false, &Offset::default());
     assert_eq!((far.len(), far.bytes(), far.counts.no_room), (1, one, 1));
     // The same will message again takes no more room.
-    far.set(0, &wills[0], &Offset::default());
+    far.set(0, &wills[0], false, &Offset::default());
     assert_eq!((far.len(), far.bytes(), far.counts.no_room), (1, one, 1));
 }
 
@@ -137,11 +162,11 @@ fn wills_that_are_told_again_find_the_room_of_the_former_ones() {
     far.most = all + 10;
     for _ in 0..3 {
         far.told_anew(0);
-        wills.iter().for_each(|will| far.set(0, will, &Offset::default()));
+        wills.iter().for_each(|will| far.set(0, will, false, &Offset::default()));
         assert_eq!((far.len(), far.counts.no_room), (wills.len(), 0));
         assert!(far.bytes() <= far.most);
     }
-    far.set(0, &at_once("one more"), &Offset::default());
+    far.set(0, &at_once("one more"), false, &Offset::default());
     assert_eq!(far.counts.no_room, 1, "the bound holds");
     published(&mut far, &survivors("b", &[]), 0);
     assert_eq!(far.bytes(), all);
@@ -149,9 +174,13 @@ fn wills_that_are_told_again_find_the_room_of_the_former_ones() {
 
 /// The will messages that a node has been told.
 fn tell_all(telling: &mut WillTelling, wills: &LocalWills, known: &mut Vec<String>) {
-    while telling.next(wills, &mut |record| match record {
+    tell_all_to(1, telling, wills, known);
+}
+
+fn tell_all_to(level: u8, telling: &mut WillTelling, wills: &LocalWills, known: &mut Vec<String>) {
+    while telling.next(wills, level, &mut |record| match record {
         NodeRecord::NoWills => known.clear(),
-        NodeRecord::Will(will) => known.push(will.client.to_owned()),
+        NodeRecord::Will(will) | NodeRecord::StoredWill(will) => known.push(will.client.to_owned()),
         NodeRecord::NoWill(client) => known.retain(|other| other != client),
         _ => unreachable!("not about wills"),
     }) {}
@@ -161,7 +190,7 @@ fn tell_all(telling: &mut WillTelling, wills: &LocalWills, known: &mut Vec<Strin
 fn a_node_is_told_of_all_and_then_of_what_changes() {
     let will = || {
         let message = Message::new(&message("w"), &mut Vec::new());
-        Some(FarWill { message, due: WillDue::After(0), message_expiry: None })
+        Some(FarWill { message, due: WillDue::After(0), message_expiry: None, stored: false })
     };
     let (mut wills, mut telling, mut known) =
         (LocalWills::default(), WillTelling::default(), Vec::new());
@@ -183,6 +212,15 @@ fn a_node_is_told_of_all_and_then_of_what_changes() {
     telling.begin();
     tell_all(&mut telling, &wills, &mut known);
     assert_eq!(known, ["b", "c", "d"]);
+    let stored = will().map(|will| FarWill { stored: true, ..will });
+    assert!(wills.set("d", 3, stored));
+    for (level, expected) in [(0, &["b", "c"][..]), (1, &["b", "c", "d"])] {
+        telling.changed("d");
+        tell_all_to(level, &mut telling, &wills, &mut known);
+        known.sort();
+        known.dedup();
+        assert_eq!(known, expected, "at level {level}");
+    }
     for client in ["b", "c", "d"] {
         wills.set(client, 3, None);
     }

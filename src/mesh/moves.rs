@@ -102,6 +102,8 @@ pub struct FarWill {
     pub due: WillDue,
     /// Its Message Expiry Interval in seconds, which starts when it is published.
     pub message_expiry: Option<u32>,
+    /// Whether the client's node has stored it, and would send it when it is back.
+    pub stored: bool,
 }
 
 /// A sampled message has come from another node: for its trace.
@@ -125,6 +127,15 @@ pub struct SampledArrival {
     pub untold: u64,
 }
 
+/// What goes of a session to another node besides its subscriptions, as bytes.
+#[derive(Default, Debug)]
+pub struct PackedParts {
+    /// Filters whose retained messages the client is still owed, in parts.
+    pub owed: Vec<Vec<u8>>,
+    /// Windows and queue, in parts; none when the session does not go.
+    pub parts: Vec<Vec<u8>>,
+}
+
 /// What a shard tells the cluster.
 #[derive(Debug)]
 pub enum ToCluster {
@@ -136,8 +147,8 @@ pub enum ToCluster {
     Placed(u64),
     /// All data mail that was written before [`ToShard::Fence`] came is in the mailboxes.
     Fenced,
-    /// The answer to [`ToShard::Pack`]: windows and queue, in parts.
-    Packed(Move, Vec<Vec<u8>>),
+    /// The answer to [`ToShard::Pack`].
+    Packed(Move, PackedParts),
     /// The session that came with that claim is complete here, or is not taken.
     Settled(u64),
     /// Retained messages.
@@ -161,6 +172,8 @@ pub enum ToShard {
     Surrender(Move, Box<str>, SessionDemand),
     /// Subscriptions of the session that was claimed.
     Adopt(u64, Vec<u8>),
+    /// Some filters whose retained messages the client is still owed.
+    Owed(u64, Vec<u8>),
     /// A part of its windows and queue; true: the last.
     Continue(u64, Vec<u8>, bool),
     /// Say when all data mail is in the mailboxes.
@@ -183,6 +196,9 @@ pub enum ToShard {
     Unpassed(Box<Passed>),
     /// The will of a client whose node is gone is to be published.
     Will(FarWill),
+    /// The will of that ClientId, which was stored when this node ended, is no more to be sent:
+    /// another node has sent it, or has the client.
+    WillSettled(Box<str>),
     /// A sampled message has come.
     Arrived(SampledArrival),
     /// An answer to [`ToCluster::Journal`].

@@ -27,6 +27,8 @@ macro_rules! cluster {
         ClusterSessionKept,
         /// The queue of a session is sent twice.
         ClusterSessionTwice,
+        /// Retained messages that a client is owed do not come with its session.
+        ClusterOwedLeft,
         /// SUBACK before the other nodes know the filter.
         ClusterSubAckEarly,
         /// A message to be retained goes only to the nodes that want it.
@@ -65,6 +67,14 @@ macro_rules! cluster {
         ClusterWillClaimIgnored,
         /// The delay of a will counts nothing when its node is gone.
         ClusterWillDelayIgnored,
+        /// A stored will is published by others after its node is back, too.
+        ClusterWillStoredTwice,
+        /// A node that is back is not told which of its stored wills others have published.
+        ClusterWillSettledUntold,
+        /// A node that is back publishes its stored wills before it has heard of the others'.
+        ClusterWillRestoredAtOnce,
+        /// Another node is told what only nodes of a later release read.
+        ClusterLevelIgnored,
         /// A sampled message of another node has no receipt here.
         ClusterReceiptUntold,
         /// What is durable here is acknowledged before the cluster's stream has it.

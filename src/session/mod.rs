@@ -333,6 +333,8 @@ pub struct SessionWill {
     pub message_expiry: Option<u32>,
     /// When the will is published. Set when the connection has ended and the delay starts.
     pub due: Option<Instant>,
+    /// Whether it was read back from the store: another node of a cluster may have sent it.
+    pub restored: bool,
 }
 
 /// A message on its way to one client: what is sent, and how.

@@ -68,6 +68,12 @@ impl Replays {
         self.queue.front_mut().map(|place| &mut place.replay)
     }
 
+    /// The filters of those that wait, oldest first. A filter may come more than once while the
+    /// connection lasts that asked for them.
+    pub fn filters(&self) -> impl Iterator<Item = FilterId> {
+        self.queue.iter().filter(|place| !place.gone).map(|place| place.replay.filter)
+    }
+
     /// Adds a replay whose ticket is newer than all others. It restarts what an earlier connection
     /// has left of the same filter's replay.
     pub fn push(&mut self, replay: Replay) {
@@ -268,6 +274,8 @@ mod tests {
                 let front = replays.front().map(|r| (r.filter.0, r.ticket, r.inherited));
                 proptest::prop_assert_eq!(front, list.first().copied());
                 proptest::prop_assert_eq!(replays.len(), list.len());
+                let filters = replays.filters().map(|filter| filter.0);
+                proptest::prop_assert!(filters.eq(list.iter().map(|&(filter, ..)| filter)));
                 proptest::prop_assert_eq!(replays.is_empty(), list.is_empty());
                 proptest::prop_assert!(replays.queue.len() <= 2 * list.len() + 2 * FEW + 2);
             }

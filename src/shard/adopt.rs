@@ -92,7 +92,7 @@ impl Shard {
         let will = carried.will.filter(|_| !Mutant::UpgradeWillLost.is_on());
         session.will = will.map(|will| {
             let client::MovedWill { message, delay, message_expiry, due } = will;
-            Box::new(SessionWill { message, delay, message_expiry, due })
+            Box::new(SessionWill { message, delay, message_expiry, due, restored: false })
         });
         if !carried.mountpoint.is_empty() {
             session.extras().mountpoint = carried.mountpoint;

@@ -8,11 +8,12 @@
 
 use super::Shard;
 use super::close::Cause;
+use super::moved::{pack_owed, read_owed};
 use super::refuse::Denial;
 use crate::access::chain::Accepted;
 use crate::ids::{SessionRef, SocketId};
 use crate::limits::cost;
-use crate::mesh::moves::{ClaimOutcome, Move, SessionDemand, ToCluster, ToShard};
+use crate::mesh::moves::{ClaimOutcome, Move, PackedParts, SessionDemand, ToCluster, ToShard};
 use crate::mutant::Mutant;
 use crate::upgrade::client;
 use hashbrown::HashMap;
@@ -31,14 +32,16 @@ struct Claim {
     /// The session that comes from another node, and what has come so far of its windows and queue.
     session: Option<SessionRef>,
     flow: Option<client::MovedFlow>,
+    /// Filters whose retained messages the client is still owed.
+    owed: Vec<Box<str>>,
 }
 
 /// A session that goes to another node.
 struct LeavingSession {
     session: SessionRef,
-    /// Its windows and queue, as they were sent to the other node: kept until they have arrived
-    /// there.
-    sent: Option<client::MovedFlow>,
+    /// Its windows and queue, as they were sent to the other node, and filters whose retained
+    /// messages its client is owed: kept until they have arrived there.
+    sent: Option<(client::MovedFlow, Vec<Box<str>>)>,
 }
 
 /// The claims of a shard, and the sessions that leave it.
@@ -84,7 +87,13 @@ impl Claims {
     ) -> Option<ClaimingConnection> {
         let earlier = self.names.insert(name.into(), number);
         let earlier = earlier.and_then(|earlier| self.all.get_mut(&earlier)?.coming.take());
-        let claim = Claim { name: name.into(), coming: Some(coming), session: None, flow: None };
+        let claim = Claim {
+            name: name.into(),
+            coming: Some(coming),
+            session: None,
+            flow: None,
+            owed: Vec::new(),
+        };
         self.all.insert(number, claim);
         earlier
     }
@@ -121,6 +130,7 @@ impl Shard {
             ToShard::Claimed(claim, outcome) => self.end_claim(claim, outcome),
             ToShard::Surrender(to, name, wanted) => self.surrender(to, &name, wanted),
             ToShard::Adopt(claim, bytes) => self.adopt_claimed(claim, &bytes),
+            ToShard::Owed(claim, bytes) => self.note_owed(claim, &bytes),
             ToShard::Continue(claim, bytes, last) => self.go_on_adopting(claim, &bytes, last),
             ToShard::Fence => self.work.claims.fences += 1,
             ToShard::Pack(to) => self.pack_leaving(to),
@@ -131,9 +141,18 @@ impl Shard {
             ToShard::Group(node, name, wanted) => self.set_group_node(node, &name, wanted),
             ToShard::Unpassed(passed) => self.take_passed(*passed),
             ToShard::Will(will) => self.send_far_will(will),
+            ToShard::WillSettled(client) => self.settle_will(&client),
             ToShard::Arrived(arrived) => self.record_arrival(arrived),
             ToShard::Journal(answer) => self.hear_stream(answer),
             ToShard::Orphan(orphan) => self.adopt_orphan(*orphan),
+        }
+    }
+
+    /// Deletes a will that was read back from the store: another node has sent it, or has the
+    /// client.
+    fn settle_will(&mut self, client: &str) {
+        if let Some(index) = self.find_session(client) {
+            self.take_will(index, |_, will| will.restored);
         }
     }
 
@@ -234,20 +253,21 @@ impl Shard {
     /// A session that leaves has got all messages that come only to this node: its windows and
     /// queue go to the other node.
     fn pack_leaving(&mut self, to: Move) {
-        let mut parts = Vec::new();
+        let mut packed = PackedParts::default();
         if let Some(index) = self.leaving(to) {
             // Fan-outs that are still being delivered in slices began before that.
             self.catch_up(index);
-            parts = self.pack_parts(index);
-            let sent = self.take_flow(index);
+            let owed = self.owed_filters(index);
+            packed = PackedParts { owed: pack_owed(&owed), parts: self.pack_parts(index) };
+            let sent = self.take_flow(index).map(|flow| (flow, owed));
             if let Some(leaving) = self.work.claims.leaving.get_mut(&to) {
                 leaving.sent = sent;
             }
         }
         if Mutant::ClusterSessionTwice.is_on() {
-            parts = [parts.clone(), parts].concat();
+            packed.parts = [packed.parts.clone(), packed.parts].concat();
         }
-        self.answer_cluster(ToCluster::Packed(to, parts));
+        self.answer_cluster(ToCluster::Packed(to, packed));
     }
 
     /// The index of the session that leaves by that move, unless its client has resumed it here.
@@ -274,10 +294,11 @@ impl Shard {
         let Some(LeavingSession { session, sent }) = self.work.claims.take_leaving(to) else {
             return;
         };
-        if let Some(sent) = sent
+        if let Some((flow, owed)) = sent
             && self.session_of(session).is_some()
         {
-            self.put_flow_before(session.index, sent);
+            self.put_flow_before(session.index, flow);
+            self.owe(session.index, &owed);
         }
     }
 
@@ -313,6 +334,17 @@ impl Shard {
         }
     }
 
+    /// Filters whose retained messages the client of a session is owed that comes from another
+    /// node.
+    fn note_owed(&mut self, number: u64, bytes: &[u8]) {
+        self.meter.charge(cost::bytes(bytes.len()));
+        let Some(claim) = self.work.claims.all.get_mut(&number) else { return };
+        let session = claim.session.and_then(|it| self.sessions.get_of(it.index, it.generation));
+        let most = session.map_or(0, |session| session.subscriptions.len());
+        claim.owed.extend(read_owed(bytes));
+        claim.owed.truncate(most);
+    }
+
     /// A part of the windows and queue of a session that comes from another node.
     fn go_on_adopting(&mut self, number: u64, bytes: &[u8], last: bool) {
         self.meter.charge(cost::bytes(bytes.len()));
@@ -327,10 +359,12 @@ impl Shard {
             return;
         }
         let (flow, session) = (claim.flow.take(), claim.session);
+        let owed = std::mem::take(&mut claim.owed);
         if let (Some(flow), Some(session)) = (flow, session)
             && self.session_of(session).is_some()
         {
             self.put_flow_before(session.index, flow);
+            self.owe(session.index, &owed);
         }
         self.answer_cluster(ToCluster::Settled(number));
     }

@@ -4,13 +4,15 @@
 //! in. Moments are converted to the receiver's clock as if the transfer had taken no time.
 
 use super::Shard;
+use crate::limits::cost;
 use crate::message::{Message, MessageRef};
+use crate::mutant::Mutant;
 use crate::packet::PacketId;
 use crate::session::Queued;
 use crate::time::Instant;
-use crate::topic;
+use crate::topic::{self, FilterId};
 use crate::upgrade::client::{self, MovedClient};
-use crate::upgrade::code::Code;
+use crate::upgrade::code::{BodyReader, Code};
 
 /// The size in bytes of the messages after which a part of a queue ends.
 const PART: usize = 256 * 1024;
@@ -58,6 +60,35 @@ impl Shard {
             self.written(client::MovedSession { flow: Some(rest), ..bare(&session.client_id) }),
         );
         parts
+    }
+
+    /// The filters of a session without a connection whose retained messages its client is owed.
+    pub(super) fn owed_filters(&self, index: u32) -> Vec<Box<str>> {
+        let Some(session) = self.sessions.get(index) else { return Vec::new() };
+        let Some(flow) = &session.flow else { return Vec::new() };
+        let is_there = |filter: &FilterId| session.subscriptions.position(*filter).is_some();
+        let owed = flow.replays.filters().filter(is_there);
+        if Mutant::ClusterOwedLeft.is_on() {
+            return Vec::new();
+        }
+        owed.map(|filter| self.subscriptions.index.filter(filter).into()).collect()
+    }
+
+    /// The client of a session without a connection is owed the retained messages of these filters.
+    /// Those that it got of them at another node come again.
+    pub(super) fn owe(&mut self, index: u32, filters: &[Box<str>]) {
+        for filter in filters {
+            self.meter.charge(cost::FILTER);
+            let Some(filter) = self.subscriptions.index.find(filter) else { continue };
+            let Some(session) = self.sessions.get(index) else { return };
+            if session.subscriptions.position(filter).is_some() {
+                self.begin_replay(index, filter);
+            }
+        }
+        let flow = self.sessions.get_mut(index).and_then(|session| session.flow.as_mut());
+        if let Some(flow) = flow {
+            flow.inherit_replays(|_| true);
+        }
     }
 
     fn written(&self, session: client::MovedSession) -> Vec<u8> {
@@ -157,6 +188,28 @@ impl Shard {
         self.counters.sessions_persistent -= 1;
         self.end_session(index);
     }
+}
+
+/// Packs filters, in parts.
+pub(super) fn pack_owed(filters: &[Box<str>]) -> Vec<Vec<u8>> {
+    let mut parts = Vec::new();
+    let mut part = Vec::new();
+    for filter in filters {
+        filter.put(&mut part);
+        if part.len() >= PART {
+            parts.push(std::mem::take(&mut part));
+        }
+    }
+    if !part.is_empty() {
+        parts.push(part);
+    }
+    parts
+}
+
+/// Reads what [`pack_owed`] has written, up to what is no filter.
+pub(super) fn read_owed(bytes: &[u8]) -> impl Iterator<Item = Box<str>> {
+    let mut rest = BodyReader::new(bytes);
+    std::iter::from_fn(move || Box::<str>::get(&mut rest))
 }
 
 /// The latest moment on a clock, apart from the end of time.

@@ -133,8 +133,9 @@ impl Shard {
         let due = if due == 0 { now.plus_seconds(delay) } else { storing.instant(due) };
         let Some(session) = self.sessions.get_mut(index) else { return };
         self.memory.tally.names += message.size();
-        session.will =
-            Some(Box::new(SessionWill { message, delay, message_expiry, due: Some(due) }));
+        let due = Some(due);
+        let will = SessionWill { message, delay, message_expiry, due, restored: false };
+        session.will = Some(Box::new(will));
         self.store_will(index);
     }
 }

@@ -36,6 +36,8 @@ pub enum Turn {
 /// The mail that is staged for one shard.
 pub struct PeerMail {
     batch: Batch,
+    /// Bytes of the last closed batch, for which the next one makes room at once.
+    usual: usize,
     /// Data mails that were closed in this step or are left from earlier ones.
     pub data: VecDeque<Data>,
     /// Control mails that are not in the mailbox yet.
@@ -80,6 +82,7 @@ impl Outbox {
     pub fn new(me: ShardId, receivers: usize, senders: usize, budget: &Budget) -> Self {
         let mail = |_| PeerMail {
             batch: Batch::default(),
+            usual: 0,
             data: VecDeque::new(),
             control: VecDeque::new(),
             room: 0,
@@ -268,6 +271,9 @@ impl Outbox {
             target.data.push_back(Data::One(stored.clone(), purpose));
             return;
         }
+        if target.batch.is_empty() {
+            target.batch.make_room(target.usual);
+        }
         target.batch.push(message, purpose);
         if target.batch.len() > BATCH {
             close(target, &mut self.spare, &mut self.least);
@@ -341,6 +347,7 @@ impl Outbox {
 
 fn close(target: &mut PeerMail, spare: &mut Vec<Vec<u8>>, least: &mut usize) {
     if !target.batch.is_empty() {
+        target.usual = target.batch.len();
         let fresh = Batch::reuse(spare.pop().unwrap_or_default());
         *least = (*least).min(spare.len());
         target.data.push_back(Data::Batch(std::mem::replace(&mut target.batch, fresh)));

@@ -7,6 +7,7 @@ use super::changes::version;
 use super::memory::{named, retained};
 use super::route::GROUP;
 use crate::message::{Accounts, Message};
+use crate::mutant::Mutant;
 use crate::packet::{PacketId, Qos};
 use crate::session::{
     AwayMessage, NEVER, Queued, SessionWill, ShareName, StoredSessionRef, SubscriptionIds,
@@ -18,6 +19,10 @@ use crate::storage::newest::Newest;
 use crate::storage::record::DeliveryPhase;
 use crate::time::Instant;
 use crate::topic::{self, Subscriber};
+
+/// Milliseconds after a start before the broker sends wills that were stored, on a node of a
+/// cluster: long enough for it to know the other nodes and to hear which wills these have sent.
+const SETTLED: u64 = 10_000;
 
 impl Shard {
     /// Takes over what was stored. Must be called after [`Shard::store_with`] and before anything
@@ -142,14 +147,23 @@ impl Shard {
             0 => now.plus_seconds(stored.delay),
             date => storing.instant(date),
         };
+        // The other nodes of a cluster say which ones they have sent.
+        let due = match self.topology.cluster() {
+            Some(_) if !Mutant::ClusterWillRestoredAtOnce.is_on() => {
+                due.max(now.plus_millis(SETTLED))
+            }
+            _ => due,
+        };
         let Some(session) = self.sessions.get_mut(index) else { return };
         let delay = stored.delay;
         self.memory.tally.names += message.size();
-        session.will =
-            Some(Box::new(SessionWill { message, delay, message_expiry, due: Some(due) }));
+        let due = Some(due);
+        let will = SessionWill { message, delay, message_expiry, due, restored: true };
+        session.will = Some(Box::new(will));
         if stored.due == 0 {
             self.store_will(index);
         }
+        self.tell_will(index);
     }
 
     /// Leaves a message of a session's queue in the store, behind the head of the queue. False when

@@ -85,6 +85,7 @@ impl Shard {
             delay: will.delay,
             message_expiry: will.properties.message_expiry,
             due: None,
+            restored: false,
         })
     }
 
@@ -128,7 +129,7 @@ impl Shard {
     }
 
     /// Tells the other nodes of a cluster the will of a session, or that it has none any longer.
-    fn tell_will(&mut self, index: u32) {
+    pub(super) fn tell_will(&mut self, index: u32) {
         if self.topology.cluster().is_some() {
             self.tell_will_now(index);
         }
@@ -137,9 +138,8 @@ impl Shard {
     #[cold]
     fn tell_will_now(&mut self, index: u32) {
         let Some(session) = self.sessions.get(index) else { return };
-        // A stored will is sent by this node when it comes back.
-        let is_stored = self.storing.is_some() && session.expiry > 0;
-        let will = session.will.as_ref().filter(|_| !is_stored).map(|will| FarWill {
+        let stored = self.storing.is_some() && session.expiry > 0;
+        let will = session.will.as_ref().map(|will| FarWill {
             message: will.message.clone(),
             due: match will.due {
                 Some(at) => WillDue::At(at),
@@ -147,6 +147,7 @@ impl Shard {
                 None => WillDue::After(will.delay.min(session.expiry)),
             },
             message_expiry: will.message_expiry,
+            stored,
         });
         let client = session.client_id.boxed();
         self.answer_cluster(ToCluster::Will(client, will));
@@ -155,7 +156,7 @@ impl Shard {
     /// Publishes the will of a client whose node is gone.
     pub(super) fn send_far_will(&mut self, will: FarWill) {
         let FarWill { message, message_expiry, .. } = will;
-        let will = SessionWill { message, delay: 0, message_expiry, due: None };
+        let will = SessionWill { message, delay: 0, message_expiry, due: None, restored: false };
         // The bounds for what clients retain apply only at the node of the client.
         self.send_will(will, Accounts::NONE);
     }

@@ -111,6 +111,10 @@ pub struct NodeRow {
     pub waiting: u64,
     /// Milliseconds since it was last heard.
     pub silent: u64,
+    /// The format of frames to it.
+    pub format: u8,
+    /// What both nodes can do.
+    pub level: u8,
     /// The time of this node minus the time of the other node, in milliseconds.
     pub ahead: i64,
     /// The number of messages sent to it, and received from it.

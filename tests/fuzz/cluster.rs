@@ -4,7 +4,9 @@
 
 use crate::input::Input;
 use ringmq::cluster::claims::Whom;
-use ringmq::cluster::frame::{FilterDigest, FrameContent, FrameSender, FrameState, NodeFrame};
+use ringmq::cluster::frame::{
+    Abilities, FilterDigest, FrameContent, FrameSender, FrameState, NEWEST, NodeFrame, OLDEST,
+};
 use ringmq::cluster::lane::{Acknowledgement, Lane, RECEIVED};
 use ringmq::cluster::node::{Engine, Node, NodePlan, To, WhenCutOff};
 use ringmq::cluster::peer::LocalBroker;
@@ -13,7 +15,7 @@ use ringmq::ids::ShardId;
 use ringmq::limits::CLUSTER_HOPS;
 use ringmq::mesh::mail::{Passed, PassedFor};
 use ringmq::mesh::moves::{
-    FarWill, Move, Retold, SessionDemand, ToCluster, ToShard, Whence, WillDue,
+    FarWill, Move, PackedParts, Retold, SessionDemand, ToCluster, ToShard, Whence, WillDue,
 };
 use ringmq::message::{MailPurpose, Message, MessageRef, Reserve, Retain};
 use ringmq::packet::Qos;
@@ -75,6 +77,7 @@ pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
     let plan = NodePlan {
         durable: false,
+        abilities: Abilities::OWN,
         name: "me".to_owned(),
         incarnation: 1,
         shards: 2,
@@ -169,7 +172,8 @@ fn said_by_a_shard(node: &mut Node, input: &mut Input<'_>, now: Instant) {
         publisher: None,
     };
     let message = Message::new(&message, &mut Vec::new());
-    let will = FarWill { message, due: WillDue::After(claim as u32), message_expiry: None };
+    let (due, stored) = (WillDue::After(claim as u32), claim & 2 == 2);
+    let will = FarWill { message, due, message_expiry: None, stored };
     let will = Some(will).filter(|_| claim & 1 == 1);
     node.told(ShardId(0), ToCluster::Will("client".into(), will), now);
 }
@@ -179,7 +183,11 @@ fn answer(node: &mut Node, input: &mut Input<'_>, what: ToShard, now: Instant) {
         ToShard::Surrender(to, ..) => {
             ToCluster::Surrendered(to, input.flag().then(|| vec![2; 100]))
         }
-        ToShard::Pack(to) => ToCluster::Packed(to, vec![vec![3; 50]; input.below(3)]),
+        ToShard::Pack(to) => {
+            let owed = vec![vec![4; 9]; input.below(2)];
+            let parts = vec![vec![3; 50]; input.below(3)];
+            ToCluster::Packed(to, PackedParts { owed, parts })
+        }
         ToShard::Adopt(claim, _) => ToCluster::Placed(claim),
         ToShard::Continue(claim, _, true) => ToCluster::Settled(claim),
         ToShard::Fence => ToCluster::Fenced,
@@ -233,7 +241,7 @@ fn frame(input: &mut Input<'_>) -> Vec<u8> {
         retained: u64::from(input.byte()),
     };
     let said = match kind {
-        0 => FrameContent::Hello,
+        0 => FrameContent::Hello(Abilities { newest: input.byte(), level: input.byte() }),
         1 => FrameContent::State(state),
         2 => FrameContent::Goodbye,
         _ => {
@@ -242,11 +250,12 @@ fn frame(input: &mut Input<'_>) -> Vec<u8> {
             let length = 1 + usize::from(input.byte());
             let segment = input.bytes(length);
             if segment.is_empty() {
-                FrameContent::Hello
+                FrameContent::Hello(Abilities::LEAST)
             } else {
                 FrameContent::Data(state, lane, number, segment)
             }
         }
     };
-    NodeFrame { sender, said }.write()
+    let format = input.pick(&[OLDEST, NEWEST]);
+    NodeFrame { format, sender, said }.write()
 }

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use ringmq::cluster::frame::{FrameContent, FrameSender, NodeFrame};
+use ringmq::cluster::frame::{Abilities, FrameContent, FrameSender, NEWEST, NodeFrame};
 
 use crate::fleet::Nodes;
 use crate::support::broker::program;
@@ -490,7 +490,8 @@ impl Clock {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let time = since.expect("after 1970").as_millis() as u64 - late;
         let sender = FrameSender { name: "clock", incarnation: 1, clock: 1, time };
-        let frame = NodeFrame { sender, said: FrameContent::Hello }.write();
+        let said = FrameContent::Hello(Abilities::OWN);
+        let frame = NodeFrame { format: NEWEST, sender, said }.write();
         let head = format!("PUB ringmq.{}.all {}\r\n", self.cluster, frame.len());
         let bytes = [head.as_bytes(), &frame, b"\r\n"].concat();
         self.stream.write_all(&bytes).expect("it takes it");

@@ -77,6 +77,10 @@ pub(super) struct OtherNode {
     settled: bool,
     /// Milliseconds since it was heard.
     silent_millis: u64,
+    /// The format of frames to it.
+    format: u8,
+    /// What both of the two can do: nodes of an earlier release have a lower level.
+    level: u8,
     /// By how many milliseconds the time of the node that answers is ahead of its.
     clock_ahead_millis: i64,
     /// Filters that it has told of.
@@ -97,6 +101,8 @@ fn shown(row: ClusterRow) -> ClusterInfo {
         up: node.up,
         settled: node.settled,
         silent_millis: node.silent,
+        format: node.format,
+        level: node.level,
         clock_ahead_millis: node.ahead,
         filters: node.filters,
         window_bytes: node.window,

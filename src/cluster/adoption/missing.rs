@@ -9,10 +9,13 @@ impl Adoption {
     pub(super) fn judge(&mut self, present: &[&str], now: Instant) {
         self.next = now.plus_millis(LOOK);
         let (heard, own, late) = (&self.heard, &*self.own.name, self.late);
+        let level = self.own.level;
         let is_missing = |member: &&DurableMember| {
             let name = &*member.name;
             let known = heard.contains(name) || now >= late;
-            name != own && known && !present.contains(&name)
+            // What is of a later release may be read by another node.
+            let can = member.level <= level;
+            name != own && known && can && !present.contains(&name)
         };
         let missing: Vec<DurableMember> = self.members.iter().filter(is_missing).cloned().collect();
         self.missing.retain(|name, _| missing.iter().any(|member| member.name == *name));

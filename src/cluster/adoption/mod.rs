@@ -177,10 +177,10 @@ pub struct Adoption {
 }
 
 impl Adoption {
-    /// The adoptions of the node `name`, which begins at `now`.
-    pub fn new(name: &str, incarnation: u64, shards: u8, now: Instant) -> Adoption {
+    /// The adoptions of the node `own`, which begins at `now`.
+    pub fn new(own: DurableMember, now: Instant) -> Adoption {
         Adoption {
-            own: DurableMember { name: name.into(), incarnation, shards },
+            own,
             stage: AdoptionStage::Joining,
             step: 0,
             asked: None,

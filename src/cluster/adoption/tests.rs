@@ -11,6 +11,10 @@ struct Kept {
     sequence: u64,
 }
 
+fn member(name: &str, incarnation: u64, level: u8) -> DurableMember {
+    DurableMember { name: name.into(), incarnation, shards: 2, level }
+}
+
 impl Kept {
     fn obey(&mut self, place: KeptAt, request: KeepRequest) -> KeepReply {
         let is_key = matches!(place, KeptAt::Key(_));
@@ -118,7 +122,12 @@ impl Fleet {
     }
 
     fn start(&mut self, at: usize) {
-        self.nodes[at] = Some(Adoption::new(&name(at), self.now.0, 2, self.now));
+        self.start_of(at, 1);
+    }
+
+    fn start_of(&mut self, at: usize, level: u8) {
+        let member = member(&name(at), self.now.0, level);
+        self.nodes[at] = Some(Adoption::new(member, self.now));
     }
 
     fn store(&mut self, at: usize, shard: u8, batch: u64, bytes: &[u8]) {
@@ -266,6 +275,18 @@ fn a_node_that_is_back_goes_on_with_what_its_adopter_left() {
     assert!(fleet.adopted.iter().all(|(_, client)| client != "new"), "{:?}", fleet.adopted);
     let last = fleet.kept.journal("node-1", 0).last().cloned().unwrap();
     assert!(matches!(JournalEntry::read(&last.1), Some(JournalEntry::Part(_))), "it is trimmed");
+}
+
+#[test]
+fn journals_of_a_later_release_are_left_to_nodes_that_read_them() {
+    let mut fleet = Fleet::new(3);
+    fleet.start_of(1, 2);
+    fleet.start_of(2, 2);
+    fleet.go(5000);
+    fleet.nodes[2] = None;
+    fleet.go(15_000);
+    fleet.check(2, 1);
+    assert!(fleet.adopted.iter().all(|(by, _)| *by == 1), "{:?}", fleet.adopted);
 }
 
 #[test]

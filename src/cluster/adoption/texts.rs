@@ -11,6 +11,9 @@ pub struct DurableMember {
     pub incarnation: u64,
     /// The number of its shards, each of which has a journal.
     pub shards: u8,
+    /// What it can do ([`crate::cluster::frame::LEVEL`]): nodes of a lower level may not be able to
+    /// read its journals.
+    pub level: u8,
 }
 
 impl DurableMember {
@@ -27,13 +30,15 @@ impl DurableMember {
             name: Some(name).filter(|name| is_name(name))?.into(),
             incarnation: incarnation.parse().ok()?,
             shards: shards.parse().ok()?,
+            // What follows is of later releases.
+            level: words.next().map_or(Some(0), |level| level.parse().ok())?,
         })
     }
 
     /// The members as bytes.
     pub fn write_all(members: &[DurableMember]) -> Vec<u8> {
-        let line = |DurableMember { name, incarnation, shards }: &DurableMember| {
-            format!("{name} {incarnation} {shards}\n")
+        let line = |DurableMember { name, incarnation, shards, level }: &DurableMember| {
+            format!("{name} {incarnation} {shards} {level}\n")
         };
         members.iter().map(line).collect::<String>().into_bytes()
     }
@@ -87,11 +92,13 @@ mod tests {
             name: name.into(),
             incarnation,
             shards,
+            level: shards / 10,
         };
         let members = [member("a", 7, 1), member("b-2", u64::MAX, 60)];
         assert_eq!(DurableMember::read_all(&DurableMember::write_all(&members)), members);
         assert_eq!(DurableMember::read_all(b"a b c\n\na 1\nc 1 300\n\xff"), []);
         assert_eq!(DurableMember::read_all(b"a.b 1 2\nok 1 2\n"), [member("ok", 1, 2)]);
+        assert_eq!(DurableMember::read_all(b"later 1 20 2 more\n"), [member("later", 1, 20)]);
         for done in [false, true] {
             let lock = AdoptionLock { incarnation: 3, by: "b".into(), by_incarnation: 9, done };
             assert_eq!(AdoptionLock::read(&lock.write()), Some(lock));

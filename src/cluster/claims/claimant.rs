@@ -230,6 +230,14 @@ impl NodeClaims {
         self.fence(FencePurpose::Session { claimant: None, claim, holder: Some(holder) });
     }
 
+    pub(super) fn owed(&mut self, node: u8, claim: u64, bytes: &[u8], now: Instant) {
+        let open = self.open.get(&claim).filter(|open| open.from == Some(node));
+        let Some(shard) = open.map(|open| open.shard) else { return };
+        let owed = ToShard::Owed(claim, bytes.to_vec());
+        self.mail.push(ClaimMail::One(Whom::Shard(shard), owed));
+        self.await_session(claim, now);
+    }
+
     pub(super) fn part(&mut self, node: u8, claim: u64, last: bool, bytes: &[u8], now: Instant) {
         match self.open.get(&claim).filter(|open| open.from == Some(node)) {
             Some(open) => {

@@ -5,7 +5,7 @@ use super::fences::FencePurpose;
 use super::{ClaimMail, DepartingSession, FENCES, NodeClaims, NodeSet, SELF, Whom, bit, written};
 use crate::cluster::record::{ClaimVerdict, NodeRecord};
 use crate::ids::ShardId;
-use crate::mesh::moves::{Move, SessionDemand, ToShard};
+use crate::mesh::moves::{Move, PackedParts, SessionDemand, ToShard};
 use crate::mutant::Mutant;
 use crate::time::Instant;
 
@@ -79,7 +79,7 @@ impl NodeClaims {
         }
     }
 
-    pub(super) fn packed(&mut self, to: Move, parts: Vec<Vec<u8>>) {
+    pub(super) fn packed(&mut self, to: Move, PackedParts { owed, parts }: PackedParts) {
         self.packing = self.packing.saturating_sub(1);
         if parts.is_empty() && self.leaving.remove(&to).is_some() {
             // The client has returned to this node.
@@ -87,6 +87,9 @@ impl NodeClaims {
         }
         if !self.leaving.contains_key(&to) {
             return;
+        }
+        for bytes in &owed {
+            self.say(to.node, &NodeRecord::Owed(to.claim, bytes));
         }
         let count = parts.len();
         for (at, bytes) in parts.iter().enumerate() {

@@ -380,6 +380,7 @@ impl NodeClaims {
             }
             NodeRecord::Answer(claim, verdict) => self.answered(node, claim, verdict, now),
             NodeRecord::Session(claim, bytes) => self.session(node, claim, bytes, now),
+            NodeRecord::Owed(claim, bytes) => self.owed(node, claim, bytes, now),
             NodeRecord::Part(claim, last, bytes) => self.part(node, claim, last, bytes, now),
             NodeRecord::Settled(claim) => self.settled_there(Move { node, claim }),
             NodeRecord::Known(number) => self.known.push((node, number)),

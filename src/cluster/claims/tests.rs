@@ -1,6 +1,7 @@
 use super::*;
 use crate::cluster::lane::Malformed;
 use crate::cluster::record::ClaimVerdict;
+use crate::mesh::moves::PackedParts;
 
 const SHARD: ShardId = ShardId(0);
 
@@ -175,8 +176,9 @@ fn a_session_goes_when_every_node_knows_its_new_place() {
     assert!(run(&mut holder, 2).is_empty());
     holder.heard(1, &NodeRecord::Fenced(7, "b"), Instant(3));
     assert_eq!(run(&mut holder, 3), [format!("Pack({to:?})")]);
-    holder.told(SHARD, ToCluster::Packed(to, vec![vec![2], vec![3]]), true, Instant(3));
-    assert_eq!(said(&mut holder, 0), ["Part(7, false, [2])", "Part(7, true, [3])"]);
+    let packed = PackedParts { owed: vec![vec![9]], parts: vec![vec![2], vec![3]] };
+    holder.told(SHARD, ToCluster::Packed(to, packed), true, Instant(3));
+    assert_eq!(said(&mut holder, 0), ["Owed(7, [9])", "Part(7, false, [2])", "Part(7, true, [3])"]);
     assert_eq!(holder.moving(), 1);
     holder.heard(0, &NodeRecord::Settled(7), Instant(4));
     assert_eq!(run(&mut holder, 4), [format!("Done({to:?})")]);

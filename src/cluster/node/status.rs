@@ -1,6 +1,7 @@
 //! Counts of a node and the state of the other nodes, for metrics, logs and the admin server.
 
 use super::Node;
+use crate::cluster::frame::Abilities;
 use crate::cluster::peer::{PeerCounts, Presence};
 use crate::cluster::wills::WillCounts;
 use crate::time::Instant;
@@ -37,8 +38,10 @@ pub struct NodeCounts {
     pub unsent: [u64; Unsent::ALL.len()],
     /// Counts about records, including those of nodes that are gone.
     pub peers: PeerCounts,
-    /// Frames that were refused.
+    /// Frames that were refused, but for those of a format that is not known.
     pub refused: u64,
+    /// Frames of a format that is not known.
+    pub formats: u64,
     /// Frames of runs of nodes that have ended.
     pub stale: u64,
     /// Frames of another node with this node's name.
@@ -89,6 +92,8 @@ pub struct PeerStatus {
     pub waiting: usize,
     /// How often segments were sent again.
     pub resends: u64,
+    /// What both nodes can do.
+    pub can: Abilities,
     /// Milliseconds since the node was heard.
     pub silent: u64,
     /// The milliseconds by which this node's time is ahead of the other node's.
@@ -122,6 +127,7 @@ impl Node {
                 window: peer.window(),
                 waiting: peer.waiting(),
                 resends: peer.resends(),
+                can: peer.can(),
                 silent: now.millis_since(peer.heard),
                 ahead: peer.apart.millis(),
                 counts: peer.counts,

@@ -22,15 +22,17 @@ pub(super) struct NodeWills {
 }
 
 impl NodeWills {
-    /// No will messages yet; at most `most` bytes of other nodes' are kept.
-    pub(super) fn new(most: usize) -> NodeWills {
-        NodeWills { local: LocalWills::default(), far: FarWills::new(most) }
+    /// No will messages yet of the node `own`; at most `most` bytes of other nodes' are kept.
+    pub(super) fn new(own: &str, most: usize) -> NodeWills {
+        NodeWills { local: LocalWills::default(), far: FarWills::new(own, most) }
     }
 }
 
 impl Node {
     /// Sets or removes the will message of a client of this node.
     pub(super) fn set_will(&mut self, client: &str, will: Option<FarWill>, now: Instant) {
+        // With `durable`, a stored session goes to an adopter with its will message.
+        let will = will.filter(|will| !(will.stored && self.plan.durable));
         let stamp = self.claims.next_stamp(now);
         if self.wills.local.set(client, stamp, will) {
             self.peers.iter_mut().flatten().for_each(|peer| peer.will_changed(client));
@@ -56,6 +58,29 @@ impl Node {
             known += usize::from(!peer.has_ended);
         }
         there * 2 >= known || Mutant::ClusterWillMinority.is_on()
+    }
+
+    /// Tells nodes that are back which of their stored will messages are no more theirs to publish.
+    pub(super) fn tell_settled(&mut self) {
+        if Mutant::ClusterWillSettledUntold.is_on() {
+            return;
+        }
+        for peer in self.peers.iter_mut().flatten() {
+            while peer.presence == Presence::Up
+                && peer.bulk() < retelling::WINDOW
+                && let Some((run, client)) =
+                    self.wills.far.next_settled(&peer.name, peer.incarnation)
+            {
+                peer.push_record(&NodeRecord::WillSent(run, &peer.name.clone(), &client));
+            }
+        }
+    }
+
+    /// Hands on which stored will messages of this node other nodes have settled.
+    pub(super) fn settle_own(&mut self, broker: &mut impl LocalBroker) {
+        for client in self.wills.far.own_settled.drain(..) {
+            broker.tell(Whom::Home(client.clone()), ToShard::WillSettled(client));
+        }
     }
 
     /// Publishes will messages of clients whose node is gone, some at a time. Returns true when

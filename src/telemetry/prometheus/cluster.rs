@@ -148,9 +148,10 @@ impl PageText {
     /// The other nodes of a cluster.
     fn nodes(&mut self, nodes: &[NodeRow]) {
         type Figure = fn(&NodeRow) -> u64;
-        let figures: [(&str, &str, Figure); 5] = [
+        let figures: [(&str, &str, Figure); 6] = [
             ("up", "1 while the other node is heard.", |node| u64::from(node.up)),
             ("settled", "1 while all of each has been told.", |node| u64::from(node.settled)),
+            ("level", "What both can do; lower for an earlier release.", |node| node.level.into()),
             ("filters", "Filters that the other node has told of.", |node| node.filters),
             ("window_bytes", "Bytes that it has not acknowledged.", |node| node.window),
             ("waiting_bytes", "Bytes of its messages that wait here.", |node| node.waiting),

@@ -2,7 +2,7 @@
 //! adopted them, once, and not at the node that was lost when that is back.
 
 use super::engine::{Faults, Network};
-use super::whole::{Broker, Cluster, GIVE_UP, Guest, NODES, SHARDS};
+use super::whole::{Broker, Cluster, GIVE_UP, Guest, NODES, SHARDS, abilities};
 use crate::net;
 use crate::peer::{Got, hello, will};
 use crate::rng::Rng;
@@ -11,6 +11,7 @@ use crate::settings::roomy;
 use crate::storage::broker::{Store, read};
 use crate::storage::{BOUNDS, SECRET};
 use crate::world::{Plan, World, listener_state};
+use ringmq::cluster::frame::Abilities;
 use ringmq::cluster::junction::Junction;
 use ringmq::cluster::node::{Node, NodePlan, WhenCutOff};
 use ringmq::packet::{AckKind, Connect, ReasonCode};
@@ -39,10 +40,11 @@ pub fn simulate(seed: u64) {
 }
 
 /// Nodes with stores.
-struct Fleet {
-    cluster: Cluster,
+pub(super) struct Fleet {
+    pub(super) cluster: Cluster,
     seed: u64,
-    policy: WithoutStream,
+    /// What nodes promise without the stream; `None` without `durable`.
+    policy: Option<WithoutStream>,
     /// Numbers by which messages are told apart.
     next: u64,
     acknowledged: Vec<u64>,
@@ -55,7 +57,13 @@ fn settings() -> Settings {
 }
 
 /// A node that goes on with these disks at that time.
-fn broker(seed: u64, at: usize, stores: Vec<Store>, now: u64, policy: WithoutStream) -> Broker {
+fn broker(
+    seed: u64,
+    at: usize,
+    stores: Vec<Store>,
+    now: u64,
+    policy: Option<WithoutStream>,
+) -> Broker {
     let (mut world, ends) = World::clustered(Plan {
         seed: seed * 16 + at as u64,
         shards: SHARDS,
@@ -75,7 +83,9 @@ fn broker(seed: u64, at: usize, stores: Vec<Store>, now: u64, policy: WithoutStr
         give_up: GIVE_UP,
         when_cut_off: WhenCutOff::Park,
         wills: 1 << 20,
-        durable: true,
+        durable: policy.is_some(),
+        // A node of before `durable` begins with sessions of its own.
+        abilities: if policy.is_some() { Abilities::OWN } else { abilities(seed, at) },
     };
     let node = Node::new(plan, Instant(now));
     let shared = std::sync::Arc::clone(&world.shared);
@@ -87,7 +97,7 @@ fn broker(seed: u64, at: usize, stores: Vec<Store>, now: u64, policy: WithoutStr
     broker
 }
 
-fn restore(broker: &mut Broker, at: usize, shard: usize, policy: WithoutStream) {
+fn restore(broker: &mut Broker, at: usize, shard: usize, policy: Option<WithoutStream>) {
     let store = &mut broker.stores[shard];
     let log = 0xd0 + (at * SHARDS + shard) as u64 * 2;
     let (recovered, mut image) = read(&store.disk, log);
@@ -98,16 +108,26 @@ fn restore(broker: &mut Broker, at: usize, shard: usize, policy: WithoutStream) 
     let disk = &store.disk;
     let mut read = |segment, offset, length| Ok(disk.read(segment, offset, length));
     recovery::fill(&log, &mut image, &mut read).expect("a disk that works");
+    let now = broker.world.now;
     let node = &mut broker.world.nodes[shard];
+    // What is restored counts from the start.
+    node.shard.begin(Instant(now), now * 1000);
     node.listening = false;
     let own = (node.shard.id(), SHARDS as u8);
-    let storing = Storing::new(log, SECRET, own, WALL, image.last).with_journal(policy);
-    node.shard.store_with(storing);
+    let storing = Storing::new(log, SECRET, own, WALL, image.last);
+    node.shard.store_with(match policy {
+        Some(policy) => storing.with_journal(policy),
+        None => storing,
+    });
     node.shard.restore(image);
 }
 
 impl Fleet {
     fn new(seed: u64, policy: WithoutStream) -> Fleet {
+        Fleet::with(seed, Some(policy))
+    }
+
+    pub(super) fn with(seed: u64, policy: Option<WithoutStream>) -> Fleet {
         let names: Vec<String> = (0..NODES).map(|at| format!("node-{at}")).collect();
         let make = |at: usize| {
             let store = |shard: usize| Store::new(seed ^ ((at * SHARDS + shard) as u64 * 77));
@@ -134,12 +154,12 @@ impl Fleet {
         panic!("node {at} never listens");
     }
 
-    fn kill(&mut self, at: usize) {
+    pub(super) fn kill(&mut self, at: usize) {
         self.cluster.dead.insert(at);
         self.cluster.brokers[at].stores.iter_mut().for_each(Store::kill);
     }
 
-    fn restart(&mut self, at: usize) {
+    pub(super) fn restart(&mut self, at: usize) {
         let stores = std::mem::take(&mut self.cluster.brokers[at].stores);
         let now = self.cluster.now().0;
         self.cluster.brokers[at] = broker(self.seed, at, stores, now, self.policy);
@@ -148,7 +168,7 @@ impl Fleet {
     }
 
     /// A client that connects to that node, and has its CONNACK.
-    fn greet(&mut self, at: usize, connect: &Connect<'_>) -> Guest {
+    pub(super) fn greet(&mut self, at: usize, connect: &Connect<'_>) -> Guest {
         let mut guest = self.cluster.begin(at, connect);
         let got = self.hear(&mut guest);
         assert!(matches!(got[..], [Got::ConnAck { .. }]), "{got:?}");

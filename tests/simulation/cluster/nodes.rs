@@ -3,6 +3,7 @@
 use super::engine::{Faults, Network, Wire};
 use crate::rng::Rng;
 use ringmq::cluster::claims::Whom;
+use ringmq::cluster::frame::Abilities;
 use ringmq::cluster::node::{Node, NodePlan, PeerStatus, Unsent, WhenCutOff};
 use ringmq::cluster::peer::LocalBroker;
 use ringmq::cluster::record::PassedRef;
@@ -142,6 +143,11 @@ fn answer(node: &mut Node, asked: ToShard, now: Instant) {
     node.told(ShardId(0), told, now);
 }
 
+/// What a run of a node can do: one in four is of the release before formats and levels.
+fn abilities(incarnation: u64) -> Abilities {
+    if incarnation.is_multiple_of(4) { Abilities::LEAST } else { Abilities::OWN }
+}
+
 fn site(name: &str, incarnation: u64, now: u64) -> Site {
     let plan = NodePlan {
         name: name.to_owned(),
@@ -152,6 +158,7 @@ fn site(name: &str, incarnation: u64, now: u64) -> Site {
         when_cut_off: WhenCutOff::Park,
         wills: 1 << 20,
         durable: false,
+        abilities: abilities(incarnation),
     };
     Site {
         node: Node::new(plan, Instant(now)),

@@ -9,6 +9,7 @@ use crate::scripted::fine;
 use crate::settings::roomy;
 use crate::storage::broker::Store;
 use crate::world::{Plan, World, listener_state};
+use ringmq::cluster::frame::Abilities;
 use ringmq::cluster::junction::{Junction, JunctionEnvironment};
 use ringmq::cluster::node::{Node, NodePlan, WhenCutOff};
 use ringmq::ids::ShardId;
@@ -20,6 +21,12 @@ use std::collections::BTreeSet;
 pub const SHARDS: usize = 2;
 pub const NODES: usize = 3;
 pub const GIVE_UP: u64 = 4000;
+
+/// What nodes can do: in every third run, one is of the release before formats and levels.
+pub fn abilities(seed: u64, at: usize) -> Abilities {
+    let old = seed.is_multiple_of(3) && (seed / 3) as usize % NODES == at;
+    if old { Abilities::LEAST } else { Abilities::OWN }
+}
 
 struct Bells<'a>(&'a mut World);
 
@@ -82,6 +89,7 @@ impl Cluster {
                 when_cut_off: WhenCutOff::Park,
                 wills: 1 << 20,
                 durable: false,
+                abilities: abilities(seed, at),
             };
             let node = Node::new(plan, Instant(world.now));
             let shared = std::sync::Arc::clone(&world.shared);

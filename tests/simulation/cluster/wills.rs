@@ -1,16 +1,19 @@
 //! Wills of clients whose node dies, or is divided from the others: one of the nodes that are left
 //! publishes each once, when it is due.
 
+use super::durable::Fleet;
 use super::engine::Faults;
-use super::whole::{Cluster, Guest, NODES};
+use super::whole::{Cluster, Guest, NODES, abilities};
 use crate::net::End;
 use crate::peer::{Got, hello, will};
 use crate::rng::Rng;
 use crate::scripted::fine;
+use ringmq::cluster::frame::Abilities;
 use ringmq::packet::{AckKind, Connect, Will};
 use std::collections::BTreeMap;
 
 pub fn simulate(seed: u64) {
+    a_node_with_stored_sessions_dies(seed);
     a_node_dies(seed);
     a_node_is_divided_from_the_others(seed);
 }
@@ -129,6 +132,63 @@ fn a_node_dies(seed: u64) {
         let world = &mut cluster.brokers[at].world;
         world.settle();
         fine(world);
+    }
+}
+
+/// Wills of stored sessions are published once: by another node while theirs is away, by theirs
+/// when it is back before they are due, and not when the client is elsewhere meanwhile. Another
+/// node may be of a release that does not know of them.
+fn a_node_with_stored_sessions_dies(seed: u64) {
+    let mut rng = Rng::new(seed ^ 0x5707);
+    let mut fleet = Fleet::with(seed, None);
+    let old = |at: &usize| abilities(seed, *at) == Abilities::LEAST;
+    let dies = rng.below(NODES);
+    let dies = if old(&dies) { (dies + 1) % NODES } else { dies };
+    let left: Vec<usize> = (0..NODES).filter(|&at| at != dies).collect();
+    let cluster = &mut fleet.cluster;
+    let mut watchers = watchers(cluster, &left);
+    let _stay = [
+        client(cluster, dies, "plain", 0, 0),
+        client(cluster, dies, "sent", 0, 1000),
+        client(cluster, dies, "later", 20, 1000),
+        client(cluster, dies, "back", 20, 1000),
+        client(cluster, dies, "moved", 5, 1000),
+    ];
+    let mut waits = client(cluster, dies, "waits", 3, 1000);
+    waits.peer.end(&mut cluster.brokers[dies].world, End::Reset);
+    cluster.go(1000);
+    expect(cluster, &mut watchers, &[], "before it dies");
+    fleet.kill(dies);
+    let cluster = &mut fleet.cluster;
+    cluster.go(1000);
+    let _moved = cluster.greet(left[rng.below(2)], &hello("moved", true, 1000));
+    // A node that does not know of them has its turn first, and says nothing.
+    cluster.go(7000);
+    expect(cluster, &mut watchers, &["plain", "sent", "waits"], "while their node is away");
+    fleet.restart(dies);
+    let mut there = fleet.greet(dies, &hello("watcher", true, 0));
+    let cluster = &mut fleet.cluster;
+    there.peer.subscribe(&mut cluster.brokers[dies].world, 1, "will/#", 1);
+    watchers.push(there);
+    let _back = cluster.greet(dies, &hello("back", false, 1000));
+    cluster.go(12_000);
+    expect(cluster, &mut watchers, &[], "when their node is back");
+    let sent = cluster.brokers[dies].world.counters().wills_sent;
+    assert_eq!(sent, 0, "wills that the node that is back has sent again");
+    cluster.go(12_000);
+    expect(cluster, &mut watchers, &["later"], "of the node that is back");
+    // One that is back before the others have missed it: they leave its wills to it at once.
+    let _soon = client(cluster, dies, "soon", 11, 1000);
+    watchers.retain(|watcher| watcher.at != dies);
+    cluster.go(500);
+    fleet.kill(dies);
+    fleet.cluster.go(300);
+    fleet.restart(dies);
+    let cluster = &mut fleet.cluster;
+    cluster.go(20_000);
+    expect(cluster, &mut watchers, &["soon"], "of a node that is back soon");
+    for &at in &left {
+        assert_eq!(kept(cluster, at), 0, "wills that node {at} keeps");
     }
 }
 
