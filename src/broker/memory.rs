@@ -141,7 +141,8 @@ mod tests {
     #[test]
     fn memory_is_given_back_when_a_crowd_has_left() {
         let clients = |clients: usize| Footprint { clients, ..Footprint::default() };
-        assert_eq!(turns(&[clients(100_000), clients(50_000), clients(50_000)]), [2]);
-        assert_eq!(turns(&[clients(5000), clients(2000), clients(2000)]), Vec::<usize>::new());
+        let gone = [100_000, 100_000, 50_000, 50_000].map(clients);
+        assert_eq!(turns(&gone), [1, 3], "when they have come, and when they have left");
+        assert_eq!(turns(&[5000, 5000, 2000, 2000].map(clients)), [1], "so few left little");
     }
 }
