@@ -60,7 +60,7 @@ macro_rules! upgrade {
         /// Retained messages below `$SYS` that clients have published are not handed over.
         UpgradeRetainedSysLost,
         /// A publisher that waits for the other end of a bridge waits for ever after an upgrade.
-        UpgradeUnansweredLost,
+        LinkUpgradeUnanswered,
         /// What publishers wait for is numbered after an upgrade as before.
         LinkNumbersAgain,
         /// What was counted towards bans is not handed over.

@@ -69,7 +69,7 @@ impl Shard {
     /// Whether publishers wait for the other end of a bridge. What they wait for is known by
     /// numbers of this process only.
     fn waits_for_bridges(&self) -> bool {
-        self.unanswered() > 0 && !Mutant::UpgradeUnansweredLost.is_on()
+        self.unanswered() > 0 && !Mutant::LinkUpgradeUnanswered.is_on()
     }
 
     /// Counts what this shard holds. Looks at every connection and session.

@@ -300,8 +300,9 @@ impl Run {
             if self.authors[at].peer.is_closed(&self.world) {
                 let author = &self.authors[at];
                 assert_eq!(author.version, Version::V311, "whose connection ends");
-                // What waits first, and what has come before it, was lost.
-                let lost = author.waiting.front().is_some_and(|said| {
+                // Something that waits was lost. The answers before it may have ended with the
+                // connection, in an upgrade.
+                let lost = author.waiting.iter().any(|said| {
                     let known = &self.known[&said.payload];
                     known.dropped > 0 || known.seen < known.allowed || !self.open
                 });
