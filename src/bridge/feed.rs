@@ -9,7 +9,7 @@
 
 use super::buffer::Buffer;
 use super::figures::FeedFigures;
-use super::inward::Submit;
+use super::inward::Tell;
 use crate::link_record::{LinkBatch, LinkOutcome};
 use crate::shard::{LinkCounts, LinkId, LinkPlan, Shard};
 use rtrb::{Consumer, Producer, RingBuffer};
@@ -80,7 +80,7 @@ pub struct Feed {
     /// Batches that were in the core's link when the core ended.
     last: mpsc::Receiver<LinkBatch>,
     starved: Arc<AtomicBool>,
-    shard: Option<Submit>,
+    shard: Option<Tell>,
     /// Outcomes of messages for which publishers wait, by the waiters' numbers.
     outcomes: Vec<(u64, LinkOutcome)>,
 }
@@ -203,8 +203,9 @@ impl Feeder {
 }
 
 impl Feed {
-    /// Sets the way to wake the core.
-    pub fn wake_by(&mut self, shard: Submit) {
+    /// Sets the way to wake the core. Outcomes go this way too: while a shard rests for an upgrade
+    /// it takes in nothing that bridges want to publish, but what became of its own messages.
+    pub fn wake_by(&mut self, shard: Tell) {
         self.shard = Some(shard);
     }
 
@@ -218,14 +219,11 @@ impl Feed {
 
     /// Tells the core the outcomes that were noted.
     pub fn tell_outcomes(&mut self) {
-        let Some(submit) = self.shard.as_ref().filter(|_| !self.outcomes.is_empty()) else {
+        let Some(tell) = self.shard.as_ref().filter(|_| !self.outcomes.is_empty()) else {
             return;
         };
         let outcomes = std::mem::take(&mut self.outcomes);
-        submit(Box::new(move |shard| {
-            shard.confirm(&outcomes);
-            Box::new(|| {})
-        }));
+        tell(Box::new(move |shard| shard.confirm(&outcomes)));
     }
 
     /// Moves all batches into the buffer; returns false when the buffer has no room for all of
@@ -237,11 +235,11 @@ impl Feed {
         {
             self.held = buffer.push(batch);
             if self.starved.swap(false, Ordering::SeqCst)
-                && let Some(submit) = &self.shard
+                && let Some(tell) = &self.shard
             {
-                // The empty submission wakes the core, whose next step moves more batches into the
+                // The empty inquiry wakes the core, whose next step moves more batches into the
                 // ring.
-                submit(Box::new(|_| Box::new(|| {})));
+                tell(Box::new(|_| {}));
             }
         }
         while self.held.is_none()

@@ -19,11 +19,18 @@ use tokio::sync::mpsc;
 /// that has ended drops the submission.
 pub type Submit = Arc<dyn Fn(Submission) + Send + Sync>;
 
+/// Something that a shard is to do between two steps, on behalf of another thread.
+pub type Inquiry = Box<dyn FnOnce(&mut Shard) + Send>;
+/// Gives an inquiry to a shard, and wakes its core. A core that has ended drops the inquiry.
+pub type Tell = Arc<dyn Fn(Inquiry) + Send + Sync>;
+
 /// The shards as bridges see them.
 #[derive(Clone)]
 pub struct Shards {
     /// How to submit to each shard.
     pub submit: Vec<Submit>,
+    /// How to tell each shard something that it takes in even while it rests for an upgrade.
+    pub tell: Vec<Tell>,
     /// The index of the shard that publishes messages with this topic name.
     pub home: Arc<dyn Fn(&str) -> usize + Send + Sync>,
 }

@@ -196,8 +196,8 @@ impl Common {
         if lane.is_first() {
             self.gather(&config, lane.of)?;
         }
-        for (feed, submit) in feeds.iter_mut().zip(&shards.submit) {
-            feed.wake_by(Arc::clone(submit));
+        for (feed, tell) in feeds.iter_mut().zip(&shards.tell) {
+            feed.wake_by(Arc::clone(tell));
         }
         let (most, full) = (most_bytes(&config, lane), when_full(&config));
         let opened = self.at_place(&config, lane, |place| Buffer::open_or_wait(most, full, place));

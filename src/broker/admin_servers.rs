@@ -16,6 +16,7 @@ use crate::admin::{
     TopClients,
 };
 use crate::bridge::figures::AllBridgeFigures;
+use crate::bridge::inward::Shards;
 use crate::bridge::set::TellCore;
 use crate::cluster::serve::View;
 use crate::config::{self, Config, Get, ListenerConfig};
@@ -59,6 +60,17 @@ pub(super) fn submit(home: &Home) -> Submit {
         let _ = commands.send(CoreCommand::Submit(submission));
         doorbell.ring();
     })
+}
+
+/// The shards as bridges see them.
+pub(super) fn shards(homes: &[Home], shared: &Shared) -> Shards {
+    let (seeds, shards) = (shared.seeds.clone(), homes.len() as u8);
+    let home = move |topic: &str| usize::from(home_of(&seeds, topic, shards).0);
+    Shards {
+        submit: homes.iter().map(submit).collect(),
+        tell: homes.iter().map(tell).collect(),
+        home: Arc::new(home),
+    }
 }
 
 pub(super) fn feed(home: &Home) -> TellCore {

@@ -44,7 +44,6 @@ use crate::access::Access;
 use crate::access::load::{load, read_file};
 use crate::admin::api::Ordered;
 use crate::bridge::feed::FeederPlan;
-use crate::bridge::inward::Shards;
 use crate::bridge::set::Bridges;
 use crate::bridge::start::Common;
 use crate::cluster::start::Cluster;
@@ -56,7 +55,7 @@ use crate::mesh::quota::{Quota, Rate};
 use crate::mesh::{ListenerState, Shared};
 use crate::overload::Policy;
 use crate::ring::Doorbell;
-use crate::shard::{Settings, home_of};
+use crate::shard::Settings;
 use crate::storage::store::Store;
 use crate::topic::Seeds;
 use crate::upgrade::frame::Hello;
@@ -496,10 +495,7 @@ impl Broker {
 
     /// Starts the threads of bridges.
     fn start_bridges(&mut self, config: &Config) -> Result<(), Failure> {
-        let submit = self.homes.iter().map(admin_servers::submit).collect();
-        let (seeds, shards) = (self.shared.seeds.clone(), self.homes.len() as u8);
-        let home = move |topic: &str| usize::from(home_of(&seeds, topic, shards).0);
-        let shards = Shards { submit, home: Arc::new(home) };
+        let shards = admin_servers::shards(&self.homes, &self.shared);
         self.admin.show_bridges(self.bridges.shown());
         let cores = self.homes.iter().map(admin_servers::feed).collect();
         self.bridges.start(config, shards, cores).map_err(Failure::new)

@@ -8,7 +8,7 @@ use crate::broker::core::CoreCommand;
 use crate::broker::upgrade::new::Predecessor;
 use crate::broker::upgrade::old::{self, Farewell, UpgradeJob, UpgradeOutcome};
 use crate::broker::upgrade::requests::{self, UpgradeRequest};
-use crate::config::{Bridge, BufferMode};
+use crate::config::{Bridge, BridgePuback, BufferMode};
 use crate::upgrade::frame::{Hello, StoreIs};
 use crate::upgrade::{OLDEST, VERSION, unmovable};
 use crossbeam_channel::{Receiver, never};
@@ -146,21 +146,27 @@ impl ControlThread<'_> {
         })
     }
 
-    /// A bridge that would lose what it has: it is in memory, and the other end is away.
+    /// A bridge that would lose what it has (it is in memory, and the other end is away), or for
+    /// which publishers wait that would not be answered in time.
     fn stuck_bridge(&self) -> Option<String> {
-        let in_memory = |name: &str| {
-            let named = |bridge: &&Bridge| *bridge.name == *name;
-            let bridge = self.config.bridges.iter().find(named);
-            bridge.is_some_and(|bridge| bridge.buffer.mode == BufferMode::Memory)
-        };
-        let stuck = self.broker.bridges.shown().rows().into_iter().find(|row| {
-            row.waiting > 0 && row.state != BridgeState::Up.word() && in_memory(&row.name)
-        })?;
-        Some(format!(
-            "bridge {} has {} messages in memory that its other end does not take now: they would \
-             be lost; buffer.mode: disk keeps such messages",
-            stuck.name, stuck.waiting
-        ))
+        let rows = self.broker.bridges.shown().rows();
+        let away = rows.iter().filter(|row| row.waiting > 0 && row.state != BridgeState::Up.word());
+        away.filter_map(|row| {
+            let named = |bridge: &&Bridge| *bridge.name == *row.name;
+            let bridge = self.config.bridges.iter().find(named)?;
+            let why = if bridge.buffer.mode == BufferMode::Memory {
+                "they would be lost; buffer.mode: disk keeps such messages"
+            } else if bridge.puback == BridgePuback::Delivered {
+                "their publishers wait for it (puback: delivered)"
+            } else {
+                return None;
+            };
+            Some(format!(
+                "bridge {} has {} messages that its other end does not take now: {why}",
+                row.name, row.waiting
+            ))
+        })
+        .next()
     }
 
     /// An upgrade has ended; how this process ends, if it does.

@@ -59,6 +59,10 @@ macro_rules! upgrade {
         UpgradeRetainedStays,
         /// Retained messages below `$SYS` that clients have published are not handed over.
         UpgradeRetainedSysLost,
+        /// A publisher that waits for the other end of a bridge waits for ever after an upgrade.
+        LinkUpgradeUnanswered,
+        /// What publishers wait for is numbered after an upgrade as before.
+        LinkNumbersAgain,
         /// What was counted towards bans is not handed over.
         UpgradeOffencesLost,
         /// What was counted is not handed over.

@@ -413,7 +413,7 @@ impl Shard {
         }
         let links = &mut self.subscriptions.links;
         if plan.answering != Answering::Accepted {
-            links.unanswered.link_opened(plan.zero);
+            links.unanswered.link_opened((plan.zero, self.now));
         }
         let link = LinkId(links.all.insert(Link::new(plan)));
         links.add_filters(link);
@@ -436,9 +436,9 @@ impl Shard {
         if Mutant::LinkChangeLosesQueue.is_on() {
             (found.queue, found.bytes) = (VecDeque::new(), 0);
         }
-        let zero = found.plan.zero;
+        let time = (found.plan.zero, self.now);
         match (was, is) {
-            (Answering::Accepted, Answering::Delivered(_)) => links.unanswered.link_opened(zero),
+            (Answering::Accepted, Answering::Delivered(_)) => links.unanswered.link_opened(time),
             (Answering::Delivered(_), Answering::Accepted) => links.unanswered.link_silenced(),
             _ => {}
         }

@@ -56,6 +56,7 @@ impl Shard {
             (self.access.admissions.len() > 0, "clients that prove who they are"),
             (self.work.claims.len() > 0, "sessions that come from other nodes, or go there"),
             (self.parked.has_work() || self.parked.has_put_off(), "packets of held clients"),
+            (self.waits_for_bridges(), "publications that the other end of a bridge has not got"),
             (!self.outputs.actions.is_empty(), "orders to the driver"),
         ];
         reasons
@@ -63,6 +64,12 @@ impl Shard {
             .find_map(|&(holds, what)| holds.then_some(what))
             .or_else(|| self.storing.as_ref()?.under_way())
             .or_else(|| self.is_replaying().then_some("retained messages for new subscriptions"))
+    }
+
+    /// Whether publishers wait for the other end of a bridge. What they wait for is known by
+    /// numbers of this process only.
+    fn waits_for_bridges(&self) -> bool {
+        self.unanswered() > 0 && !Mutant::LinkUpgradeUnanswered.is_on()
     }
 
     /// Counts what this shard holds. Looks at every connection and session.

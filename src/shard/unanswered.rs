@@ -110,12 +110,14 @@ pub(super) struct Unanswered {
 }
 
 impl Unanswered {
-    /// Counts a link whose publishers wait. `zero`: the time at the zero of the shard's clock, in
-    /// milliseconds since 1970. Numbers begin there, so that records which an earlier process has
-    /// left on a bridge's disk have none of the numbers that are assigned now.
-    pub(super) fn link_opened(&mut self, zero: u64) {
+    /// Counts a link whose publishers wait. `time`: the zero of the shard's clock in milliseconds
+    /// since 1970, and the time now. Numbers begin there, so that records which an earlier process
+    /// has left on a bridge's disk have none of the numbers that are assigned now. After an upgrade
+    /// the clock has the same zero as before.
+    pub(super) fn link_opened(&mut self, (zero, now): (u64, Instant)) {
         self.links += 1;
-        self.last = self.last.max(zero << 16);
+        let millis = zero + if Mutant::LinkNumbersAgain.is_on() { 0 } else { now.0 };
+        self.last = self.last.max(millis << 16);
     }
 
     /// Counts a link less whose publishers wait, apart from what it took before.

@@ -47,7 +47,9 @@
 //!
 //! New starts the bridges when old has ended: old's bridges send what they have, as at any end of
 //! the broker, and leave the rest on the disk. Messages for the bridges wait in new's links
-//! meanwhile.
+//! meanwhile. With `puback: delivered`, a PUBLISH is acknowledged when the other end of a bridge
+//! has it: old's shards come to rest when no publisher waits for that any more, and if the other
+//! end takes too long, old goes on.
 //!
 //! Counters go on: what each shard has counted that only grows is handed over, and so are bans and
 //! what was counted that may lead to one.
@@ -64,8 +66,8 @@
 //! # What this version does not do yet
 //! With a store, only sockets are copied in advance: sessions are packed and taken in while nobody
 //! serves, some microseconds for each. Configurations and clients that cannot move are refused by
-//! name before anything moves: a node of a cluster, bridges with `puback: delivered`, and clients
-//! whose delivery of retained messages takes longer than the pause lasts. Counts that no shard
+//! name before anything moves: a node of a cluster, and clients whose delivery of retained messages
+//! takes longer than the pause lasts. Counts that no shard
 //! keeps begin at zero in the new process: of bridges and of the admin server, and the histogram of
 //! the shards' steps.
 //!
@@ -79,7 +81,7 @@ pub mod sides;
 
 pub use frame::UpgradeFrame;
 
-use crate::config::{Bridge, BridgePuback, Config};
+use crate::config::Config;
 
 /// The version of the protocol that this build speaks.
 pub const VERSION: u16 = 5;
@@ -88,13 +90,7 @@ pub const OLDEST: u16 = 5;
 
 /// The configuration key that rules an upgrade out, in the old or the new configuration, if there
 /// is one. With `cluster.name`, two nodes of the same name would be in the cluster at the same
-/// time. With `puback: delivered`, the acknowledgement of a PUBLISH waits for the other end of a
-/// bridge, and the new process does not have that bridge's state.
+/// time.
 pub fn unmovable(config: &Config) -> Option<&'static str> {
-    let waits = |bridge: &Bridge| bridge.puback == BridgePuback::Delivered;
-    let keys = [
-        ("bridges.puback: delivered", config.bridges.iter().any(waits)),
-        ("cluster.name", !config.cluster.name.is_empty()),
-    ];
-    keys.into_iter().find_map(|(key, is_set)| is_set.then_some(key))
+    (!config.cluster.name.is_empty()).then_some("cluster.name")
 }

@@ -1,6 +1,8 @@
 //! Bridges while the broker is replaced by another process.
 
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use crate::bridging::{Far, Near, numbers};
 use crate::support::*;
@@ -66,6 +68,64 @@ fn a_bridge_goes_on_in_the_process_that_takes_the_broker_over() {
         assert!(got.iter().copied().eq(0..2100), "{mode}: lost, or out of order: {got:?}");
         assert!(copies - got.len() <= 60, "{mode}: {copies} messages for 2100");
     }
+    let _ = fs::remove_dir_all(spool);
+}
+
+/// With `puback: delivered` the pause lasts until publishers have their answers; while the other
+/// end is away, the old process goes on.
+#[test]
+fn publishers_that_wait_for_the_other_end_are_answered_over_an_upgrade() {
+    let spool = std::env::temp_dir().join(unique("ringmq-spool"));
+    let mut far = Far::start();
+    let mut near = Near::start(&format!(
+        "  - name: uplink\n    puback: delivered\n    mqtt: {{addresses: ['{}'], client_id: {}, \
+         retry: {{min: 100ms, max: 300ms}}, topics: [{{filter: 'q/#', direction: out, qos: 1}}]}}\n\
+         \x20   buffer: {{mode: disk, path: '{}'}}\n",
+        far.address,
+        unique("bridge"),
+        spool.display()
+    ));
+    eventually("the bridge is up", || near.is_up());
+    let durable = Connect::durable(V311, unique("durable"));
+    let mut reader = far.connect(&durable);
+    reader.granted("q/out", 1);
+    let mut publisher = Client::connect(&near.broker, V311, &unique("p"));
+    let stop = AtomicBool::new(false);
+    let said = std::thread::scope(|scope| {
+        let publisher = scope.spawn(|| {
+            let mut said = 0;
+            while !stop.load(Ordering::Relaxed) {
+                // Returns with the PUBACK.
+                publisher.publish(&Publish::new("q/out", 1, said.to_string()));
+                said += 1;
+            }
+            said
+        });
+        for _ in 0..3 {
+            std::thread::sleep(Duration::from_millis(300));
+            upgrade(&mut near);
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        stop.store(true, Ordering::Relaxed);
+        publisher.join().expect("each PUBLISH is answered")
+    });
+    assert!(said > 100, "{said}");
+    let mut got = numbers(&mut reader, said - 1);
+    got.dedup();
+    assert!(got.iter().copied().eq(0..said), "lost, or out of order: {got:?}");
+    // The other end is away.
+    drop(reader);
+    far.stop();
+    eventually("it is down", || !near.is_up());
+    let mut publisher = Client::connect(&near.broker, V311, &unique("p"));
+    let id = publisher.send_publish(&Publish::new("q/out", 1, "waits"));
+    eventually("it waits", || near.broker.metric("ringmq_bridge_waiting_messages", "") > 0.0);
+    let why = near.broker.ask_to_upgrade(&[]).expect_err("nobody would answer");
+    assert!(why.contains("uplink") && why.contains("puback: delivered"), "{why}");
+    far.run();
+    publisher.ack(AckKind::PubAck, id);
+    upgrade(&mut near);
+    publisher.ping();
     let _ = fs::remove_dir_all(spool);
 }
 

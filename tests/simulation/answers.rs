@@ -62,6 +62,9 @@ struct Run {
     known: BTreeMap<String, Known>,
     /// Of each shard what the bridge has and has said nothing of.
     held: Vec<Vec<(String, u64)>>,
+    /// Numbers that this process has assigned, and those of earlier ones, which may still come from
+    /// the bridge's disk.
+    numbers: [Vec<u64>; 2],
 }
 
 pub fn simulate(seed: u64) {
@@ -88,6 +91,9 @@ pub fn simulate(seed: u64) {
         if round == ROUNDS / 2 {
             run.change();
         }
+        if round % 10 == 7 {
+            run.upgrade(seed);
+        }
         run.world.advance(300);
         run.world.settle();
         run.hear();
@@ -101,11 +107,7 @@ impl Run {
     fn new(seed: u64) -> Run {
         let mut rng = Rng::new(seed ^ 0xac_4b5);
         let shards = 1 + rng.below(3);
-        let faults = Faults { receive: 65_536, ..Faults::default() };
-        let listener_states = vec![listener_state("")];
-        let settings = roomy();
-        let plan = Plan { seed, shards, data: 8, control: 8, settings, faults, listener_states };
-        let mut world = World::new(plan);
+        let mut world = World::new(plan(seed, shards));
         let patient = rng.below(3) > 0;
         let plan = LinkPlan {
             filters: vec!["l/#".into(), "l/+/odd".into()],
@@ -119,11 +121,10 @@ impl Run {
             zero: 1_800_000_000_000,
             answering: Answering::Delivered((!patient).then_some(PATIENCE)),
         };
-        let opened = (0..shards).map(|at| world.inquire(at, |s| s.open_link(plan.clone())));
-        let links = opened.map(|link| link.expect("plain filters")).collect();
+        let links = open_links(&mut world, &plan);
         let (authors, known, held) = (Vec::new(), BTreeMap::new(), vec![Vec::new(); shards]);
-        let open = true;
-        let mut run = Run { world, rng, links, plan, patient, open, authors, known, held };
+        let (open, numbers) = (true, [const { Vec::new() }; 2]);
+        let mut run = Run { world, rng, links, plan, patient, open, authors, known, held, numbers };
         for number in 0..6 {
             let version = if number % 2 == 0 { Version::V5 } else { Version::V311 };
             let name = format!("p{number}");
@@ -229,6 +230,32 @@ impl Run {
         self.world.settle();
     }
 
+    /// Another process takes over, with another number of shards. The shards come to rest only when
+    /// nobody waits for the bridge any more.
+    fn upgrade(&mut self, seed: u64) {
+        let shards = 1 + self.rng.below(3);
+        let mut world = std::mem::replace(&mut self.world, World::new(plan(seed, 1)));
+        let (link, mut links) = (self.plan.clone(), Vec::new());
+        let mut steps = 0;
+        let beside = &mut |world: &mut World| {
+            // The other end takes its time.
+            steps += 1;
+            if steps % 8 == 0 {
+                std::mem::swap(&mut self.world, world);
+                for shard in 0..self.links.len() {
+                    self.take(shard, usize::MAX);
+                    self.confirm(shard, true);
+                }
+                std::mem::swap(&mut self.world, world);
+            }
+        };
+        let prepare = |new: &mut World| links = open_links(new, &link);
+        assert!(world.upgrade_beside(plan(seed, shards), false, beside, prepare));
+        (self.world, self.links, self.held) = (world, links, vec![Vec::new(); shards]);
+        let [here, earlier] = &mut self.numbers;
+        earlier.append(here);
+    }
+
     /// The bridge says what became of some of its messages, in any order; at the end of all.
     fn confirm(&mut self, shard: usize, all: bool) {
         let held = &mut self.held[shard];
@@ -236,6 +263,7 @@ impl Run {
         let mut outcomes = Vec::new();
         for _ in 0..most {
             let (payload, number) = held.swap_remove(self.rng.below(held.len()));
+            self.numbers[0].push(number);
             let known = self.known.get_mut(&payload).unwrap();
             let (outcome, count) = match self.rng.below(if all { 1 } else { 16 }) {
                 15 => (LinkOutcome::Dropped, &mut known.dropped),
@@ -246,6 +274,7 @@ impl Run {
             // What nobody waits for is ignored.
             outcomes.extend([(number, outcome), (number, LinkOutcome::Dropped), (7, outcome)]);
         }
+        outcomes.extend(self.numbers[1].iter().map(|&number| (number, LinkOutcome::Delivered)));
         self.world.inquire(shard, |s| s.confirm(&outcomes));
     }
 
@@ -271,8 +300,9 @@ impl Run {
             if self.authors[at].peer.is_closed(&self.world) {
                 let author = &self.authors[at];
                 assert_eq!(author.version, Version::V311, "whose connection ends");
-                // What waits first, and what has come before it, was lost.
-                let lost = author.waiting.front().is_some_and(|said| {
+                // Something that waits was lost. The answers before it may have ended with the
+                // connection, in an upgrade.
+                let lost = author.waiting.iter().any(|said| {
                     let known = &self.known[&said.payload];
                     known.dropped > 0 || known.seen < known.allowed || !self.open
                 });
@@ -349,6 +379,19 @@ impl Run {
         assert_eq!(self.world.counters().bridge_acks_waiting, 0);
         fine(&self.world);
     }
+}
+
+fn plan(seed: u64, shards: usize) -> Plan {
+    let faults = Faults { receive: 65_536, ..Faults::default() };
+    let (settings, listener_states) = (roomy(), vec![listener_state("")]);
+    Plan { seed, shards, data: 8, control: 8, settings, faults, listener_states }
+}
+
+/// A link on each shard.
+fn open_links(world: &mut World, plan: &LinkPlan) -> Vec<LinkId> {
+    let shards = world.nodes.len();
+    let mut open = |at| world.inquire(at, |s| s.open_link(plan.clone()));
+    (0..shards).map(|at| open(at).expect("plain filters")).collect()
 }
 
 /// Whether that answer is true.

@@ -38,13 +38,7 @@ use super::page_source::PageSource;
 use super::traces::TraceStore;
 use super::{Placement, ROLES};
 use crate::admin::guard::Role;
-pub use crate::bridge::inward::Submit;
-
-/// Something that a shard is to do within a step, on behalf of another thread.
-pub type Inquiry = Box<dyn FnOnce(&mut Shard) + Send>;
-/// Gives an inquiry to a shard, and wakes its core. A core that has ended drops the inquiry.
-pub type Tell = Arc<dyn Fn(Inquiry) + Send + Sync>;
-
+pub use crate::bridge::inward::{Inquiry, Submit, Tell};
 use crate::config::LogLevel;
 use crate::shard::Shard;
 use crate::shard::inquiry::Slice;
