@@ -11,6 +11,8 @@ macro_rules! upgrade {
         UpgradeWindowLost,
         /// The part of a send that was withdrawn is lost.
         UpgradeRestLost,
+        /// A suspended shard asks to be woken for timers that do not fire.
+        UpgradeSleepless,
         /// Bans are not handed over.
         UpgradeBansLost,
         /// A client that is handed over loses its will.

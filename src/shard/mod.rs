@@ -518,7 +518,7 @@ impl Shard {
     /// When the next timer may be due; `None` when none is armed, or none fires because the shard is
     /// suspended.
     pub fn deadline(&self) -> Option<Instant> {
-        let fire = !self.work.stopping.suspended;
+        let fire = !self.work.stopping.suspended || Mutant::UpgradeSleepless.is_on();
         let timers = self.timers.next_deadline().filter(|_| fire);
         let others = [
             self.parked.deadline(),

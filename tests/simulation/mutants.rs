@@ -133,6 +133,7 @@ fn in_this_process() {
                 crate::publisher_waits::a_flood_makes_no_long_queue();
             }
             if concerns("Upgrade") {
+                crate::upgrade::a_suspended_shard_sleeps();
                 crate::upgrade::simulate(seed);
                 crate::upgrade_kinds::simulate(seed);
                 crate::upgrade_copies::simulate(seed);

@@ -542,7 +542,7 @@ fn clients_do_not_notice_that_the_broker_is_replaced_in_the_middle_of_their_mess
 
 /// Timers that do not fire are no reason to stay awake: the other process needs the core.
 #[test]
-fn a_suspended_shard_sleeps() {
+pub fn a_suspended_shard_sleeps() {
     let mut world = World::new(plan(1, 2, patient(), Faults::default(), Stack::default()));
     let _pair = Pair::new(&mut world, 0, 1);
     let due = |world: &World| {
