@@ -14,6 +14,7 @@ use crate::upgrade::UpgradeFrame;
 use crate::upgrade::client::{Early, MovedClient, Remainder};
 use crate::upgrade::frame::{Ban, UpgradeTotals};
 use crossbeam_channel::{Sender, TrySendError};
+use hashbrown::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -433,7 +434,9 @@ fn export(
         }
     }
     // The kernel completes them in their order, but does not promise it.
-    files.sort_by_key(|(socket, _)| *socket);
+    let places = sockets.iter().enumerate().map(|(place, &socket)| (socket, place));
+    let places: HashMap<SocketId, usize> = places.collect();
+    files.sort_by_key(|(socket, _)| places.get(socket));
     files.into_iter().map(|(_, file)| file.map_err(not_exported)).collect()
 }
 

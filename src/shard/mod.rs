@@ -515,8 +515,8 @@ impl Shard {
             || !self.mail.outbox.is_empty()
     }
 
-    /// When the next timer may be due; `None` when none is armed, or none fires because the shard is
-    /// suspended.
+    /// When the next timer may be due; `None` when none is armed, or none fires because the shard
+    /// is suspended.
     pub fn deadline(&self) -> Option<Instant> {
         let fire = !self.work.stopping.suspended || Mutant::UpgradeSleepless.is_on();
         let timers = self.timers.next_deadline().filter(|_| fire);
