@@ -19,6 +19,7 @@ use crate::storage::newest::Newest;
 use crate::storage::record::DeliveryPhase;
 use crate::time::Instant;
 use crate::topic::{self, Subscriber};
+use hashbrown::HashMap;
 
 /// Milliseconds after a start before the broker sends wills that were stored, on a node of a
 /// cluster: long enough for it to know the other nodes and to hear which wills these have sent.
@@ -28,9 +29,7 @@ impl Shard {
     /// Takes over what was stored. Must be called after [`Shard::store_with`] and before anything
     /// else. Sessions that had a connection before the restart have lost it.
     pub fn restore(&mut self, mut image: Image) {
-        for body in image.retained.values() {
-            self.restore_retained(body);
-        }
+        self.restore_retained(std::mem::take(&mut image.retained));
         let returning = std::mem::take(&mut image.returning);
         self.restore_returning(returning, &image);
         for (number, stored) in image.take_sessions() {
@@ -41,19 +40,25 @@ impl Shard {
         }
     }
 
-    fn restore_retained(&mut self, body: &MessageImage) {
-        let message = self.restore_message(body);
-        self.put_retained(&body.topic, message, (Accounts::unpacked(body.accounts), body.stamp));
+    fn restore_retained(&mut self, stored: HashMap<Box<str>, MessageImage>) {
+        let mut messages = std::mem::take(&mut self.retained.messages);
+        messages.set_all(stored.into_iter().map(|(topic, body)| {
+            let message = self.restore_message(&body);
+            self.count_kept(&topic, &message, (Accounts::unpacked(body.accounts), body.stamp));
+            (topic, message)
+        }));
+        self.retained.messages = messages;
     }
 
     /// Puts a message into the table that was retained before this process began, with its accounts
     /// and its stamp.
-    pub(super) fn put_retained(
-        &mut self,
-        topic: &str,
-        message: Message,
-        (accounts, stamp): (Accounts, u64),
-    ) {
+    pub(super) fn put_retained(&mut self, topic: &str, message: Message, origin: (Accounts, u64)) {
+        self.count_kept(topic, &message, origin);
+        self.retained.messages.set(topic, message);
+    }
+
+    /// Counts such a message.
+    fn count_kept(&mut self, topic: &str, message: &Message, (accounts, stamp): (Accounts, u64)) {
         let size = message.size() as u64;
         // Also beyond a limit that is lower now: what was accepted is not dropped.
         self.topology.shared.retained_messages.take(1, u64::MAX);
@@ -63,9 +68,8 @@ impl Shard {
         self.counters.retained_bytes += size;
         self.memory.tally.retained += retained(topic, message.size());
         self.adopt_accounts(topic, accounts, size);
-        self.note_restored(&message, stamp);
+        self.note_restored(message, stamp);
         self.retained.changes(topic, true);
-        self.retained.messages.set(topic, message);
     }
 
     /// Gives a new session what its own record says. False when there is no such session, or no

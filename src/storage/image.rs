@@ -17,12 +17,13 @@ pub const RETURNING: u64 = 0;
 /// A message.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MessageImage {
-    /// Topic name.
-    pub topic: Box<str>,
-    /// Properties to forward, encoded.
-    pub properties: Box<[u8]>,
-    /// Payload.
-    pub payload: Box<[u8]>,
+    /// Topic name, encoded properties to forward, and payload. They are in one allocation, because
+    /// there may be millions of messages.
+    bytes: Box<[u8]>,
+    /// Bytes of the topic name.
+    topic: u32,
+    /// Bytes of the properties.
+    properties: u32,
     /// When it expires, in milliseconds since 1970; the largest number for never.
     pub expires: u64,
     /// QoS and RETAIN flag.
@@ -36,10 +37,11 @@ pub struct MessageImage {
 
 impl MessageImage {
     fn of(stored: &StoredMessage<'_>) -> MessageImage {
+        let parts = [stored.topic.as_bytes(), stored.properties, stored.payload];
         MessageImage {
-            topic: stored.topic.into(),
-            properties: stored.properties.into(),
-            payload: stored.payload.into(),
+            bytes: parts.concat().into_boxed_slice(),
+            topic: stored.topic.len() as u32,
+            properties: stored.properties.len() as u32,
             expires: stored.expires,
             flags: stored.flags,
             accounts: stored.accounts,
@@ -49,10 +51,12 @@ impl MessageImage {
 
     /// The body in the form that records have.
     pub fn stored(&self) -> StoredMessage<'_> {
+        let (topic, rest) = self.bytes.split_at(self.topic as usize);
+        let (properties, payload) = rest.split_at(self.properties as usize);
         StoredMessage {
-            topic: &self.topic,
-            properties: &self.properties,
-            payload: &self.payload,
+            topic: std::str::from_utf8(topic).expect("it was a text"),
+            properties,
+            payload,
             expires: self.expires,
             flags: self.flags,
             accounts: self.accounts,

@@ -142,7 +142,7 @@ pub fn show(store: &Store, out: &mut dyn Write) -> Result<(), UnusableStore> {
         topics.sort_by_key(|(topic, _)| (*topic).clone());
         for (topic, body) in topics {
             let line = json!({
-                "shard": shard, "retained": topic, "bytes": body.payload.len(),
+                "shard": shard, "retained": topic, "bytes": body.stored().payload.len(),
                 "qos": body.flags & 3, "expires_unix_millis": body.expires,
             });
             written(writeln!(out, "{line}"))?;

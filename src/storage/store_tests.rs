@@ -66,7 +66,7 @@ fn what_was_durable_is_there_when_the_store_is_opened_again() {
         let (recovered, image, _) = store.read(1).expect("whole");
         assert!(recovered.found.last_batch > u64::from(round));
         let last = image.retained.get(&*format!("topic/{round}")).expect("stored");
-        assert_eq!(*last.payload, [round; 300_000]);
+        assert_eq!(*last.stored().payload, [round; 300_000]);
     }
 }
 
@@ -221,7 +221,7 @@ fn a_store_is_written_anew_for_another_number_of_shards() {
             let sent: Vec<_> = stored.waiting.iter().map(|(&slot, w)| (slot, w.sent)).collect();
             assert_eq!(sent, [(4, Some((9, DeliveryPhase::Released))), (5, None)]);
             let body = |message| image.body(message).expect("all bodies are read");
-            let topics = stored.waiting.iter().map(|(_, w)| &*body(w.message).topic);
+            let topics = stored.waiting.iter().map(|(_, w)| body(w.message).stored().topic);
             let own = format!("a/{}", stored.head.as_ref().expect("there").client_id);
             assert!(topics.eq([&*own; 2]));
             assert_eq!(stored.inbound, [8]);

@@ -65,6 +65,27 @@ fn messages_are_set_replaced_and_removed() {
 }
 
 #[test]
+fn many_messages_at_once_are_what_they_are_one_after_the_other() {
+    let names = |from: u32| (from..from + 2000).map(|at| (format!("{}/{at}", at * 7 % 13), at));
+    let (mut at_once, mut model) = (Retained::new(), Retained::new());
+    for from in [0, 5000, 1500] {
+        at_once.set_all(names(from).map(|(name, at)| (name.into(), at + from)));
+        names(from).for_each(|(name, at)| _ = model.set(&name, at + from));
+    }
+    for filter in ["#", "7/+", "+/1600", "nothing"] {
+        let found = replay_all(&at_once, filter, 100, 64);
+        assert_eq!(found, replay_all(&model, filter, 100, 64));
+        assert_eq!(found.is_empty(), filter == "nothing");
+    }
+    assert_eq!(at_once.len(), 5500);
+    for (name, at) in names(1500) {
+        assert_eq!(at_once.set(&format!("{name}/below"), at), None);
+        assert_eq!(at_once.remove(&name), Some(at + 1500));
+    }
+    assert_eq!(at_once.len(), 5500);
+}
+
+#[test]
 fn a_replay_visits_about_what_it_delivers() {
     let mut retained = Retained::new();
     for device in 0..1000 {

@@ -108,16 +108,17 @@ fn is_sound(filter: &str) -> bool {
 }
 
 fn message(body: &MessageImage, expires: Option<Instant>) -> Option<Message> {
+    let stored = body.stored();
     let message = MessageRef {
-        topic: &body.topic,
-        properties: &body.properties,
-        payload: &body.payload,
-        qos: Qos::from_u8(body.flags & 3).unwrap_or_default(),
-        retain: body.flags & 4 != 0,
+        topic: stored.topic,
+        properties: stored.properties,
+        payload: stored.payload,
+        qos: Qos::from_u8(stored.flags & 3).unwrap_or_default(),
+        retain: stored.flags & 4 != 0,
         expires,
         publisher: None,
     };
-    topic::valid_name(&body.topic).then(|| Message::new(&message, &mut Vec::new()))
+    topic::valid_name(stored.topic).then(|| Message::new(&message, &mut Vec::new()))
 }
 
 fn last_will(will: &LastWill) -> Option<OrphanWill> {
