@@ -433,11 +433,16 @@ fn export(
             return Err("the kernel does not export sockets".to_owned());
         }
     }
-    // The kernel completes them in their order, but does not promise it.
+    sort_like(sockets, &mut files);
+    files.into_iter().map(|(_, file)| file.map_err(not_exported)).collect()
+}
+
+/// Puts what came of the sockets into the order of the sockets. The kernel completes operations in
+/// the order in which they began, but does not promise it.
+fn sort_like<T>(sockets: &[SocketId], results: &mut [(SocketId, T)]) {
     let places = sockets.iter().enumerate().map(|(place, &socket)| (socket, place));
     let places: HashMap<SocketId, usize> = places.collect();
-    files.sort_by_key(|(socket, _)| places.get(socket));
-    files.into_iter().map(|(_, file)| file.map_err(not_exported)).collect()
+    results.sort_by_key(|(socket, _)| places.get(socket));
 }
 
 fn not_exported(errno: i32) -> String {
@@ -513,4 +518,21 @@ fn take_sockets(
         return Err(format!("a ring cannot take a socket: {error}"));
     }
     Ok(sockets.into_iter().flatten().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Otherwise clients get each other's sockets.
+    #[test]
+    fn sockets_are_exported_in_the_order_of_their_clients() {
+        let orders = [[1, 5, 9, 700], [700, 9, 5, 1], [9, 1, 700, 5]];
+        for (clients, completed) in orders.iter().flat_map(|a| orders.iter().map(move |b| (a, b))) {
+            let clients = clients.map(SocketId);
+            let mut results = completed.map(|socket| (SocketId(socket), socket));
+            sort_like(&clients, &mut results);
+            assert_eq!(results.map(|(socket, _)| socket), clients);
+        }
+    }
 }
