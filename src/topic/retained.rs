@@ -7,9 +7,9 @@
 //! Nothing is truncated: bounded slices until [`Pass::Done`].
 //!
 //! Memory per message, besides the name: its address and length and the handle, in nodes filled to
-//! between 55 % (names that arrive in order) and 70 %, so 34 to 46 bytes for an 8-byte handle. Nodes
-//! that are made of many messages at once are full. A trie needs a node and an edge per distinct
-//! prefix, so more than one for each message.
+//! between 55 % (names that arrive in order) and 70 %, so 34 to 46 bytes for an 8-byte handle.
+//! Nodes that are made of many messages at once are full. A trie needs a node and an edge per
+//! distinct prefix, so more than one for each message.
 //!
 //! Not here: expiry (the shard asks through [`Retained::retain`]), limits, the messages themselves.
 
