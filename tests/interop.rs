@@ -17,6 +17,8 @@ mod bridging;
 mod cluster;
 #[path = "interop/cluster_load.rs"]
 mod cluster_load;
+#[path = "interop/cluster_upgrade.rs"]
+mod cluster_upgrade;
 #[path = "interop/durable.rs"]
 mod durable;
 #[path = "interop/fleet.rs"]

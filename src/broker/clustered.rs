@@ -3,7 +3,7 @@
 
 use super::{Broker, Failure, admin_servers};
 use crate::cluster::serve::Bell;
-use crate::cluster::start::Cluster;
+use crate::cluster::start::{Cluster, NodeStart};
 use crate::config::Config;
 use crate::limits::{CLUSTER_PEERS, DATA_MAILBOX, control_mailbox};
 use crate::mesh::Shared;
@@ -11,6 +11,7 @@ use crate::mesh::mail::{Control, Stamped};
 use crate::mesh::mailbox::{self, MailEnds, NodeEnds};
 use crate::ring::Doorbell;
 use crate::topic::Seeds;
+use crate::upgrade::frame::Hello;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,13 +19,16 @@ use std::time::Instant;
 /// The cluster's ends of the mailboxes.
 pub(super) type ClusterEnds = NodeEnds<Stamped, Control>;
 
-/// The cluster that the configuration says, if it says one, and what the shards share.
+/// The cluster that the configuration says, if it says one, and what the shards share. `continued`:
+/// the broker whose place this one takes.
 pub(super) fn plan(
     config: &Config,
     shards: usize,
     seeds: Seeds,
+    continued: Option<&Hello>,
 ) -> Result<(Option<Cluster>, Arc<Shared>), Failure> {
-    let cluster = Cluster::plan(config, shards, &admin_servers::node_name());
+    let way = continued.map_or(NodeStart::Anew, |_| NodeStart::Successor);
+    let cluster = Cluster::plan(config, shards, &admin_servers::node_name(), way);
     let cluster = cluster.map_err(Failure::new)?;
     let shared = if cluster.is_some() { Shared::clustered(seeds) } else { Shared::new(seeds) };
     shared.instance.set(RandomState::new().hash_one("instance") | 1);

@@ -255,7 +255,7 @@ impl Broker {
         let settings = Arc::new(Settings { policy: Arc::clone(&policy), ..settings });
         let (store, mut stored) = store::begin(config, shards as u8, clock, continued)?;
         let secret = secret_of(continued, store.as_ref());
-        let (cluster, shared) = clustered::plan(config, shards, Seeds::stored(secret))?;
+        let (cluster, shared) = clustered::plan(config, shards, Seeds::stored(secret), continued)?;
         limit_memory(&shared, &settings, config, memory);
         let (sender, reports) = crossbeam_channel::unbounded();
         let (bridges, mut feeders) = plan_bridges(config, shards, zero, &shared)?;

@@ -8,6 +8,7 @@ use crate::broker::core::CoreCommand;
 use crate::broker::upgrade::new::Predecessor;
 use crate::broker::upgrade::old::{self, Farewell, UpgradeJob, UpgradeOutcome};
 use crate::broker::upgrade::requests::{self, UpgradeRequest};
+use crate::cluster::start::Cluster;
 use crate::config::{Bridge, BridgePuback, BufferMode};
 use crate::upgrade::frame::{Hello, StoreIs};
 use crate::upgrade::{OLDEST, VERSION, unmovable};
@@ -103,6 +104,14 @@ impl ControlThread<'_> {
         if let Some(key) = unmovable(&self.config) {
             return Err(format!("a broker with {key} cannot be upgraded in place yet"));
         }
+        if let Some(cluster) = &self.broker.cluster {
+            if self.leaving.is_some() {
+                return Err("this node leaves its cluster".to_owned());
+            }
+            if !cluster.view().row().connected {
+                return Err("the cluster's engine does not carry frames now".to_owned());
+            }
+        }
         if let Some(why) = self.stuck_bridge() {
             return Err(why);
         }
@@ -138,7 +147,10 @@ impl ControlThread<'_> {
                 secret: (broker.secret[0], broker.secret[1]),
                 shards: broker.homes.len() as u8,
                 store,
+                node: broker.cluster.as_ref().map(Cluster::names),
             },
+            node: broker.cluster.as_ref().map(Cluster::handle),
+            others: broker.cluster.as_ref().map_or(0, |known| known.view().row().nodes.len()),
             lock: lock.map(Into::into),
             binary,
             arguments: arguments.collect(),

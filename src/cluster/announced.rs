@@ -86,6 +86,21 @@ impl PendingSubacks {
         }
     }
 
+    /// Whether SUBACKs wait.
+    pub fn is_waiting(&self) -> bool {
+        !self.next.is_empty() || !self.rounds.is_empty()
+    }
+
+    /// The number of the last round.
+    pub fn last(&self) -> u64 {
+        self.number
+    }
+
+    /// Goes on behind a round of the process that had this one's place.
+    pub fn go_on_behind(&mut self, number: u64) {
+        self.number = self.number.max(number);
+    }
+
     /// When the oldest round ends at the latest.
     pub fn deadline(&self) -> Option<Instant> {
         self.rounds.front().map(|round| round.due)

@@ -32,6 +32,17 @@ impl Offset {
         self.smallest = Some(self.smallest.map_or(difference, |known| known.min(difference)));
     }
 
+    /// The difference that is known, for the process that takes this one's place: it has the same
+    /// clock.
+    pub fn known(&self) -> Option<u64> {
+        [self.before, self.smallest].into_iter().flatten().min().map(|known| known as u64)
+    }
+
+    /// With a difference that is known.
+    pub fn with(known: Option<u64>, now: Instant) -> Offset {
+        Offset { before: None, smallest: known.map(|known| known as i64), began: now }
+    }
+
     /// The other node's time `theirs` on this node's clock, never before its zero.
     pub fn ours(&self, theirs: Instant) -> Instant {
         let known = [self.before, self.smallest].into_iter().flatten().min().unwrap_or(0);

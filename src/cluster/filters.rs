@@ -12,6 +12,7 @@ use super::record::NodeRecord;
 use crate::limits::CLUSTER_FILTERS;
 use crate::mutant::Mutant;
 use crate::topic::spread;
+use crate::upgrade::cluster::MovedTelling;
 use hashbrown::HashTable;
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
@@ -172,6 +173,49 @@ impl LocalFilters {
     pub fn end(&self) -> u32 {
         self.all.len() as u32
     }
+
+    /// All filters, by their numbers.
+    pub fn texts(&self) -> Vec<Option<Box<str>>> {
+        self.all.iter().map(|place| place.as_ref().map(|filter| filter.text.clone())).collect()
+    }
+
+    /// Goes on with the numbers that another process has given these filters and that other nodes
+    /// know. Returns the numbers that mean something else now: of filters that come first, then of
+    /// those that are gone.
+    pub fn renumber(&mut self, former: &[Option<Box<str>>]) -> Vec<u32> {
+        let mut all: Vec<Option<LocalFilter>> = Vec::with_capacity(former.len());
+        for text in former {
+            let number = text.as_ref().and_then(|text| self.find(text));
+            all.push(number.and_then(|number| self.all.get_mut(number as usize)?.take()));
+        }
+        let places = (0..).zip(&all).filter(|(_, place)| place.is_none());
+        let mut free: Vec<u32> = places.map(|(number, _)| number).collect();
+        free.reverse();
+        let mut changed = Vec::new();
+        for filter in std::mem::take(&mut self.all).into_iter().flatten() {
+            let number = free.pop().unwrap_or(all.len() as u32);
+            match all.get_mut(number as usize) {
+                Some(place) => *place = Some(filter),
+                None => all.push(Some(filter)),
+            }
+            changed.push(number);
+        }
+        let gone = |&&number: &&u32| former.get(number as usize).is_some_and(Option::is_some);
+        changed.extend(free.iter().filter(gone));
+        (self.all, self.free) = (all, free);
+        (self.numbers, self.digest) = (HashTable::new(), 0);
+        let (all, hasher) = (&self.all, &self.hasher);
+        let text = |number: u32| {
+            let place = all.get(number as usize).and_then(|place| place.as_ref());
+            place.map_or("", |filter| &*filter.text)
+        };
+        for number in (0..all.len() as u32).filter(|&number| !text(number).is_empty()) {
+            self.digest = self.digest.wrapping_add(share(number, text(number)));
+            let rehash = |number: &u32| hasher.hash_one(text(*number));
+            self.numbers.insert_unique(hasher.hash_one(text(number)), number, rehash);
+        }
+        changed
+    }
 }
 
 /// How far another node has been told this node's filters.
@@ -196,6 +240,18 @@ impl FilterTelling {
     /// The number of the snapshot.
     pub fn snapshot(&self) -> u32 {
         self.snapshot
+    }
+
+    /// For the process that takes this one's place.
+    pub fn pack(&self) -> MovedTelling {
+        let FilterTelling { next, ended, snapshot, ref changes } = *self;
+        MovedTelling { snapshot, next, ended, changes: changes.iter().copied().collect() }
+    }
+
+    /// As it was packed.
+    pub fn unpack(told: MovedTelling) -> FilterTelling {
+        let MovedTelling { snapshot, next, ended, changes } = told;
+        FilterTelling { next, ended, snapshot, changes: changes.into() }
     }
 
     /// The filter with this number has changed.
@@ -264,6 +320,11 @@ impl RemoteFilters {
     /// Whether there is no filter.
     pub fn is_empty(&self) -> bool {
         self.filters == 0
+    }
+
+    /// All filters, by their numbers.
+    pub fn texts(&self) -> Vec<Option<Box<str>>> {
+        self.all.clone()
     }
 
     /// The number of places that [`RemoteFilters::sweep`] has to look at.

@@ -127,3 +127,40 @@ proptest! {
         }
     }
 }
+
+/// Another process has found the filters in another order, and others: the other node, which knows
+/// the numbers of before, is told what is different and misses no filter meanwhile.
+#[test]
+fn filters_keep_their_numbers_in_another_process() {
+    let mut before = LocalFilters::default();
+    for filter in ["a", "b", "c", "d", "$share/g/e"] {
+        before.add(filter);
+    }
+    before.remove("b");
+    let (mut remote, mut wanted) = (RemoteFilters::default(), BTreeMap::new());
+    let mut telling = FilterTelling::default();
+    assert!(apply(&mut telling, &before, &mut remote, &mut wanted, 100));
+    for others in [&["a", "c", "d", "$share/g/e"][..], &["x", "d", "y", "a", "z"], &[]] {
+        let mut after = LocalFilters::default();
+        for filter in others.iter().rev() {
+            after.add(filter);
+        }
+        let changed = after.renumber(&before.texts());
+        telling = FilterTelling::unpack(telling.pack());
+        changed.iter().for_each(|&number| telling.changed(number));
+        let mut stays: Vec<String> =
+            wanted.keys().filter(|filter| others.contains(&&***filter)).cloned().collect();
+        while !apply(&mut telling, &after, &mut remote, &mut wanted, 1) {
+            stays.retain(|filter| others.contains(&&**filter));
+            assert!(stays.iter().all(|filter| wanted.contains_key(filter)), "{stays:?}");
+        }
+        let mut known: Vec<&str> = wanted.keys().map(|filter| &**filter).collect();
+        let mut all = others.to_vec();
+        (known.sort(), all.sort());
+        assert_eq!(known, all);
+        let told = telling.told(&after, 1).expect("all is told");
+        assert!(remote.agrees(&told), "the digests agree");
+        before = after;
+    }
+    assert!(before.is_empty());
+}

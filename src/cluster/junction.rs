@@ -12,6 +12,8 @@
 //! node's: the result of the interest table is masked. Links of bridges do not get these messages,
 //! since the node where they were published has given them to its own links.
 
+mod moving;
+
 use super::claims::Whom;
 use super::filters::is_group;
 use super::keeping::{KeepAsker, KeepReply};
@@ -32,6 +34,8 @@ use crate::session::ShareName;
 use crate::shard::{Outbox, TopicSubject, Turn, home_of, retained_home, sampled_context};
 use crate::time::Instant;
 use crate::topic::{FilterKey, TopicHash};
+use moving::JunctionStage;
+pub use moving::RestingJunction;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -63,6 +67,9 @@ pub struct Junction {
     scratch: Vec<u8>,
     /// Sampled messages of other nodes of which no shard was told.
     untold: u64,
+    stage: JunctionStage,
+    /// Mails that were put into the shards' mailboxes, and taken from the shards.
+    mails: (u64, u64),
 }
 
 /// The clock by which mail is ordered, and the shards' doorbells.
@@ -101,6 +108,8 @@ impl Junction {
             outbox,
             scratch: Vec::new(),
             untold: 0,
+            stage: JunctionStage::Serving,
+            mails: (0, 0),
         }
     }
 
@@ -111,7 +120,11 @@ impl Junction {
 
     /// Takes in a frame.
     pub fn received(&mut self, frame: &[u8], now: Instant) {
-        self.node.received(frame, now);
+        match self.stage {
+            JunctionStage::Serving | JunctionStage::Resting => self.node.received(frame, now),
+            JunctionStage::Packed => self.node.overhear(frame, now),
+            JunctionStage::Waiting => {}
+        }
     }
 
     /// Takes in an answer of the engine about what it keeps.
@@ -127,7 +140,10 @@ impl Junction {
 
     /// When the junction has something to do even if nothing arrives.
     pub fn deadline(&self, now: Instant) -> Instant {
-        self.node.deadline(now)
+        match self.stage {
+            JunctionStage::Serving | JunctionStage::Resting => self.node.deadline(now),
+            JunctionStage::Packed | JunctionStage::Waiting => now.plus_millis(moving::LOOK),
+        }
     }
 
     /// Does everything that can be done now. Returns true when there may be more to do at once.
@@ -137,6 +153,14 @@ impl Junction {
         engine: &mut impl Engine,
         around: &mut impl JunctionEnvironment,
     ) -> bool {
+        match self.stage {
+            JunctionStage::Serving | JunctionStage::Resting => {}
+            JunctionStage::Packed => {
+                self.node.keep_up(now, engine);
+                return false;
+            }
+            JunctionStage::Waiting => return self.wait_for_place(now, around),
+        }
         for shard in self.outbox.watched().iter() {
             let room = (self.ends.data_room(shard), self.ends.data_capacity());
             self.outbox.see(shard, room, (self.ends.progress_of(shard), now));
@@ -150,21 +174,28 @@ impl Junction {
             self.send_fences(number);
         }
         let records = self.shared.recording.used() != 0;
-        let broker = &mut NodeInward {
-            shared: &self.shared,
-            shards: self.shards,
-            outbox: &mut self.outbox,
-            scratch: &mut self.scratch,
-            refused: false,
-            records: records.then(|| around.stamp() / 1000),
-            untold: &mut self.untold,
-        };
-        more |= self.node.run(now, broker, engine);
+        let records = records.then(|| around.stamp() / 1000);
+        let (node, mut broker) = self.inward(records);
+        more |= node.run(now, &mut broker, engine);
         let waits = broker.refused;
         self.tell_memory();
         self.outbox.close_batches();
         self.carry(around);
         more && !waits
+    }
+
+    /// The node, and the way of what it says to the shards; `records`: as in [`NodeInward`].
+    fn inward(&mut self, records: Option<u64>) -> (&mut Node, NodeInward<'_>) {
+        let inward = NodeInward {
+            shared: &self.shared,
+            shards: self.shards,
+            outbox: &mut self.outbox,
+            scratch: &mut self.scratch,
+            refused: false,
+            records,
+            untold: &mut self.untold,
+        };
+        (&mut self.node, inward)
     }
 
     /// Counts memory for will messages like the memory of the shards.
@@ -203,6 +234,7 @@ impl Junction {
                 let control = self.ends.pop_control(shard);
                 if control.is_some() {
                     self.asks.took(shard);
+                    self.mails.1 += 1;
                 }
                 match control {
                     Some(Control::Want(filter, wanted)) => self.node.want(&filter, wanted),
@@ -241,6 +273,7 @@ impl Junction {
             let begun = open.take().or_else(|| {
                 let from = reading.next(ends, |mail| mail.at)?;
                 let Stamped { data, .. } = ends.pop_data(from)?;
+                self.mails.1 += 1;
                 Some(OpenMail { from, data, at: 0 })
             });
             let Some(mut begun) = begun else { return false };
@@ -285,7 +318,9 @@ impl Junction {
     /// Puts staged mail into the shards' mailboxes while they have room.
     fn carry(&mut self, around: &mut impl JunctionEnvironment) {
         for shard in self.outbox.shards_with_mail().iter() {
-            if self.outbox.carry(shard, &mut self.ends, &mut || around.stamp()) > 0 {
+            let sent = self.outbox.carry(shard, &mut self.ends, &mut || around.stamp());
+            if sent > 0 {
+                self.mails.0 += sent;
                 around.ring(shard);
             }
         }

@@ -11,6 +11,8 @@
 
 use crate::mutant::Mutant;
 use crate::time::Instant;
+use crate::upgrade::cluster::{MovedLane, MovedSegment};
+use crate::upgrade::code::ByteString;
 use std::collections::VecDeque;
 
 /// The most bytes of a segment: large enough for about a hundred messages to share the engine's
@@ -283,6 +285,47 @@ impl LaneSender {
     pub fn deadline(&self) -> Option<Instant> {
         self.resend_at
     }
+}
+
+/// Both ends of a lane, for the process that takes this one's place.
+pub fn pack(sender: &LaneSender, receiver: &LaneReceiver) -> MovedLane {
+    let all = sender.kept.iter().chain([&sender.open]);
+    let segments = all.map(|segment| MovedSegment {
+        bytes: ByteString(segment.bytes.clone()),
+        records: segment.records,
+        rest: segment.rest as u32,
+    });
+    let lost = Mutant::ClusterUpgradeWindowLost.is_on();
+    let first = if lost { sender.first + sender.kept.len() as u64 } else { sender.first };
+    MovedLane {
+        first,
+        until: sender.until,
+        segments: segments.filter(|_| !lost).collect(),
+        next: receiver.next,
+        arrived: ByteString(receiver.bytes.get(receiver.at..).unwrap_or_default().to_vec()),
+    }
+}
+
+/// Both ends of a lane, as they were packed. What is not acknowledged is sent again, and what the
+/// other node has sent meanwhile is asked for.
+pub fn unpack(lane: MovedLane) -> (LaneSender, LaneReceiver) {
+    let MovedLane { first, until, segments, next, arrived } = lane;
+    let bytes = segments.iter().map(|segment| segment.bytes.0.len()).sum();
+    let mut kept: VecDeque<LaneSegment> = segments
+        .into_iter()
+        .map(|MovedSegment { bytes, records, rest }| LaneSegment {
+            bytes: bytes.0,
+            records,
+            rest: rest as usize,
+        })
+        .collect();
+    let mut sender = LaneSender { first, until, bytes, ..LaneSender::default() };
+    if let Some(open) = kept.pop_back() {
+        sender.open = open;
+    }
+    sender.kept = kept;
+    let (bytes, gap, due) = (arrived.0, true, true);
+    (sender, LaneReceiver { next, bytes, gap, due, ..LaneReceiver::default() })
 }
 
 /// A record or a stream is not what a node of this version sends.

@@ -236,3 +236,50 @@ proptest! {
         prop_assert_eq!(came, expected);
     }
 }
+
+/// Another process has both ends from then on, at any moment: what was not acknowledged is sent
+/// again, and each record comes once.
+#[test]
+fn a_lane_goes_on_in_another_process() {
+    for at in 0..12 {
+        let (mut window, mut arrivals) = (LaneSender::default(), LaneReceiver::default());
+        let (mut came, mut expected) = (Vec::new(), Vec::new());
+        let mut now = Instant(0);
+        for round in 0..12usize {
+            for length in [round, SEGMENT - 5 + round, 3 * SEGMENT] {
+                expected.push(record(length, round as u8));
+                window.push(|out| out.extend(record(length, round as u8)));
+            }
+            now = now.plus_millis(1);
+            // The last one of a round is on its way when the process is replaced.
+            let mut sent = Vec::new();
+            while let Some((number, segment)) = window.next(now) {
+                sent.push((number, segment.to_vec()));
+            }
+            let lost = if round == at { sent.len() / 2 } else { sent.len() };
+            sent.truncate(lost);
+            sent.iter().for_each(|(number, segment)| arrivals.take(*number, segment));
+            if round % 2 == 0 {
+                came.extend(drain(&mut arrivals));
+            }
+            if round == at {
+                let (kept, records) = (window.bytes(), window.records());
+                window = unpack(pack(&window, &LaneReceiver::default())).0;
+                assert_eq!((window.bytes(), window.records()), (kept, records));
+                arrivals = unpack(pack(&LaneSender::default(), &arrivals)).1;
+            }
+            window.acknowledged(arrivals.acknowledgement(), now);
+        }
+        for _ in 0..20 {
+            now = now.plus_millis(2000);
+            window.tick(now);
+            while let Some((number, segment)) = window.next(now) {
+                arrivals.take(number, segment);
+            }
+            came.extend(drain(&mut arrivals));
+            window.acknowledged(arrivals.acknowledgement(), now);
+        }
+        assert!(window.is_empty());
+        assert!(came == expected, "replaced in round {at}: {} of {}", came.len(), expected.len());
+    }
+}

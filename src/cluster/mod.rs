@@ -19,6 +19,9 @@
 //! With `durable`, what a node stores is outside it as well ([`keeping`]), and when it is lost
 //! another node takes its sessions over ([`adoption`]).
 //!
+//! In an upgrade another process takes the node's place; the others do not notice
+//! ([`crate::upgrade::cluster`]).
+//!
 //! [`lane`] repairs what the engine loses, duplicates or reorders. [`node`] knows which nodes are
 //! there. These modules are pure: frames, mail and the time come in as arguments. Only `nats`,
 //! `serve` and `start` use sockets and threads, in the cluster's own thread.

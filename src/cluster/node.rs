@@ -10,6 +10,7 @@
 
 mod durable;
 mod greeting;
+mod moving;
 mod passing;
 mod retelling;
 mod status;
@@ -33,7 +34,7 @@ use crate::mutant::Mutant;
 use crate::packet::Qos;
 use crate::time::Instant;
 use crate::topic;
-use greeting::{StrangeNodes, greet};
+use greeting::StrangeNodes;
 pub use passing::PassedTo;
 use retelling::{Retelling, UnchangedSince};
 use status::add;
@@ -41,8 +42,6 @@ pub use status::{NodeCounts, PeerStatus, Unsent};
 use std::collections::VecDeque;
 use wills::NodeWills;
 
-/// Milliseconds between hellos.
-const HELLO: u64 = 500;
 /// A node that has not received its own hello for this many milliseconds is cut off.
 const CUT_OFF: u64 = 1500;
 /// A node that has not been heard for this many milliseconds is down.
@@ -140,6 +139,8 @@ pub struct Node {
     counts: NodeCounts,
     strangers: StrangeNodes,
     warned: bool,
+    /// This process is about to be replaced: nothing new begins.
+    resting: bool,
 }
 
 impl Node {
@@ -176,6 +177,7 @@ impl Node {
             counts: NodeCounts::default(),
             strangers: StrangeNodes::default(),
             warned: false,
+            resting: false,
         }
     }
 
@@ -288,7 +290,8 @@ impl Node {
             return self.unsent(Unsent::Expired);
         }
         let is_up = peer.presence == Presence::Up;
-        if is_up && (peer.window() < self.plan.window || Mutant::ClusterWindowUnbounded.is_on()) {
+        let has_room = peer.window() < self.plan.window || self.resting;
+        if is_up && (has_room || Mutant::ClusterWindowUnbounded.is_on()) {
             peer.send(message, purpose.retain);
             return true;
         }
@@ -415,28 +418,19 @@ impl Node {
         engine: &mut impl Engine,
     ) -> bool {
         self.look_for_silence(now);
-        let mut more = self.take_in(now, broker);
-        self.collect_unpassed();
-        more |= self.return_unpassed(broker);
-        self.run_claims(now, broker);
-        self.run_adoption(now, broker, engine);
-        self.settle_own(broker);
-        self.tell_settled();
-        more |= self.run_wills(now, broker);
+        let mut more = self.act(now, broker, engine);
         let forgets_wills = !self.judges_others(now);
-        let greets = now >= self.next_hello;
+        let greets = self.greet(now, engine);
         let NodePlan { name, incarnation, .. } = &self.plan;
         let time = self.claims.time(now);
         let own = FrameSender { name, incarnation: *incarnation, clock: now.0, time };
-        if greets {
-            self.next_hello = now.plus_millis(HELLO);
-            greet(&own, self.plan.abilities, engine);
-            self.counts.frames_sent += 1;
-        }
         let places = self.peers.iter_mut().zip(&mut self.retellings).enumerate();
         for (number, (place, retelling)) in places {
             let Some(peer) = place else { continue };
             if let Presence::Down(since) = peer.presence {
+                if self.resting {
+                    continue;
+                }
                 let swept = peer.sweep(number as u8, broker) && peer.is_drained();
                 more |= !swept;
                 if swept && now.millis_since(since) >= self.plan.give_up {
@@ -453,7 +447,9 @@ impl Node {
                 }
                 continue;
             }
-            self.counts.retold += retelling.run(number as u8, peer, &mut self.claims, broker);
+            if !self.resting {
+                self.counts.retold += retelling.run(number as u8, peer, &mut self.claims, broker);
+            }
             if greets && retelling.compare(self.retained, peer.retained, now) {
                 self.counts.retained_differ += 1;
             }
@@ -477,6 +473,27 @@ impl Node {
             }
         }
         more || !self.claims.mail.is_empty()
+    }
+
+    /// Takes in what has come, and does what follows from it and from the time; nothing is sent to
+    /// other nodes yet. Returns true when there is more to do at once.
+    fn act(
+        &mut self,
+        now: Instant,
+        broker: &mut impl LocalBroker,
+        engine: &mut impl Engine,
+    ) -> bool {
+        let mut more = !self.is_still() && self.take_in(now, broker);
+        self.collect_unpassed();
+        more |= !self.resting && self.return_unpassed(broker);
+        self.run_claims(now, broker);
+        self.run_adoption(now, broker, engine);
+        self.settle_own(broker);
+        if !self.resting {
+            self.tell_settled();
+            more |= self.run_wills(now, broker);
+        }
+        more
     }
 
     fn look_for_silence(&mut self, now: Instant) {

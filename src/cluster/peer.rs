@@ -9,6 +9,7 @@
 //! segments has been acknowledged, so that all of them can be sent again. What is lost by this is
 //! counted.
 
+mod moving;
 mod sending;
 
 use super::claims::{NodeClaims, Whom};
@@ -134,15 +135,19 @@ impl PeerNode {
     /// A node that was not known before; `stream` is the number of this node's stream to it, and
     /// `own` is what this node can do.
     pub fn new(sender: &FrameSender<'_>, stream: u32, own: Abilities, now: Instant) -> PeerNode {
+        PeerNode { stream, ..PeerNode::named(sender.name.into(), sender.incarnation, own, now) }
+    }
+
+    fn named(name: Box<str>, incarnation: u64, own: Abilities, now: Instant) -> PeerNode {
         PeerNode {
-            name: sender.name.into(),
-            incarnation: sender.incarnation,
+            name,
+            incarnation,
             own,
             told: Abilities::LEAST,
             presence: Presence::Up,
             heard: now,
             counts: PeerCounts::default(),
-            stream,
+            stream: 0,
             back: 0,
             windows: Default::default(),
             arrivals: Default::default(),

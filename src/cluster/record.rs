@@ -143,7 +143,8 @@ pub enum ClaimVerdict {
     Holds,
 }
 
-const WANTED: [SessionDemand; 4] =
+/// What a claim may want of a session, by the numbers in records.
+pub(super) const WANTED: [SessionDemand; 4] =
     [SessionDemand::Moved, SessionDemand::Ended, SessionDemand::Left, SessionDemand::Here];
 const VERDICTS: [ClaimVerdict; 3] =
     [ClaimVerdict::Nothing, ClaimVerdict::Newer, ClaimVerdict::Holds];

@@ -6,7 +6,7 @@
     reason = "on the cluster's own thread, which shares with the control thread only"
 )]
 
-use super::junction::{Junction, JunctionEnvironment};
+use super::junction::{Junction, JunctionEnvironment, RestingJunction};
 use super::nats::{Nats, Replies};
 use super::node::Unsent;
 use crate::bridge::orders::Orders;
@@ -14,7 +14,9 @@ use crate::config::{self, Get};
 use crate::ids::ShardId;
 use crate::telemetry::{ClusterRow, DurableRow, NodeRow, WillsRow};
 use crate::time::Instant;
+use crate::upgrade::cluster::MovedNode;
 use async_nats::Subscriber;
+use crossbeam_channel::{Receiver, Sender};
 use futures_lite::Stream;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -67,6 +69,8 @@ pub struct Service {
     pub bell: Arc<Notify>,
     /// Tells whether this thread is to end.
     pub orders: Arc<Orders>,
+    /// What an upgrade asks of this thread.
+    pub moves: Receiver<NodeMove>,
     /// Where this thread publishes its figures.
     pub view: Arc<View>,
 }
@@ -95,6 +99,9 @@ impl Service {
         let mut show_at = Instant(0);
         loop {
             let now = self.now();
+            while let Ok(asked) = self.moves.try_recv() {
+                obey(&mut self.junction, asked, now);
+            }
             let around = &mut ShardBells { clock: &self.clock, bells: &self.bells };
             let more = self.junction.step(now, &mut nats, around);
             nats.flush().await;
@@ -102,6 +109,9 @@ impl Service {
                 show_at = now.plus_millis(SHOW);
                 self.junction.see_time(incarnation(), now);
                 self.show(&nats, received, now);
+            }
+            if self.orders.is_ending() && self.junction.ends_unseen() {
+                return;
             }
             if self.orders.is_ending() && (self.junction.node().is_empty() || self.orders.is_late())
             {
@@ -232,6 +242,30 @@ impl Service {
             }),
             nodes: nodes.collect(),
         });
+    }
+}
+
+/// What an upgrade asks of a node. Who asked may have gone: the upgrade is over for it.
+pub enum NodeMove {
+    /// Begin to rest.
+    Rest,
+    /// Say how far that is.
+    AskRest(Sender<RestingJunction>),
+    /// Pack everything.
+    Pack(Sender<Box<MovedNode>>),
+    /// Take in what another process has packed.
+    Unpack(Box<MovedNode>, Sender<Result<(), String>>),
+    /// Serve, or serve again.
+    Serve,
+}
+
+fn obey(junction: &mut Junction, asked: NodeMove, now: Instant) {
+    match asked {
+        NodeMove::Rest => junction.rest(),
+        NodeMove::AskRest(to) => drop(to.send(junction.resting())),
+        NodeMove::Pack(to) => drop(to.send(Box::new(junction.pack()))),
+        NodeMove::Unpack(moved, to) => drop(to.send(junction.unpack(*moved, now))),
+        NodeMove::Serve => junction.serve(now),
     }
 }
 

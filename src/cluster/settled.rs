@@ -3,6 +3,7 @@
 //! ([`super::wills`]).
 
 use crate::time::Instant;
+use crate::upgrade::cluster::MovedSettled;
 use std::collections::{BTreeSet, VecDeque};
 
 /// Milliseconds after a claim during which the claimed client's node may turn out to be down. A
@@ -31,6 +32,19 @@ impl SettledWills {
     /// Bytes that are held.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// All of them, for the process that takes this one's place.
+    pub fn pack(&self) -> Vec<MovedSettled> {
+        let moved = |key: &StoredWillKey, unsure| MovedSettled {
+            node: key.0.clone(),
+            incarnation: key.1,
+            client: key.2.clone(),
+            unsure,
+        };
+        let unsure = self.unsure.iter().filter(|(_, key)| self.all.contains(key));
+        let unsure = unsure.map(|(since, key)| moved(key, Some(*since)));
+        self.all.iter().map(|key| moved(key, None)).chain(unsure).collect()
     }
 
     /// Whether nothing is forgotten as time goes on.

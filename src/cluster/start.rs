@@ -9,7 +9,7 @@ use super::frame::{Abilities, LONGEST_NAME, is_name};
 use super::junction::Junction;
 use super::nats::Nats;
 use super::node::{Node, NodePlan, WhenCutOff};
-use super::serve::{Bell, NanosecondClock, Service, View, give_up, incarnation};
+use super::serve::{Bell, NanosecondClock, NodeMove, Service, View, give_up, incarnation};
 use crate::bridge::orders::{Orders, wait_for_end};
 use crate::config::{self, Config, Get, OnPartition};
 use crate::limits::MAX_CLUSTERED_SHARDS;
@@ -17,6 +17,7 @@ use crate::mesh::Shared;
 use crate::mesh::mail::{Control, Stamped};
 use crate::mesh::mailbox::NodeEnds;
 use crate::time;
+use crossbeam_channel::{Receiver, Sender};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -25,6 +26,18 @@ use tokio::sync::Notify;
 /// The longest time for the cluster's thread to start.
 const START: Duration = Duration::from_secs(10);
 
+/// The longest time for an answer of the cluster's thread.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// How a node begins.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum NodeStart {
+    /// As a node that was not there before.
+    Anew,
+    /// In the place of another process, which it waits for.
+    Successor,
+}
+
 /// The cluster of which this broker is a node, as the control thread sees it.
 pub struct Cluster {
     config: config::ClusterConfig,
@@ -32,7 +45,31 @@ pub struct Cluster {
     bell: Arc<Notify>,
     view: Arc<View>,
     orders: Arc<Orders>,
+    way: NodeStart,
+    moves: (Sender<NodeMove>, Option<Receiver<NodeMove>>),
     thread: Option<JoinHandle<()>>,
+}
+
+/// How an upgrade tells the cluster's thread what to do.
+#[derive(Clone)]
+pub struct NodeHandle {
+    moves: Sender<NodeMove>,
+    bell: Arc<Notify>,
+}
+
+impl NodeHandle {
+    /// Tells it. A thread that has ended is told nothing.
+    pub fn tell(&self, what: NodeMove) {
+        let _ = self.moves.send(what);
+        self.bell.notify_one();
+    }
+
+    /// Asks it; `None` when it does not answer in time.
+    pub fn ask<T>(&self, what: impl FnOnce(Sender<T>) -> NodeMove) -> Option<T> {
+        let (sender, answer) = crossbeam_channel::bounded(1);
+        self.tell(what(sender));
+        answer.recv_timeout(ANSWER).ok()
+    }
 }
 
 impl Cluster {
@@ -41,7 +78,12 @@ impl Cluster {
     ///
     /// # Errors
     /// The reason why this broker cannot be a node.
-    pub fn plan(config: &Config, shards: usize, host: &str) -> Result<Option<Cluster>, String> {
+    pub fn plan(
+        config: &Config,
+        shards: usize,
+        host: &str,
+        way: NodeStart,
+    ) -> Result<Option<Cluster>, String> {
         let cluster = &config.cluster;
         if cluster.name.is_empty() {
             return Ok(None);
@@ -52,16 +94,19 @@ impl Cluster {
                  most {MAX_CLUSTERED_SHARDS} of them"
             ));
         }
-        let name = cluster.node.0.as_ref().map_or_else(|| name_of(host), |name| name.to_string());
+        let name = own_name(config, host);
         if !is_name(&name) {
             return Err(format!("cluster.node: the host's name `{host}` cannot be used; set one"));
         }
+        let (moves, asked) = crossbeam_channel::unbounded();
         Ok(Some(Cluster {
             config: cluster.clone(),
             name,
             bell: Arc::default(),
             view: Arc::default(),
             orders: Arc::default(),
+            way,
+            moves: (moves, Some(asked)),
             thread: None,
         }))
     }
@@ -69,6 +114,16 @@ impl Cluster {
     /// The bell that wakes the cluster's thread.
     pub fn bell(&self) -> Arc<Notify> {
         Arc::clone(&self.bell)
+    }
+
+    /// The way to tell the thread what an upgrade needs of it.
+    pub fn handle(&self) -> NodeHandle {
+        NodeHandle { moves: self.moves.0.clone(), bell: self.bell() }
+    }
+
+    /// The names of the cluster and of this node.
+    pub fn names(&self) -> (Box<str>, Box<str>) {
+        ((*self.config.name).into(), self.name.as_str().into())
     }
 
     /// Whether the sessions of its nodes survive their loss.
@@ -108,14 +163,20 @@ impl Cluster {
             abilities: Abilities::OWN,
         };
         let node = Node::new(plan, time::Instant(clock() / 1_000_000));
+        let mut junction = Junction::new(node, shared, bells.len() as u8, ends);
+        if self.way == NodeStart::Successor {
+            junction.wait();
+        }
+        let Some(moves) = self.moves.1.take() else { return Ok(()) };
         let service = Service {
-            junction: Junction::new(node, shared, bells.len() as u8, ends),
+            junction,
             config: config.clone(),
             name: self.name.clone(),
             clock,
             bells,
             bell: self.bell(),
             orders: Arc::clone(&self.orders),
+            moves,
             view: self.view(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -155,6 +216,12 @@ impl Cluster {
             wait_for_end(&thread, until);
         }
     }
+}
+
+/// The name of this node, as the configuration says it or after its host.
+pub fn own_name(config: &Config, host: &str) -> String {
+    let name = config.cluster.node.0.as_ref();
+    name.map_or_else(|| name_of(host), |name| name.to_string())
 }
 
 /// The host's name without its domain, made valid as a node's name.

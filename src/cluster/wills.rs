@@ -35,6 +35,8 @@
 
 mod local;
 
+mod moving;
+
 use super::claims::NodeClaims;
 use super::clock::Offset;
 use super::record::{NodeRecord, WillRef};

@@ -65,6 +65,18 @@ macro_rules! upgrade {
         LinkUpgradeUnanswered,
         /// What publishers wait for is numbered after an upgrade as before.
         LinkNumbersAgain,
+        /// What another node of the cluster has not acknowledged is not handed over.
+        ClusterUpgradeWindowLost,
+        /// The filters of other nodes are not handed over.
+        ClusterUpgradeFiltersLost,
+        /// Filters get new numbers, of which the other nodes are not told.
+        ClusterUpgradeRenumbers,
+        /// The new process takes the node's place under another incarnation.
+        ClusterUpgradeAnew,
+        /// Stamps of retained messages are not handed over.
+        ClusterUpgradeStampsLost,
+        /// Who waits for room goes on while the shard is suspended.
+        ClusterUpgradeHeldGoOn,
         /// What was counted towards bans is not handed over.
         UpgradeOffencesLost,
         /// What was counted is not handed over.

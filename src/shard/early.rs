@@ -42,7 +42,7 @@ pub(super) struct EarlyCopies {
     /// Topics whose retained messages have changed.
     pub(super) due_topics: Vec<Box<str>>,
     /// Those of some of these topics, which are next.
-    pub(super) changed_messages: Option<Vec<(u64, Message)>>,
+    pub(super) changed_messages: Option<Vec<((u64, u64), Message)>>,
     /// The topic after which the retained messages were not looked at yet; none: at the first one.
     pub(super) retained_from: Option<Box<str>>,
     /// All retained messages were looked at.

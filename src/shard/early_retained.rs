@@ -14,8 +14,9 @@ const RETAINED: usize = 64;
 
 /// Something of the retained messages of another process.
 pub enum ComingRetained {
-    /// This message is retained, and counts for these accounts.
-    Set(u64, Message),
+    /// This message is retained, and counts for the accounts of the first number. The second one is
+    /// its stamp on a node of a cluster; without a payload, its topic was cleared there.
+    Set((u64, u64), Message),
     /// What came before for this topic holds no more.
     Gone(Box<str>),
 }
@@ -53,9 +54,10 @@ impl Shard {
             let topics: Vec<Box<str>> = topics.collect();
             let changed = topics.iter().filter_map(|topic| {
                 let message = self.retained.messages.get(topic)?.clone();
-                Some((self.accounts_of_kept(topic).packed(), message))
+                let accounts = self.accounts_of_kept(topic).packed();
+                Some(((accounts, self.stamp_of_kept(topic)), message))
             });
-            let changed: Vec<(u64, Message)> = changed.collect();
+            let changed: Vec<((u64, u64), Message)> = changed.collect();
             if let Some(early) = self.work.early.as_mut().filter(|_| !changed.is_empty()) {
                 early.changed_messages = Some(changed);
             }
@@ -71,7 +73,7 @@ impl Shard {
                 true => 0,
                 false => self.accounts_of_kept(topic).packed(),
             };
-            messages.push((accounts, message.clone()));
+            messages.push(((accounts, self.stamp_of_kept(topic)), message.clone()));
         };
         let pass = self.retained.walk_of_clients(from.as_deref(), RETAINED, found);
         let early = self.work.early.as_mut()?;
@@ -103,10 +105,14 @@ impl Shard {
     /// here. A message that is retained here already stays.
     pub fn adopt_retained(&mut self, coming: ComingRetained) {
         match coming {
-            ComingRetained::Set(accounts, message) => {
+            ComingRetained::Set((_, stamp), message) if message.view().payload.is_empty() => {
+                self.retained.stamps.note_cleared(message.view().topic, stamp, self.now);
+                self.topology.shared.stamps.raise(stamp);
+            }
+            ComingRetained::Set((accounts, stamp), message) => {
                 let topic: Box<str> = message.view().topic.into();
                 if self.retained.messages.get(&topic).is_none() {
-                    self.put_retained(&topic, message, (Accounts::unpacked(accounts), 0));
+                    self.put_retained(&topic, message, (Accounts::unpacked(accounts), stamp));
                 }
             }
             ComingRetained::Gone(topic) => {

@@ -521,13 +521,13 @@ impl Shard {
         let fire = !self.work.stopping.suspended || Mutant::UpgradeSleepless.is_on();
         let timers = self.timers.next_deadline().filter(|_| fire);
         let others = [
-            self.parked.deadline(),
+            self.parked.deadline().filter(|_| fire),
             self.entrance.departures.deadline(),
             self.relief_deadline(),
             self.layered.handshakes.deadline(),
             self.access.admissions.deadline().filter(|_| fire),
             self.entrance.overload.deadline(),
-            self.sessions.limiting.deadline(),
+            self.sessions.limiting.deadline().filter(|_| fire),
             self.storage_due(),
         ];
         others.into_iter().chain([timers]).flatten().min()

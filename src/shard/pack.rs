@@ -31,6 +31,8 @@ pub struct PackCursor {
     offences: bool,
     /// The counters were packed.
     counted: bool,
+    /// The topic up to which those that were cleared were packed; empty at the end.
+    cleared: Option<Box<str>>,
 }
 
 /// One packed piece.
@@ -49,8 +51,9 @@ pub enum Packed {
     Stale(ShardId, Vec<u32>),
     /// A session without a connection.
     Offline(Box<MovedClient>),
-    /// Some retained messages, each with the accounts that it counts for.
-    Retained(Vec<(u64, Message)>),
+    /// Some retained messages, each with the accounts that it counts for and its stamp; or topics
+    /// that were cleared, with their stamps.
+    Retained(Vec<((u64, u64), Message)>),
     /// What was sent of the retained messages of these topics holds no more.
     Unretained(Vec<Box<str>>),
     /// What that shard has counted.
@@ -120,6 +123,14 @@ impl Shard {
         }
         if !std::mem::replace(&mut cursor.counted, true) {
             return Some(Packed::Counters(self.topology.id, self.packed_counters()));
+        }
+        if cursor.cleared.as_deref() != Some("") {
+            let topics = self.pack_cleared(cursor.cleared.as_deref());
+            let last = topics.last().map_or("", |(_, message)| message.view().topic);
+            cursor.cleared = Some(last.into());
+            if !topics.is_empty() && !Mutant::ClusterUpgradeStampsLost.is_on() {
+                return Some(Packed::Retained(topics));
+            }
         }
         self.next_retained()
     }

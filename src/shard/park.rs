@@ -8,6 +8,9 @@
 //! has a share of what may be under way to that shard, and its first publisher keeps its place
 //! until there is enough for its message.
 //!
+//! A suspended shard ([`super::suspend`]) lets nobody on: what they publish would come to another
+//! shard, or to the cluster's thread, after that was packed. They wait in the other process.
+//!
 //! The publishers that wait for a full link of a bridge have one line for each link. Messages
 //! without a publisher that could wait (wills, `$SYS`, events) do not come here: the last eighth of
 //! a link's bound is for them.
@@ -237,12 +240,24 @@ impl Shard {
         }
     }
 
+    /// Whether those that wait for room, or until some time, go on waiting whatever comes: the
+    /// shard is suspended.
+    pub(super) fn all_wait(&self) -> bool {
+        self.work.stopping.suspended && !Mutant::ClusterUpgradeHeldGoOn.is_on()
+    }
+
     /// Goes on with everything that has waited long enough or has room now.
     pub(super) fn retry_parked(&mut self) {
-        self.look_at_waited();
+        let all_wait = self.all_wait();
+        if !all_wait {
+            self.look_at_waited();
+        }
         self.let_leaving_go();
         self.hear_noted();
         self.go_on_freed();
+        if all_wait {
+            return;
+        }
         self.retry_memory();
         self.retry_storage();
         self.retry_links(self.settings.budget.step);
@@ -254,7 +269,7 @@ impl Shard {
     /// later packets do not take the room. Each kind has a share of the step.
     #[inline]
     pub(super) fn retry_first(&mut self) {
-        if self.parked.mail.len() | self.parked.links.len() != 0 {
+        if self.parked.mail.len() | self.parked.links.len() != 0 && !self.all_wait() {
             self.retry_waiters_first();
         }
     }
@@ -406,6 +421,9 @@ impl Shard {
 
     /// Goes on with connections that have come down to their rate.
     pub(super) fn retry_rates(&mut self) {
+        if self.all_wait() {
+            return;
+        }
         while let Some(&(at, socket)) = self.sessions.limiting.waiting.first() {
             if at > self.now || self.is_spent(self.settings.budget.step) {
                 return;

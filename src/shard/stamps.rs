@@ -223,6 +223,23 @@ impl Shard {
         self.topology.shared.retained_digest.shift(before, after);
     }
 
+    /// The stamp of the message that is retained for the topic; 0 where there is none.
+    pub(super) fn stamp_of_kept(&self, topic: &str) -> u64 {
+        if !crosses(&self.topology, topic) || Mutant::ClusterUpgradeStampsLost.is_on() {
+            return 0;
+        }
+        let hash = self.topology.shared.seeds.place(topic.as_bytes());
+        self.retained.stamps.kept.get(&hash).copied().unwrap_or(Retain::OLDEST)
+    }
+
+    /// The next topics that were cleared, after that one, for an upgrade.
+    pub(super) fn pack_cleared(&self, after: Option<&str>) -> Vec<((u64, u64), Message)> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let some = self.retained.stamps.cleared.range::<str, _>((from, Bound::Unbounded));
+        let message = |topic: &str| Message::new(&nothing(topic), &mut Vec::new());
+        some.take(SLICE).map(|(topic, &stamp)| ((0, stamp), message(topic))).collect()
+    }
+
     /// Notes the stamp of a message that was retained before this process began. A message without
     /// a stamp, from a broker that was no node of a cluster, counts as the oldest.
     pub(super) fn note_restored(&mut self, message: &Message, stamp: u64) {

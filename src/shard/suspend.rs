@@ -128,6 +128,8 @@ impl Shard {
     /// them from now on.
     pub fn serve_adopted(&mut self) {
         self.work.stopping.suspended = false;
+        self.topology.go_on_with_tickets(self.now);
+        self.tell_wills();
         self.serve_stored();
         // Those that were copied have nothing to do unless something has to go out or in, or waits
         // for its turn.

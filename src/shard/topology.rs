@@ -5,8 +5,12 @@ use super::placement::{self, home_of};
 use crate::ids::{ClientKey, ShardId, ShardSet};
 use crate::limits::CLUSTER_PEERS;
 use crate::mesh::Shared;
+use crate::time::Instant;
 use crate::topic::TopicHash;
 use std::sync::Arc;
+
+/// Bits of the tickets of one millisecond.
+const TICKETS: u32 = 10;
 
 /// A shard's place among the others.
 pub(super) struct Topology {
@@ -69,6 +73,12 @@ impl Topology {
     /// The key of a ClientId.
     pub(super) fn client_key(&self, name: &str) -> ClientKey {
         ClientKey::new(self.shared.seeds.place(name.as_bytes()))
+    }
+
+    /// Gives out tickets from now on that no earlier process of this node has given out: other
+    /// nodes know claims by them. No shard gives out a thousand in a millisecond.
+    pub(super) fn go_on_with_tickets(&mut self, now: Instant) {
+        self.tickets = self.tickets.max(now.0 << TICKETS);
     }
 
     /// A number that no other request of this shard has. The answer to the request carries it.

@@ -135,6 +135,19 @@ impl Shard {
         }
     }
 
+    /// Tells the other nodes the wills of all sessions: they know those that the process had told
+    /// which had this one's place.
+    pub(super) fn tell_wills(&mut self) {
+        if self.topology.cluster().is_none() {
+            return;
+        }
+        for index in 0..self.sessions.bound() {
+            if self.sessions.get(index).is_some_and(|session| session.will.is_some()) {
+                self.tell_will_now(index);
+            }
+        }
+    }
+
     #[cold]
     fn tell_will_now(&mut self, index: u32) {
         let Some(session) = self.sessions.get(index) else { return };

@@ -3,6 +3,7 @@
 //! [`UpgradeFrame::Store`], and the receiver takes them in the order of the frames.
 
 use super::client::{Early, MovedClient, Remainder};
+use super::cluster::MovedNode;
 use super::code::{BodyReader, Code, SecretBytes, make_room, record};
 use crate::ids::{ListenerId, ShardId};
 use crate::message::Message;
@@ -43,6 +44,8 @@ record! {
         pub shards: u8,
         /// Old's store, if it has one.
         pub store: Option<StoreIs>,
+        /// The names of old's cluster and node, if it is in a cluster.
+        pub node: Option<(Box<str>, Box<str>)>,
     }
 }
 
@@ -131,8 +134,9 @@ pub enum UpgradeFrame {
     /// Old: this shard serves no more. Of its copies only those with these numbers are not what
     /// they should be: what has changed of them follows.
     Stale(ShardId, Vec<u32>),
-    /// Old: retained messages, each with the accounts that it counts for.
-    Retained(Vec<(u64, Message)>),
+    /// Old: retained messages, each with the accounts that it counts for, and its stamp on a node
+    /// of a cluster. There, one without a payload says that its topic was cleared.
+    Retained(Vec<((u64, u64), Message)>),
     /// Old: what was sent of the retained messages of these topics holds no more.
     Unretained(Vec<Box<str>>),
     /// Old: what this shard has counted that only grows, by the names of the counters.
@@ -142,6 +146,8 @@ pub enum UpgradeFrame {
     Offences(Vec<(u64, (Instant, u32))>, Vec<(Banned, (Instant, u32))>),
     /// Old: its bans.
     Bans(Vec<Ban>),
+    /// Old: everything that it knows as a node of a cluster.
+    Node(Box<MovedNode>),
     /// New: this many more clients have been taken in.
     Taken(u32),
     /// Old: everything was sent.
@@ -184,6 +190,7 @@ impl UpgradeFrame {
             UpgradeFrame::Counters(..) => 21,
             UpgradeFrame::Unretained(_) => 22,
             UpgradeFrame::Offences(..) => 23,
+            UpgradeFrame::Node(_) => 24,
         }
     }
 
@@ -208,6 +215,7 @@ impl UpgradeFrame {
             UpgradeFrame::Unretained(topics) => topics.length(),
             UpgradeFrame::Offences(clients, networks) => clients.length() + networks.length(),
             UpgradeFrame::Bans(bans) => bans.length(),
+            UpgradeFrame::Node(node) => node.length(),
             UpgradeFrame::Taken(count) => count.length(),
             UpgradeFrame::All(totals) | UpgradeFrame::Prepared(totals) => totals.length(),
             UpgradeFrame::Commit | UpgradeFrame::Committed | UpgradeFrame::Store => 0,
@@ -258,6 +266,7 @@ impl UpgradeFrame {
                 networks.put(out);
             }
             UpgradeFrame::Bans(bans) => bans.put(out),
+            UpgradeFrame::Node(node) => node.put(out),
             UpgradeFrame::Taken(count) => count.put(out),
             UpgradeFrame::All(totals) | UpgradeFrame::Prepared(totals) => totals.put(out),
             UpgradeFrame::Commit | UpgradeFrame::Committed | UpgradeFrame::Store => {}
@@ -297,6 +306,7 @@ impl UpgradeFrame {
             20 => UpgradeFrame::Stale(ShardId::get(from)?, Vec::get(from)?),
             23 => UpgradeFrame::Offences(Vec::get(from)?, Vec::get(from)?),
             22 => UpgradeFrame::Unretained(Vec::get(from)?),
+            24 => UpgradeFrame::Node(Box::new(MovedNode::get(from)?)),
             21 => UpgradeFrame::Counters(ShardId::get(from)?, Vec::get(from)?),
             _ => return None,
         };

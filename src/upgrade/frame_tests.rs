@@ -10,6 +10,10 @@ use crate::upgrade::client::{
     Early, MovedAway, MovedConnection, MovedFlow, MovedGrant, MovedInFlight, MovedPending,
     MovedSession, MovedSubscription, MovedWill, Remainder, StoredAs, StoredMessageRef,
 };
+use crate::upgrade::cluster::{
+    MovedClaim, MovedFarWill, MovedLane, MovedPeer, MovedRun, MovedSegment, MovedSettled,
+    MovedTelling,
+};
 use crate::upgrade::code::{ByteString, SecretBytes};
 use proptest::prelude::*;
 
@@ -127,6 +131,68 @@ fn client(text: &str, bytes: &[u8]) -> MovedClient {
     MovedClient { session: Some(session), connection: Some(connection) }
 }
 
+/// A node that knows another one.
+fn node(text: &str, bytes: &[u8]) -> MovedNode {
+    let segment = || MovedSegment { bytes: ByteString(bytes.to_vec()), records: 1, rest: 3 };
+    let lane = || MovedLane {
+        first: 7,
+        until: 1 << 40,
+        segments: vec![segment(), segment()],
+        next: 9,
+        arrived: ByteString(bytes.to_vec()),
+    };
+    let will = MovedFarWill {
+        client: text.into(),
+        stamp: 1 << 50,
+        message: message("will", bytes),
+        after: 5,
+        at: Some(Instant(4)),
+        message_expiry: Some(60),
+        stored: true,
+    };
+    let run = |wills| MovedRun { node: text.into(), incarnation: 3, over: None, wills };
+    let filters = || vec![None, Some(text.into())];
+    let peer = MovedPeer {
+        number: 3,
+        name: text.into(),
+        incarnation: 1 << 50,
+        newest: 6,
+        level: 1,
+        down: Some(Instant(3)),
+        has_ended: true,
+        stream: 1,
+        back: 2,
+        lanes: vec![lane(), lane(), lane()],
+        telling: MovedTelling { snapshot: 1, next: 2, ended: true, changes: vec![1] },
+        filters: filters(),
+        snapshot: 4,
+        is_whole: true,
+        offset: Some(u64::MAX),
+        lacks_retained: false,
+        knows_wills: true,
+        wills: Some(run(vec![will])),
+    };
+    let settled = MovedSettled {
+        node: text.into(),
+        incarnation: 2,
+        client: text.into(),
+        unsure: Some(Instant(5)),
+    };
+    MovedNode {
+        name: text.into(),
+        incarnation: 1 << 50,
+        filters: filters(),
+        unanswered: vec![(text.into(), 8)],
+        waiting: vec![MovedClaim { node: 1, claim: 2, name: text.into(), wanted: 3 }],
+        behind_filters: vec![(1, ByteString(bytes.to_vec()))],
+        unpassed: vec![(1, ByteString(bytes.to_vec()))],
+        peers: vec![peer],
+        ended: vec![run(Vec::new())],
+        settled: vec![settled],
+        ..MovedNode::default()
+    }
+}
+
 /// Encodes into a buffer without spare capacity: a buffer that grew while a frame is written would
 /// leave a part of its content in freed memory.
 fn encoded(frame: &UpgradeFrame) -> Vec<u8> {
@@ -163,7 +229,11 @@ proptest! {
             UpgradeFrame::Unretained(vec![text.as_str().into(), "t".into()]),
             UpgradeFrame::Counters(from, vec![(text.as_str().into(), 1 << 40)]),
             UpgradeFrame::Tickets(listener, SecretBytes(bytes.clone())),
-            UpgradeFrame::Retained(vec![(7, message("r", &bytes)), (0, message(&text, b""))]),
+            UpgradeFrame::Retained(vec![
+                ((7, 9), message("r", &bytes)),
+                ((0, 1), message(&text, b"")),
+            ]),
+            UpgradeFrame::Node(Box::new(node(&text, &bytes))),
             UpgradeFrame::Refused(text.as_str().into()),
             UpgradeFrame::Files(3),
             UpgradeFrame::Bans(vec![

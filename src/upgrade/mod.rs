@@ -51,6 +51,11 @@
 //! has it: old's shards come to rest when no publisher waits for that any more, and if the other
 //! end takes too long, old goes on.
 //!
+//! A node of a cluster stays the node that it was ([`cluster`]): old's cluster thread rests with
+//! its shards and hands over what it has of every other node ([`UpgradeFrame::Node`]), before any
+//! client, so that a process that serves clients of a node is that node. Until then the new process
+//! only listens to its own shards. The other nodes see frames that are sent again.
+//!
 //! Counters go on: what each shard has counted that only grows is handed over, and so are bans and
 //! what was counted that may lead to one.
 //!
@@ -66,15 +71,16 @@
 //! # What this version does not do yet
 //! With a store, only sockets are copied in advance: sessions are packed and taken in while nobody
 //! serves, some microseconds for each. Configurations and clients that cannot move are refused by
-//! name before anything moves: a node of a cluster, and clients whose delivery of retained messages
-//! takes longer than the pause lasts. Counts that no shard
-//! keeps begin at zero in the new process: of bridges and of the admin server, and the histogram of
-//! the shards' steps.
+//! name before anything moves: a node of a cluster with `durable`, and clients whose delivery of
+//! retained messages takes longer than the pause lasts. Counts that no shard keeps begin at zero in
+//! the new process: of bridges, of the cluster's thread and of the admin server, and the histogram
+//! of the shards' steps.
 //!
 //! This module is pure: it uses no socket and no process. `broker::upgrade` carries the upgrade
 //! out.
 
 pub mod client;
+pub mod cluster;
 pub mod code;
 pub mod frame;
 pub mod sides;
@@ -84,13 +90,14 @@ pub use frame::UpgradeFrame;
 use crate::config::Config;
 
 /// The version of the protocol that this build speaks.
-pub const VERSION: u16 = 5;
+pub const VERSION: u16 = 6;
 /// The oldest version from which this build can take clients over.
-pub const OLDEST: u16 = 5;
+pub const OLDEST: u16 = 6;
 
 /// The configuration key that rules an upgrade out, in the old or the new configuration, if there
-/// is one. With `cluster.name`, two nodes of the same name would be in the cluster at the same
-/// time.
+/// is one. With `cluster.durable`, the journals of the shards and adoptions that are under way
+/// would have to go over as well.
 pub fn unmovable(config: &Config) -> Option<&'static str> {
-    (!config.cluster.name.is_empty()).then_some("cluster.name")
+    let durable = config.cluster.durable && !config.cluster.name.is_empty();
+    durable.then_some("cluster.durable")
 }

@@ -282,6 +282,7 @@ impl New {
                     | UpgradeFrame::Unretained(_)
                     | UpgradeFrame::Offences(..)
                     | UpgradeFrame::Retained(_)
+                    | UpgradeFrame::Node(_)
                     | UpgradeFrame::Bans(_)
                     | UpgradeFrame::Store),
                 ),

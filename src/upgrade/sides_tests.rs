@@ -36,6 +36,7 @@ fn hello() -> UpgradeFrame {
         secret: (1, 2),
         shards: 2,
         store: None,
+        node: None,
     })
 }
 

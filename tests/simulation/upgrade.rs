@@ -2,12 +2,14 @@
 //! shards, or the other process fails and the old one goes on. Clients must not notice: the order
 //! of messages, exactly once for QoS 2 and, as no connection breaks, for QoS 1 as well.
 
+use crate::cluster::whole::Bells;
 use crate::net::{End, Faults};
 use crate::peer::{Got, Peer, hello};
 use crate::rng::Rng;
 use crate::scripted::fine;
 use crate::settings::roomy;
 use crate::world::{Node, Plan, World, layered_entrance};
+use ringmq::cluster::node::{Engine, To};
 use ringmq::ids::{ListenerId, ShardId};
 use ringmq::packet::AckKind;
 use ringmq::shard::{
@@ -19,6 +21,7 @@ use ringmq::time::Instant;
 use ringmq::topic::TopicHash;
 use ringmq::transport::Stack;
 use ringmq::upgrade::UpgradeFrame;
+use ringmq::upgrade::cluster::MovedNode;
 use ringmq::upgrade::frame::UpgradeTotals;
 use std::collections::HashMap;
 
@@ -34,7 +37,7 @@ fn through_bytes(frame: &UpgradeFrame) -> UpgradeFrame {
 impl World {
     /// Suspends all shards and lets them finish what is under way, while `beside` goes on; false
     /// when they do not.
-    fn rest(&mut self, beside: &mut impl FnMut(&mut World)) -> bool {
+    pub fn rest(&mut self, beside: &mut impl FnMut(&mut World)) -> bool {
         for at in 0..self.nodes.len() {
             self.finish(at);
             self.nodes[at].shard.suspend();
@@ -45,6 +48,7 @@ impl World {
                 self.step(at);
                 self.finish(at);
             }
+            self.step_waiting();
             beside(self);
             if self.nodes.iter().all(Node::rests) {
                 return true;
@@ -53,7 +57,15 @@ impl World {
         false
     }
 
-    fn go_on_resting(&mut self) {
+    /// What waits for a node's place listens to its shards.
+    fn step_waiting(&mut self) {
+        if let Some(mut junction) = self.junction.take() {
+            junction.step(Instant(self.now), &mut Nowhere, &mut Bells(self));
+            self.junction = Some(junction);
+        }
+    }
+
+    pub fn go_on_resting(&mut self) {
         self.forget_copies();
         for node in &mut self.nodes {
             node.driver.suspended = false;
@@ -86,10 +98,14 @@ impl World {
 
     /// A new process, which has nothing yet.
     pub fn start_successor(&mut self, plan: Plan) -> Successor {
-        let mut world = World::new(plan);
+        self.successor_in(World::new(plan))
+    }
+
+    /// The same, in that world.
+    pub fn successor_in(&mut self, mut world: World) -> Successor {
         world.take_time_of(self);
         world.rest(&mut |_| {});
-        Successor { world, homes: HashMap::new(), told: Vec::new(), begun: false }
+        Successor { world, homes: HashMap::new(), told: Vec::new(), begun: false, node: None }
     }
 
     /// Copies up to about so many clients of each shard that were not copied yet, or have changed.
@@ -185,6 +201,7 @@ impl World {
         successor.end_stale(sent);
         // The members of share groups are told of.
         self.let_rest(&mut successor);
+        self.take_node(&mut successor);
         let mut new = successor.world;
         for node in self.nodes.iter_mut().chain(&mut new.nodes) {
             assert_eq!(node.shard.check_stored(), Ok(()));
@@ -200,6 +217,15 @@ impl World {
         let counted = self.counted().into_iter().zip(before);
         assert!(counted.into_iter().all(|(after, before)| after >= before), "counters fall");
         true
+    }
+
+    /// The new process takes the place of a node.
+    fn take_node(&mut self, successor: &mut Successor) {
+        let Some(node) = successor.node.take() else { return };
+        let UpgradeFrame::Node(node) = through_bytes(&UpgradeFrame::Node(node)) else { panic!() };
+        let junction = successor.world.junction.as_mut().expect("it waits");
+        junction.unpack(*node, Instant(self.now)).expect("a place for it");
+        self.let_rest(successor);
     }
 
     /// What all shards have counted that only grows.
@@ -233,6 +259,7 @@ impl World {
         self.shared = new.shared;
         self.listener_states = new.listener_states;
         self.tickets = new.tickets;
+        self.junction = new.junction;
         (0..self.nodes.len()).for_each(|at| self.wake(at));
     }
 
@@ -270,6 +297,7 @@ impl World {
         }
         successor.discard_closed();
         self.let_rest(&mut successor);
+        self.take_node(&mut successor);
         self.become_successor(successor.world);
         true
     }
@@ -284,6 +312,17 @@ pub struct Successor {
     told: Vec<ShardId>,
     /// Copying has begun.
     begun: bool,
+    /// What the old process has packed of a node.
+    pub node: Option<Box<MovedNode>>,
+}
+
+/// Nothing is sent by a process that waits for a node's place.
+struct Nowhere;
+
+impl Engine for Nowhere {
+    fn send(&mut self, _: To<'_>, _: Vec<u8>) {
+        panic!("two processes speak as one node");
+    }
 }
 
 impl Successor {
@@ -354,9 +393,9 @@ impl Successor {
                 }
             }
             UpgradeFrame::Retained(messages) => {
-                for (accounts, message) in messages {
+                for (counts, message) in messages {
                     let topic: Box<str> = message.view().topic.into();
-                    self.retained(&topic, ComingRetained::Set(accounts, message));
+                    self.retained(&topic, ComingRetained::Set(counts, message));
                 }
             }
             UpgradeFrame::Unretained(topics) => {

@@ -4,6 +4,7 @@ use crate::net::{Conn, ConnId, Driver, Event, Faults, tell};
 use crate::rng::Rng;
 use crate::secure::{self, Secure};
 use crate::web;
+use ringmq::cluster::junction::Junction;
 use ringmq::ids::{ListenerId, ShardId};
 use ringmq::limits::{CLUSTER_PEERS, MAIL_WORK};
 use ringmq::mesh::mail::{Control, Stamped};
@@ -107,6 +108,8 @@ pub struct World {
     micros: u64,
     /// The clock of mail.
     stamp: u64,
+    /// That of a process that waits for a node's place.
+    pub junction: Option<Junction>,
 }
 
 /// A run of more steps than this goes round in a circle.
@@ -252,6 +255,7 @@ impl World {
             tls: certified.map(|number| secure::client(Some(number))).collect(),
             tickets,
             stamp: 0,
+            junction: None,
             steps: 0,
             think: 0,
             micros: now * 1000,

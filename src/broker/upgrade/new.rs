@@ -3,16 +3,20 @@
 
 mod sorting;
 
+use super::super::admin_servers::node_name;
 use super::super::listen::{self, Listening};
-use super::super::moving::{ArrivedClients, IncomingClient, MoveOrder, SuspendedCore};
+use super::super::moving::{ArrivedClients, IncomingClient, MoveOrder};
 use super::super::store::{self, Beside};
 use super::super::{Broker, Failure};
 use super::channel::{Channel, ChannelInput};
 use super::requests::is_ours;
-use super::{IN_HAND, LOOK, ask, tell};
+use super::{AtRest, IN_HAND, LOOK, ask, tell};
+use crate::cluster::serve::NodeMove;
+use crate::cluster::start::{Cluster, own_name};
 use crate::config::{Config, ListenerConfig};
 use crate::ids::{ListenerId, ShardId};
 use crate::shard::{ClientOffence, ComingRetained, NetworkOffence};
+use crate::upgrade::cluster::MovedNode;
 use crate::upgrade::frame::{Ban, Hello, UpgradeTotals};
 use crate::upgrade::sides::{New, NewInput, NewOrder};
 use crate::upgrade::{UpgradeFrame, unmovable};
@@ -59,6 +63,8 @@ struct Taking {
     told: Vec<ShardId>,
     /// How many shards the old process has.
     old_shards: u8,
+    /// What the old process knows as a node of a cluster.
+    node: Option<Box<MovedNode>>,
 }
 
 /// What of a parcel is for one core.
@@ -152,7 +158,7 @@ impl Predecessor {
             return Err(Failure::new(why));
         }
         if let UpgradeFrame::Hello(hello) = &frame
-            && let Some(why) = other_store(hello, config)
+            && let Some(why) = other_store(hello, config).or_else(|| other_node(hello, config))
         {
             let _ = channel.say(&UpgradeFrame::Refused(why.as_str().into()));
             return Err(Failure::new(why));
@@ -199,6 +205,7 @@ impl Predecessor {
             count: 0,
             told: Vec::new(),
             old_shards: self.hello.shards,
+            node: None,
         };
         match other.map_or_else(|| taking.run(broker, config), Err) {
             Ok(()) => Ok(TakenOver { channel: taking.channel, enrolled: taking.enrolled }),
@@ -219,6 +226,20 @@ fn other_store(hello: &Hello, config: &Config) -> Option<String> {
     (!same).then(|| {
         format!(
             "an upgrade keeps the store: storage.path is {known:?} in the running broker and \
+             {own:?} in the new configuration"
+        )
+    })
+}
+
+/// Why the new configuration cannot take the place of the running broker in its cluster.
+fn other_node(hello: &Hello, config: &Config) -> Option<String> {
+    let known = hello.node.as_ref().map_or(("", ""), |(cluster, node)| (&**cluster, &**node));
+    let cluster = &*config.cluster.name;
+    let own = own_name(config, &node_name());
+    let own = (cluster, if cluster.is_empty() { "" } else { &*own });
+    (own != known).then(|| {
+        format!(
+            "an upgrade keeps the node: cluster and node are {known:?} in the running broker and \
              {own:?} in the new configuration"
         )
     })
@@ -266,12 +287,12 @@ impl Taking {
                         sessions = self.totals.sessions,
                         "the old process died in the middle: this one serves what it has"
                     );
-                    broker.tell_move(|| MoveOrder::Serve);
+                    broker.serve_taken_over();
                     return Ok(());
                 }
                 Some(NewOrder::SayCommittedAndServe) => {
                     self.channel.say(&UpgradeFrame::Committed)?;
-                    broker.tell_move(|| MoveOrder::Serve);
+                    broker.serve_taken_over();
                     return Ok(());
                 }
                 Some(NewOrder::GiveUp(why)) => return Err(why),
@@ -330,6 +351,7 @@ impl Taking {
                 let lock = self.channel.take_file().ok_or("the lock of the store is missing")?;
                 broker.take_store(config, lock)?;
             }
+            UpgradeFrame::Node(moved) => self.node = Some(moved),
             UpgradeFrame::Files(0) => self.hand_on(broker)?,
             UpgradeFrame::Files(_) => {} // those are taken with the clients that follow
             frame => self.sort(frame, broker)?,
@@ -391,26 +413,37 @@ impl Taking {
         }
         let told: Arc<[ShardId]> = std::mem::take(&mut self.told).into();
         broker.tell_move(|| MoveOrder::EndStale(Arc::clone(&told), self.old_shards));
+        self.wait_for_rest(broker)?;
+        if let (Some(moved), Some(cluster)) = (self.node.take(), &broker.cluster) {
+            // The filters of the clients are known to the cluster's thread by now.
+            let answer = cluster.handle().ask(|to| NodeMove::Unpack(moved, to));
+            answer.ok_or("the cluster's thread does not answer")??;
+            self.wait_for_rest(broker)?;
+        }
+        let checked = ask(&broker.homes, MoveOrder::CheckStored);
+        if checked.len() < broker.homes.len() {
+            return Err("a shard does not say whether its store is whole".to_owned());
+        }
+        checked.into_iter().collect::<Result<(), String>>()?;
+        let held = ask(&broker.homes, MoveOrder::CountHeld);
+        held.iter().for_each(|held| self.totals.add(held));
+        Ok(self.totals)
+    }
+
+    fn wait_for_rest(&self, broker: &Broker) -> Result<(), String> {
+        let node = broker.cluster.as_ref().map(Cluster::handle);
         let until = Instant::now() + CORE;
-        let mut before: Option<Vec<SuspendedCore>> = None;
+        let mut before: Option<AtRest> = None;
         loop {
-            let mut all = ask(&broker.homes, MoveOrder::AskRest);
-            all.sort_by_key(|rest| rest.shard);
-            let rests = all.iter().all(|rest| rest.under_way.is_none());
-            if rests && all.len() == broker.homes.len() && before.as_ref() == Some(&all) {
-                let checked = ask(&broker.homes, MoveOrder::CheckStored);
-                if checked.len() < broker.homes.len() {
-                    return Err("a shard does not say whether its store is whole".to_owned());
-                }
-                checked.into_iter().collect::<Result<(), String>>()?;
-                let held = ask(&broker.homes, MoveOrder::CountHeld);
-                held.iter().for_each(|held| self.totals.add(held));
-                return Ok(self.totals);
+            let all = AtRest::of(&broker.homes, node.as_ref());
+            let rests = all.as_ref().is_some_and(|all| all.under_way().is_none());
+            if rests && before == all {
+                return Ok(());
             }
             if Instant::now() > until {
                 return Err("the shards do not come to rest".to_owned());
             }
-            before = rests.then_some(all);
+            before = all.filter(|_| rests);
             std::thread::sleep(LOOK);
         }
     }
@@ -479,6 +512,14 @@ impl Broker {
             answer.map_err(|_| "a shard does not take its store".to_owned())??;
         }
         Ok(())
+    }
+
+    /// Serves what has come.
+    fn serve_taken_over(&self) {
+        if let Some(cluster) = &self.cluster {
+            cluster.handle().tell(NodeMove::Serve);
+        }
+        self.tell_move(|| MoveOrder::Serve);
     }
 
     /// Tells every core.

@@ -1,10 +1,12 @@
 //! The running broker's side of an upgrade, on a thread of its own: it starts the new process,
 //! talks to it, and has the cores rest, pack and go on.
 
-use super::super::moving::{MoveOrder, Parcel, SuspendedCore};
+use super::super::moving::{MoveOrder, Parcel};
 use super::super::questions::Home;
 use super::channel::{Channel, ChannelInput};
-use super::{ANSWER, IN_HAND, LOOK, ask, tell};
+use super::{ANSWER, AtRest, IN_HAND, LOOK, ask, tell};
+use crate::cluster::serve::NodeMove;
+use crate::cluster::start::NodeHandle;
 use crate::ids::ListenerId;
 use crate::limits::UPGRADE_KERNEL;
 use crate::ring;
@@ -44,6 +46,9 @@ pub(in super::super) struct UpgradeJob {
     /// Keys for tickets of TLS.
     pub tickets: Vec<(ListenerId, SecretBytes)>,
     pub hello: Hello,
+    /// The cluster's thread, if this is a node of one, and how many other nodes it knows.
+    pub node: Option<NodeHandle>,
+    pub others: usize,
     /// That of the store, if there is one.
     pub lock: Option<OwnedFd>,
     pub binary: PathBuf,
@@ -185,6 +190,7 @@ impl Upgrade {
             OldOrder::Suspend => {
                 self.suspended = Some(Instant::now());
                 self.tell_all(|| MoveOrder::Suspend);
+                self.tell_node(NodeMove::Rest);
                 UpgradeStep::Input(self.wait_for_rest())
             }
             OldOrder::Send => UpgradeStep::Input(match self.send() {
@@ -199,6 +205,7 @@ impl Upgrade {
             }
             OldOrder::GoOn(why) => {
                 if self.suspended.is_some() {
+                    self.tell_node(NodeMove::Serve);
                     self.tell_all(|| MoveOrder::GoOn);
                 } else if self.copied {
                     self.tell_all(|| MoveOrder::ForgetCopies);
@@ -238,6 +245,12 @@ impl Upgrade {
         self.job.homes.iter().for_each(|home| tell(home, order()));
     }
 
+    fn tell_node(&self, what: NodeMove) {
+        if let Some(node) = &self.job.node {
+            node.tell(what);
+        }
+    }
+
     fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -247,20 +260,17 @@ impl Upgrade {
     /// row all rest, and as many mails as were ever sent were received.
     fn wait_for_rest(&self) -> OldInput<'static> {
         let until = Instant::now() + Old::default().patience().unwrap_or_default().min(REST);
-        let mut before: Option<Vec<SuspendedCore>> = None;
+        let mut before: Option<AtRest> = None;
         loop {
-            let mut all = ask(&self.job.homes, MoveOrder::AskRest);
-            if all.len() < self.job.homes.len() {
+            let Some(all) = AtRest::of(&self.job.homes, self.job.node.as_ref()) else {
                 return OldInput::Failed("a shard does not answer".to_owned());
-            }
-            all.sort_by_key(|rest| rest.shard);
-            let busy = all.iter().find_map(|rest| Some((rest.shard, rest.under_way?)));
-            let mails = |which: usize| all.iter().map(|rest| rest.mails[which]).sum::<u64>();
-            if busy.is_none() && mails(0) == mails(1) && before.as_ref() == Some(&all) {
+            };
+            let busy = all.under_way();
+            if busy.is_none() && all.mails(0) == all.mails(1) && before.as_ref() == Some(&all) {
                 return OldInput::Quiet;
             }
             if Instant::now() > until {
-                let what = busy.map_or("mail between shards", |(_, what)| what);
+                let what = busy.unwrap_or("mail between shards");
                 return OldInput::Failed(format!("the shards do not come to rest: {what}"));
             }
             before = busy.is_none().then_some(all);
@@ -293,6 +303,11 @@ impl Upgrade {
     fn send(&mut self) -> Result<UpgradeTotals, String> {
         if let Some(lock) = self.job.lock.take() {
             self.channel.say_with(&UpgradeFrame::Store, &[lock])?;
+        }
+        // Before any client: a process that serves clients of a node is that node.
+        if let Some(node) = &self.job.node {
+            let packed = node.ask(NodeMove::Pack).ok_or("the cluster's thread does not answer")?;
+            self.channel.say(&UpgradeFrame::Node(packed))?;
         }
         self.carry(MoveOrder::Pack, LONGEST)
     }
@@ -397,9 +412,14 @@ impl Upgrade {
             0 => "nothing would be lost".to_owned(),
             left => format!("{left} connections that are not let in yet would be lost"),
         };
+        let links = match self.job.others {
+            0 => String::new(),
+            others => format!(", and what goes to and from {others} other nodes,"),
+        };
         format!(
-            "{connections} connections, {sessions} sessions and {retained} retained messages \
-             would move in about {whole} ms; clients would wait for about {millis} ms; {stays}"
+            "{connections} connections, {sessions} sessions and {retained} retained \
+             messages{links} would move in about {whole} ms; clients would wait for about \
+             {millis} ms; {stays}"
         )
     }
 }

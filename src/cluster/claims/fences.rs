@@ -43,6 +43,11 @@ impl Fences {
         self.later.push(job);
     }
 
+    /// Whether shards are being asked, or are to be.
+    pub fn is_asking(&self) -> bool {
+        self.left > 0 || !self.later.is_empty()
+    }
+
     /// Begins a round if possible. Returns true when each shard is to be asked.
     pub fn begins(&mut self) -> bool {
         if self.left > 0 || self.later.is_empty() {

@@ -40,6 +40,7 @@ mod adopted;
 mod claimant;
 mod fences;
 mod holder;
+mod moving;
 
 use super::lane::Lane;
 use super::record::NodeRecord;
@@ -160,6 +161,8 @@ pub struct NodeClaims {
     to_pack: VecDeque<Move>,
     packing: usize,
     fences: Fences,
+    /// Claims of other nodes wait: this process is about to be replaced.
+    resting: bool,
     /// Nodes with share groups that this node's shards may not know yet.
     groups_unknown: NodeSet,
     answers_due: VecDeque<(Instant, u64)>,
@@ -218,6 +221,7 @@ impl NodeClaims {
             to_pack: VecDeque::new(),
             packing: 0,
             fences: Fences::new(shards),
+            resting: false,
             groups_unknown: 0,
             answers_due: VecDeque::new(),
             adoptions: adopted::AwaitedAdoptions::default(),
@@ -448,7 +452,8 @@ impl NodeClaims {
             self.fences_due.pop_front();
             self.fenced(to, NodeSet::MAX);
         }
-        while self.leaving.len() + self.asked < LEAVING
+        while !self.resting
+            && self.leaving.len() + self.asked < LEAVING
             && let Some((to, name, wanted)) = self.waiting.pop_front()
         {
             self.asked += 1;

@@ -3,11 +3,13 @@
 
 use super::{Engine, GRACE, Node, NodePlan, To};
 use crate::cluster::frame::{
-    Abilities, FrameContent, FrameRefusal, FrameSender, NEWEST, NodeFrame, OLDEST, OPEN,
+    FrameContent, FrameRefusal, FrameSender, NEWEST, NodeFrame, OLDEST, OPEN,
 };
 use crate::limits::CLUSTER_PEERS;
 use crate::time::Instant;
 
+/// Milliseconds between hellos.
+const HELLO: u64 = 500;
 /// Milliseconds of frames of unknown formats alone, after which a node is reported. A node that
 /// speaks a known format as well has joined by then.
 const STRANGE: u64 = 2000;
@@ -41,13 +43,23 @@ impl StrangeNodes {
     }
 }
 
-/// Says hello in a format that all nodes read which can tell what they can do.
-pub(super) fn greet(own: &FrameSender<'_>, abilities: Abilities, engine: &mut impl Engine) {
-    let (format, said) = (abilities.newest.min(OPEN), FrameContent::Hello(abilities));
-    engine.send(To::All, NodeFrame { format, sender: *own, said }.write());
-}
-
 impl Node {
+    /// Says hello, if it is time, in a format that all nodes read which can tell what they can do.
+    /// Returns true if it did.
+    pub(super) fn greet(&mut self, now: Instant, engine: &mut impl Engine) -> bool {
+        if now < self.next_hello {
+            return false;
+        }
+        self.next_hello = now.plus_millis(HELLO);
+        let NodePlan { name, incarnation, abilities, .. } = &self.plan;
+        let time = self.claims.time(now);
+        let sender = FrameSender { name, incarnation: *incarnation, clock: now.0, time };
+        let (format, said) = (abilities.newest.min(OPEN), FrameContent::Hello(*abilities));
+        engine.send(To::All, NodeFrame { format, sender, said }.write());
+        self.counts.frames_sent += 1;
+        true
+    }
+
     /// Refuses a frame.
     pub(super) fn refused(&mut self, why: FrameRefusal, frame: &[u8], now: Instant) {
         let bytes = frame.len();
@@ -110,6 +122,7 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::frame::Abilities;
     use crate::cluster::node::WhenCutOff;
 
     fn node(name: &str) -> Node {

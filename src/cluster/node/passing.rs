@@ -34,7 +34,7 @@ impl Node {
             self.unsent(Unsent::Expired);
             return PassedTo::Node;
         }
-        if peer.window() < self.plan.window {
+        if peer.window() < self.plan.window || self.resting {
             peer.pass(passed);
             return PassedTo::Node;
         }

@@ -95,6 +95,11 @@ impl Retelling {
         *self = Retelling { ticket: self.ticket + 1, ..Retelling::default() };
     }
 
+    /// Whether shards were asked for something.
+    pub(super) fn is_asking(&self) -> bool {
+        matches!(self.stage, RetellingStage::Fence | RetellingStage::Asked(_))
+    }
+
     /// Whether there is nothing to tell.
     pub(super) fn is_done(&self) -> bool {
         matches!(self.stage, RetellingStage::Idle) && !self.due && self.queue.is_empty()

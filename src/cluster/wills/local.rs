@@ -103,6 +103,11 @@ impl WillTelling {
         *self = WillTelling::default();
     }
 
+    /// Another process has told everything.
+    pub fn is_told(&mut self) {
+        self.stage = HowFar::Done;
+    }
+
     /// Whether everything has been told.
     pub fn is_done(&self) -> bool {
         matches!(self.stage, HowFar::Done) && self.changes.is_empty()

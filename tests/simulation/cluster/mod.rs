@@ -10,7 +10,8 @@ mod keeper;
 mod nodes;
 mod retained;
 mod takeovers;
-mod whole;
+mod upgrades;
+pub mod whole;
 mod wills;
 
 #[test]
@@ -41,6 +42,10 @@ pub fn simulate(seed: u64) {
     if seed % 10 == 9 {
         durable::simulate(seed / 10);
     }
+    if seed % 20 == 15 {
+        upgrades::simulate(seed / 20);
+        upgrades::the_old_process_dies(seed / 20);
+    }
     if seed % 20 == 13 {
         groups::simulate(seed / 20);
     }
@@ -59,6 +64,12 @@ fn brokers_that_are_nodes_deliver_each_message_once() {
 #[test]
 fn share_groups_get_each_message_once_in_the_whole_cluster() {
     (0..10).for_each(groups::simulate);
+}
+
+#[test]
+fn a_node_is_replaced_and_no_other_node_notices() {
+    (0..12).for_each(upgrades::simulate);
+    (0..12).for_each(upgrades::the_old_process_dies);
 }
 
 #[test]

@@ -28,7 +28,7 @@ pub fn abilities(seed: u64, at: usize) -> Abilities {
     if old { Abilities::LEAST } else { Abilities::OWN }
 }
 
-struct Bells<'a>(&'a mut World);
+pub struct Bells<'a>(pub &'a mut World);
 
 impl JunctionEnvironment for Bells<'_> {
     fn stamp(&mut self) -> u64 {
@@ -47,6 +47,42 @@ pub struct Broker {
     pub stores: Vec<Store>,
 }
 
+impl Broker {
+    /// The broker of one of the nodes, with so many shards, that window, and that incarnation.
+    pub fn new(
+        seed: u64,
+        at: usize,
+        (shards, window, incarnation): (usize, usize, u64),
+        abilities: Abilities,
+        settings: Settings,
+    ) -> Broker {
+        let (world, ends) = World::clustered(Plan {
+            seed: seed * 16 + at as u64,
+            shards,
+            data: 8,
+            control: 8,
+            settings,
+            faults: net::Faults { receive: 65_536, ..net::Faults::default() },
+            listener_states: vec![listener_state("")],
+        });
+        let plan = NodePlan {
+            name: format!("node-{at}"),
+            incarnation,
+            shards: shards as u8,
+            window,
+            give_up: GIVE_UP,
+            when_cut_off: WhenCutOff::Park,
+            wills: 1 << 20,
+            durable: false,
+            abilities,
+        };
+        let node = Node::new(plan, Instant(world.now));
+        let shared = std::sync::Arc::clone(&world.shared);
+        let junction = Junction::new(node, shared, shards as u8, ends);
+        Broker { junction, world, stores: Vec::new() }
+    }
+}
+
 /// A client, and the node that it is connected to.
 pub struct Guest {
     pub at: usize,
@@ -57,9 +93,12 @@ pub struct Cluster {
     pub brokers: Vec<Broker>,
     pub network: Network,
     now: u64,
+    pub seed: u64,
     disks: Rng,
     /// Nodes that do nothing: any more, or yet.
     pub dead: BTreeSet<usize>,
+    /// The node whose place another process takes, and the frames that have come for it.
+    pub replaced: Option<(usize, Vec<Vec<u8>>)>,
 }
 
 impl Cluster {
@@ -70,40 +109,19 @@ impl Cluster {
     /// The same with these settings at each node.
     pub fn with(seed: u64, faults: Faults, window: usize, settings: Settings) -> Cluster {
         let names: Vec<String> = (0..NODES).map(|at| format!("node-{at}")).collect();
-        let broker = |(at, name): (usize, &String)| {
-            let (world, ends) = World::clustered(Plan {
-                seed: seed * 16 + at as u64,
-                shards: SHARDS,
-                data: 8,
-                control: 8,
-                settings: settings.clone(),
-                faults: net::Faults { receive: 65_536, ..net::Faults::default() },
-                listener_states: vec![listener_state("")],
-            });
-            let plan = NodePlan {
-                name: name.clone(),
-                incarnation: 1,
-                shards: SHARDS as u8,
-                window,
-                give_up: GIVE_UP,
-                when_cut_off: WhenCutOff::Park,
-                wills: 1 << 20,
-                durable: false,
-                abilities: abilities(seed, at),
-            };
-            let node = Node::new(plan, Instant(world.now));
-            let shared = std::sync::Arc::clone(&world.shared);
-            let junction = Junction::new(node, shared, SHARDS as u8, ends);
-            Broker { junction, world, stores: Vec::new() }
+        let broker = |at| {
+            let (run, can) = ((SHARDS, window, 1), abilities(seed, at));
+            Broker::new(seed, at, run, can, settings.clone())
         };
-        let brokers: Vec<Broker> = names.iter().enumerate().map(broker).collect();
+        let brokers: Vec<Broker> = (0..NODES).map(broker).collect();
         let network = Network::new(seed, names, faults);
         Cluster::of(seed, brokers, network)
     }
 
     pub fn of(seed: u64, brokers: Vec<Broker>, network: Network) -> Cluster {
         let disks = Rng::new(seed ^ 0xd15c5);
-        Cluster { now: brokers[0].world.now, brokers, network, disks, dead: BTreeSet::new() }
+        let (now, dead) = (brokers[0].world.now, BTreeSet::new());
+        Cluster { now, seed, brokers, network, disks, dead, replaced: None }
     }
 
     pub fn now(&self) -> Instant {
@@ -115,8 +133,10 @@ impl Cluster {
         let until = self.now + millis;
         while self.now < until {
             for (at, frame) in self.network.arrived(self.now) {
-                if !self.dead.contains(&at) {
-                    self.brokers[at].junction.received(&frame, Instant(self.now));
+                match &mut self.replaced {
+                    Some((replaced, frames)) if *replaced == at => frames.push(frame),
+                    _ if self.dead.contains(&at) => {}
+                    _ => self.brokers[at].junction.received(&frame, Instant(self.now)),
                 }
             }
             for (at, asker, reply) in self.network.keeper.answers(self.now) {
@@ -125,7 +145,8 @@ impl Cluster {
                 }
             }
             for at in 0..NODES {
-                if !self.dead.contains(&at) {
+                let replaced = self.replaced.as_ref().is_some_and(|(node, _)| *node == at);
+                if !self.dead.contains(&at) && !replaced {
                     self.turn(at);
                 }
             }
@@ -170,7 +191,7 @@ impl Cluster {
     /// A client that has sent its CONNECT to that node.
     pub fn begin(&mut self, at: usize, connect: &Connect<'_>) -> Guest {
         let world = &mut self.brokers[at].world;
-        let mut peer = Peer::silent(world, at % SHARDS, 1 << 20);
+        let mut peer = Peer::silent(world, at % world.nodes.len(), 1 << 20);
         peer.begin(world, connect);
         Guest { at, peer }
     }
@@ -178,7 +199,9 @@ impl Cluster {
     /// The spans that a node has recorded since they were last taken.
     fn spans(&mut self, at: usize) -> Vec<Span> {
         let world = &mut self.brokers[at].world;
-        (0..SHARDS).flat_map(|shard| world.inquire(shard, |s| s.take_spans()).0).collect()
+        (0..world.nodes.len())
+            .flat_map(|shard| world.inquire(shard, |s| s.take_spans()).0)
+            .collect()
     }
 
     /// The numbers that a client was sent, each of which it acknowledges.

@@ -34,9 +34,9 @@ impl Taking {
                 self.tell_homes(from, &numbers, |number| IncomingClient::Stale(from, number))?;
             }
             UpgradeFrame::Retained(messages) => {
-                for (accounts, message) in messages {
+                for (counts, message) in messages {
                     let topic: Box<str> = message.view().topic.into();
-                    self.put_retained(&topic, ComingRetained::Set(accounts, message), broker);
+                    self.put_retained(&topic, ComingRetained::Set(counts, message), broker);
                 }
             }
             UpgradeFrame::Unretained(topics) => {
