@@ -268,7 +268,7 @@ fn a_lane_goes_on_in_another_process() {
                 assert_eq!((window.bytes(), window.records()), (kept, records));
                 arrivals = unpack(pack(&LaneSender::default(), &arrivals)).1;
             }
-            window.acknowledged(arrivals.acknowledgement(), now);
+            window.acknowledged(arrivals.acknowledgement(now), now);
         }
         for _ in 0..20 {
             now = now.plus_millis(2000);
@@ -277,7 +277,7 @@ fn a_lane_goes_on_in_another_process() {
                 arrivals.take(number, segment);
             }
             came.extend(drain(&mut arrivals));
-            window.acknowledged(arrivals.acknowledgement(), now);
+            window.acknowledged(arrivals.acknowledgement(now), now);
         }
         assert!(window.is_empty());
         assert!(came == expected, "replaced in round {at}: {} of {}", came.len(), expected.len());
