@@ -156,7 +156,8 @@ fn filters_keep_their_numbers_in_another_process() {
         }
         let mut known: Vec<&str> = wanted.keys().map(|filter| &**filter).collect();
         let mut all = others.to_vec();
-        (known.sort(), all.sort());
+        known.sort();
+        all.sort();
         assert_eq!(known, all);
         let told = telling.told(&after, 1).expect("all is told");
         assert!(remote.agrees(&told), "the digests agree");

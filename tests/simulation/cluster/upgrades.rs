@@ -146,7 +146,7 @@ fn payload(publisher: u64, number: u64, rng: &mut Rng) -> Vec<u8> {
 pub fn simulate(seed: u64) {
     let mut rng = Rng::new(seed ^ 0x0b9_6ade);
     let faults = Faults {
-        lost: if seed % 3 == 0 { rng.below(60) } else { 0 },
+        lost: if seed.is_multiple_of(3) { rng.below(60) } else { 0 },
         doubled: rng.below(60),
         delayed: rng.below(200),
         delay: rng.range(1, 20),
@@ -311,11 +311,11 @@ fn check(
 ) {
     cluster.nobody_has_noticed();
     let count = |at: usize, topic: &str| sent[at].get(topic).copied().unwrap_or(0);
-    let mut members = vec![0; NODES];
+    let mut members = [0; NODES];
     for (number, (guest, heard)) in guests.iter().zip(heard).enumerate().take(2 * NODES) {
         assert!(!guest.peer.is_closed(&cluster.brokers[guest.at].world), "client {number}");
         assert_eq!(heard.wills, Vec::<String>::new(), "wills of clients that are there");
-        for from in 0..NODES {
+        for (from, member) in members.iter_mut().enumerate() {
             let mut came = Vec::new();
             for qos in 0..2 {
                 let of = heard.numbers.get(&(from as u64, qos)).cloned().unwrap_or_default();
@@ -330,7 +330,7 @@ fn check(
                 let what = format!("of node {from} to reader {number}: {came:?}");
                 assert_eq!(came.len() as u64, plain, "{what}, dropped {dropped:?} {unsent:?}");
             } else {
-                members[from] += came.len() as u64 - plain;
+                *member += came.len() as u64 - plain;
             }
         }
     }
