@@ -109,7 +109,7 @@ impl ControlThread<'_> {
                 return Err("this node leaves its cluster".to_owned());
             }
             if !cluster.view().row().connected {
-                return Err("the cluster's engine does not carry frames now".to_owned());
+                return Err("none of cluster.nats.servers carries frames now".to_owned());
             }
         }
         if let Some(why) = self.stuck_bridge() {
