@@ -412,8 +412,8 @@ impl LocalBroker for NodeInward<'_> {
             self.refused = true;
             return false;
         }
-        if home.is_some() && self.shared.retained_ever.used() == 0 {
-            self.shared.retained_ever.take(1, 1);
+        if home.is_some() {
+            self.shared.retained_ever.note(message.topic);
         }
         let mut stored: Option<Message> = None;
         for shard in all.iter() {

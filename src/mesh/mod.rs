@@ -16,7 +16,7 @@ use crate::overload::SourceTable;
 use crate::topic::Seeds;
 use crate::transport::Stack;
 use interest::Interest;
-use quota::{Quota, Rate, Total};
+use quota::{Quota, Rate, RetainedEver, Total};
 use std::sync::Arc;
 
 /// Everything that shards share, apart from the payloads of messages. Listed in `lib.rs`.
@@ -47,9 +47,8 @@ pub struct Shared {
     pub connect_rate: OwnLine<Rate>,
     /// Connections and bans of addresses, bans of clients.
     pub sources: OwnLine<SourceTable>,
-    /// Becomes 1 once any shard has accepted a message to be retained. Such a message may still be
-    /// on its way to its home shard.
-    pub retained_ever: Quota,
+    /// Whether any shard has ever accepted a message to be retained.
+    pub retained_ever: RetainedEver,
     /// This broker's name on the paths of messages that go over bridges, another one after each
     /// start; 0 when it has none.
     pub instance: Quota,
@@ -92,7 +91,7 @@ impl Shared {
             host_memory: Quota::default(),
             connect_rate: OwnLine::default(),
             sources: OwnLine::default(),
-            retained_ever: Quota::default(),
+            retained_ever: RetainedEver::default(),
             instance: Quota::default(),
             nodes: Quota::default(),
             stamps: OwnLine::default(),

@@ -71,6 +71,36 @@ impl Total {
     }
 }
 
+/// Whether messages to be retained have ever been accepted, of topics that begin with `$` and of
+/// others: no filter matches both kinds [MQTT-4.7.2-1]. Where there have been none, nothing is to
+/// be replayed to a subscription; the broker's own `$SYS` topics are always retained. Such a
+/// message may still be on its way to its home shard.
+#[derive(Default, Debug)]
+pub struct RetainedEver {
+    system: Quota,
+    others: Quota,
+}
+
+impl RetainedEver {
+    fn of(&self, text: &str) -> &Quota {
+        if text.starts_with('$') { &self.system } else { &self.others }
+    }
+
+    /// Says that a message of this topic is to be retained.
+    pub fn note(&self, topic: &str) {
+        let ever = self.of(topic);
+        // Its cache line is written once.
+        if ever.used() == 0 {
+            ever.set(1);
+        }
+    }
+
+    /// Whether `filter` may match the topic of a message that is retained.
+    pub fn may_match(&self, filter: &str) -> bool {
+        self.of(filter).used() != 0
+    }
+}
+
 /// A rate limit without a queue (the generic cell rate algorithm): at most `per_second`, with
 /// bursts of up to one second's worth.
 #[derive(Default, Debug)]
@@ -109,6 +139,17 @@ mod tests {
         quota.shift(0, 5);
         quota.shift(10, 3);
         assert_eq!(quota.used(), 8);
+    }
+
+    #[test]
+    fn what_the_broker_retains_itself_is_nothing_for_filters_of_others() {
+        let ever = RetainedEver::default();
+        assert!(["#", "+/a", "a", "$SYS/#", ""].iter().all(|filter| !ever.may_match(filter)));
+        ever.note("$SYS/broker/uptime");
+        assert!(ever.may_match("$SYS/#") && ever.may_match("$SYS/broker/uptime"));
+        assert!(["#", "+/broker/uptime", "a", ""].iter().all(|filter| !ever.may_match(filter)));
+        ever.note("a");
+        assert!(["#", "+", "a/#", ""].iter().all(|filter| ever.may_match(filter)));
     }
 
     #[test]

@@ -29,10 +29,10 @@ const FEW: usize = 8;
 impl Shard {
     /// Begins to replay the retained messages that match a subscription.
     pub(super) fn begin_replay(&mut self, index: u32, filter: FilterId) {
-        if self.topology.shared.retained_ever.used() == 0 {
+        let text = self.subscriptions.index.filter(filter);
+        if !self.topology.shared.retained_ever.may_match(text) {
             return;
         }
-        let text = self.subscriptions.index.filter(filter);
         let shard = if is_exact(text) {
             self.topology.retained_home(&TopicHash::new(&self.topology.shared.seeds, text))
         } else {

@@ -63,7 +63,7 @@ impl Shard {
         // Also beyond a limit that is lower now: what was accepted is not dropped.
         self.topology.shared.retained_messages.take(1, u64::MAX);
         self.topology.shared.retained_bytes.take(size, u64::MAX);
-        self.topology.shared.retained_ever.take(1, 1);
+        self.topology.shared.retained_ever.note(topic);
         self.counters.retained_messages += 1;
         self.counters.retained_bytes += size;
         self.memory.tally.retained += retained(topic, message.size());

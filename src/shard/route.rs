@@ -138,9 +138,7 @@ impl Shard {
             matched |= self.give_to_links(hash, message);
         }
         if route.retain_at.is_some() {
-            if self.topology.shared.retained_ever.used() == 0 {
-                self.topology.shared.retained_ever.take(1, 1);
-            }
+            self.topology.shared.retained_ever.note(message.topic);
             if let Some(stamped) = self.follow_stamped(route, hash, message) {
                 return matched | stamped;
             }

@@ -1,7 +1,7 @@
 // Explain, console, configuration, doctor.
 import { call, part } from "./api.js";
 import { Client } from "./mqtt.js";
-import { el, field, fill, table, toast } from "./ui.js";
+import { bytes, count, el, field, fill, table, toast } from "./ui.js";
 
 export async function explain({ main }) {
   const topic = el("input", { required: true, placeholder: "plant/7/temperature" });
@@ -155,8 +155,11 @@ export async function doctor({ main }) {
     el("p", { class: report.ready ? "good" : "bad" }, report.ready ? "ready" : "not ready"),
     el("p", {}, `This host holds ${report.clients.toLocaleString("en")} clients; first limit: ${report.first_limit ?? "none"}.`),
     el("h2", {}, "Findings"), table("Findings", [
-      ...columns(["Check", "check"], ["Severity", "severity"], ["Found", "found"], ["Needed", "needed"]),
+      { name: "Check", kind: "name", show: (row) => row.check },
+      ...columns(["Severity", "severity"], ["Found", "found"], ["Needed", "needed"]),
       { name: "Fix", show: (row) => row.fix?.host ?? "–" }], report.findings),
-    el("h2", {}, "Limits"), table("Limits", columns(["Check", "check"], ["Clients", "clients"], ["Because", "because"]), report.limits),
-    el("h2", {}, "Worst cases"), table("Worst cases", columns(["Key", "key"], ["Bytes", "bytes"], ["Because", "because"]), report.worst_cases));
+    el("h2", {}, "Limits"), table("Limits", [{ name: "Check", kind: "name", show: (row) => row.check },
+      { name: "Clients", kind: "n", show: (row) => count(row.clients) }, ...columns(["Because", "because"])], report.limits),
+    el("h2", {}, "Worst cases"), table("Worst cases", [{ name: "Key", kind: "name", show: (row) => row.key },
+      { name: "Memory", kind: "n", show: (row) => bytes(row.bytes) }, ...columns(["Because", "because"])], report.worst_cases));
 }

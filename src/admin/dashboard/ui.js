@@ -21,7 +21,7 @@ const plain = new Intl.NumberFormat("en");
 export const count = (value) => value === null || value === undefined ? "–" : plain.format(Math.round(value * 10) / 10);
 export function bytes(value) {
   if (value === null || value === undefined) return "–";
-  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
   let at = 0;
   while (value >= 1024 && at < units.length - 1) { value /= 1024; at += 1; }
   return `${value >= 100 || at === 0 ? Math.round(value) : value.toFixed(1)} ${units[at]}`;
