@@ -72,8 +72,9 @@ export function pager(meta, back, go) {
 const NS = "http://www.w3.org/2000/svg";
 export function chart(title, values, show) {
   const most = Math.max(...values.filter(Number.isFinite), 1e-9);
-  const width = Math.max(values.length - 1, 1);
-  const points = values.map((value, at) => `${at},${(100 - 96 * (value ?? 0) / most).toFixed(2)}`);
+  const drawn = values.length === 1 ? [values[0], values[0]] : values; // one sample is a level line
+  const width = Math.max(drawn.length - 1, 1);
+  const points = drawn.map((value, at) => `${at},${(100 - 96 * (value ?? 0) / most).toFixed(2)}`);
   const svg = document.createElementNS(NS, "svg");
   svg.setAttribute("class", "chart");
   svg.setAttribute("viewBox", `0 0 ${width} 100`);
