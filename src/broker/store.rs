@@ -215,7 +215,7 @@ pub(super) fn go_on_with(
             shard.store_with(storing);
             shard.restore(image);
         }
-        Beside::Predecessor => shard.store_with(storing.expecting(image.count() as u64)),
+        Beside::Predecessor => shard.store_with(storing.expecting(image.session_sum())),
     }
     let bell = doorbell.clone();
     let syncing = asynchronous.then(|| Box::new(move || bell.ring()) as Wake);

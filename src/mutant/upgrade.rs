@@ -55,6 +55,10 @@ macro_rules! upgrade {
         UpgradeEarlyTwice,
         /// What flows to a client that was copied is not handed over.
         UpgradeRestFlowLost,
+        /// Sessions that could not be copied while they were served are forgotten.
+        UpgradeSkippedForgotten,
+        /// A copied session goes on from the slot of the store that it had when it was copied.
+        UpgradeSlotStale,
         /// Copies stay of which it is not known that they are right.
         UpgradeStaleStay,
         /// A retained message that was copied stays what it was when it changes.

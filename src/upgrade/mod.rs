@@ -69,8 +69,9 @@
 //! needs none of it, and leaves less than a batch to move.
 //!
 //! # What this version does not do yet
-//! With a store, only sockets are copied in advance: sessions are packed and taken in while nobody
-//! serves, some microseconds for each. Configurations and clients that cannot move are refused by
+//! With a store, only the socket is copied in advance of a session whose messages wait there: such
+//! sessions are packed and taken in while nobody serves, some microseconds for each; and the store
+//! is read then. Configurations and clients that cannot move are refused by
 //! name before anything moves: a node of a cluster with `durable`, and clients whose delivery of
 //! retained messages takes longer than the pause lasts. Counts that no shard keeps begin at zero in
 //! the new process: of bridges, of the cluster's thread and of the admin server, and the histogram
@@ -83,6 +84,7 @@ pub mod client;
 pub mod cluster;
 pub mod code;
 pub mod frame;
+pub mod homes;
 pub mod sides;
 
 pub use frame::UpgradeFrame;
@@ -90,9 +92,9 @@ pub use frame::UpgradeFrame;
 use crate::config::Config;
 
 /// The version of the protocol that this build speaks.
-pub const VERSION: u16 = 6;
+pub const VERSION: u16 = 7;
 /// The oldest version from which this build can take clients over.
-pub const OLDEST: u16 = 6;
+pub const OLDEST: u16 = 7;
 
 /// The configuration key that rules an upgrade out, in the old or the new configuration, if there
 /// is one. With `cluster.durable`, the journals of the shards and adoptions that are under way

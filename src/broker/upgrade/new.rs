@@ -18,6 +18,7 @@ use crate::ids::{ListenerId, ShardId};
 use crate::shard::{ClientOffence, ComingRetained, NetworkOffence};
 use crate::upgrade::cluster::MovedNode;
 use crate::upgrade::frame::{Ban, Hello, UpgradeTotals};
+use crate::upgrade::homes::CopiedHomes;
 use crate::upgrade::sides::{New, NewInput, NewOrder};
 use crate::upgrade::{UpgradeFrame, unmovable};
 use crossbeam_channel::Receiver;
@@ -52,7 +53,10 @@ struct Taking {
     listeners: Vec<(ListenerId, ListenerId)>,
     enrolled: Vec<Enrolled>,
     batches: Vec<CoreParcel>,
+    /// Where the copies are that came while the old process serves.
     copies: CopiedHomes,
+    /// What the next client was copied as: its home, its shard, and its number there.
+    known: Option<(usize, ShardId, u32)>,
     /// Parcels that the cores are taking in, in order: the next ones are read meanwhile.
     under_way: VecDeque<PendingParcel>,
     /// Clients and the like that have come: whom it is nobody's matter where they are get homes by
@@ -77,36 +81,6 @@ struct CoreParcel {
     bans: Vec<Ban>,
     offences: (Vec<ClientOffence>, Vec<NetworkOffence>),
     counted: Vec<(Box<str>, u64)>,
-}
-
-/// Clients that were copied while the old process serves them.
-#[derive(Default)]
-struct CopiedHomes {
-    /// The core that has the client, by the old process's shard and the client's number.
-    homes: Vec<Vec<u8>>,
-    /// What the next client was copied as.
-    known: Option<(ShardId, u32)>,
-}
-
-impl CopiedHomes {
-    /// Notes the next one of a shard. False when its number is not the next one.
-    fn add(&mut self, from: ShardId, number: u32, home: ShardId) -> bool {
-        let shard = usize::from(from.0);
-        if self.homes.len() <= shard {
-            self.homes.resize_with(shard + 1, Vec::new);
-        }
-        let Some(homes) = self.homes.get_mut(shard) else { return false };
-        let is_next = homes.len() == number as usize;
-        homes.push(home.0);
-        is_next
-    }
-
-    fn home(&self, (from, number): (ShardId, u32)) -> Result<usize, String> {
-        let homes = self.homes.get(usize::from(from.0));
-        let home = homes.and_then(|homes| homes.get(number as usize));
-        let home = home.ok_or("a client that is said to be copied has not come")?;
-        Ok(usize::from(*home))
-    }
 }
 
 /// A parcel that cores are taking in.
@@ -200,6 +174,7 @@ impl Predecessor {
             enrolled,
             batches,
             copies,
+            known: None,
             under_way,
             totals,
             count: 0,

@@ -17,6 +17,13 @@ impl House {
         let shards = self.stores.len();
         let faults = Faults { receive: 4096, ..Faults::default() };
         let plan = plan(self.seed, shards, settings(self.seed), faults, Stack::default());
+        // Every second time or so, clients are copied meanwhile, which go on.
+        let mut successor = self.world.start_successor(plan);
+        for _ in 0..self.rng.below(3) {
+            let most = self.rng.range(1, 8);
+            self.world.copy_to(&mut successor, most);
+            (0..self.rng.below(12)).for_each(|_| self.live());
+        }
         // No store is written but by the one who serves.
         let House { world, stores, rng, bounds, .. } = self;
         let stores = std::cell::RefCell::new(stores);
@@ -36,18 +43,39 @@ impl House {
                 log.leave(recovered.unused);
                 log.hold();
                 let shard = &mut new.nodes[at].shard;
-                let sessions = image.count() as u64;
+                let sessions = image.session_sum();
                 let own = (shard.id(), shards as u8);
                 let storing = Storing::new(log, SECRET, own, 1_000_000, image.last);
                 shard.store_with(storing.expecting(sessions));
             }
         };
-        let done = world.upgrade_beside(plan, fails, beside, prepare);
+        let done = world.hand_over_to(successor, fails, beside, prepare);
         if done {
             // The answers were for old.
             self.stores.iter_mut().for_each(|store| store.forget());
         }
         done
+    }
+}
+
+impl House {
+    /// Clients come, go, publish and answer.
+    fn live(&mut self) {
+        let at = self.rng.below(STAYING.len());
+        if self.staying[at].peer.is_none() && self.rng.chance(60) {
+            self.join(at);
+        } else if self.rng.chance(60)
+            && let Some(mut peer) = self.staying[at].peer.take()
+        {
+            peer.end(&mut self.world, End::Fin);
+        }
+        if self.rng.chance(800) {
+            self.publish();
+        }
+        self.turn();
+        if self.rng.chance(700) {
+            self.listen();
+        }
     }
 }
 
@@ -61,21 +89,7 @@ pub fn simulate(seed: u64) -> (usize, usize) {
     house.settle();
     for _ in 0..house.rng.range(2, 4) {
         for _ in 0..house.rng.range(40, 120) {
-            let at = house.rng.below(STAYING.len());
-            if house.staying[at].peer.is_none() && house.rng.chance(60) {
-                house.join(at);
-            } else if house.rng.chance(60)
-                && let Some(mut peer) = house.staying[at].peer.take()
-            {
-                peer.end(&mut house.world, End::Fin);
-            }
-            if house.rng.chance(800) {
-                house.publish();
-            }
-            house.turn();
-            if house.rng.chance(700) {
-                house.listen();
-            }
+            house.live();
             if house.rng.chance(40) {
                 let fails = house.rng.chance(300);
                 match house.upgrade(fails) {
