@@ -87,6 +87,10 @@ macro_rules! upgrade {
         UpgradeCountersLost,
         /// It is not told that the connection of a copy has ended.
         UpgradeGoneUntold,
+        /// A log is read on although a batch that was read of it was written again elsewhere.
+        StorageReadAgainUnseen,
+        /// Segments that were dropped since a log was read are taken for parts of it.
+        StorageReadDroppedStay,
         /// A store is changed by the process that takes it over before that serves.
         StorageHeldChanges,
         }

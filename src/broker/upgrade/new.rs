@@ -16,6 +16,7 @@ use crate::cluster::start::{Cluster, own_name};
 use crate::config::{Config, ListenerConfig};
 use crate::ids::{ListenerId, ShardId};
 use crate::shard::{ClientOffence, ComingRetained, NetworkOffence};
+use crate::storage::store::EarlyPart;
 use crate::upgrade::cluster::MovedNode;
 use crate::upgrade::frame::{Ban, Hello, UpgradeTotals};
 use crate::upgrade::homes::CopiedHomes;
@@ -69,6 +70,8 @@ struct Taking {
     old_shards: u8,
     /// What the old process knows as a node of a cluster.
     node: Option<Box<MovedNode>>,
+    /// What was read of the store while the old process writes to it, by shard.
+    read: Vec<Option<EarlyPart>>,
 }
 
 /// What of a parcel is for one core.
@@ -181,6 +184,7 @@ impl Predecessor {
             told: Vec::new(),
             old_shards: self.hello.shards,
             node: None,
+            read: Vec::new(),
         };
         match other.map_or_else(|| taking.run(broker, config), Err) {
             Ok(()) => Ok(TakenOver { channel: taking.channel, enrolled: taking.enrolled }),
@@ -323,8 +327,18 @@ impl Taking {
                 }
             }
             UpgradeFrame::Store => {
-                let lock = self.channel.take_file().ok_or("the lock of the store is missing")?;
-                broker.take_store(config, lock)?;
+                if broker.store.is_none() {
+                    let lock = self.channel.take_file();
+                    let lock = lock.ok_or("the lock of the store is missing")?;
+                    let store = store::take_over(config, broker.homes.len() as u8, lock)?;
+                    broker.store = Some(store);
+                }
+                self.read_store(broker);
+                // Should old be dead, that is heard in time.
+                let _ = self.channel.say(&UpgradeFrame::Taken(0));
+            }
+            UpgradeFrame::Durable => {
+                broker.take_store(config, std::mem::take(&mut self.read))?;
             }
             UpgradeFrame::Node(moved) => self.node = Some(moved),
             UpgradeFrame::Files(0) => self.hand_on(broker)?,
@@ -332,6 +346,17 @@ impl Taking {
             frame => self.sort(frame, broker)?,
         }
         Ok(())
+    }
+
+    /// Reads on in the store, to which the old process writes.
+    fn read_store(&mut self, broker: &Broker) {
+        let Some(store) = &broker.store else { return };
+        let began = Instant::now();
+        let read = std::mem::take(&mut self.read);
+        self.read = store::read_early(store, broker.homes.len() as u8, read);
+        let whole = self.read.iter().filter(|read| read.is_some()).count();
+        let millis = began.elapsed().as_millis() as u64;
+        tracing::info!(shards = whole, millis, "storage read while the old process writes to it");
     }
 
     fn listener(&self, old: ListenerId) -> Result<ListenerId, String> {
@@ -469,15 +494,14 @@ impl TakenOver {
 }
 
 impl Broker {
-    /// Goes on with the store of the old process. It is read, and not changed before
-    /// [`MoveOrder::Serve`].
-    fn take_store(&mut self, config: &Config, lock: OwnedFd) -> Result<(), String> {
+    /// Goes on with the store of the old process, of which so much is read. It is not changed
+    /// before [`MoveOrder::Serve`].
+    fn take_store(&mut self, config: &Config, read: Vec<Option<EarlyPart>>) -> Result<(), String> {
         let shards = self.homes.len() as u8;
-        let store = store::take_over(config, shards, lock)?;
+        let store = self.store.as_ref().ok_or("the lock of the store is missing")?;
         let beside = Beside::Predecessor;
-        let stored = store::read(Some(&store), config, shards, self.clock, beside)
+        let stored = store::read(Some(store), config, shards, self.clock, beside, read)
             .map_err(|failure| failure.to_string())?;
-        self.store = Some(store);
         let (sender, answers) = crossbeam_channel::bounded(self.homes.len());
         for (home, stored) in self.homes.iter().zip(stored) {
             tell(home, MoveOrder::Store(Box::new(stored), sender.clone()));

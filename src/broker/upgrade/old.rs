@@ -285,24 +285,40 @@ impl Upgrade {
         for (listener, keys) in std::mem::take(&mut self.job.tickets) {
             self.channel.say(&UpgradeFrame::Tickets(listener, keys))?;
         }
+        self.let_read_store()?;
         self.carry(MoveOrder::Copy, COPYING)?;
         // Those who have done something meanwhile are copied again, while they become fewer.
         let (mut before, mut changed) = (u64::MAX, 0);
         for _ in 0..ROUNDS {
             changed = self.carry(MoveOrder::CopyChanged, COPYING)?.sessions;
-            self.wait_for_taken(IN_HAND)?;
+            self.wait_for_taken(IN_HAND, ANSWER)?;
             if changed <= FEW || changed > before / 4 * 3 {
                 break;
             }
             before = changed;
         }
+        self.let_read_store()?;
         Ok(changed)
+    }
+
+    /// Lets the new process read the store as far as it goes, so that little is left for the pause.
+    fn let_read_store(&mut self) -> Result<(), String> {
+        if self.job.hello.store.is_none() {
+            return Ok(());
+        }
+        self.wait_for_taken(0, ANSWER)?;
+        match self.job.lock.take() {
+            Some(lock) => self.channel.say_with(&UpgradeFrame::Store, &[lock])?,
+            None => self.channel.say(&UpgradeFrame::Store)?,
+        }
+        self.ahead += 1;
+        self.wait_for_taken(0, COPYING)
     }
 
     /// Sends clients and retained messages.
     fn send(&mut self) -> Result<UpgradeTotals, String> {
-        if let Some(lock) = self.job.lock.take() {
-            self.channel.say_with(&UpgradeFrame::Store, &[lock])?;
+        if self.job.hello.store.is_some() {
+            self.channel.say(&UpgradeFrame::Durable)?;
         }
         // Before any client: a process that serves clients of a node is that node.
         if let Some(node) = &self.job.node {
@@ -339,7 +355,7 @@ impl Upgrade {
             // processes there is a bound.
             self.channel.say(&UpgradeFrame::Files(0))?;
             self.ahead += 1;
-            self.wait_for_taken(AHEAD)?;
+            self.wait_for_taken(AHEAD, ANSWER)?;
             totals.add(&parcel.totals);
         }
         Ok(totals)
@@ -356,9 +372,9 @@ impl Upgrade {
     }
 
     /// Waits until the new process has taken in all parcels but so many.
-    fn wait_for_taken(&mut self, most: usize) -> Result<(), String> {
+    fn wait_for_taken(&mut self, most: usize, patience: Duration) -> Result<(), String> {
         while self.ahead > most {
-            match self.channel.hear(ANSWER) {
+            match self.channel.hear(patience) {
                 ChannelInput::Frame(UpgradeFrame::Taken(_)) => self.ahead -= 1,
                 ChannelInput::Frame(UpgradeFrame::Refused(why)) => {
                     return Err(format!("it refuses: {why}"));
