@@ -9,7 +9,7 @@ use crate::storage::journal::WithoutStream;
 use crate::storage::log::LogBounds;
 use crate::storage::record::StoreSecret;
 use crate::storage::rewrite::{Placed, rewrite};
-use crate::storage::store::{Store, StorePart, UnusableStore};
+use crate::storage::store::{EarlyPart, Store, StorePart, UnusableStore};
 use crate::storage::writer::{Wake, Writer};
 use crate::topic::{Seeds, TopicHash};
 use crate::upgrade::frame::Hello;
@@ -59,7 +59,7 @@ pub(super) fn begin(
         return Ok((None, VecDeque::new()));
     }
     let store = open(config, shards)?;
-    let stored = read(store.as_ref(), config, shards, clock, Beside::Nobody)?;
+    let stored = read(store.as_ref(), config, shards, clock, Beside::Nobody, Vec::new())?;
     Ok((store, stored))
 }
 
@@ -122,38 +122,49 @@ pub(super) fn take_over(config: &Config, shards: u8, lock: OwnedFd) -> Result<St
     Ok(store)
 }
 
-/// What the store has for each shard.
+/// Reads what the store has for each shard behind what was `read` before, while another process
+/// writes to it. Those that could not be read as they are have nothing.
+pub(super) fn read_early(
+    store: &Store,
+    shards: u8,
+    read: Vec<Option<EarlyPart>>,
+) -> Vec<Option<EarlyPart>> {
+    let mut read = read.into_iter();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..shards)
+            .map(|shard| {
+                let known = read.next().flatten();
+                scope.spawn(move || store.read_early(shard, known))
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().ok().flatten()).collect()
+    })
+}
+
+/// What the store has for each shard. `early`: what was read of it before, by shard.
 pub(super) fn read(
     store: Option<&Store>,
     config: &Config,
     shards: u8,
     clock: Clock,
     beside: Beside,
+    early: Vec<Option<EarlyPart>>,
 ) -> Result<VecDeque<StoredShard>, Failure> {
     let Some(store) = store else { return Ok(VecDeque::new()) };
-    let bounds = LogBounds {
-        disk: config.storage.max_bytes.get().map_or(u64::MAX, |most| most / u64::from(shards)),
-        gather: config.storage.gather.get().as_micros() as u64,
-        ..LogBounds::BROKER
-    };
-    let bounds = match config.storage.durability {
-        Durability::Sync => bounds,
-        Durability::Async => {
-            let interval = Some(config.storage.interval.get().as_micros() as u64);
-            LogBounds { gather: 0, interval, ..bounds }
-        }
-    };
-    let bounds = match config.storage.on_failure {
-        StorageFailure::Refuse => bounds,
-        StorageFailure::Degrade => LogBounds { degraded: DEGRADED, ..bounds },
-    };
+    let bounds = bounds_of(config, shards);
     let began = Instant::now();
-    let resume = |shard| match beside {
+    let resume = |shard, known| match beside {
         Beside::Nobody => store.resume(shard, bounds),
-        Beside::Predecessor => store.resume_beside(shard, bounds),
+        Beside::Predecessor => store.resume_beside(shard, bounds, known),
     };
+    let mut early = early.into_iter();
     let parts: Vec<_> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..shards).map(|shard| scope.spawn(move || resume(shard))).collect();
+        let threads: Vec<_> = (0..shards)
+            .map(|shard| {
+                let known = early.next().flatten();
+                scope.spawn(move || resume(shard, known))
+            })
+            .collect();
         threads.into_iter().map(|thread| thread.join()).collect()
     });
     let wall = time_of_day().as_millis() as u64 - clock.nanos() / 1_000_000;
@@ -188,6 +199,26 @@ pub(super) fn read(
     Ok(stored)
 }
 
+/// How the logs of so many shards behave.
+fn bounds_of(config: &Config, shards: u8) -> LogBounds {
+    let bounds = LogBounds {
+        disk: config.storage.max_bytes.get().map_or(u64::MAX, |most| most / u64::from(shards)),
+        gather: config.storage.gather.get().as_micros() as u64,
+        ..LogBounds::BROKER
+    };
+    let bounds = match config.storage.durability {
+        Durability::Sync => bounds,
+        Durability::Async => {
+            let interval = Some(config.storage.interval.get().as_micros() as u64);
+            LogBounds { gather: 0, interval, ..bounds }
+        }
+    };
+    match config.storage.on_failure {
+        StorageFailure::Refuse => bounds,
+        StorageFailure::Degrade => LogBounds { degraded: DEGRADED, ..bounds },
+    }
+}
+
 /// Whether what is stored goes to a stream of the cluster, and what happens without it.
 fn journal_of(config: &Config) -> Option<WithoutStream> {
     let cluster = &config.cluster;
@@ -215,7 +246,7 @@ pub(super) fn go_on_with(
             shard.store_with(storing);
             shard.restore(image);
         }
-        Beside::Predecessor => shard.store_with(storing.expecting(image.count() as u64)),
+        Beside::Predecessor => shard.store_with(storing.expecting(image.session_sum())),
     }
     let bell = doorbell.clone();
     let syncing = asynchronous.then(|| Box::new(move || bell.ring()) as Wake);

@@ -55,6 +55,10 @@ macro_rules! upgrade {
         UpgradeEarlyTwice,
         /// What flows to a client that was copied is not handed over.
         UpgradeRestFlowLost,
+        /// Sessions that could not be copied while they were served are forgotten.
+        UpgradeSkippedForgotten,
+        /// A copied session goes on from the slot of the store that it had when it was copied.
+        UpgradeSlotStale,
         /// Copies stay of which it is not known that they are right.
         UpgradeStaleStay,
         /// A retained message that was copied stays what it was when it changes.
@@ -83,6 +87,10 @@ macro_rules! upgrade {
         UpgradeCountersLost,
         /// It is not told that the connection of a copy has ended.
         UpgradeGoneUntold,
+        /// A log is read on although a batch that was read of it was written again elsewhere.
+        StorageReadAgainUnseen,
+        /// Segments that were dropped since a log was read are taken for parts of it.
+        StorageReadDroppedStay,
         /// A store is changed by the process that takes it over before that serves.
         StorageHeldChanges,
         }

@@ -6,6 +6,9 @@
 //! Each copy has a number. The tables of connections and sessions note every place that is lent to
 //! be changed, so no change goes unnoticed. What becomes of a copy in the new process is in
 //! [`super::early_arrived`].
+//!
+//! With a store, a session whose messages wait there is copied while the shard rests, and before
+//! that only its socket: the new process can place such messages only when it has the store.
 
 use super::Shard;
 use super::connection::Stage;
@@ -21,6 +24,7 @@ use crate::upgrade::code::Code;
 use crate::upgrade::frame::UpgradeTotals;
 use std::cell::OnceCell;
 use std::hash::BuildHasher;
+use std::num::NonZeroU32;
 
 /// Places that are looked at by one call of [`Shard::next_copies`], at most.
 const VISITS: usize = 4096;
@@ -33,12 +37,12 @@ pub(super) struct EarlyCopies {
     /// The copies of clients with a connection, by socket.
     online: Table<Copied>,
     /// The copies of sessions without a connection, by the place of the session.
-    offline: Table<Copied>,
+    offline: Table<(ClientKey, Copied)>,
     /// The number of the next copy.
     next: u32,
     /// Connections and sessions that are to be looked at.
-    due_sockets: Vec<u32>,
-    due_sessions: Vec<u32>,
+    due_sockets: DuePlaces,
+    due_sessions: DuePlaces,
     /// Topics whose retained messages have changed.
     pub(super) due_topics: Vec<Box<str>>,
     /// Those of some of these topics, which are next.
@@ -47,8 +51,9 @@ pub(super) struct EarlyCopies {
     pub(super) retained_from: Option<Box<str>>,
     /// All retained messages were looked at.
     pub(super) retained_done: bool,
-    /// Connections that could not be copied when they were looked at.
-    skipped: Vec<u32>,
+    /// Connections and sessions that could not be copied when they were looked at.
+    skipped_sockets: Vec<u32>,
+    skipped_sessions: Vec<u32>,
     /// The numbers of copies that are of no use any more, which the other process is not told yet.
     gone: Vec<u32>,
     /// The sessions that were being sent retained messages when the shard was at rest otherwise.
@@ -57,14 +62,70 @@ pub(super) struct EarlyCopies {
     pub(super) arrived: ArrivedCopies,
 }
 
+/// What is remembered of a copy. There may be a million of them beside all that a broker has.
 struct Copied {
-    number: u32,
-    client: ClientKey,
-    /// Hash of the session without its flow; `None` with a store.
-    quiet: Option<u64>,
+    /// One more than the number of the copy.
+    number: NonZeroU32,
+    /// Hash of the session without its flow and its numbers in the store; zero if only the socket
+    /// was copied.
+    quiet: [u32; 2],
     /// Hash of all that was copied, to find changes that went unnoticed.
     #[cfg(debug_assertions)]
     whole: u64,
+}
+
+#[cfg(not(debug_assertions))]
+const _: () = assert!(size_of::<Option<Copied>>() == 12);
+
+impl Copied {
+    fn number(&self) -> u32 {
+        self.number.get() - 1
+    }
+
+    /// Whether only the socket was copied.
+    fn is_bare(&self) -> bool {
+        self.quiet == [0; 2]
+    }
+}
+
+/// Places that are to be looked at, the last one first.
+#[derive(Default)]
+struct DuePlaces {
+    /// In order, and none of them below `below`.
+    list: Vec<u32>,
+    /// All places below this one.
+    below: u32,
+}
+
+impl DuePlaces {
+    fn all_below(below: u32) -> DuePlaces {
+        DuePlaces { list: Vec::new(), below }
+    }
+
+    fn add(&mut self, places: Vec<u32>) {
+        self.list.extend(places.into_iter().filter(|&place| place >= self.below));
+        self.list.sort_unstable();
+        self.list.dedup();
+    }
+
+    fn pop(&mut self) -> Option<u32> {
+        self.list.pop().or_else(|| {
+            self.below = self.below.checked_sub(1)?;
+            Some(self.below)
+        })
+    }
+
+    fn iter(&self) -> impl Iterator<Item = u32> {
+        self.list.iter().copied().chain(0..self.below)
+    }
+
+    fn len(&self) -> usize {
+        self.list.len() + self.below as usize
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// Clients whose turn it is to be copied.
@@ -88,36 +149,31 @@ impl EarlyCopies {
         hash
     }
 
-    /// Notes that a client was copied; returns the number of the copy.
-    fn note(
-        &mut self,
-        place: Result<SocketId, u32>,
-        client: ClientKey,
-        packed: &mut MovedClient,
-    ) -> u32 {
+    /// Notes that a client was copied: the session of a connection, or one without a connection.
+    /// Returns the number of the copy.
+    fn note(&mut self, place: Result<SocketId, (u32, ClientKey)>, packed: &mut MovedClient) -> u32 {
         let number = self.next;
         self.next += 1;
-        let copied = self.copied(number, client, packed);
+        let copied = self.copied(number, packed);
         match place {
-            Ok(socket) => self.online.insert(socket.0, copied),
-            Err(session) => self.offline.insert(session, copied),
-        };
+            Ok(socket) => drop(self.online.insert(socket.0, copied)),
+            Err((session, client)) => drop(self.offline.insert(session, (client, copied))),
+        }
         number
     }
 
-    fn copied(&self, number: u32, client: ClientKey, packed: &mut MovedClient) -> Copied {
-        let quiet = packed.session.as_mut().map(|session| {
-            let flow = session.flow.take();
+    fn copied(&self, number: u32, packed: &mut MovedClient) -> Copied {
+        let quiet = packed.session.as_mut().map_or(0, |session| {
+            let (flow, stored) = (session.flow.take(), session.stored.take());
             let quiet = self.hash(session);
-            session.flow = flow;
-            quiet
+            (session.flow, session.stored) = (flow, stored);
+            quiet.max(1)
         });
         #[cfg(debug_assertions)]
         let whole = self.hash(packed);
         Copied {
-            number,
-            client,
-            quiet,
+            number: NonZeroU32::MIN.saturating_add(number),
+            quiet: [quiet as u32, (quiet >> 32) as u32],
             #[cfg(debug_assertions)]
             whole,
         }
@@ -134,8 +190,8 @@ impl Shard {
         let early = self.work.early.get_or_insert_default();
         // The last one is looked at first. The kernel finds the receive that is to be cancelled
         // the sooner the later it was begun.
-        early.due_sockets = (0..sockets).collect();
-        early.due_sessions = (0..sessions).collect();
+        early.due_sockets = DuePlaces::all_below(sockets);
+        early.due_sessions = DuePlaces::all_below(sessions);
         self.begin_retained_copies();
     }
 
@@ -154,38 +210,34 @@ impl Shard {
             None => true,
         });
         let Some(early) = &mut self.work.early else { return 0 };
-        early.due_sockets.append(&mut sockets);
-        early.due_sessions.append(&mut sessions);
+        early.due_sockets.add(sockets);
+        early.due_sessions.add(sessions);
         early.due_topics.extend(self.retained.take_changed());
-        for due in [&mut early.due_sockets, &mut early.due_sessions] {
-            due.sort_unstable();
-            due.dedup();
-        }
         early.due_sockets.len() + early.due_sessions.len() + early.due_topics.len()
     }
 
-    /// As many clients that are to be looked at as were not copied while the shard was served.
-    /// Everything is, if nothing was copied or with a store, which has a session's numbers.
+    /// What is to be looked at while the shard rests: what was not copied while it was served, and
+    /// what has changed since. Everything, if nothing was copied.
     pub(super) fn look_at_rest(&mut self) {
-        if self.work.early.is_none() || self.storing.is_some() {
+        if self.work.early.is_none() {
             return self.begin_copies();
         }
         self.look_for_changes();
-        if let Some(early) = &mut self.work.early {
-            let mut skipped = std::mem::take(&mut early.skipped);
-            early.due_sockets.append(&mut skipped);
-            early.due_sockets.sort_unstable();
-            early.due_sockets.dedup();
+        if let Some(early) = &mut self.work.early
+            && !Mutant::UpgradeSkippedForgotten.is_on()
+        {
+            early.due_sockets.add(std::mem::take(&mut early.skipped_sockets));
+            early.due_sessions.add(std::mem::take(&mut early.skipped_sessions));
         }
     }
 
     /// The numbers of the copies that are to be looked at.
     pub(super) fn due_numbers(&self) -> Vec<u32> {
         let Some(early) = self.work.early.as_deref() else { return Vec::new() };
-        let online = early.due_sockets.iter().filter_map(|&at| early.online.get(at));
-        let offline = early.due_sessions.iter().filter_map(|&at| early.offline.get(at));
-        let gone = early.gone.iter().copied();
-        online.chain(offline).map(|copied| copied.number).chain(gone).collect()
+        let online = early.due_sockets.iter().filter_map(|at| early.online.get(at));
+        let offline = early.due_sessions.iter().filter_map(|at| early.offline.get(at));
+        let copied = online.chain(offline.map(|(_, copied)| copied));
+        copied.map(Copied::number).chain(early.gone.iter().copied()).collect()
     }
 
     pub(super) fn next_due_socket(&mut self) -> Option<SocketId> {
@@ -217,7 +269,7 @@ impl Shard {
                 let gone = self.take_gone();
                 if !gone.is_empty() {
                     due.packed.push(Packed::Gone(self.topology.id, gone));
-                } else if let Some(packed) = self.copy_retained() {
+                } else if let Some(packed) = self.next_retained() {
                     due.packed.push(packed);
                 } else {
                     break;
@@ -236,35 +288,42 @@ impl Shard {
             (false, true) => due.sockets.push(socket),
             (false, false) => {
                 if self.connections.get(socket.0).is_some() {
-                    early.skipped.push(socket.0);
+                    early.skipped_sockets.push(socket.0);
                 }
             }
             (true, false) => self.forget_early(socket),
-            // With a store only the socket is copied.
-            (true, true) if self.storing.is_some() => {}
-            (true, true) => {
-                if let Some(client) = self.pack_connection(socket) {
+            (true, true) => match self.pack_connection(socket) {
+                Some(client) if is_in_store(&client) => self.skip_socket(socket),
+                Some(client) => {
                     due.again.push(socket);
                     due.packed.push(self.packed_online(socket, client));
                 }
-            }
+                None => {}
+            },
+        }
+    }
+
+    fn skip_socket(&mut self, socket: SocketId) {
+        if let Some(early) = &mut self.work.early {
+            early.skipped_sockets.push(socket.0);
         }
     }
 
     fn copy_offline(&mut self, index: u32) -> Option<Packed> {
-        if self.storing.is_some() {
-            return None;
-        }
         let known = self.offline_copy(index);
         let session = self.sessions.get(index).filter(|session| is_offline(session))?;
         let (key, client_id) = (session.key, session.client_id.boxed());
         let session = Some(self.pack_session(index, session));
         let mut packed = MovedClient { session, connection: None };
+        if is_in_store(&packed) {
+            self.work.early.as_mut()?.skipped_sessions.push(index);
+            return None;
+        }
         if known.is_some() {
             return Some(self.packed_offline(index, packed));
         }
         let early = self.work.early.as_mut()?;
-        let number = early.note(Err(index), key, &mut packed);
+        let number = early.note(Err((index, key)), &mut packed);
         let (from, session) = (self.topology.id, packed.session.take());
         let early = Early { from, number, client_id, listener: None, session, connection: None };
         Some(Packed::Early(Box::new(early)))
@@ -276,11 +335,11 @@ impl Shard {
         let session = self.sessions.get(index).filter(|session| is_offline(session));
         let key = session.map(|session| session.key);
         let early = self.work.early.as_mut()?;
-        let copied = early.offline.get(index)?;
-        if key == Some(copied.client) {
-            return Some(copied.number);
+        let (client, copied) = early.offline.get(index)?;
+        if key == Some(*client) {
+            return Some(copied.number());
         }
-        early.gone.push(copied.number);
+        early.gone.push(copied.number());
         early.offline.remove(index);
         None
     }
@@ -294,18 +353,18 @@ impl Shard {
         (below && self.sessions.get(index).is_some()).then_some(index)
     }
 
-    /// The early copy of the client on that socket; `None` when the client is gone by now. With a
-    /// store, only the socket is copied.
+    /// The early copy of the client on that socket; `None` when the client is gone by now. Of a
+    /// session whose messages wait in the store, only the socket is copied.
     pub fn pack_early(&mut self, socket: SocketId) -> Option<Early> {
         let index = self.movable(socket)?;
         let listener = self.connections.get(socket.0)?.listener;
-        let session = self.sessions.get(index)?;
-        let (key, client_id) = (session.key, session.client_id.boxed());
-        let mut packed = match self.storing {
-            None => self.pack_connection(socket)?,
-            Some(_) => MovedClient { session: None, connection: None },
-        };
-        let number = self.work.early.get_or_insert_default().note(Ok(socket), key, &mut packed);
+        let client_id = self.sessions.get(index)?.client_id.boxed();
+        let mut packed = self.pack_connection(socket)?;
+        if is_in_store(&packed) {
+            packed = MovedClient { session: None, connection: None };
+            self.skip_socket(socket);
+        }
+        let number = self.work.early.get_or_insert_default().note(Ok(socket), &mut packed);
         let MovedClient { session, connection } = packed;
         let (from, listener) = (self.topology.id, Some(listener));
         Some(Early { from, number, client_id, listener, session, connection })
@@ -319,7 +378,7 @@ impl Shard {
             && let Some(copied) = early.online.remove(socket.0)
             && !Mutant::UpgradeGoneUntold.is_on()
         {
-            early.gone.push(copied.number);
+            early.gone.push(copied.number());
         }
     }
 
@@ -352,16 +411,16 @@ impl Shard {
         let Some(before) = early.online.remove(socket.0) else {
             return Packed::Online(socket, Box::new(client));
         };
-        let copied = early.copied(before.number, before.client, &mut client);
-        let same = copied.quiet == before.quiet && copied.quiet.is_some();
-        let number = copied.number;
+        let number = before.number();
+        let copied = early.copied(number, &mut client);
+        let same = copied.quiet == before.quiet && !copied.is_bare();
         early.online.insert(socket.0, copied);
         match client {
             MovedClient { session: Some(session), connection: Some(connection) }
-                if same || before.quiet.is_some() && Mutant::UpgradeChangeUntold.is_on() =>
+                if same || !before.is_bare() && Mutant::UpgradeChangeUntold.is_on() =>
             {
-                let flow = session.flow;
-                Packed::Rest(Box::new(Remainder { from, number, flow, connection }))
+                let (flow, stored) = (session.flow, session.stored);
+                Packed::Rest(Box::new(Remainder { from, number, flow, stored, connection }))
             }
             client => Packed::Known(from, number, Box::new(client)),
         }
@@ -374,12 +433,13 @@ impl Shard {
             return Packed::Offline(Box::new(client));
         }
         let Some(early) = &mut self.work.early else { return Packed::Offline(Box::new(client)) };
-        let Some(before) = early.offline.remove(index) else {
+        let Some((key, before)) = early.offline.remove(index) else {
             return Packed::Offline(Box::new(client));
         };
-        let copied = early.copied(before.number, before.client, &mut client);
-        early.offline.insert(index, copied);
-        Packed::Known(from, before.number, Box::new(client))
+        let number = before.number();
+        let copied = early.copied(number, &mut client);
+        early.offline.insert(index, (key, copied));
+        Packed::Known(from, number, Box::new(client))
     }
 
     /// Whether some session is still being sent retained messages. Looks at every session, but only
@@ -402,17 +462,26 @@ impl Shard {
     /// a copy of, although they are not known to have changed.
     pub fn unnoticed_changes(&self) -> Vec<u32> {
         #[cfg(debug_assertions)]
-        if let Some(early) = self.work.early.as_deref().filter(|_| self.storing.is_none()) {
+        if let Some(early) = self.work.early.as_deref() {
             let sockets = (0..self.connections.bound()).map(SocketId);
             let copied = sockets.filter_map(|at| Some((at, early.online.get(at.0)?)));
             let changed = copied.filter(|(at, copied)| {
                 let client = self.pack_connection(*at);
                 client.is_none_or(|client| early.hash(&client) != copied.whole)
             });
-            return changed.map(|(_, copied)| copied.number).collect();
+            return changed.map(|(_, copied)| copied.number()).collect();
         }
         Vec::new()
     }
+}
+
+/// Whether messages wait for the client in the store.
+fn is_in_store(client: &MovedClient) -> bool {
+    let flow = client.session.as_ref().and_then(|session| session.flow.as_ref());
+    flow.is_some_and(|flow| {
+        let sent = flow.sent.iter().any(|sent| sent.kept.is_some());
+        sent || !flow.away.is_empty() || flow.pending.iter().any(|one| one.kept.is_some())
+    })
 }
 
 pub(super) fn is_offline(session: &Session) -> bool {

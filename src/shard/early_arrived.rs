@@ -5,34 +5,98 @@
 use super::{Action, Shard};
 use crate::ids::{ListenerId, ShardId, SocketId};
 use crate::mutant::Mutant;
-use crate::upgrade::client::{Early, MovedClient, Remainder};
+use crate::session::StoredSessionRef;
+use crate::slab::Table;
+use crate::storage::image::SessionSum;
+use crate::upgrade::client::{Early, MovedClient, Remainder, StoredAs};
 use crate::upgrade::frame::UpgradeTotals;
-use hashbrown::HashMap;
+use std::num::NonZeroU32;
 
-/// Which shard of the old process has copied a client, and under which number.
+/// Which shard of the old process has copied a client, and the number of the copy: among those of
+/// that shard whose homes are here, if it comes by [`crate::upgrade::homes`].
 type CopyKey = (ShardId, u32);
 
 /// The copies of clients whose homes are here, until they are served.
 #[derive(Default)]
 pub(super) struct ArrivedCopies {
-    copies: HashMap<CopyKey, ArrivedCopy, foldhash::fast::FixedState>,
-    /// The copies that have a session here, by the place of the session.
-    placed: HashMap<u32, CopyKey, foldhash::fast::FixedState>,
+    /// By the shard of the old process, and the number.
+    copies: Vec<Table<ArrivedCopy>>,
+    /// The numbers of the copies that have a session here, by the place of the session.
+    placed: Table<Number>,
     /// Connections that have something to do as soon as they are served.
     busy: Vec<SocketId>,
+    /// The stored sessions that have come.
+    pub(super) stored: SessionSum,
 }
 
+/// There may be a million of them while both processes have everything twice.
 struct ArrivedCopy {
-    socket: Option<SocketId>,
-    session: Option<u32>,
+    socket: Option<Number>,
+    session: Option<Number>,
     /// What has changed of it has not come yet, and the old process serves no more.
     stale: bool,
+}
+
+const _: () = assert!(size_of::<Option<ArrivedCopy>>() == 12);
+
+/// A number below the largest one, to which an `Option` adds nothing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Number(NonZeroU32);
+
+impl Number {
+    fn of(number: u32) -> Number {
+        Number(NonZeroU32::MIN.saturating_add(number))
+    }
+
+    fn get(self) -> u32 {
+        self.0.get() - 1
+    }
+}
+
+impl ArrivedCopy {
+    fn socket(&self) -> Option<SocketId> {
+        self.socket.map(|socket| SocketId(socket.get()))
+    }
 }
 
 impl ArrivedCopies {
     /// Whether there are any.
     pub(super) fn any(&self) -> bool {
-        !self.copies.is_empty()
+        self.copies.iter().any(|copies| !copies.is_empty())
+    }
+
+    fn get_mut(&mut self, (from, number): CopyKey) -> Option<&mut ArrivedCopy> {
+        self.copies.get_mut(usize::from(from.0))?.get_mut(number)
+    }
+
+    /// False when there was one under that key.
+    fn insert(&mut self, (from, number): CopyKey, copy: ArrivedCopy) -> bool {
+        let at = usize::from(from.0);
+        if self.copies.len() <= at {
+            self.copies.resize_with(at + 1, Table::default);
+        }
+        if let Some(session) = copy.session {
+            self.placed.insert(session.get(), Number::of(number));
+        }
+        self.copies.get_mut(at).is_none_or(|copies| copies.insert(number, copy).is_none())
+    }
+
+    fn remove(&mut self, (from, number): CopyKey) -> Option<ArrivedCopy> {
+        let copy = self.copies.get_mut(usize::from(from.0))?.remove(number)?;
+        if let Some(session) = copy.session {
+            self.placed.remove(session.get());
+        }
+        Some(copy)
+    }
+
+    /// The copy whose session is at that place has none any more; returns its socket.
+    fn part_with(&mut self, session: u32) -> Option<Option<SocketId>> {
+        let number = self.placed.remove(session)?.get();
+        let its = Some(Number::of(session));
+        let copies = self.copies.iter_mut().filter_map(|copies| copies.get_mut(number));
+        let copy = copies.into_iter().find(|copy| copy.session == its)?;
+        copy.session = None;
+        Some(copy.socket())
     }
 }
 
@@ -65,12 +129,11 @@ impl Shard {
             None => None,
         };
         let Some(early) = &mut self.work.early else { return Ok(()) };
-        if let Some(index) = session {
-            early.arrived.placed.insert(index, key);
-        }
-        match early.arrived.copies.insert(key, ArrivedCopy { socket, session, stale: false }) {
-            None => Ok(()),
-            Some(_) => Err("a client was copied twice under one number".to_owned()),
+        let (socket, session) =
+            (socket.map(|socket| Number::of(socket.0)), session.map(Number::of));
+        match early.arrived.insert(key, ArrivedCopy { socket, session, stale: false }) {
+            true => Ok(()),
+            false => Err("a client was copied twice under one number".to_owned()),
         }
     }
 
@@ -82,17 +145,14 @@ impl Shard {
         }
         let Some(index) = self.find_session(name) else { return };
         let Some(early) = &mut self.work.early else { return };
-        let Some(key) = early.arrived.placed.remove(&index) else { return };
-        let socket = early.arrived.copies.get_mut(&key).and_then(|copy| {
-            copy.session = None;
-            copy.socket
-        });
+        let Some(socket) = early.arrived.part_with(index) else { return };
         self.take_away(socket, index);
     }
 
     /// Takes away what was put in its place of a copy.
     fn take_away(&mut self, socket: Option<SocketId>, index: u32) {
         self.counters.clients_taken_over -= 1;
+        self.disown_stored(index);
         if let Some(socket) = socket {
             let ends = self.sessions.get(index).and_then(|session| session.grant());
             if let Some(ends) = ends.map(|grant| grant.ends) {
@@ -104,6 +164,16 @@ impl Shard {
             self.counters.sessions_persistent += 1;
         }
         self.end_moved(index);
+    }
+
+    /// The session's records stay in the store, as those of a session that comes again or of one
+    /// that has ended in the old process.
+    fn disown_stored(&mut self, index: u32) {
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let stored = std::mem::take(&mut session.stored);
+        if let (Some(number), Some(early)) = (stored.number(), &mut self.work.early) {
+            early.arrived.stored.take(number);
+        }
     }
 
     /// What [`Shard::adopt_connection`] and [`Shard::adopt_limits`] have done is undone. The socket
@@ -128,9 +198,10 @@ impl Shard {
     pub fn adopt_rest(&mut self, rest: Remainder, listener: ListenerId) -> Result<(), String> {
         let copy = self.copy((rest.from, rest.number))?;
         copy.stale = false;
-        let (Some(socket), Some(index)) = (copy.socket, copy.session) else {
+        let (Some(socket), Some(index)) = (copy.socket(), copy.session.map(Number::get)) else {
             return Err("a session that is said to be copied is not here".to_owned());
         };
+        self.adopt_stored_again(index, rest.stored)?;
         self.disown_connection(socket, index);
         let Some(session) = self.sessions.get_mut(index) else {
             return Err("a session that was copied is gone".to_owned());
@@ -149,6 +220,26 @@ impl Shard {
         Ok(())
     }
 
+    fn adopt_stored_again(&mut self, index: u32, stored: Option<StoredAs>) -> Result<(), String> {
+        let known = self.sessions.get(index).and_then(|session| session.stored.number());
+        match stored {
+            Some(StoredAs { number, .. })
+                if known == Some(number) && Mutant::UpgradeSlotStale.is_on() =>
+            {
+                Ok(())
+            }
+            Some(StoredAs { number, slot }) if known == Some(number) => {
+                let Some(session) = self.sessions.get_mut(index) else { return Ok(()) };
+                session.stored = StoredSessionRef::new(number, slot);
+                Ok(())
+            }
+            stored => {
+                self.disown_stored(index);
+                stored.map_or(Ok(()), |stored| self.adopt_stored(index, stored))
+            }
+        }
+    }
+
     /// Takes in a client that was copied and comes as a whole again, with the listener of its
     /// connection if it has one.
     ///
@@ -163,10 +254,10 @@ impl Shard {
     ) -> Result<(), String> {
         let copy = self.copy((from, number))?;
         copy.stale = false;
-        let (socket, session) = (copy.socket, copy.session.take());
-        if let Some(index) = session {
+        let (socket, session) = (copy.socket(), copy.session.take());
+        if let Some(index) = session.map(Number::get) {
             if let Some(early) = &mut self.work.early {
-                early.arrived.placed.remove(&index);
+                early.arrived.placed.remove(index);
             }
             self.take_away(socket, index);
         }
@@ -174,15 +265,15 @@ impl Shard {
         if let Some(socket) = socket {
             self.note_busy(socket);
         }
-        self.copy((from, number))?.session = session;
+        self.copy((from, number))?.session = session.map(Number::of);
         if let (Some(early), Some(index)) = (&mut self.work.early, session) {
-            early.arrived.placed.insert(index, (from, number));
+            early.arrived.placed.insert(index, Number::of(number));
         }
         Ok(())
     }
 
     fn copy(&mut self, key: CopyKey) -> Result<&mut ArrivedCopy, String> {
-        let copy = self.work.early.as_mut().and_then(|early| early.arrived.copies.get_mut(&key));
+        let copy = self.work.early.as_mut().and_then(|early| early.arrived.get_mut(key));
         copy.ok_or_else(|| "a client that is said to be copied is not here".to_owned())
     }
 
@@ -198,14 +289,11 @@ impl Shard {
 
     fn end_copy(&mut self, key: CopyKey) {
         let Some(early) = &mut self.work.early else { return };
-        let Some(ArrivedCopy { socket, session, .. }) = early.arrived.copies.remove(&key) else {
-            return;
-        };
-        if let Some(index) = session {
-            early.arrived.placed.remove(&index);
-            self.take_away(socket, index);
+        let Some(copy) = early.arrived.remove(key) else { return };
+        if let Some(index) = copy.session.map(Number::get) {
+            self.take_away(copy.socket(), index);
         }
-        if let Some(socket) = socket {
+        if let Some(socket) = copy.socket() {
             self.outputs.actions.push(Action::Close(socket));
         }
     }
@@ -224,13 +312,18 @@ impl Shard {
     /// what has changed, and those of which that has not come. The old process has so many
     /// `shards`. Returns how many clients that were.
     pub fn end_stale(&mut self, told: &[ShardId], shards: u8) -> usize {
-        if self.storing.is_none() && (0..shards).any(|shard| !told.contains(&ShardId(shard))) {
+        if (0..shards).any(|shard| !told.contains(&ShardId(shard))) {
             self.end_stale_retained(told, shards);
         }
         let Some(early) = self.work.early.as_deref() else { return 0 };
-        let is_wrong = |key: &CopyKey, copy: &ArrivedCopy| copy.stale || !told.contains(&key.0);
-        let wrong = early.arrived.copies.iter().filter(|(key, copy)| is_wrong(key, copy));
-        let wrong: Vec<CopyKey> = wrong.map(|(key, _)| *key).collect();
+        let mut wrong: Vec<CopyKey> = Vec::new();
+        for (from, copies) in early.arrived.copies.iter().enumerate() {
+            let from = ShardId(from as u8);
+            let has_told = told.contains(&from);
+            let is_wrong = |copy: &ArrivedCopy| copy.stale || !has_told;
+            let wrong_here = |&number: &u32| copies.get(number).is_some_and(is_wrong);
+            wrong.extend((0..copies.bound()).filter(wrong_here).map(|number| (from, number)));
+        }
         if !Mutant::UpgradeStaleStay.is_on() {
             wrong.iter().for_each(|&key| self.end_copy(key));
         }

@@ -22,10 +22,9 @@ pub enum ComingRetained {
 }
 
 impl Shard {
-    /// Begins to note the topics whose retained messages change. With a store, none is copied: the
-    /// other process finds them there.
+    /// Begins to note the topics whose retained messages change.
     pub(super) fn begin_retained_copies(&mut self) {
-        self.retained.watch_changes(self.storing.is_none());
+        self.retained.watch_changes(true);
         if let Some(early) = &mut self.work.early {
             early.due_topics.clear();
             (early.retained_from, early.retained_done) = (None, false);
@@ -35,11 +34,6 @@ impl Shard {
     /// The topics whose retained messages have changed since they were copied.
     pub(super) fn due_topics(&self) -> Vec<Box<str>> {
         self.work.early.as_ref().map_or_else(Vec::new, |early| early.due_topics.clone())
-    }
-
-    /// The next retained messages that are to be copied; `None` when all were.
-    pub(super) fn copy_retained(&mut self) -> Option<Packed> {
-        if self.storing.is_some() { None } else { self.next_retained() }
     }
 
     /// The next piece of the retained messages: first that those of some topics have changed, then

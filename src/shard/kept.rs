@@ -9,14 +9,15 @@ use super::storing::Storing;
 use crate::message::Message;
 use crate::mutant::Mutant;
 use crate::session::{AwayMessage, Flow, Queued, StoredSessionRef, SubscriptionIds};
+use crate::storage::image::SessionSum;
 use crate::storage::record::{message_key, session_key};
 use crate::upgrade::client::{MovedAway, StoredAs, StoredMessageRef};
 
 impl Storing {
-    /// Tells a shard that takes clients over that its log has so many `sessions`, all of which have
-    /// to be handed over.
-    pub fn expecting(mut self, sessions: u64) -> Storing {
-        self.expected = [sessions, 0];
+    /// Tells a shard that takes clients over that its log has these sessions, all of which have to
+    /// be handed over.
+    pub fn expecting(mut self, sessions: SessionSum) -> Storing {
+        self.expected = Some(sessions);
         self
     }
 
@@ -64,13 +65,14 @@ impl Shard {
         all
     }
 
-    /// Connects a session that was handed over with its records in the store.
+    /// Connects a session that was handed over with its records in the store. A session that is
+    /// copied before the store comes is looked for there at the end ([`Shard::check_stored`]).
     pub(super) fn adopt_stored(&mut self, index: u32, stored: StoredAs) -> Result<(), String> {
-        let storing = self.storing.as_mut().ok_or_else(no_store)?;
-        if !storing.log.has(session_key(stored.number)) {
+        let key = session_key(stored.number);
+        if self.storing.as_ref().is_some_and(|storing| !storing.log.has(key)) {
             return Err(format!("session {} is not in the store", stored.number));
         }
-        storing.expected[1] += 1;
+        self.work.early.get_or_insert_default().arrived.stored.add(stored.number);
         if !Mutant::UpgradeStoredLost.is_on() {
             let known = self.sessions.get_mut(index).ok_or("it is gone")?;
             known.stored = StoredSessionRef::new(stored.number, stored.slot);
@@ -136,14 +138,22 @@ impl Shard {
         Ok(())
     }
 
-    /// Checks that every session of the store has been handed over.
+    /// Checks that every session of the store has been handed over, and no other stored one.
     ///
     /// # Errors
-    /// Some sessions of the store were not handed over. They would be lost.
+    /// Some sessions of the store were not handed over, which would be lost; or sessions that the
+    /// store does not have.
     pub fn check_stored(&self) -> Result<(), String> {
-        match self.storing.as_ref().map(|storing| storing.expected) {
-            Some([there, came]) if there != came => {
-                Err(format!("the store has {there} sessions, and {came} were handed over"))
+        let came = self.work.early.as_deref().map(|early| early.arrived.stored).unwrap_or_default();
+        let Some(storing) = &self.storing else {
+            return if came == SessionSum::default() { Ok(()) } else { Err(no_store()) };
+        };
+        match storing.expected {
+            Some(there) if there != came => {
+                let (there, came) = (there.count(), came.count());
+                Err(format!(
+                    "the store has {there} sessions, and {came} or others were handed over"
+                ))
             }
             _ => Ok(()),
         }
@@ -152,6 +162,7 @@ impl Shard {
     /// Begins to write to the store, which belongs to this process from now on.
     pub(super) fn serve_stored(&mut self) {
         let Some(storing) = &mut self.storing else { return };
+        storing.expected = None;
         storing.bodies.adopted();
         storing.log.go_on();
     }

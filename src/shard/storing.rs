@@ -30,6 +30,7 @@ use crate::message::{Message, MessageRef};
 use crate::mutant::Mutant;
 use crate::session::{Queued, StoredSessionRef};
 use crate::storage::StorageCommand;
+use crate::storage::image::SessionSum;
 use crate::storage::log::Log;
 use crate::storage::record::{Record, StoreSecret, StoredMessage, slot_keys};
 use crate::time::Instant;
@@ -116,8 +117,8 @@ pub struct Storing {
     pub(super) refusing: ShardSet,
     /// True when a fan-out was under way at the end of the last step, or began in this one.
     fanned: bool,
-    /// For a hand-over: how many sessions the log has, and how many have come.
-    pub(super) expected: [u64; 2],
+    /// For a hand-over: the sessions that the log has.
+    pub(super) expected: Option<SessionSum>,
     pub(super) journaling: Option<Box<Journaling>>,
 }
 
@@ -156,7 +157,7 @@ impl Storing {
             standing: None,
             refusing: ShardSet::default(),
             fanned: false,
-            expected: [0; 2],
+            expected: None,
             journaling: None,
         }
     }

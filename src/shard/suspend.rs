@@ -6,6 +6,7 @@ use super::{Action, Shard};
 use crate::ids::SocketId;
 use crate::mutant::Mutant;
 use crate::outgoing::{Outgoing, Segment};
+use crate::session::Flow;
 
 /// The numbers of what a shard holds, for an upgrade.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -18,6 +19,10 @@ pub struct Inventory {
     pub left: u64,
     /// Retained messages of clients.
     pub retained: u64,
+    /// Sessions whose messages wait in the store.
+    pub in_store: u64,
+    /// Values in the store.
+    pub values: u64,
 }
 
 impl Shard {
@@ -92,7 +97,13 @@ impl Shard {
             }
         }
         let sessions = (0..self.sessions.bound()).filter_map(|index| self.sessions.get(index));
-        found.sessions = sessions.filter(|session| !session.is_ending()).count() as u64;
+        for session in sessions.filter(|session| !session.is_ending()) {
+            found.sessions += 1;
+            let waits = |flow: &Flow| flow.pending.len() + flow.window.kept() > 0;
+            let waits = session.flow.as_deref().is_some_and(waits);
+            found.in_store += u64::from(waits && session.stored.number().is_some());
+        }
+        found.values = self.storing.as_ref().map_or(0, |storing| storing.log.counts().0 as u64);
         let found_one = &mut |_: &str, _: &_| found.retained += 1;
         self.retained.walk_of_clients(None, usize::MAX, found_one);
         found

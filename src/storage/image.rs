@@ -8,11 +8,39 @@ use super::record::{
     self, DeliveryPhase, Effect, Record, StoreSecret, StoredMessage, StoredSession, inbound_key,
     message_key, session_key, slot_keys, subscription_key, will_key,
 };
+use crate::topic::spread;
 use hashbrown::HashMap;
 
 /// The session number for messages without a session: they are on their way from one member of a
 /// share group to the next.
 pub const RETURNING: u64 = 0;
+
+/// A set of session numbers, of which only is known how many they are and what their hashes come
+/// to. Two different sets are told apart but for one chance in 2^64.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct SessionSum {
+    count: u64,
+    hashes: u64,
+}
+
+impl SessionSum {
+    /// How many numbers.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Adds a number that is not in the set.
+    pub fn add(&mut self, number: u64) {
+        self.count += 1;
+        self.hashes = self.hashes.wrapping_add(spread(number));
+    }
+
+    /// Takes out a number that is in the set.
+    pub fn take(&mut self, number: u64) {
+        self.count -= 1;
+        self.hashes = self.hashes.wrapping_sub(spread(number));
+    }
+}
 
 /// A message.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -259,6 +287,13 @@ impl Image {
     /// How many sessions there are.
     pub fn count(&self) -> usize {
         self.sessions.len()
+    }
+
+    /// The numbers of the sessions, to be compared with others.
+    pub fn session_sum(&self) -> SessionSum {
+        let mut sum = SessionSum::default();
+        self.sessions.keys().for_each(|&number| sum.add(number));
+        sum
     }
 
     /// The sessions in the order of their numbers.

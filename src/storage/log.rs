@@ -38,7 +38,7 @@ pub struct LogSegment {
 }
 
 /// The state of a log that recovery found.
-#[derive(Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct RecoveredLog {
     /// Segments with batches, oldest first.
     pub segments: Vec<LogSegment>,

@@ -93,7 +93,7 @@ impl fmt::Display for RecoveryTrouble {
 }
 
 /// The result of recovery.
-#[derive(Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Recovered {
     /// The state that the log goes on from.
     pub found: RecoveredLog,
@@ -122,70 +122,221 @@ pub fn recover(
     read: &mut Read<'_>,
     take: &mut dyn FnMut(&Record<'_>, IndexValue),
 ) -> Result<Recovered, RecoveryTrouble> {
-    let heads = heads(log, segments, read)?;
-    let mut recovered = Recovered::default();
-    recovered.found.last_segment = segments.last().map_or(0, |&(number, _)| number);
-    let mut expected = heads.iter().find_map(|head| head.first);
-    let (begin, mut needed) = (expected.unwrap_or(1), 0);
-    let mut end = (0, 0);
-    let mut payload = Vec::new();
-    for (at, head) in heads.iter().enumerate() {
-        let later = heads.get(at + 1..).unwrap_or(&[]);
-        let limit = later.iter().filter_map(|head| head.first).min();
-        let length = segments.get(at).map_or(0, |&(_, length)| length);
-        let bytes = whole(head.number, length, read)?;
+    let mut reading = LogReading::new(log);
+    reading.read_on(LogActivity::Rests, segments, read, take)?;
+    Ok(reading.end())
+}
+
+/// Whether something is written to a log while it is read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogActivity {
+    /// What is behind the last whole batch may become one.
+    Written,
+    /// What is behind the last whole batch is what a crash has left.
+    Rests,
+}
+
+/// How far the reading of a log has come that may still be written to meanwhile. What was read of
+/// it once is not read again.
+pub struct LogReading {
+    log: u64,
+    recovered: Recovered,
+    /// The next batch; `None` while no batch was found.
+    expected: Option<u64>,
+    /// The oldest batch that the log needs, by the last batch.
+    needed: u64,
+    payload: Vec<u8>,
+}
+
+impl LogReading {
+    /// Of the log with this secret number, nothing so far.
+    pub fn new(log: u64) -> LogReading {
+        let (recovered, payload) = (Recovered::default(), Vec::new());
+        LogReading { log, recovered, expected: None, needed: 0, payload }
+    }
+
+    /// Whether what was read is still the beginning of the log with these segments. It is not, if a
+    /// batch that was read was written again elsewhere, as happens after a failed write.
+    ///
+    /// # Errors
+    /// When a segment cannot be read, or is of a later version.
+    pub fn is_valid(
+        &self,
+        segments: &[(u32, u64)],
+        read: &mut Read<'_>,
+    ) -> Result<bool, RecoveryTrouble> {
+        let found = &self.recovered.found;
+        let (Some(last), Some(expected)) = (found.segments.last(), self.expected) else {
+            return Ok(true);
+        };
+        let later = segments.iter().filter(|(number, _)| *number > last.number);
+        let later: Vec<(u32, u64)> = later.copied().collect();
+        let again = |head: &SegmentHead| head.first.is_some_and(|first| first < expected);
+        let again = heads(self.log, &later, read)?.iter().any(again);
+        let there = segments.iter().any(|(number, _)| *number == last.number);
+        Ok(there && (!again || Mutant::StorageReadAgainUnseen.is_on()))
+    }
+
+    /// Reads on where the last call has stopped. Segments that were dropped since are forgotten:
+    /// copies of what was alive in them come later in the log.
+    ///
+    /// # Errors
+    /// As [`recover`]; this reading is of no use then.
+    pub fn read_on(
+        &mut self,
+        activity: LogActivity,
+        segments: &[(u32, u64)],
+        read: &mut Read<'_>,
+        take: &mut dyn FnMut(&Record<'_>, IndexValue),
+    ) -> Result<(), RecoveryTrouble> {
+        self.begin_again(segments);
+        let heads = heads(self.log, segments, read)?;
+        self.expected = self.expected.or_else(|| heads.iter().find_map(|head| head.first));
+        for (at, head) in heads.iter().enumerate() {
+            let length = segments.get(at).map_or(0, |&(_, length)| length);
+            if !self.is_read(head.number) {
+                let behind = self.read_segment(&heads, at, length, read, take)?;
+                if activity == LogActivity::Rests {
+                    self.judge(&heads, at, &behind)?;
+                }
+            }
+        }
+        let Some(expected) = self.expected else { return Ok(()) };
+        let Recovered { found, .. } = &mut self.recovered;
+        found.last_batch = expected - 1;
+        let begin = found.segments.first().map_or(expected, |segment| segment.first);
+        let end = found.segments.last().map_or((0, 0), |segment| (segment.number, segment.end));
+        let damaged =
+            |(segment, offset), what| Err(RecoveryTrouble::Damaged { segment, offset, what });
+        if self.needed != 0 && self.needed < begin {
+            let first = found.segments.first().map_or(end.0, |segment| segment.number);
+            return damaged((first, 0), Damage::Missing(self.needed));
+        }
+        if expected >= BATCHES {
+            return damaged(end, Damage::Batch(expected));
+        }
+        Ok(())
+    }
+
+    /// What was found.
+    pub fn end(self) -> Recovered {
+        self.recovered
+    }
+
+    /// Forgets what is to be found anew, and segments that are not there any more.
+    fn begin_again(&mut self, segments: &[(u32, u64)]) {
+        let Recovered { found, torn, unused } = &mut self.recovered;
+        found.last_segment = segments.last().map_or(0, |&(number, _)| number);
+        *torn = None;
+        unused.clear();
+        let is_there = |number| segments.binary_search_by_key(&number, |&(other, _)| other).is_ok();
+        let before = found.segments.first().map(|segment| segment.first);
+        let stays = Mutant::StorageReadDroppedStay.is_on();
+        found.segments.retain(|segment| stays || is_there(segment.number));
+        let first = found.segments.first().map(|segment| segment.first);
+        match (before, first) {
+            (Some(before), Some(first)) => {
+                let gone = (first - before) as usize;
+                found.blocks.drain(..gone.min(found.blocks.len()));
+            }
+            _ => {
+                found.blocks.clear();
+                self.expected = None;
+            }
+        }
+    }
+
+    /// Whether a segment was read whole before: it is not the last one that has batches.
+    fn is_read(&self, number: u32) -> bool {
+        let mut known = self.recovered.found.segments.iter();
+        let last = self.recovered.found.segments.last();
+        known.any(|segment| segment.number == number)
+            && last.is_some_and(|last| last.number != number)
+    }
+
+    /// Reads the batches of a segment; returns the bytes behind them.
+    fn read_segment(
+        &mut self,
+        heads: &[SegmentHead],
+        at: usize,
+        length: u64,
+        read: &mut Read<'_>,
+        take: &mut dyn FnMut(&Record<'_>, IndexValue),
+    ) -> Result<BehindBatches, RecoveryTrouble> {
+        let (log, number) = (self.log, heads.get(at).map_or(0, |head| head.number));
+        let limit = limit(heads, at);
+        let known = self.recovered.found.segments.pop_if(|known| known.number == number);
+        let begun = known.map_or(0, |known| known.end);
+        let mut bytes = whole(number, begun, length, read)?;
         let mut offset = 0;
-        let start = expected;
-        while let Some(next) = expected.filter(|&next| limit.is_none_or(|limit| next < limit)) {
+        let start = known.map(|known| known.first).or(self.expected);
+        while let Some(next) = self.expected.filter(|&next| limit.is_none_or(|limit| next < limit))
+        {
             let rest = bytes.get(offset..).unwrap_or(&[]);
-            let Ok((header, size)) = frame::read_batch(rest, &mut payload) else { break };
-            if (header.log, header.segment, header.batch) != (log, head.number, next) {
+            let Ok((header, size)) = frame::read_batch(rest, &mut self.payload) else { break };
+            if (header.log, header.segment, header.batch) != (log, number, next) {
                 break;
             }
-            show(&header, &payload, take).map_err(|why| RecoveryTrouble::Damaged {
-                segment: head.number,
-                offset: offset as u64,
+            let place = begun + offset as u64;
+            show(&header, &self.payload, take).map_err(|why| RecoveryTrouble::Damaged {
+                segment: number,
+                offset: place,
                 what: Damage::Record(why),
             })?;
-            needed = header.needed;
-            recovered.found.blocks.push((offset / frame::ALIGNMENT) as u32);
+            self.needed = header.needed;
+            self.recovered.found.blocks.push((place / frame::ALIGNMENT as u64) as u32);
             offset += size;
-            expected = Some(next + 1);
+            self.expected = Some(next + 1);
         }
-        if recovered.add(head.number, start.unwrap_or(begin), offset) {
-            end = (head.number, offset as u64);
-        }
-        let damaged = |offset: usize, batch| {
+        let place = begun + offset as u64;
+        self.recovered.add(number, start.unwrap_or(1), place);
+        bytes.drain(..offset.min(bytes.len()));
+        Ok(BehindBatches { number, place, bytes })
+    }
+
+    /// Whether what is behind the batches of a segment is what a crash may leave.
+    fn judge(
+        &mut self,
+        heads: &[SegmentHead],
+        at: usize,
+        behind_it: &BehindBatches,
+    ) -> Result<(), RecoveryTrouble> {
+        let &BehindBatches { number, place, ref bytes } = behind_it;
+        let damaged = |batch| {
             let what = Damage::Batch(batch);
-            Err(RecoveryTrouble::Damaged { segment: head.number, offset: offset as u64, what })
+            Err(RecoveryTrouble::Damaged { segment: number, offset: place, what })
         };
-        let goes_on = limit.is_some() && expected == limit;
-        if !goes_on && let (Some(limit), Some(next)) = (limit, expected) {
+        let limit = limit(heads, at);
+        let goes_on = limit.is_some() && self.expected == limit;
+        if !goes_on && let (Some(limit), Some(next)) = (limit, self.expected) {
             // Segments before the first one that begins with a batch are handled below.
-            if next < limit && at >= first_of(&heads) {
-                return damaged(offset, next);
+            if next < limit && at >= first_of(heads) {
+                return damaged(next);
             }
         }
-        if limit.is_none() || at < first_of(&heads) {
-            let next = expected.filter(|_| at >= first_of(&heads)).unwrap_or(0);
-            match behind(log, head.number, next, bytes.get(offset..).unwrap_or(&[])) {
+        if limit.is_none() || at < first_of(heads) {
+            let next = self.expected.filter(|_| at >= first_of(heads)).unwrap_or(0);
+            match behind(self.log, number, next, bytes) {
                 Behind::Later if Mutant::StorageDamageTolerated.is_on() => {}
-                Behind::Later => return damaged(offset, next),
-                Behind::Torn => recovered.note_torn(head.number, offset),
+                Behind::Later => return damaged(next),
+                Behind::Torn => self.recovered.note_torn(number, place),
                 Behind::Nothing => {}
             }
         }
+        Ok(())
     }
-    let Some(expected) = expected else { return Ok(recovered) };
-    recovered.found.last_batch = expected - 1;
-    if needed != 0 && needed < begin {
-        return Err(missing(&recovered, end.0, needed));
-    }
-    if expected >= BATCHES {
-        let what = Damage::Batch(expected);
-        return Err(RecoveryTrouble::Damaged { segment: end.0, offset: end.1, what });
-    }
-    Ok(recovered)
+}
+
+/// The bytes of a segment behind its last whole batch, and where they begin.
+struct BehindBatches {
+    number: u32,
+    place: u64,
+    bytes: Vec<u8>,
+}
+
+/// The first batch of the segments behind this one.
+fn limit(heads: &[SegmentHead], at: usize) -> Option<u64> {
+    heads.get(at + 1..).unwrap_or(&[]).iter().filter_map(|head| head.first).min()
 }
 
 /// Reads the bodies of messages that are needed at once and are not in `image` yet. Those that lie
@@ -228,27 +379,19 @@ pub fn fill(log: &Log, image: &mut Image, read: &mut Read<'_>) -> Result<(), Rec
 }
 
 impl Recovered {
-    /// Adds a segment of which the first `bytes` bytes are whole batches, beginning with batch
-    /// `first`; false when there are none.
-    fn add(&mut self, number: u32, first: u64, bytes: usize) -> bool {
-        if bytes == 0 {
-            self.unused.push(number);
-        } else {
-            self.found.segments.push(LogSegment { number, first, end: bytes as u64 });
+    /// Adds a segment whose whole batches end at that byte, and begin with batch `first` if there
+    /// are any.
+    fn add(&mut self, number: u32, first: u64, end: u64) {
+        match end {
+            0 => self.unused.push(number),
+            _ => self.found.segments.push(LogSegment { number, first, end }),
         }
-        bytes > 0
     }
 
     /// Notes where a batch was torn; the first place counts.
-    fn note_torn(&mut self, segment: u32, offset: usize) {
-        self.torn = self.torn.or(Some((segment, offset as u64)));
+    fn note_torn(&mut self, segment: u32, offset: u64) {
+        self.torn = self.torn.or(Some((segment, offset)));
     }
-}
-
-/// The trouble when batches from `needed` on are needed and not all of them exist.
-fn missing(recovered: &Recovered, last: u32, needed: u64) -> RecoveryTrouble {
-    let segment = recovered.found.segments.first().map_or(last, |segment| segment.number);
-    RecoveryTrouble::Damaged { segment, offset: 0, what: Damage::Missing(needed) }
 }
 
 /// The index of the first segment that begins with a batch.
@@ -281,9 +424,15 @@ pub(super) fn is_of(header: &LogFrameHeader, log: u64, segment: u32) -> bool {
     header.log == log && header.segment == segment && header.batch < BATCHES && header.batch > 0
 }
 
-fn whole(segment: u32, length: u64, read: &mut Read<'_>) -> Result<Vec<u8>, RecoveryTrouble> {
-    let length = usize::try_from(length).unwrap_or(usize::MAX);
-    read(segment, 0, length).map_err(|why| RecoveryTrouble::Unreadable { segment, why })
+/// The bytes of a segment from an offset on.
+fn whole(
+    segment: u32,
+    from: u64,
+    length: u64,
+    read: &mut Read<'_>,
+) -> Result<Vec<u8>, RecoveryTrouble> {
+    let length = usize::try_from(length.saturating_sub(from)).unwrap_or(usize::MAX);
+    read(segment, from, length).map_err(|why| RecoveryTrouble::Unreadable { segment, why })
 }
 
 fn show(

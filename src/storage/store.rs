@@ -8,8 +8,8 @@
 use super::files::LogFiles;
 use super::image::Image;
 use super::log::{Log, LogBounds};
-use super::record::StoreSecret;
-use super::recovery::{self, Recovered, RecoveryTrouble};
+use super::record::{Record, StoreSecret};
+use super::recovery::{self, LogActivity, LogReading, Recovered, RecoveryTrouble};
 use super::salvage::{self, LostPart};
 use std::fmt;
 use std::fs::{File, TryLockError};
@@ -65,6 +65,12 @@ pub struct StorePart {
     pub image: Image,
     /// The segment and the byte where the last batch was torn, if it was.
     pub torn: Option<(u32, u64)>,
+}
+
+/// What was read of a shard's log while another process writes to it.
+pub struct EarlyPart {
+    reading: LogReading,
+    image: Image,
 }
 
 impl Store {
@@ -235,6 +241,22 @@ impl Store {
         shard: u8,
         room: Option<usize>,
     ) -> Result<(Recovered, Image, LogFiles), UnusableStore> {
+        let mut early = self.nothing_read(shard, room);
+        let files = self.read_on(shard, &mut early, LogActivity::Rests)?;
+        Ok((early.reading.end(), early.image, files))
+    }
+
+    fn nothing_read(&self, shard: u8, room: Option<usize>) -> EarlyPart {
+        EarlyPart { reading: LogReading::new(self.log(shard)), image: Image::within(room) }
+    }
+
+    /// Reads what was written to a shard's log since it was read last; returns its files.
+    fn read_on(
+        &self,
+        shard: u8,
+        early: &mut EarlyPart,
+        activity: LogActivity,
+    ) -> Result<LogFiles, UnusableStore> {
         let directory = self.directory(shard);
         if !directory.is_dir() {
             return Err(UnusableStore(format!(
@@ -245,16 +267,17 @@ impl Store {
         let mut files =
             LogFiles::open(&directory).map_err(unusable(&directory, "cannot be used"))?;
         let segments = files.segments().map_err(unusable(&directory, "cannot be read"))?;
-        let (mut image, secret) = (Image::within(room), self.secret());
         let mut read = |segment, offset, length| {
             files.read(segment, offset, length).map_err(|error| error.to_string())
         };
-        let recovered =
-            recovery::recover(self.log(shard), &segments, &mut read, &mut |record, at| {
-                image.take(record, at, secret);
-            })
-            .map_err(|trouble| UnusableStore(describe(&directory, &trouble)))?;
-        Ok((recovered, image, files))
+        let told = |trouble| UnusableStore(describe(&directory, &trouble));
+        if !early.reading.is_valid(&segments, &mut read).map_err(told)? {
+            return Err(UnusableStore(format!("the log of shard {shard} was written anew")));
+        }
+        let (reading, image, secret) = (&mut early.reading, &mut early.image, self.secret());
+        let mut take = |record: &Record<'_>, at| image.take(record, at, secret);
+        reading.read_on(activity, &segments, &mut read, &mut take).map_err(told)?;
+        Ok(files)
     }
 
     /// Reads what is whole of a shard's damaged log, and returns what is lost. [`Image::finish`] is
@@ -317,14 +340,37 @@ impl Store {
 }
 
 impl Store {
-    /// Reads a shard's log that another process of the broker has written and now holds at rest.
-    /// That process may still go on with the log, so nothing is changed before [`Log::go_on`]. The
-    /// bodies of messages are not read, because the other process hands them over.
+    /// Reads what is there of a shard's log that another process of the broker writes to, behind
+    /// what was `read` of it before. `None` when that cannot be told apart from what is being
+    /// written: then nothing is known of the log.
+    pub fn read_early(&self, shard: u8, read: Option<EarlyPart>) -> Option<EarlyPart> {
+        let mut early = read.unwrap_or_else(|| self.nothing_read(shard, Some(0)));
+        self.read_on(shard, &mut early, LogActivity::Written).ok()?;
+        Some(early)
+    }
+
+    /// Reads a shard's log that another process of the broker has written and now holds at rest:
+    /// the part behind what was `read` of it before. That process may still go on with the log, so
+    /// nothing is changed before [`Log::go_on`]. The bodies of messages are not read, because the
+    /// other process hands them over.
     ///
     /// # Errors
     /// As [`Store::read`], and when the log does not end with a whole batch.
-    pub fn resume_beside(&self, shard: u8, bounds: LogBounds) -> Result<StorePart, UnusableStore> {
-        let (recovered, mut image, files) = self.read_within(shard, Some(0))?;
+    pub fn resume_beside(
+        &self,
+        shard: u8,
+        bounds: LogBounds,
+        read: Option<EarlyPart>,
+    ) -> Result<StorePart, UnusableStore> {
+        let known = read.and_then(|mut early| {
+            let files = self.read_on(shard, &mut early, LogActivity::Rests).ok()?;
+            Some((early.reading.end(), early.image, files))
+        });
+        // What cannot be read on is read anew, which tells what is wrong, if anything is.
+        let (recovered, mut image, files) = match known {
+            Some(known) => known,
+            None => self.read_within(shard, Some(0))?,
+        };
         if recovered.torn.is_some() {
             return Err(UnusableStore(format!("the log of shard {shard} is still being written")));
         }

@@ -30,16 +30,17 @@ record! {
         pub client_id: Box<str>,
         /// The listener of its connection, by old's number, if it has a connection.
         pub listener: Option<ListenerId>,
-        /// Its session; `None` with a store.
+        /// Its session; `None` when only the socket is copied, as messages of the session wait in
+        /// the store.
         pub session: Option<MovedSession>,
-        /// Its connection, if it has one; `None` with a store.
+        /// Its connection, if it has one and a session is copied with it.
         pub connection: Option<MovedConnection>,
     }
 }
 
 record! {
-    /// What has changed of a copied client: [`MovedSession::flow`], the connection, or both. All
-    /// else is what it was at the time of the copy.
+    /// What has changed of a copied client: [`MovedSession::flow`], [`MovedSession::stored`], the
+    /// connection, or several of these. All else is what it was at the time of the copy.
     pub struct Remainder {
         /// The shard of the old process that has the client.
         pub from: ShardId,
@@ -47,6 +48,8 @@ record! {
         pub number: u32,
         /// Messages in flight and messages that wait.
         pub flow: Option<MovedFlow>,
+        /// Its numbers in the store, if it is stored.
+        pub stored: Option<StoredAs>,
         /// Its connection, whose socket was copied.
         pub connection: MovedConnection,
     }

@@ -116,9 +116,12 @@ pub enum UpgradeFrame {
     Listener(MovedListener),
     /// Old: the keys of a listener's TLS tickets.
     Tickets(ListenerId, SecretBytes),
-    /// Old: everything in its store is durable. The descriptor of the store's lock travels beside
-    /// this frame.
+    /// Old: new is to read the store, to which old writes meanwhile, as far as it goes now. The
+    /// descriptor of the store's lock travels beside the first of these frames, and new answers
+    /// each with [`UpgradeFrame::Taken`].
     Store,
+    /// Old: everything in its store is durable, and nothing is written any more.
+    Durable,
     /// Old: this number of sockets travels beside this frame, for the clients that follow.
     Files(u16),
     /// Old: a client.
@@ -181,6 +184,7 @@ impl UpgradeFrame {
             UpgradeFrame::Committed => 12,
             UpgradeFrame::Bans(_) => 13,
             UpgradeFrame::Store => 14,
+            UpgradeFrame::Durable => 25,
             UpgradeFrame::Early(_) => 15,
             UpgradeFrame::Known(..) => 16,
             UpgradeFrame::Rest(_) => 17,
@@ -218,7 +222,10 @@ impl UpgradeFrame {
             UpgradeFrame::Node(node) => node.length(),
             UpgradeFrame::Taken(count) => count.length(),
             UpgradeFrame::All(totals) | UpgradeFrame::Prepared(totals) => totals.length(),
-            UpgradeFrame::Commit | UpgradeFrame::Committed | UpgradeFrame::Store => 0,
+            UpgradeFrame::Commit
+            | UpgradeFrame::Committed
+            | UpgradeFrame::Store
+            | UpgradeFrame::Durable => 0,
         }
     }
 
@@ -269,7 +276,10 @@ impl UpgradeFrame {
             UpgradeFrame::Node(node) => node.put(out),
             UpgradeFrame::Taken(count) => count.put(out),
             UpgradeFrame::All(totals) | UpgradeFrame::Prepared(totals) => totals.put(out),
-            UpgradeFrame::Commit | UpgradeFrame::Committed | UpgradeFrame::Store => {}
+            UpgradeFrame::Commit
+            | UpgradeFrame::Committed
+            | UpgradeFrame::Store
+            | UpgradeFrame::Durable => {}
         }
         Ok(())
     }
@@ -300,6 +310,7 @@ impl UpgradeFrame {
             12 => UpgradeFrame::Committed,
             13 => UpgradeFrame::Bans(Vec::get(from)?),
             14 => UpgradeFrame::Store,
+            25 => UpgradeFrame::Durable,
             18 => UpgradeFrame::Tickets(ListenerId::get(from)?, SecretBytes::get(from)?),
             16 => UpgradeFrame::Known(ShardId::get(from)?, u32::get(from)?),
             19 => UpgradeFrame::Gone(ShardId::get(from)?, Vec::get(from)?),

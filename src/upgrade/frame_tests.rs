@@ -213,13 +213,14 @@ proptest! {
         let early =
             Early { from, number, client_id, listener: Some(listener), session, connection };
         let MovedClient { session, connection } = client(&text, &bytes);
+        let stored = session.as_ref().and_then(|session| session.stored);
         let flow = session.and_then(|session| session.flow);
         let connection = connection.expect("it has one");
         let frames = [
             UpgradeFrame::Client(Box::new(client(&text, &bytes))),
             UpgradeFrame::Early(Box::new(early)),
             UpgradeFrame::Known(from, number),
-            UpgradeFrame::Rest(Box::new(Remainder { from, number, flow, connection })),
+            UpgradeFrame::Rest(Box::new(Remainder { from, number, flow, stored, connection })),
             UpgradeFrame::Gone(from, vec![number, 3]),
             UpgradeFrame::Stale(from, Vec::new()),
             UpgradeFrame::Offences(

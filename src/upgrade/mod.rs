@@ -12,23 +12,24 @@
 //!    place, where it does nothing. Clients that do something after that are copied again, in
 //!    rounds, while they become fewer: as [`client::Remainder`] if only messages in flight and the
 //!    connection have changed, as a whole [`client::MovedClient`] otherwise. Copies whose
-//!    connection or session has ended are named ([`UpgradeFrame::Gone`]). Old goes on as if nothing
-//!    had been copied, with two exceptions: old shuts a copied socket down before closing it, as
-//!    new's descriptor would otherwise keep the connection open; and neither process reads a copied
-//!    socket before the kernel tells that there is something to read (`ring::moving`). Both can
-//!    wait for that, as it takes nothing out of the socket.
+//!    connection or session has ended are named ([`UpgradeFrame::Gone`]). With a store, new finds
+//!    out where each value is in its files ([`UpgradeFrame::Store`]) before the clients are copied
+//!    and once more afterwards, so that only the end of each log is left to be read in step 4; new
+//!    changes nothing there. The store's lock travels like a socket, so that both processes hold
+//!    it. Old goes on as if nothing had been copied, with two exceptions: old shuts a copied socket
+//!    down before closing it, as new's descriptor would otherwise keep the connection open; and
+//!    neither process reads a copied socket before the kernel tells that there is something to read
+//!    (`ring::moving`). Both can wait for that, as it takes nothing out of the socket.
 //! 3. Old suspends its shards: no socket is read any more (where one is being read, the receive is
 //!    cancelled and its last bytes are processed), no connection is accepted, and no timer fires.
 //!    Mail, fan-outs and requests that are under way are finished. If that takes too long, old goes
 //!    on serving. With a store, everything is made durable, and nothing on the disk changes any
-//!    more.
+//!    more ([`UpgradeFrame::Durable`]).
 //! 4. Old takes back the sends that its clients do not read. Each of its shards names the copies
 //!    that are not right ([`UpgradeFrame::Stale`]) and sends what has changed of them, and clients
 //!    that were not copied, with their sockets. Sockets travel by SCM_RIGHTS. New puts them into
-//!    its rings and the clients into its shards, each at its new home. The store's lock travels
-//!    like a socket, so that both processes hold it. New finds out where each value is in the
-//!    store's files and changes nothing there. A stored session keeps its number
-//!    ([`client::StoredAs`]), and every session of the store has to arrive.
+//!    its rings and the clients into its shards, each at its new home. A stored session keeps its
+//!    number ([`client::StoredAs`]), and every session of the store has to arrive.
 //! 5. When new has everything, and the totals of both sides agree, new sends
 //!    [`UpgradeFrame::Prepared`], old sends [`UpgradeFrame::Commit`], and new sends
 //!    [`UpgradeFrame::Committed`] and serves. Old ends when it has read that.
@@ -69,8 +70,9 @@
 //! needs none of it, and leaves less than a batch to move.
 //!
 //! # What this version does not do yet
-//! With a store, only sockets are copied in advance: sessions are packed and taken in while nobody
-//! serves, some microseconds for each. Configurations and clients that cannot move are refused by
+//! With a store, only the socket is copied in advance of a session whose messages wait there: such
+//! sessions are packed and taken in while nobody serves, some microseconds for each.
+//! Configurations and clients that cannot move are refused by
 //! name before anything moves: a node of a cluster with `durable`, and clients whose delivery of
 //! retained messages takes longer than the pause lasts. Counts that no shard keeps begin at zero in
 //! the new process: of bridges, of the cluster's thread and of the admin server, and the histogram
@@ -83,6 +85,7 @@ pub mod client;
 pub mod cluster;
 pub mod code;
 pub mod frame;
+pub mod homes;
 pub mod sides;
 
 pub use frame::UpgradeFrame;
@@ -90,9 +93,9 @@ pub use frame::UpgradeFrame;
 use crate::config::Config;
 
 /// The version of the protocol that this build speaks.
-pub const VERSION: u16 = 6;
+pub const VERSION: u16 = 7;
 /// The oldest version from which this build can take clients over.
-pub const OLDEST: u16 = 6;
+pub const OLDEST: u16 = 7;
 
 /// The configuration key that rules an upgrade out, in the old or the new configuration, if there
 /// is one. With `cluster.durable`, the journals of the shards and adoptions that are under way

@@ -284,7 +284,8 @@ impl New {
                     | UpgradeFrame::Retained(_)
                     | UpgradeFrame::Node(_)
                     | UpgradeFrame::Bans(_)
-                    | UpgradeFrame::Store),
+                    | UpgradeFrame::Store
+                    | UpgradeFrame::Durable),
                 ),
             ) => {
                 // Before that, old serves all clients, and they are lost with old.

@@ -23,7 +23,7 @@ use ringmq::transport::Stack;
 use ringmq::upgrade::UpgradeFrame;
 use ringmq::upgrade::cluster::MovedNode;
 use ringmq::upgrade::frame::UpgradeTotals;
-use std::collections::HashMap;
+use ringmq::upgrade::homes::CopiedHomes;
 
 /// What is handed over, through the bytes of the protocol.
 fn through_bytes(frame: &UpgradeFrame) -> UpgradeFrame {
@@ -105,7 +105,13 @@ impl World {
     pub fn successor_in(&mut self, mut world: World) -> Successor {
         world.take_time_of(self);
         world.rest(&mut |_| {});
-        Successor { world, homes: HashMap::new(), told: Vec::new(), begun: false, node: None }
+        Successor {
+            world,
+            homes: CopiedHomes::default(),
+            told: Vec::new(),
+            begun: false,
+            node: None,
+        }
     }
 
     /// Copies up to about so many clients of each shard that were not copied yet, or have changed.
@@ -307,7 +313,7 @@ impl World {
 pub struct Successor {
     world: World,
     /// Which of its shards has a client, by what it was copied as.
-    homes: HashMap<(ShardId, u32), usize>,
+    homes: CopiedHomes,
     /// The shards that have said which of their copies are not right.
     told: Vec<ShardId>,
     /// Copying has begun.
@@ -329,6 +335,12 @@ impl Successor {
     fn home(&self, name: &str) -> usize {
         let shards = self.world.nodes.len() as u8;
         usize::from(home_of(&self.world.shared.seeds, name, shards).0)
+    }
+
+    /// The shard that has a copy, and its number there.
+    fn copy(&self, from: ShardId, number: u32) -> (usize, u32) {
+        let (home, number) = self.homes.find(from, number).expect("it was copied");
+        (usize::from(home.0), number)
     }
 
     fn adopt(&mut self, packed: Packed, conn: Option<usize>) {
@@ -357,9 +369,10 @@ impl Successor {
         match frame {
             UpgradeFrame::Client(client) => {
                 let name = client.session.as_ref().map_or("", |session| &*session.client_id);
-                let at = known.map_or_else(|| self.home(name), |known| self.homes[&known]);
+                let known = known.map(|(from, number)| (from, self.copy(from, number)));
+                let at = known.map_or_else(|| self.home(name), |(_, (at, _))| at);
                 let node = &mut self.world.nodes[at];
-                if let Some((from, number)) = known {
+                if let Some((from, (_, number))) = known {
                     let listener = client.connection.as_ref().map(|_| ListenerId(0));
                     let again = node.shard.adopt_again(from, number, *client, listener);
                     return again.expect("it was copied");
@@ -367,28 +380,32 @@ impl Successor {
                 let connection = conn.map(|conn| (node.driver.adopt(conn), ListenerId(0)));
                 node.shard.adopt(*client, connection).expect("it has room");
             }
-            UpgradeFrame::Early(early) => {
+            UpgradeFrame::Early(mut early) => {
                 let at = self.home(&early.client_id);
-                self.homes.insert((early.from, early.number), at);
+                let number = self.homes.add(early.from, early.number, ShardId(at as u8));
+                early.number = number.expect("copies come in order");
                 let node = &mut self.world.nodes[at];
                 let connection = conn.map(|conn| (node.driver.adopt(conn), ListenerId(0)));
                 node.shard.adopt_early(*early, connection).expect("it has room");
             }
-            UpgradeFrame::Rest(rest) => {
-                let at = self.homes[&(rest.from, rest.number)];
+            UpgradeFrame::Rest(mut rest) => {
+                let (at, number) = self.copy(rest.from, rest.number);
+                rest.number = number;
                 let shard = &mut self.world.nodes[at].shard;
                 shard.adopt_rest(*rest, ListenerId(0)).expect("it was copied");
             }
             UpgradeFrame::Gone(from, numbers) => {
                 for number in numbers {
-                    let shard = &mut self.world.nodes[self.homes[&(from, number)]].shard;
+                    let (at, number) = self.copy(from, number);
+                    let shard = &mut self.world.nodes[at].shard;
                     shard.end_early(from, number).expect("it was copied");
                 }
             }
             UpgradeFrame::Stale(from, numbers) => {
                 self.told.push(from);
                 for number in numbers {
-                    let shard = &mut self.world.nodes[self.homes[&(from, number)]].shard;
+                    let (at, number) = self.copy(from, number);
+                    let shard = &mut self.world.nodes[at].shard;
                     shard.mark_stale(from, number).expect("it was copied");
                 }
             }

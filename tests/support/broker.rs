@@ -4,7 +4,8 @@
 //! nodes of a cluster a shared broker consists (default 1). `RINGMQ_TEST_BROKER=mosquitto`
 //! runs the tests against Mosquitto instead, to check the tests themselves; what it cannot be
 //! configured to do fails there. `RINGMQ_TEST_TRANSPORT` is tls, ws or wss. `RINGMQ_TEST_PROGRAM`
-//! is another build of RingMQ to be tested.
+//! is another build of RingMQ to be tested. With `RINGMQ_TEST_UPGRADES=SECONDS` each broker that
+//! tests share is upgraded again and again, so long after the last time; stderr tells of each.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs;
@@ -98,18 +99,54 @@ pub struct Broker {
     address: SocketAddr,
     child: Mutex<Child>,
     log: Arc<Log>,
-    /// Dropped, also when this process is killed, it ends the broker.
-    leash: Option<Leash>,
-    /// The process that has taken its clients over.
-    successor: Option<(u32, Leash)>,
+    held: Mutex<Held>,
+    /// Set when a thread has begun to upgrade it again and again.
+    upgrades: OnceLock<()>,
     directory: PathBuf,
     /// The other nodes of its cluster.
     others: Vec<Broker>,
 }
 
+/// What ends a broker with its test.
+struct Held {
+    /// Dropped, also when this process is killed, it ends the broker.
+    leash: Option<Leash>,
+    /// The process that has taken its clients over.
+    successor: Option<(u32, Leash)>,
+}
+
+/// The variable in the environment of a broker, and of every process that it starts, with the
+/// directory that this broker alone has.
+const MARK: &str = "TEST_BROKER_OF";
+
+/// Kills the processes with that directory in their environment, by their numbers: those that a
+/// broker has started for an upgrade, and that may have outlived it.
+fn kill_marked(directory: &Path) {
+    let mark = format!("{MARK}={}", directory.display());
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok())
+        else {
+            continue;
+        };
+        let environment = fs::read(process.path().join("environ")).unwrap_or_default();
+        if environment.split(|&byte| byte == 0).any(|entry| entry == mark.as_bytes()) {
+            // It may have ended meanwhile.
+            let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
+        }
+    }
+}
+
+/// What [`kill_marked`] does, and before that `kill` of the first argument; the second one is the
+/// directory, which is removed.
+const LEASH: &str = "cat >/dev/null; kill -9 $1 2>/dev/null
+for process in /proc/[0-9]*; do
+    tr '\\0' '\\n' 2>/dev/null <$process/environ | grep -qsxF \"$3=$2\" && kill -9 ${process#/proc/}
+done
+rm -rf \"$2\"";
+
 /// A shell that waits for the end of its input, which comes with the end of this process, however
-/// it ends, and then kills the broker and removes its files: statics are not dropped, and a test
-/// binary can be killed.
+/// it ends, and then kills the broker, with the processes that it has started, and removes its
+/// files: statics are not dropped, and a test binary can be killed.
 pub struct Leash {
     shell: Child,
     _input: ChildStdin,
@@ -118,9 +155,10 @@ pub struct Leash {
 impl Leash {
     pub fn on(pid: u32, directory: &Path) -> Leash {
         let mut shell = Command::new("sh")
-            .args(["-c", "cat >/dev/null; kill -9 $1 2>/dev/null; rm -rf \"$2\"", "leash"])
+            .args(["-c", LEASH, "leash"])
             .arg(pid.to_string())
             .arg(directory)
+            .arg(MARK)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -170,7 +208,7 @@ impl Broker {
                 .entry(key)
                 .or_insert_with(|| Box::leak(Box::new(OnceLock::new())))
         };
-        slot.get_or_init(|| match count {
+        let broker = slot.get_or_init(|| match count {
             1 => Broker::start(settings),
             count => {
                 let mut others = nodes::start(count, settings);
@@ -178,7 +216,28 @@ impl Broker {
                 first.others = others;
                 first
             }
-        })
+        });
+        if let Some(every) = upgrades().filter(|_| count == 1) {
+            let upgrade = move || broker.upgrade_every(every);
+            broker.upgrades.get_or_init(|| drop(std::thread::spawn(upgrade)));
+        }
+        broker
+    }
+
+    /// Upgrades it so long after the last time, for ever. Says so beside what tests say, which is
+    /// kept from who reads it.
+    fn upgrade_every(&self, every: Duration) {
+        loop {
+            std::thread::sleep(every);
+            let said = match self.ask_to_upgrade(&[]) {
+                Ok(report) => {
+                    self.walk_over(&report);
+                    format!("upgraded: {report}")
+                }
+                Err(why) => format!("not upgraded: {why}"),
+            };
+            let _ = writeln!(std::io::stderr(), "{said}");
+        }
     }
 
     /// The shared broker with the default settings.
@@ -216,6 +275,7 @@ impl Broker {
         };
         let mut child = command
             .envs(launch.environment.iter().map(|(name, value)| (name, value)))
+            .env(MARK, &directory)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -230,10 +290,11 @@ impl Broker {
             }
         });
         let unspecified = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (child, successor) = (Mutex::new(child), None);
-        let others = Vec::new();
-        let mut broker =
-            Broker { address: unspecified, child, log, leash, successor, directory, others };
+        let child = Mutex::new(child);
+        let held = Mutex::new(Held { leash, successor: None });
+        let (others, upgrades) = (Vec::new(), OnceLock::new());
+        let address = unspecified;
+        let mut broker = Broker { address, child, log, held, upgrades, directory, others };
         broker.address = broker.wait_until_ready(known);
         if let Some(identity) = identity {
             broker.address = identity.tunnel(broker.address);
@@ -309,8 +370,14 @@ impl Broker {
         if values.is_empty() { Err(page) } else { Ok(values.iter().sum()) }
     }
 
+    /// The process that has taken its clients over.
+    fn successor(&self) -> Option<u32> {
+        let held = self.held.lock().expect("no test panics with it");
+        held.successor.as_ref().map(|(pid, _)| *pid)
+    }
+
     pub fn pid(&self) -> u32 {
-        if let Some((pid, _)) = self.successor {
+        if let Some(pid) = self.successor() {
             return pid;
         }
         self.child.lock().expect("no test panics with it").id()
@@ -324,11 +391,7 @@ impl Broker {
     /// The shard that a client lives on, from its admin server (`admin.bind=127.0.0.1:0`).
     #[track_caller]
     pub fn home_of(&self, client_id: &str) -> u8 {
-        let log = self.log();
-        let told = log.split("admin=").nth(1).expect("it has an admin server");
-        let end = told.find(|c: char| !c.is_ascii_digit() && c != '.' && c != ':');
-        let address = &told[..end.unwrap_or(told.len())];
-        let mut stream = TcpStream::connect(address).expect("the admin server listens");
+        let mut stream = TcpStream::connect(self.bound("admin")).expect("it listens");
         let request = format!("GET /placement?client_id={client_id} HTTP/1.0\r\n\r\n");
         stream.write_all(request.as_bytes()).expect("it reads");
         let mut page = String::new();
@@ -369,14 +432,22 @@ impl Broker {
     /// Goes on with the process that has taken the clients over, as `report` tells.
     #[track_caller]
     pub fn follow(&mut self, report: &str) {
+        self.walk_over(report);
+    }
+
+    #[track_caller]
+    fn walk_over(&self, report: &str) {
         let pid = report.split(' ').nth(1).and_then(|pid| pid.parse().ok());
         let pid = pid.unwrap_or_else(|| panic!("no process in: {report}"));
-        if self.successor.is_none() {
-            let child = self.child.get_mut().expect("no test panics with it");
+        if self.successor().is_none() {
+            let mut child = self.child.lock().expect("no test panics with it");
             let status = child.wait().expect("its status can be read");
             assert!(status.success(), "the old process ended with {status}:\n{}", self.log.text());
         }
-        let before = self.successor.replace((pid, Leash::on(pid, &self.directory)));
+        let mut held = self.held.lock().expect("no test panics with it");
+        let before = held.successor.replace((pid, Leash::on(pid, &self.directory)));
+        let first = held.leash.take();
+        drop(held);
         if let Some((before, leash)) = before {
             leash.release();
             let end = Instant::now() + START;
@@ -385,9 +456,7 @@ impl Broker {
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
-        if let Some(leash) = self.leash.take() {
-            leash.release();
-        }
+        first.into_iter().for_each(Leash::release);
         // It can be asked to upgrade itself.
         let name = format!("@ringmq-upgrade-{pid}");
         let asked = || fs::read_to_string("/proc/net/unix").unwrap_or_default();
@@ -400,7 +469,7 @@ impl Broker {
 
     /// True while the process runs.
     pub fn alive(&self) -> bool {
-        if let Some((pid, _)) = self.successor {
+        if let Some(pid) = self.successor() {
             return Path::new(&format!("/proc/{pid}")).exists();
         }
         let mut child = self.child.lock().expect("no test panics with it");
@@ -411,7 +480,7 @@ impl Broker {
     /// this one.
     #[track_caller]
     pub fn wait_for_kill(&self, patience: Duration) {
-        let Some((pid, _)) = self.successor else {
+        let Some(pid) = self.successor() else {
             assert_eq!(self.wait(patience), None, "ended by the signal");
             return;
         };
@@ -453,13 +522,10 @@ impl Drop for Broker {
         // It may have ended already; nobody else waits for it, so the pid is still its own.
         let _ = child.kill();
         let _ = child.wait();
-        if let Some((pid, leash)) = self.successor.take() {
-            let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
-            leash.release();
-        }
-        if let Some(leash) = self.leash.take() {
-            leash.release();
-        }
+        kill_marked(&self.directory);
+        let held = self.held.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let leashes = held.leash.take().into_iter();
+        leashes.chain(held.successor.take().map(|(_, leash)| leash)).for_each(Leash::release);
         let _ = fs::remove_dir_all(&self.directory);
     }
 }
@@ -476,6 +542,12 @@ pub fn mosquitto() -> Option<String> {
 /// True when the tests run against another broker, to check the tests.
 pub fn other_broker() -> bool {
     mosquitto().is_some()
+}
+
+/// How long after one upgrade of a shared broker the next one comes, if any does.
+fn upgrades() -> Option<Duration> {
+    let text = std::env::var("RINGMQ_TEST_UPGRADES").ok()?;
+    Some(Duration::from_secs_f64(text.parse().expect("RINGMQ_TEST_UPGRADES is in seconds")))
 }
 
 /// How many shards the suite runs with.

@@ -16,8 +16,10 @@ use crate::cluster::start::{Cluster, own_name};
 use crate::config::{Config, ListenerConfig};
 use crate::ids::{ListenerId, ShardId};
 use crate::shard::{ClientOffence, ComingRetained, NetworkOffence};
+use crate::storage::store::EarlyPart;
 use crate::upgrade::cluster::MovedNode;
 use crate::upgrade::frame::{Ban, Hello, UpgradeTotals};
+use crate::upgrade::homes::CopiedHomes;
 use crate::upgrade::sides::{New, NewInput, NewOrder};
 use crate::upgrade::{UpgradeFrame, unmovable};
 use crossbeam_channel::Receiver;
@@ -52,7 +54,10 @@ struct Taking {
     listeners: Vec<(ListenerId, ListenerId)>,
     enrolled: Vec<Enrolled>,
     batches: Vec<CoreParcel>,
+    /// Where the copies are that came while the old process serves.
     copies: CopiedHomes,
+    /// What the next client was copied as: its home, its shard, and its number there.
+    known: Option<(usize, ShardId, u32)>,
     /// Parcels that the cores are taking in, in order: the next ones are read meanwhile.
     under_way: VecDeque<PendingParcel>,
     /// Clients and the like that have come: whom it is nobody's matter where they are get homes by
@@ -65,6 +70,8 @@ struct Taking {
     old_shards: u8,
     /// What the old process knows as a node of a cluster.
     node: Option<Box<MovedNode>>,
+    /// What was read of the store while the old process writes to it, by shard.
+    read: Vec<Option<EarlyPart>>,
 }
 
 /// What of a parcel is for one core.
@@ -77,36 +84,6 @@ struct CoreParcel {
     bans: Vec<Ban>,
     offences: (Vec<ClientOffence>, Vec<NetworkOffence>),
     counted: Vec<(Box<str>, u64)>,
-}
-
-/// Clients that were copied while the old process serves them.
-#[derive(Default)]
-struct CopiedHomes {
-    /// The core that has the client, by the old process's shard and the client's number.
-    homes: Vec<Vec<u8>>,
-    /// What the next client was copied as.
-    known: Option<(ShardId, u32)>,
-}
-
-impl CopiedHomes {
-    /// Notes the next one of a shard. False when its number is not the next one.
-    fn add(&mut self, from: ShardId, number: u32, home: ShardId) -> bool {
-        let shard = usize::from(from.0);
-        if self.homes.len() <= shard {
-            self.homes.resize_with(shard + 1, Vec::new);
-        }
-        let Some(homes) = self.homes.get_mut(shard) else { return false };
-        let is_next = homes.len() == number as usize;
-        homes.push(home.0);
-        is_next
-    }
-
-    fn home(&self, (from, number): (ShardId, u32)) -> Result<usize, String> {
-        let homes = self.homes.get(usize::from(from.0));
-        let home = homes.and_then(|homes| homes.get(number as usize));
-        let home = home.ok_or("a client that is said to be copied has not come")?;
-        Ok(usize::from(*home))
-    }
 }
 
 /// A parcel that cores are taking in.
@@ -200,12 +177,14 @@ impl Predecessor {
             enrolled,
             batches,
             copies,
+            known: None,
             under_way,
             totals,
             count: 0,
             told: Vec::new(),
             old_shards: self.hello.shards,
             node: None,
+            read: Vec::new(),
         };
         match other.map_or_else(|| taking.run(broker, config), Err) {
             Ok(()) => Ok(TakenOver { channel: taking.channel, enrolled: taking.enrolled }),
@@ -348,8 +327,18 @@ impl Taking {
                 }
             }
             UpgradeFrame::Store => {
-                let lock = self.channel.take_file().ok_or("the lock of the store is missing")?;
-                broker.take_store(config, lock)?;
+                if broker.store.is_none() {
+                    let lock = self.channel.take_file();
+                    let lock = lock.ok_or("the lock of the store is missing")?;
+                    let store = store::take_over(config, broker.homes.len() as u8, lock)?;
+                    broker.store = Some(store);
+                }
+                self.read_store(broker);
+                // Should old be dead, that is heard in time.
+                let _ = self.channel.say(&UpgradeFrame::Taken(0));
+            }
+            UpgradeFrame::Durable => {
+                broker.take_store(config, std::mem::take(&mut self.read))?;
             }
             UpgradeFrame::Node(moved) => self.node = Some(moved),
             UpgradeFrame::Files(0) => self.hand_on(broker)?,
@@ -357,6 +346,17 @@ impl Taking {
             frame => self.sort(frame, broker)?,
         }
         Ok(())
+    }
+
+    /// Reads on in the store, to which the old process writes.
+    fn read_store(&mut self, broker: &Broker) {
+        let Some(store) = &broker.store else { return };
+        let began = Instant::now();
+        let read = std::mem::take(&mut self.read);
+        self.read = store::read_early(store, broker.homes.len() as u8, read);
+        let whole = self.read.iter().filter(|read| read.is_some()).count();
+        let millis = began.elapsed().as_millis() as u64;
+        tracing::info!(shards = whole, millis, "storage read while the old process writes to it");
     }
 
     fn listener(&self, old: ListenerId) -> Result<ListenerId, String> {
@@ -494,15 +494,14 @@ impl TakenOver {
 }
 
 impl Broker {
-    /// Goes on with the store of the old process. It is read, and not changed before
-    /// [`MoveOrder::Serve`].
-    fn take_store(&mut self, config: &Config, lock: OwnedFd) -> Result<(), String> {
+    /// Goes on with the store of the old process, of which so much is read. It is not changed
+    /// before [`MoveOrder::Serve`].
+    fn take_store(&mut self, config: &Config, read: Vec<Option<EarlyPart>>) -> Result<(), String> {
         let shards = self.homes.len() as u8;
-        let store = store::take_over(config, shards, lock)?;
+        let store = self.store.as_ref().ok_or("the lock of the store is missing")?;
         let beside = Beside::Predecessor;
-        let stored = store::read(Some(&store), config, shards, self.clock, beside)
+        let stored = store::read(Some(store), config, shards, self.clock, beside, read)
             .map_err(|failure| failure.to_string())?;
-        self.store = Some(store);
         let (sender, answers) = crossbeam_channel::bounded(self.homes.len());
         for (home, stored) in self.homes.iter().zip(stored) {
             tell(home, MoveOrder::Store(Box::new(stored), sender.clone()));

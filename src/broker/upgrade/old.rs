@@ -285,24 +285,40 @@ impl Upgrade {
         for (listener, keys) in std::mem::take(&mut self.job.tickets) {
             self.channel.say(&UpgradeFrame::Tickets(listener, keys))?;
         }
+        self.let_read_store()?;
         self.carry(MoveOrder::Copy, COPYING)?;
         // Those who have done something meanwhile are copied again, while they become fewer.
         let (mut before, mut changed) = (u64::MAX, 0);
         for _ in 0..ROUNDS {
             changed = self.carry(MoveOrder::CopyChanged, COPYING)?.sessions;
-            self.wait_for_taken(IN_HAND)?;
+            self.wait_for_taken(IN_HAND, ANSWER)?;
             if changed <= FEW || changed > before / 4 * 3 {
                 break;
             }
             before = changed;
         }
+        self.let_read_store()?;
         Ok(changed)
+    }
+
+    /// Lets the new process read the store as far as it goes, so that little is left for the pause.
+    fn let_read_store(&mut self) -> Result<(), String> {
+        if self.job.hello.store.is_none() {
+            return Ok(());
+        }
+        self.wait_for_taken(0, ANSWER)?;
+        match self.job.lock.take() {
+            Some(lock) => self.channel.say_with(&UpgradeFrame::Store, &[lock])?,
+            None => self.channel.say(&UpgradeFrame::Store)?,
+        }
+        self.ahead += 1;
+        self.wait_for_taken(0, COPYING)
     }
 
     /// Sends clients and retained messages.
     fn send(&mut self) -> Result<UpgradeTotals, String> {
-        if let Some(lock) = self.job.lock.take() {
-            self.channel.say_with(&UpgradeFrame::Store, &[lock])?;
+        if self.job.hello.store.is_some() {
+            self.channel.say(&UpgradeFrame::Durable)?;
         }
         // Before any client: a process that serves clients of a node is that node.
         if let Some(node) = &self.job.node {
@@ -339,7 +355,7 @@ impl Upgrade {
             // processes there is a bound.
             self.channel.say(&UpgradeFrame::Files(0))?;
             self.ahead += 1;
-            self.wait_for_taken(AHEAD)?;
+            self.wait_for_taken(AHEAD, ANSWER)?;
             totals.add(&parcel.totals);
         }
         Ok(totals)
@@ -356,9 +372,9 @@ impl Upgrade {
     }
 
     /// Waits until the new process has taken in all parcels but so many.
-    fn wait_for_taken(&mut self, most: usize) -> Result<(), String> {
+    fn wait_for_taken(&mut self, most: usize, patience: Duration) -> Result<(), String> {
         while self.ahead > most {
-            match self.channel.hear(ANSWER) {
+            match self.channel.hear(patience) {
                 ChannelInput::Frame(UpgradeFrame::Taken(_)) => self.ahead -= 1,
                 ChannelInput::Frame(UpgradeFrame::Refused(why)) => {
                     return Err(format!("it refuses: {why}"));
@@ -400,13 +416,11 @@ impl Upgrade {
         let (connections, sessions) = (sum(|i| i.connections), sum(|i| i.sessions));
         let (left, retained) = (sum(|i| i.left), sum(|i| i.retained));
         // On the machine that this was measured on, two cores take about 15 microseconds for each
-        // client. With a store that is done for all while nobody serves; without one for those that
-        // have changed, and the others are only looked at.
-        let clients = connections.max(sessions);
-        let millis = match self.job.lock {
-            Some(_) => 20 + clients * 15 / 1000,
-            None => 20 + clients / 10_000 + changed * 15 / 1000,
-        };
+        // client that has changed, and for each whose messages wait in the store. The others are
+        // only looked at. The store is read, about a microsecond for each value.
+        let (clients, in_store) = (connections.max(sessions), sum(|i| i.in_store));
+        let millis =
+            20 + clients / 10_000 + (changed + in_store) * 15 / 1000 + sum(|i| i.values) / 1000;
         let whole = self.began.elapsed().as_millis() as u64 + millis;
         let stays = match left {
             0 => "nothing would be lost".to_owned(),

@@ -2,6 +2,7 @@
 //! of the n-th operation, power cuts in the middle of anything. After each restart the state is
 //! exactly that of some batch, and of none before the last one that was said to be durable.
 
+mod beside;
 pub mod broker;
 mod crashes;
 pub mod disk;
@@ -11,6 +12,7 @@ mod starts;
 mod upgrades;
 
 use crate::rng::Rng;
+use beside::Reader;
 use disk::Disk;
 use ringmq::storage::index::{IndexValue, LogIndex};
 use ringmq::storage::log::{Log, LogBounds};
@@ -198,20 +200,29 @@ fn recover(disk: &Disk) -> Result<Found, RecoveryTrouble> {
     let (mut state, mut values) = (State::new(), BTreeMap::new());
     let mut read = |segment, offset, length| Ok(disk.read(segment, offset, length));
     let recovered = recovery::recover(LOG, &disk.segments(), &mut read, &mut |record, value| {
-        match record.effect(SECRET) {
-            Effect::Put(key) => drop(values.insert(key, value)),
-            Effect::Take(key) => drop(values.remove(&key)),
-            Effect::TakeBoth(_) | Effect::None => {}
-        }
-        match record {
-            Record::Retain(body) => {
-                drop(state.insert(body.topic.to_owned(), body.payload.to_owned()));
-            }
-            Record::Unretain { topic } => drop(state.remove(*topic)),
-            _ => {}
-        }
+        take(record, value, &mut state, &mut values);
     })?;
     Ok((recovered, state, values))
+}
+
+fn take(
+    record: &Record<'_>,
+    value: IndexValue,
+    state: &mut State,
+    values: &mut BTreeMap<RecordKey, IndexValue>,
+) {
+    match record.effect(SECRET) {
+        Effect::Put(key) => drop(values.insert(key, value)),
+        Effect::Take(key) => drop(values.remove(&key)),
+        Effect::TakeBoth(_) | Effect::None => {}
+    }
+    match record {
+        Record::Retain(body) => {
+            drop(state.insert(body.topic.to_owned(), body.payload.to_owned()));
+        }
+        Record::Unretain { topic } => drop(state.remove(*topic)),
+        _ => {}
+    }
 }
 
 /// A random run of a log, and one of whole brokers.
@@ -241,20 +252,23 @@ pub fn simulate_upgrades(seed: u64) {
 fn simulate(seed: u64) -> u64 {
     let mut bed = Bed::new(seed);
     let restarts = bed.rng.range(2, 6);
-    for _ in 0..restarts {
+    for restart in 0..restarts {
         bed.disk.room = if bed.rng.chance(300) { bed.rng.range(8, 16) } else { usize::MAX };
         if bed.rng.chance(500) {
             bed.disk.fails_at = Some((bed.rng.below(80), bed.rng.below(5)));
         }
+        let mut reader = Reader::new(seed << 8 | restart as u64);
         for _ in 0..bed.rng.range(50, 1500) {
             if bed.rng.chance(600) {
                 bed.change();
             }
             bed.turn();
+            reader.maybe_read(&bed.disk);
         }
         if bed.rng.chance(300) {
             bed.disk.room = usize::MAX;
             bed.settle();
+            reader.check(&bed.disk);
         }
         bed.restart();
     }
@@ -384,6 +398,9 @@ fn logs_survive_whatever_a_disk_does() {
     let seeds = crate::runner::number("SIM_STORAGE_SEEDS").unwrap_or(60);
     let batches: u64 = (1..=seeds).map(simulate).sum();
     assert!(batches > 20 * seeds, "{batches} batches in {seeds} runs");
+    let [read_on, could_not] = beside::counts();
+    println!("{read_on} logs were read on, {could_not} could not be");
+    assert!(read_on as u64 > seeds / 2 && could_not > 0, "{read_on} and {could_not}");
 }
 
 #[test]

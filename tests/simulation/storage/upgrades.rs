@@ -4,11 +4,16 @@
 
 use super::SECRET;
 use super::broker::{ASYNC, GATHER, House, STAYING, read, settings};
+use super::disk::Disk;
 use crate::net::{End, Faults};
 use crate::upgrade::plan;
 use crate::world::World;
 use ringmq::shard::Storing;
+use ringmq::storage::image::Image;
+use ringmq::storage::index::LogIndex;
 use ringmq::storage::log::Log;
+use ringmq::storage::record::Record;
+use ringmq::storage::recovery::{LogActivity, LogReading, Recovered};
 use ringmq::transport::Stack;
 
 impl House {
@@ -17,6 +22,16 @@ impl House {
         let shards = self.stores.len();
         let faults = Faults { receive: 4096, ..Faults::default() };
         let plan = plan(self.seed, shards, settings(self.seed), faults, Stack::default());
+        // Every second time or so, clients are copied meanwhile, which go on.
+        let mut successor = self.world.start_successor(plan);
+        let mut early: Vec<Early> = (0..shards).map(|_| None).collect();
+        for _ in 0..self.rng.below(3) {
+            self.read_early(&mut early);
+            let most = self.rng.range(1, 8);
+            self.world.copy_to(&mut successor, most);
+            (0..self.rng.below(12)).for_each(|_| self.live());
+        }
+        let early = std::cell::RefCell::new(early);
         // No store is written but by the one who serves.
         let House { world, stores, rng, bounds, .. } = self;
         let stores = std::cell::RefCell::new(stores);
@@ -29,25 +44,81 @@ impl House {
         let prepare = |new: &mut World| {
             for (at, store) in stores.borrow().iter().enumerate() {
                 let log = 0xb0 + at as u64;
-                let (recovered, mut image) = read(&store.disk, log);
+                let known = early.borrow_mut()[at].take();
+                let (recovered, image, alive) = finished(&store.disk, log, known);
                 assert!(recovered.torn.is_none(), "everything is written");
                 let mut log = Log::new(log, SECRET, *bounds, recovered.found);
-                log.adopt(image.finish(SECRET));
+                log.adopt(alive);
                 log.leave(recovered.unused);
                 log.hold();
                 let shard = &mut new.nodes[at].shard;
-                let sessions = image.count() as u64;
+                let sessions = image.session_sum();
                 let own = (shard.id(), shards as u8);
                 let storing = Storing::new(log, SECRET, own, 1_000_000, image.last);
                 shard.store_with(storing.expecting(sessions));
             }
         };
-        let done = world.upgrade_beside(plan, fails, beside, prepare);
+        let done = world.hand_over_to(successor, fails, beside, prepare);
         if done {
             // The answers were for old.
             self.stores.iter_mut().for_each(|store| store.forget());
         }
         done
+    }
+}
+
+/// What was read of a log while it was written to.
+type Early = Option<(LogReading, Image)>;
+
+fn read_on(disk: &Disk, log: u64, known: Early, activity: LogActivity) -> Early {
+    let known = known.unwrap_or_else(|| (LogReading::new(log), Image::within(Some(0))));
+    let (mut reading, mut image) = known;
+    let segments = disk.segments();
+    let mut read = |segment, offset, length| Ok(disk.read(segment, offset, length));
+    let valid = reading.is_valid(&segments, &mut read).is_ok_and(|valid| valid);
+    let mut take = |record: &Record<'_>, value| image.take(record, value, SECRET);
+    (valid && reading.read_on(activity, &segments, &mut read, &mut take).is_ok())
+        .then_some((reading, image))
+}
+
+/// The log, which rests, with the values that are alive: by what was read of it before, if that can
+/// be read on.
+fn finished(disk: &Disk, log: u64, known: Early) -> (Recovered, Image, LogIndex) {
+    let (recovered, mut image) = read(disk, log);
+    let alive = image.finish(SECRET);
+    let known = known.and_then(|known| read_on(disk, log, Some(known), LogActivity::Rests));
+    let Some((reading, mut early)) = known else { return (recovered, image, alive) };
+    let early_alive = early.finish(SECRET);
+    assert_eq!(reading.end(), recovered, "what was read on is the log");
+    assert_eq!((early_alive.len(), early_alive.live()), (alive.len(), alive.live()));
+    assert!(early.session_sum() == image.session_sum() && early.retained == image.retained);
+    (recovered, early, early_alive)
+}
+
+impl House {
+    fn read_early(&self, early: &mut [Early]) {
+        for (at, (store, known)) in self.stores.iter().zip(early).enumerate() {
+            *known = read_on(&store.disk, 0xb0 + at as u64, known.take(), LogActivity::Written);
+        }
+    }
+
+    /// Clients come, go, publish and answer.
+    fn live(&mut self) {
+        let at = self.rng.below(STAYING.len());
+        if self.staying[at].peer.is_none() && self.rng.chance(60) {
+            self.join(at);
+        } else if self.rng.chance(60)
+            && let Some(mut peer) = self.staying[at].peer.take()
+        {
+            peer.end(&mut self.world, End::Fin);
+        }
+        if self.rng.chance(800) {
+            self.publish();
+        }
+        self.turn();
+        if self.rng.chance(700) {
+            self.listen();
+        }
     }
 }
 
@@ -61,21 +132,7 @@ pub fn simulate(seed: u64) -> (usize, usize) {
     house.settle();
     for _ in 0..house.rng.range(2, 4) {
         for _ in 0..house.rng.range(40, 120) {
-            let at = house.rng.below(STAYING.len());
-            if house.staying[at].peer.is_none() && house.rng.chance(60) {
-                house.join(at);
-            } else if house.rng.chance(60)
-                && let Some(mut peer) = house.staying[at].peer.take()
-            {
-                peer.end(&mut house.world, End::Fin);
-            }
-            if house.rng.chance(800) {
-                house.publish();
-            }
-            house.turn();
-            if house.rng.chance(700) {
-                house.listen();
-            }
+            house.live();
             if house.rng.chance(40) {
                 let fails = house.rng.chance(300);
                 match house.upgrade(fails) {

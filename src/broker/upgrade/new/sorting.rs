@@ -18,9 +18,13 @@ impl Taking {
         match frame {
             UpgradeFrame::Client(client) => self.take_client(client, broker)?,
             UpgradeFrame::Early(early) => self.take_early(early, broker)?,
-            UpgradeFrame::Known(from, number) => self.copies.known = Some((from, number)),
-            UpgradeFrame::Rest(rest) => {
-                let home = self.copies.home((rest.from, rest.number))?;
+            UpgradeFrame::Known(from, number) => {
+                let (home, number) = self.copy(from, number)?;
+                self.known = Some((home, from, number));
+            }
+            UpgradeFrame::Rest(mut rest) => {
+                let (home, number) = self.copy(rest.from, rest.number)?;
+                rest.number = number;
                 let listener = self.listener(rest.connection.listener)?;
                 if let Some(batch) = self.batches.get_mut(home) {
                     batch.clients.push(IncomingClient::Rest(rest, listener));
@@ -83,9 +87,9 @@ impl Taking {
             // Of a session without a connection it may be closed by now.
             grant.listener = self.listener(grant.listener).unwrap_or(CLOSED);
         }
-        let known = self.copies.known.take();
+        let known = self.known.take();
         let home = match (&client.session, known) {
-            (_, Some(known)) => self.copies.home(known)?,
+            (_, Some((home, ..))) => home,
             (Some(session), None) => {
                 usize::from(home_of(&broker.shared.seeds, &session.client_id, shards).0)
             }
@@ -100,7 +104,7 @@ impl Taking {
         };
         let Some(batch) = self.batches.get_mut(home) else { return Ok(()) };
         batch.clients.push(match known {
-            Some((from, number)) => IncomingClient::Again(from, number, client, listener),
+            Some((_, from, number)) => IncomingClient::Again(from, number, client, listener),
             None => {
                 if listener.is_some() {
                     batch.files.push(self.channel.take_file().ok_or("a socket is missing")?);
@@ -111,6 +115,13 @@ impl Taking {
         Ok(())
     }
 
+    /// The core that has a copy, and the number of the copy there.
+    fn copy(&self, from: ShardId, number: u32) -> Result<(usize, u32), String> {
+        let found = self.copies.find(from, number);
+        let (home, number) = found.ok_or("a client that is said to be copied has not come")?;
+        Ok((usize::from(home.0), number))
+    }
+
     /// Gives each core what is said of its copies.
     fn tell_homes(
         &mut self,
@@ -119,7 +130,7 @@ impl Taking {
         what: impl Fn(u32) -> IncomingClient,
     ) -> Result<(), String> {
         for &number in numbers {
-            let home = self.copies.home((from, number))?;
+            let (home, number) = self.copy(from, number)?;
             if let Some(batch) = self.batches.get_mut(home) {
                 batch.clients.push(what(number));
             }
@@ -134,9 +145,8 @@ impl Taking {
         }
         let shards = broker.homes.len() as u8;
         let home = home_of(&broker.shared.seeds, &early.client_id, shards);
-        if !self.copies.add(early.from, early.number, home) {
-            return Err("copies of clients come in another order".to_owned());
-        }
+        let number = self.copies.add(early.from, early.number, home);
+        early.number = number.ok_or("copies of clients come in another order")?;
         let listener = early.listener.map(|listener| self.listener(listener)).transpose()?;
         if let Some(batch) = self.batches.get_mut(usize::from(home.0)) {
             if listener.is_some() {
