@@ -23,9 +23,9 @@ const BATCHES: u64 = 1 << 36;
 const GAP: u64 = 16 << 10;
 const TOGETHER: u64 = 1 << 20;
 
-/// Reads bytes of a segment from an offset: the segment, the offset, the length. Returns fewer
-/// where the file ends.
-pub type Read<'a> = dyn FnMut(u32, u64, usize) -> Result<Vec<u8>, String> + 'a;
+/// Reads bytes of a segment from an offset into a buffer, whose content they replace: the segment,
+/// the offset, the length, the buffer. Reads fewer where the file ends.
+pub type Read<'a> = dyn FnMut(u32, u64, usize, &mut Vec<u8>) -> Result<(), String> + 'a;
 
 /// Why a log cannot be read.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -128,12 +128,13 @@ pub fn recover(
     let mut expected = heads.iter().find_map(|head| head.first);
     let (begin, mut needed) = (expected.unwrap_or(1), 0);
     let mut end = (0, 0);
-    let mut payload = Vec::new();
+    // One buffer for all segments: to take pages for each of them anew costs as much as to read it.
+    let (mut bytes, mut payload) = (Vec::new(), Vec::new());
     for (at, head) in heads.iter().enumerate() {
         let later = heads.get(at + 1..).unwrap_or(&[]);
         let limit = later.iter().filter_map(|head| head.first).min();
         let length = segments.get(at).map_or(0, |&(_, length)| length);
-        let bytes = whole(head.number, length, read)?;
+        whole(head.number, length, read, &mut bytes)?;
         let mut offset = 0;
         let start = expected;
         while let Some(next) = expected.filter(|&next| limit.is_none_or(|limit| next < limit)) {
@@ -200,7 +201,7 @@ pub fn fill(log: &Log, image: &mut Image, read: &mut Read<'_>) -> Result<(), Rec
     };
     let mut wanted: Vec<_> = image.wanted().into_iter().filter_map(place).collect();
     wanted.sort_unstable_by_key(|(span, _, number)| (span.segment, span.offset, *number));
-    let mut left = &*wanted;
+    let (mut left, mut bytes) = (&*wanted, Vec::new());
     while let Some(&(SegmentRange { segment, offset: from, length }, ..)) = left.first() {
         let mut end = from + length as u64;
         let near = left.iter().take_while(|(span, ..)| {
@@ -210,7 +211,7 @@ pub fn fill(log: &Log, image: &mut Image, read: &mut Read<'_>) -> Result<(), Rec
         });
         let (together, rest) = left.split_at(near.count().max(1));
         left = rest;
-        let bytes = read(segment, from, (end - from) as usize)
+        read(segment, from, (end - from) as usize, &mut bytes)
             .map_err(|why| RecoveryTrouble::Unreadable { segment, why })?;
         for &(span, offset, number) in together {
             let at = (span.offset - from) as usize;
@@ -261,9 +262,9 @@ fn heads(
     segments: &[(u32, u64)],
     read: &mut Read<'_>,
 ) -> Result<Vec<SegmentHead>, RecoveryTrouble> {
-    let mut heads = Vec::with_capacity(segments.len());
+    let (mut heads, mut bytes) = (Vec::with_capacity(segments.len()), Vec::new());
     for &(number, _) in segments {
-        let bytes = read(number, 0, frame::ALIGNMENT)
+        read(number, 0, frame::ALIGNMENT, &mut bytes)
             .map_err(|why| RecoveryTrouble::Unreadable { segment: number, why })?;
         let first = match LogFrameHeader::read(&bytes) {
             Err(NoFrame::Version(version)) => {
@@ -281,9 +282,14 @@ pub(super) fn is_of(header: &LogFrameHeader, log: u64, segment: u32) -> bool {
     header.log == log && header.segment == segment && header.batch < BATCHES && header.batch > 0
 }
 
-fn whole(segment: u32, length: u64, read: &mut Read<'_>) -> Result<Vec<u8>, RecoveryTrouble> {
+fn whole(
+    segment: u32,
+    length: u64,
+    read: &mut Read<'_>,
+    bytes: &mut Vec<u8>,
+) -> Result<(), RecoveryTrouble> {
     let length = usize::try_from(length).unwrap_or(usize::MAX);
-    read(segment, 0, length).map_err(|why| RecoveryTrouble::Unreadable { segment, why })
+    read(segment, 0, length, bytes).map_err(|why| RecoveryTrouble::Unreadable { segment, why })
 }
 
 fn show(

@@ -242,18 +242,18 @@ impl Store {
                 directory.display()
             )));
         }
-        let mut files =
-            LogFiles::open(&directory).map_err(unusable(&directory, "cannot be used"))?;
+        let files = LogFiles::open(&directory).map_err(unusable(&directory, "cannot be used"))?;
         let segments = files.segments().map_err(unusable(&directory, "cannot be read"))?;
         let (mut image, secret) = (Image::within(room), self.secret());
-        let mut read = |segment, offset, length| {
-            files.read(segment, offset, length).map_err(|error| error.to_string())
-        };
-        let recovered =
-            recovery::recover(self.log(shard), &segments, &mut read, &mut |record, at| {
+        let recovered = recovery::recover(
+            self.log(shard),
+            &segments,
+            &mut files.reader(),
+            &mut |record, at| {
                 image.take(record, at, secret);
-            })
-            .map_err(|trouble| UnusableStore(describe(&directory, &trouble)))?;
+            },
+        )
+        .map_err(|trouble| UnusableStore(describe(&directory, &trouble)))?;
         Ok((recovered, image, files))
     }
 
@@ -266,13 +266,11 @@ impl Store {
         let directory = self.directory(shard);
         let files = LogFiles::open(&directory).map_err(unusable(&directory, "cannot be used"))?;
         let segments = files.segments().map_err(unusable(&directory, "cannot be read"))?;
-        let (mut files, mut image, secret) = (files, Image::default(), self.secret());
-        let mut read = |segment, offset, length| {
-            files.read(segment, offset, length).map_err(|error| error.to_string())
-        };
-        let lost = salvage::salvage(self.log(shard), &segments, &mut read, &mut |record, at| {
-            image.take(record, at, secret);
-        });
+        let (mut image, secret) = (Image::default(), self.secret());
+        let lost =
+            salvage::salvage(self.log(shard), &segments, &mut files.reader(), &mut |record, at| {
+                image.take(record, at, secret);
+            });
         Ok((image, lost))
     }
 
@@ -307,10 +305,7 @@ impl Store {
         }
         let mut log = Log::new(self.log(shard), self.secret(), bounds, recovered.found);
         log.adopt(image.finish(self.secret()));
-        let mut read = |segment, offset, length| {
-            files.read(segment, offset, length).map_err(|error| error.to_string())
-        };
-        recovery::fill(&log, &mut image, &mut read)
+        recovery::fill(&log, &mut image, &mut files.reader())
             .map_err(|trouble| UnusableStore(describe(&directory, &trouble)))?;
         Ok(StorePart { log, files, image, torn: recovered.torn })
     }
