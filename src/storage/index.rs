@@ -1,14 +1,16 @@
 //! The values that are alive, and the position of each. A record that is read from a segment is
 //! alive when the index has its position.
 //!
-//! Memory: a session's own record and one of its subscriptions share an entry of 40 bytes, and
-//! eight messages with consecutive numbers one of 108 bytes; every other value has an entry of 28
-//! bytes. Messages come in the order of their numbers, so what a new one needs was just used for
+//! Memory: a session's own record and one of its subscriptions share an entry of 40 bytes, eight
+//! messages with consecutive numbers one of 108 bytes, and a reference to a message and the state
+//! of its delivery one of 28 bytes; every other value has an entry of 28 bytes. Messages come in the order of their numbers, so what a new one needs was just used for
 //! the one before it. Each entry takes another 6 to 12 bytes in a table of entry numbers. Entries
 //! are allocated in chunks and tables in segments, so growth never moves more than a 256th of them.
 
 use super::key::RecordKey;
-use super::kind::{PUT, SESSION, SUBSCRIBED};
+use super::key::slot_keys;
+use super::kind::{FAN, PUT, SESSION, STATE, SUBSCRIBED};
+use super::record::STATE_LENGTH;
 use crate::arena::{self, NodeArena};
 use crate::split::SplitTable;
 use std::hash::{BuildHasher, Hash};
@@ -62,6 +64,10 @@ pub struct LogIndex {
     pairs: Entries<SubscriptionEntry>,
     /// Messages that wait for sessions.
     messages: Entries<MessageBlock>,
+    /// References to messages, with the states of their deliveries.
+    slots: Entries<SlotEntry>,
+    /// How many such values are among the singles, because their length does not fit.
+    odd: usize,
     /// All other values.
     singles: Entries<Single>,
     len: usize,
@@ -109,6 +115,76 @@ struct SubscriptionEntry {
     subscription: Option<CompactValue>,
 }
 
+/// What is stored of a message that waits for a session.
+struct SlotEntry {
+    session: SessionNumber,
+    slot: [u16; 2],
+    /// Bytes of the reference's record; 0 when there is none.
+    length: u16,
+    /// The position of the reference.
+    fan: [u32; 2],
+    /// The position of the state, whose record has [`STATE_LENGTH`] bytes; 0 when there is none: no
+    /// batch has the number 0.
+    state: [u32; 2],
+}
+
+/// The two values of a [`SlotEntry`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum SlotValue {
+    Fan,
+    State,
+}
+
+impl SlotEntry {
+    fn new((session, slot): (u64, u32)) -> SlotEntry {
+        let slot = [slot as u16, (slot >> 16) as u16];
+        let session = SessionNumber::of(session);
+        SlotEntry { session, slot, length: 0, fan: [0; 2], state: [0; 2] }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.length == 0 && self.state == [0; 2]
+    }
+
+    fn get(&self, which: SlotValue) -> Option<IndexValue> {
+        let (position, length) = match which {
+            SlotValue::Fan => (self.fan, u32::from(self.length)),
+            SlotValue::State if self.state == [0; 2] => return None,
+            SlotValue::State => (self.state, STATE_LENGTH),
+        };
+        (length > 0).then(|| IndexValue { position: RecordPosition(whole(position)), length })
+    }
+
+    /// Whether a value of that length can be in such an entry.
+    fn fits(which: SlotValue, length: u32) -> bool {
+        match which {
+            SlotValue::Fan => length > 0 && length <= u32::from(u16::MAX),
+            SlotValue::State => length == STATE_LENGTH,
+        }
+    }
+
+    /// Replaces a value, which fits; returns the length of the one before.
+    fn put(&mut self, which: SlotValue, value: IndexValue) -> Option<u32> {
+        let before = self.get(which);
+        let RecordPosition(position) = value.position;
+        match which {
+            SlotValue::Fan => (self.fan, self.length) = (halves(position), value.length as u16),
+            SlotValue::State => self.state = halves(position),
+        }
+        before.map(|before| before.length)
+    }
+
+    /// Removes a value; returns its length.
+    fn take(&mut self, which: SlotValue) -> Option<u32> {
+        let before = self.get(which);
+        match which {
+            SlotValue::Fan => self.length = 0,
+            SlotValue::State => self.state = [0; 2],
+        }
+        before.map(|before| before.length)
+    }
+}
+
 /// Messages with consecutive numbers.
 struct MessageBlock {
     /// That of the block.
@@ -142,6 +218,7 @@ impl SessionNumber {
 const _: () = assert!(arena::slot_size::<Single>() == 28);
 const _: () = assert!(arena::slot_size::<SubscriptionEntry>() == 40);
 const _: () = assert!(arena::slot_size::<MessageBlock>() == 108);
+const _: () = assert!(arena::slot_size::<SlotEntry>() == 28);
 
 /// An entry that is found by its key.
 trait IndexEntry {
@@ -163,6 +240,15 @@ impl IndexEntry for SubscriptionEntry {
 
     fn key(&self) -> u64 {
         self.session.number()
+    }
+}
+
+impl IndexEntry for SlotEntry {
+    type Key = (u64, u32);
+
+    fn key(&self) -> (u64, u32) {
+        let [low, high] = self.slot.map(u32::from);
+        (self.session.number(), low | high << 16)
     }
 }
 
@@ -239,6 +325,8 @@ enum Where {
     Subscription(u64, [u16; 5]),
     /// In this block of messages, at that place.
     Message(u64, usize),
+    /// In the entry of this slot of this session; among the singles if its length does not fit.
+    Slot((u64, u32), SlotValue),
     /// Among the singles.
     Single,
 }
@@ -252,6 +340,8 @@ fn where_is(key: RecordKey) -> Where {
             Where::Subscription(key.session(), [key.high(), part(0), part(1), part(2), part(3)])
         }
         PUT => Where::Message(low / BLOCK, (low % BLOCK) as usize),
+        FAN => Where::Slot((key.session(), low as u32), SlotValue::Fan),
+        STATE => Where::Slot((key.session(), low as u32), SlotValue::State),
         _ => Where::Single,
     }
 }
@@ -269,7 +359,7 @@ impl LogIndex {
 
     /// Bytes of memory.
     pub fn memory(&self) -> usize {
-        self.pairs.memory() + self.messages.memory() + self.singles.memory()
+        self.pairs.memory() + self.messages.memory() + self.slots.memory() + self.singles.memory()
     }
 
     /// True when there is none.
@@ -291,6 +381,11 @@ impl LogIndex {
                 let value = self.messages.entries.get(id).values.get(at)?;
                 return value.map(CompactValue::value);
             }
+            Where::Slot(slot, which) => {
+                let id = self.slots.find(&self.hasher, slot);
+                let value = id.and_then(|id| self.slots.entries.get(id).get(which));
+                return value.or_else(|| self.odd(key));
+            }
             Where::Single => None,
         };
         found.map(CompactValue::value).or_else(|| self.single(key))
@@ -301,28 +396,93 @@ impl LogIndex {
         Some(self.singles.entries.get(id).place.value())
     }
 
+    /// The value of a slot whose length does not fit.
+    fn odd(&self, key: RecordKey) -> Option<IndexValue> {
+        if self.odd == 0 { None } else { self.single(key) }
+    }
+
     /// Replaces the value of a key, or adds it.
     pub fn put(&mut self, key: RecordKey, value: IndexValue) {
         let place = CompactValue::of(value);
+        let length = |old: CompactValue| old.length.get();
         let old = match where_is(key) {
-            Where::Own(session) => self.pair(session).own.replace(place),
+            Where::Own(session) => self.pair(session).own.replace(place).map(length),
             Where::Subscription(session, filter) => {
                 let known = self.singles.find(&self.hasher, key).is_some();
                 let pair = self.pair(session);
                 if !known && (pair.subscription.is_none() || pair.filter == filter) {
                     pair.filter = filter;
-                    pair.subscription.replace(place)
+                    pair.subscription.replace(place).map(length)
                 } else {
-                    self.put_single(key, place)
+                    self.put_single(key, place).map(length)
                 }
             }
-            Where::Message(block, at) => self.put_message(block, at, place),
-            Where::Single => self.put_single(key, place),
+            Where::Message(block, at) => self.put_message(block, at, place).map(length),
+            Where::Slot(slot, which) => self.put_slot(slot, which, key, value),
+            Where::Single => self.put_single(key, place).map(length),
         };
         self.live += u64::from(value.length);
         match old {
-            Some(old) => self.live -= u64::from(old.length.get()),
+            Some(old) => self.live -= u64::from(old),
             None => self.len += 1,
+        }
+    }
+
+    /// Replaces a value of a slot, or adds it; returns the length of the one before.
+    fn put_slot(
+        &mut self,
+        slot: (u64, u32),
+        which: SlotValue,
+        key: RecordKey,
+        value: IndexValue,
+    ) -> Option<u32> {
+        if !SlotEntry::fits(which, value.length) {
+            let before = self.take_of_slot(slot, which, key);
+            self.put_single(key, CompactValue::of(value));
+            self.odd += 1;
+            return before;
+        }
+        let odd = self.take_odd(key);
+        let (id, _) = self.slots.find_or_make(&self.hasher, slot, || SlotEntry::new(slot));
+        self.slots.entries.get_mut(id).put(which, value).or(odd)
+    }
+
+    /// Removes a value of a slot; returns its length.
+    fn take_of_slot(&mut self, slot: (u64, u32), which: SlotValue, key: RecordKey) -> Option<u32> {
+        let id = self.slots.find(&self.hasher, slot);
+        let taken = id.and_then(|id| {
+            let entry = self.slots.entries.get_mut(id);
+            let taken = entry.take(which);
+            if entry.is_empty() {
+                self.slots.remove(&self.hasher, slot);
+            }
+            taken
+        });
+        taken.or_else(|| self.take_odd(key))
+    }
+
+    /// Removes a value of a slot whose length does not fit; returns its length.
+    fn take_odd(&mut self, key: RecordKey) -> Option<u32> {
+        if self.odd == 0 {
+            return None;
+        }
+        let taken = self.take_single(key)?;
+        self.odd -= 1;
+        Some(taken.length.get())
+    }
+
+    /// Removes both values of a slot: the reference to the message and the state of its delivery.
+    pub fn take_slot(&mut self, session: u64, slot: u32) {
+        let keys @ [fan, _] = slot_keys(session, slot);
+        if let Some(entry) = self.slots.remove(&self.hasher, (fan.session(), slot)) {
+            let values = [SlotValue::Fan, SlotValue::State];
+            for value in values.into_iter().filter_map(|which| entry.get(which)) {
+                self.live -= u64::from(value.length);
+                self.len -= 1;
+            }
+        }
+        if self.odd > 0 {
+            keys.into_iter().for_each(|key| _ = self.take(key));
         }
     }
 
@@ -367,19 +527,21 @@ impl LogIndex {
 
     /// Removes the value of a key; true when there was one.
     pub fn take(&mut self, key: RecordKey) -> bool {
+        let length = |taken: CompactValue| taken.length.get();
         let taken = match where_is(key) {
-            Where::Own(session) => self.take_of_pair(session, |pair| pair.own.take()),
+            Where::Own(session) => self.take_of_pair(session, |pair| pair.own.take()).map(length),
             Where::Subscription(session, filter) => {
                 let taken = self.take_of_pair(session, |pair| {
                     pair.subscription.take_if(|_| pair.filter == filter)
                 });
-                taken.or_else(|| self.take_single(key))
+                taken.or_else(|| self.take_single(key)).map(length)
             }
-            Where::Message(block, at) => self.take_message(block, at),
-            Where::Single => self.take_single(key),
+            Where::Message(block, at) => self.take_message(block, at).map(length),
+            Where::Slot(slot, which) => self.take_of_slot(slot, which, key),
+            Where::Single => self.take_single(key).map(length),
         };
         let Some(taken) = taken else { return false };
-        self.live -= u64::from(taken.length.get());
+        self.live -= u64::from(taken);
         self.len -= 1;
         true
     }
@@ -405,26 +567,39 @@ impl LogIndex {
 
 #[cfg(test)]
 mod tests {
-    use super::super::key::{StoreSecret, inbound_key, message_key, session_key, subscription_key};
+    use super::super::key::{
+        StoreSecret, inbound_key, message_key, session_key, slot_keys, subscription_key,
+    };
     use super::*;
     use std::collections::BTreeMap;
 
     proptest::proptest! {
         #[test]
         fn it_knows_what_a_map_knows(
-            steps in proptest::collection::vec((0u8..8, 0u64..6, 0u8..4, 1u32..100), 0..400)
+            steps in proptest::collection::vec(((0u8..8, 0u8..8), 0u64..6, 0u8..4, 1u32..100), 0..400)
         ) {
             let (mut index, mut model) = (LogIndex::default(), BTreeMap::new());
-            for (at, (step, session, which, length)) in steps.into_iter().enumerate() {
+            for (at, ((kind, step), session, which, length)) in steps.into_iter().enumerate() {
                 let filter = ["a", "b/#", "c"].get(usize::from(which));
-                let key = match (step % 4, filter) {
+                let slot = slot_keys(session, u32::from(which / 2) << 20);
+                let key = match (kind, filter) {
+                    (4.., _) => slot[usize::from(which % 2)],
                     (0, _) => session_key(session),
                     (1, Some(filter)) => subscription_key(session, filter, StoreSecret([1, 2])),
                     (2, _) => inbound_key(session, u16::from(which) + 1),
                     _ => message_key(session * 3 + u64::from(which)),
                 };
+                // Of the values of slots some have lengths that fit in no entry.
+                let length = match (kind, which % 2) {
+                    (7, _) => length << 12,
+                    (4.., 1) => STATE_LENGTH,
+                    _ => length,
+                };
                 let value = IndexValue { position: RecordPosition::new(at as u64 + 1, at), length };
-                if step < 5 {
+                if step == 7 && kind >= 4 {
+                    index.take_slot(session, u32::from(which / 2) << 20);
+                    slot.iter().for_each(|key| _ = model.remove(key));
+                } else if step < 5 {
                     index.put(key, value);
                     model.insert(key, value);
                 } else {
@@ -438,6 +613,11 @@ mod tests {
             for (&key, &value) in &model {
                 proptest::prop_assert_eq!(index.get(key), Some(value));
             }
+            for key in model.into_keys() {
+                proptest::prop_assert!(index.take(key));
+            }
+            proptest::prop_assert_eq!((index.len(), index.live(), index.odd), (0, 0, 0));
+            proptest::prop_assert_eq!(index.slots.entries.len() + index.singles.entries.len(), 0);
         }
     }
 
@@ -456,6 +636,23 @@ mod tests {
         assert!(index.memory().abs_diff(taken_then) < 50_000 * 2, "{}", index.memory());
         assert!((1..=50_000).all(|message| index.take(message_key(message))));
         assert!(index.is_empty() && taken(&index.messages) < 64 << 10);
+    }
+
+    #[test]
+    fn a_message_that_waits_takes_no_more_when_it_was_sent() {
+        let value = |at, length| IndexValue { position: RecordPosition::new(at, 7), length };
+        let mut index = LogIndex::default();
+        for session in 1..=50_000 {
+            index.put(slot_keys(session, 1)[0], value(session, 32));
+        }
+        let waiting = taken(&index.slots);
+        assert!(waiting <= 50_000 * 41, "{waiting} bytes");
+        for session in 1..=50_000 {
+            index.put(slot_keys(session, 1)[1], value(session, STATE_LENGTH));
+        }
+        assert_eq!((taken(&index.slots), index.odd, index.len()), (waiting, 0, 100_000));
+        (1..=50_000).for_each(|session| index.take_slot(session, 1));
+        assert!(index.is_empty() && taken(&index.slots) < 64 << 10);
     }
 
     #[test]

@@ -201,7 +201,7 @@ fn recover(disk: &Disk) -> Result<Found, RecoveryTrouble> {
         match record.effect(SECRET) {
             Effect::Put(key) => drop(values.insert(key, value)),
             Effect::Take(key) => drop(values.remove(&key)),
-            Effect::TakeBoth(_) | Effect::None => {}
+            Effect::TakeSlot(..) | Effect::None => {}
         }
         match record {
             Record::Retain(body) => {
