@@ -1,16 +1,16 @@
 //! The values that are alive, and the position of each. A record that is read from a segment is
 //! alive when the index has its position.
 //!
-//! Memory: a session's own record and one of its subscriptions share an entry of 40 bytes, eight
-//! messages with consecutive numbers one of 108 bytes, and a reference to a message and the state
-//! of its delivery one of 28 bytes; every other value has an entry of 28 bytes. Messages come in the order of their numbers, so what a new one needs was just used for
+//! Memory: a session's own record and one of its subscriptions share an entry of 40 bytes, and
+//! eight messages with consecutive numbers one of 108 bytes; what is stored of a message that waits
+//! for a session is in a table of its own ([`super::slots`]), and every other value has an entry of
+//! 28 bytes. Messages come in the order of their numbers, so what a new one needs was just used for
 //! the one before it. Each entry takes another 6 to 12 bytes in a table of entry numbers. Entries
 //! are allocated in chunks and tables in segments, so growth never moves more than a 256th of them.
 
-use super::key::RecordKey;
-use super::key::slot_keys;
+use super::key::{RecordKey, slot_keys};
 use super::kind::{FAN, PUT, SESSION, STATE, SUBSCRIBED};
-use super::record::STATE_LENGTH;
+use super::slots::{Slot, SlotTable, SlotValue};
 use crate::arena::{self, NodeArena};
 use crate::split::SplitTable;
 use std::hash::{BuildHasher, Hash};
@@ -39,6 +39,16 @@ impl RecordPosition {
         self.0 >> OFFSET_BITS
     }
 
+    /// The same in two halves, for entries that are to be small.
+    pub(super) fn halves(self) -> [u32; 2] {
+        halves(self.0)
+    }
+
+    /// The reverse of [`RecordPosition::halves`].
+    pub(super) fn of_halves(position: [u32; 2]) -> RecordPosition {
+        RecordPosition(whole(position))
+    }
+
     /// The byte of the batch's payload.
     pub fn offset(self) -> usize {
         (self.0 & ((1 << OFFSET_BITS) - 1)) as usize
@@ -65,7 +75,7 @@ pub struct LogIndex {
     /// Messages that wait for sessions.
     messages: Entries<MessageBlock>,
     /// References to messages, with the states of their deliveries.
-    slots: Entries<SlotEntry>,
+    slots: SlotTable,
     /// How many such values are among the singles, because their length does not fit.
     odd: usize,
     /// All other values.
@@ -115,76 +125,6 @@ struct SubscriptionEntry {
     subscription: Option<CompactValue>,
 }
 
-/// What is stored of a message that waits for a session.
-struct SlotEntry {
-    session: SessionNumber,
-    slot: [u16; 2],
-    /// Bytes of the reference's record; 0 when there is none.
-    length: u16,
-    /// The position of the reference.
-    fan: [u32; 2],
-    /// The position of the state, whose record has [`STATE_LENGTH`] bytes; 0 when there is none: no
-    /// batch has the number 0.
-    state: [u32; 2],
-}
-
-/// The two values of a [`SlotEntry`].
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum SlotValue {
-    Fan,
-    State,
-}
-
-impl SlotEntry {
-    fn new((session, slot): (u64, u32)) -> SlotEntry {
-        let slot = [slot as u16, (slot >> 16) as u16];
-        let session = SessionNumber::of(session);
-        SlotEntry { session, slot, length: 0, fan: [0; 2], state: [0; 2] }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.length == 0 && self.state == [0; 2]
-    }
-
-    fn get(&self, which: SlotValue) -> Option<IndexValue> {
-        let (position, length) = match which {
-            SlotValue::Fan => (self.fan, u32::from(self.length)),
-            SlotValue::State if self.state == [0; 2] => return None,
-            SlotValue::State => (self.state, STATE_LENGTH),
-        };
-        (length > 0).then(|| IndexValue { position: RecordPosition(whole(position)), length })
-    }
-
-    /// Whether a value of that length can be in such an entry.
-    fn fits(which: SlotValue, length: u32) -> bool {
-        match which {
-            SlotValue::Fan => length > 0 && length <= u32::from(u16::MAX),
-            SlotValue::State => length == STATE_LENGTH,
-        }
-    }
-
-    /// Replaces a value, which fits; returns the length of the one before.
-    fn put(&mut self, which: SlotValue, value: IndexValue) -> Option<u32> {
-        let before = self.get(which);
-        let RecordPosition(position) = value.position;
-        match which {
-            SlotValue::Fan => (self.fan, self.length) = (halves(position), value.length as u16),
-            SlotValue::State => self.state = halves(position),
-        }
-        before.map(|before| before.length)
-    }
-
-    /// Removes a value; returns its length.
-    fn take(&mut self, which: SlotValue) -> Option<u32> {
-        let before = self.get(which);
-        match which {
-            SlotValue::Fan => self.length = 0,
-            SlotValue::State => self.state = [0; 2],
-        }
-        before.map(|before| before.length)
-    }
-}
-
 /// Messages with consecutive numbers.
 struct MessageBlock {
     /// That of the block.
@@ -218,7 +158,6 @@ impl SessionNumber {
 const _: () = assert!(arena::slot_size::<Single>() == 28);
 const _: () = assert!(arena::slot_size::<SubscriptionEntry>() == 40);
 const _: () = assert!(arena::slot_size::<MessageBlock>() == 108);
-const _: () = assert!(arena::slot_size::<SlotEntry>() == 28);
 
 /// An entry that is found by its key.
 trait IndexEntry {
@@ -240,15 +179,6 @@ impl IndexEntry for SubscriptionEntry {
 
     fn key(&self) -> u64 {
         self.session.number()
-    }
-}
-
-impl IndexEntry for SlotEntry {
-    type Key = (u64, u32);
-
-    fn key(&self) -> (u64, u32) {
-        let [low, high] = self.slot.map(u32::from);
-        (self.session.number(), low | high << 16)
     }
 }
 
@@ -326,7 +256,7 @@ enum Where {
     /// In this block of messages, at that place.
     Message(u64, usize),
     /// In the entry of this slot of this session; among the singles if its length does not fit.
-    Slot((u64, u32), SlotValue),
+    Slot(Slot, SlotValue),
     /// Among the singles.
     Single,
 }
@@ -382,9 +312,7 @@ impl LogIndex {
                 return value.map(CompactValue::value);
             }
             Where::Slot(slot, which) => {
-                let id = self.slots.find(&self.hasher, slot);
-                let value = id.and_then(|id| self.slots.entries.get(id).get(which));
-                return value.or_else(|| self.odd(key));
+                return self.slots.get(slot, which).or_else(|| self.odd(key));
             }
             Where::Single => None,
         };
@@ -431,34 +359,19 @@ impl LogIndex {
     /// Replaces a value of a slot, or adds it; returns the length of the one before.
     fn put_slot(
         &mut self,
-        slot: (u64, u32),
+        slot: Slot,
         which: SlotValue,
         key: RecordKey,
         value: IndexValue,
     ) -> Option<u32> {
-        if !SlotEntry::fits(which, value.length) {
-            let before = self.take_of_slot(slot, which, key);
-            self.put_single(key, CompactValue::of(value));
-            self.odd += 1;
-            return before;
+        if SlotTable::fits(which, value.length) {
+            let odd = self.take_odd(key);
+            return self.slots.put(slot, which, value).or(odd);
         }
-        let odd = self.take_odd(key);
-        let (id, _) = self.slots.find_or_make(&self.hasher, slot, || SlotEntry::new(slot));
-        self.slots.entries.get_mut(id).put(which, value).or(odd)
-    }
-
-    /// Removes a value of a slot; returns its length.
-    fn take_of_slot(&mut self, slot: (u64, u32), which: SlotValue, key: RecordKey) -> Option<u32> {
-        let id = self.slots.find(&self.hasher, slot);
-        let taken = id.and_then(|id| {
-            let entry = self.slots.entries.get_mut(id);
-            let taken = entry.take(which);
-            if entry.is_empty() {
-                self.slots.remove(&self.hasher, slot);
-            }
-            taken
-        });
-        taken.or_else(|| self.take_odd(key))
+        let before = self.slots.take(slot, which).or_else(|| self.take_odd(key));
+        self.put_single(key, CompactValue::of(value));
+        self.odd += 1;
+        before
     }
 
     /// Removes a value of a slot whose length does not fit; returns its length.
@@ -474,12 +387,9 @@ impl LogIndex {
     /// Removes both values of a slot: the reference to the message and the state of its delivery.
     pub fn take_slot(&mut self, session: u64, slot: u32) {
         let keys @ [fan, _] = slot_keys(session, slot);
-        if let Some(entry) = self.slots.remove(&self.hasher, (fan.session(), slot)) {
-            let values = [SlotValue::Fan, SlotValue::State];
-            for value in values.into_iter().filter_map(|which| entry.get(which)) {
-                self.live -= u64::from(value.length);
-                self.len -= 1;
-            }
+        for length in self.slots.take_all((fan.session(), slot)).into_iter().flatten() {
+            self.live -= u64::from(length);
+            self.len -= 1;
         }
         if self.odd > 0 {
             keys.into_iter().for_each(|key| _ = self.take(key));
@@ -537,7 +447,7 @@ impl LogIndex {
                 taken.or_else(|| self.take_single(key)).map(length)
             }
             Where::Message(block, at) => self.take_message(block, at).map(length),
-            Where::Slot(slot, which) => self.take_of_slot(slot, which, key),
+            Where::Slot(slot, which) => self.slots.take(slot, which).or_else(|| self.take_odd(key)),
             Where::Single => self.take_single(key).map(length),
         };
         let Some(taken) = taken else { return false };
@@ -567,9 +477,8 @@ impl LogIndex {
 
 #[cfg(test)]
 mod tests {
-    use super::super::key::{
-        StoreSecret, inbound_key, message_key, session_key, slot_keys, subscription_key,
-    };
+    use super::super::key::{StoreSecret, inbound_key, message_key, session_key, subscription_key};
+    use super::super::record::STATE_LENGTH;
     use super::*;
     use std::collections::BTreeMap;
 
@@ -617,7 +526,7 @@ mod tests {
                 proptest::prop_assert!(index.take(key));
             }
             proptest::prop_assert_eq!((index.len(), index.live(), index.odd), (0, 0, 0));
-            proptest::prop_assert_eq!(index.slots.entries.len() + index.singles.entries.len(), 0);
+            proptest::prop_assert_eq!(index.slots.len() + index.singles.entries.len(), 0);
         }
     }
 
@@ -636,23 +545,6 @@ mod tests {
         assert!(index.memory().abs_diff(taken_then) < 50_000 * 2, "{}", index.memory());
         assert!((1..=50_000).all(|message| index.take(message_key(message))));
         assert!(index.is_empty() && taken(&index.messages) < 64 << 10);
-    }
-
-    #[test]
-    fn a_message_that_waits_takes_no_more_when_it_was_sent() {
-        let value = |at, length| IndexValue { position: RecordPosition::new(at, 7), length };
-        let mut index = LogIndex::default();
-        for session in 1..=50_000 {
-            index.put(slot_keys(session, 1)[0], value(session, 32));
-        }
-        let waiting = taken(&index.slots);
-        assert!(waiting <= 50_000 * 41, "{waiting} bytes");
-        for session in 1..=50_000 {
-            index.put(slot_keys(session, 1)[1], value(session, STATE_LENGTH));
-        }
-        assert_eq!((taken(&index.slots), index.odd, index.len()), (waiting, 0, 100_000));
-        (1..=50_000).for_each(|session| index.take_slot(session, 1));
-        assert!(index.is_empty() && taken(&index.slots) < 64 << 10);
     }
 
     #[test]

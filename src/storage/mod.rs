@@ -53,6 +53,7 @@ pub mod recovery;
 #[cfg(feature = "runtime")]
 pub mod rewrite;
 pub mod salvage;
+mod slots;
 #[cfg(feature = "runtime")]
 pub mod store;
 mod tap;
