@@ -90,8 +90,8 @@ fn unknown_kinds_are_refused() {
 fn what_takes_a_value_out_has_the_key_of_what_put_it_in_and_others_differ() {
     let effects: Vec<Effect> = samples().iter().map(|record| record.effect(SECRET)).collect();
     let pairs = [(0, 1), (2, 3), (8, 9), (10, 11), (12, 13)];
-    let [fan, state] = slot_keys(4, 9);
-    assert_eq!(effects[5..8], [Effect::Put(fan), Effect::Put(state), Effect::TakeSlot(4, 9)]);
+    let [fan, state] = slot_keys(9, 3);
+    assert_eq!(effects[5..8], [Effect::Put(fan), Effect::Put(state), Effect::TakeSlot(9, 3)]);
     for (put, take) in pairs {
         let Effect::Put(key) = effects[put] else { panic!("{put} puts") };
         assert_eq!(effects[take], Effect::Take(key));
