@@ -485,7 +485,9 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn it_knows_what_a_map_knows(
-            steps in proptest::collection::vec(((0u8..8, 0u8..8), 0u64..6, 0u8..4, 1u32..100), 0..400)
+            steps in proptest::collection::vec(
+                ((0u8..8, 0u8..8), 0u64..6, 0u8..4, 1u32..100), 0..400
+            )
         ) {
             let (mut index, mut model) = (LogIndex::default(), BTreeMap::new());
             for (at, ((kind, step), session, which, length)) in steps.into_iter().enumerate() {

@@ -27,6 +27,7 @@
 
 #[cfg(feature = "runtime")]
 pub mod backup;
+mod behind;
 mod bounds;
 mod cleaning;
 mod failing;
