@@ -216,6 +216,23 @@ fn a_broker_that_was_started_ends_with_the_second_signal() {
 }
 
 #[test]
+fn what_waited_for_sessions_is_taken_when_they_come_back() {
+    let scratch = Scratch::new("away");
+    for broker in brokers() {
+        let at = format!("-h 127.0.0.1 -p {}", broker.port);
+        let sub = format!("sub {at} -c 3 -i 0 --client-id away-%i -C false -x 600 -q 1 -t a/%i");
+        Generator::start(&format!("{sub} --seconds 0")).ends_with(0);
+        Generator::start(&format!("pub {at} -c 3 -i 0 -I 2 -q 1 -t a/%i -s 64 -L 60")).ends_with(0);
+        let heard = scratch.path("sub.json");
+        Generator::start(&format!("{sub} -L 60 --seconds 20 --json {heard}")).ends_with(0);
+        let heard = ground::result(&heard);
+        let figures = ["delivered", "streams", "lost", "reordered", "resumed", "disconnects"];
+        let figures = figures.map(|name| number(&heard, name));
+        assert_eq!(figures, [60, 3, 0, 0, 3, 0], "{}: {heard}", broker.name);
+    }
+}
+
+#[test]
 fn merged_results_are_the_sum_of_their_parts() {
     let scratch = Scratch::new("merge");
     let broker = Broker::mosquitto();

@@ -29,7 +29,7 @@ use crate::packet::{PacketId, Qos};
 use crate::session::away::{AWAY, Away};
 use crate::session::{AwayMessage, Queued};
 use crate::storage::places::{RecordPlace, SegmentRange};
-use crate::storage::record::{self, Record, StoredMessage, inbound_key, message_key, slot_keys};
+use crate::storage::record::{self, Record, StoredMessage, inbound_key, message_key};
 use crate::time::Instant;
 use std::collections::VecDeque;
 
@@ -149,7 +149,7 @@ impl Storing {
             let session = *session;
             let left = match first {
                 EndedSessionData::Away(away) => away.pop().map(|gone| {
-                    slot_keys(session, gone.slot).into_iter().for_each(|key| self.log.forget(key));
+                    self.log.forget_slot(session, gone.slot);
                     self.let_go_away(gone.number);
                 }),
                 EndedSessionData::Inbound(ids) => {
@@ -176,21 +176,26 @@ impl Storing {
             RecordPlace::Nowhere => Some((BodySource::Damaged, None)),
             RecordPlace::OnItsWay => None,
             RecordPlace::Here(bytes) => {
-                let message = self.decode(wanted, bytes);
+                let message = self.decode(wanted, bytes, &mut Vec::new());
                 Some((message.map_or(BodySource::Damaged, BodySource::Here), None))
             }
             RecordPlace::There(span, offset) => Some((BodySource::Disk(offset), Some(span))),
         }
     }
 
-    /// The message in a record, if it is the one that was stored.
-    pub(super) fn decode(&self, wanted: &AwayMessage, bytes: &[u8]) -> Option<Message> {
+    /// The message in a record, if it is the one that was stored. `scratch` is working memory.
+    pub(super) fn decode(
+        &self,
+        wanted: &AwayMessage,
+        bytes: &[u8],
+        scratch: &mut Vec<u8>,
+    ) -> Option<Message> {
         if crc32c::crc32c(bytes) != wanted.checksum && !Mutant::StorageReadUnchecked.is_on() {
             return None;
         }
         match record::decode(bytes) {
             Ok((Record::Put { body, .. }, _)) => {
-                Some(Message::new(&routed(&body, self.expiry_of(&body)), &mut Vec::new()))
+                Some(Message::new(&routed(&body, self.expiry_of(&body)), scratch))
             }
             _ => None,
         }

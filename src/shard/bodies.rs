@@ -7,6 +7,10 @@
 //! handle of it, and a little longer, because a fan-out may reach further sessions, which must find
 //! the message's number. The bodies that no session has a handle of are bounded by [`RECENT`] and
 //! [`RECENT_BYTES`].
+//!
+//! Most messages wait for one session that is not connected, which gives its handle up at once. So
+//! what was put in last is not in the tables yet: a message comes there when the next one is put
+//! in, if it is still needed.
 
 use crate::message::Message;
 use crate::mutant::Mutant;
@@ -32,6 +36,8 @@ struct CachedBody {
     checksum: u32,
     /// The body is in [`Bodies::recent`]; it is there once.
     recent: bool,
+    /// The message is in [`Bodies::numbers`].
+    numbered: bool,
 }
 
 /// The bodies of a shard's stored messages.
@@ -40,8 +46,13 @@ pub(super) struct Bodies {
     /// The number of the message behind each handle, by session and by the session's own number for
     /// it.
     slots: NumberMap<(u32, u32), u64>,
+    /// The newest of them, which is not in the map yet.
+    latest_slot: Option<((u32, u32), u64)>,
     kept: NumberMap<u64, CachedBody>,
-    /// Numbers of the messages in memory, by their address.
+    /// The newest message, which is not in the map yet.
+    latest: Option<(u64, CachedBody)>,
+    /// Numbers of the messages in memory, by their address. Those that were read back for a session
+    /// are not in it: they reach no other session.
     numbers: NumberMap<usize, u64>,
     /// How many sessions wait for a message that is not in memory, if more than one does.
     shared: NumberMap<u64, u32>,
@@ -54,52 +65,93 @@ pub(super) struct Bodies {
 impl Bodies {
     /// The number of a message that is in memory.
     pub(super) fn number(&self, message: &Message) -> Option<u64> {
-        self.numbers.get(&message.address()).copied()
+        match &self.latest {
+            Some((number, latest)) if latest.message.address() == message.address() => {
+                Some(*number)
+            }
+            _ => self.numbers.get(&message.address()).copied(),
+        }
     }
 
     /// The number of the message that a session has under `slot`, a number of the session's own.
     pub(super) fn of_slot(&self, index: u32, slot: u32) -> Option<u64> {
-        self.slots.get(&(index, slot)).copied()
+        match self.latest_slot {
+            Some((key, number)) if key == (index, slot) => Some(number),
+            _ => self.slots.get(&(index, slot)).copied(),
+        }
     }
 
     /// A session has a handle of the message from now on.
     pub(super) fn set_slot(&mut self, index: u32, slot: u32, number: u64) {
-        self.slots.insert((index, slot), number);
+        let before = self.latest_slot.replace(((index, slot), number));
+        if let Some((key, number)) = before.filter(|(key, _)| *key != (index, slot)) {
+            self.slots.insert(key, number);
+        }
     }
 
     /// The session does not have a handle under that number any more.
     pub(super) fn take_slot(&mut self, index: u32, slot: u32) -> Option<u64> {
-        self.slots.remove(&(index, slot))
+        match self.latest_slot.take_if(|(key, _)| *key == (index, slot)) {
+            Some((_, number)) => Some(number),
+            None => self.slots.remove(&(index, slot)),
+        }
+    }
+
+    fn entry(&mut self, number: u64) -> Option<&mut CachedBody> {
+        match &mut self.latest {
+            Some((latest, body)) if *latest == number => Some(body),
+            _ => self.kept.get_mut(&number),
+        }
+    }
+
+    fn known(&self, number: u64) -> Option<&CachedBody> {
+        match &self.latest {
+            Some((latest, body)) if *latest == number => Some(body),
+            _ => self.kept.get(&number),
+        }
     }
 
     /// One more session waits for a message, with a handle. `message` and `checksum` are its body
     /// and checksum, should the body not be in memory.
     pub(super) fn hold(&mut self, number: u64, message: Message, checksum: u32) {
-        let kept = self.keep(number, message, checksum, 0);
-        kept.sessions += 1;
-        kept.here += 1;
+        if let Some(kept) = self.entry(number) {
+            kept.sessions += 1;
+            kept.here += 1;
+            return;
+        }
+        self.settle();
+        let sessions = self.take_shared(number).unwrap_or(0) + 1;
+        let body =
+            CachedBody { message, sessions, here: 1, checksum, recent: false, numbered: false };
+        self.latest = Some((number, body));
     }
 
-    /// What is kept of a message, with this body and checksum should its body not be in memory.
-    /// `alone` is how many sessions wait for the message when `shared` does not say.
-    fn keep(
-        &mut self,
-        number: u64,
-        message: Message,
-        checksum: u32,
-        alone: u32,
-    ) -> &mut CachedBody {
-        let Bodies { kept, numbers, shared, .. } = self;
-        kept.entry(number).or_insert_with(|| {
-            numbers.insert(message.address(), number);
-            let sessions = shared.remove(&number).unwrap_or(alone);
-            CachedBody { message, sessions, here: 0, checksum, recent: false }
-        })
+    /// How many sessions wait for a message that is not in memory, if more than one does. The
+    /// caller counts them from now on.
+    fn take_shared(&mut self, number: u64) -> Option<u32> {
+        if self.shared.is_empty() { None } else { self.shared.remove(&number) }
+    }
+
+    /// Puts the newest message into the map, if it is still needed.
+    fn settle(&mut self) {
+        let Some((number, mut body)) = self.latest.take() else { return };
+        if body.here == 0 && body.message.handles() == 1 {
+            // No delivery is under way that could reach another session.
+            if body.sessions > 1 {
+                self.shared.insert(number, body.sessions);
+            }
+            return;
+        }
+        self.numbers.insert(body.message.address(), number);
+        body.numbered = true;
+        self.kept.insert(number, body);
+        // Some session waits for it: the last that does not wait any more takes it out.
+        let _ = self.look_at(number);
     }
 
     /// One more session waits, with a handle, for a message that is in memory.
     pub(super) fn hold_again(&mut self, number: u64) {
-        if let Some(kept) = self.kept.get_mut(&number) {
+        if let Some(kept) = self.entry(number) {
             kept.sessions += 1;
             kept.here += 1;
         }
@@ -109,7 +161,7 @@ impl Bodies {
     /// does.
     #[must_use]
     pub(super) fn let_go(&mut self, number: u64) -> bool {
-        let Some(kept) = self.kept.get_mut(&number) else { return false };
+        let Some(kept) = self.entry(number) else { return false };
         kept.sessions -= 1;
         kept.here -= 1;
         self.look_at(number)
@@ -118,7 +170,7 @@ impl Bodies {
     /// A session gives up its handle and keeps only the number; returns the checksum of the
     /// message.
     pub(super) fn send_away(&mut self, number: u64) -> u32 {
-        let Some(kept) = self.kept.get_mut(&number) else { return 0 };
+        let Some(kept) = self.entry(number) else { return 0 };
         let checksum = kept.checksum;
         kept.here -= 1;
         self.look_at(number);
@@ -127,7 +179,7 @@ impl Bodies {
 
     /// After a restart: one more session waits for a message, of which it has only the number.
     pub(super) fn adopt_away(&mut self, number: u64) {
-        match self.kept.get_mut(&number) {
+        match self.entry(number) {
             Some(kept) => kept.sessions += 1,
             None => *self.shared.entry(number).or_insert(0) += 1,
         }
@@ -142,27 +194,34 @@ impl Bodies {
 
     /// The message, if it is in memory.
     pub(super) fn get(&self, number: u64) -> Option<&Message> {
-        self.kept.get(&number).map(|kept| &kept.message)
+        self.known(number).map(|kept| &kept.message)
     }
 
     /// CRC32C of the record of a message that is in memory.
     pub(super) fn checksum(&self, number: u64) -> Option<u32> {
-        self.kept.get(&number).map(|kept| kept.checksum)
+        self.known(number).map(|kept| kept.checksum)
     }
 
     /// A session that had only the number gets a handle: of the message that is in memory already,
     /// or of this one.
     pub(super) fn come_back(&mut self, number: u64, message: Message, checksum: u32) -> Message {
-        let kept = self.keep(number, message, checksum, 1);
-        kept.here += 1;
-        kept.message.clone()
+        if let Some(kept) = self.entry(number) {
+            kept.here += 1;
+            return kept.message.clone();
+        }
+        let sessions = self.take_shared(number).unwrap_or(1);
+        let back = message.clone();
+        let body =
+            CachedBody { message, sessions, here: 1, checksum, recent: false, numbered: false };
+        self.kept.insert(number, body);
+        back
     }
 
     /// A session that has only the number does not wait for the message any more. True when no
     /// session does.
     #[must_use]
     pub(super) fn let_go_away(&mut self, number: u64) -> bool {
-        if let Some(kept) = self.kept.get_mut(&number) {
+        if let Some(kept) = self.entry(number) {
             kept.sessions -= 1;
             return self.look_at(number);
         }
@@ -177,10 +236,17 @@ impl Bodies {
     /// Decides what becomes of a body that a session has let go. True when no session waits for the
     /// message any more.
     fn look_at(&mut self, number: u64) -> bool {
-        let Some(kept) = self.kept.get_mut(&number) else { return false };
+        let latest = self.latest.as_ref().is_some_and(|(latest, _)| *latest == number);
+        let Some(kept) = self.entry(number) else { return false };
         if kept.sessions == 0 {
             self.forget(number);
             return true;
+        }
+        if latest {
+            if kept.here == 0 && kept.message.size() > RECENT_BYTES {
+                self.settle();
+            }
+            return false;
         }
         if kept.here == 0 && !std::mem::replace(&mut kept.recent, true) {
             let size = kept.message.size();
@@ -192,8 +258,13 @@ impl Bodies {
     }
 
     fn forget(&mut self, number: u64) -> Option<CachedBody> {
+        if let Some((_, body)) = self.latest.take_if(|(latest, _)| *latest == number) {
+            return Some(body);
+        }
         let kept = self.kept.remove(&number)?;
-        self.numbers.remove(&kept.message.address());
+        if kept.numbered {
+            self.numbers.remove(&kept.message.address());
+        }
         Some(kept)
     }
 
@@ -227,7 +298,9 @@ impl Bodies {
         fn table<K, V>(map: &NumberMap<K, V>) -> usize {
             map.capacity() * (size_of::<(K, V)>() + 1)
         }
+        let latest = self.latest.as_ref().filter(|(_, body)| body.here == 0);
         table(&self.slots)
+            + latest.map_or(0, |(_, body)| body.message.size())
             + table(&self.kept)
             + table(&self.numbers)
             + table(&self.shared)
@@ -284,7 +357,7 @@ mod tests {
         bodies.send_away(1);
         assert!(bodies.get(1).is_none(), "it is larger than what is kept without a handle");
         let back = bodies.come_back(1, message(10), 7);
-        assert_eq!(bodies.number(&back), Some(1));
+        assert!(bodies.get(1).is_some_and(|known| known.address() == back.address()));
         assert!(!bodies.let_go(1));
         assert!(bodies.let_go_away(1));
         assert!(bodies.numbers.is_empty());
@@ -293,11 +366,14 @@ mod tests {
     #[test]
     fn a_body_that_is_let_go_again_and_again_counts_once() {
         let mut bodies = Bodies::default();
-        bodies.hold(1, message(100), 0);
+        let delivered = message(100);
+        bodies.hold(1, delivered.clone(), 0);
         bodies.hold_again(1);
         bodies.send_away(1);
         bodies.send_away(1);
+        bodies.hold(2, message(100), 0);
         let once = bodies.recent_bytes;
+        assert_eq!((bodies.recent.len(), once), (1, delivered.size()));
         for _ in 0..RECENT {
             let _ = bodies.come_back(1, message(100), 0);
             bodies.send_away(1);
@@ -312,10 +388,46 @@ mod tests {
         let first = message(1);
         bodies.hold(1, first.clone(), 0);
         bodies.send_away(1);
+        let mut last = first.clone();
         for number in 2..1000 {
-            bodies.hold(number, message(1), 0);
+            let next = message(1);
+            bodies.hold(number, next.clone(), 0);
             bodies.send_away(number);
+            // It was delivered until the next one was.
+            last = next;
         }
+        assert_eq!(bodies.number(&last), Some(999));
         assert_eq!(bodies.number(&first), Some(1));
+        assert!(bodies.kept.len() <= RECENT);
+    }
+
+    #[test]
+    fn what_waits_for_one_session_in_the_store_only_comes_to_no_table() {
+        let mut bodies = Bodies::default();
+        for number in 1..1000 {
+            bodies.hold(number, message(1), 7);
+            bodies.set_slot(3, number as u32, number);
+            assert_eq!(bodies.take_slot(3, number as u32), Some(number));
+            assert_eq!(bodies.send_away(number), 7);
+        }
+        let tables = [bodies.slots.len(), bodies.numbers.len(), bodies.shared.len()];
+        assert_eq!((tables, bodies.kept.len()), ([0; 3], 0));
+        assert!((1..1000).all(|number| bodies.let_go_away(number)));
+    }
+
+    #[test]
+    fn each_slot_has_its_message_whichever_was_put_last() {
+        let mut bodies = Bodies::default();
+        (1..=3).for_each(|slot| bodies.set_slot(7, slot, 10 + u64::from(slot)));
+        bodies.set_slot(7, 3, 20);
+        assert_eq!(
+            [1, 2, 3, 4].map(|slot| bodies.of_slot(7, slot)),
+            [Some(11), Some(12), Some(20), None]
+        );
+        assert_eq!(
+            [1, 3, 3, 2].map(|slot| bodies.take_slot(7, slot)),
+            [Some(11), Some(20), None, Some(12)]
+        );
+        assert!(bodies.slots.is_empty() && bodies.latest_slot.is_none());
     }
 }

@@ -120,7 +120,7 @@ impl Shard {
             (BodySource::Here(body), _) => Some(body),
             (BodySource::Disk(offset), Some(Ok(mut bytes))) => {
                 frame::unframe(offset, &mut bytes);
-                storing.decode(message, &bytes)
+                storing.decode(message, &bytes, self.delivery.scratch.bytes())
             }
             (BodySource::Disk(_), Some(Err(why))) => {
                 storing.log.cannot_read(&why);

@@ -32,7 +32,7 @@ use crate::session::{Queued, StoredSessionRef};
 use crate::storage::StorageCommand;
 use crate::storage::image::SessionSum;
 use crate::storage::log::Log;
-use crate::storage::record::{Record, StoreSecret, StoredMessage, slot_keys};
+use crate::storage::record::{Record, StoreSecret, StoredMessage};
 use crate::time::Instant;
 use std::collections::VecDeque;
 
@@ -272,7 +272,7 @@ impl Storing {
         if said {
             self.append(&Record::Ack { session, slot });
         } else {
-            slot_keys(session, slot).into_iter().for_each(|key| self.log.forget(key));
+            self.log.forget_slot(session, slot);
         }
         self.let_go(message);
     }

@@ -56,11 +56,15 @@ pub(super) struct Standing {
 
 impl Standing {
     fn of(storing: &Storing) -> Standing {
-        let (log, now) = (&storing.log, storing.micros);
         let refusing = storing.refusing;
-        let fine = log.accepts(now) && refusing.is_empty();
-        Standing { fine, refuses: log.refuses(now), refusing }
+        let refuses = storing.log.refuses(storing.micros);
+        Standing { fine: is_fine(storing), refuses, refusing }
     }
+}
+
+/// Whether publishers neither wait nor are refused.
+fn is_fine(storing: &Storing) -> bool {
+    storing.log.accepts(storing.micros) && storing.refusing.is_empty()
 }
 
 /// Whether the message may have to be stored: any message but QoS 0 without RETAIN. A message that
@@ -82,8 +86,8 @@ impl Shard {
         publish: &Publish<'_>,
         topic: &str,
     ) -> Option<Handled> {
-        let fine = Standing::of(self.storing.as_ref()?).fine;
-        if fine || !may_be_stored(publish) || Mutant::StorageDownTaken.is_on() {
+        let storing = self.storing.as_ref()?;
+        if !may_be_stored(publish) || is_fine(storing) || Mutant::StorageDownTaken.is_on() {
             return None;
         }
         self.hold_or_refuse(socket, index, version, publish, topic)

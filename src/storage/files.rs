@@ -102,7 +102,18 @@ impl LogFiles {
     /// # Errors
     /// When the file cannot be read.
     pub fn read(&mut self, segment: u32, offset: u64, length: usize) -> io::Result<Vec<u8>> {
-        read(&File::open(self.path(segment))?, offset, length)
+        let mut bytes = Vec::new();
+        read(&File::open(self.path(segment))?, offset, length, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Reads for recovery, into one buffer again and again.
+    pub fn reader(&self) -> impl FnMut(u32, u64, usize, &mut Vec<u8>) -> Result<(), String> {
+        move |segment, offset, length, bytes| {
+            let file = File::open(self.path(segment));
+            let done = file.and_then(|file| read(&file, offset, length, bytes));
+            done.map_err(|error| error.to_string())
+        }
     }
 
     /// Reads spans, in the order of their places; those that lie close together are read by one
@@ -112,7 +123,7 @@ impl LogFiles {
         sorted.sort_unstable_by_key(|(span, at)| (span.segment, span.offset, *at));
         let mut found = vec![Ok(Vec::new()); spans.len()];
         let mut opened: Option<(u32, io::Result<File>)> = None;
-        let mut left = &*sorted;
+        let (mut left, mut bytes) = (&*sorted, Vec::new());
         while let Some((first, _)) = left.first() {
             let (count, length) = together(left);
             let (group, rest) = left.split_at(count);
@@ -121,13 +132,15 @@ impl LogFiles {
                 Some((segment, file)) if segment == first.segment => file,
                 _ => File::open(self.path(first.segment)),
             };
-            let bytes = match &file {
-                Ok(file) => read(file, first.offset, length).map_err(|error| error.to_string()),
+            let done = match &file {
+                Ok(file) => {
+                    read(file, first.offset, length, &mut bytes).map_err(|error| error.to_string())
+                }
                 Err(error) => Err(error.to_string()),
             };
             opened = Some((first.segment, file));
             for &(span, at) in group {
-                let part = bytes.as_ref().map_err(String::clone).and_then(|bytes| {
+                let part = done.as_ref().map_err(String::clone).and_then(|()| {
                     let from = (span.offset - first.offset) as usize;
                     let part = bytes.get(from..from + span.length);
                     part.map(<[u8]>::to_vec).ok_or_else(|| "the file is too short".to_owned())
@@ -353,13 +366,17 @@ fn written_end(file: &File) -> io::Result<u64> {
     }
 }
 
-/// Reads `length` bytes from an offset; fewer where the file ends.
-fn read(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+/// Reads `length` bytes from an offset into `bytes`; fewer where the file ends.
+fn read(file: &File, offset: u64, length: usize, bytes: &mut Vec<u8>) -> io::Result<()> {
     faults::read()?;
     let left = file.metadata()?.len().saturating_sub(offset);
-    let mut bytes = vec![0; length.min(usize::try_from(left).unwrap_or(usize::MAX))];
-    file.read_exact_at(&mut bytes, offset)?;
-    Ok(bytes)
+    let length = length.min(usize::try_from(left).unwrap_or(usize::MAX));
+    if bytes.capacity() < length {
+        // Fresh memory is zero already.
+        *bytes = vec![0; length];
+    }
+    bytes.resize(length, 0);
+    file.read_exact_at(bytes, offset)
 }
 
 /// How many of the first spans are read by one call, and the bytes from the first to the last of

@@ -6,7 +6,7 @@ use super::index::{IndexValue, LogIndex};
 use super::newest::Newest;
 use super::record::{
     self, DeliveryPhase, Effect, Record, StoreSecret, StoredMessage, StoredSession, inbound_key,
-    message_key, session_key, slot_keys, subscription_key, will_key,
+    message_key, session_key, subscription_key, will_key,
 };
 use crate::topic::spread;
 use hashbrown::HashMap;
@@ -227,7 +227,7 @@ impl Image {
         match record.effect(secret) {
             Effect::Put(key) => self.index.put(key, value),
             Effect::Take(key) => _ = self.index.take(key),
-            Effect::TakeBoth(keys) => keys.into_iter().for_each(|key| _ = self.index.take(key)),
+            Effect::TakeSlot(session, slot) => self.index.take_slot(session, slot),
             Effect::None => {}
         }
         match *record {
@@ -419,7 +419,7 @@ impl SessionImage {
         filters.for_each(|filter| _ = index.take(subscription_key(session, filter, secret)));
         let slots = self.waiting.iter().map(|(&slot, _)| slot);
         for slot in slots.chain(self.states.iter().map(|(&slot, _)| slot)) {
-            slot_keys(session, slot).into_iter().for_each(|key| _ = index.take(key));
+            index.take_slot(session, slot);
         }
         for &packet in &self.inbound {
             index.take(inbound_key(session, packet));

@@ -2,13 +2,15 @@
 //! alive when the index has its position.
 //!
 //! Memory: a session's own record and one of its subscriptions share an entry of 40 bytes, and
-//! eight messages with consecutive numbers one of 108 bytes; every other value has an entry of 28
-//! bytes. Messages come in the order of their numbers, so what a new one needs was just used for
+//! eight messages with consecutive numbers one of 108 bytes; what is stored of a message that waits
+//! for a session is in a table of its own ([`super::slots`]), and every other value has an entry of
+//! 28 bytes. Messages come in the order of their numbers, so what a new one needs was just used for
 //! the one before it. Each entry takes another 6 to 12 bytes in a table of entry numbers. Entries
 //! are allocated in chunks and tables in segments, so growth never moves more than a 256th of them.
 
-use super::key::RecordKey;
-use super::kind::{PUT, SESSION, SUBSCRIBED};
+use super::key::{RecordKey, slot_keys};
+use super::kind::{FAN, PUT, SESSION, STATE, SUBSCRIBED};
+use super::slots::{Slot, SlotTable, SlotValue};
 use crate::arena::{self, NodeArena};
 use crate::split::SplitTable;
 use std::hash::{BuildHasher, Hash};
@@ -37,6 +39,16 @@ impl RecordPosition {
         self.0 >> OFFSET_BITS
     }
 
+    /// The same in two halves, for entries that are to be small.
+    pub(super) fn halves(self) -> [u32; 2] {
+        halves(self.0)
+    }
+
+    /// The reverse of [`RecordPosition::halves`].
+    pub(super) fn of_halves(position: [u32; 2]) -> RecordPosition {
+        RecordPosition(whole(position))
+    }
+
     /// The byte of the batch's payload.
     pub fn offset(self) -> usize {
         (self.0 & ((1 << OFFSET_BITS) - 1)) as usize
@@ -62,6 +74,10 @@ pub struct LogIndex {
     pairs: Entries<SubscriptionEntry>,
     /// Messages that wait for sessions.
     messages: Entries<MessageBlock>,
+    /// References to messages, with the states of their deliveries.
+    slots: SlotTable,
+    /// How many such values are among the singles, because their length does not fit.
+    odd: usize,
     /// All other values.
     singles: Entries<Single>,
     len: usize,
@@ -239,6 +255,8 @@ enum Where {
     Subscription(u64, [u16; 5]),
     /// In this block of messages, at that place.
     Message(u64, usize),
+    /// In the entry of this slot of this session; among the singles if its length does not fit.
+    Slot(Slot, SlotValue),
     /// Among the singles.
     Single,
 }
@@ -252,6 +270,8 @@ fn where_is(key: RecordKey) -> Where {
             Where::Subscription(key.session(), [key.high(), part(0), part(1), part(2), part(3)])
         }
         PUT => Where::Message(low / BLOCK, (low % BLOCK) as usize),
+        FAN => Where::Slot((key.session(), low as u32), SlotValue::Fan),
+        STATE => Where::Slot((key.session(), low as u32), SlotValue::State),
         _ => Where::Single,
     }
 }
@@ -269,7 +289,7 @@ impl LogIndex {
 
     /// Bytes of memory.
     pub fn memory(&self) -> usize {
-        self.pairs.memory() + self.messages.memory() + self.singles.memory()
+        self.pairs.memory() + self.messages.memory() + self.slots.memory() + self.singles.memory()
     }
 
     /// True when there is none.
@@ -291,6 +311,9 @@ impl LogIndex {
                 let value = self.messages.entries.get(id).values.get(at)?;
                 return value.map(CompactValue::value);
             }
+            Where::Slot(slot, which) => {
+                return self.slots.get(slot, which).or_else(|| self.odd(key));
+            }
             Where::Single => None,
         };
         found.map(CompactValue::value).or_else(|| self.single(key))
@@ -301,28 +324,75 @@ impl LogIndex {
         Some(self.singles.entries.get(id).place.value())
     }
 
+    /// The value of a slot whose length does not fit.
+    fn odd(&self, key: RecordKey) -> Option<IndexValue> {
+        if self.odd == 0 { None } else { self.single(key) }
+    }
+
     /// Replaces the value of a key, or adds it.
     pub fn put(&mut self, key: RecordKey, value: IndexValue) {
         let place = CompactValue::of(value);
+        let length = |old: CompactValue| old.length.get();
         let old = match where_is(key) {
-            Where::Own(session) => self.pair(session).own.replace(place),
+            Where::Own(session) => self.pair(session).own.replace(place).map(length),
             Where::Subscription(session, filter) => {
                 let known = self.singles.find(&self.hasher, key).is_some();
                 let pair = self.pair(session);
                 if !known && (pair.subscription.is_none() || pair.filter == filter) {
                     pair.filter = filter;
-                    pair.subscription.replace(place)
+                    pair.subscription.replace(place).map(length)
                 } else {
-                    self.put_single(key, place)
+                    self.put_single(key, place).map(length)
                 }
             }
-            Where::Message(block, at) => self.put_message(block, at, place),
-            Where::Single => self.put_single(key, place),
+            Where::Message(block, at) => self.put_message(block, at, place).map(length),
+            Where::Slot(slot, which) => self.put_slot(slot, which, key, value),
+            Where::Single => self.put_single(key, place).map(length),
         };
         self.live += u64::from(value.length);
         match old {
-            Some(old) => self.live -= u64::from(old.length.get()),
+            Some(old) => self.live -= u64::from(old),
             None => self.len += 1,
+        }
+    }
+
+    /// Replaces a value of a slot, or adds it; returns the length of the one before.
+    fn put_slot(
+        &mut self,
+        slot: Slot,
+        which: SlotValue,
+        key: RecordKey,
+        value: IndexValue,
+    ) -> Option<u32> {
+        if SlotTable::fits(which, value.length) {
+            let odd = self.take_odd(key);
+            return self.slots.put(slot, which, value).or(odd);
+        }
+        let before = self.slots.take(slot, which).or_else(|| self.take_odd(key));
+        self.put_single(key, CompactValue::of(value));
+        self.odd += 1;
+        before
+    }
+
+    /// Removes a value of a slot whose length does not fit; returns its length.
+    fn take_odd(&mut self, key: RecordKey) -> Option<u32> {
+        if self.odd == 0 {
+            return None;
+        }
+        let taken = self.take_single(key)?;
+        self.odd -= 1;
+        Some(taken.length.get())
+    }
+
+    /// Removes both values of a slot: the reference to the message and the state of its delivery.
+    pub fn take_slot(&mut self, session: u64, slot: u32) {
+        let keys @ [fan, _] = slot_keys(session, slot);
+        for length in self.slots.take_all((fan.session(), slot)).into_iter().flatten() {
+            self.live -= u64::from(length);
+            self.len -= 1;
+        }
+        if self.odd > 0 {
+            keys.into_iter().for_each(|key| _ = self.take(key));
         }
     }
 
@@ -367,19 +437,21 @@ impl LogIndex {
 
     /// Removes the value of a key; true when there was one.
     pub fn take(&mut self, key: RecordKey) -> bool {
+        let length = |taken: CompactValue| taken.length.get();
         let taken = match where_is(key) {
-            Where::Own(session) => self.take_of_pair(session, |pair| pair.own.take()),
+            Where::Own(session) => self.take_of_pair(session, |pair| pair.own.take()).map(length),
             Where::Subscription(session, filter) => {
                 let taken = self.take_of_pair(session, |pair| {
                     pair.subscription.take_if(|_| pair.filter == filter)
                 });
-                taken.or_else(|| self.take_single(key))
+                taken.or_else(|| self.take_single(key)).map(length)
             }
-            Where::Message(block, at) => self.take_message(block, at),
-            Where::Single => self.take_single(key),
+            Where::Message(block, at) => self.take_message(block, at).map(length),
+            Where::Slot(slot, which) => self.slots.take(slot, which).or_else(|| self.take_odd(key)),
+            Where::Single => self.take_single(key).map(length),
         };
         let Some(taken) = taken else { return false };
-        self.live -= u64::from(taken.length.get());
+        self.live -= u64::from(taken);
         self.len -= 1;
         true
     }
@@ -406,25 +478,39 @@ impl LogIndex {
 #[cfg(test)]
 mod tests {
     use super::super::key::{StoreSecret, inbound_key, message_key, session_key, subscription_key};
+    use super::super::record::STATE_LENGTH;
     use super::*;
     use std::collections::BTreeMap;
 
     proptest::proptest! {
         #[test]
         fn it_knows_what_a_map_knows(
-            steps in proptest::collection::vec((0u8..8, 0u64..6, 0u8..4, 1u32..100), 0..400)
+            steps in proptest::collection::vec(
+                ((0u8..8, 0u8..8), 0u64..6, 0u8..4, 1u32..100), 0..400
+            )
         ) {
             let (mut index, mut model) = (LogIndex::default(), BTreeMap::new());
-            for (at, (step, session, which, length)) in steps.into_iter().enumerate() {
+            for (at, ((kind, step), session, which, length)) in steps.into_iter().enumerate() {
                 let filter = ["a", "b/#", "c"].get(usize::from(which));
-                let key = match (step % 4, filter) {
+                let slot = slot_keys(session, u32::from(which / 2) << 20);
+                let key = match (kind, filter) {
+                    (4.., _) => slot[usize::from(which % 2)],
                     (0, _) => session_key(session),
                     (1, Some(filter)) => subscription_key(session, filter, StoreSecret([1, 2])),
                     (2, _) => inbound_key(session, u16::from(which) + 1),
                     _ => message_key(session * 3 + u64::from(which)),
                 };
+                // Of the values of slots some have lengths that fit in no entry.
+                let length = match (kind, which % 2) {
+                    (7, _) => length << 12,
+                    (4.., 1) => STATE_LENGTH,
+                    _ => length,
+                };
                 let value = IndexValue { position: RecordPosition::new(at as u64 + 1, at), length };
-                if step < 5 {
+                if step == 7 && kind >= 4 {
+                    index.take_slot(session, u32::from(which / 2) << 20);
+                    slot.iter().for_each(|key| _ = model.remove(key));
+                } else if step < 5 {
                     index.put(key, value);
                     model.insert(key, value);
                 } else {
@@ -438,6 +524,11 @@ mod tests {
             for (&key, &value) in &model {
                 proptest::prop_assert_eq!(index.get(key), Some(value));
             }
+            for key in model.into_keys() {
+                proptest::prop_assert!(index.take(key));
+            }
+            proptest::prop_assert_eq!((index.len(), index.live(), index.odd), (0, 0, 0));
+            proptest::prop_assert_eq!(index.slots.len() + index.singles.entries.len(), 0);
         }
     }
 

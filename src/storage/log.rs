@@ -14,6 +14,7 @@ use super::tap::JournalTap;
 use super::unsynced::Unsynced;
 use super::{Extent, StorageAnswer, StorageCommand};
 use crate::mutant::Mutant;
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 
 /// Segments that are kept ready besides the next one, for records that take values out and for
@@ -105,7 +106,7 @@ pub struct Log {
     pub(super) filling: Vec<u8>,
     /// The offset in `filling` at which the last record begins.
     pub(super) last: usize,
-    filling_since: u64,
+    pub(super) filling_since: u64,
     pub(super) spare: Vec<u8>,
     pub(super) in_flight: Option<Flight>,
     /// Complete batches that come before the one that is being filled, in order. Each is synced.
@@ -205,7 +206,7 @@ impl Log {
         match record.effect(self.secret) {
             Effect::Put(key) => self.index.put(key, IndexValue { position, length }),
             Effect::Take(key) => self.forget(key),
-            Effect::TakeBoth(keys) => keys.into_iter().for_each(|key| self.forget(key)),
+            Effect::TakeSlot(session, slot) => self.forget_slot(session, slot),
             Effect::None => {}
         }
         if self.degraded && Mutant::StorageDegradedLost.is_on() {
@@ -217,6 +218,11 @@ impl Log {
     /// Removes a value that is not alive any more, as another appended record implies.
     pub fn forget(&mut self, key: RecordKey) {
         self.index.take(key);
+    }
+
+    /// The same for both values of a message that waits for a session.
+    pub fn forget_slot(&mut self, session: u64, slot: u32) {
+        self.index.take_slot(session, slot);
     }
 
     /// Whether a value is stored under this key.
@@ -259,11 +265,16 @@ impl Log {
 
     /// True while there is no room for new values.
     pub fn is_full(&self) -> bool {
-        let room = self.segments.back().filter(|_| !self.sealed);
-        let room = room.map_or(0, |last| self.bounds.segment.saturating_sub(last.end));
-        // The bytes that wait already, and those that come in one step, must fit as well.
-        let enough = self.bounds.segment / 4 + self.backlog() as u64;
-        self.ready.len() < RESERVE || self.ready.len() == RESERVE && room < enough
+        match self.ready.len().cmp(&RESERVE) {
+            Ordering::Less => true,
+            Ordering::Equal => {
+                let room = self.segments.back().filter(|_| !self.sealed);
+                let room = room.map_or(0, |last| self.bounds.segment.saturating_sub(last.end));
+                // The bytes that wait already, and those that come in one step, must fit as well.
+                room < self.bounds.segment / 4 + self.backlog() as u64
+            }
+            Ordering::Greater => false,
+        }
     }
 
     /// True while the last try to make room for new values has failed, or may not be made.
@@ -289,36 +300,6 @@ impl Log {
         let fits = |last: &LogSegment| last.end + next <= self.bounds.segment;
         let writable = !self.sealed && self.segments.back().is_some_and(fits);
         self.refuses(now) && (self.is_down() || self.ready.is_empty() && !writable)
-    }
-
-    /// True when as many bytes as may wait to be durable do, or have waited for as long as they
-    /// may.
-    pub fn is_behind(&self, now: u64) -> bool {
-        self.backlog() >= self.bounds.backlog || self.age(now) >= self.bounds.age
-    }
-
-    /// True when half as many bytes wait to be durable, or have waited for half as long.
-    pub fn is_half_behind(&self, now: u64) -> bool {
-        self.backlog() >= self.bounds.backlog / 2 || self.age(now) >= self.bounds.age / 2
-    }
-
-    /// Bytes that wait to be durable.
-    pub fn backlog(&self) -> usize {
-        let waiting: usize = self.waiting.iter().map(|waiting| waiting.payload.len()).sum();
-        let flying = self.in_flight.as_ref().map_or(0, |flight| flight.bytes);
-        self.filling.len() + flying + waiting + self.unsynced.bytes()
-    }
-
-    /// Microseconds that the oldest of these bytes have waited. Bytes that may be synced later
-    /// count from the time their sync is due.
-    pub fn age(&self, now: u64) -> u64 {
-        let filling = (!self.filling.is_empty()).then_some(self.filling_since);
-        let flying = self.in_flight.as_ref().map(|flight| flight.since);
-        let waiting = self.waiting.front().map(|waiting| waiting.since);
-        let interval = self.bounds.interval.unwrap_or(0);
-        let unsynced = self.unsynced.since().map(|since| since.saturating_add(interval));
-        let since = [filling, flying, waiting, unsynced].into_iter().flatten().min();
-        since.map_or(0, |since| now.saturating_sub(since))
     }
 
     /// Bytes of records that are alive, and bytes in all segments.

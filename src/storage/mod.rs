@@ -27,6 +27,7 @@
 
 #[cfg(feature = "runtime")]
 pub mod backup;
+mod behind;
 mod bounds;
 mod cleaning;
 mod failing;
@@ -53,6 +54,7 @@ pub mod recovery;
 #[cfg(feature = "runtime")]
 pub mod rewrite;
 pub mod salvage;
+mod slots;
 #[cfg(feature = "runtime")]
 pub mod store;
 mod tap;

@@ -23,6 +23,8 @@ const HAS_STAMP: u8 = 16;
 
 /// Bytes of a record before its body.
 pub const PREFIX: usize = 5;
+/// Bytes of a [`Record::State`].
+pub(super) const STATE_LENGTH: u32 = PREFIX as u32 + 8 + 4 + 2 + 1;
 
 /// A session as it is stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -192,8 +194,8 @@ pub enum Effect {
     Put(RecordKey),
     /// Takes the value out.
     Take(RecordKey),
-    /// Takes both values out.
-    TakeBoth([RecordKey; 2]),
+    /// Takes both values of this session's slot out: see [`slot_keys`].
+    TakeSlot(u64, u32),
     /// Neither puts nor takes a value.
     None,
 }
@@ -235,7 +237,7 @@ impl Record<'_> {
             Record::Put { message, .. } => Effect::Put(message_key(message)),
             Record::Fan { session, slot, .. } => Effect::Put(slot_key(FAN, session, slot)),
             Record::State { session, slot, .. } => Effect::Put(slot_key(STATE, session, slot)),
-            Record::Ack { session, slot } => Effect::TakeBoth(slot_keys(session, slot)),
+            Record::Ack { session, slot } => Effect::TakeSlot(session, slot),
             Record::Inbound { session, packet } => {
                 Effect::Put(key(INBOUND, session, 0, u64::from(packet)))
             }

@@ -23,9 +23,9 @@ const BATCHES: u64 = 1 << 36;
 const GAP: u64 = 16 << 10;
 const TOGETHER: u64 = 1 << 20;
 
-/// Reads bytes of a segment from an offset: the segment, the offset, the length. Returns fewer
-/// where the file ends.
-pub type Read<'a> = dyn FnMut(u32, u64, usize) -> Result<Vec<u8>, String> + 'a;
+/// Reads bytes of a segment from an offset into a buffer, whose content they replace: the segment,
+/// the offset, the length, the buffer. Reads fewer where the file ends.
+pub type Read<'a> = dyn FnMut(u32, u64, usize, &mut Vec<u8>) -> Result<(), String> + 'a;
 
 /// Why a log cannot be read.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -146,13 +146,17 @@ pub struct LogReading {
     /// The oldest batch that the log needs, by the last batch.
     needed: u64,
     payload: Vec<u8>,
+    /// One buffer for all segments: to take pages for each of them anew costs as much as to read
+    /// it.
+    bytes: Vec<u8>,
 }
 
 impl LogReading {
     /// Of the log with this secret number, nothing so far.
     pub fn new(log: u64) -> LogReading {
-        let (recovered, payload) = (Recovered::default(), Vec::new());
-        LogReading { log, recovered, expected: None, needed: 0, payload }
+        let recovered = Recovered::default();
+        let (payload, bytes) = (Vec::new(), Vec::new());
+        LogReading { log, recovered, expected: None, needed: 0, payload, bytes }
     }
 
     /// Whether what was read is still the beginning of the log with these segments. It is not, if a
@@ -199,6 +203,7 @@ impl LogReading {
                 if activity == LogActivity::Rests {
                     self.judge(&heads, at, &behind)?;
                 }
+                self.bytes = behind.bytes;
             }
         }
         let Some(expected) = self.expected else { return Ok(()) };
@@ -267,7 +272,8 @@ impl LogReading {
         let limit = limit(heads, at);
         let known = self.recovered.found.segments.pop_if(|known| known.number == number);
         let begun = known.map_or(0, |known| known.end);
-        let mut bytes = whole(number, begun, length, read)?;
+        let mut bytes = std::mem::take(&mut self.bytes);
+        whole(number, begun, length, read, &mut bytes)?;
         let mut offset = 0;
         let start = known.map(|known| known.first).or(self.expected);
         while let Some(next) = self.expected.filter(|&next| limit.is_none_or(|limit| next < limit))
@@ -290,8 +296,7 @@ impl LogReading {
         }
         let place = begun + offset as u64;
         self.recovered.add(number, start.unwrap_or(1), place);
-        bytes.drain(..offset.min(bytes.len()));
-        Ok(BehindBatches { number, place, bytes })
+        Ok(BehindBatches { number, place, bytes, from: offset })
     }
 
     /// Whether what is behind the batches of a segment is what a crash may leave.
@@ -301,7 +306,8 @@ impl LogReading {
         at: usize,
         behind_it: &BehindBatches,
     ) -> Result<(), RecoveryTrouble> {
-        let &BehindBatches { number, place, ref bytes } = behind_it;
+        let &BehindBatches { number, place, ref bytes, from } = behind_it;
+        let bytes = bytes.get(from..).unwrap_or_default();
         let damaged = |batch| {
             let what = Damage::Batch(batch);
             Err(RecoveryTrouble::Damaged { segment: number, offset: place, what })
@@ -332,6 +338,8 @@ struct BehindBatches {
     number: u32,
     place: u64,
     bytes: Vec<u8>,
+    /// Where they begin among the bytes.
+    from: usize,
 }
 
 /// The first batch of the segments behind this one.
@@ -351,7 +359,7 @@ pub fn fill(log: &Log, image: &mut Image, read: &mut Read<'_>) -> Result<(), Rec
     };
     let mut wanted: Vec<_> = image.wanted().into_iter().filter_map(place).collect();
     wanted.sort_unstable_by_key(|(span, _, number)| (span.segment, span.offset, *number));
-    let mut left = &*wanted;
+    let (mut left, mut bytes) = (&*wanted, Vec::new());
     while let Some(&(SegmentRange { segment, offset: from, length }, ..)) = left.first() {
         let mut end = from + length as u64;
         let near = left.iter().take_while(|(span, ..)| {
@@ -361,7 +369,7 @@ pub fn fill(log: &Log, image: &mut Image, read: &mut Read<'_>) -> Result<(), Rec
         });
         let (together, rest) = left.split_at(near.count().max(1));
         left = rest;
-        let bytes = read(segment, from, (end - from) as usize)
+        read(segment, from, (end - from) as usize, &mut bytes)
             .map_err(|why| RecoveryTrouble::Unreadable { segment, why })?;
         for &(span, offset, number) in together {
             let at = (span.offset - from) as usize;
@@ -404,9 +412,9 @@ fn heads(
     segments: &[(u32, u64)],
     read: &mut Read<'_>,
 ) -> Result<Vec<SegmentHead>, RecoveryTrouble> {
-    let mut heads = Vec::with_capacity(segments.len());
+    let (mut heads, mut bytes) = (Vec::with_capacity(segments.len()), Vec::new());
     for &(number, _) in segments {
-        let bytes = read(number, 0, frame::ALIGNMENT)
+        read(number, 0, frame::ALIGNMENT, &mut bytes)
             .map_err(|why| RecoveryTrouble::Unreadable { segment: number, why })?;
         let first = match LogFrameHeader::read(&bytes) {
             Err(NoFrame::Version(version)) => {
@@ -430,9 +438,10 @@ fn whole(
     from: u64,
     length: u64,
     read: &mut Read<'_>,
-) -> Result<Vec<u8>, RecoveryTrouble> {
+    bytes: &mut Vec<u8>,
+) -> Result<(), RecoveryTrouble> {
     let length = usize::try_from(length.saturating_sub(from)).unwrap_or(usize::MAX);
-    read(segment, from, length).map_err(|why| RecoveryTrouble::Unreadable { segment, why })
+    read(segment, from, length, bytes).map_err(|why| RecoveryTrouble::Unreadable { segment, why })
 }
 
 fn show(

@@ -81,9 +81,10 @@ pub fn salvage(
     // In an older segment, the first batch of a later segment and all batches behind it are void,
     // because they were written again.
     let mut limit = u64::MAX;
+    let mut bytes = Vec::new();
     for &(segment, length) in segments.iter().rev() {
-        match read(segment, 0, usize::try_from(length).unwrap_or(usize::MAX)) {
-            Ok(bytes) => limit = scan(log, segment, &bytes, limit, &mut found, &mut lost),
+        match read(segment, 0, usize::try_from(length).unwrap_or(usize::MAX), &mut bytes) {
+            Ok(()) => limit = scan(log, segment, &bytes, limit, &mut found, &mut lost),
             Err(why) => lost.push(LostPart::Segment { segment, why }),
         }
     }
@@ -94,8 +95,8 @@ pub fn salvage(
             lost.push(LostPart::Batches { from, to: batch - 1 });
         }
         expected = Some(batch + 1);
-        let bytes = read(place.segment, place.offset, place.size).unwrap_or_default();
-        let whole = frame::read_batch(&bytes, &mut payload).is_ok();
+        let come = read(place.segment, place.offset, place.size, &mut bytes).is_ok();
+        let whole = come && frame::read_batch(&bytes, &mut payload).is_ok();
         if !whole || !show(batch, &payload, take) {
             lost.push(LostPart::Record { segment: place.segment, batch });
         }

@@ -264,19 +264,18 @@ impl Store {
                 directory.display()
             )));
         }
-        let mut files =
-            LogFiles::open(&directory).map_err(unusable(&directory, "cannot be used"))?;
+        let files = LogFiles::open(&directory).map_err(unusable(&directory, "cannot be used"))?;
         let segments = files.segments().map_err(unusable(&directory, "cannot be read"))?;
-        let mut read = |segment, offset, length| {
-            files.read(segment, offset, length).map_err(|error| error.to_string())
-        };
-        let told = |trouble| UnusableStore(describe(&directory, &trouble));
-        if !early.reading.is_valid(&segments, &mut read).map_err(told)? {
-            return Err(UnusableStore(format!("the log of shard {shard} was written anew")));
+        {
+            let mut read = files.reader();
+            let told = |trouble| UnusableStore(describe(&directory, &trouble));
+            if !early.reading.is_valid(&segments, &mut read).map_err(told)? {
+                return Err(UnusableStore(format!("the log of shard {shard} was written anew")));
+            }
+            let (reading, image, secret) = (&mut early.reading, &mut early.image, self.secret());
+            let mut take = |record: &Record<'_>, at| image.take(record, at, secret);
+            reading.read_on(activity, &segments, &mut read, &mut take).map_err(told)?;
         }
-        let (reading, image, secret) = (&mut early.reading, &mut early.image, self.secret());
-        let mut take = |record: &Record<'_>, at| image.take(record, at, secret);
-        reading.read_on(activity, &segments, &mut read, &mut take).map_err(told)?;
         Ok(files)
     }
 
@@ -289,13 +288,11 @@ impl Store {
         let directory = self.directory(shard);
         let files = LogFiles::open(&directory).map_err(unusable(&directory, "cannot be used"))?;
         let segments = files.segments().map_err(unusable(&directory, "cannot be read"))?;
-        let (mut files, mut image, secret) = (files, Image::default(), self.secret());
-        let mut read = |segment, offset, length| {
-            files.read(segment, offset, length).map_err(|error| error.to_string())
-        };
-        let lost = salvage::salvage(self.log(shard), &segments, &mut read, &mut |record, at| {
-            image.take(record, at, secret);
-        });
+        let (mut image, secret) = (Image::default(), self.secret());
+        let lost =
+            salvage::salvage(self.log(shard), &segments, &mut files.reader(), &mut |record, at| {
+                image.take(record, at, secret);
+            });
         Ok((image, lost))
     }
 
@@ -330,10 +327,7 @@ impl Store {
         }
         let mut log = Log::new(self.log(shard), self.secret(), bounds, recovered.found);
         log.adopt(image.finish(self.secret()));
-        let mut read = |segment, offset, length| {
-            files.read(segment, offset, length).map_err(|error| error.to_string())
-        };
-        recovery::fill(&log, &mut image, &mut read)
+        recovery::fill(&log, &mut image, &mut files.reader())
             .map_err(|trouble| UnusableStore(describe(&directory, &trouble)))?;
         Ok(StorePart { log, files, image, torn: recovered.torn })
     }

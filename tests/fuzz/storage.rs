@@ -150,11 +150,12 @@ pub fn run(bytes: &[u8]) {
         files.iter().zip(1..).map(|(file, number)| (number, file.len() as u64)).collect();
     let longest = files.iter().map(Vec::len).max().unwrap_or(0).max(1);
     let longest = longest.next_multiple_of(frame::ALIGNMENT);
-    let mut read = |segment: u32, offset: u64, length: usize| {
+    let mut read = |segment: u32, offset: u64, length: usize, bytes: &mut Vec<u8>| {
         assert!(length <= longest, "{length} bytes are asked for and a file has {longest}");
         let file = &files[segment as usize - 1];
         let from = (offset as usize).min(file.len());
-        Ok(file[from..(from + length).min(file.len())].to_vec())
+        *bytes = file[from..(from + length).min(file.len())].to_vec();
+        Ok(())
     };
     let (mut image, mut found, mut batches) = (Image::default(), 0, BTreeSet::new());
     let recovered = recovery::recover(LOG, &segments, &mut read, &mut |record, value| {

@@ -6,6 +6,7 @@
 //! The program uses only what a shard offers to its driver, so that other revisions of the broker
 //! can be built with it.
 
+mod files;
 mod operations;
 mod packets;
 mod world;
@@ -20,7 +21,7 @@ const BUSY: usize = 32;
 /// The name, what one operation is, and the function that repeats it.
 type Operation = (&'static str, &'static str, fn(usize));
 
-const OPERATIONS: [Operation; 24] = [
+const OPERATIONS: [Operation; 26] = [
     ("decode", "a QoS 1 PUBLISH framed and decoded", decoding),
     ("publish-qos0", "a QoS 0 message to one subscriber, a step each", |n| publishing(1, 1, 1, n)),
     ("publish-qos0-busy", "the same, 32 messages per step", |n| publishing(1, 1, BUSY, n)),
@@ -35,6 +36,10 @@ const OPERATIONS: [Operation; 24] = [
     ("publish-topics", "publish-qos0 to 400 topics in turn, no rules", unruled),
     ("publish-anew-10", "the same under 10 rules, nothing remembered", |n| ruled_anew(10, n)),
     ("publish-anew-1000", "the same under 1000 rules", |n| ruled_anew(1000, n)),
+    ("away-kept", "a QoS 1 message to an offline session, which takes it later", |n| {
+        away(false, n)
+    }),
+    ("away-stored", "the same with a store: more by the shard's share of it", |n| away(true, n)),
     ("subscribe", "SUBSCRIBE and UNSUBSCRIBE of one filter, two steps", subscribing),
     ("connect", "CONNECT and DISCONNECT of a clean session, three steps", connecting),
     ("connect-across", "the same by way of another shard, six steps", |n| moving(1, n)),

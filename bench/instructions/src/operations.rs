@@ -1,7 +1,10 @@
 //! The operations that are counted. Each function takes the number of repetitions and checks that
 //! they had their effect.
 
-use crate::packets::{ack, hello, publish, subscribe, unsubscribe};
+use crate::BUSY;
+use crate::packets::{
+    ack, hello, hello_again, pubacks, publish, publish_of, subscribe, unsubscribe,
+};
 use crate::world::{MOVED, World};
 use ringmq::ids::SocketId;
 use ringmq::packet::{Framing, Packet, Qos, Version, decode, frame};
@@ -122,6 +125,56 @@ pub fn assured(count: usize) {
         let id = *world.nodes[0].ids.first().expect("the message goes out at once");
         world.step(0, &[(PUBLISHER, &ack(0x62, 7)), (subscriber, &ack(0x50, id))]);
         world.step(0, &[(subscriber, &ack(0x70, id))]);
+    }
+}
+
+/// QoS 1 messages of 200 bytes, 32 a step, to 50 sessions without a connection, whose clients come
+/// back when 64 wait for each, take and acknowledge them, and go. `stored`: with a store.
+pub fn away(stored: bool, count: usize) {
+    const SESSIONS: usize = 50;
+    const EACH: usize = 64;
+    let mut world = World::new(1);
+    if stored {
+        world.store();
+    }
+    let client = |n: usize| SocketId(1 + n as u32);
+    let hellos: Vec<_> = (0..SESSIONS).map(|n| hello_again(&format!("device-{n}"))).collect();
+    let topic = |n: usize| format!("devices/device-{n}/commands");
+    for (n, hello) in hellos.iter().enumerate() {
+        world.enter(0, client(n), hello);
+        world.step(0, &[(client(n), &subscribe(1, &topic(n), Qos::AtLeastOnce))]);
+        world.rest(0);
+        world.step(0, &[(client(n), &[0xE0, 0])]);
+        world.rest(0);
+    }
+    world.nodes[0].keeps = true;
+    world.client(0, PUBLISHER, "publisher");
+    let message = |n: usize| publish_of(&[b'x'; 200], &topic(n), Qos::AtLeastOnce, 1 + n as u16, 1);
+    let messages: Vec<_> = (0..SESSIONS).map(message).collect();
+    let mut sent = 0;
+    for _ in 0..count / (SESSIONS * EACH) {
+        for _ in 0..SESSIONS * EACH / BUSY {
+            // Not in order, so that messages of a session are not side by side.
+            let mut bytes = Vec::new();
+            (sent..sent + BUSY).for_each(|n| bytes.extend_from_slice(&messages[n * 7 % SESSIONS]));
+            sent += BUSY;
+            world.step(0, &[(PUBLISHER, &bytes)]);
+            world.pass_millis(1);
+        }
+        world.rest(0);
+        for (n, hello) in hellos.iter().enumerate() {
+            world.nodes[0].sent.clear();
+            world.enter(0, client(n), hello);
+            let mut taken = 0;
+            while taken < EACH {
+                let (acks, some) = pubacks(&std::mem::take(&mut world.nodes[0].sent));
+                taken += some;
+                world.step(0, &[(client(n), &acks)]);
+                world.pass_millis(1);
+            }
+            world.step(0, &[(client(n), &[0xE0, 0])]);
+            world.rest(0);
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! Packets as clients send them, and the parts of the broker's packets that are read.
 
 use ringmq::packet::{
-    self, Connect, OutPublish, PacketId, Qos, Subscribe, SubscribeFilter, SubscribeFilters,
-    SubscribeOptions, Unsubscribe, UnsubscribeFilters, Version,
+    self, Connect, ConnectProperties, Framing, OutPublish, Packet, PacketId, Qos, Subscribe,
+    SubscribeFilter, SubscribeFilters, SubscribeOptions, Unsubscribe, UnsubscribeFilters, Version,
 };
 
 const PAYLOAD: [u8; 64] = [b'x'; 64];
@@ -16,18 +16,43 @@ pub fn identifier(bytes: &[u8]) -> Option<u16> {
     Some(u16::from_be_bytes([id[0], id[1]]))
 }
 
+/// The PUBACKs that a client owes for the QoS 1 PUBLISH packets among `bytes`, and how many.
+pub fn pubacks(bytes: &[u8]) -> (Vec<u8>, usize) {
+    let (mut acks, mut left) = (Vec::new(), bytes);
+    while let Ok(Framing::Complete { total, .. }) = packet::frame(left, 1 << 20) {
+        if let Ok(Packet::Publish(publish)) = packet::decode(Version::V5, &left[..total])
+            && let Some(id) = publish.id
+        {
+            acks.extend_from_slice(&ack(0x40, id.get()));
+        }
+        left = &left[total..];
+    }
+    let count = acks.len() / 4;
+    (acks, count)
+}
+
 /// A CONNECT with a clean session.
 pub fn hello(name: &str, keep_alive: u16) -> Vec<u8> {
+    connect(name, keep_alive, None)
+}
+
+/// A CONNECT that goes on with the client's session, which then stays for an hour.
+pub fn hello_again(name: &str) -> Vec<u8> {
+    connect(name, 0, Some(3600))
+}
+
+fn connect(name: &str, keep_alive: u16, stays: Option<u32>) -> Vec<u8> {
+    let properties = ConnectProperties { session_expiry: stays, ..Default::default() };
     let connect = Connect {
         version: Version::V5,
-        clean_start: true,
+        clean_start: stays.is_none(),
         keep_alive,
         client_id: name,
         username: None,
         password: None,
         will: None,
         bridge: false,
-        properties: Default::default(),
+        properties,
     };
     let mut bytes = Vec::new();
     packet::encode_connect(&mut bytes, &connect).expect("it is small");
@@ -66,6 +91,11 @@ pub fn unsubscribe(id: u16, filter: &str) -> Vec<u8> {
 
 /// The same PUBLISH of 64 bytes, `count` times; `id` is 0 at QoS 0.
 pub fn publish(topic: &str, qos: Qos, id: u16, count: usize) -> Vec<u8> {
+    publish_of(&PAYLOAD, topic, qos, id, count)
+}
+
+/// The same with that payload.
+pub fn publish_of(payload: &[u8], topic: &str, qos: Qos, id: u16, count: usize) -> Vec<u8> {
     let publish = OutPublish {
         dup: false,
         qos,
@@ -76,7 +106,7 @@ pub fn publish(topic: &str, qos: Qos, id: u16, count: usize) -> Vec<u8> {
         topic_alias: None,
         subscription_ids: &[],
         forwarded: &[],
-        payload: &PAYLOAD,
+        payload,
     };
     let mut bytes = Vec::new();
     for _ in 0..count {

@@ -1,5 +1,6 @@
 //! Shards without a kernel: this module takes the place of driver, mailboxes and clock.
 
+use crate::files::{self, Files};
 use crate::packets::{hello, identifier, subscribe};
 use ringmq::access;
 use ringmq::config::{Config, Or, Sources};
@@ -29,6 +30,11 @@ pub struct Node {
     done: Done,
     /// Packet identifiers of the QoS 1 and 2 messages among the sent bytes.
     pub ids: Vec<u16>,
+    /// The sent bytes, while `keeps`.
+    pub sent: Vec<u8>,
+    pub keeps: bool,
+    /// The files of the shard's log, if it has a store.
+    files: Option<Files>,
     written: usize,
     /// Sockets of clients whose home is another shard, with that shard and the cookie of the move.
     pub strangers: Vec<(SocketId, ShardId, u64)>,
@@ -57,6 +63,7 @@ struct Around<'a> {
     visited: bool,
     done: &'a mut Done,
     ids: &'a mut Vec<u16>,
+    kept: Option<&'a mut Vec<u8>>,
     written: &'a mut usize,
     strangers: &'a mut Vec<(SocketId, ShardId, u64)>,
     stamp: &'a mut u64,
@@ -109,6 +116,7 @@ impl Surroundings for Around<'_> {
                 if let Outgoing::One(bytes) = &outgoing {
                     *self.written += bytes.len();
                     self.ids.extend(identifier(bytes));
+                    self.kept.iter_mut().for_each(|kept| kept.extend_from_slice(bytes));
                 }
                 self.done.sent.push((socket, outgoing));
             }
@@ -160,19 +168,51 @@ impl World {
             let (settings, shared) = (Arc::clone(&settings), Arc::clone(&shared));
             let mut shard = Shard::new(id, shards, settings, shared, Instant(1));
             shard.open_listener(LISTENER, Arc::clone(&listener_state));
-            let (done, ids, strangers) = (Done::default(), Vec::new(), Vec::new());
-            Node { shard, ends, done, ids, written: 0, strangers }
+            Node {
+                shard,
+                ends,
+                done: Done::default(),
+                ids: Vec::new(),
+                sent: Vec::new(),
+                keeps: false,
+                files: None,
+                written: 0,
+                strangers: Vec::new(),
+            }
         });
         World { nodes: nodes.collect(), stamp: 0, now: 1 }
     }
 
     /// One step of the shard `at`, with the received bytes `input`.
     pub fn step(&mut self, at: usize, input: &[(SocketId, &[u8])]) {
-        let Node { shard, ends, done, ids, written, strangers } = &mut self.nodes[at];
+        let Node { shard, ends, done, ids, sent, keeps, files, written, strangers } =
+            &mut self.nodes[at];
         shard.begin(Instant(self.now), self.now * 1000);
+        for answer in files.iter_mut().flat_map(|files| files.answers.drain(..)) {
+            shard.storage_answered(answer);
+        }
         let (visited, stamp) = (false, &mut self.stamp);
-        let mut around = Around { input, visited, done, ids, written, strangers, stamp };
+        let kept = keeps.then_some(sent);
+        let mut around = Around { input, visited, done, ids, kept, written, strangers, stamp };
         Step::new(StepBounds { completions: 512, mail: MAIL_WORK }).run(shard, ends, &mut around);
+        if let Some(files) = files {
+            shard.storage_commands().for_each(|command| files.obey(command));
+        }
+    }
+
+    /// Stores what the only shard has, from now on.
+    pub fn store(&mut self) {
+        let node = &mut self.nodes[0];
+        node.shard.store_with(files::storing(ShardId(0), 1));
+        node.files = Some(Files::default());
+    }
+
+    /// Lets time go on until everything is durable that was stored.
+    pub fn rest(&mut self, at: usize) {
+        (0..8).for_each(|_| {
+            self.pass_millis(1);
+            self.step(at, &[]);
+        });
     }
 
     /// Moves the clock forward. It stands still otherwise: work that a shard does once a second is

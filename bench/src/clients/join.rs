@@ -229,6 +229,13 @@ impl Join {
         self.steps[client as usize] == Step::Ready
     }
 
+    /// Whether it is a message, or belongs to one, that waited in the session of `client`: a broker
+    /// may send these before it has seen the SUBSCRIBE.
+    pub fn takes_early(&self, client: u32, packet: &Packet<'_>) -> bool {
+        let waited = packet.first & 0xf0 == first::PUBLISH || packet.first == first::PUBREL;
+        waited && self.steps[client as usize] == Step::Subscribing
+    }
+
     /// Handles a packet for a client that is not ready; `filters` gives the client's subscriptions.
     /// Returns an `Arrival` at CONNACK, and fails when the broker refuses the client or sends an
     /// unexpected packet.

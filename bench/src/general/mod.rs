@@ -525,7 +525,7 @@ impl Handler for Engine {
         let mut used = 0;
         while let Some(packet) = mqtt::split(&bytes[used..])? {
             used += packet.total;
-            if !self.join.is_ready(client) {
+            if !self.join.is_ready(client) && !self.join.takes_early(client, &packet) {
                 let (names, speakers) = (&self.names, &self.speakers);
                 let filters = |client| match speakers {
                     Speakers::Subscribers(subscribers) => subscribers.filters(names, client),

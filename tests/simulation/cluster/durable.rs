@@ -106,8 +106,7 @@ fn restore(broker: &mut Broker, at: usize, shard: usize, policy: Option<WithoutS
     let mut log = Log::new(log, SECRET, GATHER, recovered.found);
     log.adopt(image.finish(SECRET));
     let disk = &store.disk;
-    let mut read = |segment, offset, length| Ok(disk.read(segment, offset, length));
-    recovery::fill(&log, &mut image, &mut read).expect("a disk that works");
+    recovery::fill(&log, &mut image, &mut disk.reader()).expect("a disk that works");
     let now = broker.world.now;
     let node = &mut broker.world.nodes[shard];
     // What is restored counts from the start.

@@ -66,7 +66,7 @@ fn nothing() -> Parts {
 /// `None` when the log cannot be read on.
 fn read_on(mut known: Parts, disk: &Disk, activity: LogActivity) -> Option<Parts> {
     let segments = disk.segments();
-    let mut read = |segment, offset, length| Ok(disk.read(segment, offset, length));
+    let mut read = disk.reader();
     if !known.reading.is_valid(&segments, &mut read).ok()? {
         return None;
     }

@@ -139,10 +139,10 @@ pub fn read(disk: &Disk, log: u64) -> (Recovered, Image) {
     // On one of two shards bodies are left where they are.
     let room = (log % 2 == 1).then_some(2000);
     let mut image = Image::within(room);
-    let mut read = |segment, offset, length| Ok(disk.read(segment, offset, length));
-    let recovered = recovery::recover(log, &disk.segments(), &mut read, &mut |record, value| {
-        image.take(record, value, SECRET);
-    });
+    let recovered =
+        recovery::recover(log, &disk.segments(), &mut disk.reader(), &mut |record, value| {
+            image.take(record, value, SECRET);
+        });
     (recovered.unwrap_or_else(|trouble| panic!("a crash is no damage: {trouble}")), image)
 }
 
@@ -258,8 +258,7 @@ impl House {
         let mut log = Log::new(log, SECRET, self.bounds, recovered.found);
         log.adopt(image.finish(SECRET));
         let disk = &store.disk;
-        let mut read = |segment, offset, length| Ok(disk.read(segment, offset, length));
-        recovery::fill(&log, &mut image, &mut read).expect("a disk that works");
+        recovery::fill(&log, &mut image, &mut disk.reader()).expect("a disk that works");
         let node = &mut self.world.nodes[at];
         let own = (node.shard.id(), shards);
         node.shard.store_with(Storing::new(log, SECRET, own, 1_000_000, image.last));

@@ -300,6 +300,14 @@ impl Disk {
         self.files[&segment].read(offset as usize, length)
     }
 
+    /// Reads for recovery.
+    pub fn reader(&self) -> impl FnMut(u32, u64, usize, &mut Vec<u8>) -> Result<(), String> {
+        move |segment, offset, length, bytes| {
+            *bytes = self.read(segment, offset, length);
+            Ok(())
+        }
+    }
+
     /// Removes what recovery found to be of no use.
     pub fn keep_only(&mut self, wanted: &BTreeSet<u32>) {
         self.files.retain(|number, _| wanted.contains(number));

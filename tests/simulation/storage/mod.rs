@@ -198,7 +198,7 @@ type Found = (Recovered, State, BTreeMap<RecordKey, IndexValue>);
 
 fn recover(disk: &Disk) -> Result<Found, RecoveryTrouble> {
     let (mut state, mut values) = (State::new(), BTreeMap::new());
-    let mut read = |segment, offset, length| Ok(disk.read(segment, offset, length));
+    let mut read = disk.reader();
     let recovered = recovery::recover(LOG, &disk.segments(), &mut read, &mut |record, value| {
         take(record, value, &mut state, &mut values);
     })?;
@@ -214,7 +214,7 @@ fn take(
     match record.effect(SECRET) {
         Effect::Put(key) => drop(values.insert(key, value)),
         Effect::Take(key) => drop(values.remove(&key)),
-        Effect::TakeBoth(_) | Effect::None => {}
+        Effect::TakeSlot(..) | Effect::None => {}
     }
     match record {
         Record::Retain(body) => {
@@ -505,11 +505,12 @@ fn any_bytes_are_recovered_or_refused() {
         let segments: Vec<(u32, u64)> =
             files.iter().map(|(&number, bytes)| (number, bytes.len() as u64)).collect();
         let mut most = 0;
-        let mut read = |segment, offset: u64, length: usize| {
+        let mut read = |segment, offset: u64, length: usize, out: &mut Vec<u8>| {
             let bytes: &Vec<u8> = &files[&segment];
             let end = (offset as usize + length).min(bytes.len());
             most = most.max(length);
-            Ok(bytes[(offset as usize).min(end)..end].to_vec())
+            *out = bytes[(offset as usize).min(end)..end].to_vec();
+            Ok(())
         };
         let _ = recovery::recover(LOG, &segments, &mut read, &mut |_, _| {});
         assert!(most <= 40 << 10, "reads no more than a segment has: {most}");

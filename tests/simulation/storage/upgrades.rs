@@ -74,7 +74,7 @@ fn read_on(disk: &Disk, log: u64, known: Early, activity: LogActivity) -> Early 
     let known = known.unwrap_or_else(|| (LogReading::new(log), Image::within(Some(0))));
     let (mut reading, mut image) = known;
     let segments = disk.segments();
-    let mut read = |segment, offset, length| Ok(disk.read(segment, offset, length));
+    let mut read = disk.reader();
     let valid = reading.is_valid(&segments, &mut read).is_ok_and(|valid| valid);
     let mut take = |record: &Record<'_>, value| image.take(record, value, SECRET);
     (valid && reading.read_on(activity, &segments, &mut read, &mut take).is_ok())
