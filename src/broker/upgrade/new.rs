@@ -333,6 +333,8 @@ impl Taking {
                     let store = store::take_over(config, broker.homes.len() as u8, lock)?;
                     broker.store = Some(store);
                 }
+                // Old waits for all that it has sent so far.
+                self.wait_for_all()?;
                 self.read_store(broker);
                 // Should old be dead, that is heard in time.
                 let _ = self.channel.say(&UpgradeFrame::Taken(0));
@@ -405,12 +407,18 @@ impl Taking {
         Ok(())
     }
 
-    /// Waits until the shards have told each other of the members of share groups.
-    fn settle(&mut self, broker: &Broker) -> Result<UpgradeTotals, String> {
-        self.hand_on(broker)?;
+    /// Waits until every parcel is taken in.
+    fn wait_for_all(&mut self) -> Result<(), String> {
         while !self.under_way.is_empty() {
             self.wait()?;
         }
+        Ok(())
+    }
+
+    /// Waits until the shards have told each other of the members of share groups.
+    fn settle(&mut self, broker: &Broker) -> Result<UpgradeTotals, String> {
+        self.hand_on(broker)?;
+        self.wait_for_all()?;
         let told: Arc<[ShardId]> = std::mem::take(&mut self.told).into();
         broker.tell_move(|| MoveOrder::EndStale(Arc::clone(&told), self.old_shards));
         self.wait_for_rest(broker)?;

@@ -306,12 +306,12 @@ impl Upgrade {
         if self.job.hello.store.is_none() {
             return Ok(());
         }
-        self.wait_for_taken(0, ANSWER)?;
         match self.job.lock.take() {
             Some(lock) => self.channel.say_with(&UpgradeFrame::Store, &[lock])?,
             None => self.channel.say(&UpgradeFrame::Store)?,
         }
         self.ahead += 1;
+        // It takes in all that it has first.
         self.wait_for_taken(0, COPYING)
     }
 

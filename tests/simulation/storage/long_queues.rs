@@ -56,7 +56,7 @@ fn run(seed: u64, mut between: Between) {
     match between {
         Between::Crash if seed.is_multiple_of(2) => house.crash(),
         Between::Crash => {}
-        Between::Upgrades => assert!(house.upgrade(false)),
+        Between::Upgrades => assert!(house.upgrade_while(false, House::turn)),
     }
     let away = sum(&house, |counters| counters.pending_away_messages);
     assert!(away >= 2 * (MESSAGES - 6), "{away} messages are on disk only");
@@ -80,7 +80,7 @@ fn run(seed: u64, mut between: Between) {
         }
         if between == Between::Upgrades && received >= 40 {
             between = Between::Crash;
-            house.upgrade(seed.is_multiple_of(3));
+            house.upgrade_while(seed.is_multiple_of(3), House::turn);
         }
         if received == MESSAGES {
             break;

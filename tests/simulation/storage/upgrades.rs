@@ -17,19 +17,24 @@ use ringmq::storage::recovery::{LogActivity, LogReading, Recovered};
 use ringmq::transport::Stack;
 
 impl House {
-    /// True when another process serves now.
-    pub(super) fn upgrade(&mut self, fails: bool) -> bool {
+    /// Another process takes over while clients go on. True when it serves now.
+    fn upgrade(&mut self, fails: bool) -> bool {
+        self.upgrade_while(fails, House::live)
+    }
+
+    /// The same, and what happens meanwhile.
+    pub(super) fn upgrade_while(&mut self, fails: bool, goes_on: fn(&mut House)) -> bool {
         let shards = self.stores.len();
         let faults = Faults { receive: 4096, ..Faults::default() };
         let plan = plan(self.seed, shards, settings(self.seed), faults, Stack::default());
-        // Every second time or so, clients are copied meanwhile, which go on.
+        // Every second time or so, clients are copied meanwhile.
         let mut successor = self.world.start_successor(plan);
         let mut early: Vec<Early> = (0..shards).map(|_| None).collect();
         for _ in 0..self.rng.below(3) {
             self.read_early(&mut early);
             let most = self.rng.range(1, 8);
             self.world.copy_to(&mut successor, most);
-            (0..self.rng.below(12)).for_each(|_| self.live());
+            (0..self.rng.below(12)).for_each(|_| goes_on(self));
         }
         let early = std::cell::RefCell::new(early);
         // No store is written but by the one who serves.
