@@ -1,7 +1,7 @@
 """What a cluster costs, and how long it takes, beside one broker in the same run."""
 import os, statistics, threading, time
 
-import mqtt
+import bare, mqtt
 from fleet import BENCH, Fleet, Node, bench, report, to, wait
 
 PAYLOAD = 130
@@ -92,6 +92,9 @@ def flood(directory, table, scale):
         table.note("of that, the subscribers' node", across.cost[far], "us")
         table.note("CPU of a message, NATS", across.cost[fleet.servers[0]], "us")
         table.note("CPU of a message within one node", within.cost[near], "us")
+        a_frame = bare.FRAME // (PAYLOAD + 20)
+        there = bare.measure(fleet.servers[0].address[1], across.rate() / a_frame, seconds)
+        table.note("bare connections to NATS, such frames, as fast", sum(there) / a_frame, "us")
         table.note("lost", across.lost, "", most=0)
         table.note("out of order", across.result["reordered"], "", most=0)
 

@@ -17,6 +17,7 @@
 //! ([`LEVEL`]). What one node alone may not do is done once all nodes have its level.
 
 use super::lane::{Acknowledgement, Lane, SEGMENT};
+use super::segment::HEAD;
 
 /// The oldest format of frames that this node reads and writes.
 pub const OLDEST: u8 = 5;
@@ -32,7 +33,7 @@ const MAGIC: [u8; 2] = *b"RQ";
 /// The longest name of a node in bytes.
 pub const LONGEST_NAME: usize = 64;
 /// The largest frame in bytes.
-pub const LARGEST: usize = SEGMENT + 256;
+pub const LARGEST: usize = SEGMENT + HEAD;
 
 const HELLO: u8 = 0;
 const STATE: u8 = 1;
@@ -167,7 +168,14 @@ pub fn is_name(name: &str) -> bool {
 impl<'a> NodeFrame<'a> {
     /// The frame's bytes.
     pub fn write(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(200 + self.segment().len());
+        let mut out = self.head(self.segment().len());
+        out.extend_from_slice(self.segment());
+        out
+    }
+
+    /// The frame's bytes without its segment, with memory for so many more.
+    pub fn head(&self, more: usize) -> Vec<u8> {
+        let mut out = Vec::with_capacity(HEAD + more);
         let kind = match self.said {
             FrameContent::Hello(_) => HELLO,
             FrameContent::Goodbye => GOODBYE,
@@ -187,11 +195,10 @@ impl<'a> NodeFrame<'a> {
             }
             FrameContent::Hello(_) | FrameContent::Goodbye => {}
             FrameContent::State(state) => state.write(self.format, &mut out),
-            FrameContent::Data(state, lane, number, segment) => {
+            FrameContent::Data(state, lane, number, _) => {
                 state.write(self.format, &mut out);
                 out.push(lane as u8);
                 out.extend_from_slice(&number.to_le_bytes());
-                out.extend_from_slice(segment);
             }
         }
         out
@@ -341,6 +348,7 @@ impl<'a> FrameReader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::lane::FULL;
     use proptest::prelude::*;
 
     fn sample(segment: &[u8]) -> NodeFrame<'_> {
@@ -355,6 +363,16 @@ mod tests {
         let sender = FrameSender { name: "node-1", incarnation: 1 << 60, clock: 99, time: 1 << 41 };
         let said = FrameContent::Data(state, Lane::Messages, 17, segment);
         NodeFrame { format: NEWEST, sender, said }
+    }
+
+    #[test]
+    fn two_full_frames_fit_into_a_buffer_of_the_client_library() {
+        let name = "n".repeat(LONGEST_NAME);
+        let full = sample(&[1; FULL]);
+        let frame = NodeFrame { sender: FrameSender { name: &name, ..full.sender }, ..full };
+        let frame = frame.write().len();
+        let line = format!("MSG ringmq.{name}.node.{name} 12 {frame}\r\n\r\n");
+        assert!(2 * (line.len() + frame) <= 32 << 10, "{} bytes", line.len() + frame);
     }
 
     #[test]

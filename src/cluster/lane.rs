@@ -9,15 +9,22 @@
 //! receiver ([`LaneReceiver`]) takes segments only in the order of their numbers: after a gap, the
 //! sender starts again with the first missing one. A record may be longer than a segment.
 
+use super::segment::{KeptSegment, OpenSegment};
 use crate::mutant::Mutant;
 use crate::time::Instant;
 use crate::upgrade::cluster::{MovedLane, MovedSegment};
 use crate::upgrade::code::ByteString;
+use bytes::Bytes;
 use std::collections::VecDeque;
 
 /// The most bytes of a segment: large enough for about a hundred messages to share the engine's
 /// cost of a frame.
 pub const SEGMENT: usize = 16 * 1024;
+/// The bytes at which a segment is full. Two frames of such segments, with everything that NATS
+/// puts around them, fit into 32 KiB. The client library reads into buffers of that size and copies
+/// what is left of a frame at the end of one to the next: with frames that are a little larger,
+/// that would be nearly a whole frame each time.
+pub const FULL: usize = SEGMENT - 384;
 /// Bytes of records waiting at the receiver, above which the receiver asks for no more.
 pub const RECEIVED: usize = 4 << 20;
 /// The most bytes of a record: a message of the largest packet, with its topic name.
@@ -69,20 +76,11 @@ pub struct Acknowledgement {
     pub gap: bool,
 }
 
-/// A segment that has not been acknowledged.
-struct LaneSegment {
-    bytes: Vec<u8>,
-    /// The number of records that end in it.
-    records: u32,
-    /// The number of bytes at its front that belong to a record of earlier segments.
-    rest: usize,
-}
-
 /// The sending end of a lane.
 pub struct LaneSender {
     /// Bytes that are not a segment yet.
-    open: LaneSegment,
-    kept: VecDeque<LaneSegment>,
+    open: OpenSegment,
+    kept: VecDeque<KeptSegment>,
     /// The number of the first segment in `kept`.
     first: u64,
     /// How many segments of `kept` have been sent.
@@ -100,7 +98,7 @@ pub struct LaneSender {
 impl Default for LaneSender {
     fn default() -> Self {
         LaneSender {
-            open: LaneSegment { bytes: Vec::new(), records: 0, rest: 0 },
+            open: OpenSegment::default(),
             kept: VecDeque::new(),
             first: 1,
             sent: 0,
@@ -137,15 +135,22 @@ impl LaneSender {
 
     /// Records that have not been acknowledged.
     pub fn records(&self) -> u64 {
-        self.kept.iter().chain([&self.open]).map(|segment| u64::from(segment.records)).sum()
+        self.all().map(|(_, records, _)| u64::from(records)).sum()
+    }
+
+    /// All segments, with their bytes, the records that end in them and the bytes at their front
+    /// that belong to an earlier record.
+    fn all(&self) -> impl Iterator<Item = (&[u8], u32, usize)> {
+        let kept = self.kept.iter().map(|kept| (kept.bytes(), kept.records, kept.rest));
+        kept.chain([(self.open.bytes(), self.open.records, self.open.rest)])
     }
 
     /// Hands out, in order, the records of which no part has been acknowledged.
     pub fn unacknowledged(&self, take: &mut dyn FnMut(&[u8])) {
         let mut bytes = Vec::with_capacity(self.bytes);
-        for segment in self.kept.iter().chain([&self.open]) {
-            let begin = if bytes.is_empty() { segment.rest.min(segment.bytes.len()) } else { 0 };
-            bytes.extend(segment.bytes.get(begin..).unwrap_or_default());
+        for (segment, _, rest) in self.all() {
+            let begin = if bytes.is_empty() { rest.min(segment.len()) } else { 0 };
+            bytes.extend(segment.get(begin..).unwrap_or_default());
         }
         let mut rest = &bytes[..];
         while let Some((length, tail)) = rest.split_first_chunk::<LENGTH>()
@@ -164,45 +169,47 @@ impl LaneSender {
 
     /// Appends a record; `write` appends its bytes.
     pub fn push(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        let begin = self.open.bytes.len();
-        self.open.bytes.extend_from_slice(&[0; LENGTH]);
-        write(&mut self.open.bytes);
-        let length = self.open.bytes.len() - begin - LENGTH;
+        let end = self.open.end();
+        let begin = end.len();
+        end.extend_from_slice(&[0; LENGTH]);
+        write(end);
+        let length = end.len() - begin - LENGTH;
         debug_assert!(length <= LARGEST_RECORD, "a record of {length} bytes");
-        if let Some(place) = self.open.bytes.get_mut(begin..begin + LENGTH) {
+        if let Some(place) = end.get_mut(begin..begin + LENGTH) {
             place.copy_from_slice(&(length as u32).to_le_bytes());
         }
         self.bytes += LENGTH + length;
         self.open.records += 1;
-        if self.open.bytes.len() >= SEGMENT {
+        if self.open.len() >= FULL {
             self.cut();
         }
     }
 
     /// Makes segments of the open bytes; less than a full segment stays open.
     fn cut(&mut self) {
-        let rest = self.open.bytes.len() % SEGMENT;
-        let full = self.open.bytes.len() - rest;
+        let rest = self.open.len() % FULL;
+        let full = self.open.len() - rest;
         // With room for what is written before the next cut, unless that is a long record.
-        let mut tail = Vec::with_capacity(SEGMENT + BEYOND);
-        tail.extend_from_slice(self.open.bytes.get(full..).unwrap_or_default());
-        self.open.bytes.truncate(full);
+        let tail = self.open.bytes().get(full..).unwrap_or_default();
+        let mut tail = OpenSegment::new(tail, FULL + BEYOND);
         // All records but the last one end in the first segment, because `cut` is called as soon as
         // there is a full segment. The last one ends in the tail if there is one, and otherwise
         // exactly at the end of the last full segment.
-        let in_tail = u32::from(!tail.is_empty());
-        let in_last = 1 - in_tail;
-        let open = LaneSegment { rest: tail.len(), bytes: tail, records: in_tail };
-        let mut cut = std::mem::replace(&mut self.open, open);
+        (tail.records, tail.rest) = (u32::from(rest > 0), rest);
+        let in_last = 1 - tail.records;
+        let mut cut = std::mem::replace(&mut self.open, tail);
+        cut.truncate(full);
         cut.records -= 1;
-        if full == SEGMENT {
-            self.kept.push_back(cut);
+        if full == FULL {
+            self.kept.push_back(cut.closed());
         } else {
-            for bytes in cut.bytes.chunks(SEGMENT) {
-                let records = std::mem::take(&mut cut.records);
-                self.kept.push_back(LaneSegment { bytes: bytes.to_vec(), records, rest: cut.rest });
+            let (mut records, mut rest) = (cut.records, cut.rest);
+            for bytes in cut.bytes().chunks(FULL) {
+                let mut segment = OpenSegment::new(bytes, 0);
+                (segment.records, segment.rest) = (std::mem::take(&mut records), rest);
+                self.kept.push_back(segment.closed());
                 // Only the last record extends beyond the first segment.
-                cut.rest = SEGMENT;
+                rest = FULL;
             }
         }
         if let Some(last) = self.kept.back_mut() {
@@ -212,9 +219,9 @@ impl LaneSender {
 
     /// Closes the open segment. Returns the number of the segment that comes next.
     pub fn close(&mut self) -> u64 {
-        if !self.open.bytes.is_empty() {
-            let empty = LaneSegment { bytes: Vec::with_capacity(SEGMENT), records: 0, rest: 0 };
-            self.kept.push_back(std::mem::replace(&mut self.open, empty));
+        if self.open.len() > 0 {
+            let empty = OpenSegment::new(&[], FULL + BEYOND);
+            self.kept.push_back(std::mem::replace(&mut self.open, empty).closed());
         }
         self.first + self.kept.len() as u64
     }
@@ -231,13 +238,15 @@ impl LaneSender {
         }
         self.sent += 1;
         self.resend_at.get_or_insert(now.plus_millis(self.patience));
-        Some((number, &segment.bytes))
+        Some((number, segment.bytes()))
     }
 
-    /// The segment that [`LaneSender::next`] returned last.
-    pub fn last_sent(&self) -> Option<(u64, &[u8])> {
+    /// A frame with the segment that [`LaneSender::next`] returned last. `head` gives what the
+    /// frame begins with, for the number of the segment.
+    pub fn frame(&mut self, head: impl FnOnce(u64) -> Vec<u8>) -> Option<Bytes> {
         let at = self.sent.checked_sub(1)?;
-        Some((self.first + at as u64, &self.kept.get(at)?.bytes))
+        let number = self.first + at as u64;
+        self.kept.get_mut(at).map(|segment| segment.frame(&head(number)))
     }
 
     /// Takes in an acknowledgement.
@@ -248,7 +257,7 @@ impl LaneSender {
         }
         let done = (by.next - self.first) as usize;
         for segment in self.kept.drain(..done) {
-            self.bytes -= segment.bytes.len();
+            self.bytes -= segment.bytes().len();
         }
         self.first = by.next;
         self.sent = self.sent.saturating_sub(done);
@@ -289,11 +298,10 @@ impl LaneSender {
 
 /// Both ends of a lane, for the process that takes this one's place.
 pub fn pack(sender: &LaneSender, receiver: &LaneReceiver) -> MovedLane {
-    let all = sender.kept.iter().chain([&sender.open]);
-    let segments = all.map(|segment| MovedSegment {
-        bytes: ByteString(segment.bytes.clone()),
-        records: segment.records,
-        rest: segment.rest as u32,
+    let segments = sender.all().map(|(bytes, records, rest)| MovedSegment {
+        bytes: ByteString(bytes.to_vec()),
+        records,
+        rest: rest as u32,
     });
     let lost = Mutant::ClusterUpgradeWindowLost.is_on();
     let first = if lost { sender.first + sender.kept.len() as u64 } else { sender.first };
@@ -311,19 +319,20 @@ pub fn pack(sender: &LaneSender, receiver: &LaneReceiver) -> MovedLane {
 pub fn unpack(lane: MovedLane) -> (LaneSender, LaneReceiver) {
     let MovedLane { first, until, segments, next, arrived } = lane;
     let bytes = segments.iter().map(|segment| segment.bytes.0.len()).sum();
-    let mut kept: VecDeque<LaneSegment> = segments
+    let mut segments: Vec<OpenSegment> = segments
         .into_iter()
-        .map(|MovedSegment { bytes, records, rest }| LaneSegment {
-            bytes: bytes.0,
-            records,
-            rest: rest as usize,
+        .map(|MovedSegment { bytes, records, rest }| {
+            let mut segment = OpenSegment::new(&bytes.0, 0);
+            (segment.records, segment.rest) = (records, rest as usize);
+            segment
         })
         .collect();
     let mut sender = LaneSender { first, until, bytes, ..LaneSender::default() };
-    if let Some(open) = kept.pop_back() {
+    // A process whose segments were longer may have left more open than is full here.
+    if let Some(open) = segments.pop_if(|open| open.len() < FULL) {
         sender.open = open;
     }
-    sender.kept = kept;
+    sender.kept = segments.into_iter().map(OpenSegment::closed).collect();
     let (bytes, gap, due) = (arrived.0, true, true);
     (sender, LaneReceiver { next, bytes, gap, due, ..LaneReceiver::default() })
 }

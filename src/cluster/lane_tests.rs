@@ -20,7 +20,7 @@ fn drain(arrivals: &mut LaneReceiver) -> Vec<Vec<u8>> {
 #[test]
 fn records_longer_than_a_segment_come_as_they_were() {
     let (mut window, mut arrivals) = (LaneSender::default(), LaneReceiver::default());
-    let lengths = [0, 1, SEGMENT - 4, SEGMENT, 5 * SEGMENT + 3, 7, 3 * SEGMENT - 4];
+    let lengths = [0, 1, FULL - 4, FULL, 5 * FULL + 3, 7, 3 * FULL - 4];
     let mut came = Vec::new();
     for (at, &length) in lengths.iter().enumerate() {
         window.push(|out| out.extend(record(length, at as u8)));
@@ -30,7 +30,7 @@ fn records_longer_than_a_segment_come_as_they_were() {
     while !window.is_empty() {
         now = now.plus_millis(1);
         while let Some((number, segment)) = window.next(now) {
-            assert!(segment.len() <= SEGMENT);
+            assert!(segment.len() <= FULL);
             arrivals.take(number, segment);
         }
         came.extend(drain(&mut arrivals));
@@ -49,7 +49,7 @@ fn a_record_counts_until_the_segment_is_acknowledged_that_it_ends_in() {
     for end in [-1, 0, 1] {
         let mut window = LaneSender::default();
         window.push(|out| out.extend(record(100, 1)));
-        let long = (3 * SEGMENT).strict_add_signed(end) - (LENGTH + 100) - LENGTH;
+        let long = (3 * FULL).strict_add_signed(end) - (LENGTH + 100) - LENGTH;
         window.push(|out| out.extend(record(long, 2)));
         let last = window.close();
         assert_eq!((last, window.records()), (if end > 0 { 5 } else { 4 }, 2), "{end}");
@@ -65,7 +65,7 @@ fn a_record_counts_until_the_segment_is_acknowledged_that_it_ends_in() {
 
 #[test]
 fn records_that_are_not_acknowledged_are_handed_out_whole() {
-    let lengths = [0, 1, SEGMENT - 4, SEGMENT, 5 * SEGMENT + 3, 7, 3 * SEGMENT - 4, 100, 5];
+    let lengths = [0, 1, FULL - 4, FULL, 5 * FULL + 3, 7, 3 * FULL - 4, 100, 5];
     let begins = |at: usize| lengths[..at].iter().map(|length| LENGTH + length).sum::<usize>();
     for acknowledged in 0.. {
         let mut window = LaneSender::default();
@@ -81,7 +81,7 @@ fn records_that_are_not_acknowledged_are_handed_out_whole() {
         window.acknowledged(by, Instant(0));
         let mut left = Vec::new();
         window.unacknowledged(&mut |record| left.push(record.to_vec()));
-        let whole = |at: &usize| begins(*at) >= acknowledged * SEGMENT;
+        let whole = |at: &usize| begins(*at) >= acknowledged * FULL;
         let expected = (0..lengths.len()).filter(whole).map(|at| record(lengths[at], at as u8));
         assert_eq!(left, expected.collect::<Vec<_>>(), "{acknowledged} segments acknowledged");
     }
@@ -98,7 +98,7 @@ fn a_receiver_that_is_behind_is_sent_no_more_than_it_takes() {
         sent += segment.len();
         arrivals.take(number, segment);
     }
-    assert!(sent <= RECEIVED && sent > RECEIVED - 2 * SEGMENT, "{sent} bytes");
+    assert!(sent <= RECEIVED && sent > RECEIVED / SEGMENT * FULL - 2 * FULL, "{sent} bytes");
     window.acknowledged(arrivals.acknowledgement(Instant(1)), Instant(1));
     assert!(window.next(Instant(1)).is_none() && !arrivals.is_due(Lane::Bulk, Instant(9)));
     let taken = drain(&mut arrivals).len();
@@ -192,7 +192,7 @@ proptest! {
     /// Segments are lost, duplicated and swapped; records arrive once and in order.
     #[test]
     fn whatever_the_engine_does_records_come_once_and_in_order(
-        lengths in prop::collection::vec(0..3 * SEGMENT, 1..20),
+        lengths in prop::collection::vec(0..3 * FULL, 1..20),
         fates in prop::collection::vec(0..8u8, 1..60),
     ) {
         let (mut window, mut arrivals) = (LaneSender::default(), LaneReceiver::default());
@@ -246,7 +246,7 @@ fn a_lane_goes_on_in_another_process() {
         let (mut came, mut expected) = (Vec::new(), Vec::new());
         let mut now = Instant(0);
         for round in 0..12usize {
-            for length in [round, SEGMENT - 5 + round, 3 * SEGMENT] {
+            for length in [round, FULL - 5 + round, 3 * FULL] {
                 expected.push(record(length, round as u8));
                 window.push(|out| out.extend(record(length, round as u8)));
             }
@@ -282,4 +282,37 @@ fn a_lane_goes_on_in_another_process() {
         assert!(window.is_empty());
         assert!(came == expected, "replaced in round {at}: {} of {}", came.len(), expected.len());
     }
+}
+
+/// Another process may take over an open segment from one whose segments were longer.
+#[test]
+fn an_open_segment_that_is_full_here_is_sent_as_it_is() {
+    let lengths = [FULL - 100, 130, 20];
+    let mut window = LaneSender::default();
+    window.push(|out| out.extend(record(lengths[0], 0)));
+    let mut moved = pack(&window, &LaneReceiver::default());
+    let mut old = moved.segments.pop().unwrap();
+    for (length, mark) in [(lengths[1], 1), (lengths[2], 2)] {
+        old.bytes.0.extend((length as u32).to_le_bytes());
+        old.bytes.0.extend(record(length, mark));
+        old.records += 1;
+    }
+    assert!((FULL..=SEGMENT).contains(&old.bytes.0.len()));
+    moved.segments.push(old);
+    let mut window = unpack(moved).0;
+    window.push(|out| out.extend(record(50, 3)));
+    assert_eq!(window.records(), 4);
+    let (mut now, mut arrivals) = (Instant(1), LaneReceiver::default());
+    let (number, segment) = window.next(now).unwrap();
+    arrivals.take(number, segment);
+    assert_eq!(drain(&mut arrivals).len(), 3);
+    window.acknowledged(arrivals.acknowledgement(now), now);
+    let mut left = Vec::new();
+    window.unacknowledged(&mut |record| left.push(record.to_vec()));
+    assert_eq!((window.records(), left), (1, vec![record(50, 3)]));
+    window.close();
+    now = now.plus_millis(1);
+    let (number, segment) = window.next(now).unwrap();
+    arrivals.take(number, segment);
+    assert_eq!(drain(&mut arrivals), [record(50, 3)]);
 }

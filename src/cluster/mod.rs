@@ -44,6 +44,7 @@ pub mod node;
 pub mod peer;
 pub mod pending_asks;
 pub mod record;
+mod segment;
 #[cfg(feature = "runtime")]
 pub mod serve;
 pub mod settled;

@@ -18,6 +18,7 @@ use crate::client_tls::{Authorities, OwnCertificate, client_config};
 use crate::config::ClusterConfig;
 use async_nats::connection::State;
 use async_nats::{Client, ConnectOptions, Event, Server, ServerAddr, Subject, Subscriber};
+use bytes::Bytes;
 use futures_lite::future::poll_once;
 use std::future::ready;
 use std::path::Path;
@@ -45,7 +46,7 @@ pub struct Nats {
     client: Client,
     subjects: Subjects,
     /// Frames that [`Nats::flush`] sends after the step.
-    frames: Vec<(Subject, Vec<u8>)>,
+    frames: Vec<(Subject, Bytes)>,
     /// Frames that could not be sent.
     pub unsent: u64,
     /// Bytes of frames that were sent.
@@ -59,7 +60,7 @@ impl Engine for Nats {
         self.keeper.ask(asker, place, request);
     }
 
-    fn send(&mut self, to: To<'_>, frame: Vec<u8>) {
+    fn send(&mut self, to: To<'_>, frame: Bytes) {
         let subject = match to {
             To::All => self.subjects.all.clone(),
             To::Node(name) => Subject::from(format!("{}{name}", self.subjects.node)),
@@ -118,10 +119,7 @@ impl Nats {
         for (subject, frame) in self.frames.drain(..) {
             let bytes = frame.len() as u64;
             let sent = connected
-                && matches!(
-                    poll_once(self.client.publish(subject, frame.into())).await,
-                    Some(Ok(()))
-                );
+                && matches!(poll_once(self.client.publish(subject, frame)).await, Some(Ok(())));
             if sent {
                 self.bytes += bytes;
             } else {

@@ -34,6 +34,7 @@ use crate::mutant::Mutant;
 use crate::packet::Qos;
 use crate::time::Instant;
 use crate::topic;
+use bytes::Bytes;
 use greeting::StrangeNodes;
 pub use passing::PassedTo;
 use retelling::{Retelling, UnchangedSince};
@@ -63,7 +64,7 @@ pub enum To<'a> {
 /// The engine, which carries frames between nodes. It may lose, duplicate and reorder them.
 pub trait Engine {
     /// Sends a frame.
-    fn send(&mut self, to: To<'_>, frame: Vec<u8>);
+    fn send(&mut self, to: To<'_>, frame: Bytes);
     /// Asks for something that the engine keeps. [`Node::kept`] takes the answer.
     fn ask(&mut self, _asker: KeepAsker, _place: KeptAt, _request: KeepRequest) {
         // Only nodes with `durable` ask.
@@ -463,7 +464,7 @@ impl Node {
             if self.cut_off.is_some() {
                 continue;
             }
-            let send = &mut |to: &str, frame: Vec<u8>| {
+            let send = &mut |to: &str, frame: Bytes| {
                 self.counts.frames_sent += 1;
                 engine.send(To::Node(to), frame);
             };

@@ -18,7 +18,7 @@ use super::filters::{FilterTelling, LocalFilters, RemoteFilters, is_group};
 use super::frame::{Abilities, FrameContent, FrameSender, FrameState, NodeFrame};
 use super::handing_on::{pass, publish};
 use super::lane::{Lane, LaneReceiver, LaneSender, Malformed};
-use super::record::{NodeRecord, PassedRef};
+use super::record::{NodeRecord, PassedRef, message_of, put_message};
 use super::wills::{FarWills, LocalWills, WillTelling};
 use crate::mesh::mail::Passed;
 use crate::mesh::moves::ToShard;
@@ -28,7 +28,7 @@ use crate::packet::Qos;
 use crate::time::Instant;
 
 /// Records of one node that are taken in at a time, before other nodes have their turn.
-const RECORDS: usize = 256;
+const RECORDS: usize = 1024;
 /// Filters of a node that is gone that are removed at a time.
 const SWEPT: usize = 1024;
 
@@ -392,10 +392,11 @@ impl PeerNode {
     /// finds it retained.
     pub fn send(&mut self, message: &MessageRef<'_>, retain: Retain) {
         self.counts.sent += 1;
-        self.push_record(&match retain.stamp() {
-            None => NodeRecord::Message(*message),
-            Some(stamp) => NodeRecord::Stamped(stamp, *message),
-        });
+        match retain.stamp() {
+            // Most records by far.
+            None => self.windows[Lane::Messages as usize].push(|out| put_message(message, out)),
+            Some(stamp) => self.push_record(&NodeRecord::Stamped(stamp, *message)),
+        }
     }
 
     /// Puts a message for a share group into the window.
@@ -507,6 +508,17 @@ impl PeerNode {
         for _ in 0..RECORDS {
             let arrivals = &mut self.arrivals[lane as usize];
             let Some(bytes) = arrivals.record()? else { return Ok(false) };
+            if lane == Lane::Messages
+                && let Some(message) = message_of(bytes)?
+            {
+                // Most records by far.
+                if !publish(broker, from, &message, true, Retain::NONE) {
+                    return Ok(false);
+                }
+                self.counts.received += 1;
+                arrivals.taken();
+                continue;
+            }
             if NodeRecord::level_of(bytes) > self.own.level {
                 return Err(Malformed);
             }
@@ -515,28 +527,19 @@ impl PeerNode {
             }
             let change = &mut |filter: &str, wanted: bool| broker.want(node, filter, wanted);
             match (NodeRecord::read(bytes)?, lane) {
-                (NodeRecord::Message(message), Lane::Messages) => {
-                    if !publish(broker, from, &message, true, Retain::NONE) {
+                (NodeRecord::Stamped(stamp, message), Lane::Messages)
+                | (NodeRecord::Retained(stamp, message), Lane::Bulk) => {
+                    let is_live = lane == Lane::Messages;
+                    if !publish(broker, from, &message, is_live, Retain::stamped(stamp)) {
                         return Ok(false);
                     }
-                    self.counts.received += 1;
-                }
-                (NodeRecord::Stamped(stamp, message), Lane::Messages) => {
-                    if !publish(broker, from, &message, true, Retain::stamped(stamp)) {
-                        return Ok(false);
-                    }
-                    self.counts.received += 1;
+                    self.counts.received += u64::from(is_live);
                 }
                 (NodeRecord::Passed(passed), Lane::Messages) => {
                     if !pass(broker, (node, from), &passed) {
                         return Ok(false);
                     }
                     self.counts.received += 1;
-                }
-                (NodeRecord::Retained(stamp, message), Lane::Bulk) => {
-                    if !publish(broker, from, &message, false, Retain::stamped(stamp)) {
-                        return Ok(false);
-                    }
                 }
                 (NodeRecord::Filter(number, filter), Lane::Control) => {
                     self.groups_told |= is_group(filter);

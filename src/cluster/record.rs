@@ -5,15 +5,18 @@
 //! telling everything again leaves no moment without a filter. Times are on the sender's clock
 //! ([`super::clock`]).
 
+mod messages;
+mod wills;
+
 use super::frame::is_name;
 use super::lane::{Lane, Malformed};
-use crate::limits::{CLUSTER_FILTERS, CLUSTER_HOPS, MAX_TOPIC_LEVELS};
+use crate::limits::{CLUSTER_FILTERS, MAX_TOPIC_LEVELS};
 use crate::mesh::mail::PassedFor;
 use crate::mesh::moves::{SessionDemand, WillDue};
-use crate::message::{MessageRef, Retain};
-use crate::packet::{PublishProperties, Qos};
-use crate::time::Instant;
+use crate::message::MessageRef;
 use crate::topic;
+use messages::{read_message, read_passed, read_stamped, write_message};
+use wills::{read_will, read_wills, write_will};
 
 const MESSAGE: u8 = 1;
 const FILTER: u8 = 2;
@@ -38,10 +41,6 @@ const WILL_SENT: u8 = 20;
 const ADOPTED: u8 = 21;
 const STORED_WILL: u8 = 22;
 const OWED: u8 = 23;
-
-const RETAIN: u8 = 4;
-const EXPIRES: u8 = 8;
-const UNKNOWN: u8 = !(3 | RETAIN | EXPIRES);
 
 /// What one node tells another node.
 #[derive(Clone, Copy, Debug)]
@@ -153,10 +152,7 @@ impl<'a> NodeRecord<'a> {
     /// Appends the record.
     pub fn write(&self, out: &mut Vec<u8>) {
         match *self {
-            NodeRecord::Message(message) => {
-                out.push(MESSAGE);
-                write_message(&message, out);
-            }
+            NodeRecord::Message(message) => put_message(&message, out),
             NodeRecord::Stamped(stamp, message) | NodeRecord::Retained(stamp, message) => {
                 let live = matches!(self, NodeRecord::Stamped(..));
                 out.push(if live { STAMPED } else { RETAINED });
@@ -345,6 +341,25 @@ impl<'a> NodeRecord<'a> {
     }
 }
 
+/// Appends the record [`NodeRecord::Message`].
+#[inline]
+pub fn put_message(message: &MessageRef<'_>, out: &mut Vec<u8>) {
+    out.push(MESSAGE);
+    write_message(message, out);
+}
+
+/// The message of a record, if it is [`NodeRecord::Message`].
+///
+/// # Errors
+/// Fails as [`NodeRecord::read`] does.
+#[inline]
+pub fn message_of(bytes: &[u8]) -> Result<Option<MessageRef<'_>>, Malformed> {
+    match bytes.split_first() {
+        Some((&MESSAGE, body)) => read_message(body).map(Some),
+        _ => Ok(None),
+    }
+}
+
 fn read_claiming(kind: u8, body: &[u8]) -> Result<NodeRecord<'_>, Malformed> {
     let (claim, body) = body.split_first_chunk::<8>().ok_or(Malformed)?;
     let claim = u64::from_le_bytes(*claim);
@@ -381,85 +396,9 @@ fn client(bytes: &[u8]) -> Result<&str, Malformed> {
     str::from_utf8(bytes).map_err(|_| Malformed)
 }
 
-fn write_will(kind: u8, will: &WillRef<'_>, out: &mut Vec<u8>) {
-    let (is_moment, due) = match will.due {
-        WillDue::After(seconds) => (0, u64::from(seconds)),
-        WillDue::At(at) => (1, at.0),
-    };
-    out.push(kind);
-    out.extend_from_slice(&will.stamp.to_le_bytes());
-    out.push(is_moment);
-    out.extend_from_slice(&due.to_le_bytes());
-    // The longest interval has no effect, so its value stands for none.
-    out.extend_from_slice(&will.message_expiry.unwrap_or(u32::MAX).to_le_bytes());
-    out.extend_from_slice(&(will.client.len() as u16).to_le_bytes());
-    out.extend_from_slice(will.client.as_bytes());
-    write_message(&will.message, out);
-}
-
-fn read_wills(kind: u8, body: &[u8]) -> Result<NodeRecord<'_>, Malformed> {
-    match (kind, body) {
-        (WILL, body) => read_will(body).map(NodeRecord::Will),
-        (NO_WILL, name) => Ok(NodeRecord::NoWill(client(name)?)),
-        (NO_WILLS, []) => Ok(NodeRecord::NoWills),
-        (WILL_SENT, body) => {
-            let (incarnation, body) = body.split_first_chunk::<8>().ok_or(Malformed)?;
-            let (&length, body) = body.split_first().ok_or(Malformed)?;
-            let (node, name) = body.split_at_checked(length.into()).ok_or(Malformed)?;
-            let node = str::from_utf8(node).map_err(|_| Malformed)?;
-            if !is_name(node) {
-                return Err(Malformed);
-            }
-            Ok(NodeRecord::WillSent(u64::from_le_bytes(*incarnation), node, client(name)?))
-        }
-        _ => Err(Malformed),
-    }
-}
-
-fn read_will(body: &[u8]) -> Result<WillRef<'_>, Malformed> {
-    let (stamp, body) = body.split_first_chunk::<8>().ok_or(Malformed)?;
-    let (&is_moment, body) = body.split_first().ok_or(Malformed)?;
-    let (due, body) = body.split_first_chunk::<8>().ok_or(Malformed)?;
-    let due = u64::from_le_bytes(*due);
-    let due = match is_moment {
-        0 => WillDue::After(u32::try_from(due).map_err(|_| Malformed)?),
-        1 => WillDue::At(Instant(due)),
-        _ => return Err(Malformed),
-    };
-    let (expiry, body) = number(body)?;
-    let (length, body) = body.split_first_chunk::<2>().ok_or(Malformed)?;
-    let length = usize::from(u16::from_le_bytes(*length));
-    let (name, body) = body.split_at_checked(length).ok_or(Malformed)?;
-    let message = read_message(body)?;
-    if message.expires.is_some() {
-        return Err(Malformed);
-    }
-    Ok(WillRef {
-        stamp: u64::from_le_bytes(*stamp),
-        due,
-        message_expiry: Some(expiry).filter(|&seconds| seconds != u32::MAX),
-        client: client(name)?,
-        message,
-    })
-}
-
 fn check_filter(filter: &str) -> Result<(), Malformed> {
     let ours = topic::valid_filter(filter) && !filter.starts_with("$SYS/");
     if ours && topic::levels(filter) <= MAX_TOPIC_LEVELS { Ok(()) } else { Err(Malformed) }
-}
-
-fn read_passed(body: &[u8]) -> Result<PassedRef<'_>, Malformed> {
-    let (&[asks, hops], body) = body.split_first_chunk::<2>().ok_or(Malformed)?;
-    let asks = *PassedFor::ALL.get(usize::from(asks)).ok_or(Malformed)?;
-    let (length, body) = number(body)?;
-    let (name, body) = body.split_at_checked(length as usize).ok_or(Malformed)?;
-    let name = str::from_utf8(name).map_err(|_| Malformed)?;
-    let share = topic::parse_share(name).ok_or(Malformed)?.map_err(|()| Malformed)?;
-    check_filter(share.filter)?;
-    if hops > CLUSTER_HOPS + 1 {
-        return Err(Malformed);
-    }
-    Ok(PassedRef { asks, hops, name, message: read_message(body)? })
 }
 
 fn number(bytes: &[u8]) -> Result<(u32, &[u8]), Malformed> {
@@ -471,209 +410,5 @@ fn below(number: u32) -> Result<u32, Malformed> {
     if (number as usize) < CLUSTER_FILTERS { Ok(number) } else { Err(Malformed) }
 }
 
-fn write_message(message: &MessageRef<'_>, out: &mut Vec<u8>) {
-    let flags = message.qos as u8
-        | if message.retain { RETAIN } else { 0 }
-        | if message.expires.is_some() { EXPIRES } else { 0 };
-    out.push(flags);
-    if let Some(at) = message.expires {
-        out.extend_from_slice(&at.0.to_le_bytes());
-    }
-    out.extend_from_slice(&(message.topic.len() as u16).to_le_bytes());
-    out.extend_from_slice(&(message.properties.len() as u32).to_le_bytes());
-    out.extend_from_slice(message.topic.as_bytes());
-    out.extend_from_slice(message.properties);
-    out.extend_from_slice(message.payload);
-}
-
-fn read_stamped(body: &[u8]) -> Result<(u64, MessageRef<'_>), Malformed> {
-    let (stamp, body) = body.split_first_chunk::<8>().ok_or(Malformed)?;
-    let (stamp, message) = (u64::from_le_bytes(*stamp), read_message(body)?);
-    let sound = (Retain::OLDEST..=Retain::NEWEST).contains(&stamp) && message.retain;
-    if sound { Ok((stamp, message)) } else { Err(Malformed) }
-}
-
-fn read_message(body: &[u8]) -> Result<MessageRef<'_>, Malformed> {
-    let (&flags, body) = body.split_first().ok_or(Malformed)?;
-    if flags & UNKNOWN != 0 {
-        return Err(Malformed);
-    }
-    let (expires, body) = match flags & EXPIRES {
-        0 => (None, body),
-        _ => {
-            let (at, body) = body.split_first_chunk::<8>().ok_or(Malformed)?;
-            (Some(Instant(u64::from_le_bytes(*at))), body)
-        }
-    };
-    let (length, body) = body.split_first_chunk::<2>().ok_or(Malformed)?;
-    let (properties, body) = number(body)?;
-    let topic = usize::from(u16::from_le_bytes(*length));
-    let (topic, body) = body.split_at_checked(topic).ok_or(Malformed)?;
-    let (properties, payload) = body.split_at_checked(properties as usize).ok_or(Malformed)?;
-    let topic = str::from_utf8(topic).map_err(|_| Malformed)?;
-    if !topic::valid_name(topic)
-        || topic.starts_with("$SYS/")
-        || topic::levels(topic) > MAX_TOPIC_LEVELS
-        || !is_forwardable(properties)
-    {
-        return Err(Malformed);
-    }
-    Ok(MessageRef {
-        topic,
-        properties,
-        payload,
-        qos: Qos::from_u8(flags & 3).ok_or(Malformed)?,
-        retain: flags & RETAIN != 0,
-        expires,
-        publisher: None,
-    })
-}
-
-/// Whether `properties` may be forwarded to subscribers unchanged.
-fn is_forwardable(properties: &[u8]) -> bool {
-    properties.is_empty()
-        || PublishProperties::parse(properties).is_ok_and(|parsed| parsed.is_forwardable_raw())
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn message() -> MessageRef<'static> {
-        MessageRef {
-            topic: "a/b",
-            properties: &[1, 1],
-            payload: b"hello",
-            qos: Qos::ExactlyOnce,
-            retain: true,
-            expires: Some(Instant(7000)),
-            publisher: None,
-        }
-    }
-
-    fn passed() -> PassedRef<'static> {
-        let (asks, hops) = (PassedFor::Any, CLUSTER_HOPS + 1);
-        PassedRef { asks, hops, name: "$share/g/a/#", message: message() }
-    }
-
-    fn will() -> WillRef<'static> {
-        let message = MessageRef { expires: None, ..message() };
-        let due = WillDue::After(u32::MAX);
-        WillRef { stamp: 3, due, message_expiry: None, client: "client", message }
-    }
-
-    fn written(record: NodeRecord<'_>) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        record.write(&mut bytes);
-        bytes
-    }
-
-    #[test]
-    fn records_come_back_as_they_were_written() {
-        for record in [
-            NodeRecord::Message(message()),
-            NodeRecord::Message(MessageRef { expires: None, payload: b"", ..message() }),
-            NodeRecord::Stamped(Retain::NEWEST, message()),
-            NodeRecord::Retained(Retain::OLDEST, MessageRef { payload: b"", ..message() }),
-            NodeRecord::Passed(passed()),
-            NodeRecord::Passed(PassedRef { asks: PassedFor::Back, hops: 0, ..passed() }),
-            NodeRecord::Filter(7, "a/+/#"),
-            NodeRecord::Filter(8, "$share/g/a/+"),
-            NodeRecord::NoFilter(0),
-            NodeRecord::AllFilters(CLUSTER_FILTERS as u32, 3),
-            NodeRecord::Claim(1 << 60, 9, SessionDemand::Left, "client"),
-            NodeRecord::Answer(3, ClaimVerdict::Holds),
-            NodeRecord::Session(3, b"session"),
-            NodeRecord::Owed(3, b"filters"),
-            NodeRecord::Part(3, true, b""),
-            NodeRecord::Fence(u64::MAX, "node-1"),
-            NodeRecord::Fenced(4, "node-2"),
-            NodeRecord::Settled(5),
-            NodeRecord::Ask(6),
-            NodeRecord::Known(7),
-            NodeRecord::Will(will()),
-            NodeRecord::Will(WillRef {
-                due: WillDue::At(Instant(5)),
-                message_expiry: Some(9),
-                ..will()
-            }),
-            NodeRecord::StoredWill(will()),
-            NodeRecord::Adopted("node-3"),
-            NodeRecord::NoWill("client"),
-            NodeRecord::NoWills,
-            NodeRecord::WillSent(8, "node-2", "client"),
-        ] {
-            let bytes = written(record);
-            let read = NodeRecord::read(&bytes).unwrap();
-            assert_eq!(format!("{read:?}"), format!("{record:?}"));
-            assert_eq!(NodeRecord::level_of(&bytes), record.level());
-        }
-    }
-
-    #[test]
-    fn what_no_node_may_say_is_malformed() {
-        let deep = "a/".repeat(MAX_TOPIC_LEVELS);
-        for record in [
-            NodeRecord::Message(MessageRef { topic: "", ..message() }),
-            NodeRecord::Message(MessageRef { topic: "a/#", ..message() }),
-            NodeRecord::Message(MessageRef { topic: "$SYS/broker/uptime", ..message() }),
-            NodeRecord::Message(MessageRef { topic: &deep, ..message() }),
-            // A Topic Alias is valid between a client and its broker only; the second example is
-            // cut short.
-            NodeRecord::Message(MessageRef { properties: &[35, 0, 1], ..message() }),
-            NodeRecord::Message(MessageRef { properties: &[1], ..message() }),
-            NodeRecord::Stamped(Retain::NEWEST + 1, message()),
-            NodeRecord::Stamped(7, MessageRef { retain: false, ..message() }),
-            NodeRecord::Retained(1, message()),
-            NodeRecord::Filter(1, "a/#/b"),
-            NodeRecord::Filter(1, "$SYS/#"),
-            NodeRecord::Filter(1, "$share/g/$SYS/#"),
-            NodeRecord::Filter(1, "$share/g"),
-            NodeRecord::Filter(1, "$share//a"),
-            NodeRecord::Passed(PassedRef { name: "a/#", ..passed() }),
-            NodeRecord::Passed(PassedRef { name: "$share/g+/a", ..passed() }),
-            NodeRecord::Passed(PassedRef { hops: CLUSTER_HOPS + 2, ..passed() }),
-            NodeRecord::Passed(PassedRef {
-                message: MessageRef { topic: "a/#", ..message() },
-                ..passed()
-            }),
-            NodeRecord::Filter(1, &deep),
-            NodeRecord::Filter(CLUSTER_FILTERS as u32, "a"),
-            NodeRecord::NoFilter(u32::MAX),
-            NodeRecord::AllFilters(CLUSTER_FILTERS as u32 + 1, 0),
-            NodeRecord::Claim(1, 1, SessionDemand::Moved, ""),
-            NodeRecord::Fence(1, "no.name"),
-            NodeRecord::Fenced(1, ""),
-            NodeRecord::Will(WillRef { client: "", ..will() }),
-            NodeRecord::Will(WillRef { message: message(), ..will() }),
-            NodeRecord::Will(WillRef {
-                message: MessageRef { topic: "$SYS/a", ..will().message },
-                ..will()
-            }),
-            NodeRecord::StoredWill(WillRef { client: "", ..will() }),
-            NodeRecord::Adopted("no.name"),
-            NodeRecord::NoWill(""),
-            NodeRecord::WillSent(1, "no.name", "client"),
-            NodeRecord::WillSent(1, "node-1", ""),
-        ] {
-            assert!(NodeRecord::read(&written(record)).is_err(), "{record:?}");
-        }
-        let mut flags = written(NodeRecord::Message(message()));
-        flags[1] = 3;
-        assert!(NodeRecord::read(&flags).is_err());
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_are_read_without_harm(
-            kind in 0..25u8,
-            bytes in prop::collection::vec(any::<u8>(), 0..80),
-        ) {
-            let bytes = [&[kind], &bytes[..]].concat();
-            if let Ok(record) = NodeRecord::read(&bytes) {
-                prop_assert_eq!(written(record), bytes);
-            }
-        }
-    }
-}
+mod tests;

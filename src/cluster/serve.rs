@@ -102,8 +102,7 @@ impl Service {
             while let Ok(asked) = self.moves.try_recv() {
                 obey(&mut self.junction, asked, now);
             }
-            let around = &mut ShardBells { clock: &self.clock, bells: &self.bells };
-            let more = self.junction.step(now, &mut nats, around);
+            let more = self.step(&mut nats, now);
             nats.flush().await;
             if now >= show_at {
                 show_at = now.plus_millis(SHOW);
@@ -133,6 +132,11 @@ impl Service {
         }
     }
 
+    fn step(&mut self, nats: &mut Nats, now: Instant) -> bool {
+        let around = &mut ShardBells { clock: &self.clock, bells: &self.bells };
+        self.junction.step(now, nats, around)
+    }
+
     fn now(&self) -> Instant {
         Instant((self.clock)() / 1_000_000)
     }
@@ -160,7 +164,8 @@ impl Service {
             }
             let rung = notified.as_mut().poll(context).is_ready();
             let over = sleep.as_mut().poll(context).is_ready();
-            if taken.is_some() || answered || rung || over {
+            // A timer that is due now fires with the next millisecond only.
+            if patience.is_zero() || taken.is_some() || answered || rung || over {
                 Poll::Ready(())
             } else {
                 Poll::Pending

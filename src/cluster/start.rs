@@ -192,8 +192,14 @@ impl Cluster {
                 };
                 // `Cluster::start` waits for this.
                 let _ = started.send(outcome);
-                if let Some((nats, subscribers)) = connecting {
-                    service.run(nats, subscribers).await;
+                let Some((nats, subscribers)) = connecting else { return };
+                // As a task, because whatever wakes the future that `block_on` runs makes a system
+                // call, on this thread as well.
+                let served = tokio::spawn(service.run(nats, subscribers)).await;
+                if let Err(ended) = served
+                    && let Ok(panic) = ended.try_into_panic()
+                {
+                    std::panic::resume_unwind(panic);
                 }
             });
         });

@@ -9,6 +9,7 @@ use crate::rng::Rng;
 use crate::scripted::fine;
 use crate::settings::roomy;
 use crate::world::{Node, Plan, World, layered_entrance};
+use bytes::Bytes;
 use ringmq::cluster::node::{Engine, To};
 use ringmq::ids::{ListenerId, ShardId};
 use ringmq::packet::AckKind;
@@ -326,7 +327,7 @@ pub struct Successor {
 struct Nowhere;
 
 impl Engine for Nowhere {
-    fn send(&mut self, _: To<'_>, _: Vec<u8>) {
+    fn send(&mut self, _: To<'_>, _: Bytes) {
         panic!("two processes speak as one node");
     }
 }

@@ -55,7 +55,7 @@ impl Node {
         let time = self.claims.time(now);
         let sender = FrameSender { name, incarnation: *incarnation, clock: now.0, time };
         let (format, said) = (abilities.newest.min(OPEN), FrameContent::Hello(*abilities));
-        engine.send(To::All, NodeFrame { format, sender, said }.write());
+        engine.send(To::All, NodeFrame { format, sender, said }.write().into());
         self.counts.frames_sent += 1;
         true
     }
@@ -115,7 +115,7 @@ impl Node {
         let time = self.claims.time(now);
         let sender = FrameSender { name, incarnation: *incarnation, clock: now.0, time };
         let goodbye = NodeFrame { format: OLDEST, sender, said: FrameContent::Goodbye };
-        engine.send(To::All, goodbye.write());
+        engine.send(To::All, goodbye.write().into());
     }
 }
 

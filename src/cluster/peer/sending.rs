@@ -5,6 +5,7 @@ use crate::cluster::filters::LocalFilters;
 use crate::cluster::frame::{FrameContent, FrameSender, FrameState, NodeFrame};
 use crate::cluster::lane::Lane;
 use crate::time::Instant;
+use bytes::Bytes;
 
 impl PeerNode {
     /// The state that the node is told in each frame.
@@ -29,17 +30,19 @@ impl PeerNode {
         own: &FrameSender<'_>,
         filters: &LocalFilters,
         now: Instant,
-        send: &mut dyn FnMut(&str, Vec<u8>),
+        send: &mut dyn FnMut(&str, Bytes),
     ) {
         for lane in Lane::ALL {
             self.windows[lane as usize].tick(now);
             while self.windows[lane as usize].next(now).is_some() {
                 let state = self.state(filters, now);
-                let window = &self.windows[lane as usize];
-                let Some((number, segment)) = window.last_sent() else { break };
-                let said = FrameContent::Data(state, lane, number, segment);
                 let format = self.can().newest;
-                send(&self.name, NodeFrame { format, sender: *own, said }.write());
+                let frame = self.windows[lane as usize].frame(|number| {
+                    let said = FrameContent::Data(state, lane, number, &[]);
+                    NodeFrame { format, sender: *own, said }.head(0)
+                });
+                let Some(frame) = frame else { break };
+                send(&self.name, frame);
             }
         }
         let is_due = |lane: &Lane| self.arrivals[*lane as usize].is_due(*lane, now);
@@ -54,9 +57,10 @@ impl PeerNode {
         own: &FrameSender<'_>,
         filters: &LocalFilters,
         now: Instant,
-        send: &mut dyn FnMut(&str, Vec<u8>),
+        send: &mut dyn FnMut(&str, Bytes),
     ) {
         let said = FrameContent::State(self.state(filters, now));
-        send(&self.name, NodeFrame { format: self.can().newest, sender: *own, said }.write());
+        let frame = NodeFrame { format: self.can().newest, sender: *own, said }.write();
+        send(&self.name, frame.into());
     }
 }

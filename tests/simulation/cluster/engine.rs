@@ -2,6 +2,7 @@
 
 use super::keeper::Keeper;
 use crate::rng::Rng;
+use bytes::Bytes;
 use ringmq::cluster::frame::{FrameContent, NodeFrame};
 use ringmq::cluster::keeping::{KeepAsker, KeepRequest, KeptAt};
 use ringmq::cluster::lane::Lane;
@@ -49,14 +50,14 @@ impl Engine for Wire<'_> {
         self.network.keeper.ask(self.from, asker, place, request, self.now);
     }
 
-    fn send(&mut self, to: To<'_>, frame: Vec<u8>) {
+    fn send(&mut self, to: To<'_>, frame: Bytes) {
         for target in 0..self.network.names.len() {
             let wanted = match to {
                 To::All => true,
                 To::Node(name) => self.network.names[target] == name,
             };
             if wanted {
-                self.network.carry(self.from, target, frame.clone(), self.now);
+                self.network.carry(self.from, target, frame.to_vec(), self.now);
             }
         }
     }
