@@ -93,14 +93,18 @@ fn a_receiver_that_is_behind_is_sent_no_more_than_it_takes() {
     for _ in 0..3 * RECEIVED / 1000 {
         window.push(|out| out.extend(record(1000, 1)));
     }
-    let mut sent = 0;
-    while let Some((number, segment)) = window.next(Instant(0)) {
-        sent += segment.len();
-        arrivals.take(number, segment);
+    let (mut sent, mut before) = (0, 1);
+    while sent != before {
+        before = sent;
+        while let Some((number, segment)) = window.next(Instant(1)) {
+            sent += segment.len();
+            arrivals.take(number, segment);
+        }
+        window.acknowledged(arrivals.acknowledgement(Instant(1)), Instant(1));
     }
-    assert!(sent <= RECEIVED && sent > RECEIVED / SEGMENT * FULL - 2 * FULL, "{sent} bytes");
-    window.acknowledged(arrivals.acknowledgement(Instant(1)), Instant(1));
-    assert!(window.next(Instant(1)).is_none() && !arrivals.is_due(Lane::Bulk, Instant(9)));
+    // The record at the front may wait besides. There is less room than for a long segment.
+    assert!(sent <= RECEIVED + 1000 && sent > RECEIVED - SEGMENT, "{sent} bytes");
+    assert!(!arrivals.is_due(Lane::Bulk, Instant(9)));
     let taken = drain(&mut arrivals).len();
     assert!(arrivals.is_due(Lane::Messages, Instant(1)), "there is room again");
     window.acknowledged(arrivals.acknowledgement(Instant(2)), Instant(2));
