@@ -467,8 +467,19 @@ impl Broker {
         }
     }
 
-    /// True while the process runs.
+    /// True while the process runs. One that is upgraded again and again may just have ended: then
+    /// the next one is soon known.
     pub fn alive(&self) -> bool {
+        let end = Instant::now() + START;
+        loop {
+            if self.is_running() || self.upgrades.get().is_none() || Instant::now() > end {
+                return self.is_running();
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn is_running(&self) -> bool {
         if let Some(pid) = self.successor() {
             return Path::new(&format!("/proc/{pid}")).exists();
         }
