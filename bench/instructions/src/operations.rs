@@ -129,10 +129,11 @@ pub fn assured(count: usize) {
 }
 
 /// QoS 1 messages of 200 bytes, 32 a step, to 50 sessions without a connection, whose clients come
-/// back when 64 wait for each, take and acknowledge them, and go. `stored`: with a store.
+/// back when 16 wait for each, take and acknowledge them, and go. `stored`: with a store.
 pub fn away(stored: bool, count: usize) {
     const SESSIONS: usize = 50;
-    const EACH: usize = 64;
+    // So few in all that tables grow and shrink alike each time, whatever hashes are.
+    const EACH: usize = 16;
     let mut world = World::new(1);
     if stored {
         world.store();
@@ -142,12 +143,11 @@ pub fn away(stored: bool, count: usize) {
     let topic = |n: usize| format!("devices/device-{n}/commands");
     for (n, hello) in hellos.iter().enumerate() {
         world.enter(0, client(n), hello);
-        world.step(0, &[(client(n), &subscribe(1, &topic(n), Qos::AtLeastOnce))]);
+        world.stored_step(0, &[(client(n), &subscribe(1, &topic(n), Qos::AtLeastOnce))]);
         world.rest(0);
-        world.step(0, &[(client(n), &[0xE0, 0])]);
+        world.stored_step(0, &[(client(n), &[0xE0, 0])]);
         world.rest(0);
     }
-    world.nodes[0].keeps = true;
     world.client(0, PUBLISHER, "publisher");
     let message = |n: usize| publish_of(&[b'x'; 200], &topic(n), Qos::AtLeastOnce, 1 + n as u16, 1);
     let messages: Vec<_> = (0..SESSIONS).map(message).collect();
@@ -158,21 +158,21 @@ pub fn away(stored: bool, count: usize) {
             let mut bytes = Vec::new();
             (sent..sent + BUSY).for_each(|n| bytes.extend_from_slice(&messages[n * 7 % SESSIONS]));
             sent += BUSY;
-            world.step(0, &[(PUBLISHER, &bytes)]);
+            world.stored_step(0, &[(PUBLISHER, &bytes)]);
             world.pass_millis(1);
         }
         world.rest(0);
         for (n, hello) in hellos.iter().enumerate() {
-            world.nodes[0].sent.clear();
             world.enter(0, client(n), hello);
-            let mut taken = 0;
+            let (mut taken, mut acks) = (0, Vec::new());
             while taken < EACH {
-                let (acks, some) = pubacks(&std::mem::take(&mut world.nodes[0].sent));
-                taken += some;
-                world.step(0, &[(client(n), &acks)]);
+                world.stored_step(0, &[(client(n), &acks)]);
                 world.pass_millis(1);
+                let (more, some) = pubacks(&world.nodes[0].sent);
+                (taken, acks) = (taken + some, more);
             }
-            world.step(0, &[(client(n), &[0xE0, 0])]);
+            world.stored_step(0, &[(client(n), &acks)]);
+            world.stored_step(0, &[(client(n), &[0xE0, 0])]);
             world.rest(0);
         }
     }

@@ -1,8 +1,8 @@
 //! Packets as clients send them, and the parts of the broker's packets that are read.
 
 use ringmq::packet::{
-    self, Connect, ConnectProperties, Framing, OutPublish, Packet, PacketId, Qos, Subscribe,
-    SubscribeFilter, SubscribeFilters, SubscribeOptions, Unsubscribe, UnsubscribeFilters, Version,
+    self, Connect, ConnectProperties, OutPublish, PacketId, Qos, Subscribe, SubscribeFilter,
+    SubscribeFilters, SubscribeOptions, Unsubscribe, UnsubscribeFilters, Version,
 };
 
 const PAYLOAD: [u8; 64] = [b'x'; 64];
@@ -16,16 +16,22 @@ pub fn identifier(bytes: &[u8]) -> Option<u16> {
     Some(u16::from_be_bytes([id[0], id[1]]))
 }
 
-/// The PUBACKs that a client owes for the QoS 1 PUBLISH packets among `bytes`, and how many.
+/// The PUBACKs that a client owes for the QoS 1 PUBLISH packets among `bytes`, and how many. Packets
+/// have lengths of one or two bytes.
 pub fn pubacks(bytes: &[u8]) -> (Vec<u8>, usize) {
     let (mut acks, mut left) = (Vec::new(), bytes);
-    while let Ok(Framing::Complete { total, .. }) = packet::frame(left, 1 << 20) {
-        if let Ok(Packet::Publish(publish)) = packet::decode(Version::V5, &left[..total])
-            && let Some(id) = publish.id
-        {
-            acks.extend_from_slice(&ack(0x40, id.get()));
+    while let [first, low, high, ..] = *left {
+        let (head, length) = match low {
+            0x80.. => (3, usize::from(low & 0x7F) | usize::from(high) << 7),
+            _ => (2, usize::from(low)),
+        };
+        let (packet, rest) = left.split_at(head + length);
+        left = rest;
+        if first & 0xF6 == 0x32 {
+            let topic = usize::from(u16::from_be_bytes([packet[head], packet[head + 1]]));
+            let at = head + 2 + topic;
+            acks.extend_from_slice(&[0x40, 2, packet[at], packet[at + 1]]);
         }
-        left = &left[total..];
     }
     let count = acks.len() / 4;
     (acks, count)

@@ -30,9 +30,8 @@ pub struct Node {
     done: Done,
     /// Packet identifiers of the QoS 1 and 2 messages among the sent bytes.
     pub ids: Vec<u16>,
-    /// The sent bytes, while `keeps`.
+    /// The bytes sent before the last [`World::stored_step`].
     pub sent: Vec<u8>,
-    pub keeps: bool,
     /// The files of the shard's log, if it has a store.
     files: Option<Files>,
     written: usize,
@@ -63,7 +62,6 @@ struct Around<'a> {
     visited: bool,
     done: &'a mut Done,
     ids: &'a mut Vec<u16>,
-    kept: Option<&'a mut Vec<u8>>,
     written: &'a mut usize,
     strangers: &'a mut Vec<(SocketId, ShardId, u64)>,
     stamp: &'a mut u64,
@@ -116,7 +114,6 @@ impl Surroundings for Around<'_> {
                 if let Outgoing::One(bytes) = &outgoing {
                     *self.written += bytes.len();
                     self.ids.extend(identifier(bytes));
-                    self.kept.iter_mut().for_each(|kept| kept.extend_from_slice(bytes));
                 }
                 self.done.sent.push((socket, outgoing));
             }
@@ -174,7 +171,6 @@ impl World {
                 done: Done::default(),
                 ids: Vec::new(),
                 sent: Vec::new(),
-                keeps: false,
                 files: None,
                 written: 0,
                 strangers: Vec::new(),
@@ -185,16 +181,27 @@ impl World {
 
     /// One step of the shard `at`, with the received bytes `input`.
     pub fn step(&mut self, at: usize, input: &[(SocketId, &[u8])]) {
-        let Node { shard, ends, done, ids, sent, keeps, files, written, strangers } =
-            &mut self.nodes[at];
+        let Node { shard, ends, done, ids, written, strangers, .. } = &mut self.nodes[at];
         shard.begin(Instant(self.now), self.now * 1000);
-        for answer in files.iter_mut().flat_map(|files| files.answers.drain(..)) {
-            shard.storage_answered(answer);
-        }
         let (visited, stamp) = (false, &mut self.stamp);
-        let kept = keeps.then_some(sent);
-        let mut around = Around { input, visited, done, ids, kept, written, strangers, stamp };
+        let mut around = Around { input, visited, done, ids, written, strangers, stamp };
         Step::new(StepBounds { completions: 512, mail: MAIL_WORK }).run(shard, ends, &mut around);
+    }
+
+    /// The same for a shard that may have a store: what it was answered comes before the step.
+    pub fn stored_step(&mut self, at: usize, input: &[(SocketId, &[u8])]) {
+        let Node { shard, files, done, sent, .. } = &mut self.nodes[at];
+        sent.clear();
+        for (_, outgoing) in &done.sent {
+            if let Outgoing::One(bytes) = outgoing {
+                sent.extend_from_slice(bytes);
+            }
+        }
+        if let Some(files) = files {
+            files.answers.drain(..).for_each(|answer| shard.storage_answered(answer));
+        }
+        self.step(at, input);
+        let Node { shard, files, .. } = &mut self.nodes[at];
         if let Some(files) = files {
             shard.storage_commands().for_each(|command| files.obey(command));
         }
@@ -211,7 +218,7 @@ impl World {
     pub fn rest(&mut self, at: usize) {
         (0..8).for_each(|_| {
             self.pass_millis(1);
-            self.step(at, &[]);
+            self.stored_step(at, &[]);
         });
     }
 
