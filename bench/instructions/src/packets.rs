@@ -16,8 +16,8 @@ pub fn identifier(bytes: &[u8]) -> Option<u16> {
     Some(u16::from_be_bytes([id[0], id[1]]))
 }
 
-/// The PUBACKs that a client owes for the QoS 1 PUBLISH packets among `bytes`, and how many. Packets
-/// have lengths of one or two bytes.
+/// The PUBACKs that a client owes for the QoS 1 PUBLISH packets among `bytes`, and how many.
+/// Packets have lengths of one or two bytes.
 pub fn pubacks(bytes: &[u8]) -> (Vec<u8>, usize) {
     let (mut acks, mut left) = (Vec::new(), bytes);
     while let [first, low, high, ..] = *left {
