@@ -297,6 +297,12 @@ impl PeerNode {
         if state.stream < self.back || state.stream == 0 {
             return; // a frame of a stream that has ended
         }
+        let knows_another = state.back != 0 && state.back != self.stream;
+        if self.back == 0 && knows_another && !Mutant::ClusterUnknownStreamTaken.is_on() {
+            // This node has forgotten the other one, which does not know that yet: its windows go
+            // on where they were. It begins a stream when it hears of this one.
+            return;
+        }
         if state.stream > self.back {
             if !self.is_drained() {
                 return; // earlier records come first; the node will send this frame again

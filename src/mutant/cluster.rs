@@ -7,6 +7,8 @@ macro_rules! cluster {
         ClusterResendSkipped,
         /// A segment after a gap is taken as if it were the next one.
         ClusterGapTaken,
+        /// Segments from the middle of a stream are taken for those of a new one.
+        ClusterUnknownStreamTaken,
         /// A segment that comes again is taken again.
         ClusterDoubleTaken,
         /// A segment that is lacking is acknowledged.

@@ -236,6 +236,11 @@ impl Join {
         waited && self.steps[client as usize] == Step::Subscribing
     }
 
+    /// Whether a client waits for SUBACK; messages may have come to it before.
+    pub fn anyone_subscribes(&self) -> bool {
+        self.steps.contains(&Step::Subscribing)
+    }
+
     /// Handles a packet for a client that is not ready; `filters` gives the client's subscriptions.
     /// Returns an `Arrival` at CONNACK, and fails when the broker refuses the client or sends an
     /// unexpected packet.

@@ -286,7 +286,10 @@ impl Engine {
         let done = match &self.speakers {
             Speakers::Quiet => false,
             Speakers::Publishers(publishers) => publishers.done(),
-            Speakers::Subscribers(subscribers) => subscribers.done(),
+            // The last message can come before SUBACK, when it waited for its session.
+            Speakers::Subscribers(subscribers) => {
+                subscribers.done() && !self.join.anyone_subscribes()
+            }
         };
         done || stop::requested()
             || self.short_of_memory()
