@@ -138,9 +138,12 @@ fn kill_marked(directory: &Path) {
 
 /// What [`kill_marked`] does, and before that `kill` of the first argument; the second one is the
 /// directory, which is removed.
+///
+/// One `grep` looks through all processes: hundreds of leashes may come off at once.
 const LEASH: &str = "cat >/dev/null; kill -9 $1 2>/dev/null
-for process in /proc/[0-9]*; do
-    tr '\\0' '\\n' 2>/dev/null <$process/environ | grep -qsxF \"$3=$2\" && kill -9 ${process#/proc/}
+for file in $(grep -lszxF \"$3=$2\" /proc/[0-9]*/environ); do
+    process=${file#/proc/}
+    kill -9 ${process%/environ}
 done
 rm -rf \"$2\"";
 
