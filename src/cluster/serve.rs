@@ -26,8 +26,9 @@ use tokio::sync::Notify;
 
 /// Frames of one subject that are taken in before other work has its turn.
 const FRAMES: usize = 256;
-/// The time after which the thread looks again for room in a shard's mailbox.
-const REST: Duration = Duration::from_micros(200);
+/// The time after which the thread looks again for room in a shard's mailbox: the least that
+/// tokio's timer knows.
+const REST: Duration = Duration::from_millis(1);
 /// Milliseconds between two updates of [`View`].
 const SHOW: u64 = 500;
 /// The longest time, at the end, for sent frames to leave.
