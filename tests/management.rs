@@ -6,12 +6,11 @@ mod observing;
 #[path = "support/mod.rs"]
 mod support;
 
-use std::fs;
 use std::process::Command;
 
 use serde_json::{Value, json};
 use support::http::{Http, Page, admin};
-use support::{Broker, Client, Connect, Publish, V5, V311, eventually, unique};
+use support::{Broker, Client, Connect, Publish, Temporary, V5, V311, eventually, unique};
 
 struct Api {
     http: Http,
@@ -404,17 +403,17 @@ fn what_is_explained_is_what_happens() {
 }
 
 /// A file with one user of each role; their passwords are their names.
-fn users() -> String {
-    let file = std::env::temp_dir().join(unique("users"));
+fn users() -> Temporary {
+    let file = Temporary::named("users");
     for role in ["viewer", "operator", "admin"] {
         let out = Command::new(env!("CARGO_BIN_EXE_ringmq"))
             .args(["admin", "user", "add", role, "--role", role, "--batch", role, "--file"])
-            .arg(&file)
+            .arg(&*file)
             .output()
             .unwrap();
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     }
-    file.to_str().unwrap().to_owned()
+    file
 }
 
 fn basic(name: &str, password: &str) -> String {
@@ -426,7 +425,7 @@ fn basic(name: &str, password: &str) -> String {
 #[test]
 fn each_role_may_do_its_own() {
     let file = users();
-    let broker = start(&[&format!("admin.users={file}")]);
+    let broker = start(&[&format!("admin.users={}", file.display())]);
     let mut api = Api::of(&broker);
     let publish = json!({"topic": "a", "payload": "x"});
     for (role, may) in [
@@ -477,13 +476,12 @@ fn each_role_may_do_its_own() {
         let count = metrics.sum("ringmq_admin_requests_total", &[&label]);
         assert!((least..=most).contains(&count), "{outcome} {count}");
     }
-    fs::remove_file(file).unwrap();
 }
 
 #[test]
 fn wrong_passwords_are_few() {
     let file = users();
-    let broker = start(&[&format!("admin.users={file}")]);
+    let broker = start(&[&format!("admin.users={}", file.display())]);
     let mut api = Api::of(&broker);
     let wrong = json!({"username": "viewer", "password": "guess"});
     // A name of any length is read up to a bound only.
@@ -495,7 +493,6 @@ fn wrong_passwords_are_few() {
     let right = json!({"username": "viewer", "password": "viewer"});
     assert_eq!(api.ask("POST", "/login", &right).0, 429);
     assert!(broker.log().contains("admin login failed"));
-    fs::remove_file(file).unwrap();
 }
 
 #[test]

@@ -16,9 +16,11 @@ const AGAIN: u8 = 0x19;
 const BARE: &str = "n=ann,r=fyko+d2lbbFgONRv9qkxdawL";
 
 fn broker() -> &'static Broker {
+    // The suite that runs beside this one, with other shards, may write the same user: it replaces
+    // the file as a whole.
     static FILE: std::sync::OnceLock<String> = std::sync::OnceLock::new();
     let path = FILE.get_or_init(|| {
-        let path = std::env::temp_dir().join(unique("scram")).display().to_string();
+        let path = concat!(env!("CARGO_TARGET_TMPDIR"), "/scram-users").to_owned();
         let made = ["passwd", "-b", "apple", "-H", "scram", "-I", "100", &path, "ann"];
         assert_eq!(crate::support::broker::run(&made).code, Some(0));
         path

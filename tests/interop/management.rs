@@ -2,15 +2,15 @@
 //! from its own description.
 
 use crate::support::http::admin;
-use crate::support::{Broker, eventually, unique};
+use crate::support::{Broker, Temporary, eventually};
 use std::process::{Command, Stdio};
 
 #[test]
 fn the_dashboard_works_in_a_browser() {
-    let users = std::env::temp_dir().join(unique("users"));
+    let users = Temporary::named("users");
     let add = Command::new(env!("CARGO_BIN_EXE_ringmq"))
         .args(["admin", "user", "add", "ann", "--role", "admin", "--batch", "secret", "--file"])
-        .arg(&users)
+        .arg(&*users)
         .status()
         .unwrap();
     assert!(add.success());
@@ -33,7 +33,6 @@ fn the_dashboard_works_in_a_browser() {
     let shown = crate::python("dashboard.py", &[&address, &pictures, "meter-7", "ann", "secret"]);
     let _ = device.kill();
     let _ = device.wait();
-    std::fs::remove_file(users).unwrap();
     println!("{shown}");
     assert!(shown.contains("ok: the client is disconnected"), "{shown}");
 }

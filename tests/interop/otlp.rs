@@ -3,7 +3,7 @@
 //! over several shards, and of those that are no clients.
 
 use crate::support::http::{Http, admin};
-use crate::support::{Broker, Client, V311, eventually, unique};
+use crate::support::{Broker, Client, Temporary, V311, eventually, unique};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
@@ -213,8 +213,7 @@ fn a_clients_trace_goes_on_through_the_broker_and_unaltered_to_its_subscribers()
 fn a_share_of_messages_begins_traces_which_the_log_and_the_metrics_name() {
     // The first requests fail and are made again.
     let receiver = Receiver::start("2");
-    let rules = std::env::temp_dir().join(unique("acl"));
-    std::fs::write(&rules, "topic readwrite trace/#\n").unwrap();
+    let rules = Temporary::file("acl", "topic readwrite trace/#\n");
     let broker = Broker::start(&[
         "admin.bind=127.0.0.1:0",
         &receiver.endpoint(),
@@ -250,7 +249,6 @@ fn a_share_of_messages_begins_traces_which_the_log_and_the_metrics_name() {
     assert!(denied.len() == 1 && denied[0]["error"].is_string(), "{denied:#?}");
     let of_trace = format!("\"trace_id\":{}", denied[0]["trace"]);
     eventually("the log names the trace", || broker.log().contains(&of_trace));
-    std::fs::remove_file(rules).unwrap();
     // OpenMetrics names traces beside the steps that took so long.
     let mut http = Http::open(admin(&broker));
     let accept = "Accept: application/openmetrics-text;version=1.0.0\r\n";

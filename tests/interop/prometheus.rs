@@ -2,7 +2,7 @@
 //! page, scrapes a broker, and answers every query of the dashboard for Grafana.
 
 use crate::support::http::admin;
-use crate::support::{Broker, Client, Publish, V311, eventually, unique};
+use crate::support::{Broker, Client, Publish, Temporary, V311, eventually, unique};
 use serde_json::Value;
 use std::fs;
 use std::io::{Read, Write};
@@ -76,8 +76,8 @@ fn prometheus_takes_the_rules_the_page_and_every_query() {
     client.expect("x");
     promtool(&["check", "metrics"], &get(admin(&broker), "/metrics").unwrap());
     // Prometheus, with the configuration that is given, for this broker.
-    let directory = std::env::temp_dir().join(unique("prometheus"));
-    fs::create_dir_all(&directory).unwrap();
+    let directory = Temporary::named("prometheus");
+    fs::create_dir_all(&*directory).unwrap();
     let given = fs::read_to_string(tuning("prometheus.yaml")).unwrap();
     let given = given
         .replace("127.0.0.1:18083", &admin(&broker).to_string())
@@ -140,5 +140,4 @@ fn prometheus_takes_the_rules_the_page_and_every_query() {
         }
     }
     drop(running);
-    fs::remove_dir_all(directory).unwrap();
 }

@@ -153,8 +153,7 @@ fn a_damaged_store_is_refused_by_name_and_repaired_with_what_is_whole() {
 /// What a reload forbids is gone for good: a restart with the old rules does not bring it back.
 #[test]
 fn a_subscription_that_a_reload_has_ended_is_stored_no_more() {
-    let (place, rules) = (Place::new(), std::env::temp_dir().join(unique("acl")));
-    fs::write(&rules, "topic readwrite a/#\n").expect("it can be written");
+    let (place, rules) = (Place::new(), Temporary::file("acl", "topic readwrite a/#\n"));
     let access = format!("access.authorization=[{{acl_file: {{path: {}}}}}]", rules.display());
     let path = place.setting();
     let settings = [&*path, &*access];
@@ -162,12 +161,12 @@ fn a_subscription_that_a_reload_has_ended_is_stored_no_more() {
     let (mut line, _) = come_back(broker.address(), "stays").expect("it accepts");
     subscribe(&mut line, "a/b", 1);
     subscribe(&mut line, "$share/g/a/c", 1);
-    fs::write(&rules, "topic write a/#\n").expect("it can be written");
+    fs::write(&*rules, "topic write a/#\n").expect("it can be written");
     broker.signal("-HUP");
     eventually("they end", || broker.log().matches("subscription ended").count() == 2);
     broker.signal("-TERM");
     assert_eq!(broker.wait(PATIENCE), Some(0));
-    fs::write(&rules, "topic readwrite a/#\n").expect("it can be written");
+    fs::write(&*rules, "topic readwrite a/#\n").expect("it can be written");
     let broker = Broker::start(&settings);
     let mut publisher = Line::open(broker.address(), &Connect::new(V5, "p"), PATIENCE).unwrap();
     for (id, topic) in [(1, "a/b"), (2, "a/c")] {
@@ -176,5 +175,4 @@ fn a_subscription_that_a_reload_has_ended_is_stored_no_more() {
         let Some(Packet::Ack(ack)) = answer else { panic!("{answer:?}") };
         assert_eq!(ack.reason, 0x10, "{topic}: nobody is subscribed");
     }
-    let _ = fs::remove_file(&rules);
 }

@@ -1,9 +1,6 @@
 //! `ringmq upgrade` with real sockets: clients notice a pause and nothing else, and a new process
 //! that fails leaves the old one serving.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -34,12 +31,8 @@ pub fn load(broker: &Broker, qos: u8, stop: &AtomicBool) -> (usize, Duration) {
 }
 
 /// A program that does this in place of the new broker; `$RINGMQ` is the real one.
-pub fn program(name: &str, does: &str) -> PathBuf {
-    let path = std::env::temp_dir().join(unique(name));
-    let real = env!("CARGO_BIN_EXE_ringmq");
-    fs::write(&path, format!("#!/bin/sh\nRINGMQ='{real}'\n{does}\n")).expect("it can be written");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it is ours");
-    path
+pub fn program(name: &str, does: &str) -> Temporary {
+    Temporary::program(name, &format!("RINGMQ='{}'\n{does}", env!("CARGO_BIN_EXE_ringmq")))
 }
 
 #[test]
@@ -132,7 +125,6 @@ fn what_a_client_has_begun_goes_on_in_the_new_process_with_another_number_of_sha
     }
     let mut late = Client::subscriber(&broker, V311, &unique("late"), &retained, 1);
     late.expect("kept");
-    let _ = fs::remove_file(one);
 }
 
 #[test]
@@ -163,7 +155,6 @@ fn a_new_process_that_fails_at_any_point_leaves_the_old_one_serving() {
             println!("{does}: {answer:?}");
             let why = answer.expect_err("it cannot be upgraded");
             assert!(why.starts_with("no upgrade"), "{does}: {why}");
-            let _ = fs::remove_file(path);
         }
         stop.store(true, Ordering::Relaxed);
         for load in loads {
@@ -194,7 +185,6 @@ fn what_cannot_move_is_refused_by_name() {
         let why = asked.expect_err("the store is another one");
         assert!(why.contains(says), "{setting}: {why}");
         client.ping();
-        let _ = fs::remove_file(other);
     }
     // No server has to answer for a node to run.
     let lonely = ["cluster.name=plant", "cluster.nats.servers=[\"nats://127.0.0.1:1\"]"];
@@ -213,7 +203,6 @@ fn what_cannot_move_is_refused_by_name() {
         assert!(why.contains("listener") && why.contains("not in the new"), "{words:?}: {why}");
         client.ping();
     }
-    let _ = fs::remove_file(other);
 }
 
 /// Clients come, subscribe and go, while others are copied to the new process and after.

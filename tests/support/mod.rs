@@ -15,6 +15,9 @@ pub mod tunnel;
 pub mod web;
 pub mod wire;
 
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -32,6 +35,53 @@ pub fn patience() -> Duration {
         let seconds = std::env::var("RINGMQ_TEST_PATIENCE").ok().and_then(|text| text.parse().ok());
         Duration::from_secs(seconds.unwrap_or(10))
     })
+}
+
+/// A file or a directory of a test among the temporary ones; it is gone with the value.
+pub struct Temporary(PathBuf);
+
+impl Temporary {
+    /// A name that no other test uses, where nothing is yet.
+    pub fn named(name: &str) -> Temporary {
+        Temporary(std::env::temp_dir().join(unique(name)))
+    }
+
+    pub fn file(name: &str, text: &str) -> Temporary {
+        let file = Temporary::named(name);
+        std::fs::write(&file.0, text).expect("a temporary file");
+        file
+    }
+
+    /// A program for `sh`. Another process writes it: one that a test starts at this moment would
+    /// have a file open that this process writes, which then is no program yet (`ETXTBSY`).
+    pub fn program(name: &str, script: &str) -> Temporary {
+        let file = Temporary::named(name);
+        let made = Command::new("sh")
+            .args(["-c", "printf '#!/bin/sh\n%s\n' \"$2\" >\"$1\" && chmod 755 \"$1\"", "sh"])
+            .arg(&file.0)
+            .arg(script)
+            .status();
+        assert!(made.expect("sh runs").success());
+        file
+    }
+}
+
+impl Deref for Temporary {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = if self.is_dir() {
+            std::fs::remove_dir_all(&self.0)
+        } else {
+            std::fs::remove_file(&self.0)
+        };
+    }
 }
 
 /// How long a test listens for something that must not come, where no barrier can say so.
