@@ -21,6 +21,10 @@ macro_rules! storage {
         StorageDamageTolerated,
         /// A client is told before what it is told is durable.
         StorageToldEarly,
+        /// A client is told of what it said last when what it said before is durable.
+        StoragePartEarly,
+        /// A client is told nothing before all that it has said is durable.
+        StorageAnsweredTogether,
         /// A publisher does not wait for what other shards have to store of its message.
         StorageRemoteUnwaited,
         /// Messages that wait for a client are not stored.

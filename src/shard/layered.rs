@@ -313,7 +313,7 @@ impl Shard {
 
     /// Makes the next send of a connection with layers.
     #[inline(never)]
-    pub(super) fn flush_layered(&mut self, socket: SocketId) {
+    pub(super) fn flush_layered(&mut self, socket: SocketId, most: usize) {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         let Some(output) = &mut connection.output else { return };
         let Some(layers) = self.layered.all.get_mut(socket.0) else { return };
@@ -323,11 +323,11 @@ impl Shard {
             return;
         }
         if sealed {
-            self.flush_sealed(socket);
+            self.flush_sealed(socket, most);
             return;
         }
         let wire = output.take_wire();
-        let plain = output.next_send(self.now);
+        let plain = output.next_part(&mut self.outputs.pool, self.now, most);
         let mut extra = 0;
         let mut outgoing = match plain {
             Some(plain) => {
@@ -361,7 +361,7 @@ impl Shard {
     }
 
     /// Makes the next send of a connection whose layers encrypt.
-    fn flush_sealed(&mut self, socket: SocketId) {
+    fn flush_sealed(&mut self, socket: SocketId, most: usize) {
         let Some(connection) = self.connections.get_mut(socket.0) else { return };
         let Some(output) = &mut connection.output else { return };
         let Some(layers) = self.layered.all.get_mut(socket.0) else { return };
@@ -370,7 +370,7 @@ impl Shard {
         let mut before = wire.len();
         let mut bytes = if wire.capacity() == 0 { self.outputs.pool.take() } else { wire };
         let mut worn = false;
-        if let Some(plain) = output.next_send(self.now) {
+        if let Some(plain) = output.next_part(&mut self.outputs.pool, self.now, most) {
             before += plain.len();
             self.meter.charge(cost::RECORD + cost::bytes(plain.len()));
             let header = layers.frame(plain.len());

@@ -544,14 +544,18 @@ impl Shard {
             if connection.stage == Stage::Closed {
                 continue;
             }
-            if self.storing.as_ref().is_some_and(|storing| storing.withholds(socket)) {
-                continue; // withheld until it is durable: `run_storing`
+            let mut most = usize::MAX;
+            if let Some(storing) = &mut self.storing {
+                most = storing.sendable(socket, output);
+                if most == 0 {
+                    continue; // withheld until it is durable: `run_storing`
+                }
             }
             if connection.layered {
-                self.flush_layered(socket);
+                self.flush_layered(socket, most);
                 continue;
             }
-            if let Some(outgoing) = output.next_send(self.now) {
+            if let Some(outgoing) = output.next_part(&mut self.outputs.pool, self.now, most) {
                 self.outputs.actions.push(Action::Send(socket, outgoing));
             }
         }

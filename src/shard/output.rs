@@ -34,6 +34,11 @@ pub struct Output {
     /// When QoS 0 was last looked for in this output and none could be shed. The search is repeated
     /// a little later.
     pub(super) nothing_to_shed: Option<Instant>,
+    /// The position of the first queued byte that is not of the layers. Positions count bytes, and
+    /// only grow, also from one output of a connection to the next.
+    first: u64,
+    /// Bytes before this position were shed, so what is before an earlier one is not known.
+    shed: u64,
     /// Whether the connection is in the shard's list of connections to flush.
     pub dirty: bool,
 }
@@ -51,6 +56,34 @@ impl Output {
             _ => &self.tail,
         };
         last.get(last.len().checked_sub(bytes)?..)
+    }
+
+    /// The position behind everything that is queued.
+    pub fn end(&self) -> u64 {
+        self.first + (self.queued - self.wire.len()) as u64
+    }
+
+    /// How many of the queued bytes are before that position, which was an end. 0 if that is not
+    /// known any more.
+    pub fn before(&self, position: u64) -> usize {
+        let known = if position < self.shed { 0 } else { position };
+        known.saturating_sub(self.first) as usize
+    }
+
+    /// Notes that so many queued bytes were taken out from between the others.
+    pub(super) fn note_shed(&mut self, bytes: usize) {
+        self.shed = self.end();
+        self.queued -= bytes;
+        self.first += bytes as u64;
+    }
+
+    /// Takes back bytes that were taken for a send and are to be sent before all others.
+    pub fn put_back(&mut self, pool: &mut OutputPool, bytes: &[u8]) {
+        let mut buffer = pool.take();
+        pool.extend(&mut buffer, |buffer| buffer.extend_from_slice(bytes));
+        self.queued += bytes.len();
+        self.first = self.first.saturating_sub(bytes.len() as u64);
+        self.sealed.push_front(Segment::Bytes(buffer));
     }
 
     /// True while the driver holds a send.
@@ -158,9 +191,63 @@ impl Output {
         Some(Outgoing::Many(segments))
     }
 
+    /// Takes the next send like [`Output::next_send`], of at most the first `most` bytes.
+    #[inline]
+    pub fn next_part(
+        &mut self,
+        pool: &mut OutputPool,
+        now: Instant,
+        most: usize,
+    ) -> Option<Outgoing> {
+        if most >= self.queued - self.wire.len() {
+            return self.next_send(now);
+        }
+        self.next_of_first(pool, now, most)
+    }
+
+    #[inline(never)]
+    fn next_of_first(
+        &mut self,
+        pool: &mut OutputPool,
+        now: Instant,
+        most: usize,
+    ) -> Option<Outgoing> {
+        if self.in_flight > 0 || most == 0 {
+            return None;
+        }
+        let (mut whole, mut left) = (VecDeque::new(), most);
+        while let Some(segment) = self.sealed.pop_front_if(|next| next.len() <= left) {
+            left -= segment.len();
+            whole.push_back(segment);
+        }
+        let mut later = std::mem::replace(&mut self.sealed, whole);
+        let tail = match later.pop_front() {
+            Some(segment) => {
+                let (first, rest) = pool.split(segment, left);
+                self.sealed.extend(first);
+                later.push_front(rest);
+                std::mem::take(&mut self.tail)
+            }
+            None => {
+                let (first, rest) = pool.split_buffer(std::mem::take(&mut self.tail), left);
+                self.tail = first;
+                rest
+            }
+        };
+        let outgoing = self.next_send(now);
+        // What did not fit into the send comes before the rest.
+        let unsent = std::mem::replace(&mut self.tail, tail);
+        if !unsent.is_empty() {
+            self.sealed.push_back(Segment::Bytes(unsent));
+        }
+        self.sealed.append(&mut later);
+        outgoing
+    }
+
     fn begin(&mut self, bytes: usize) {
         self.in_flight = bytes;
         self.queued -= bytes;
+        self.first += bytes as u64;
     }
 
     /// Notes that the send in flight is complete.
@@ -179,7 +266,7 @@ impl Output {
         }
         pool.put(std::mem::take(&mut self.tail));
         pool.put(std::mem::take(&mut self.wire));
-        (self.queued, self.in_flight, self.dirty) = (0, 0, false);
+        (self.queued, self.in_flight, self.dirty, self.shed) = (0, 0, false, 0);
         (self.backlog, self.nothing_to_shed) = (Backlog::default(), None);
     }
 }
@@ -204,6 +291,8 @@ pub struct OutputPool {
     /// Bytes of all buffers, in the pool and in use. Changes only when a buffer is made, grows or
     /// is dropped.
     all: usize,
+    /// No output that was given back went further than this position.
+    position: u64,
     /// Bytes of the messages that outputs share.
     shared_bytes: usize,
     /// For the address of each shared message, how many outputs have it.
@@ -274,6 +363,35 @@ impl OutputPool {
         }
     }
 
+    /// Splits a segment of an output after `first` bytes, of which it has more; nothing is before
+    /// that when these are none.
+    fn split(&mut self, segment: Segment, first: usize) -> (Option<Segment>, Segment) {
+        match segment {
+            whole if first == 0 => (None, whole),
+            Segment::Bytes(bytes) => {
+                let (first, rest) = self.split_buffer(bytes, first);
+                (Some(Segment::Bytes(first)), Segment::Bytes(rest))
+            }
+            Segment::Shared(message, range) => {
+                self.share(&message);
+                let middle = range.start + first;
+                let before = Segment::Shared(message.clone(), range.start..middle);
+                (Some(before), Segment::Shared(message, middle..range.end))
+            }
+        }
+    }
+
+    /// Splits a buffer in use after `first` bytes.
+    fn split_buffer(&mut self, mut bytes: Vec<u8>, first: usize) -> (Vec<u8>, Vec<u8>) {
+        if first == 0 {
+            return (Vec::new(), bytes);
+        }
+        let mut rest = self.take();
+        self.extend(&mut rest, |rest| rest.extend_from_slice(bytes.get(first..).unwrap_or(&[])));
+        bytes.truncate(first);
+        (bytes, rest)
+    }
+
     /// Counts one more output that has the message.
     fn share(&mut self, message: &Message) {
         let holders = self.shared.entry(message.address()).or_default();
@@ -315,11 +433,14 @@ impl OutputPool {
     pub fn take_output(&mut self) -> Box<Output> {
         let output = self.outputs.pop();
         self.least_outputs = self.least_outputs.min(self.outputs.len());
-        output.unwrap_or_default()
+        let mut output = output.unwrap_or_default();
+        output.first = self.position;
+        output
     }
 
     /// Gives an output back.
     pub fn put_output(&mut self, mut output: Box<Output>) {
+        self.position = self.position.max(output.end());
         output.reset(self);
         if self.outputs.len() < OUTPUTS_MAX {
             self.outputs.push(output);
@@ -360,5 +481,117 @@ impl OutputPool {
         self.least = self.buffers.len();
         halve_spare(&mut self.outputs, &mut self.least_outputs);
         halve_spare(&mut self.inputs, &mut self.least_inputs);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::MessageRef;
+    use crate::packet::Qos;
+    use proptest::prelude::*;
+
+    #[derive(Clone, Copy, Debug)]
+    enum Op {
+        /// So many bytes are appended, or shared.
+        Append(usize, bool),
+        /// The end is one up to which bytes may be sent later.
+        Mark,
+        /// Bytes may be sent up to the next mark.
+        Clear,
+        /// A send is made, if one can be.
+        Send,
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        let size = prop_oneof![1..50usize, 1..3000usize, 100_000..300_000usize];
+        prop_oneof![
+            (size, any::<bool>()).prop_map(|(size, shared)| Op::Append(size, shared)),
+            Just(Op::Mark),
+            Just(Op::Clear),
+            Just(Op::Send),
+        ]
+    }
+
+    fn append(output: &mut Output, pool: &mut OutputPool, bytes: &[u8], shared: bool) {
+        if !shared {
+            output.append(pool, |out| out.extend_from_slice(bytes));
+            return;
+        }
+        let message = MessageRef {
+            topic: "t",
+            properties: &[],
+            payload: bytes,
+            qos: Qos::AtMostOnce,
+            retain: false,
+            expires: None,
+            publisher: None,
+        };
+        let message = Message::new(&message, &mut Vec::new());
+        let range = message.payload_range();
+        output.append_shared(pool, message, range);
+    }
+
+    proptest! {
+        #[test]
+        fn what_may_be_sent_is_sent_in_order_and_nothing_else(
+            ops in prop::collection::vec(op(), 0..60),
+        ) {
+            let mut pool = OutputPool::default();
+            // Positions do not begin at 0.
+            let mut output = pool.take_output();
+            output.append(&mut pool, |out| out.extend_from_slice(b"before"));
+            pool.put_output(output);
+            let mut output = pool.take_output();
+            let start = output.end();
+            let (mut all, mut sent) = (Vec::new(), Vec::new());
+            let (mut marks, mut cleared) = (VecDeque::new(), start);
+            for op in ops {
+                match op {
+                    Op::Append(size, shared) => {
+                        let bytes: Vec<u8> = (0..size).map(|at| (all.len() + at) as u8).collect();
+                        append(&mut output, &mut pool, &bytes, shared);
+                        all.extend(bytes);
+                    }
+                    Op::Mark => marks.push_back(output.end()),
+                    Op::Clear => cleared = marks.pop_front().unwrap_or(cleared),
+                    Op::Send => {
+                        let most = output.before(cleared);
+                        prop_assert_eq!((cleared - start) as usize, sent.len() + most);
+                        let outgoing = output.next_part(&mut pool, Instant(1), most);
+                        prop_assert_eq!(outgoing.is_some(), most > 0);
+                        let Some(outgoing) = outgoing else { continue };
+                        prop_assert!(outgoing.len() <= most);
+                        prop_assert!(output.next_part(&mut pool, Instant(1), 1).is_none());
+                        outgoing.pieces(|piece| sent.extend_from_slice(piece));
+                        pool.recycle(outgoing);
+                        output.sent(Instant(1));
+                    }
+                }
+                prop_assert_eq!((output.end() - start) as usize, all.len());
+                prop_assert_eq!(output.unsent(), all.len() - sent.len());
+            }
+            while let Some(outgoing) = output.next_part(&mut pool, Instant(1), usize::MAX) {
+                outgoing.pieces(|piece| sent.extend_from_slice(piece));
+                pool.recycle(outgoing);
+                output.sent(Instant(1));
+            }
+            prop_assert!(sent == all, "{} of {} bytes, or others", sent.len(), all.len());
+            pool.put_output(output);
+            prop_assert_eq!(pool.held(), 0);
+        }
+    }
+
+    #[test]
+    fn after_something_was_shed_no_part_goes_that_ends_before_that() {
+        let (mut output, mut pool) = (Output::default(), OutputPool::default());
+        output.append(&mut pool, |out| out.extend_from_slice(&[0x30, 2, 0, 0, 0xD0, 0]));
+        let mark = output.end();
+        output.append(&mut pool, |out| out.extend_from_slice(&[0xD0, 0]));
+        assert_eq!(output.before(mark), 6);
+        assert_eq!(output.shed_oldest(&mut pool, 1).bytes, 4);
+        assert_eq!(output.before(mark), 0);
+        let all = output.end();
+        assert_eq!(output.before(all), 4);
     }
 }

@@ -60,7 +60,7 @@ impl Output {
         while let Some(segment) = kept.pop_back() {
             self.sealed.push_front(segment);
         }
-        self.queued -= shed.bytes;
+        self.note_shed(shed.bytes);
         shed
     }
 }

@@ -7,8 +7,9 @@
 //!
 //! # What waits
 //! While something that a client's packet has changed is not durable, nothing is sent to that
-//! client. Its output is kept ([`Storing::withholds`]) and goes out, complete and in order, when
-//! the batches that it waits for are durable, here and on the shards that its messages went to. A
+//! client of what came into its output since then. That is kept ([`Storing::sendable`]) and goes
+//! out, complete and in order, when the batches that it waits for are durable, here and on the
+//! shards that the client's messages went to. It does not wait for what the client says later. A
 //! shard that takes in messages from another one tells it how many of them are safe
 //! ([`Control::Safe`]): at once for messages of which nothing had to be stored, and after the
 //! commit for the others.
@@ -20,6 +21,7 @@ use super::away::ReadingBack;
 use super::bodies::Bodies;
 use super::journal::Journaling;
 use super::left::StoredLeftovers;
+use super::output::Output;
 use super::receipts::Receipts;
 use super::returning::Returning;
 use super::unstorable::{Lateness, Standing};
@@ -36,8 +38,8 @@ use crate::storage::record::{Record, StoreSecret, StoredMessage};
 use crate::time::Instant;
 use std::collections::VecDeque;
 
-/// Bytes of memory for a connection that waits, with its places in the queues.
-const WAITER: usize = 128;
+/// Bytes of memory for a connection that waits, with its places in the queues and a few marks.
+const WAITER: usize = 256;
 /// Bytes of memory for a receipt.
 const RECEIPT: usize = 32;
 
@@ -285,14 +287,15 @@ impl Storing {
         }
     }
 
-    /// Whether the output of a connection has to wait for the store.
-    pub(super) fn withholds(&self, socket: SocketId) -> bool {
-        let early = Mutant::StorageToldEarly.is_on();
-        self.withheld.holds(socket, &self.reached()) && !early
-    }
-
-    fn reached(&self) -> Reached<'_> {
-        Reached { kept: self.kept(), peers: &self.peers, receipts: &self.receipts }
+    /// How many bytes of the output of a connection do not have to wait for the store.
+    pub(super) fn sendable(&mut self, socket: SocketId, output: &Output) -> usize {
+        if Mutant::StorageToldEarly.is_on() {
+            return usize::MAX;
+        }
+        let kept = self.kept();
+        let Storing { withheld, peers, receipts, .. } = self;
+        let sent = withheld.may_send(socket, output.end(), &Reached { kept, peers, receipts });
+        sent.map_or(usize::MAX, |position| output.before(position))
     }
 
     /// Bytes of memory, without messages: these are counted where they wait.

@@ -5,7 +5,7 @@ use super::connection::Stage;
 use super::{Action, Shard};
 use crate::ids::SocketId;
 use crate::mutant::Mutant;
-use crate::outgoing::{Outgoing, Segment};
+use crate::outgoing::Outgoing;
 use crate::session::Flow;
 
 /// The numbers of what a shard holds, for an upgrade.
@@ -125,10 +125,7 @@ impl Shard {
             output.append_wire(&mut self.outputs.pool, &later);
             self.outputs.pool.put(later);
         } else {
-            let mut buffer = self.outputs.pool.take();
-            self.outputs.pool.extend(&mut buffer, |buffer| buffer.extend_from_slice(&rest));
-            output.queued += rest.len();
-            output.sealed.push_front(Segment::Bytes(buffer));
+            output.put_back(&mut self.outputs.pool, &rest);
         }
         if !std::mem::replace(&mut output.dirty, true) {
             self.outputs.dirty.push(socket);

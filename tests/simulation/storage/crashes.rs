@@ -53,6 +53,54 @@ pub fn simulate_fan_out(seed: u64) {
     }
 }
 
+/// A publisher never pauses, so that there is always something of it that is not durable: it is
+/// answered all the same, and then the power fails. What was acknowledged is there.
+pub fn simulate_pauseless(seed: u64) {
+    const WINDOW: usize = 12;
+    let mut house = House::new(seed, super::broker::GATHER);
+    leave_session(&mut house, "away");
+    let entry = house.rng.below(house.stores.len());
+    let mut publisher = Peer::connect(&mut house.world, entry, &hello("publisher", true, 0));
+    // Numbers that are not answered, the answered ones, and how often some were answered while
+    // others waited.
+    let (mut open, mut answered, mut between) = (BTreeSet::new(), BTreeSet::new(), 0);
+    let mut next = 1;
+    for _ in 0..2000 {
+        if open.len() < WINDOW {
+            let payload = next.to_string();
+            publisher.publish(&mut house.world, "far/x", payload.as_bytes(), 1, next);
+            open.insert(next);
+            next += 1;
+        }
+        house.turn();
+        let before = answered.len();
+        for got in publisher.hear(&mut house.world) {
+            let Got::Ack(AckKind::PubAck, number, _) = got else { continue };
+            assert!(open.remove(&number), "{number} is answered twice");
+            answered.insert(number);
+        }
+        between += u64::from(answered.len() > before && !open.is_empty());
+        if between > 30 && answered.len() > before && house.rng.chance(300) {
+            break;
+        }
+    }
+    assert!(between > 30, "answered {between} times while it said more, {} in all", answered.len());
+    house.crash();
+    let mut away = Peer::connect(&mut house.world, 0, &hello("away", false, 5000));
+    let mut received = BTreeSet::new();
+    for _ in 0..400 {
+        house.turn();
+        for got in away.hear(&mut house.world) {
+            let Got::Publish { payload, id, .. } = got else { continue };
+            received.insert(String::from_utf8(payload).unwrap().parse::<u16>().unwrap());
+            away.ack(&mut house.world, AckKind::PubAck, id);
+        }
+    }
+    let lost: Vec<_> = answered.difference(&received).collect();
+    assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+    house.settle();
+}
+
 /// How a member of a share group gives back what it has.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Leaves {
@@ -136,6 +184,12 @@ fn payloads(got: &[Got]) -> BTreeSet<String> {
 fn a_message_for_many_is_stored_for_all_before_it_is_acknowledged() {
     let seeds = crate::runner::number("SIM_STORAGE_SEEDS").unwrap_or(10);
     (1..=seeds).for_each(simulate_fan_out);
+}
+
+#[test]
+fn a_publisher_that_never_pauses_is_answered() {
+    let seeds = crate::runner::number("SIM_STORAGE_SEEDS").unwrap_or(20);
+    (1..=seeds).for_each(simulate_pauseless);
 }
 
 #[test]

@@ -234,6 +234,7 @@ pub fn simulate_all(seed: u64) {
     broker::simulate_failure(seed);
     broker::simulate_degraded(seed);
     crashes::simulate_fan_out(seed);
+    crashes::simulate_pauseless(seed);
     crashes::simulate_returns(seed);
     long_queues::simulate_long_queues(seed);
     long_queues::simulate_short_queues(seed);
