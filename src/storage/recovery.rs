@@ -374,8 +374,7 @@ pub fn fill(log: &Log, image: &mut Image, read: &mut Read<'_>) -> Result<(), Rec
         for &(span, offset, number) in together {
             let at = (span.offset - from) as usize;
             let Some(part) = bytes.get(at..at + span.length) else { continue };
-            let mut own = part.to_vec();
-            frame::unframe(offset, &mut own);
+            let own = frame::unframed(offset, part);
             if let Ok((Record::Put { message, body }, _)) = record::decode(&own)
                 && message == number
             {
