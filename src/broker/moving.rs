@@ -362,7 +362,7 @@ fn framed(packed: Packed) -> (Option<UpgradeFrame>, UpgradeFrame) {
         Packed::Rest(rest) => UpgradeFrame::Rest(rest),
         Packed::Early(early) => UpgradeFrame::Early(early),
         Packed::Gone(from, numbers) => UpgradeFrame::Gone(from, numbers),
-        Packed::Stale(from, numbers) => UpgradeFrame::Stale(from, numbers),
+        Packed::Stale(from, numbers, retained) => UpgradeFrame::Stale(from, numbers, retained),
         Packed::Retained(messages) => UpgradeFrame::Retained(messages),
         Packed::Unretained(topics) => UpgradeFrame::Unretained(topics),
         Packed::Counters(from, counted) => UpgradeFrame::Counters(from, counted),

@@ -246,7 +246,7 @@ pub(super) fn go_on_with(
             shard.store_with(storing);
             shard.restore(image);
         }
-        Beside::Predecessor => shard.store_with(storing.expecting(image.session_sum())),
+        Beside::Predecessor => shard.store_with(storing.expecting(&image)),
     }
     let bell = doorbell.clone();
     let syncing = asynchronous.then(|| Box::new(move || bell.ring()) as Wake);

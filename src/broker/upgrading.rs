@@ -11,7 +11,7 @@ use crate::broker::upgrade::requests::{self, UpgradeRequest};
 use crate::cluster::start::Cluster;
 use crate::config::{Bridge, BridgePuback, BufferMode};
 use crate::upgrade::frame::{Hello, StoreIs};
-use crate::upgrade::{OLDEST, VERSION, unmovable};
+use crate::upgrade::{OLDEST, VERSION};
 use crossbeam_channel::{Receiver, never};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -101,16 +101,8 @@ impl ControlThread<'_> {
                         below an init process"
                 .to_owned());
         }
-        if let Some(key) = unmovable(&self.config) {
-            return Err(format!("a broker with {key} cannot be upgraded in place yet"));
-        }
-        if let Some(cluster) = &self.broker.cluster {
-            if self.leaving.is_some() {
-                return Err("this node leaves its cluster".to_owned());
-            }
-            if !cluster.view().row().connected {
-                return Err("none of cluster.nats.servers carries frames now".to_owned());
-            }
+        if let Some(why) = self.stuck_node() {
+            return Err(why.to_owned());
         }
         if let Some(why) = self.stuck_bridge() {
             return Err(why);
@@ -148,6 +140,7 @@ impl ControlThread<'_> {
                 shards: broker.homes.len() as u8,
                 store,
                 node: broker.cluster.as_ref().map(Cluster::names),
+                durable: broker.cluster.as_ref().is_some_and(Cluster::is_durable),
             },
             node: broker.cluster.as_ref().map(Cluster::handle),
             others: broker.cluster.as_ref().map_or(0, |known| known.view().row().nodes.len()),
@@ -156,6 +149,25 @@ impl ControlThread<'_> {
             arguments: arguments.collect(),
             dry_run: request.dry_run,
         })
+    }
+
+    /// Why the node of a cluster that this broker is cannot be handed over now.
+    fn stuck_node(&self) -> Option<&'static str> {
+        let row = self.broker.cluster.as_ref()?.view().row();
+        let durable = row.durable.as_ref();
+        let reasons = [
+            (self.leaving.is_some(), "this node leaves its cluster"),
+            (!row.connected, "none of cluster.nats.servers carries frames now"),
+            (
+                durable.is_some_and(|durable| durable.adopting),
+                "sessions of a lost node are being adopted; try again",
+            ),
+            (
+                durable.is_some_and(|durable| durable.out),
+                "the cluster's stream does not take what is stored; try again when it does",
+            ),
+        ];
+        reasons.iter().find_map(|&(holds, why)| holds.then_some(why))
     }
 
     /// A bridge that would lose what it has (it is in memory, and the other end is away), or for

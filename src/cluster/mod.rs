@@ -30,6 +30,7 @@ pub mod adoption;
 pub mod announced;
 pub mod claims;
 pub mod clock;
+mod counted;
 pub mod filters;
 pub mod frame;
 mod handing_on;

@@ -8,6 +8,7 @@
 //! node counts as down. Windows then fill; a message without room is dropped, or its publisher
 //! waits, by the policy, until this node gives all others up and is a broker on its own.
 
+mod counted;
 mod durable;
 mod greeting;
 mod moving;

@@ -33,6 +33,10 @@ const REST: Duration = Duration::from_millis(1);
 const SHOW: u64 = 500;
 /// The longest time, at the end, for sent frames to leave.
 const FAREWELL: Duration = Duration::from_millis(500);
+/// The names under which what is counted beside the node goes to another process.
+const BYTES_RECEIVED: &str = "bytes_received";
+const BYTES_SENT: &str = "bytes_sent";
+const FRAMES_UNSENT: &str = "frames_unsent";
 
 /// The time in nanoseconds, on the clock of the cores.
 pub type NanosecondClock = Box<dyn Fn() -> u64 + Send>;
@@ -96,12 +100,12 @@ impl JunctionEnvironment for ShardBells<'_> {
 impl Service {
     /// Runs until the orders tell the thread to end.
     pub async fn run(mut self, mut nats: Nats, mut subscribers: [Subscriber; 2]) {
-        let mut received = 0;
+        let mut received = 0_u64;
         let mut show_at = Instant(0);
         loop {
             let now = self.now();
             while let Ok(asked) = self.moves.try_recv() {
-                obey(&mut self.junction, asked, now);
+                obey(&mut self.junction, asked, (&mut received, &mut nats), now);
             }
             let more = self.step(&mut nats, now);
             nats.flush().await;
@@ -265,12 +269,34 @@ pub enum NodeMove {
     Serve,
 }
 
-fn obey(junction: &mut Junction, asked: NodeMove, now: Instant) {
+/// Does it; beside the junction there are the bytes that were received, and the connection, which
+/// counts what is sent.
+fn obey(
+    junction: &mut Junction,
+    asked: NodeMove,
+    (received, nats): (&mut u64, &mut Nats),
+    now: Instant,
+) {
     match asked {
         NodeMove::Rest => junction.rest(),
         NodeMove::AskRest(to) => drop(to.send(junction.resting())),
-        NodeMove::Pack(to) => drop(to.send(Box::new(junction.pack()))),
-        NodeMove::Unpack(moved, to) => drop(to.send(junction.unpack(*moved, now))),
+        NodeMove::Pack(to) => {
+            let mut moved = Box::new(junction.pack());
+            moved.counted.push((BYTES_RECEIVED.into(), *received));
+            moved.counted.push((BYTES_SENT.into(), nats.bytes));
+            moved.counted.push((FRAMES_UNSENT.into(), nats.unsent));
+            drop(to.send(moved));
+        }
+        NodeMove::Unpack(moved, to) => {
+            let counted = |name: &str| {
+                let known = moved.counted.iter().find(|(known, _)| **known == *name);
+                known.map_or(0, |(_, count)| *count)
+            };
+            *received += counted(BYTES_RECEIVED);
+            nats.bytes += counted(BYTES_SENT);
+            nats.unsent += counted(FRAMES_UNSENT);
+            drop(to.send(junction.unpack(*moved, now)));
+        }
         NodeMove::Serve => junction.serve(now),
     }
 }

@@ -1,9 +1,7 @@
 //! Judgement of what the kernel allows this process: io_uring, descriptors, locked memory, and open
 //! files of the host.
 
-use crate::config::Config;
 use crate::limits::{GATHERING_KERNEL, MINIMUM_KERNEL, UPGRADE_KERNEL};
-use crate::upgrade::unmovable;
 
 use super::facts::{CAP_IPC_LOCK, CAP_SYS_ADMIN, Facts};
 use super::finding::{Finding, Fix, Severity};
@@ -64,17 +62,16 @@ pub(super) fn kernel(facts: &Facts, _: &Need) -> Finding {
 }
 
 /// Whether the broker could be upgraded in place.
-pub(super) fn upgrade(facts: &Facts, config: &Config) -> Finding {
+pub(super) fn upgrade(facts: &Facts) -> Finding {
     let (major, minor) = UPGRADE_KERNEL;
     let needed = format!("Linux {major}.{minor} or newer: `ringmq upgrade` drops no connection");
     let finding = |severity, found: String| Finding::new("upgrade", severity, found, needed);
-    match (&facts.kernel, unmovable(config)) {
-        (Some((release, version)), _) if *version < UPGRADE_KERNEL => {
+    match &facts.kernel {
+        Some((release, version)) if *version < UPGRADE_KERNEL => {
             finding(Severity::Note, format!("refused with kernel {release}"))
         }
-        (_, Some(key)) => finding(Severity::Note, format!("refused with {key}, for now")),
-        (Some(_), None) => finding(Severity::Fine, "in place".to_owned()),
-        (None, None) => finding(Severity::Note, "kernel version unreadable".to_owned()),
+        Some(_) => finding(Severity::Fine, "in place".to_owned()),
+        None => finding(Severity::Note, "kernel version unreadable".to_owned()),
     }
 }
 

@@ -101,7 +101,7 @@ pub fn judge(facts: Facts, config: &Config, connections: Option<u64>, trial: &Ri
     let (f, n) = (&facts, &need);
     let findings = vec![
         judge_process::kernel(f, n),
-        judge_process::upgrade(f, config),
+        judge_process::upgrade(f),
         judge_process::proc(f, n),
         judge_process::io_uring(f, trial),
         judge_process::nofile(f, n),

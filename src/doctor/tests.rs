@@ -384,7 +384,7 @@ fn whether_an_upgrade_in_place_is_possible_is_said() {
     says(&node, "upgrade", Severity::Fine, &["in place"]);
     let durable = "cluster.name=plant cluster.durable=true storage.path=/var/lib/ringmq";
     let node = host.judge_with(durable, None, RingTrial::Works);
-    says(&node, "upgrade", Severity::Note, &["cluster.durable"]);
+    says(&node, "upgrade", Severity::Fine, &["in place"]);
     host.put("proc/sys/kernel/osrelease", "6.6.0\n");
     says(&host.judge(None), "upgrade", Severity::Note, &["6.6.0", "6.8"]);
 }

@@ -81,6 +81,16 @@ macro_rules! upgrade {
         ClusterUpgradeStampsLost,
         /// Who waits for room goes on while the shard is suspended.
         ClusterUpgradeHeldGoOn,
+        /// After an upgrade it is acknowledged what the cluster's stream may not have.
+        ClusterUpgradeDurableEarly,
+        /// Which ClientIds were claimed lately is not handed over.
+        ClusterUpgradeRecentLost,
+        /// It is not handed over which lost nodes' sessions are still to be adopted.
+        ClusterUpgradeLostForgotten,
+        /// What the cluster's thread has counted is not handed over.
+        ClusterUpgradeCountsLost,
+        /// Whether all retained messages of the store have come is not looked at.
+        UpgradeRetainedUncompared,
         /// What was counted towards bans is not handed over.
         UpgradeOffencesLost,
         /// What was counted is not handed over.

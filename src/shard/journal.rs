@@ -17,7 +17,7 @@ use crate::mesh::moves::ToCluster;
 use crate::mutant::Mutant;
 use crate::storage::StorageAnswer;
 use crate::storage::journal::{Journal, JournalFigures, WithoutStream};
-use crate::storage::log::LogFigures;
+use crate::storage::log::{Log, LogFigures};
 use std::collections::VecDeque;
 
 /// Sessions that are looked at per step while those that were adopted elsewhere end.
@@ -44,6 +44,21 @@ impl Journaling {
     /// Whether sessions are ending that were adopted elsewhere.
     pub(super) fn is_ending(&self) -> bool {
         self.ending.is_some()
+    }
+
+    /// What stands against another process's taking the journal over.
+    pub(super) fn under_way(&self, log: &Log) -> Option<&'static str> {
+        let Journaling { journal, ending, looking, orphans } = self;
+        let reasons = [
+            (!orphans.is_empty(), "sessions of a lost node that are being adopted"),
+            (
+                journal.is_fenced() || ending.is_some() || *looking,
+                "sessions that another node has adopted",
+            ),
+            (journal.is_out(), "the cluster's stream, which does not take what is stored"),
+            (!journal.rests(log), "what the cluster's stream is being told"),
+        ];
+        reasons.iter().find_map(|&(holds, what)| holds.then_some(what))
     }
 
     /// An adopted session has been appended up to that batch; it counts for that many bytes.
@@ -135,6 +150,9 @@ impl Shard {
     /// Gives the journal its turn.
     pub(super) fn run_journal(&mut self) -> bool {
         let Some(storing) = &mut self.storing else { return false };
+        if storing.is_of_predecessor() {
+            return false;
+        }
         let (micros, wall) = (storing.micros, storing.wall_micros());
         let Storing { journaling, log, .. } = &mut **storing;
         let Some(journaling) = journaling else { return false };

@@ -9,16 +9,21 @@ use super::storing::Storing;
 use crate::message::Message;
 use crate::mutant::Mutant;
 use crate::session::{AwayMessage, Flow, Queued, StoredSessionRef, SubscriptionIds};
-use crate::storage::image::SessionSum;
+use crate::storage::image::{Image, SessionSum};
 use crate::storage::record::{message_key, session_key};
 use crate::upgrade::client::{MovedAway, StoredAs, StoredMessageRef};
 
 impl Storing {
-    /// Tells a shard that takes clients over that its log has these sessions, all of which have to
-    /// be handed over.
-    pub fn expecting(mut self, sessions: SessionSum) -> Storing {
-        self.expected = Some(sessions);
+    /// Tells a shard that takes clients over that its log has this content, all of whose sessions
+    /// and retained messages have to be handed over.
+    pub fn expecting(mut self, image: &Image) -> Storing {
+        self.expected = Some((image.session_sum(), image.retained.len() as u64));
         self
+    }
+
+    /// Whether the store is still the one of the process whose place this one is to take.
+    pub(super) fn is_of_predecessor(&self) -> bool {
+        self.expected.is_some()
     }
 
     /// The reason why the store's files cannot be handed over yet: what is still being written,
@@ -33,7 +38,11 @@ impl Storing {
             (!reading.departing.is_empty(), "what sessions that have ended had stored"),
             (self.returning.len() > 0, "messages that return to share groups"),
         ];
-        reasons.iter().find_map(|&(holds, what)| holds.then_some(what))
+        let journaling = self.journaling.as_ref().filter(|_| !self.is_of_predecessor());
+        reasons
+            .iter()
+            .find_map(|&(holds, what)| holds.then_some(what))
+            .or_else(|| journaling?.under_way(&self.log))
     }
 
     pub(super) fn packed(&self, index: u32, slot: u32) -> Option<StoredMessageRef> {
@@ -138,18 +147,26 @@ impl Shard {
         Ok(())
     }
 
-    /// Checks that every session of the store has been handed over, and no other stored one.
+    /// Checks that every session of the store has been handed over, and no other stored one, and
+    /// that there are as many retained messages as in the store. Those that have come are right:
+    /// what holds no more is taken away first ([`Shard::end_stale`]).
     ///
     /// # Errors
-    /// Some sessions of the store were not handed over, which would be lost; or sessions that the
-    /// store does not have.
+    /// Some sessions or retained messages of the store were not handed over, which would be lost;
+    /// or sessions that the store does not have.
     pub fn check_stored(&self) -> Result<(), String> {
         let came = self.work.early.as_deref().map(|early| early.arrived.stored).unwrap_or_default();
         let Some(storing) = &self.storing else {
             return if came == SessionSum::default() { Ok(()) } else { Err(no_store()) };
         };
+        let retained = self.retained.of_clients();
         match storing.expected {
-            Some(there) if there != came => {
+            Some((_, there)) if there != retained && !Mutant::UpgradeRetainedUncompared.is_on() => {
+                Err(format!(
+                    "the store has {there} retained messages, and {retained} were handed over"
+                ))
+            }
+            Some((there, _)) if there != came => {
                 let (there, came) = (there.count(), came.count());
                 Err(format!(
                     "the store has {there} sessions, and {came} or others were handed over"

@@ -47,8 +47,9 @@ pub enum Packed {
     Early(Box<Early>),
     /// The copies of that shard with these numbers are of no use any more.
     Gone(ShardId, Vec<u32>),
-    /// Of the copies of that shard only those with these numbers are not what they should be.
-    Stale(ShardId, Vec<u32>),
+    /// Of the copies of that shard only those with these numbers are not what they should be. The
+    /// shard has so many retained messages.
+    Stale(ShardId, Vec<u32>, u64),
     /// A session without a connection.
     Offline(Box<MovedClient>),
     /// Some retained messages, each with the accounts that it counts for and its stamp; or topics
@@ -90,7 +91,8 @@ impl Shard {
         }
         // When this has come, the other process knows what of the copies holds no more.
         if !std::mem::replace(&mut cursor.told, true) {
-            return Some(Packed::Stale(self.topology.id, self.due_numbers()));
+            let retained = self.retained.of_clients();
+            return Some(Packed::Stale(self.topology.id, self.due_numbers(), retained));
         }
         while self.topology.id == ShardId(0) {
             let Some(bans) = self.packed_bans(cursor.bans) else { break };

@@ -120,7 +120,7 @@ pub struct Storing {
     /// True when a fan-out was under way at the end of the last step, or began in this one.
     fanned: bool,
     /// For a hand-over: the sessions that the log has.
-    pub(super) expected: Option<SessionSum>,
+    pub(super) expected: Option<(SessionSum, u64)>,
     pub(super) journaling: Option<Box<Journaling>>,
 }
 
@@ -514,7 +514,8 @@ impl Shard {
     pub(super) fn run_storing(&mut self) {
         let Some(storing) = &mut self.storing else { return };
         let turn = storing.log.turn(storing.micros);
-        let journal = storing.journaling.as_ref().and_then(|of| of.journal.due());
+        let journaling = storing.journaling.as_ref().filter(|_| !storing.is_of_predecessor());
+        let journal = journaling.and_then(|of| of.journal.due());
         storing.due = [turn, storing.reading.due(), journal].into_iter().flatten().min();
         let kept = storing.close_durable();
         let fanning = !self.delivery.fanouts.is_empty();

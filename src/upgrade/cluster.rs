@@ -46,6 +46,51 @@ record! {
         pub ended: Vec<MovedRun>,
         /// Stored will messages that are no more their node's to publish.
         pub settled: Vec<MovedSettled>,
+        /// With `durable`: what it knows of adoptions.
+        pub adoption: Option<MovedAdoption>,
+        /// What it has counted that only grows, by name.
+        pub counted: Vec<(Box<str>, u64)>,
+    }
+}
+
+record! {
+    /// What a node with `durable` knows of lost nodes and of their sessions.
+    #[derive(PartialEq, Eq, Default, Debug)]
+    pub struct MovedAdoption {
+        /// The incarnation under which its sessions can be adopted.
+        pub incarnation: u64,
+        /// Nodes that have been there.
+        pub heard: Vec<Box<str>>,
+        /// Until then, members that were not heard yet are not missing.
+        pub late: Instant,
+        /// Since when members are missing.
+        pub missing: Vec<(Box<str>, Instant)>,
+        /// Up to which incarnation nothing is left to adopt, by node.
+        pub done: Vec<(Box<str>, u64)>,
+        /// What is to be removed from this node's journals when that may be: shards, and the
+        /// sequence number before which nothing is needed.
+        pub held: Vec<(u8, u64)>,
+        /// The sequence number of this node's lock when it was last read.
+        pub lock_seen: u64,
+        /// Nodes, by their numbers, that are down and whose sessions no node has adopted.
+        pub lost: u32,
+        /// The claims of late, from the oldest on.
+        pub recent: Vec<MovedRecent>,
+    }
+}
+
+record! {
+    /// The last claim of a ClientId.
+    #[derive(PartialEq, Eq, Debug)]
+    pub struct MovedRecent {
+        /// The ClientId.
+        pub name: Box<str>,
+        /// The claiming node.
+        pub by: Box<str>,
+        /// When it was made.
+        pub at: Instant,
+        /// Whether the client began anew at that node.
+        pub anew: bool,
     }
 }
 
@@ -117,6 +162,8 @@ record! {
         pub knows_wills: bool,
         /// The will messages of its clients.
         pub wills: Option<MovedRun>,
+        /// What was counted about it, by name.
+        pub counted: Vec<(Box<str>, u64)>,
     }
 }
 

@@ -46,6 +46,8 @@ record! {
         pub store: Option<StoreIs>,
         /// The names of old's cluster and node, if it is in a cluster.
         pub node: Option<(Box<str>, Box<str>)>,
+        /// Whether the sessions of old's cluster survive the loss of their node.
+        pub durable: bool,
     }
 }
 
@@ -135,8 +137,8 @@ pub enum UpgradeFrame {
     /// Old: the copies of this shard with these numbers are of connections that have ended.
     Gone(ShardId, Vec<u32>),
     /// Old: this shard serves no more. Of its copies only those with these numbers are not what
-    /// they should be: what has changed of them follows.
-    Stale(ShardId, Vec<u32>),
+    /// they should be: what has changed of them follows. It has so many retained messages.
+    Stale(ShardId, Vec<u32>, u64),
     /// Old: retained messages, each with the accounts that it counts for, and its stamp on a node
     /// of a cluster. There, one without a payload says that its topic was cleared.
     Retained(Vec<((u64, u64), Message)>),
@@ -210,8 +212,9 @@ impl UpgradeFrame {
             UpgradeFrame::Early(early) => early.length(),
             UpgradeFrame::Known(from, number) => from.length() + number.length(),
             UpgradeFrame::Rest(rest) => rest.length(),
-            UpgradeFrame::Gone(from, numbers) | UpgradeFrame::Stale(from, numbers) => {
-                from.length() + numbers.length()
+            UpgradeFrame::Gone(from, numbers) => from.length() + numbers.length(),
+            UpgradeFrame::Stale(from, numbers, retained) => {
+                from.length() + numbers.length() + retained.length()
             }
             UpgradeFrame::Tickets(listener, keys) => listener.length() + keys.length(),
             UpgradeFrame::Retained(messages) => messages.length(),
@@ -254,9 +257,14 @@ impl UpgradeFrame {
                 number.put(out);
             }
             UpgradeFrame::Rest(rest) => rest.put(out),
-            UpgradeFrame::Gone(from, numbers) | UpgradeFrame::Stale(from, numbers) => {
+            UpgradeFrame::Gone(from, numbers) => {
                 from.put(out);
                 numbers.put(out);
+            }
+            UpgradeFrame::Stale(from, numbers, retained) => {
+                from.put(out);
+                numbers.put(out);
+                retained.put(out);
             }
             UpgradeFrame::Tickets(listener, keys) => {
                 listener.put(out);
@@ -314,7 +322,7 @@ impl UpgradeFrame {
             18 => UpgradeFrame::Tickets(ListenerId::get(from)?, SecretBytes::get(from)?),
             16 => UpgradeFrame::Known(ShardId::get(from)?, u32::get(from)?),
             19 => UpgradeFrame::Gone(ShardId::get(from)?, Vec::get(from)?),
-            20 => UpgradeFrame::Stale(ShardId::get(from)?, Vec::get(from)?),
+            20 => UpgradeFrame::Stale(ShardId::get(from)?, Vec::get(from)?, u64::get(from)?),
             23 => UpgradeFrame::Offences(Vec::get(from)?, Vec::get(from)?),
             22 => UpgradeFrame::Unretained(Vec::get(from)?),
             24 => UpgradeFrame::Node(Box::new(MovedNode::get(from)?)),

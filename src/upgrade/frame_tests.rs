@@ -11,8 +11,8 @@ use crate::upgrade::client::{
     MovedSession, MovedSubscription, MovedWill, Remainder, StoredAs, StoredMessageRef,
 };
 use crate::upgrade::cluster::{
-    MovedClaim, MovedFarWill, MovedLane, MovedPeer, MovedRun, MovedSegment, MovedSettled,
-    MovedTelling,
+    MovedAdoption, MovedClaim, MovedFarWill, MovedLane, MovedPeer, MovedRecent, MovedRun,
+    MovedSegment, MovedSettled, MovedTelling,
 };
 use crate::upgrade::code::{ByteString, SecretBytes};
 use proptest::prelude::*;
@@ -171,6 +171,7 @@ fn node(text: &str, bytes: &[u8]) -> MovedNode {
         lacks_retained: false,
         knows_wills: true,
         wills: Some(run(vec![will])),
+        counted: vec![(text.into(), 6)],
     };
     let settled = MovedSettled {
         node: text.into(),
@@ -189,7 +190,25 @@ fn node(text: &str, bytes: &[u8]) -> MovedNode {
         peers: vec![peer],
         ended: vec![run(Vec::new())],
         settled: vec![settled],
+        adoption: Some(adoption(text)),
+        counted: vec![(text.into(), 5), ("".into(), u64::MAX)],
         ..MovedNode::default()
+    }
+}
+
+/// What it knows of lost nodes.
+fn adoption(text: &str) -> MovedAdoption {
+    let recent = |anew| MovedRecent { name: text.into(), by: text.into(), at: Instant(7), anew };
+    MovedAdoption {
+        incarnation: 1 << 51,
+        heard: vec![text.into(), "".into()],
+        late: Instant(20_000),
+        missing: vec![(text.into(), Instant(9))],
+        done: vec![(text.into(), 1 << 50)],
+        held: vec![(2, 3)],
+        lock_seen: 4,
+        lost: 5,
+        recent: vec![recent(true), recent(false)],
     }
 }
 
@@ -222,7 +241,7 @@ proptest! {
             UpgradeFrame::Known(from, number),
             UpgradeFrame::Rest(Box::new(Remainder { from, number, flow, stored, connection })),
             UpgradeFrame::Gone(from, vec![number, 3]),
-            UpgradeFrame::Stale(from, Vec::new()),
+            UpgradeFrame::Stale(from, Vec::new(), 7),
             UpgradeFrame::Offences(
                 vec![(7, (Instant(5), 2))],
                 vec![(Banned::Client(text.as_str().into()), (Instant(5), 2))],

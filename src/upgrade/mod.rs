@@ -43,8 +43,9 @@
 //! The two processes therefore never serve at the same time. If old is killed in the middle, new
 //! serves the clients of which it knows everything: those whose copies were not named as stale, and
 //! those that have come since. The other sockets are closed with old. With a store, new serves only
-//! if every session of the store has arrived; otherwise new ends, and the next start restores the
-//! sessions from the store.
+//! if every session and as many retained messages as are in the store have arrived; otherwise new
+//! ends, and the next start restores them from the store. Without one, new logs how many retained
+//! messages it lacks of those that old's shards had, and how many shards had not said so much.
 //!
 //! New starts the bridges when old has ended: old's bridges send what they have, as at any end of
 //! the broker, and leave the rest on the disk. Messages for the bridges wait in new's links
@@ -56,6 +57,13 @@
 //! its shards and hands over what it has of every other node ([`UpgradeFrame::Node`]), before any
 //! client, so that a process that serves clients of a node is that node. Until then the new process
 //! only listens to its own shards. The other nodes see frames that are sent again.
+//!
+//! With `durable`, the shards come to rest when the cluster's stream has everything that is durable
+//! and nothing is under way to it, and when no session is being adopted. New asks where the stream
+//! stands before it acknowledges anything: whatever has become of old's last entry, the journal
+//! goes on behind it. While old packs and new takes in, old says that the node is there, so no
+//! other node adopts its sessions; and if one does all the same, because nobody heard of it for too
+//! long, new finds the fence in its journals as old would have, and ends the sessions.
 //!
 //! Counters go on: what each shard has counted that only grows is handed over, and so are bans and
 //! what was counted that may lead to one.
@@ -71,12 +79,11 @@
 //!
 //! # What this version does not do yet
 //! With a store, only the socket is copied in advance of a session whose messages wait there: such
-//! sessions are packed and taken in while nobody serves, some microseconds for each.
-//! Configurations and clients that cannot move are refused by
-//! name before anything moves: a node of a cluster with `durable`, and clients whose delivery of
-//! retained messages takes longer than the pause lasts. Counts that no shard keeps begin at zero in
-//! the new process: of bridges, of the cluster's thread and of the admin server, and the histogram
-//! of the shards' steps.
+//! sessions are packed and taken in while nobody serves, some microseconds for each. Clients that
+//! cannot move are refused by name before anything moves: those whose delivery of retained messages
+//! takes longer than the pause lasts. Counts that neither a shard nor the cluster's thread keeps
+//! begin at zero in the new process: of bridges and of the admin server, and the histogram of the
+//! shards' steps.
 //!
 //! This module is pure: it uses no socket and no process. `broker::upgrade` carries the upgrade
 //! out.
@@ -90,17 +97,7 @@ pub mod sides;
 
 pub use frame::UpgradeFrame;
 
-use crate::config::Config;
-
 /// The version of the protocol that this build speaks.
-pub const VERSION: u16 = 7;
+pub const VERSION: u16 = 8;
 /// The oldest version from which this build can take clients over.
-pub const OLDEST: u16 = 7;
-
-/// The configuration key that rules an upgrade out, in the old or the new configuration, if there
-/// is one. With `cluster.durable`, the journals of the shards and adoptions that are under way
-/// would have to go over as well.
-pub fn unmovable(config: &Config) -> Option<&'static str> {
-    let durable = config.cluster.durable && !config.cluster.name.is_empty();
-    durable.then_some("cluster.durable")
-}
+pub const OLDEST: u16 = 8;

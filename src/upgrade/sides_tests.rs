@@ -37,6 +37,7 @@ fn hello() -> UpgradeFrame {
         shards: 2,
         store: None,
         node: None,
+        durable: false,
     })
 }
 
@@ -84,7 +85,7 @@ impl Pair {
                     self.old_will.push_back(OldInput::Quiet);
                 }
                 OldOrder::Send => {
-                    self.to_new.push_back(UpgradeFrame::Stale(ShardId(0), Vec::new()));
+                    self.to_new.push_back(UpgradeFrame::Stale(ShardId(0), Vec::new(), 0));
                     self.old_will.push_back(OldInput::Sent(MOVED));
                 }
                 OldOrder::SayAll(totals) => self.to_new.push_back(UpgradeFrame::All(totals)),
@@ -226,7 +227,7 @@ fn a_process_that_old_does_not_kill_itself_never_serves_because_old_says_nothing
     for new in [&mut child, &mut other] {
         new.handle(NewInput::Heard(&hello()));
         new.handle(NewInput::Started(1));
-        new.handle(NewInput::Heard(&UpgradeFrame::Stale(ShardId(0), Vec::new())));
+        new.handle(NewInput::Heard(&UpgradeFrame::Stale(ShardId(0), Vec::new(), 0)));
     }
     assert_eq!(child.handle(NewInput::Ended), Some(NewOrder::Settle));
     assert_eq!(child.handle(NewInput::Holds(MOVED)), Some(NewOrder::Serve));

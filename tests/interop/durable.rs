@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::fleet::Server;
@@ -185,6 +186,78 @@ fn a_node_that_hangs_ends_its_sessions_when_it_goes_on() {
     new.ping();
     // The writer, if that is left.
     eventually("its session has ended", || fleet.nodes[0].metric("ringmq_sessions", "") <= 1.0);
+}
+
+/// Each node is upgraded under load: nothing is adopted, figures go on to grow, and when a node is
+/// killed afterwards, the other one has everything that was acknowledged, in order and once.
+#[test]
+fn nodes_with_sessions_that_survive_them_are_upgraded_under_load() {
+    let mut fleet = Fleet::start(2, ", without_stream: wait");
+    let name = unique("away");
+    let (mut client, _) = session(&name).open_with(&fleet.nodes[0]);
+    client.subscribe(Subscribe::to("m", 1));
+    client.disconnect();
+    let stop = AtomicBool::new(false);
+    let (mut writer, _) = Connect::new(V5, unique("writer")).open_with(&fleet.nodes[0]);
+    let mut figures = Vec::new();
+    let count = std::thread::scope(|scope| {
+        let stop = &stop;
+        let writes = scope.spawn(move || {
+            let mut number = 0;
+            while !stop.load(Ordering::Relaxed) {
+                writer.publish(&Publish::new("m", 1, number.to_string()));
+                number += 1;
+            }
+            writer.ping();
+            number
+        });
+        for at in [0, 1, 0] {
+            std::thread::sleep(Duration::from_millis(300));
+            let batches = fleet.nodes[at].metric("ringmq_cluster_durable_batches_total", "");
+            figures.push((at, batches, fleet.figure(at, "frames_sent_total")));
+            let node = &mut fleet.nodes[at];
+            let before = node.log().matches(" ready ").count();
+            let report = node.ask_to_upgrade(&[]).expect("it is upgraded");
+            println!("{report}");
+            node.follow(&report);
+            eventually("the new process has its admin server", || {
+                node.log().matches(" ready ").count() > before
+            });
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        stop.store(true, Ordering::Relaxed);
+        writes.join().expect("each PUBLISH is acknowledged")
+    });
+    println!("{count} messages");
+    assert!(count > 20, "{count} messages");
+    for (at, batches, frames) in figures {
+        let now = fleet.nodes[at].metric("ringmq_cluster_durable_batches_total", "");
+        assert!(now >= batches && batches > 0.0, "batches of node {at}: {batches}, then {now}");
+        let now = fleet.figure(at, "frames_sent_total");
+        assert!(now >= frames && frames > 0.0, "frames of node {at}: {frames}, then {now}");
+    }
+    for at in 0..2 {
+        eventually("it is a member", || fleet.figure(at, "durable_member") == 1.0);
+        assert_eq!(fleet.figure(at, "durable_adoptions_total"), 0.0);
+    }
+    fleet.kill(0);
+    let (mut client, connack) = session(&name).open_with(&fleet.nodes[1]);
+    assert!(connack.session_present, "it has its session");
+    expect_all(&mut client, 0, count);
+    client.expect_nothing();
+    assert_eq!(fleet.figure(1, "durable_adoptions_total"), 1.0);
+}
+
+/// An upgrade does not change whether sessions survive their node.
+#[test]
+fn an_upgrade_keeps_durable_as_it_is() {
+    let fleet = Fleet::start(1, "");
+    let file = fleet.directory.join("0.yaml");
+    let text = fs::read_to_string(&file).expect("its file");
+    fs::write(&file, text.replace("durable: true, replicas: 1, ", "")).expect("its file");
+    let why = fleet.nodes[0].ask_to_upgrade(&[]).expect_err("it is refused");
+    assert!(why.contains("cluster.durable: it is true and would be false"), "{why}");
+    assert!(fleet.nodes[0].alive());
 }
 
 /// Every figure of a cluster that an alert is about exists at a node.

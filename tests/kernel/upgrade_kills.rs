@@ -15,6 +15,8 @@ use crate::support::*;
 use crate::upgrade::{load, program};
 
 const CLIENTS: usize = 300;
+/// Retained messages.
+const RETAINED: u64 = 400;
 const PATIENCE: Duration = Duration::from_secs(30);
 const PINGREQ: [u8; 2] = [0xC0, 0];
 
@@ -72,6 +74,35 @@ fn upgrade_and_kill(broker: &Broker, after: Duration, whom: Whom) -> (Result<Str
 fn open_many(broker: &Broker) -> Vec<Line> {
     let open = |_| Line::open(broker.address(), &Connect::new(V311, unique("idle")), PATIENCE);
     (0..CLIENTS).map(open).collect::<Result<_, _>>().expect("the broker accepts them")
+}
+
+fn retain_many(broker: &Broker) {
+    let mut client = Client::connect(broker, V311, &unique("keeps"));
+    for number in 0..RETAINED {
+        client.publish(&Publish::new(format!("kept/{number}"), 1, "kept").retain());
+    }
+}
+
+/// A new process whose old one has died says how many retained messages it has, and how many it
+/// lacks, as far as it can know.
+fn says_what_it_lacks(broker: &Broker) {
+    let log = broker.log();
+    let Some(line) = log.lines().find(|line| line.contains("died in the middle")) else { return };
+    let number = |key: &str| -> u64 {
+        let (_, rest) = line.split_once(key).unwrap_or_else(|| panic!("no {key} in: {line}"));
+        let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        rest[..end].parse().unwrap_or_else(|_| panic!("{key} in: {line}"))
+    };
+    let (retained, lost) = (number(" retained="), number(" retained_lost="));
+    if number(" shards_lost=") == 0 {
+        assert_eq!(retained + lost, RETAINED, "{line}");
+    }
+    let mut client = Client::subscriber(broker, V311, &unique("reads"), "kept/#", 0);
+    let mut count = 0;
+    while let Next::Packet(Packet::Publish(_)) = client.read(Duration::from_millis(300)) {
+        count += 1;
+    }
+    assert_eq!(count, retained, "{line}");
 }
 
 /// How many of them are served; the others are closed.
@@ -139,6 +170,7 @@ fn an_old_process_that_is_killed_at_any_moment_leaves_what_it_has_handed_over_to
     let (mut all, mut some) = (0, 0);
     for round in 0..rounds {
         let broker = Broker::start_with(&[], 2);
+        retain_many(&broker);
         let mut lines = open_many(&broker);
         let after = whole * (round + 1) / (rounds + 1);
         let (_, new) = upgrade_and_kill(&broker, after, Whom::Old);
@@ -150,6 +182,7 @@ fn an_old_process_that_is_killed_at_any_moment_leaves_what_it_has_handed_over_to
             assert!(!is_dead(new.0), "who serves is alive");
             let late = Connect::new(V311, unique("late"));
             Line::open(broker.address(), &late, PATIENCE).expect("who serves lets others in");
+            says_what_it_lacks(&broker);
         } else {
             eventually("who has nothing ends", || is_dead(new.0));
         }

@@ -58,6 +58,11 @@ impl World {
         false
     }
 
+    /// What the shards have under way.
+    pub fn under_way(&self) -> Option<&'static str> {
+        self.nodes.iter().find_map(|node| node.shard.under_way())
+    }
+
     /// What waits for a node's place listens to its shards.
     fn step_waiting(&mut self) {
         if let Some(mut junction) = self.junction.take() {
@@ -273,31 +278,33 @@ impl World {
     /// This process suspends its shards and dies when it has sent so many pieces, at least one. The
     /// new one serves what has come, and all other connections end. False when the shards did not
     /// come to rest, and this process goes on.
-    pub fn die_handing_over(&mut self, mut successor: Successor, pieces: usize) -> bool {
-        if !self.rest(&mut |_| {}) {
+    pub fn die_handing_over(&mut self, successor: Successor, pieces: usize) -> bool {
+        let end = self.die_beside(successor, Sent::First(pieces.max(1)), &mut |_| {}, |_| {});
+        assert_ne!(end, DeathOfOld::NobodyServes, "there is no store that could have more");
+        matches!(end, DeathOfOld::NewServes { .. })
+    }
+
+    /// The same, where `beside` has to go on for the shards to come to rest, and new begins with
+    /// what `prepare` gives it: it does not serve if it lacks something of that.
+    pub fn die_beside(
+        &mut self,
+        mut successor: Successor,
+        sent: Sent,
+        beside: &mut impl FnMut(&mut World),
+        prepare: impl FnOnce(&mut World),
+    ) -> DeathOfOld {
+        if !self.rest(beside) {
             self.go_on_resting();
-            return false;
+            return DeathOfOld::Survives;
         }
         self.let_rest(&mut successor);
+        prepare(&mut successor.world);
         for node in &mut self.nodes {
             for (socket, outgoing, rest) in node.driver.withdraw() {
                 node.shard.withdrawn(socket, outgoing, rest);
             }
         }
-        let mut left = pieces.max(1);
-        for node in &mut self.nodes {
-            let mut cursor = PackCursor::default();
-            while left > 0
-                && let Some(packed) = node.shard.pack_next(&mut cursor)
-            {
-                left -= 1;
-                let conn = match &packed {
-                    Packed::Online(socket, _) => Some(node.driver.conn(*socket)),
-                    _ => None,
-                };
-                successor.adopt(packed, conn);
-            }
-        }
+        self.send_some(&mut successor, sent);
         let (told, shards) = (std::mem::take(&mut successor.told), self.nodes.len() as u8);
         for node in &mut successor.world.nodes {
             node.shard.end_stale(&told, shards);
@@ -305,9 +312,55 @@ impl World {
         successor.discard_closed();
         self.let_rest(&mut successor);
         self.take_node(&mut successor);
+        let mut nodes = successor.world.nodes.iter();
+        if nodes.any(|node| node.shard.check_stored().is_err()) {
+            return DeathOfOld::NobodyServes;
+        }
+        let lacks = self.inventory().retained - successor.world.inventory().retained;
         self.become_successor(successor.world);
-        true
+        DeathOfOld::NewServes { lacks }
     }
+
+    /// Sends a part of the pieces.
+    fn send_some(&mut self, successor: &mut Successor, sent: Sent) {
+        let mut pieces = Vec::new();
+        for node in &mut self.nodes {
+            let mut cursor = PackCursor::default();
+            while sent != Sent::First(pieces.len())
+                && let Some(packed) = node.shard.pack_next(&mut cursor)
+            {
+                let conn = match &packed {
+                    Packed::Online(socket, _) => Some(node.driver.conn(*socket)),
+                    _ => None,
+                };
+                pieces.push((packed, conn));
+            }
+        }
+        if let Sent::AllBut(missing) = sent {
+            pieces.truncate(pieces.len().saturating_sub(missing).max(1));
+        }
+        for (packed, conn) in pieces {
+            successor.adopt(packed, conn);
+        }
+    }
+}
+
+/// What of its pieces a process has sent that dies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sent {
+    First(usize),
+    AllBut(usize),
+}
+
+/// What has become of an upgrade whose old process dies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DeathOfOld {
+    /// It did not come to rest, and goes on.
+    Survives,
+    /// The new process serves, and lacks so many retained messages.
+    NewServes { lacks: u64 },
+    /// The new process lacks something that is stored: the next start has it.
+    NobodyServes,
 }
 
 /// Another process that is to take over, and what was copied to it.
@@ -355,7 +408,7 @@ impl Successor {
             Packed::Rest(rest) => UpgradeFrame::Rest(rest),
             Packed::Early(early) => UpgradeFrame::Early(early),
             Packed::Gone(from, numbers) => UpgradeFrame::Gone(from, numbers),
-            Packed::Stale(from, numbers) => UpgradeFrame::Stale(from, numbers),
+            Packed::Stale(from, numbers, retained) => UpgradeFrame::Stale(from, numbers, retained),
             Packed::Retained(messages) => UpgradeFrame::Retained(messages),
             Packed::Unretained(topics) => UpgradeFrame::Unretained(topics),
             Packed::Counters(from, counted) => UpgradeFrame::Counters(from, counted),
@@ -402,7 +455,7 @@ impl Successor {
                     shard.end_early(from, number).expect("it was copied");
                 }
             }
-            UpgradeFrame::Stale(from, numbers) => {
+            UpgradeFrame::Stale(from, numbers, _) => {
                 self.told.push(from);
                 for number in numbers {
                     let (at, number) = self.copy(from, number);

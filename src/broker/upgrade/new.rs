@@ -17,11 +17,11 @@ use crate::config::{Config, ListenerConfig};
 use crate::ids::{ListenerId, ShardId};
 use crate::shard::{ClientOffence, ComingRetained, NetworkOffence};
 use crate::storage::store::EarlyPart;
+use crate::upgrade::UpgradeFrame;
 use crate::upgrade::cluster::MovedNode;
 use crate::upgrade::frame::{Ban, Hello, UpgradeTotals};
 use crate::upgrade::homes::CopiedHomes;
 use crate::upgrade::sides::{New, NewInput, NewOrder};
-use crate::upgrade::{UpgradeFrame, unmovable};
 use crossbeam_channel::Receiver;
 use rustix::process::{Signal, getppid, kill_process};
 use std::collections::VecDeque;
@@ -66,6 +66,8 @@ struct Taking {
     totals: UpgradeTotals,
     /// The shards of the old process that have said which of their copies are not right.
     told: Vec<ShardId>,
+    /// How many retained messages those have.
+    retained: u64,
     /// How many shards the old process has.
     old_shards: u8,
     /// What the old process knows as a node of a cluster.
@@ -129,11 +131,6 @@ impl Predecessor {
             }
             _ => return Err(Failure::new("the running broker does not keep to the protocol")),
         }
-        if let Some(key) = unmovable(config) {
-            let why = format!("{key} cannot be begun with by an upgrade yet");
-            let _ = channel.say(&UpgradeFrame::Refused(why.as_str().into()));
-            return Err(Failure::new(why));
-        }
         if let UpgradeFrame::Hello(hello) = &frame
             && let Some(why) = other_store(hello, config).or_else(|| other_node(hello, config))
         {
@@ -182,6 +179,7 @@ impl Predecessor {
             totals,
             count: 0,
             told: Vec::new(),
+            retained: 0,
             old_shards: self.hello.shards,
             node: None,
             read: Vec::new(),
@@ -216,6 +214,11 @@ fn other_node(hello: &Hello, config: &Config) -> Option<String> {
     let cluster = &*config.cluster.name;
     let own = own_name(config, &node_name());
     let own = (cluster, if cluster.is_empty() { "" } else { &*own });
+    let durable = config.cluster.durable && !cluster.is_empty();
+    if own == known && durable != hello.durable {
+        let (old, new) = (hello.durable, durable);
+        return Some(format!("an upgrade keeps cluster.durable: it is {old} and would be {new}"));
+    }
     (own != known).then(|| {
         format!(
             "an upgrade keeps the node: cluster and node are {known:?} in the running broker and \
@@ -261,11 +264,7 @@ impl Taking {
                     let _ = self.channel.say(&UpgradeFrame::Prepared(totals));
                 }
                 Some(NewOrder::Serve) => {
-                    tracing::warn!(
-                        connections = self.totals.connections,
-                        sessions = self.totals.sessions,
-                        "the old process died in the middle: this one serves what it has"
-                    );
+                    self.say_what_is_lost();
                     broker.serve_taken_over();
                     return Ok(());
                 }
@@ -291,6 +290,20 @@ impl Taking {
                 order = self.side.handle(NewInput::Failed(why));
             }
         }
+    }
+
+    /// The old process has died in the middle. What has come is right, but it may not be all; with
+    /// a store it is.
+    fn say_what_is_lost(&self) {
+        let UpgradeTotals { connections, sessions, retained } = self.totals;
+        tracing::warn!(
+            connections,
+            sessions,
+            retained,
+            retained_lost = self.retained.saturating_sub(retained),
+            shards_lost = usize::from(self.old_shards).saturating_sub(self.told.len()),
+            "the old process died in the middle: this one serves what it has"
+        );
     }
 
     fn take(
@@ -419,7 +432,7 @@ impl Taking {
     fn settle(&mut self, broker: &Broker) -> Result<UpgradeTotals, String> {
         self.hand_on(broker)?;
         self.wait_for_all()?;
-        let told: Arc<[ShardId]> = std::mem::take(&mut self.told).into();
+        let told: Arc<[ShardId]> = self.told.as_slice().into();
         broker.tell_move(|| MoveOrder::EndStale(Arc::clone(&told), self.old_shards));
         self.wait_for_rest(broker)?;
         if let (Some(moved), Some(cluster)) = (self.node.take(), &broker.cluster) {

@@ -32,7 +32,7 @@ impl Adoption {
                 due.get_or_insert(member);
             }
         }
-        if let Some(member) = due {
+        if let Some(member) = due.filter(|_| !self.resting) {
             self.begin(LostNode { member, own: false }, now);
         }
     }

@@ -29,6 +29,7 @@
 //! wants its session waits until the adoption is over ([`super::claims`]).
 
 mod missing;
+mod moving;
 mod orphans;
 mod own;
 mod reading;
@@ -163,6 +164,8 @@ pub struct Adoption {
     fenced: bool,
     /// Bytes of sessions that shards are storing.
     outstanding: u64,
+    /// This process is about to be replaced: nothing new begins.
+    resting: bool,
     /// The claims of late.
     pub recent: RecentClaims,
     /// Requests to the engine.
@@ -197,6 +200,7 @@ impl Adoption {
             lock_seen: 0,
             fenced: false,
             outstanding: 0,
+            resting: false,
             recent: RecentClaims::default(),
             requests: Vec::new(),
             orphans: Vec::new(),
@@ -242,6 +246,7 @@ impl Adoption {
     pub fn deadline(&self) -> Instant {
         match self.asked {
             Some(since) => since.plus_millis(PATIENCE),
+            None if self.resting && !self.is_busy() => Instant::END,
             None => self.next,
         }
     }
@@ -292,7 +297,7 @@ impl Adoption {
         if let AdoptionStage::Placing(..) = self.stage {
             return self.hand_out(wall, now);
         }
-        if now < self.next {
+        if now < self.next || self.resting && !self.is_busy() {
             return;
         }
         match std::mem::replace(&mut self.stage, AdoptionStage::Idle) {

@@ -64,6 +64,7 @@ impl Adoption {
             Some(lock) if present.contains(&&*lock.by) => {
                 self.may_trim = Mutant::ClusterDurableTrimmed.is_on();
             }
+            Some(_) if self.resting => {}
             Some(lock) => {
                 let member = DurableMember { incarnation: lock.incarnation, ..self.own.clone() };
                 self.begin(LostNode { member, own: true }, now);

@@ -3,6 +3,7 @@
 
 use crate::mutant::Mutant;
 use crate::time::Instant;
+use crate::upgrade::cluster::MovedRecent;
 use std::collections::{BTreeMap, VecDeque};
 
 /// Milliseconds that a claim is kept: longer than an adoption takes to begin and to end.
@@ -62,6 +63,27 @@ impl RecentClaims {
         known.is_some_and(|known| theirs.all(|node| *known.by != **node))
     }
 
+    /// All of them, for another process.
+    pub fn pack(&self) -> Vec<MovedRecent> {
+        let is_last = |(at, name): &&(Instant, Box<str>)| {
+            self.all.get(name).is_some_and(|known| known.at == *at)
+        };
+        let mut packed: Vec<MovedRecent> = Vec::with_capacity(self.all.len());
+        for (at, name) in self.order.iter().filter(is_last) {
+            // A ClientId that was claimed twice in one millisecond is there twice.
+            let Some(LastClaim { by, anew, .. }) = self.all.get(name) else { continue };
+            packed.push(MovedRecent { name: name.clone(), by: by.clone(), at: *at, anew: *anew });
+        }
+        packed
+    }
+
+    /// Takes in what another process has packed, as if it had been noted here.
+    pub fn unpack(&mut self, packed: Vec<MovedRecent>) {
+        for MovedRecent { name, by, at, anew } in packed {
+            self.note(&name, &by, anew, at);
+        }
+    }
+
     /// Bytes that are held.
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -107,6 +129,23 @@ mod tests {
         assert!(has(&recent, "a", "x") && !has(&recent, "a", "w"), "it is elsewhere by now");
         recent.note("a", "z", false, Instant(2));
         assert!(!has(&recent, "a", "y"), "it wants the session that it had before");
+    }
+
+    #[test]
+    fn what_another_process_takes_in_is_what_was_known() {
+        let mut recent = RecentClaims::default();
+        recent.note("a", "x", true, Instant(0));
+        recent.note("b", "x", false, Instant(1000));
+        recent.note("a", "z", true, Instant(2000));
+        recent.note("a", "z", false, Instant(2000));
+        let mut after = RecentClaims::default();
+        after.unpack(recent.pack());
+        assert_eq!(after.bytes(), recent.bytes());
+        assert!(has(&after, "a", "y") && !has(&after, "a", "z") && !has(&after, "b", "y"));
+        after.run(Instant(KEPT + 1000));
+        assert!(has(&after, "a", "y"), "it is kept from its last claim on");
+        after.run(Instant(KEPT + 2000));
+        assert!(!has(&after, "a", "y") && after.bytes() == 0);
     }
 
     #[test]

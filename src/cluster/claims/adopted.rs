@@ -40,6 +40,16 @@ impl AwaitedAdoptions {
         }
     }
 
+    /// All nodes whose adoption is awaited.
+    pub(super) fn all(&self) -> NodeSet {
+        self.lost
+    }
+
+    /// The adoption of these nodes is awaited, too.
+    pub(super) fn await_too(&mut self, lost: NodeSet) {
+        self.lost |= lost;
+    }
+
     /// Nothing is awaited any more of those nodes.
     pub(super) fn over(&mut self, nodes: NodeSet) {
         self.lost &= !nodes;

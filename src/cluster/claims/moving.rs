@@ -2,9 +2,10 @@
 //! wait for their turn. The shards come to rest when this node's own claims are over and no session
 //! is on its way.
 
-use super::NodeClaims;
+use super::{NodeClaims, NodeSet};
 use crate::cluster::record::WANTED;
 use crate::mesh::moves::Move;
+use crate::mutant::Mutant;
 use crate::upgrade::cluster::{MovedClaim, MovedNode};
 use crate::upgrade::code::ByteString;
 
@@ -19,7 +20,8 @@ impl NodeClaims {
     pub fn is_quiet(&self) -> bool {
         let records = self.records.is_empty() && self.behind_messages.is_empty();
         let told = self.known.is_empty() && self.retellings.is_empty() && self.mail.is_empty();
-        !self.is_busy() && records && told
+        let noted = self.claimed.is_empty() && self.adopted.is_empty();
+        !self.is_busy() && records && told && noted
     }
 
     /// Claims of other nodes wait from now on, or not any longer.
@@ -42,6 +44,16 @@ impl NodeClaims {
         let behind = self.behind_filters.iter();
         into.behind_filters =
             behind.map(|(node, record)| (*node, ByteString(record.clone()))).collect();
+    }
+
+    /// Nodes, by their numbers, that are down and whose sessions no node has adopted.
+    pub fn lost(&self) -> NodeSet {
+        if Mutant::ClusterUpgradeLostForgotten.is_on() { 0 } else { self.adoptions.all() }
+    }
+
+    /// The adoption of these nodes is awaited.
+    pub fn has_lost(&mut self, lost: NodeSet) {
+        self.adoptions.await_too(lost);
     }
 
     /// Takes in what was put down. The nodes have joined.

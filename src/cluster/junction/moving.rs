@@ -48,8 +48,11 @@ impl Junction {
             door.ends.has_mail() || door.open.is_some() || !door.behind.is_empty()
         };
         let mail = self.ends.has_mail() || !self.outbox.is_empty() || self.asks.is_waiting();
+        let keeps = (self.stage == JunctionStage::Resting).then(|| self.node.keeps_busy());
+        let keeps = keeps.flatten();
         let reasons = [
             (self.node.stands_alone(), "an engine that does not carry frames"),
+            (keeps.is_some(), keeps.unwrap_or_default()),
             (self.stage == JunctionStage::Resting && !self.node.is_quiet(), "claims of ClientIds"),
             (mail, "mail between the shards and the cluster"),
             (self.doors.iter().any(door), "mail for other nodes"),

@@ -30,6 +30,19 @@ impl Node {
     pub fn rest(&mut self, resting: bool) {
         self.resting = resting;
         self.claims.rest(resting);
+        if let Some(adoption) = &mut self.adoption {
+            adoption.rest(resting);
+        }
+    }
+
+    /// With `durable`: what adoptions and the journals of the shards have under way.
+    pub fn keeps_busy(&self) -> Option<&'static str> {
+        let adoption = self.adoption.as_ref()?;
+        let looks = (self.looking > 0).then_some("sessions that another node has adopted");
+        let asks = !self.requests.is_empty();
+        looks
+            .or_else(|| adoption.under_way())
+            .or_else(|| asks.then_some("what the cluster's stream was asked"))
     }
 
     /// Whether claims, SUBACKs or questions to the shards are under way.
@@ -45,7 +58,7 @@ impl Node {
 
     /// Whether the node may be packed.
     pub fn is_quiet(&self) -> bool {
-        self.is_still() && self.claims.is_quiet()
+        self.is_still() && self.claims.is_quiet() && self.keeps_busy().is_none()
     }
 
     /// What of another process would stand against this one's taking its place: the engine does
@@ -68,6 +81,8 @@ impl Node {
             filters: self.filters.texts(),
             ended: self.wills.far.pack_ended(),
             settled: self.wills.far.pack_settled(),
+            adoption: self.adoption.as_ref().map(|known| known.pack(self.claims.lost())),
+            counted: self.pack_counts(),
             ..MovedNode::default()
         };
         let unpassed = self.unpassed.iter();
@@ -133,8 +148,17 @@ impl Node {
             *place = Some(peer);
         }
         self.claims.unpack(&mut moved)?;
+        match (&mut self.adoption, moved.adoption.take()) {
+            (Some(adoption), Some(moved)) => {
+                self.claims.has_lost(moved.lost);
+                adoption.unpack(moved, now);
+            }
+            (None, None) => {}
+            _ => return Err("an upgrade keeps cluster.durable as it is".to_owned()),
+        }
         self.wills.far.unpack_ended(moved.ended);
         self.wills.far.unpack_settled(moved.settled);
+        self.unpack_counts(&moved.counted);
         self.unpassed = moved.unpassed.into_iter().map(|(node, bytes)| (node, bytes.0)).collect();
         Ok(())
     }

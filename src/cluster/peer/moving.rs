@@ -1,7 +1,8 @@
 //! What is known of another node goes to the process that takes this one's place in an upgrade.
 
-use super::{PeerNode, Presence};
+use super::{PeerCounts, PeerNode, Presence};
 use crate::cluster::clock::Offset;
+use crate::cluster::counted::{self, NamedCount};
 use crate::cluster::filters::FilterTelling;
 use crate::cluster::frame::Abilities;
 use crate::cluster::lane::{self, Lane};
@@ -10,6 +11,21 @@ use crate::limits::CLUSTER_FILTERS;
 use crate::mutant::Mutant;
 use crate::time::Instant;
 use crate::upgrade::cluster::{MovedPeer, MovedRun};
+
+impl PeerCounts {
+    /// The counts by their names.
+    pub(in super::super) fn named(&mut self) -> [NamedCount<'_>; 6] {
+        let PeerCounts { sent, received, lost, resends, disagreements, malformed } = self;
+        [
+            ("sent", sent),
+            ("received", received),
+            ("lost", lost),
+            ("resends", resends),
+            ("disagreements", disagreements),
+            ("malformed", malformed),
+        ]
+    }
+}
 
 impl PeerNode {
     /// Packs what is known of the node with this number, whose clients have these will messages.
@@ -47,6 +63,7 @@ impl PeerNode {
             lacks_retained: self.lacks_retained || lacks_retained,
             knows_wills: self.wills.is_done(),
             wills,
+            counted: counted::pack(PeerCounts { resends: self.resends(), ..self.counts }.named()),
         }
     }
 
@@ -70,6 +87,8 @@ impl PeerNode {
         if moved.filters.len() > CLUSTER_FILTERS {
             return Err(format!("node {} has too many filters", moved.name));
         }
+        let mut counts = PeerCounts::default();
+        counted::add(counts.named(), &moved.counted);
         let mut peer = PeerNode {
             presence: moved.down.map_or(Presence::Up, Presence::Down),
             heard: now,
@@ -85,6 +104,7 @@ impl PeerNode {
             lacks_retained: moved.lacks_retained,
             // Those that came by mail may be on their way to the shards.
             groups_told: true,
+            counts,
             told: Abilities { newest: moved.newest, level: moved.level },
             ..PeerNode::named(moved.name, moved.incarnation, own, now)
         };

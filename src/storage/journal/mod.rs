@@ -158,6 +158,7 @@ impl Journal {
         match self.policy {
             WithoutStream::Local if self.out => u64::MAX,
             _ if self.known && self.stored >= self.until => self.stored,
+            _ if !self.known && Mutant::ClusterUpgradeDurableEarly.is_on() => u64::MAX,
             _ => 0,
         }
     }
@@ -180,6 +181,13 @@ impl Journal {
     /// Whether the stream has everything that is durable.
     pub fn is_level(&self, log: &Log) -> bool {
         self.known && self.stored >= log.durable().max(self.until)
+    }
+
+    /// Whether another process may go on where this one stops: the stream has everything that is
+    /// durable, and nothing is under way to it or awaited of it. The other one asks where the
+    /// stream stands before it sends anything.
+    pub fn rests(&self, log: &Log) -> bool {
+        self.stage == JournalStage::Ready && self.is_level(log)
     }
 
     /// LogFigures since the start.

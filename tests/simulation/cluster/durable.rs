@@ -2,6 +2,7 @@
 //! adopted them, once, and not at the node that was lost when that is back.
 
 use super::engine::{Faults, Network};
+use super::upgrades::UpgradeEnd;
 use super::whole::{Broker, Cluster, GIVE_UP, Guest, NODES, SHARDS, abilities};
 use crate::net;
 use crate::peer::{Got, hello, will};
@@ -24,7 +25,7 @@ use ringmq::time::Instant;
 use std::collections::BTreeSet;
 
 /// Seconds of a session.
-const EXPIRY: u32 = 1000;
+pub(super) const EXPIRY: u32 = 1000;
 /// Milliseconds since 1970 at the zero of all clocks.
 const WALL: u64 = 1_000_000;
 const GATHER: LogBounds = LogBounds { gather: 2000, segment: 128 << 10, ..BOUNDS };
@@ -64,6 +65,16 @@ fn broker(
     now: u64,
     policy: Option<WithoutStream>,
 ) -> Broker {
+    let mut broker = without_stores(seed, at, now, policy);
+    broker.stores = stores;
+    for shard in 0..SHARDS {
+        restore(&mut broker, at, shard, policy);
+    }
+    broker
+}
+
+/// A node that begins at that time, and has no disks yet.
+fn without_stores(seed: u64, at: usize, now: u64, policy: Option<WithoutStream>) -> Broker {
     let (mut world, ends) = World::clustered(Plan {
         seed: seed * 16 + at as u64,
         shards: SHARDS,
@@ -90,16 +101,38 @@ fn broker(
     let node = Node::new(plan, Instant(now));
     let shared = std::sync::Arc::clone(&world.shared);
     let junction = Junction::new(node, shared, SHARDS as u8, ends);
-    let mut broker = Broker { world, junction, stores };
-    for shard in 0..SHARDS {
-        restore(&mut broker, at, shard, policy);
+    Broker { world, junction, stores: Vec::new() }
+}
+
+/// The number of a shard's log.
+fn log_of(at: usize, shard: usize) -> u64 {
+    0xd0 + (at * SHARDS + shard) as u64 * 2
+}
+
+/// Gives the shards of a process that is to take a node's place its logs as they are.
+fn take_stores(at: usize, stores: &[Store], new: &mut World, policy: Option<WithoutStream>) {
+    for (shard, store) in stores.iter().enumerate() {
+        let number = log_of(at, shard);
+        let (recovered, mut image) = read(&store.disk, number);
+        assert!(recovered.torn.is_none(), "everything is written");
+        let mut log = Log::new(number, SECRET, GATHER, recovered.found);
+        log.adopt(image.finish(SECRET));
+        log.leave(recovered.unused);
+        log.hold();
+        let shard = &mut new.nodes[shard].shard;
+        let own = (shard.id(), SHARDS as u8);
+        let storing = Storing::new(log, SECRET, own, WALL, image.last);
+        let storing = match policy {
+            Some(policy) => storing.with_journal(policy),
+            None => storing,
+        };
+        shard.store_with(storing.expecting(&image));
     }
-    broker
 }
 
 fn restore(broker: &mut Broker, at: usize, shard: usize, policy: Option<WithoutStream>) {
     let store = &mut broker.stores[shard];
-    let log = 0xd0 + (at * SHARDS + shard) as u64 * 2;
+    let log = log_of(at, shard);
     let (recovered, mut image) = read(&store.disk, log);
     let wanted = recovered.found.segments.iter().map(|segment| segment.number).collect();
     store.disk.keep_only(&wanted);
@@ -122,7 +155,7 @@ fn restore(broker: &mut Broker, at: usize, shard: usize, policy: Option<WithoutS
 }
 
 impl Fleet {
-    fn new(seed: u64, policy: WithoutStream) -> Fleet {
+    pub(super) fn new(seed: u64, policy: WithoutStream) -> Fleet {
         Fleet::with(seed, Some(policy))
     }
 
@@ -166,6 +199,19 @@ impl Fleet {
         self.open(at);
     }
 
+    /// Another process takes a node's place, or fails. True when it serves.
+    ///
+    /// # Errors
+    /// What the node still has under way after a while: it goes on.
+    pub(super) fn upgrade(&mut self, at: usize, end: UpgradeEnd) -> Result<bool, &'static str> {
+        let policy = self.policy;
+        let mut new = without_stores(self.seed, at, self.cluster.now().0, policy);
+        // It knows its listeners before clients come.
+        new.world.open();
+        let prepare = |stores: &[Store], world: &mut World| take_stores(at, stores, world, policy);
+        self.cluster.replace(at, new, end, prepare)
+    }
+
     /// A client that connects to that node, and has its CONNACK.
     pub(super) fn greet(&mut self, at: usize, connect: &Connect<'_>) -> Guest {
         let mut guest = self.cluster.begin(at, connect);
@@ -175,7 +221,7 @@ impl Fleet {
     }
 
     /// What a client is told next, which it waits for.
-    fn hear(&mut self, guest: &mut Guest) -> Vec<Got> {
+    pub(super) fn hear(&mut self, guest: &mut Guest) -> Vec<Got> {
         for _ in 0..100 {
             self.cluster.go(100);
             let got = guest.peer.hear(&mut self.cluster.brokers[guest.at].world);
@@ -186,7 +232,7 @@ impl Fleet {
         panic!("no answer at node {}", guest.at);
     }
 
-    fn publish(&mut self, writer: &mut Guest, size: usize) {
+    pub(super) fn publish(&mut self, writer: &mut Guest, size: usize) {
         let mut payload = vec![0; 8 + size];
         payload[..8].copy_from_slice(&self.next.to_le_bytes());
         let id = (self.next % 60_000) as u16 + 1;
@@ -196,7 +242,7 @@ impl Fleet {
     }
 
     /// Notes which messages of the writer were acknowledged.
-    fn note(&mut self, writer: &mut Guest) {
+    pub(super) fn note(&mut self, writer: &mut Guest) {
         let world = &mut self.cluster.brokers[writer.at].world;
         for got in writer.peer.hear(world) {
             if let Got::Ack(_, id, _) = got
@@ -208,7 +254,7 @@ impl Fleet {
     }
 
     /// A client comes back at a node, and has its session there.
-    fn resume(&mut self, at: usize, name: &str) -> (Guest, Vec<u64>) {
+    pub(super) fn resume(&mut self, at: usize, name: &str) -> (Guest, Vec<u64>) {
         let mut guest = self.cluster.begin(at, &hello(name, false, EXPIRY));
         let mut numbers = Vec::new();
         let mut present = None;
@@ -236,7 +282,7 @@ impl Fleet {
     }
 
     /// Everything that was acknowledged has come, in order, and nothing twice.
-    fn check(&self, numbers: &[u64]) {
+    pub(super) fn check(&self, numbers: &[u64]) {
         let sorted = numbers.is_sorted_by(|a, b| a < b);
         assert!(sorted, "out of order, or twice: {numbers:?}");
         let came: BTreeSet<u64> = numbers.iter().copied().collect();
@@ -245,13 +291,13 @@ impl Fleet {
     }
 
     /// Sessions that outlive their connections, at each node that is there.
-    fn sessions(&self) -> Vec<u64> {
+    pub(super) fn sessions(&self) -> Vec<u64> {
         let there = (0..NODES).filter(|at| !self.cluster.dead.contains(at));
         let count = |at: usize| self.cluster.brokers[at].world.counters().sessions;
         there.map(count).collect()
     }
 
-    fn counts(&self, at: usize) -> ringmq::cluster::adoption::AdoptionCounts {
+    pub(super) fn counts(&self, at: usize) -> ringmq::cluster::adoption::AdoptionCounts {
         self.cluster.brokers[at]
             .junction
             .node()
@@ -261,7 +307,7 @@ impl Fleet {
     }
 
     /// Everything is at rest and accounted for.
-    fn end(&mut self) {
+    pub(super) fn end(&mut self) {
         self.cluster.network.faults = Faults::default();
         self.cluster.network.keeper.failing = 0;
         self.cluster.go(3000);
@@ -276,7 +322,7 @@ impl Fleet {
 }
 
 /// A client with a session at that node, which wants what is published there.
-fn reader(fleet: &mut Fleet, at: usize, connect: &Connect<'_>) -> Guest {
+pub(super) fn reader(fleet: &mut Fleet, at: usize, connect: &Connect<'_>) -> Guest {
     let mut reader = fleet.greet(at, connect);
     reader.peer.subscribe(&mut fleet.cluster.brokers[at].world, 1, "m/+", 1);
     let got = fleet.hear(&mut reader);
@@ -285,7 +331,7 @@ fn reader(fleet: &mut Fleet, at: usize, connect: &Connect<'_>) -> Guest {
 }
 
 /// The node that adopts first.
-fn adopter(lost: usize) -> usize {
+pub(super) fn adopter(lost: usize) -> usize {
     usize::from(lost == 0)
 }
 

@@ -4,6 +4,7 @@
 //! ([`groups`]), and wills of nodes that die ([`wills`]).
 
 mod durable;
+mod durable_upgrades;
 mod engine;
 mod groups;
 mod keeper;
@@ -41,6 +42,9 @@ pub fn simulate(seed: u64) {
     }
     if seed % 10 == 9 {
         durable::simulate(seed / 10);
+    }
+    if seed % 10 == 2 {
+        durable_upgrades::simulate(seed / 10);
     }
     if seed % 20 == 15 {
         upgrades::simulate(seed / 20);
@@ -80,6 +84,11 @@ fn wills_of_a_node_that_dies_are_published_once() {
 #[test]
 fn sessions_of_a_lost_node_are_adopted() {
     (0..8).for_each(durable::simulate);
+}
+
+#[test]
+fn durable_nodes_are_replaced_and_nothing_acknowledged_is_lost() {
+    (0..12).for_each(durable_upgrades::simulate);
 }
 
 #[test]

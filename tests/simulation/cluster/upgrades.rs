@@ -5,13 +5,16 @@
 //! published before its client is gone.
 
 use super::engine::{Faults, Wire};
-use super::whole::{Bells, Broker, Cluster, Guest, NODES};
+use super::whole::{Bells, Broker, Cluster, Guest, NODES, Replaced};
 use crate::net::End;
 use crate::peer::{Got, hello, will};
 use crate::rng::Rng;
 use crate::scripted::fine;
+use crate::storage::broker::Store;
 use crate::upgrade::patient;
+use crate::world::World;
 use ringmq::cluster::frame::Abilities;
+use ringmq::cluster::junction::Junction;
 use ringmq::cluster::node::PeerStatus;
 use ringmq::packet::{AckKind, Connect, Will};
 use ringmq::time::Instant;
@@ -24,7 +27,7 @@ const COUNT: u64 = 240;
 
 /// How an upgrade ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum UpgradeEnd {
+pub(super) enum UpgradeEnd {
     /// The new process serves.
     Serves,
     /// The new process dies before it serves.
@@ -37,12 +40,27 @@ impl Cluster {
     /// Another process with so many shards takes a node's place. Others go on. True when the other
     /// process serves.
     fn upgrade(&mut self, at: usize, shards: usize, end: UpgradeEnd) -> bool {
-        let seed = self.seed;
-        let vacant = Broker::new(seed, at, (1, WINDOW, 0), Abilities::LEAST, patient());
-        let mut old = std::mem::replace(&mut self.brokers[at], vacant);
-        self.replaced = Some((at, Vec::new()));
         // It can do all, whatever the former one can.
-        let new = Broker::new(seed, at, (shards, WINDOW, 2), Abilities::OWN, patient());
+        let run = (shards, WINDOW, 2);
+        let new = Broker::new(self.seed, at, run, Abilities::OWN, patient());
+        self.replace(at, new, end, |_, _| {}).expect("it comes to rest")
+    }
+
+    /// The process of a new broker takes a node's place, with what `prepare` gives it of the disks
+    /// of its shards. True when that process serves.
+    ///
+    /// # Errors
+    /// What the node still has under way after a while: it goes on.
+    pub(super) fn replace(
+        &mut self,
+        at: usize,
+        new: Broker,
+        end: UpgradeEnd,
+        prepare: impl FnOnce(&[Store], &mut World),
+    ) -> Result<bool, &'static str> {
+        let vacant = Broker::new(self.seed, at, (1, WINDOW, 0), Abilities::LEAST, patient());
+        let mut old = std::mem::replace(&mut self.brokers[at], vacant);
+        self.replaced = Some(Replaced { at, frames: Vec::new(), answers: Vec::new() });
         let (mut junction, mut world) = (new.junction, new.world);
         junction.wait();
         world.junction = Some(junction);
@@ -50,31 +68,18 @@ impl Cluster {
         if old.world.steps.is_multiple_of(2) {
             old.world.copy_to(&mut successor, usize::MAX);
         }
-        old.junction.rest();
-        let mut quiet = false;
-        for _ in 0..400 {
-            let (cluster, junction) = (&mut *self, &mut old.junction);
-            let beside = &mut |world: &mut crate::world::World| {
-                cluster.go(1);
-                world.advance(1);
-                let frames = cluster.replaced.as_mut().map(|(_, frames)| std::mem::take(frames));
-                for frame in frames.into_iter().flatten() {
-                    junction.received(&frame, cluster.now());
-                }
-                let wire = &mut Wire { network: &mut cluster.network, from: at, now: world.now };
-                junction.step(Instant(world.now), wire, &mut Bells(world));
-                quiet = junction.resting().under_way.is_none();
-            };
-            assert!(old.world.rest(beside), "the shards of node {at} come to rest");
-            if quiet {
-                break;
-            }
+        if let Err(why) = self.bring_to_rest(at, &mut old) {
+            old.world.go_on_resting();
+            old.junction.serve(self.now());
+            self.replaced = None;
+            self.brokers[at] = old;
+            return Err(why);
         }
-        assert!(quiet, "node {at} comes to rest: {:?}", old.junction.resting());
+        let before = figures(&old.junction);
         successor.node = Some(Box::new(old.junction.pack()));
         let (cluster, junction) = (&mut *self, &mut old.junction);
         // Others go on all the time; the old one says that it is there.
-        let beside = &mut |world: &mut crate::world::World| {
+        let beside = &mut |world: &mut World| {
             cluster.go(20);
             world.advance(20);
             let wire = &mut Wire { network: &mut cluster.network, from: at, now: world.now };
@@ -82,16 +87,57 @@ impl Cluster {
         };
         let done = match end {
             UpgradeEnd::Dies(pieces) => old.world.die_handing_over(successor, pieces),
-            _ => old.world.hand_over_to(successor, end == UpgradeEnd::Fails, beside, |_| {}),
+            _ => {
+                let (fails, stores) = (end == UpgradeEnd::Fails, &old.stores);
+                let prepare = |world: &mut World| prepare(stores, world);
+                old.world.hand_over_to(successor, fails, beside, prepare)
+            }
         };
         assert_eq!(done, end != UpgradeEnd::Fails);
         if done {
             old.junction = old.world.junction.take().expect("that of the new process");
+            old.stores.iter_mut().for_each(Store::forget);
         }
+        let after = figures(&old.junction);
+        assert!(after.iter().zip(before).all(|(after, before)| *after >= before), "{after:?}");
         old.junction.serve(self.now());
         self.replaced = None;
         self.brokers[at] = old;
-        done
+        Ok(done)
+    }
+
+    /// A node's shards and its cluster's thread finish what is under way, while others go on.
+    fn bring_to_rest(&mut self, at: usize, old: &mut Broker) -> Result<(), &'static str> {
+        let Broker { world, junction, stores } = old;
+        junction.rest();
+        let mut busy = None;
+        for _ in 0..400 {
+            let cluster = &mut *self;
+            let beside = &mut |world: &mut World| {
+                cluster.go(1);
+                world.advance(1);
+                let replaced = cluster.replaced.as_mut().expect("it is being replaced");
+                let frames = std::mem::take(&mut replaced.frames);
+                let answers = std::mem::take(&mut replaced.answers);
+                for frame in frames {
+                    junction.received(&frame, cluster.now());
+                }
+                for (asker, reply) in answers {
+                    junction.kept(asker, reply, cluster.now());
+                }
+                cluster.turn_disks(world, stores);
+                let wire = &mut Wire { network: &mut cluster.network, from: at, now: world.now };
+                junction.step(Instant(world.now), wire, &mut Bells(world));
+                busy = junction.resting().under_way;
+            };
+            if !world.rest(beside) {
+                return Err(world.under_way().unwrap_or("mail between shards"));
+            }
+            if busy.is_none() {
+                return Ok(());
+            }
+        }
+        Err(busy.unwrap_or_default())
     }
 
     /// The others have never seen a node go, and nothing was lost or told wrongly.
@@ -106,6 +152,20 @@ impl Cluster {
             assert_eq!(counts.wills.published, 0, "wills of clients that are there");
         }
     }
+}
+
+/// What a node has counted that only grows.
+fn figures(junction: &Junction) -> [u64; 6] {
+    let (counts, _) = junction.node().status(Instant(0));
+    let (claims, _) = junction.node().claims();
+    [
+        counts.frames_sent,
+        counts.frames_received,
+        counts.peers.sent,
+        counts.peers.received,
+        claims.claims,
+        claims.went,
+    ]
 }
 
 /// What one client has had.

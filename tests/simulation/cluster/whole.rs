@@ -11,6 +11,7 @@ use crate::storage::broker::Store;
 use crate::world::{Plan, World, listener_state};
 use ringmq::cluster::frame::Abilities;
 use ringmq::cluster::junction::{Junction, JunctionEnvironment};
+use ringmq::cluster::keeping::{KeepAsker, KeepReply};
 use ringmq::cluster::node::{Node, NodePlan, WhenCutOff};
 use ringmq::ids::ShardId;
 use ringmq::packet::{AckKind, Connect};
@@ -97,8 +98,15 @@ pub struct Cluster {
     disks: Rng,
     /// Nodes that do nothing: any more, or yet.
     pub dead: BTreeSet<usize>,
-    /// The node whose place another process takes, and the frames that have come for it.
-    pub replaced: Option<(usize, Vec<Vec<u8>>)>,
+    /// The node whose place another process takes.
+    pub replaced: Option<Replaced>,
+}
+
+/// A node whose place another process takes, and what has come for it.
+pub struct Replaced {
+    pub at: usize,
+    pub frames: Vec<Vec<u8>>,
+    pub answers: Vec<(KeepAsker, KeepReply)>,
 }
 
 impl Cluster {
@@ -134,24 +142,35 @@ impl Cluster {
         while self.now < until {
             for (at, frame) in self.network.arrived(self.now) {
                 match &mut self.replaced {
-                    Some((replaced, frames)) if *replaced == at => frames.push(frame),
+                    Some(replaced) if replaced.at == at => replaced.frames.push(frame),
                     _ if self.dead.contains(&at) => {}
                     _ => self.brokers[at].junction.received(&frame, Instant(self.now)),
                 }
             }
             for (at, asker, reply) in self.network.keeper.answers(self.now) {
-                if !self.dead.contains(&at) {
-                    self.brokers[at].junction.kept(asker, reply, Instant(self.now));
+                match &mut self.replaced {
+                    Some(replaced) if replaced.at == at => replaced.answers.push((asker, reply)),
+                    _ if self.dead.contains(&at) => {}
+                    _ => self.brokers[at].junction.kept(asker, reply, Instant(self.now)),
                 }
             }
             for at in 0..NODES {
-                let replaced = self.replaced.as_ref().is_some_and(|(node, _)| *node == at);
+                let replaced = self.replaced.as_ref().is_some_and(|node| node.at == at);
                 if !self.dead.contains(&at) && !replaced {
                     self.turn(at);
                 }
             }
             self.now += 1;
             self.brokers.iter_mut().for_each(|broker| broker.world.advance(1));
+        }
+    }
+
+    /// The disks of a broker's shards go on.
+    pub fn turn_disks(&mut self, world: &mut World, stores: &mut [Store]) {
+        for (shard, store) in stores.iter_mut().enumerate() {
+            if store.go_on(&mut world.nodes[shard].shard, &mut self.disks, 900) {
+                world.wake(shard);
+            }
         }
     }
 

@@ -68,7 +68,7 @@ impl Store {
     }
 
     /// Nobody waits for an answer any more.
-    pub(super) fn forget(&mut self) {
+    pub fn forget(&mut self) {
         assert!(self.commands.is_empty() && self.answers.is_empty(), "it was at rest");
     }
 }

@@ -246,6 +246,7 @@ pub fn simulate_all(seed: u64) {
 #[cfg(feature = "mutants")]
 pub fn simulate_upgrades(seed: u64) {
     upgrades::simulate(seed);
+    upgrades::simulate_deaths(seed);
     long_queues::simulate_upgraded(seed);
 }
 

@@ -3,15 +3,16 @@
 //! clients were told holds, through power cuts afterwards as well.
 
 use super::SECRET;
-use super::broker::{ASYNC, GATHER, House, STAYING, read, settings};
+use super::broker::{ASYNC, GATHER, House, STAYING, Store, read, settings};
 use super::disk::Disk;
 use crate::net::{End, Faults};
-use crate::upgrade::plan;
+use crate::rng::Rng;
+use crate::upgrade::{DeathOfOld, Sent, plan};
 use crate::world::World;
 use ringmq::shard::Storing;
 use ringmq::storage::image::Image;
 use ringmq::storage::index::LogIndex;
-use ringmq::storage::log::Log;
+use ringmq::storage::log::{Log, LogBounds};
 use ringmq::storage::record::Record;
 use ringmq::storage::recovery::{LogActivity, LogReading, Recovered};
 use ringmq::transport::Stack;
@@ -36,32 +37,14 @@ impl House {
             self.world.copy_to(&mut successor, most);
             (0..self.rng.below(12)).for_each(|_| goes_on(self));
         }
-        let early = std::cell::RefCell::new(early);
+        let (bounds, early) = (self.bounds, std::cell::RefCell::new(early));
         // No store is written but by the one who serves.
-        let House { world, stores, rng, bounds, .. } = self;
+        let House { world, stores, rng, .. } = self;
         let stores = std::cell::RefCell::new(stores);
-        let beside = &mut |world: &mut World| {
-            for (at, store) in stores.borrow_mut().iter_mut().enumerate() {
-                store.go_on(&mut world.nodes[at].shard, rng, 900);
-                world.wake(at);
-            }
-        };
+        let beside = &mut |world: &mut World| go_on(&mut stores.borrow_mut(), world, rng);
         let prepare = |new: &mut World| {
-            for (at, store) in stores.borrow().iter().enumerate() {
-                let log = 0xb0 + at as u64;
-                let known = early.borrow_mut()[at].take();
-                let (recovered, image, alive) = finished(&store.disk, log, known);
-                assert!(recovered.torn.is_none(), "everything is written");
-                let mut log = Log::new(log, SECRET, *bounds, recovered.found);
-                log.adopt(alive);
-                log.leave(recovered.unused);
-                log.hold();
-                let shard = &mut new.nodes[at].shard;
-                let sessions = image.session_sum();
-                let own = (shard.id(), shards as u8);
-                let storing = Storing::new(log, SECRET, own, 1_000_000, image.last);
-                shard.store_with(storing.expecting(sessions));
-            }
+            let mut early = early.borrow_mut();
+            take_over(&stores.borrow(), new, bounds, |at| early[at].take());
         };
         let done = world.hand_over_to(successor, fails, beside, prepare);
         if done {
@@ -69,6 +52,62 @@ impl House {
             self.stores.iter_mut().for_each(|store| store.forget());
         }
         done
+    }
+
+    /// The old process dies when it has sent some pieces. What it has not sent is in the store.
+    fn old_dies(&mut self, sent: Sent) -> DeathOfOld {
+        let shards = self.stores.len();
+        let faults = Faults { receive: 4096, ..Faults::default() };
+        let plan = plan(self.seed, shards, settings(self.seed), faults, Stack::default());
+        let mut successor = self.world.start_successor(plan);
+        if self.rng.chance(500) {
+            self.world.copy_to(&mut successor, usize::MAX);
+            (0..8).for_each(|_| self.live());
+        }
+        let House { world, stores, rng, bounds, .. } = self;
+        let (bounds, stores) = (*bounds, std::cell::RefCell::new(stores));
+        let beside = &mut |world: &mut World| go_on(&mut stores.borrow_mut(), world, rng);
+        let prepare = |new: &mut World| take_over(&stores.borrow(), new, bounds, |_| None);
+        let end = world.die_beside(successor, sent, beside, prepare);
+        match end {
+            DeathOfOld::Survives => {}
+            DeathOfOld::NewServes { lacks } => {
+                assert_eq!(lacks, 0, "retained messages that are in the store only");
+                self.stores.iter_mut().for_each(|store| store.forget());
+            }
+            DeathOfOld::NobodyServes => self.crash(),
+        }
+        end
+    }
+}
+
+/// The disks of a broker that comes to rest go on.
+fn go_on(stores: &mut [Store], world: &mut World, rng: &mut Rng) {
+    for (at, store) in stores.iter_mut().enumerate() {
+        store.go_on(&mut world.nodes[at].shard, rng, 900);
+        world.wake(at);
+    }
+}
+
+/// Gives the shards of a new process the logs as they are, by what was read of them before.
+fn take_over(
+    stores: &[Store],
+    new: &mut World,
+    bounds: LogBounds,
+    mut early: impl FnMut(usize) -> Early,
+) {
+    for (at, store) in stores.iter().enumerate() {
+        let log = 0xb0 + at as u64;
+        let (recovered, image, alive) = finished(&store.disk, log, early(at));
+        assert!(recovered.torn.is_none(), "everything is written");
+        let mut log = Log::new(log, SECRET, bounds, recovered.found);
+        log.adopt(alive);
+        log.leave(recovered.unused);
+        log.hold();
+        let shard = &mut new.nodes[at].shard;
+        let own = (shard.id(), stores.len() as u8);
+        let storing = Storing::new(log, SECRET, own, 1_000_000, image.last);
+        shard.store_with(storing.expecting(&image));
     }
 }
 
@@ -150,6 +189,41 @@ pub fn simulate(seed: u64) -> (usize, usize) {
     }
     house.check();
     (done, failed)
+}
+
+/// A random run in which old processes die; how often new ones served, and how often nobody did.
+pub fn simulate_deaths(seed: u64) -> [usize; 2] {
+    let mut ends = [0; 2];
+    let mut house = House::new(seed, GATHER);
+    for at in 0..STAYING.len() {
+        house.join(at);
+    }
+    house.settle();
+    let mut rng = Rng::new(seed ^ 0xd1ed);
+    for _ in 0..4 {
+        (0..rng.range(10, 60)).for_each(|_| house.live());
+        let sent = match rng.chance(500) {
+            true => Sent::First(rng.range(1, 40)),
+            false => Sent::AllBut(rng.below(4)),
+        };
+        match house.old_dies(sent) {
+            DeathOfOld::Survives => {}
+            DeathOfOld::NewServes { .. } => ends[0] += 1,
+            DeathOfOld::NobodyServes => ends[1] += 1,
+        }
+    }
+    house.check();
+    ends
+}
+
+#[test]
+fn an_old_process_that_dies_leaves_all_that_is_stored_to_the_new_one_or_to_the_next_start() {
+    let mut ends = [0; 2];
+    for seed in 1..=40 {
+        ends.iter_mut().zip(simulate_deaths(seed)).for_each(|(sum, more)| *sum += more);
+    }
+    println!("{} times the new process served, {} times nobody", ends[0], ends[1]);
+    assert!(ends[0] > 20 && ends[1] > 20, "{ends:?}");
 }
 
 #[test]

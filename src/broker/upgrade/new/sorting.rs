@@ -33,8 +33,9 @@ impl Taking {
             UpgradeFrame::Gone(from, numbers) => {
                 self.tell_homes(from, &numbers, |number| IncomingClient::Gone(from, number))?;
             }
-            UpgradeFrame::Stale(from, numbers) => {
+            UpgradeFrame::Stale(from, numbers, retained) => {
                 self.told.push(from);
+                self.retained += retained;
                 self.tell_homes(from, &numbers, |number| IncomingClient::Stale(from, number))?;
             }
             UpgradeFrame::Retained(messages) => {
