@@ -106,6 +106,8 @@ impl Service {
             let now = self.now();
             while let Ok(asked) = self.moves.try_recv() {
                 obey(&mut self.junction, asked, (&mut received, &mut nats), now);
+                // Nobody sees figures of a process that has taken another's place go back to 0.
+                show_at = now;
             }
             let more = self.step(&mut nats, now);
             nats.flush().await;
