@@ -248,7 +248,7 @@ fn nodes_with_sessions_that_survive_them_are_upgraded_under_load() {
     assert!(connack.session_present, "it has its session");
     expect_all(&mut client, 0, count);
     client.expect_nothing();
-    assert_eq!(fleet.figure(1, "durable_adoptions_total"), 1.0);
+    eventually("it is counted", || fleet.figure(1, "durable_adoptions_total") == 1.0);
 }
 
 /// An upgrade does not change whether sessions survive their node.
