@@ -9,7 +9,6 @@ use ringmq::storage::frame::HEADER;
 use ringmq::storage::log::{Log, LogBounds, RecoveredLog};
 use ringmq::storage::places::SegmentRange;
 use ringmq::storage::record::StoreSecret;
-use ringmq::storage::spans::ReadSpans;
 use ringmq::storage::{StorageAnswer, StorageCommand};
 use std::collections::BTreeMap;
 
@@ -42,20 +41,17 @@ impl Files {
                 StorageAnswer::Durable { batch: stamp.batch, payload: buffer }
             }
             StorageCommand::Read { spans } => {
-                let mut read = ReadSpans::new(spans.len(), 0);
-                for (number, span) in spans.into_iter().enumerate() {
-                    read.put(number, Ok(self.read(span)));
-                }
-                StorageAnswer::Bytes { read }
+                let spans = spans.into_iter().map(|span| Ok(self.read(span))).collect();
+                StorageAnswer::Bytes { spans }
             }
             other => panic!("a log of one segment asks for {other:?}"),
         });
     }
 
-    fn read(&self, SegmentRange { segment, offset, length }: SegmentRange) -> &[u8] {
+    fn read(&self, SegmentRange { segment, offset, length }: SegmentRange) -> Vec<u8> {
         let before = self.batches.range(..=(segment, offset)).next_back();
         let (&(_, start), payload) = before.expect("it was written");
         let from = (offset - start) as usize - HEADER;
-        &payload[from..from + length]
+        payload[from..from + length].to_vec()
     }
 }
