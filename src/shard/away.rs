@@ -30,7 +30,6 @@ use crate::session::away::{AWAY, Away};
 use crate::session::{AwayMessage, Queued};
 use crate::storage::places::{RecordPlace, SegmentRange};
 use crate::storage::record::{self, Record, StoredMessage, inbound_key, message_key};
-use crate::storage::spans::ReadSpans;
 use crate::time::Instant;
 use std::collections::VecDeque;
 
@@ -59,7 +58,7 @@ pub(super) struct ReadingBack {
     pub(super) asked: Vec<ReadBackRequest>,
     pub(super) under_way: bool,
     /// What that command has brought, to be handled in the next step.
-    pub(super) arrived: Option<ReadSpans>,
+    pub(super) arrived: Option<Vec<ReadBackResult>>,
     /// What is still stored of sessions that have ended, by the session's number in the store.
     pub(super) departing: VecDeque<(u64, EndedSessionData)>,
 }
@@ -71,6 +70,8 @@ pub(super) enum EndedSessionData {
     /// Identifiers under which messages of QoS 2 came.
     Inbound(Vec<PacketId>),
 }
+
+pub(super) type ReadBackResult = Result<Vec<u8>, String>;
 
 /// A message that a session is to get back.
 pub(super) struct ReadBackRequest {
@@ -115,8 +116,8 @@ impl ReadingBack {
     }
 
     /// A command has brought these spans.
-    pub(super) fn arrive(&mut self, read: ReadSpans) {
-        self.arrived = Some(read);
+    pub(super) fn arrive(&mut self, spans: Vec<ReadBackResult>) {
+        self.arrived = Some(spans);
     }
 }
 

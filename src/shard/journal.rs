@@ -100,7 +100,7 @@ impl Shard {
     pub fn storage_answered(&mut self, answer: StorageAnswer) {
         let Some(storing) = &mut self.storing else { return };
         match answer {
-            StorageAnswer::Bytes { read } => storing.reading.arrive(read),
+            StorageAnswer::Bytes { spans } => storing.reading.arrive(spans),
             StorageAnswer::Copied { bytes } => return self.journal_copied(bytes),
             answer => storing.log.answered(answer, storing.micros),
         }

@@ -4,7 +4,8 @@
 
 use super::Shard;
 use super::away::{
-    BYTES, BodySource, BroughtOutcome, RECORDS, RETRY, ReadBackRequest, TRIES, WINDOW, WINDOW_BYTES,
+    BYTES, BodySource, BroughtOutcome, RECORDS, RETRY, ReadBackRequest, ReadBackResult, TRIES,
+    WINDOW, WINDOW_BYTES,
 };
 use super::drops::DropReason;
 use crate::ids::SessionRef;
@@ -12,8 +13,6 @@ use crate::limits::cost;
 use crate::message::Message;
 use crate::mutant::Mutant;
 use crate::session::{AwayMessage, Queued};
-use crate::storage::record::{message_key, slot_keys};
-use crate::storage::spans::ReadSpans;
 use crate::storage::{StorageCommand, frame};
 
 impl Shard {
@@ -29,14 +28,14 @@ impl Shard {
             storing.reading.line.push_back(session);
         }
         let more = !storing.reading.departing.is_empty();
-        if let Some(read) = storing.reading.arrived.take() {
+        if let Some(spans) = storing.reading.arrived.take() {
             storing.reading.under_way = false;
-            self.bring_bodies(&read);
+            self.bring_bodies(spans);
         }
         // What is in memory already is given to its sessions at once, and then there may be more of
         // that.
         if self.ask_for_bodies() {
-            self.bring_bodies(&ReadSpans::default());
+            self.bring_bodies(Vec::new());
             return true;
         }
         more
@@ -60,8 +59,6 @@ impl Shard {
                 continue;
             };
             let before = bytes;
-            let numbers = tail.iter().take(WINDOW).map(|message| message.number);
-            storing.log.fetch(numbers.map(message_key));
             for message in tail.iter().take(WINDOW) {
                 let size = message.size as usize + 1;
                 if bytes > before && bytes - before + size > WINDOW_BYTES {
@@ -88,36 +85,27 @@ impl Shard {
     }
 
     /// Gives what was asked for to its sessions, in order.
-    fn bring_bodies(&mut self, read: &ReadSpans) {
+    fn bring_bodies(&mut self, spans: Vec<ReadBackResult>) {
         let Some(storing) = &mut self.storing else { return };
-        let mut asked = std::mem::take(&mut storing.reading.asked).into_iter();
-        let mut spans = 0..;
-        while let Some(&ReadBackRequest { session, .. }) = asked.as_slice().first() {
-            let ours = asked.as_slice().iter().take_while(|request| request.session == session);
-            let count = ours.count();
-            self.fetch_slots(session, asked.as_slice().get(..count).unwrap_or(&[]));
-            let mut outcome = BroughtOutcome::Well;
-            for ReadBackRequest { message, from, .. } in asked.by_ref().take(count) {
-                let bytes = match from {
-                    BodySource::Disk(_) => spans.next().and_then(|at| read.get(at)),
-                    BodySource::Here(_) | BodySource::Damaged => None,
-                };
-                if outcome == BroughtOutcome::Well {
-                    outcome = self.bring_body(session, &message, from, bytes);
-                }
+        let asked = std::mem::take(&mut storing.reading.asked);
+        let (mut spans, mut last) = (spans.into_iter(), None::<(SessionRef, BroughtOutcome)>);
+        for ReadBackRequest { session, message, from } in asked {
+            if let Some((other, outcome)) = last.filter(|&(other, _)| other != session) {
+                self.go_on_with(other, outcome);
+                last = None;
             }
+            let bytes = match from {
+                BodySource::Disk(_) => spans.next(),
+                BodySource::Here(_) | BodySource::Damaged => None,
+            };
+            let (_, outcome) = last.get_or_insert((session, BroughtOutcome::Well));
+            if *outcome == BroughtOutcome::Well {
+                *outcome = self.bring_body(session, &message, from, bytes);
+            }
+        }
+        if let Some((session, outcome)) = last {
             self.go_on_with(session, outcome);
         }
-    }
-
-    /// What the log has of these messages of a session is looked up before it is changed: see
-    /// [`crate::storage::log::Log::fetch`].
-    fn fetch_slots(&self, session: SessionRef, requests: &[ReadBackRequest]) {
-        let Some(storing) = &self.storing else { return };
-        let known = self.sessions.get(session.index);
-        let Some(number) = known.and_then(|session| session.stored.number()) else { return };
-        let keys = |request: &ReadBackRequest| slot_keys(number, request.message.slot);
-        storing.log.fetch(requests.iter().map(keys).map(|[fan, _]| fan));
     }
 
     fn bring_body(
@@ -125,17 +113,17 @@ impl Shard {
         session: SessionRef,
         message: &AwayMessage,
         from: BodySource,
-        bytes: Option<Result<&[u8], &str>>,
+        bytes: Option<ReadBackResult>,
     ) -> BroughtOutcome {
         let Some(storing) = &mut self.storing else { return BroughtOutcome::Badly };
         let body = match (from, bytes) {
             (BodySource::Here(body), _) => Some(body),
-            (BodySource::Disk(offset), Some(Ok(bytes))) => {
-                let bytes = frame::unframed(offset, bytes);
+            (BodySource::Disk(offset), Some(Ok(mut bytes))) => {
+                frame::unframe(offset, &mut bytes);
                 storing.decode(message, &bytes, self.delivery.scratch.bytes())
             }
             (BodySource::Disk(_), Some(Err(why))) => {
-                storing.log.cannot_read(why);
+                storing.log.cannot_read(&why);
                 return BroughtOutcome::Badly;
             }
             (BodySource::Damaged | BodySource::Disk(_), _) => None,

@@ -7,7 +7,6 @@
 //! directory is synced.
 
 use super::places::SegmentRange;
-use super::spans::ReadSpans;
 use super::{Extent, StorageAnswer, StorageCommand};
 use super::{faults, frame};
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -119,10 +118,10 @@ impl LogFiles {
 
     /// Reads spans, in the order of their places; those that lie close together are read by one
     /// call. The bytes are in the order of `spans`.
-    fn read_spans(&mut self, spans: &[SegmentRange]) -> ReadSpans {
+    fn read_spans(&mut self, spans: &[SegmentRange]) -> Vec<Result<Vec<u8>, String>> {
         let mut sorted: Vec<(SegmentRange, usize)> = spans.iter().copied().zip(0..).collect();
         sorted.sort_unstable_by_key(|(span, at)| (span.segment, span.offset, *at));
-        let mut found = ReadSpans::new(spans.len(), spans.iter().map(|span| span.length).sum());
+        let mut found = vec![Ok(Vec::new()); spans.len()];
         let mut opened: Option<(u32, io::Result<File>)> = None;
         let (mut left, mut bytes) = (&*sorted, Vec::new());
         while let Some((first, _)) = left.first() {
@@ -144,9 +143,11 @@ impl LogFiles {
                 let part = done.as_ref().map_err(String::clone).and_then(|()| {
                     let from = (span.offset - first.offset) as usize;
                     let part = bytes.get(from..from + span.length);
-                    part.ok_or_else(|| "the file is too short".to_owned())
+                    part.map(<[u8]>::to_vec).ok_or_else(|| "the file is too short".to_owned())
                 });
-                found.put(at, part);
+                if let Some(place) = found.get_mut(at) {
+                    *place = part;
+                }
             }
         }
         found
@@ -337,7 +338,7 @@ impl LogFiles {
                 StorageAnswer::Copied { bytes: bytes.map_err(|error| error.to_string()) }
             }
             StorageCommand::Read { spans } => {
-                StorageAnswer::Bytes { read: self.read_spans(&spans) }
+                StorageAnswer::Bytes { spans: self.read_spans(&spans) }
             }
             StorageCommand::Sync { batch } => sync(batch, self.unsynced()),
             StorageCommand::Drop { segment, reuse } => {

@@ -18,8 +18,6 @@
 //! | 56–59 | how many batches before this one were not durable yet when it was written |
 //! | 60–63 | CRC32C of the first 60 bytes |
 
-use std::borrow::Cow;
-
 /// Frames begin at multiples of this many bytes: the block size of common disks.
 pub const ALIGNMENT: usize = 4096;
 /// Bytes of a header.
@@ -162,18 +160,14 @@ pub fn span(offset: usize, length: usize) -> (usize, usize) {
     (first, place(offset + length.max(1) - 1) + 1 - first)
 }
 
-/// The bytes of a [`span`] that begins at `offset` of the payload, without the headers of frames.
-pub fn unframed(offset: usize, bytes: &[u8]) -> Cow<'_, [u8]> {
+/// Removes the headers of frames from the bytes of a [`span`] that begins at `offset` of the
+/// payload.
+pub fn unframe(offset: usize, bytes: &mut Vec<u8>) {
     let mut end = FRAME_PAYLOAD - offset % FRAME_PAYLOAD;
-    if end >= bytes.len() {
-        return Cow::Borrowed(bytes);
-    }
-    let mut bytes = bytes.to_vec();
     while end < bytes.len() {
         bytes.drain(end..(end + HEADER).min(bytes.len()));
         end += FRAME_PAYLOAD;
     }
-    Cow::Owned(bytes)
 }
 
 /// The numbers of a batch, and the segment that it goes to.
@@ -293,8 +287,9 @@ mod tests {
             (0, payload.len()),
         ] {
             let (first, count) = span(offset, length);
-            let bytes = unframed(offset, &out[first..first + count]);
-            assert!(*bytes == payload[offset..offset + length], "{length} bytes from {offset}");
+            let mut bytes = out[first..first + count].to_vec();
+            unframe(offset, &mut bytes);
+            assert!(bytes == payload[offset..offset + length], "{length} bytes from {offset}");
         }
     }
 

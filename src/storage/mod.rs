@@ -55,7 +55,6 @@ pub mod recovery;
 pub mod rewrite;
 pub mod salvage;
 mod slots;
-pub mod spans;
 #[cfg(feature = "runtime")]
 pub mod store;
 mod tap;
@@ -64,7 +63,6 @@ mod unsynced;
 pub mod writer;
 
 use places::SegmentRange;
-use spans::ReadSpans;
 
 /// What the log asks of the owner of the files. Each command is answered once, in order.
 #[derive(Debug)]
@@ -217,7 +215,7 @@ pub enum StorageAnswer {
     /// The bytes of a [`StorageCommand::Read`], in the order of its spans.
     Bytes {
         /// The bytes of each span, or why it cannot be read.
-        read: ReadSpans,
+        spans: Vec<Result<Vec<u8>, String>>,
     },
     /// The segment is gone; `Err` when it may still exist.
     Dropped {

@@ -79,15 +79,6 @@ pub enum RecordPlace<'a> {
 }
 
 impl Log {
-    /// Looks up values that are needed next. None of these look-ups waits for another one, so the
-    /// memory that they touch is fetched at the same time. It is at hand when each of the values is
-    /// then located or changed, in turn.
-    pub fn fetch(&self, keys: impl Iterator<Item = RecordKey>) {
-        keys.for_each(|key| {
-            std::hint::black_box(self.index.get(key));
-        });
-    }
-
     /// The place of the newest value of a key. A read that is commanded now finds it there, because
     /// a segment is dropped only by a later command.
     pub fn locate(&self, key: RecordKey) -> RecordPlace<'_> {

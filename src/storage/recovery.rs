@@ -374,7 +374,8 @@ pub fn fill(log: &Log, image: &mut Image, read: &mut Read<'_>) -> Result<(), Rec
         for &(span, offset, number) in together {
             let at = (span.offset - from) as usize;
             let Some(part) = bytes.get(at..at + span.length) else { continue };
-            let own = frame::unframed(offset, part);
+            let mut own = part.to_vec();
+            frame::unframe(offset, &mut own);
             if let Ok((Record::Put { message, body }, _)) = record::decode(&own)
                 && message == number
             {

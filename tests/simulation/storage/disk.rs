@@ -4,7 +4,6 @@
 //! room runs out.
 
 use crate::rng::Rng;
-use ringmq::storage::spans::ReadSpans;
 use ringmq::storage::{Extent, StorageAnswer, StorageCommand, frame};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -223,17 +222,19 @@ impl Disk {
             StorageCommand::Read { spans } => {
                 let broken = !self.misread && self.rng.chance(40);
                 self.misread = broken;
-                let mut read = ReadSpans::new(spans.len(), 0);
-                for (number, span) in spans.iter().enumerate() {
-                    let mut bytes =
-                        self.files[&span.segment].read(span.offset as usize, span.length);
-                    if broken && !fails && number == 0 {
-                        let at = self.rng.below(bytes.len());
-                        bytes[at] ^= 4;
-                    }
-                    read.put(number, if fails { Err("an error".to_owned()) } else { Ok(&bytes) });
+                let mut read: Vec<_> = spans
+                    .iter()
+                    .map(|span| {
+                        let bytes =
+                            self.files[&span.segment].read(span.offset as usize, span.length);
+                        if fails { Err("an error".to_owned()) } else { Ok(bytes) }
+                    })
+                    .collect();
+                if broken && let Some(Ok(bytes)) = read.first_mut() {
+                    let at = self.rng.below(bytes.len());
+                    bytes[at] ^= 4;
                 }
-                StorageAnswer::Bytes { read }
+                StorageAnswer::Bytes { spans: read }
             }
             StorageCommand::Drop { segment, reuse } => {
                 let mut file = self.files.remove(&segment).expect("it was made");
