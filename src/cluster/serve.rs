@@ -6,6 +6,7 @@
     reason = "on the cluster's own thread, which shares with the control thread only"
 )]
 
+use super::counted::{self, NamedCount};
 use super::junction::{Junction, JunctionEnvironment, RestingJunction};
 use super::nats::{Nats, Replies};
 use super::node::Unsent;
@@ -33,10 +34,6 @@ const REST: Duration = Duration::from_millis(1);
 const SHOW: u64 = 500;
 /// The longest time, at the end, for sent frames to leave.
 const FAREWELL: Duration = Duration::from_millis(500);
-/// The names under which what is counted beside the node goes to another process.
-const BYTES_RECEIVED: &str = "bytes_received";
-const BYTES_SENT: &str = "bytes_sent";
-const FRAMES_UNSENT: &str = "frames_unsent";
 
 /// The time in nanoseconds, on the clock of the cores.
 pub type NanosecondClock = Box<dyn Fn() -> u64 + Send>;
@@ -271,6 +268,15 @@ pub enum NodeMove {
     Serve,
 }
 
+/// What is counted beside the node, by the names under which it goes to another process.
+fn counted_beside<'a>(received: &'a mut u64, nats: &'a mut Nats) -> [NamedCount<'a>; 3] {
+    [
+        ("bytes_received", received),
+        ("bytes_sent", &mut nats.bytes),
+        ("frames_unsent", &mut nats.unsent),
+    ]
+}
+
 /// Does it; beside the junction there are the bytes that were received, and the connection, which
 /// counts what is sent.
 fn obey(
@@ -284,19 +290,11 @@ fn obey(
         NodeMove::AskRest(to) => drop(to.send(junction.resting())),
         NodeMove::Pack(to) => {
             let mut moved = Box::new(junction.pack());
-            moved.counted.push((BYTES_RECEIVED.into(), *received));
-            moved.counted.push((BYTES_SENT.into(), nats.bytes));
-            moved.counted.push((FRAMES_UNSENT.into(), nats.unsent));
+            moved.counted.extend(counted::pack(counted_beside(received, nats)));
             drop(to.send(moved));
         }
         NodeMove::Unpack(moved, to) => {
-            let counted = |name: &str| {
-                let known = moved.counted.iter().find(|(known, _)| **known == *name);
-                known.map_or(0, |(_, count)| *count)
-            };
-            *received += counted(BYTES_RECEIVED);
-            nats.bytes += counted(BYTES_SENT);
-            nats.unsent += counted(FRAMES_UNSENT);
+            counted::add(counted_beside(received, nats), &moved.counted);
             drop(to.send(junction.unpack(*moved, now)));
         }
         NodeMove::Serve => junction.serve(now),

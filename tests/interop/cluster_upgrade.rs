@@ -9,8 +9,8 @@ use crate::support::{
     Client, Connect, Next, Packet, Publish, Subscribe, V5, V311, eventually, unique,
 };
 
-fn upgrade(nodes: &mut Nodes, at: usize) {
-    let node = &mut nodes.nodes[at];
+/// Upgrades a node, and waits until the new process can be asked for its figures.
+pub fn upgrade(node: &mut Broker) {
     let before = node.log().matches(" ready ").count();
     let report = node.ask_to_upgrade(&[]).expect("it is upgraded");
     println!("{report}");
@@ -51,7 +51,7 @@ fn nodes_are_upgraded_under_load_and_nobody_notices() {
         let writers = [writer(0, "to/1"), writer(1, "to/0")];
         for round in 0..4 {
             std::thread::sleep(Duration::from_millis(400));
-            upgrade(&mut nodes, round % 2);
+            upgrade(&mut nodes.nodes[round % 2]);
         }
         std::thread::sleep(Duration::from_millis(400));
         stop.store(true, Ordering::Relaxed);
@@ -83,7 +83,7 @@ fn takes_over(nodes: &mut Nodes) {
     drop(client);
     let mut writer = Client::connect(&nodes.nodes[1], V311, &unique("writer"));
     writer.publish(&Publish::new("moves", 1, "before"));
-    upgrade(nodes, 0);
+    upgrade(&mut nodes.nodes[0]);
     writer.publish(&Publish::new("moves", 1, "after"));
     let (mut client, answer) = durable.open_with(&nodes.nodes[1]);
     assert!(answer.session_present, "{answer:?}");

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::cluster_upgrade::upgrade;
 use crate::fleet::Server;
 use crate::support::broker::program;
 use crate::support::{
@@ -215,14 +216,7 @@ fn nodes_with_sessions_that_survive_them_are_upgraded_under_load() {
             std::thread::sleep(Duration::from_millis(300));
             let batches = fleet.nodes[at].metric("ringmq_cluster_durable_batches_total", "");
             figures.push((at, batches, fleet.figure(at, "frames_sent_total")));
-            let node = &mut fleet.nodes[at];
-            let before = node.log().matches(" ready ").count();
-            let report = node.ask_to_upgrade(&[]).expect("it is upgraded");
-            println!("{report}");
-            node.follow(&report);
-            eventually("the new process has its admin server", || {
-                node.log().matches(" ready ").count() > before
-            });
+            upgrade(&mut fleet.nodes[at]);
         }
         std::thread::sleep(Duration::from_millis(300));
         stop.store(true, Ordering::Relaxed);
